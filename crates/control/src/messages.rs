@@ -1,0 +1,371 @@
+//! The messages. Every enum variant is one message; every struct field has its unit in its name or its comment.
+//! Paths and arguments are byte strings on Linux, which JSON strings cannot always hold: they travel as [`Bytes`].
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// A byte string: plain JSON string where it is valid UTF-8, else `{"base64": "..."}`.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Bytes(pub Vec<u8>);
+
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum BytesForm {
+    Text(String),
+    Encoded { base64: String },
+}
+
+impl Serialize for Bytes {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match std::str::from_utf8(&self.0) {
+            Ok(text) => serializer.serialize_str(text),
+            Err(_) => BytesForm::Encoded { base64: base64::encode(&self.0) }.serialize(serializer),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Bytes {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Bytes, D::Error> {
+        match BytesForm::deserialize(deserializer)? {
+            BytesForm::Text(text) => Ok(Bytes(text.into_bytes())),
+            BytesForm::Encoded { base64: text } => {
+                base64::decode(&text).map(Bytes).ok_or_else(|| serde::de::Error::custom("malformed base64"))
+            }
+        }
+    }
+}
+
+impl From<&str> for Bytes {
+    fn from(text: &str) -> Bytes {
+        Bytes(text.as_bytes().to_vec())
+    }
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Request {
+    /// Chosen by the client, echoed in the reply.
+    pub id: u64,
+    #[serde(flatten)]
+    pub call: Call,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "method", content = "params", rename_all = "snake_case")]
+pub enum Call {
+    /// The first request on a connection, exactly once: makes the sandbox. Replies [`Booted`] in `ok`.
+    Boot(Box<Boot>),
+    /// Starts a program as a new session's leader. Replies [`Spawned`]. Errors: `not_found`, `not_executable`, `invalid`.
+    Spawn(Spawn),
+    /// Sends `signal` (1-64) to a spawned process, or to its process group, or to every process of the sandbox.
+    Signal { process: u32, signal: i32, #[serde(default)] target: SignalTarget },
+    /// Sets the window size of a spawned process's terminal (columns, rows); SIGWINCH follows.
+    Resize { process: u32, columns: u16, rows: u16 },
+    /// The processes started by `spawn` that still live. Replies `{"processes": [ProcessState]}`.
+    Processes,
+    /// One file operation on the sandbox's own tree, with the rights of its root user.
+    File(FileCall),
+    /// Resources used so far. Replies [`Usage`].
+    Usage,
+    /// Layers in force, limits, versions. Replies [`Booted`].
+    Info,
+    /// Ends every process and the sandbox; the reply is the last message.
+    Shutdown,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SignalTarget {
+    #[default]
+    Process,
+    Group,
+    All,
+}
+
+/// What the sandbox is made of.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Boot {
+    /// Mounts, in order; the first must be at "/".
+    pub mounts: Vec<Mount>,
+    pub hostname: String,
+    pub network: Network,
+    #[serde(default)]
+    pub limits: Limits,
+    /// How ids of host files appear inside.
+    pub identity: Identity,
+    /// Log every system call as a `trace` event.
+    #[serde(default)]
+    pub trace: bool,
+    /// Layers that must be in force, by the names that [`Layer`] has; absence is an error.
+    #[serde(default)]
+    pub require: Vec<Layer>,
+    /// Features of the host to be treated as absent (tests): "process_vm", "sync_wake_up", "wait_killable", "addfd_send",
+    /// "user_namespace", "landlock", "pid_namespace".
+    #[serde(default)]
+    pub without: Vec<String>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Mount {
+    /// Where it appears inside; absolute.
+    pub target: Bytes,
+    #[serde(flatten)]
+    pub kind: MountKind,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum MountKind {
+    /// The host's tree at `source`, read-only.
+    HostReadOnly { source: Bytes },
+    /// The host's tree at `source`; writes go to the host.
+    HostReadWrite { source: Bytes },
+    /// The host's tree at `source` below, writes kept in memory, or in `upper` (a host directory) where given.
+    Overlay { source: Bytes, #[serde(default)] upper: Option<Bytes> },
+    /// Empty, in memory. `size`: bytes, 0 = the sandbox's own cap. `mode`: permission bits.
+    Tmpfs { #[serde(default)] size: u64, #[serde(default = "default_tmpfs_mode")] mode: u32 },
+    Proc,
+    Sysfs,
+    Devtmpfs,
+    /// An empty directory, or an empty file, that hides what is there.
+    Hide,
+}
+
+fn default_tmpfs_mode() -> u32 {
+    0o1777
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Network {
+    /// No interface at all; creating inet sockets works, connecting gives ENETUNREACH.
+    None,
+    /// lo is up, inside the sandbox only.
+    Loopback,
+}
+
+/// `None` (absent) = no limit of its own.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Bytes, for all processes and in-memory files together.
+    pub memory: Option<u64>,
+    /// CPUs, may be a fraction.
+    pub cpus: Option<f64>,
+    /// Processes and threads.
+    pub pids: Option<u32>,
+    /// Bytes that in-memory file systems may hold together.
+    pub memory_files: Option<u64>,
+}
+
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Identity {
+    /// The caller's uid and gid appear as 0 inside, and back on host writes; others as they are.
+    CallerIsRoot,
+    /// Ids appear as they are.
+    Host,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Layer {
+    Seccomp,
+    UserNamespace,
+    MountNamespace,
+    PidNamespace,
+    NetworkNamespace,
+    Landlock,
+    Cgroup,
+    NoCapabilities,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Booted {
+    pub layers: Vec<Layer>,
+    /// Layers that are not in force, each with the reason.
+    pub missing: Vec<MissingLayer>,
+    /// How each limit is held: e.g. {"memory": "best effort: RLIMIT_DATA and polling"}.
+    pub limits: std::collections::BTreeMap<String, String>,
+    pub version: String,
+    /// How guest memory is reached: "process_vm" or "proc_mem".
+    pub guest_memory: String,
+    pub sentry_pid: i32,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub struct MissingLayer {
+    pub layer: Layer,
+    pub reason: String,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Spawn {
+    /// argv; argv[0] is looked up in PATH of `environment` unless it has a slash.
+    pub arguments: Vec<Bytes>,
+    /// "NAME=value" each.
+    pub environment: Vec<Bytes>,
+    /// Absolute.
+    pub directory: Bytes,
+    pub uid: u32,
+    pub gid: u32,
+    #[serde(default)]
+    pub groups: Vec<u32>,
+    pub stdio: Stdio,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stdio {
+    /// Standard input, output and error: indices of the descriptors that came with this frame; null = /dev/null.
+    Descriptors([Option<usize>; 3]),
+    /// A new terminal inside, whose other end is joined to the two descriptors (indices) until the process ends.
+    Terminal { input: usize, output: usize, columns: u16, rows: u16 },
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Spawned {
+    /// The sandbox's own process id, as the guest sees it.
+    pub process: u32,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ProcessState {
+    pub process: u32,
+    pub arguments: Vec<Bytes>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "operation", rename_all = "snake_case")]
+pub enum FileCall {
+    /// Replies `{"data": base64, "end": bool}`; at most 1 MiB a call.
+    Read { path: Bytes, offset: u64, length: u64 },
+    /// Creates the file where it is missing; `truncate` empties it first. Replies `{}`.
+    Write { path: Bytes, offset: u64, data: String, truncate: bool, mode: u32 },
+    /// Replies `{"entries": [FileStat]}`.
+    List { path: Bytes },
+    /// Replies [`FileStat`].
+    Stat { path: Bytes, follow: bool },
+    Remove { path: Bytes, recursive: bool },
+    MakeDirectory { path: Bytes, parents: bool, mode: u32 },
+    Rename { from: Bytes, to: Bytes },
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub struct FileStat {
+    pub name: Bytes,
+    /// "file", "directory", "symlink", "fifo", "socket", "character_device", "block_device".
+    pub kind: String,
+    pub size: u64,
+    /// Permission bits.
+    pub mode: u32,
+    pub uid: u32,
+    pub gid: u32,
+    /// Nanoseconds since the epoch.
+    pub modified_ns: i64,
+}
+
+#[derive(Debug, Default, Clone, Serialize, Deserialize)]
+pub struct Usage {
+    pub user_ns: u64,
+    pub system_ns: u64,
+    pub wall_ns: u64,
+    /// Bytes, the highest seen for all processes of the sandbox together (polled).
+    pub peak_memory: u64,
+    /// Bytes held by in-memory file systems now.
+    pub memory_files: u64,
+    /// Processes and threads now.
+    pub pids: u32,
+    pub system_calls: u64,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Reply {
+    pub id: u64,
+    #[serde(flatten)]
+    pub outcome: Outcome,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    Ok(serde_json::Value),
+    Error(Failure),
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Failure {
+    pub kind: FailureKind,
+    /// A sentence for the person who reads it: what was wrong and what to do.
+    pub message: String,
+    /// Linux's errno, where one stands behind it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub errno: Option<i32>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FailureKind {
+    /// The request itself is wrong.
+    Invalid,
+    /// The program (or its interpreter, or a file) does not exist: exit status 127.
+    NotFound,
+    /// It exists but cannot be executed: exit status 126.
+    NotExecutable,
+    /// A required layer or limit cannot be enforced here.
+    Unenforceable,
+    /// The host lacks what Skerry needs at the least.
+    Unsupported,
+    /// A file operation failed; see `errno`.
+    File,
+    /// No such process.
+    NoProcess,
+    /// Our own failure.
+    Internal,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum Event {
+    /// A spawned process ended. Exactly one of `status` (exit status, 0-255) and `signal` is given.
+    Exited { process: u32, status: Option<i32>, signal: Option<i32>, core_dumped: bool, usage: Usage },
+    /// A program called what the guest kernel does not know; once per call number.
+    UnknownCall { process: u32, number: i64, name: String },
+    /// The memory limit was reached; `process` was killed for it.
+    OutOfMemory { process: u32, limit: u64 },
+    /// The process limit was reached (once a second at the most).
+    PidsLimit { limit: u32 },
+    /// Access to a host object in the tree was refused: a socket, a FIFO, a device.
+    Denied { process: u32, what: String, path: Bytes },
+    /// One system call (with `trace`).
+    Trace { process: u32, thread: u32, text: String },
+}
+
+/// Base64 (RFC 4648, section 4, with padding), as [`Bytes`] and [`FileCall`] use it.
+pub mod base64 {
+    use ::base64::{engine::general_purpose::STANDARD, Engine};
+
+    pub fn encode(bytes: &[u8]) -> String {
+        STANDARD.encode(bytes)
+    }
+
+    pub fn decode(text: &str) -> Option<Vec<u8>> {
+        STANDARD.decode(text).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_that_are_not_text_survive() {
+        for bytes in [&b""[..], b"a", b"ab", b"abc", b"\xff\x00\xfe", b"\x80"] {
+            let json = serde_json::to_string(&Bytes(bytes.to_vec())).unwrap();
+            assert_eq!(serde_json::from_str::<Bytes>(&json).unwrap().0, bytes);
+            assert_eq!(base64::decode(&base64::encode(bytes)).unwrap(), bytes);
+        }
+        assert!(base64::decode("a===").is_none() && base64::decode("ab").is_none() && base64::decode("!!!!").is_none());
+    }
+}
