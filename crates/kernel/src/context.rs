@@ -1,0 +1,208 @@
+//! What a system call handler is given: who calls, its memory, and how to wait.
+
+use crate::fs::file::{OpenFile, StatusFlags};
+use crate::task::{Process, Task};
+use crate::{Errno, Kernel, Result};
+use skerry_platform::memory::GuestMemory;
+use std::sync::Arc;
+use std::time::Instant;
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// The longest path, with its terminating zero (PATH_MAX, limits.h).
+pub const PATH_MAX: usize = 4096;
+
+/// Told before a handler blocks, so that someone else receives the next call. Implemented by the engine's workers.
+pub trait Lead {
+    fn before_blocking(&self);
+}
+
+/// One call of one task.
+pub struct Context<'a> {
+    pub task: &'a Arc<Task>,
+    lead: &'a dyn Lead,
+    /// Call number and argument registers, as the guest had them.
+    pub call: Call,
+    /// What is to happen beside the return of a value.
+    pub(crate) after: After,
+}
+
+/// The registers that a call is made of.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Call {
+    pub number: u64,
+    pub arguments: [u64; 6],
+    /// Instruction behind the `syscall`.
+    pub instruction_pointer: u64,
+    pub stack_pointer: u64,
+}
+
+/// What follows a call beside its value; most calls leave `Nothing`.
+#[derive(Default)]
+pub enum After {
+    #[default]
+    Nothing,
+    /// The application makes these host calls itself; then `then` (if any) turns the last one's result into the value.
+    Native(Box<NativePlan>),
+    /// The caller goes on as another program (exec), or not at all (exit).
+    Gone,
+    /// Registers are restored from a signal frame; the value is ignored.
+    SignalReturn,
+}
+
+/// Turns the result of a native call (a value or -errno) into the call's own result.
+pub type Continuation = Box<dyn FnOnce(&mut Context, i64) -> Result<u64> + Send>;
+
+pub struct NativePlan {
+    pub calls: Vec<skerry_platform::engine::NativeCall>,
+    pub then: Option<Continuation>,
+}
+
+impl<'a> Context<'a> {
+    pub fn new(task: &'a Arc<Task>, lead: &'a dyn Lead, call: Call) -> Context<'a> {
+        Context { task, lead, call, after: After::Nothing }
+    }
+
+    pub fn kernel(&self) -> &'a Arc<Kernel> {
+        self.task.kernel()
+    }
+
+    pub fn process(&self) -> &'a Arc<Process> {
+        self.task.process()
+    }
+
+    pub fn memory(&self) -> Arc<GuestMemory> {
+        self.task.memory()
+    }
+
+    /// Sleeps on the task's own waiter (register it first, see [`crate::sync::wait`]).
+    ///
+    /// Errors: ERESTARTSYS when a signal is to be delivered (or the task is to die), ETIMEDOUT at the deadline.
+    pub fn sleep(&self, deadline: Option<Instant>) -> Result<()> {
+        if self.task.is_interrupted() {
+            return Err(Errno::ERESTARTSYS);
+        }
+        self.lead.before_blocking();
+        let woken = self.task.waiter().sleep(deadline);
+        if self.task.is_interrupted() {
+            return Err(Errno::ERESTARTSYS);
+        }
+        if woken {
+            Ok(())
+        } else {
+            Err(Errno::ETIMEDOUT)
+        }
+    }
+
+    /// Sleeps until `attempt` gives something other than EAGAIN. `queue` is the object's.
+    pub fn block_on<T>(
+        &self,
+        queue: &crate::sync::WaitQueue,
+        deadline: Option<Instant>,
+        mut attempt: impl FnMut() -> Result<T>,
+    ) -> Result<T> {
+        match attempt() {
+            Err(Errno::EAGAIN) => {}
+            other => return other,
+        }
+        let _registration = queue.register(self.task.waiter());
+        loop {
+            match attempt() {
+                Err(Errno::EAGAIN) => self.sleep(deadline)?,
+                other => return other,
+            }
+        }
+    }
+
+    /// Called before host work that may take long (disk, a slow host file), so that other tasks are served meanwhile.
+    pub fn before_slow_host_call(&self) {
+        self.lead.before_blocking();
+    }
+
+    /// Reads a structure; EFAULT where it is not readable.
+    pub fn read<T: FromBytes + IntoBytes + Immutable>(&self, address: u64) -> Result<T> {
+        let mut value = T::new_zeroed();
+        self.read_bytes(address, value.as_mut_bytes())?;
+        Ok(value)
+    }
+
+    /// Reads `count` structures; the caller has bounded `count`.
+    pub fn read_array<T: FromBytes + IntoBytes + Immutable + KnownLayout>(&self, address: u64, count: usize) -> Result<Vec<T>> {
+        let mut values = T::new_vec_zeroed(count).map_err(|_| Errno::ENOMEM)?;
+        self.read_bytes(address, values.as_mut_slice().as_mut_bytes())?;
+        Ok(values)
+    }
+
+    /// Writes a structure; EFAULT where it is not writable.
+    pub fn write<T: IntoBytes + Immutable + ?Sized>(&self, address: u64, value: &T) -> Result<()> {
+        self.write_bytes(address, value.as_bytes())
+    }
+
+    /// Fills `bytes` whole, or EFAULT.
+    pub fn read_bytes(&self, address: u64, bytes: &mut [u8]) -> Result<()> {
+        if self.memory().read(address, bytes) == bytes.len() {
+            Ok(())
+        } else {
+            Err(Errno::EFAULT)
+        }
+    }
+
+    /// Writes `bytes` whole, or EFAULT.
+    pub fn write_bytes(&self, address: u64, bytes: &[u8]) -> Result<()> {
+        if self.memory().write(address, bytes) == bytes.len() {
+            Ok(())
+        } else {
+            Err(Errno::EFAULT)
+        }
+    }
+
+    /// Reads a zero-terminated string of at most `limit` bytes (zero included). Errors: EFAULT, and `too_long`.
+    pub fn read_c_string(&self, address: u64, limit: usize, too_long: Errno) -> Result<Vec<u8>> {
+        let mut string = Vec::new();
+        let memory = self.memory();
+        let mut position = address;
+        while string.len() < limit {
+            // Up to the end of the page, so that a string that ends before an unmapped page is read.
+            let chunk = ((4096 - position % 4096) as usize).min(limit - string.len()).min(if string.is_empty() { 256 } else { 4096 });
+            let start = string.len();
+            string.resize(start + chunk, 0);
+            let got = memory.read(position, &mut string[start..]);
+            string.truncate(start + got);
+            if let Some(end) = string[start..].iter().position(|&byte| byte == 0) {
+                string.truncate(start + end);
+                return Ok(string);
+            }
+            if got < chunk {
+                return Err(Errno::EFAULT);
+            }
+            position = position.checked_add(chunk as u64).ok_or(Errno::EFAULT)?;
+        }
+        Err(too_long)
+    }
+
+    /// Reads a path: EFAULT, ENAMETOOLONG. An empty path is returned as it is (ENOENT is the walk's to say).
+    pub fn read_path(&self, address: u64) -> Result<Vec<u8>> {
+        self.read_c_string(address, PATH_MAX, Errno::ENAMETOOLONG)
+    }
+
+    /// Gives `file` the lowest free descriptor. EMFILE at RLIMIT_NOFILE.
+    pub fn install(&self, file: Arc<OpenFile>, close_on_exec: bool) -> Result<i32> {
+        let limit = self.process().rlimit(skerry_abi::raw::general::RLIMIT_NOFILE).current;
+        self.task.files().install(file, 0, close_on_exec, limit)
+    }
+
+    /// The open file behind a descriptor; EBADF (also for O_PATH ones: use `task.files().get()` where those are allowed).
+    pub fn file(&self, fd: i32) -> Result<Arc<OpenFile>> {
+        let file = self.task.files().get(fd)?;
+        if file.flags().contains(StatusFlags::PATH) {
+            return Err(Errno::EBADF);
+        }
+        Ok(file)
+    }
+
+    /// The application is to make `calls` itself (host calls that its filter allows); the last one's result is the
+    /// call's value, through `then` where given.
+    pub(crate) fn run_native(&mut self, calls: Vec<skerry_platform::engine::NativeCall>, then: Option<Continuation>) -> Result<u64> {
+        self.after = After::Native(Box::new(NativePlan { calls, then }));
+        Ok(0)
+    }
+}

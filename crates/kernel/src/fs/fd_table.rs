@@ -1,0 +1,99 @@
+//! A process's descriptors (fork(2), close(2), fcntl(2) F_DUPFD).
+
+use crate::fs::file::OpenFile;
+use crate::{Errno, Result};
+use parking_lot::RwLock;
+use std::sync::Arc;
+
+/// Descriptor to open file, with the close-on-exec flag. Shared by threads (CLONE_FILES), copied by fork.
+#[derive(Default)]
+pub struct FdTable {
+    entries: RwLock<Vec<Option<Entry>>>,
+}
+
+#[derive(Clone)]
+struct Entry {
+    file: Arc<OpenFile>,
+    close_on_exec: bool,
+}
+
+impl FdTable {
+    /// A copy for fork(2).
+    pub fn fork(&self) -> FdTable {
+        FdTable { entries: RwLock::new(self.entries.read().clone()) }
+    }
+
+    /// EBADF where `fd` is not open.
+    pub fn get(&self, fd: i32) -> Result<Arc<OpenFile>> {
+        let index = usize::try_from(fd).map_err(|_| Errno::EBADF)?;
+        self.entries.read().get(index).and_then(Option::as_ref).map(|entry| entry.file.clone()).ok_or(Errno::EBADF)
+    }
+
+    /// Puts `file` at the lowest free descriptor not below `minimum`; EMFILE at `limit` (RLIMIT_NOFILE).
+    pub fn install(&self, file: Arc<OpenFile>, minimum: i32, close_on_exec: bool, limit: u64) -> Result<i32> {
+        let limit = limit.min(1 << 20) as usize;
+        let minimum = usize::try_from(minimum).map_err(|_| Errno::EINVAL)?;
+        let mut entries = self.entries.write();
+        let index = (minimum..entries.len()).find(|&index| entries[index].is_none()).unwrap_or(entries.len().max(minimum));
+        if index >= limit {
+            return Err(Errno::EMFILE);
+        }
+        if index >= entries.len() {
+            entries.resize(index + 1, None);
+        }
+        entries[index] = Some(Entry { file, close_on_exec });
+        Ok(index as i32)
+    }
+
+    /// Puts `file` at exactly `fd` and returns what was there (dup2(2)). EBADF at `limit`.
+    pub fn install_at(&self, file: Arc<OpenFile>, fd: i32, close_on_exec: bool, limit: u64) -> Result<Option<Arc<OpenFile>>> {
+        let index = usize::try_from(fd).map_err(|_| Errno::EBADF)?;
+        if index as u64 >= limit.min(1 << 20) {
+            return Err(Errno::EBADF);
+        }
+        let mut entries = self.entries.write();
+        if index >= entries.len() {
+            entries.resize(index + 1, None);
+        }
+        Ok(entries[index].replace(Entry { file, close_on_exec }).map(|entry| entry.file))
+    }
+
+    /// Takes `fd` out; the caller flushes it.
+    pub fn remove(&self, fd: i32) -> Result<Arc<OpenFile>> {
+        let index = usize::try_from(fd).map_err(|_| Errno::EBADF)?;
+        let entry = self.entries.write().get_mut(index).and_then(Option::take).ok_or(Errno::EBADF)?;
+        Ok(entry.file)
+    }
+
+    pub fn close_on_exec(&self, fd: i32) -> Result<bool> {
+        let index = usize::try_from(fd).map_err(|_| Errno::EBADF)?;
+        self.entries.read().get(index).and_then(Option::as_ref).map(|entry| entry.close_on_exec).ok_or(Errno::EBADF)
+    }
+
+    pub fn set_close_on_exec(&self, fd: i32, close_on_exec: bool) -> Result<()> {
+        let index = usize::try_from(fd).map_err(|_| Errno::EBADF)?;
+        self.entries.write().get_mut(index).and_then(Option::as_mut).ok_or(Errno::EBADF)?.close_on_exec = close_on_exec;
+        Ok(())
+    }
+
+    /// Takes out and returns all that exec(2) closes.
+    pub fn take_close_on_exec(&self) -> Vec<Arc<OpenFile>> {
+        let mut taken = Vec::new();
+        for slot in self.entries.write().iter_mut() {
+            if slot.as_ref().is_some_and(|entry| entry.close_on_exec) {
+                taken.extend(slot.take().map(|entry| entry.file));
+            }
+        }
+        taken
+    }
+
+    /// Takes out and returns all (exit).
+    pub fn take_all(&self) -> Vec<Arc<OpenFile>> {
+        std::mem::take(&mut *self.entries.write()).into_iter().flatten().map(|entry| entry.file).collect()
+    }
+
+    /// Open descriptors in order.
+    pub fn descriptors(&self) -> Vec<i32> {
+        self.entries.read().iter().enumerate().filter(|(_, slot)| slot.is_some()).map(|(index, _)| index as i32).collect()
+    }
+}

@@ -1,0 +1,196 @@
+//! Open files.
+//!
+//! [`FileOperations`] is what an open object can do (a pipe's end, a regular file, a socket ...); [`OpenFile`] is Linux's
+//! open file description: the object with its status flags and position, shared by dup(2) and fork(2). Operations never
+//! block: they answer EAGAIN, and the system call layer waits on [`FileOperations::wait_queue`] and tries again
+//! (unless O_NONBLOCK). Lock order: `OpenFile::position` is outside of the object's own locks.
+
+use crate::fs::inode::{DirectoryEntry, Metadata};
+use crate::fs::path::Path;
+use crate::sync::WaitQueue;
+use crate::{Context, Errno, Result};
+use parking_lot::{Mutex, RwLock};
+use skerry_abi::raw::general as linux;
+use std::any::Any;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::Arc;
+
+bitflags::bitflags! {
+    /// Readiness, with poll(2)'s values (EPOLL* has the same ones).
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+    pub struct Events: u32 {
+        const IN = 0x001;
+        const PRI = 0x002;
+        const OUT = 0x004;
+        const ERR = 0x008;
+        const HUP = 0x010;
+        const NVAL = 0x020;
+        const RDNORM = 0x040;
+        const RDBAND = 0x080;
+        const WRNORM = 0x100;
+        const WRBAND = 0x200;
+        const RDHUP = 0x2000;
+    }
+}
+
+bitflags::bitflags! {
+    /// Status flags of an open file description, with open(2)'s values (x86-64).
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+    pub struct StatusFlags: u32 {
+        const WRONLY = 0o1;
+        const RDWR = 0o2;
+        const APPEND = linux::O_APPEND;
+        const NONBLOCK = linux::O_NONBLOCK;
+        const DSYNC = linux::O_DSYNC;
+        const SYNC = 0o4010000;
+        const DIRECT = linux::O_DIRECT;
+        const LARGEFILE = 0o100000;
+        const NOATIME = linux::O_NOATIME;
+        const PATH = linux::O_PATH;
+        const ASYNC = 0o20000;
+        const DIRECTORY = linux::O_DIRECTORY;
+        const NOFOLLOW = linux::O_NOFOLLOW;
+    }
+}
+
+/// How a mapping wants to use a file (mmap(2)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MappingRequest {
+    /// MAP_SHARED: writes reach the file.
+    pub shared: bool,
+    /// The mapping is, or may become, writable.
+    pub writable: bool,
+    pub offset: u64,
+    pub length: u64,
+}
+
+/// What an open object can do. Defaults are the errors that Linux gives where an object lacks an operation.
+#[allow(unused_variables)]
+pub trait FileOperations: Send + Sync + Any {
+    /// Reads at `offset` (ignored by streams). 0 = end of file. EAGAIN = nothing now.
+    fn read(&self, file: &OpenFile, buffer: &mut [u8], offset: u64) -> Result<usize> {
+        Err(Errno::EINVAL)
+    }
+    /// Writes at `offset` (ignored by streams; O_APPEND has been resolved by [`FileOperations::append`] if supported).
+    fn write(&self, file: &OpenFile, buffer: &[u8], offset: u64) -> Result<usize> {
+        Err(Errno::EINVAL)
+    }
+    /// Writes at the end, atomically; returns how many bytes and the position behind them.
+    fn append(&self, file: &OpenFile, buffer: &[u8]) -> Result<(usize, u64)> {
+        Err(Errno::EINVAL)
+    }
+    /// Whether reads and writes go by position (regular files, directories, block devices). Streams give ESPIPE.
+    fn is_seekable(&self) -> bool {
+        false
+    }
+    /// lseek(2) for SEEK_END, SEEK_DATA, SEEK_HOLE: the file's size, or the next data or hole at or behind `offset`.
+    fn size(&self) -> Result<u64> {
+        Ok(self.metadata()?.size)
+    }
+    fn seek_data_or_hole(&self, offset: u64, hole: bool) -> Result<u64> {
+        let size = self.size()?;
+        if offset >= size {
+            return Err(Errno::ENXIO);
+        }
+        Ok(if hole { size } else { offset })
+    }
+    /// Readiness now. Objects that never block are always ready.
+    fn poll(&self) -> Events {
+        Events::IN | Events::OUT | Events::RDNORM | Events::WRNORM
+    }
+    /// Woken at every change that [`FileOperations::poll`] or an EAGAIN depends on; `None`: never blocks (EPERM in epoll).
+    fn wait_queue(&self) -> Option<&WaitQueue> {
+        None
+    }
+    /// fstat(2).
+    fn metadata(&self) -> Result<Metadata>;
+    /// ioctl(2): ENOTTY where the request is unknown.
+    fn ioctl(&self, context: &mut Context, file: &OpenFile, request: u32, argument: u64) -> Result<u64> {
+        Err(Errno::ENOTTY)
+    }
+    /// getdents(2): calls `emit` for each entry from `cursor` (0 = start; opaque otherwise) until it returns false.
+    /// Each entry carries the cursor behind it.
+    fn read_directory(&self, cursor: u64, emit: &mut dyn FnMut(&DirectoryEntry) -> bool) -> Result<()> {
+        Err(Errno::ENOTDIR)
+    }
+    fn truncate(&self, size: u64) -> Result<()> {
+        Err(Errno::EINVAL)
+    }
+    /// fallocate(2).
+    fn allocate(&self, mode: u32, offset: u64, length: u64) -> Result<()> {
+        Err(Errno::EOPNOTSUPP)
+    }
+    fn sync(&self, data_only: bool) -> Result<()> {
+        Err(Errno::EINVAL)
+    }
+    /// A host descriptor that a guest process may map as asked, valid at the same offsets: read-only unless
+    /// `shared && writable`. ENODEV: cannot be mapped.
+    fn mapping_descriptor(&self, request: MappingRequest) -> Result<Arc<OwnedFd>> {
+        Err(Errno::ENODEV)
+    }
+    /// Called at each close(2) of a descriptor (not only the last): releases POSIX locks, flushes.
+    fn flush(&self, file: &OpenFile) {}
+    /// Status flags were changed by fcntl(F_SETFL).
+    fn flags_changed(&self, flags: StatusFlags) {}
+    /// The whole text after "flags:" in /proc/PID/fdinfo/N, if any.
+    fn fdinfo(&self) -> String {
+        String::new()
+    }
+    /// What readlink of /proc/PID/fd/N shows where the file has no path: "pipe:[123]", "anon_inode:[eventpoll]" ...
+    fn anonymous_name(&self) -> String {
+        "anon_inode:[unknown]".into()
+    }
+    /// For downcasts to the concrete object (epoll, sockets, tty).
+    fn as_any(&self) -> &dyn Any;
+}
+
+/// An open file description (open(2), "Open file descriptions").
+pub struct OpenFile {
+    pub operations: Arc<dyn FileOperations>,
+    /// Where it was opened, if it has a name in the tree.
+    pub path: Option<Path>,
+    flags: AtomicU32,
+    pub position: Mutex<u64>,
+    /// fcntl(F_SETOWN), F_SETSIG: (owner: pid, or negative process group; signal or 0).
+    pub owner: RwLock<(i32, i32)>,
+}
+
+impl OpenFile {
+    pub fn new(operations: Arc<dyn FileOperations>, flags: StatusFlags, path: Option<Path>) -> Arc<OpenFile> {
+        Arc::new(OpenFile {
+            operations,
+            path,
+            flags: AtomicU32::new(flags.bits()),
+            position: Mutex::new(0),
+            owner: RwLock::new((0, 0)),
+        })
+    }
+
+    pub fn flags(&self) -> StatusFlags {
+        StatusFlags::from_bits_retain(self.flags.load(Ordering::Relaxed))
+    }
+
+    pub fn set_flags(&self, flags: StatusFlags) {
+        self.flags.store(flags.bits(), Ordering::Relaxed);
+        self.operations.flags_changed(flags);
+    }
+
+    pub fn is_readable(&self) -> bool {
+        !self.flags().intersects(StatusFlags::WRONLY | StatusFlags::PATH)
+    }
+
+    pub fn is_writable(&self) -> bool {
+        let flags = self.flags();
+        flags.intersects(StatusFlags::WRONLY | StatusFlags::RDWR) && !flags.contains(StatusFlags::PATH)
+    }
+
+    pub fn is_nonblocking(&self) -> bool {
+        self.flags().contains(StatusFlags::NONBLOCK)
+    }
+
+    /// The object as `T`, if it is one.
+    pub fn downcast<T: 'static>(&self) -> Option<&T> {
+        self.operations.as_any().downcast_ref::<T>()
+    }
+}

@@ -1,0 +1,257 @@
+//! What a file system offers: inodes and their operations.
+//!
+//! File systems implement [`Inode`] and [`FileSystem`]; the path walk (`path`) and the system calls use them. Permission
+//! checks are the walk's and the caller's business ([`crate::task::Credentials`]), not the file system's.
+
+use crate::fs::file::{FileOperations, StatusFlags};
+use crate::{Errno, Result};
+use skerry_abi::structs::{Stat, StatFs, TimeSpec};
+use std::any::Any;
+use std::sync::Arc;
+
+/// The type bits of a mode (inode(7)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum FileType {
+    Fifo = 0o010000,
+    CharacterDevice = 0o020000,
+    Directory = 0o040000,
+    BlockDevice = 0o060000,
+    Regular = 0o100000,
+    Symlink = 0o120000,
+    Socket = 0o140000,
+}
+
+impl FileType {
+    pub fn from_mode(mode: u32) -> Option<FileType> {
+        Some(match mode & 0o170000 {
+            0o010000 => FileType::Fifo,
+            0o020000 => FileType::CharacterDevice,
+            0o040000 => FileType::Directory,
+            0o060000 => FileType::BlockDevice,
+            0o100000 => FileType::Regular,
+            0o120000 => FileType::Symlink,
+            0o140000 => FileType::Socket,
+            _ => return None,
+        })
+    }
+
+    /// d_type of getdents(2).
+    pub fn directory_entry_type(self) -> u8 {
+        (self as u32 >> 12) as u8
+    }
+}
+
+/// A device number, as makedev(3) splits it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Hash)]
+pub struct Device {
+    pub major: u32,
+    pub minor: u32,
+}
+
+impl Device {
+    pub const fn new(major: u32, minor: u32) -> Device {
+        Device { major, minor }
+    }
+
+    /// The 64-bit dev_t of stat(2).
+    pub const fn encode(self) -> u64 {
+        let (major, minor) = (self.major as u64, self.minor as u64);
+        (minor & 0xff) | (major & 0xfff) << 8 | (minor & !0xff) << 12 | (major & !0xfff) << 32
+    }
+
+    pub const fn decode(value: u64) -> Device {
+        Device {
+            major: ((value >> 8) & 0xfff | (value >> 32) & !0xfff) as u32,
+            minor: (value & 0xff | (value >> 12) & !0xff) as u32,
+        }
+    }
+}
+
+/// What stat(2) and statx(2) show. Ids are the guest's.
+#[derive(Clone, Copy, Debug)]
+pub struct Metadata {
+    pub device: Device,
+    pub inode: u64,
+    pub kind: FileType,
+    /// Permission bits with set-id and sticky (07777).
+    pub permissions: u32,
+    pub links: u64,
+    pub uid: u32,
+    pub gid: u32,
+    /// The device that a device node stands for.
+    pub represents: Device,
+    /// Bytes.
+    pub size: u64,
+    /// 512-byte units.
+    pub blocks: u64,
+    pub block_size: u32,
+    pub accessed: TimeSpec,
+    pub modified: TimeSpec,
+    pub changed: TimeSpec,
+    /// Birth time, where the file system keeps one.
+    pub created: Option<TimeSpec>,
+}
+
+impl Metadata {
+    pub fn mode(&self) -> u32 {
+        self.kind as u32 | self.permissions
+    }
+
+    pub fn stat(&self) -> Stat {
+        Stat {
+            dev: self.device.encode(),
+            ino: self.inode,
+            nlink: self.links,
+            mode: self.mode(),
+            uid: self.uid,
+            gid: self.gid,
+            rdev: self.represents.encode(),
+            size: self.size as i64,
+            blksize: self.block_size.into(),
+            blocks: self.blocks as i64,
+            atime: self.accessed,
+            mtime: self.modified,
+            ctime: self.changed,
+            ..Stat::default()
+        }
+    }
+}
+
+/// What is to be changed by chmod, chown, utimensat, truncate; `None` = left alone.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SetAttributes {
+    pub permissions: Option<u32>,
+    pub uid: Option<u32>,
+    pub gid: Option<u32>,
+    pub size: Option<u64>,
+    pub accessed: Option<TimeSpec>,
+    pub modified: Option<TimeSpec>,
+}
+
+/// What a new node is to be.
+#[derive(Clone, Debug)]
+pub struct NewNode {
+    pub kind: NewNodeKind,
+    /// umask(2) has been applied.
+    pub permissions: u32,
+    pub uid: u32,
+    pub gid: u32,
+}
+
+#[derive(Clone, Debug)]
+pub enum NewNodeKind {
+    Regular,
+    Directory,
+    Symlink(Vec<u8>),
+    Fifo,
+    Socket,
+    CharacterDevice(Device),
+    BlockDevice(Device),
+}
+
+/// One entry of a directory.
+#[derive(Clone, Debug)]
+pub struct DirectoryEntry {
+    pub name: Vec<u8>,
+    pub inode: u64,
+    pub kind: FileType,
+    /// Where to go on behind this entry (d_off).
+    pub next_cursor: u64,
+}
+
+bitflags::bitflags! {
+    /// renameat2(2).
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct RenameFlags: u32 {
+        const NOREPLACE = 1;
+        const EXCHANGE = 2;
+        const WHITEOUT = 4;
+    }
+}
+
+/// An object of a file system. Directory operations give ENOTDIR by default, changes EROFS or EPERM.
+#[allow(unused_variables)]
+pub trait Inode: Send + Sync + Any {
+    fn metadata(&self) -> Result<Metadata>;
+    fn kind(&self) -> FileType;
+    fn file_system(&self) -> Arc<dyn FileSystem>;
+    /// `name` has no slash and is neither "." nor "..". ENOENT where it is not there.
+    fn lookup(&self, name: &[u8]) -> Result<Arc<dyn Inode>> {
+        Err(Errno::ENOTDIR)
+    }
+    /// EEXIST where it is there. `node`'s ids are the guest's.
+    fn create(&self, name: &[u8], node: NewNode) -> Result<Arc<dyn Inode>> {
+        Err(Errno::EROFS)
+    }
+    /// Another name for `target` (of the same file system, else EXDEV).
+    fn link(&self, name: &[u8], target: &Arc<dyn Inode>) -> Result<()> {
+        Err(Errno::EROFS)
+    }
+    fn unlink(&self, name: &[u8]) -> Result<()> {
+        Err(Errno::EROFS)
+    }
+    fn remove_directory(&self, name: &[u8]) -> Result<()> {
+        Err(Errno::EROFS)
+    }
+    /// From this directory to `new_parent` (same file system, else EXDEV). Ancestry has been checked by the caller.
+    fn rename(&self, name: &[u8], new_parent: &Arc<dyn Inode>, new_name: &[u8], flags: RenameFlags) -> Result<()> {
+        Err(Errno::EROFS)
+    }
+    /// An inode without a name (O_TMPFILE).
+    fn create_unnamed(&self, node: NewNode) -> Result<Arc<dyn Inode>> {
+        Err(Errno::EOPNOTSUPP)
+    }
+    fn read_link(&self) -> Result<Vec<u8>> {
+        Err(Errno::EINVAL)
+    }
+    /// For "magic" links (/proc/PID/fd/N, /proc/PID/exe, cwd, root): where the walk goes at once, without a path walk.
+    fn follow_magic(&self) -> Option<Result<crate::fs::path::Path>> {
+        None
+    }
+    fn set_attributes(&self, attributes: &SetAttributes) -> Result<()> {
+        Err(Errno::EROFS)
+    }
+    /// Opens the object (for FIFOs, devices and the rest too). O_TRUNC has been done by the caller. May block through
+    /// `context` (a FIFO waits for its other end).
+    fn open(self: Arc<Self>, context: &crate::Context, flags: StatusFlags) -> Result<Arc<dyn FileOperations>>;
+    fn get_xattr(&self, name: &[u8]) -> Result<Vec<u8>> {
+        Err(Errno::EOPNOTSUPP)
+    }
+    /// `flags`: XATTR_CREATE 1, XATTR_REPLACE 2 (setxattr(2)).
+    fn set_xattr(&self, name: &[u8], value: &[u8], flags: u32) -> Result<()> {
+        Err(Errno::EOPNOTSUPP)
+    }
+    fn list_xattr(&self) -> Result<Vec<Vec<u8>>> {
+        Ok(Vec::new())
+    }
+    fn remove_xattr(&self, name: &[u8]) -> Result<()> {
+        Err(Errno::EOPNOTSUPP)
+    }
+    /// The listening or bound unix socket behind a socket node, if one is bound now.
+    fn bound_socket(&self) -> Option<Arc<dyn Any + Send + Sync>> {
+        None
+    }
+    fn set_bound_socket(&self, socket: std::sync::Weak<dyn Any + Send + Sync>) -> Result<()> {
+        Err(Errno::EOPNOTSUPP)
+    }
+    fn as_any(&self) -> &dyn Any;
+}
+
+/// A mounted file system's own properties.
+pub trait FileSystem: Send + Sync + Any {
+    fn root(&self) -> Arc<dyn Inode>;
+    /// statfs(2).
+    fn statistics(&self) -> Result<StatFs>;
+    /// "overlay", "tmpfs", "proc" ... as /proc/mounts shows it.
+    fn type_name(&self) -> &'static str;
+    fn device(&self) -> Device;
+    /// Whether nothing can be written here at all (EROFS).
+    fn is_read_only(&self) -> bool {
+        false
+    }
+    /// Whether names that were looked up may change without a call of the guest (a host tree): the walk must not cache.
+    fn is_volatile(&self) -> bool {
+        false
+    }
+}
