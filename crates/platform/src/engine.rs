@@ -1,12 +1,35 @@
-//! How application processes are made, stopped and served (being built by the lead).
+//! Host threads and processes behind guest ones: kick, kill, wait, account.
 
-use rustix::process::{Pid, Signal};
+use crate::HostError;
+use rustix::event::{poll, PollFd, PollFlags};
+use rustix::process::{pidfd_open, pidfd_send_signal, waitid, Pid, PidfdFlags, Signal, WaitId, WaitIdOptions};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
-/// A host call that an application makes itself, through its stub.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// A host call that an application makes itself, through its stub; its filter must allow it.
+#[derive(Clone, Debug, Default)]
 pub struct NativeCall {
     pub number: u64,
     pub arguments: [u64; 6],
+    /// A descriptor to inject first, and the argument that is to have its number. It is closed again afterwards.
+    pub descriptor: Option<(usize, Arc<OwnedFd>)>,
+    /// Not a call: zero `arguments[1]` bytes at `arguments[0]`.
+    pub zero: bool,
+}
+
+impl NativeCall {
+    pub fn new(number: u32, arguments: [u64; 6]) -> NativeCall {
+        NativeCall { number: number.into(), arguments, ..NativeCall::default() }
+    }
+
+    /// A call that takes an injected descriptor as its argument `index`.
+    pub fn with_descriptor(number: u32, arguments: [u64; 6], index: usize, descriptor: Arc<OwnedFd>) -> NativeCall {
+        NativeCall { number: number.into(), arguments, descriptor: Some((index, descriptor)), zero: false }
+    }
+
+    pub fn zero(address: u64, length: u64) -> NativeCall {
+        NativeCall { arguments: [address, length, 0, 0, 0, 0], zero: true, ..NativeCall::default() }
+    }
 }
 
 /// The host thread behind a guest task.
@@ -20,22 +43,50 @@ impl HostThread {
     /// Makes the thread enter the guest kernel soon, wherever it is. A thread that is in a call anyway notices nothing.
     pub fn kick(&self) {
         // SAFETY: tgkill takes plain numbers; a thread that is gone gives ESRCH, which is as good.
-        unsafe { libc::syscall(libc::SYS_tgkill, self.pid, self.tid, libc::SIGSTKFLT) };
+        unsafe { libc::syscall(libc::SYS_tgkill, self.pid, self.tid, crate::layout::KICK_SIGNAL) };
+    }
+
+    /// Whether the thread is really gone, so that its slot can be used again.
+    pub fn is_gone(&self) -> bool {
+        // SAFETY: as above; signal 0 sends nothing.
+        unsafe { libc::syscall(libc::SYS_tgkill, self.pid, self.tid, 0) != 0 }
     }
 }
 
-/// The host process behind a guest process.
+/// The host process behind a guest process. The sentry is its parent, whoever cloned it.
 #[derive(Debug)]
 pub struct HostProcess {
     pub pid: i32,
+    pidfd: OwnedFd,
 }
 
 impl HostProcess {
+    /// Takes hold of a child of ours that has not been waited for.
+    pub fn new(pid: i32) -> Result<HostProcess, HostError> {
+        let id = Pid::from_raw(pid).ok_or_else(|| HostError::new("pidfd_open", rustix::io::Errno::SRCH))?;
+        let pidfd = pidfd_open(id, PidfdFlags::empty()).map_err(|error| HostError::new("pidfd_open", error))?;
+        Ok(HostProcess { pid, pidfd })
+    }
+
+    /// Readable once the process is dead.
+    pub fn death(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
+    }
+
     /// Ends the host process; its death is then reported by the engine.
     pub fn kill(&self) {
-        if let Some(pid) = Pid::from_raw(self.pid) {
-            let _ = rustix::process::kill_process(pid, Signal::KILL);
-        }
+        let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
+    }
+
+    /// Waits until the process is dead. False after `timeout_ms`.
+    pub fn wait_until_dead(&self, timeout_ms: u32) -> bool {
+        let timeout = rustix::time::Timespec { tv_sec: i64::from(timeout_ms / 1000), tv_nsec: i64::from(timeout_ms % 1000) * 1_000_000 };
+        matches!(poll(&mut [PollFd::new(&self.pidfd, PollFlags::IN)], Some(&timeout)), Ok(1..))
+    }
+
+    /// Takes the dead process off the host's table; its pid may be used again from then on.
+    pub fn reap(&self) {
+        let _ = waitid(WaitId::PidFd(self.pidfd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
     }
 
     /// CPU time used so far: (user, system) in nanoseconds; (0, 0) once it is gone.
@@ -46,4 +97,28 @@ impl HostProcess {
         let tick_ns = 10_000_000;
         (fields.next().unwrap_or(0) * tick_ns, fields.next().unwrap_or(0) * tick_ns)
     }
+}
+
+/// Sets how a signal that only interrupts (SIGUSR1, for threads that receive) is handled: not at all, but the call ends.
+pub fn install_interrupter() {
+    extern "C" fn nothing(_: libc::c_int) {}
+    // SAFETY: installs a handler that does nothing, without SA_RESTART.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = nothing as extern "C" fn(libc::c_int) as usize;
+        libc::sigaction(libc::SIGUSR1, &action, std::ptr::null_mut());
+        libc::signal(libc::SIGPIPE, libc::SIG_IGN);
+        libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
+    }
+}
+
+/// The calling thread, to be interrupted later.
+pub fn current_thread() -> HostThread {
+    HostThread { pid: rustix::process::getpid().as_raw_nonzero().get(), tid: rustix::thread::gettid().as_raw_nonzero().get() }
+}
+
+/// Ends a host call that one of our own threads blocks in.
+pub fn interrupt(thread: &HostThread) {
+    // SAFETY: plain numbers.
+    unsafe { libc::syscall(libc::SYS_tgkill, thread.pid, thread.tid, libc::SIGUSR1) };
 }

@@ -1,5 +1,42 @@
 //! The layer beneath the guest kernel: everything that is `unsafe` or that talks to the host on the guest's behalf.
 //!
-//! [`memory`]: guest memory. [`engine`]: how application processes are made, stopped, and served.
+//! - [`memory`]: guest memory, read and written from the sentry.
+//! - [`channel`]: the pages through which a thread of an application and the sentry exchange a call and its answer.
+//! - [`listener`]: the seccomp notifications that ring for it, and the injection of descriptors.
+//! - [`zygote`]: where application processes come from.
+//! - [`filter`]: the two seccomp filters of an application.
+//! - [`engine`]: host threads and processes: kick, kill, wait.
+//!
+//! Its neighbours: `skerry-stub` (the other side of channel and doorbell; `layout.rs` is compiled into both) below,
+//! `skerry-kernel` above.
+
+pub mod channel;
 pub mod engine;
+pub mod filter;
+#[path = "../../stub/src/layout.rs"]
+pub mod layout;
+pub mod listener;
 pub mod memory;
+pub mod zygote;
+
+/// The stub's executable.
+pub static STUB: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/skerry-stub"));
+
+/// An error of the host, with what was being done.
+#[derive(Debug, thiserror::Error)]
+#[error("{what}: {source}")]
+pub struct HostError {
+    pub what: &'static str,
+    pub source: std::io::Error,
+}
+
+impl HostError {
+    /// With the calling thread's errno.
+    pub(crate) fn last(what: &'static str) -> HostError {
+        HostError { what, source: std::io::Error::last_os_error() }
+    }
+
+    pub(crate) fn new(what: &'static str, source: impl Into<std::io::Error>) -> HostError {
+        HostError { what, source: source.into() }
+    }
+}

@@ -1,0 +1,144 @@
+//! seccomp user notification (seccomp_unotify(2)): how an application's thread rings, and how descriptors reach it.
+
+use crate::HostError;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+
+/// A thread rang.
+#[derive(Clone, Copy, Debug)]
+pub struct Notification {
+    /// Valid until it is answered or the thread dies.
+    pub id: u64,
+    /// The host id of the thread.
+    pub tid: i32,
+    pub number: i32,
+    pub arguments: [u64; 6],
+}
+
+/// The listener of one filter tree (an exec'd process and its forks).
+pub struct Listener {
+    descriptor: OwnedFd,
+}
+
+/// What the host's kernel can do; found out once, or switched off by tests.
+#[derive(Clone, Copy, Debug)]
+pub struct Features {
+    /// SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP (6.6).
+    pub sync_wake_up: bool,
+    /// SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV (5.19).
+    pub wait_killable: bool,
+    /// SECCOMP_ADDFD_FLAG_SEND (5.14).
+    pub addfd_send: bool,
+}
+
+impl Default for Features {
+    fn default() -> Features {
+        Features { sync_wake_up: true, wait_killable: true, addfd_send: true }
+    }
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct SeccompNotif {
+    id: u64,
+    pid: u32,
+    flags: u32,
+    number: i32,
+    architecture: u32,
+    instruction_pointer: u64,
+    arguments: [u64; 6],
+}
+
+#[repr(C)]
+struct SeccompNotifResponse {
+    id: u64,
+    value: i64,
+    error: i32,
+    flags: u32,
+}
+
+#[repr(C)]
+struct SeccompNotifAddFd {
+    id: u64,
+    flags: u32,
+    source: u32,
+    new: u32,
+    new_flags: u32,
+}
+
+const NOTIF_RECV: u64 = 0xc050_2100;
+const NOTIF_SEND: u64 = 0xc018_2101;
+const NOTIF_ADDFD: u64 = 0x4018_2103;
+const NOTIF_SET_FLAGS: u64 = 0x4008_2104;
+const SYNC_WAKE_UP: u64 = 1;
+const RESPONSE_CONTINUE: u32 = 1;
+const ADDFD_SEND: u32 = 2;
+
+impl Listener {
+    pub fn new(descriptor: OwnedFd, features: Features) -> Listener {
+        if features.sync_wake_up {
+            // SAFETY: a plain number; kernels that do not know it answer EINVAL, and the wake-up is only slower.
+            unsafe { libc::ioctl(descriptor.as_raw_fd(), NOTIF_SET_FLAGS as _, SYNC_WAKE_UP) };
+        }
+        Listener { descriptor }
+    }
+
+    /// Waits for a ring. `Ok(None)`: interrupted, or who rang is gone; look whether to go on, and call again. Errors:
+    /// the listener is of no use any more.
+    pub fn receive(&self) -> Result<Option<Notification>, HostError> {
+        let mut raw = SeccompNotif::default();
+        // SAFETY: `raw` has the kernel's layout (80 bytes, as the request number says) and is zeroed as it demands.
+        if unsafe { libc::ioctl(self.descriptor.as_raw_fd(), NOTIF_RECV as _, &mut raw) } < 0 {
+            let error = std::io::Error::last_os_error();
+            return match error.raw_os_error() {
+                Some(libc::EINTR | libc::ENOENT) => Ok(None),
+                _ => Err(HostError::new("receiving a notification", error)),
+            };
+        }
+        Ok(Some(Notification { id: raw.id, tid: raw.pid as i32, number: raw.number, arguments: raw.arguments }))
+    }
+
+    /// Ends the ring: its call returns `value` (0 or more) or -errno. False: who rang is gone.
+    pub fn answer(&self, id: u64, value: i64) -> bool {
+        let (value, error) = if value < 0 { (0, value as i32) } else { (value, 0) };
+        self.respond(&SeccompNotifResponse { id, value, error, flags: 0 })
+    }
+
+    /// Lets the host carry the call out (for calls whose arguments are all in registers).
+    pub fn let_go_on(&self, id: u64) -> bool {
+        self.respond(&SeccompNotifResponse { id, value: 0, error: 0, flags: RESPONSE_CONTINUE })
+    }
+
+    fn respond(&self, response: &SeccompNotifResponse) -> bool {
+        // SAFETY: the structure has the kernel's layout (24 bytes).
+        unsafe { libc::ioctl(self.descriptor.as_raw_fd(), NOTIF_SEND as _, response) == 0 }
+    }
+
+    /// Puts a copy of `source` into the ringing process, close-on-exec; returns its number there.
+    pub fn inject(&self, id: u64, source: BorrowedFd<'_>) -> Result<i32, HostError> {
+        self.add_descriptor(id, source, 0)
+    }
+
+    /// As [`Listener::inject`], and the ring returns the number.
+    pub fn inject_and_answer(&self, id: u64, source: BorrowedFd<'_>, features: Features) -> Result<(), HostError> {
+        if features.addfd_send && self.add_descriptor(id, source, ADDFD_SEND).is_ok() {
+            return Ok(());
+        }
+        let number = self.add_descriptor(id, source, 0)?;
+        if self.answer(id, number.into()) {
+            Ok(())
+        } else {
+            Err(HostError::last("answering with a descriptor"))
+        }
+    }
+
+    fn add_descriptor(&self, id: u64, source: BorrowedFd<'_>, flags: u32) -> Result<i32, HostError> {
+        let request =
+            SeccompNotifAddFd { id, flags, source: source.as_raw_fd() as u32, new: 0, new_flags: libc::O_CLOEXEC as u32 };
+        // SAFETY: the structure has the kernel's layout (24 bytes).
+        let number = unsafe { libc::ioctl(self.descriptor.as_raw_fd(), NOTIF_ADDFD as _, &request) };
+        if number < 0 {
+            return Err(HostError::last("injecting a descriptor"));
+        }
+        Ok(number)
+    }
+}

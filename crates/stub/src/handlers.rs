@@ -1,0 +1,374 @@
+//! The signal handlers: a trapped system call, a kick, a fault. All run on the slot's own stack with every signal blocked
+//! but the synchronous ones, so that whatever else comes waits until the thread is back in the guest's code (or in the
+//! native-call gadget).
+
+use crate::call;
+use crate::context::{Context, Info};
+use crate::host::{self, number};
+use crate::layout::{self, action, operation, request, CloneOrder, Reply, Request};
+use crate::native;
+use crate::thread::{self, ThreadBlock};
+
+const AUDIT_ARCH_X86_64: u32 = 0xc000_003e;
+const ENOSYS: i64 = -38;
+const EINTR: i64 = -4;
+
+/// SIGSYS: the filter trapped a call of the guest.
+pub extern "C" fn on_syscall(_signal: i32, info: &Info, context: &mut Context) {
+    let thread = thread::current();
+    if info.arch != AUDIT_ARCH_X86_64 {
+        // int 0x80 and the like: a kernel without 32-bit calls.
+        context.rax = ENOSYS as u64;
+        return;
+    }
+    let call_number = u64::from(info.syscall as u32);
+    context.rax = call_number;
+    if native::try_native(thread, context, call_number) {
+        return;
+    }
+    if call_number == number::RT_SIGRETURN {
+        signal_return(thread, context);
+        return;
+    }
+    let arguments = [context.rdi, context.rsi, context.rdx, context.r10, context.r8, context.r9];
+    let filled = new_request(thread, context, request::SYSCALL);
+    filled.number = call_number;
+    filled.arguments = arguments;
+    ring(thread);
+    carry_out(thread, context, Place::Syscall);
+}
+
+/// SIGSTKFLT, and any other signal of the host: the sentry wants to be asked.
+pub extern "C" fn on_kick(_signal: i32, _info: &Info, context: &mut Context) {
+    let thread = thread::current();
+    let (status, place) = interrupted_native(thread, context);
+    let filled = new_request(thread, context, request::KICKED);
+    filled.status = status;
+    ring(thread);
+    carry_out(thread, context, place);
+}
+
+/// SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP.
+pub extern "C" fn on_fault(signal: i32, info: &Info, context: &mut Context) {
+    if context.rip == host::guarded_copy_address() {
+        context.rip = host::guarded_copy_end_address();
+        return;
+    }
+    let thread = thread::current();
+    let filled = new_request(thread, context, request::FAULT);
+    filled.fault_signal = signal;
+    filled.fault_code = info.code;
+    filled.fault_address = info.address;
+    ring(thread);
+    carry_out(thread, context, Place::OwnCode);
+}
+
+/// What the thread was doing when it was interrupted.
+#[derive(Clone, Copy, PartialEq)]
+enum Place {
+    /// In a call that was trapped: rip is behind it.
+    Syscall,
+    /// In a native call, which has to be made again or given up.
+    Native,
+    OwnCode,
+}
+
+/// If a native call was interrupted, says what that means, and puts finished ones behind their call.
+fn interrupted_native(thread: &mut ThreadBlock, context: &mut Context) -> (i64, Place) {
+    let at = context.rip;
+    if at < host::native_call_address() || at >= host::native_end_address() {
+        return (0, Place::OwnCode);
+    }
+    let undone = at == host::native_call_address() || (at == host::native_done_address() && context.rax as i64 == EINTR);
+    if undone {
+        return (thread.native_error, Place::Native);
+    }
+    restore_arguments(thread, context);
+    context.rip = thread.resume;
+    (0, Place::OwnCode)
+}
+
+fn restore_arguments(thread: &ThreadBlock, context: &mut Context) {
+    context.rsi = thread.original_rsi;
+    context.rdx = thread.original_rdx;
+    context.r10 = thread.original_r10;
+    context.r9 = thread.original_r9;
+}
+
+fn signal_return(thread: &mut ThreadBlock, context: &mut Context) {
+    let frame = context.pop_frame();
+    let filled = new_request(thread, context, if frame.is_some() { request::SIGNAL_RETURN } else { request::FRAME_FAILED });
+    if let Some((mask, stack)) = frame {
+        filled.arguments = [mask, stack.base, stack.flags as u32 as u64, stack.size, 0, 0];
+    }
+    ring(thread);
+    carry_out(thread, context, Place::OwnCode);
+}
+
+/// The channel's request, numbered and with the registers that every kind has.
+fn new_request<'a>(thread: &mut ThreadBlock, context: &Context, kind: u32) -> &'a mut Request {
+    thread.sequence += 1;
+    // SAFETY: the channel is mapped for as long as the thread lives; the sentry writes only the reply.
+    let filled = unsafe { &mut (*thread.channel()).request };
+    filled.kind = kind;
+    filled.sequence = thread.sequence;
+    filled.status = 0;
+    filled.instruction_pointer = context.rip;
+    filled.stack_pointer = context.rsp;
+    filled
+}
+
+/// Rings and waits. Ends the process when nobody answers any more.
+fn ring(_thread: &mut ThreadBlock) {
+    if call!(number::GETPPID, layout::DOORBELL_MAGIC, layout::DOORBELL_REQUEST) < 0 {
+        host::exit_process(1);
+    }
+}
+
+/// A copy of the reply.
+fn reply(thread: &ThreadBlock) -> Reply {
+    // SAFETY: the channel is mapped; the reply is plain data, complete before the doorbell returns.
+    unsafe { core::ptr::read_volatile(&raw const (*thread.channel()).reply) }
+}
+
+/// Does what the sentry's reply says, until the guest can go on.
+fn carry_out(thread: &mut ThreadBlock, context: &mut Context, place: Place) {
+    loop {
+        let answer = reply(thread);
+        match answer.action {
+            action::RETURN | action::RESTART | action::AS_IS => {
+                resume(thread, context, place, answer.action, answer.value, false);
+                return;
+            }
+            action::HANDLER => {
+                resume(thread, context, place, answer.resume, answer.value, true);
+                let built = context.push_frame(&answer.frame);
+                if built && answer.frame.more == 0 {
+                    return;
+                }
+                new_request(thread, context, if built { request::KICKED } else { request::FRAME_FAILED });
+                ring(thread);
+                return carry_out(thread, context, Place::OwnCode);
+            }
+            action::NATIVE => {
+                let result = run_operations(thread, answer.operations);
+                if answer.then == 0 {
+                    context.rax = result as u64;
+                    return;
+                }
+                new_request(thread, context, request::NATIVE_DONE).status = result;
+                ring(thread);
+            }
+            action::CLONE => {
+                let result = clone(thread, context, &answer.clone);
+                if result == 0 {
+                    // The child of a plain fork: it has this very stack.
+                    start_child(thread, context);
+                    return;
+                }
+                new_request(thread, context, request::NATIVE_DONE).status = result;
+                ring(thread);
+            }
+            action::EXIT_THREAD => loop {
+                call!(number::EXIT, 0);
+            },
+            _ => host::exit_process(0),
+        }
+    }
+}
+
+fn resume(thread: &mut ThreadBlock, context: &mut Context, place: Place, how: u32, value: i64, for_handler: bool) {
+    match (place, how) {
+        (Place::Native, action::RESTART | action::AS_IS) if !for_handler => {
+            // The same native call once more; its registers are as they were.
+            context.rip = host::native_call_address();
+            context.rax = thread.native_number;
+        }
+        (Place::Native, action::RETURN) => {
+            restore_arguments(thread, context);
+            context.rip = thread.resume;
+            context.rax = value as u64;
+        }
+        (Place::Native, _) => {
+            restore_arguments(thread, context);
+            context.rip = thread.resume - 2;
+            context.rax = thread.native_number;
+        }
+        (_, action::RETURN) => context.rax = value as u64,
+        // rax still holds the number: the handler of SIGSYS put it there.
+        (Place::Syscall, action::RESTART) => context.rip -= 2,
+        _ => {}
+    }
+}
+
+/// Carries out the channel's first `count` operations. The result is the last CALL's, or the first error.
+pub fn run_operations(thread: &ThreadBlock, count: u32) -> i64 {
+    let mut result = 0;
+    let mut failed = false;
+    for index in 0..(count as usize).min(layout::MAXIMUM_OPERATIONS) {
+        // SAFETY: within the channel.
+        let one = unsafe { core::ptr::read_volatile(&raw const (*thread.channel()).operations[index]) };
+        match one.kind {
+            operation::CALL if !failed => {
+                result = host::call_array(one.number, &one.arguments);
+                failed = (-4095..0).contains(&result);
+            }
+            operation::ALWAYS => {
+                host::call_array(one.number, &one.arguments);
+            }
+            operation::ZERO if !failed => {
+                // SAFETY: a fault here ends the process, as it may: the range was mapped by the calls before it.
+                unsafe {
+                    core::arch::asm!("rep stosb", inout("rcx") one.arguments[1] => _, inout("rdi") one.arguments[0] => _,
+                        in("al") 0u8, options(nostack, preserves_flags))
+                };
+            }
+            _ => {}
+        }
+    }
+    result
+}
+
+const PROT_READ_WRITE: u64 = 3;
+const MAP_PRIVATE_FIXED_ANONYMOUS: u64 = 0x32;
+const MADV_DONTFORK: u64 = 10;
+const MAP_SHARED_FIXED: u64 = 0x11;
+const ARCH_SET_GS: u64 = 0x1001;
+const ARCH_GET_FS: u64 = 0x1003;
+
+/// Maps a slot's private parts and fills in its block.
+pub fn map_slot(slot: u64) -> Result<&'static mut ThreadBlock, i64> {
+    let address = thread::slot_address(slot);
+    let mapped = call!(number::MMAP, address, layout::SLOT_SIZE, PROT_READ_WRITE, MAP_PRIVATE_FIXED_ANONYMOUS, -1i64, 0);
+    if mapped != address as i64 {
+        return Err(mapped);
+    }
+    // The gap under the stack: running over it is a fault, not a channel full of stack.
+    call!(number::MPROTECT, address + layout::CHANNEL_OFFSET, layout::STACK_OFFSET - layout::CHANNEL_OFFSET, 0);
+    let thread = thread::at(address);
+    thread.address = address;
+    Ok(thread)
+}
+
+/// Presents the token, and maps the channel that comes for it.
+pub fn enrol(thread: &mut ThreadBlock) {
+    let descriptor =
+        call!(number::GETPPID, layout::DOORBELL_MAGIC, layout::DOORBELL_ENROL, thread.token[0], thread.token[1]);
+    if descriptor < 0 {
+        host::exit_process(1);
+    }
+    let address = thread.address + layout::CHANNEL_OFFSET;
+    let mapped =
+        call!(number::MMAP, address, layout::CHANNEL_SIZE, PROT_READ_WRITE, MAP_SHARED_FIXED, descriptor, 0);
+    call!(number::CLOSE, descriptor);
+    if mapped != address as i64 || call!(number::MADVISE, address, layout::CHANNEL_SIZE, MADV_DONTFORK) < 0 {
+        host::exit_process(1);
+    }
+    thread.sequence = 0;
+}
+
+fn clone(thread: &mut ThreadBlock, context: &mut Context, wanted: &CloneOrder) -> i64 {
+    if wanted.flags == layout::CLONE_PROCESS {
+        thread.token = wanted.token;
+        thread.set_child_tid = wanted.set_child_tid;
+        thread.child_tid = wanted.child_tid;
+        thread.is_process = 1;
+        let (rax, rsp) = (context.rax, context.rsp);
+        if wanted.stack != 0 {
+            context.rsp = wanted.stack;
+        }
+        context.rax = 0;
+        // SAFETY: the child has a copy of this stack and returns through it.
+        let result = unsafe { host::clone_call(wanted.flags, 0, 0, 0, 0) };
+        if result != 0 {
+            (context.rax, context.rsp) = (rax, rsp);
+        } else if wanted.tls != 0 {
+            const ARCH_SET_FS: u64 = 0x1002;
+            call!(number::ARCH_PRCTL, ARCH_SET_FS, wanted.tls);
+        }
+        return result;
+    }
+    let child = match map_slot(wanted.slot) {
+        Ok(child) => child,
+        Err(error) => return error,
+    };
+    child.token = wanted.token;
+    child.set_child_tid = wanted.set_child_tid;
+    child.child_tid = wanted.child_tid;
+    child.is_process = (wanted.flags == layout::CLONE_VFORK) as u64;
+    let mut tls = wanted.tls;
+    if tls == 0 {
+        call!(number::ARCH_PRCTL, ARCH_GET_FS, &mut tls as *mut u64);
+    }
+    let clear = if wanted.clear_child_tid != 0 { wanted.clear_child_tid } else { &raw mut child.cleared_word as u64 };
+    let mut start = *context;
+    start.rax = 0;
+    if wanted.stack != 0 {
+        start.rsp = wanted.stack;
+    }
+    start.stack = layout::SignalStack { base: child.stack_base(), flags: 0, _padding: 0, size: layout::STACK_SIZE };
+    child.first_frame = start.copy_to(child.stack_top());
+    let stack = (child.first_frame - 4096) & !15;
+    let address = child.address;
+    // SAFETY: the child starts on its own stack, in its own slot.
+    unsafe { host::clone_call(wanted.flags, stack, clear, tls, address) }
+}
+
+/// The first code of a child with its own slot.
+#[no_mangle]
+pub extern "C" fn child_start(address: u64) -> ! {
+    let thread = thread::at(address);
+    set_up_thread(thread);
+    // SAFETY: the frame was built by the parent in this slot.
+    let context = unsafe { &mut *(thread.first_frame as *mut Context) };
+    start_child(thread, context);
+    // SAFETY: as above; its own stack lies below.
+    unsafe { host::return_to_frame(thread.first_frame) }
+}
+
+/// The alternate stack and gs of the calling thread.
+pub fn set_up_thread(thread: &mut ThreadBlock) {
+    let stack =
+        layout::SignalStack { base: thread.stack_base(), flags: 0, _padding: 0, size: layout::STACK_SIZE };
+    if call!(number::SIGALTSTACK, &raw const stack, 0) < 0 || call!(number::ARCH_PRCTL, ARCH_SET_GS, thread.address) < 0 {
+        host::exit_process(1);
+    }
+}
+
+/// What every new thread does before it returns to the guest's code.
+fn start_child(thread: &mut ThreadBlock, context: &mut Context) {
+    if thread.is_process != 0 {
+        set_death_signal();
+    }
+    enrol(thread);
+    if thread.set_child_tid != 0 {
+        let tid = thread.child_tid as u32;
+        host::copy(thread.set_child_tid, &raw const tid as u64, 4);
+    }
+    new_request(thread, context, request::KICKED);
+    ring(thread);
+    carry_out(thread, context, Place::OwnCode);
+}
+
+/// The process dies with the sentry.
+pub fn set_death_signal() {
+    const PR_SET_PDEATHSIG: u64 = 1;
+    const SIGKILL: u64 = 9;
+    call!(number::PRCTL, PR_SET_PDEATHSIG, SIGKILL);
+}
+
+/// A pool process's wait for its program.
+pub fn wait_for_program(thread: &mut ThreadBlock) -> ! {
+    thread.sequence += 1;
+    // SAFETY: the channel is mapped.
+    let filled = unsafe { &mut (*thread.channel()).request };
+    filled.kind = request::IDLE;
+    filled.sequence = thread.sequence;
+    ring(thread);
+    let answer = reply(thread);
+    if answer.action != action::RUN || run_operations(thread, answer.operations) < 0 {
+        host::exit_process(1);
+    }
+    // SAFETY: the program's entry and stack, as the sentry laid them out.
+    unsafe { host::start_program(answer.entry, answer.stack) }
+}

@@ -1,0 +1,213 @@
+//! Host calls. Every one of them is made by one of the instructions between `gadget_start` and `gadget_end`: the filter
+//! lets nothing else through, and a handler can tell from the instruction pointer what it interrupted.
+
+use core::arch::global_asm;
+
+// Offsets in the thread block (see `thread.rs`, which checks them).
+global_asm!(
+    r#"
+    .text
+    .globl gadget_start
+gadget_start:
+
+    // fn host_call(number, a, b, c, d, e, f) -> result
+    .globl host_call
+host_call:
+    mov rax, rdi
+    mov rdi, rsi
+    mov rsi, rdx
+    mov rdx, rcx
+    mov r10, r8
+    mov r8, r9
+    mov r9, [rsp + 8]
+    syscall
+    ret
+
+    // Return from a handler.
+    .globl restorer
+restorer:
+    mov eax, 15
+    syscall
+    ud2
+
+    // A native call in the guest's own context: a handler sends the thread here with the guest's registers, rax the
+    // number. Signals are not blocked here, so that a kick ends a wait; `native_call` and `native_done` tell the handler
+    // of the kick how far the call got. Behind it the argument registers that were replaced are put back.
+    .globl native_call
+native_call:
+    syscall
+    .globl native_done
+native_done:
+    mov rsi, gs:[0x40]
+    mov rdx, gs:[0x48]
+    mov r10, gs:[0x50]
+    mov r9, gs:[0x58]
+    jmp qword ptr gs:[0x60]
+    .globl native_end
+native_end:
+
+    // fn clone_call(flags, child_stack, clear_tid, tls, thread_block) -> result; a child with its own stack starts in
+    // child_start(thread_block).
+    .globl clone_call
+clone_call:
+    mov r9, r8
+    mov r8, rcx
+    mov r10, rdx
+    xor edx, edx
+    mov eax, 56
+    syscall
+    test rax, rax
+    jnz 1f
+    test r9, r9
+    jz 1f
+    mov rdi, r9
+    xor ebp, ebp
+    call child_start
+    ud2
+1:  ret
+
+    .globl gadget_end
+gadget_end:
+    ud2
+
+    // fn guarded_copy(destination, source, length) -> bytes not copied. A fault at `guarded_copy_instruction` goes on
+    // behind it.
+    .globl guarded_copy
+guarded_copy:
+    mov rcx, rdx
+    .globl guarded_copy_instruction
+guarded_copy_instruction:
+    rep movsb
+    .globl guarded_copy_end
+guarded_copy_end:
+    mov rax, rcx
+    ret
+
+    // fn start_program(entry, stack): never returns.
+    .globl start_program
+start_program:
+    mov rsp, rsi
+    mov rcx, rdi
+    xor eax, eax
+    xor ebx, ebx
+    xor edx, edx
+    xor esi, esi
+    xor ebp, ebp
+    xor r8d, r8d
+    xor r9d, r9d
+    xor r10d, r10d
+    xor r11d, r11d
+    xor r12d, r12d
+    xor r13d, r13d
+    xor r14d, r14d
+    xor r15d, r15d
+    xor edi, edi
+    jmp rcx
+
+    // fn return_to_frame(frame): the stack pointer goes to a signal frame (behind its return address), and rt_sigreturn.
+    .globl return_to_frame
+return_to_frame:
+    mov rsp, rdi
+    jmp restorer
+
+    .globl _start
+_start:
+    mov rdi, rsp
+    xor ebp, ebp
+    and rsp, -16
+    call zygote_main
+    ud2
+"#
+);
+
+extern "C" {
+    pub fn host_call(number: u64, a: u64, b: u64, c: u64, d: u64, e: u64, f: u64) -> i64;
+    pub fn clone_call(flags: u64, child_stack: u64, clear_tid: u64, tls: u64, thread_block: u64) -> i64;
+    pub fn guarded_copy(destination: u64, source: u64, length: u64) -> u64;
+    pub fn start_program(entry: u64, stack: u64) -> !;
+    pub fn return_to_frame(frame: u64) -> !;
+    fn gadget_start();
+    fn gadget_end();
+    fn native_call();
+    fn native_done();
+    fn native_end();
+    fn guarded_copy_instruction();
+    fn guarded_copy_end();
+    fn restorer();
+}
+
+macro_rules! label {
+    ($($(#[$doc:meta])* $name:ident = $symbol:ident;)*) => { $(
+        $(#[$doc])*
+        pub fn $name() -> u64 {
+            $symbol as *const () as u64
+        }
+    )* };
+}
+
+label! {
+    gadget_start_address = gadget_start;
+    gadget_end_address = gadget_end;
+    /// The `syscall` of a native call.
+    native_call_address = native_call;
+    native_done_address = native_done;
+    native_end_address = native_end;
+    guarded_copy_address = guarded_copy_instruction;
+    guarded_copy_end_address = guarded_copy_end;
+    restorer_address = restorer;
+}
+
+pub mod number {
+    pub const MMAP: u64 = 9;
+    pub const MPROTECT: u64 = 10;
+    pub const MUNMAP: u64 = 11;
+    pub const RT_SIGACTION: u64 = 13;
+    pub const RT_SIGRETURN: u64 = 15;
+    pub const CLOSE: u64 = 3;
+    pub const SCHED_YIELD: u64 = 24;
+    pub const MREMAP: u64 = 25;
+    pub const MSYNC: u64 = 26;
+    pub const MADVISE: u64 = 28;
+    pub const SENDMSG: u64 = 46;
+    pub const RECVFROM: u64 = 45;
+    pub const EXIT: u64 = 60;
+    pub const GETPPID: u64 = 110;
+    pub const CAPSET: u64 = 126;
+    pub const SIGALTSTACK: u64 = 131;
+    pub const PRCTL: u64 = 157;
+    pub const ARCH_PRCTL: u64 = 158;
+    pub const FUTEX: u64 = 202;
+    pub const SET_TID_ADDRESS: u64 = 218;
+    pub const CLOCK_GETTIME: u64 = 228;
+    pub const EXIT_GROUP: u64 = 231;
+    pub const SECCOMP: u64 = 317;
+    pub const GETRANDOM: u64 = 318;
+    pub const MEMBARRIER: u64 = 324;
+    pub const RSEQ: u64 = 334;
+    pub const CLOSE_RANGE: u64 = 436;
+}
+
+/// A host call with up to six arguments.
+#[macro_export]
+macro_rules! call {
+    ($number:expr $(, $argument:expr)*) => { $crate::host::call_array($number, &[$($argument as u64),*]) };
+}
+
+pub fn call_array(number: u64, arguments: &[u64]) -> i64 {
+    let at = |index: usize| arguments.get(index).copied().unwrap_or(0);
+    // SAFETY: the callers pass addresses of memory that the call may touch; a wrong one harms this process only.
+    unsafe { host_call(number, at(0), at(1), at(2), at(3), at(4), at(5)) }
+}
+
+pub fn exit_process(status: u64) -> ! {
+    loop {
+        call!(number::EXIT_GROUP, status);
+    }
+}
+
+/// Copies between guest memory and the stub's; false where either side faulted.
+pub fn copy(destination: u64, source: u64, length: u64) -> bool {
+    // SAFETY: a fault inside is caught by the fault handler; destination is either guest memory or a buffer of ours of at
+    // least `length` bytes, as the callers say.
+    unsafe { guarded_copy(destination, source, length) == 0 }
+}

@@ -1,0 +1,209 @@
+//! What the stub and the sentry agree on: addresses, the channel, the doorbell. This one file is compiled into both.
+//!
+//! A thread of an application owns a *slot*: 64 KiB of address space, found from the stack pointer inside a handler by
+//! rounding down. Everything in it except the channel belongs to the application process, which may scribble on it; the
+//! sentry believes nothing that it reads from a channel.
+
+/// Where the stub's own image lies in every application process.
+pub const STUB_BASE: u64 = 0x7000_0000_0000;
+/// Where the slots begin.
+pub const SLOTS_BASE: u64 = 0x7010_0000_0000;
+pub const SLOT_SIZE: u64 = 0x1_0000;
+/// Threads that one address space can have.
+pub const MAXIMUM_SLOTS: u64 = 16384;
+/// The guest may map nothing between STUB_BASE and here.
+pub const RESERVED_END: u64 = 0x7020_0000_0000;
+
+/// Offsets within a slot: the thread block (private), the channel (shared with the sentry), a gap, the handler's stack.
+pub const CHANNEL_OFFSET: u64 = 0x1000;
+pub const CHANNEL_SIZE: u64 = 0x4000;
+pub const STACK_OFFSET: u64 = 0x6000;
+pub const STACK_SIZE: u64 = SLOT_SIZE - STACK_OFFSET;
+
+/// The stub's descriptor for its socket to the sentry, before it becomes an application.
+pub const ZYGOTE_SOCKET: i32 = 3;
+
+/// First argument of the doorbell, a getppid(2) that ignores its arguments; the stub answers the guest's own getppid.
+pub const DOORBELL_MAGIC: u64 = 0x5a65_6b5f_524f_434b;
+/// Second argument: a request lies in the channel.
+pub const DOORBELL_REQUEST: u64 = 1;
+/// Second argument: a new thread presents its token (third and fourth); returns the descriptor of its channel.
+pub const DOORBELL_ENROL: u64 = 2;
+
+/// Host signal that makes a thread enter the sentry (SIGSTKFLT, which nothing sends).
+pub const KICK_SIGNAL: i32 = 16;
+
+/// What a request is about.
+pub mod request {
+    /// `number` and `arguments`: a system call.
+    pub const SYSCALL: u32 = 1;
+    /// The thread was kicked. `status`: 0 in its own code; else the error that its interrupted native call stands for.
+    pub const KICKED: u32 = 2;
+    /// A hardware fault: `fault_*`.
+    pub const FAULT: u32 = 3;
+    /// The native calls of the last reply are done: `status` is the result.
+    pub const NATIVE_DONE: u32 = 4;
+    /// rt_sigreturn: registers are restored; `arguments`: mask, then base, flags and size of the alternate stack.
+    pub const SIGNAL_RETURN: u32 = 5;
+    /// A pool process waits to become a program.
+    pub const IDLE: u32 = 6;
+    /// The frame that was asked for could not be written to the guest's stack.
+    pub const FRAME_FAILED: u32 = 7;
+}
+
+/// What a reply asks for.
+pub mod action {
+    /// rax = `value`, go on.
+    pub const RETURN: u32 = 1;
+    /// Make the call again.
+    pub const RESTART: u32 = 2;
+    /// Go on as it was.
+    pub const AS_IS: u32 = 3;
+    /// Build a signal frame (`frame`), resuming as `resume` says.
+    pub const HANDLER: u32 = 4;
+    /// Carry out `operations`; then go on with the last result, or with NATIVE_DONE if `then` is set.
+    pub const NATIVE: u32 = 5;
+    /// Carry out `operations`, then start at `entry` with `stack` (a pool process).
+    pub const RUN: u32 = 6;
+    /// Make a thread or process (`clone`), then NATIVE_DONE.
+    pub const CLONE: u32 = 7;
+    /// End this thread.
+    pub const EXIT_THREAD: u32 = 8;
+    /// End this process.
+    pub const EXIT_PROCESS: u32 = 9;
+}
+
+/// Kinds of [`Operation`].
+pub mod operation {
+    /// A host call; an error ends the list (but for ALWAYS ones).
+    pub const CALL: u64 = 1;
+    /// A host call that is made in any case, its result ignored (closing an injected descriptor).
+    pub const ALWAYS: u64 = 2;
+    /// Zero `arguments[1]` bytes at `arguments[0]`.
+    pub const ZERO: u64 = 3;
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct Request {
+    pub kind: u32,
+    pub _padding: u32,
+    /// Counts up; a request that rings again with the same number gets the same reply.
+    pub sequence: u64,
+    pub number: u64,
+    pub arguments: [u64; 6],
+    pub instruction_pointer: u64,
+    pub stack_pointer: u64,
+    pub status: i64,
+    pub fault_signal: i32,
+    pub fault_code: i32,
+    pub fault_address: u64,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct SignalStack {
+    pub base: u64,
+    pub flags: i32,
+    pub _padding: u32,
+    pub size: u64,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct Frame {
+    pub handler: u64,
+    pub restorer: u64,
+    /// uc_sigmask.
+    pub mask: u64,
+    /// Top of the stack to use; 0: the present one.
+    pub stack_top: u64,
+    pub saved_stack: SignalStack,
+    pub signal_info: [u64; 16],
+    /// 1: more handlers wait; ask again (KICKED) when the frame is built.
+    pub more: u64,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct CloneOrder {
+    /// Exactly one of [`CLONE_FLAGS`].
+    pub flags: u64,
+    /// The child's slot (only with CLONE_VM).
+    pub slot: u64,
+    pub token: [u64; 2],
+    /// The child's stack pointer; 0: as the parent's.
+    pub stack: u64,
+    /// The child's thread pointer; 0: as the parent's.
+    pub tls: u64,
+    /// Where the host clears a word at the child's exit; 0: nowhere.
+    pub clear_child_tid: u64,
+    /// Where the child stores its id; 0: nowhere.
+    pub set_child_tid: u64,
+    pub child_tid: u64,
+}
+
+/// Host clone(2) flags: a thread; a process that shares memory (vfork); a process. Nothing else passes the filter.
+pub const CLONE_FLAGS: [u64; 3] = [CLONE_THREAD, CLONE_VFORK, CLONE_PROCESS];
+/// VM|FS|FILES|SIGHAND|THREAD|SYSVSEM|SETTLS|CHILD_CLEARTID
+pub const CLONE_THREAD: u64 = 0x2d_0f00;
+/// VM|PARENT|SETTLS|CHILD_CLEARTID|SIGCHLD
+pub const CLONE_VFORK: u64 = 0x28_8111;
+/// PARENT|SIGCHLD
+pub const CLONE_PROCESS: u64 = 0x8011;
+
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct Reply {
+    pub action: u32,
+    /// With HANDLER: RETURN, RESTART or AS_IS, the state that the frame saves.
+    pub resume: u32,
+    pub value: i64,
+    /// The request that it answers.
+    pub sequence: u64,
+    /// How many of the channel's operations are to be carried out.
+    pub operations: u32,
+    /// With NATIVE: 1 = ask again with NATIVE_DONE.
+    pub then: u32,
+    pub entry: u64,
+    pub stack: u64,
+    pub frame: Frame,
+    pub clone: CloneOrder,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct Operation {
+    pub kind: u64,
+    pub number: u64,
+    pub arguments: [u64; 6],
+}
+
+/// How many operations one reply can have.
+pub const MAXIMUM_OPERATIONS: usize = 128;
+
+/// What lies at the start of a channel; the rest of it is unused so far.
+#[repr(C)]
+pub struct ChannelLayout {
+    pub request: Request,
+    pub reply: Reply,
+    pub operations: [Operation; MAXIMUM_OPERATIONS],
+}
+
+const _: () = assert!(core::mem::size_of::<ChannelLayout>() <= CHANNEL_SIZE as usize);
+
+/// Messages on the zygote's socket (sequenced packets of native-endian words; the first is the kind).
+pub mod zygote {
+    /// Zygote to sentry: vDSO address, start and end of the instructions from which host calls may be made.
+    pub const HELLO: u64 = 1;
+    /// Sentry to zygote: listener flags, lengths of both filters (instructions), then the filters.
+    pub const FILTERS: u64 = 2;
+    /// Sentry to zygote: make a pool process; its token (two words).
+    pub const FORK: u64 = 3;
+    /// Pool process to sentry: its token; the listener comes with it.
+    pub const POOL: u64 = 4;
+    /// Pool process or zygote to sentry: what failed (stage), errno.
+    pub const FAILED: u64 = 5;
+    /// The longest message, in bytes.
+    pub const MAXIMUM_MESSAGE: usize = 4096;
+}

@@ -1,0 +1,49 @@
+//! The stub: the piece of Skerry that is mapped into every application process.
+//!
+//! It begins its life as the *zygote*, a process of its own that the sentry starts before anything secret exists, and
+//! that forks the pool; each pool process puts itself behind the filters and becomes an application when the sentry gives
+//! it a program. From then on it runs only in signal handlers: [`handlers`] has a trapped call's way to the sentry
+//! and back, [`native`] the calls that the host serves directly, [`context`] signal frames.
+//!
+//! Nothing here is trusted once guest code has run in the process: see `layout.rs` for what the sentry may believe.
+//! Built for x86_64-unknown-none, so that no vector register is ever touched: they are the guest's.
+#![no_std]
+#![no_main]
+#![deny(unsafe_op_in_unsafe_fn)]
+
+mod context;
+mod handlers;
+mod host;
+#[allow(dead_code)]
+mod layout;
+mod native;
+mod thread;
+mod zygote;
+
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo) -> ! {
+    host::exit_process(1)
+}
+
+/// Plain copies, for the compiler's own use.
+mod memory {
+    #[no_mangle]
+    unsafe extern "C" fn memcpy(destination: *mut u8, source: *const u8, length: usize) -> *mut u8 {
+        // SAFETY: as memcpy(3) asks of its caller.
+        unsafe {
+            core::arch::asm!("rep movsb", inout("rcx") length => _, inout("rdi") destination => _, inout("rsi") source => _,
+                options(nostack, preserves_flags))
+        };
+        destination
+    }
+
+    #[no_mangle]
+    unsafe extern "C" fn memset(destination: *mut u8, value: i32, length: usize) -> *mut u8 {
+        // SAFETY: as memset(3) asks of its caller.
+        unsafe {
+            core::arch::asm!("rep stosb", inout("rcx") length => _, inout("rdi") destination => _, in("al") value as u8,
+                options(nostack, preserves_flags))
+        };
+        destination
+    }
+}

@@ -1,0 +1,189 @@
+//! Calls that the host kernel serves in the application's own process: memory and futexes. They concern only this
+//! process; the filter bounds their arguments, and what is checked here keeps the guest from tripping over the stub.
+
+use crate::call;
+use crate::context::Context;
+use crate::host::{self, number};
+use crate::layout::{RESERVED_END, STUB_BASE};
+use crate::thread::ThreadBlock;
+
+const ENOMEM: i64 = -12;
+const EINVAL: i64 = -22;
+const EFAULT: i64 = -14;
+const ERESTARTSYS: i64 = 512;
+const EINTR: i64 = 4;
+
+const MAP_SHARED: u64 = 1;
+const MAP_TYPE: u64 = 0xf;
+const MAP_FIXED: u64 = 0x10;
+const MAP_ANONYMOUS: u64 = 0x20;
+const MAP_FIXED_NOREPLACE: u64 = 0x10_0000;
+/// PRIVATE|SHARED, FIXED, ANONYMOUS, 32BIT, DENYWRITE, EXECUTABLE, NORESERVE, POPULATE, NONBLOCK, STACK, FIXED_NOREPLACE.
+const MAP_NATIVE: u64 = 0x3 | MAP_FIXED | MAP_ANONYMOUS | 0x40 | 0x800 | 0x1000 | 0x4000 | 0x8000 | 0x1_0000 | 0x2_0000 | MAP_FIXED_NOREPLACE;
+/// GROWSDOWN, LOCKED, HUGETLB: taken for what they also are without them.
+const MAP_DROPPED: u64 = 0x100 | 0x2000;
+
+const FUTEX_WAIT: u64 = 0;
+const FUTEX_WAKE: u64 = 1;
+const FUTEX_REQUEUE: u64 = 3;
+const FUTEX_CMP_REQUEUE: u64 = 4;
+const FUTEX_WAKE_OP: u64 = 5;
+const FUTEX_WAIT_BITSET: u64 = 9;
+const FUTEX_WAKE_BITSET: u64 = 10;
+const FUTEX_PRIVATE: u64 = 128;
+const FUTEX_CLOCK_REALTIME: u64 = 256;
+const BITSET_MATCH_ANY: u64 = 0xffff_ffff;
+const CLOCK_MONOTONIC: u64 = 1;
+
+/// Serves `call_number` if it is one of these. False: it is the sentry's.
+pub fn try_native(thread: &mut ThreadBlock, context: &mut Context, call_number: u64) -> bool {
+    let (a, b, c, d) = (context.rdi, context.rsi, context.rdx, context.r10);
+    let result = match call_number {
+        number::MMAP => {
+            if d & MAP_ANONYMOUS == 0 {
+                return false;
+            }
+            let flags = d & !MAP_DROPPED;
+            if flags & !MAP_NATIVE != 0 || !matches!(flags & MAP_TYPE, MAP_SHARED | 2) {
+                return false;
+            }
+            if flags & (MAP_FIXED | MAP_FIXED_NOREPLACE) != 0 && touches_stub(a, b) {
+                ENOMEM
+            } else {
+                // A hint into the reserved range is only a hint.
+                let hint = if touches_stub(a, b) { 0 } else { a };
+                call!(number::MMAP, hint, b, c, flags, -1i64, context.r9)
+            }
+        }
+        number::MUNMAP | number::MPROTECT | number::MSYNC => {
+            if touches_stub(a, b) {
+                EINVAL
+            } else {
+                call!(call_number, a, b, c)
+            }
+        }
+        number::MADVISE => {
+            if touches_stub(a, b) {
+                EINVAL
+            } else {
+                match c {
+                    // NORMAL, RANDOM, SEQUENTIAL, WILLNEED, DONTNEED, FREE, DONTFORK, DOFORK, HUGEPAGE, NOHUGEPAGE, DONTDUMP, DODUMP, WIPEONFORK, KEEPONFORK, POPULATE_*
+                    0..=4 | 8 | 10 | 11 | 14..=19 | 22 | 23 => call!(number::MADVISE, a, b, c),
+                    // MERGEABLE, UNMERGEABLE, COLD, PAGEOUT, COLLAPSE: hints that need not be taken.
+                    12 | 13 | 20 | 21 | 25 => 0,
+                    9 => return false,
+                    _ => EINVAL,
+                }
+            }
+        }
+        number::MREMAP => {
+            const MREMAP_DONTUNMAP: u64 = 4;
+            if touches_stub(a, b) || d & 2 != 0 && touches_stub(context.r8, c) || d & MREMAP_DONTUNMAP != 0 {
+                EINVAL
+            } else {
+                call!(number::MREMAP, a, b, c, d, context.r8)
+            }
+        }
+        number::SCHED_YIELD => call!(number::SCHED_YIELD),
+        number::GETRANDOM => call!(number::GETRANDOM, a, b, c),
+        number::RSEQ => call!(number::RSEQ, a, b, c, d),
+        number::MEMBARRIER => match a {
+            // QUERY, and the private commands with their registrations.
+            0 | 8 | 16 | 32 | 64 => call!(number::MEMBARRIER, a, b, c),
+            _ => EINVAL,
+        },
+        number::ARCH_PRCTL => match a {
+            // SET_FS, GET_FS.
+            0x1002 | 0x1003 => call!(number::ARCH_PRCTL, a, b),
+            0x1001 => {
+                thread.gs_taken = 1;
+                call!(number::ARCH_PRCTL, a, b)
+            }
+            0x1004 if thread.gs_taken != 0 => call!(number::ARCH_PRCTL, a, b),
+            0x1004 => {
+                let zero = 0u64;
+                if host::copy(b, &raw const zero as u64, 8) { 0 } else { EFAULT }
+            }
+            _ => EINVAL,
+        },
+        number::SET_TID_ADDRESS => {
+            call!(number::SET_TID_ADDRESS, a);
+            return false;
+        }
+        number::FUTEX => match futex(thread, context) {
+            Some(result) => result,
+            None => return false,
+        },
+        _ => return false,
+    };
+    if call_number != number::FUTEX || context.rip != host::native_call_address() {
+        context.rax = result as u64;
+    }
+    true
+}
+
+fn touches_stub(address: u64, length: u64) -> bool {
+    address < RESERVED_END && address.saturating_add(length.max(1)) > STUB_BASE
+}
+
+/// futex(2) without priority inheritance. Waits are made in the guest's own context, through the gadget.
+fn futex(thread: &mut ThreadBlock, context: &mut Context) -> Option<i64> {
+    let operation = context.rsi & 0xffff_ffff;
+    let command = operation & !(FUTEX_PRIVATE | FUTEX_CLOCK_REALTIME);
+    match command {
+        FUTEX_WAKE | FUTEX_REQUEUE | FUTEX_CMP_REQUEUE | FUTEX_WAKE_OP | FUTEX_WAKE_BITSET => {
+            Some(call!(number::FUTEX, context.rdi, operation, context.rdx, context.r10, context.r8, context.r9))
+        }
+        FUTEX_WAIT | FUTEX_WAIT_BITSET => Some(futex_wait(thread, context, operation, command)),
+        _ => None,
+    }
+}
+
+fn futex_wait(thread: &mut ThreadBlock, context: &mut Context, operation: u64, command: u64) -> i64 {
+    let bitset = if command == FUTEX_WAIT { BITSET_MATCH_ANY } else { context.r9 };
+    let mut new_operation = operation & !0x7f | FUTEX_WAIT_BITSET;
+    let mut timeout = 0;
+    if context.r10 != 0 {
+        let mut given = [0u64; 2];
+        if !host::copy(&raw mut given as u64, context.r10, 16) {
+            return EFAULT;
+        }
+        if given[1] >= 1_000_000_000 || (given[0] as i64) < 0 {
+            return EINVAL;
+        }
+        if command == FUTEX_WAIT {
+            // A relative time becomes an absolute one, so that the call can be made again after a kick.
+            let clock = if operation & FUTEX_CLOCK_REALTIME != 0 { 0 } else { CLOCK_MONOTONIC };
+            let mut now = [0u64; 2];
+            call!(number::CLOCK_GETTIME, clock, &raw mut now);
+            let nanoseconds = now[1] + given[1];
+            given[0] = given[0].saturating_add(now[0]).saturating_add(nanoseconds / 1_000_000_000).min(i64::MAX as u64);
+            given[1] = nanoseconds % 1_000_000_000;
+        }
+        thread.deadline = given;
+        timeout = &raw const thread.deadline as u64;
+    }
+    if thread.gs_taken != 0 {
+        // The gadget needs gs. A bounded wait, and a wake-up that may be spurious, as futex(2) allows.
+        let mut now = [0u64; 2];
+        new_operation &= !FUTEX_CLOCK_REALTIME;
+        call!(number::CLOCK_GETTIME, CLOCK_MONOTONIC, &raw mut now);
+        let nanoseconds = now[1] + 10_000_000;
+        let short = [now[0] + nanoseconds / 1_000_000_000, nanoseconds % 1_000_000_000];
+        let result = call!(number::FUTEX, context.rdi, new_operation, context.rdx, &raw const short, 0, bitset);
+        return if result == -110 { 0 } else { result };
+    }
+    thread.native_error = if timeout == 0 { ERESTARTSYS } else { EINTR };
+    thread.native_number = number::FUTEX;
+    thread.original_rsi = context.rsi;
+    thread.original_rdx = context.rdx;
+    thread.original_r10 = context.r10;
+    thread.original_r9 = context.r9;
+    thread.resume = context.rip;
+    context.rsi = new_operation;
+    context.r10 = timeout;
+    context.r9 = bitset;
+    context.rax = number::FUTEX;
+    context.rip = host::native_call_address();
+    0
+}

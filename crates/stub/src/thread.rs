@@ -1,0 +1,70 @@
+//! The thread block at the start of each slot.
+
+use crate::layout::{CHANNEL_OFFSET, SLOTS_BASE, SLOT_SIZE, STACK_OFFSET, STACK_SIZE, ChannelLayout};
+
+/// Per-thread state. The gadgets read the fields from 0x40 on through gs.
+#[repr(C)]
+pub struct ThreadBlock {
+    pub address: u64,
+    pub sequence: u64,
+    /// The error that an interrupted native call stands for.
+    pub native_error: i64,
+    pub native_number: u64,
+    /// What the guest passed, where the native call has something else: op and timeout of futex(2), and the rest.
+    pub deadline: [u64; 2],
+    /// The guest set gs itself: native calls that need it are not made.
+    pub gs_taken: u64,
+    _reserved: u64,
+    pub original_rsi: u64,
+    pub original_rdx: u64,
+    pub original_r10: u64,
+    pub original_r9: u64,
+    /// Where the guest goes on behind a native call.
+    pub resume: u64,
+    /// For a new thread: what it needs to enrol, and its first frame.
+    pub token: [u64; 2],
+    pub set_child_tid: u64,
+    pub child_tid: u64,
+    pub first_frame: u64,
+    /// A word for the host to clear when the guest asked for none.
+    pub cleared_word: u64,
+    /// Whether this is a process of its own (it must renew its death signal).
+    pub is_process: u64,
+}
+
+const _: () = assert!(core::mem::offset_of!(ThreadBlock, original_rsi) == 0x40);
+const _: () = assert!(core::mem::offset_of!(ThreadBlock, original_rdx) == 0x48);
+const _: () = assert!(core::mem::offset_of!(ThreadBlock, original_r10) == 0x50);
+const _: () = assert!(core::mem::offset_of!(ThreadBlock, original_r9) == 0x58);
+const _: () = assert!(core::mem::offset_of!(ThreadBlock, resume) == 0x60);
+
+pub fn slot_address(slot: u64) -> u64 {
+    SLOTS_BASE + slot * SLOT_SIZE
+}
+
+/// The block of the running handler: its stack lies in the slot.
+#[inline(always)]
+pub fn current() -> &'static mut ThreadBlock {
+    let stack_pointer: u64;
+    // SAFETY: reads a register.
+    unsafe { core::arch::asm!("mov {}, rsp", out(reg) stack_pointer, options(nomem, nostack, preserves_flags)) };
+    at(stack_pointer & !(SLOT_SIZE - 1))
+}
+
+pub fn at(address: u64) -> &'static mut ThreadBlock {
+    // SAFETY: the slot was mapped before the thread that uses it started, and only that thread (or, before it starts,
+    // its maker) uses the block.
+    unsafe { &mut *(address as *mut ThreadBlock) }
+}
+
+impl ThreadBlock {
+    pub fn channel(&self) -> *mut ChannelLayout {
+        (self.address + CHANNEL_OFFSET) as *mut ChannelLayout
+    }
+    pub fn stack_base(&self) -> u64 {
+        self.address + STACK_OFFSET
+    }
+    pub fn stack_top(&self) -> u64 {
+        self.stack_base() + STACK_SIZE
+    }
+}

@@ -1,0 +1,194 @@
+//! The zygote and the pool: everything that runs before there is a guest.
+
+use crate::call;
+use crate::handlers;
+use crate::host::{self, number};
+use crate::layout::{self, zygote as message, KICK_SIGNAL, ZYGOTE_SOCKET};
+
+const SIGSYS: u64 = 31;
+const SYNCHRONOUS: [u64; 5] = [4, 5, 7, 8, 11];
+const SA_SIGINFO: u64 = 4;
+const SA_ONSTACK: u64 = 0x0800_0000;
+const SA_RESTORER: u64 = 0x0400_0000;
+const SA_RESTART: u64 = 0x1000_0000;
+const SA_NODEFER: u64 = 0x4000_0000;
+
+const PR_SET_NO_NEW_PRIVS: u64 = 38;
+const PR_SET_DUMPABLE: u64 = 4;
+const PR_SET_NAME: u64 = 15;
+const SECCOMP_SET_MODE_FILTER: u64 = 1;
+const AT_SYSINFO_EHDR: u64 = 33;
+
+/// Stages, for FAILED messages.
+const STAGE_NO_NEW_PRIVS: u64 = 1;
+const STAGE_SIGNALS: u64 = 2;
+const STAGE_FORK: u64 = 3;
+const STAGE_SLOT: u64 = 4;
+const STAGE_LISTENER: u64 = 5;
+const STAGE_FILTER: u64 = 6;
+
+#[repr(C)]
+struct Program {
+    length: u16,
+    _padding: [u16; 3],
+    filter: u64,
+}
+
+struct Filters {
+    listener_flags: u64,
+    listener: Program,
+    strict: Program,
+}
+
+#[no_mangle]
+extern "C" fn zygote_main(stack: *const u64) -> ! {
+    handlers::set_death_signal();
+    // SAFETY: the stack is as execve(2) lays it: count, arguments, null, environment, null, auxiliary vector.
+    let vdso = unsafe { auxiliary(stack, AT_SYSINFO_EHDR) };
+    call!(number::PRCTL, PR_SET_NAME, c"skerry-guest".as_ptr());
+    drop_capabilities();
+    if call!(number::PRCTL, PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 {
+        fail(STAGE_NO_NEW_PRIVS, 0);
+    }
+    // So that a sentry of the same user may read guest memory.
+    call!(number::PRCTL, PR_SET_DUMPABLE, 1, 0, 0, 0);
+    install_handlers();
+    send(&[message::HELLO, vdso, host::gadget_start_address(), host::gadget_end_address()], None);
+    let mut buffer = [0u64; message::MAXIMUM_MESSAGE / 8];
+    let mut filters = None;
+    loop {
+        let length = call!(number::RECVFROM, ZYGOTE_SOCKET, &raw mut buffer, message::MAXIMUM_MESSAGE, 0, 0, 0);
+        if length <= 0 {
+            host::exit_process(0);
+        }
+        match buffer[0] {
+            message::FILTERS => filters = Some(install_filters(&buffer)),
+            message::FORK => {
+                let Some(filters) = &filters else { continue };
+                let token = [buffer[1], buffer[2]];
+                // SAFETY: the child goes on with a copy of this stack.
+                let child = unsafe { host::clone_call(layout::CLONE_PROCESS, 0, 0, 0, 0) };
+                if child == 0 {
+                    become_pool_process(filters, token);
+                }
+                if child < 0 {
+                    send(&[message::FAILED, STAGE_FORK, -child as u64], None);
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+/// No application process has any capability, whoever started the sentry (capset(2)).
+fn drop_capabilities() {
+    const VERSION_3: u64 = 0x2008_0522;
+    let header = [VERSION_3];
+    let none = [0u64; 3];
+    call!(number::CAPSET, header.as_ptr(), none.as_ptr());
+}
+
+/// # Safety
+/// `stack` is the initial stack of a program.
+unsafe fn auxiliary(stack: *const u64, wanted: u64) -> u64 {
+    // SAFETY: walks the three null-terminated lists that execve(2) laid down.
+    unsafe {
+        let mut position = stack.add(1 + *stack as usize + 1);
+        while *position != 0 {
+            position = position.add(1);
+        }
+        position = position.add(1);
+        while *position != 0 {
+            if *position == wanted {
+                return *position.add(1);
+            }
+            position = position.add(2);
+        }
+    }
+    0
+}
+
+fn install_handlers() {
+    // While a handler runs only faults may interrupt it (SIGSYS cannot happen: the stub's calls pass the filter).
+    let mut mask = !0u64;
+    for signal in SYNCHRONOUS {
+        mask &= !(1 << (signal - 1));
+    }
+    for signal in 1..=64 {
+        let (handler, extra) = if signal == SIGSYS {
+            (handlers::on_syscall as *const () as u64, 0)
+        } else if SYNCHRONOUS.contains(&signal) {
+            // A fault within a guarded copy may happen inside the handler of another fault.
+            (handlers::on_fault as *const () as u64, SA_NODEFER)
+        } else {
+            (handlers::on_kick as *const () as u64, if signal == KICK_SIGNAL as u64 { SA_RESTART } else { 0 })
+        };
+        // SIGKILL and SIGSTOP cannot be caught; SIGCONT is the host's.
+        if matches!(signal, 9 | 19 | 18) {
+            continue;
+        }
+        let action = [handler, SA_SIGINFO | SA_ONSTACK | SA_RESTORER | extra, host::restorer_address(), mask];
+        if call!(number::RT_SIGACTION, signal, action.as_ptr(), 0, 8) < 0 {
+            fail(STAGE_SIGNALS, signal);
+        }
+    }
+}
+
+/// Copies the filters out of the message into static memory, where the pool's processes inherit them.
+fn install_filters(buffer: &[u64]) -> Filters {
+    static mut PROGRAMS: [u64; message::MAXIMUM_MESSAGE / 8] = [0; message::MAXIMUM_MESSAGE / 8];
+    // SAFETY: the zygote has one thread, and this runs once.
+    let base = unsafe {
+        let programs = &mut *(&raw mut PROGRAMS);
+        programs[..buffer.len() - 4].copy_from_slice(&buffer[4..]);
+        programs.as_ptr() as u64
+    };
+    let program = |length: u64, at: u64| Program { length: length as u16, _padding: [0; 3], filter: base + at * 8 };
+    Filters { listener_flags: buffer[1], listener: program(buffer[2], 0), strict: program(buffer[3], buffer[2]) }
+}
+
+fn become_pool_process(filters: &Filters, token: [u64; 2]) -> ! {
+    handlers::set_death_signal();
+    let thread = match handlers::map_slot(0) {
+        Ok(thread) => thread,
+        Err(error) => fail(STAGE_SLOT, -error as u64),
+    };
+    thread.token = token;
+    handlers::set_up_thread(thread);
+    let listener = call!(number::SECCOMP, SECCOMP_SET_MODE_FILTER, filters.listener_flags, &raw const filters.listener);
+    if listener < 0 {
+        fail(STAGE_LISTENER, -listener as u64);
+    }
+    send(&[message::POOL, token[0], token[1]], Some(listener as i32));
+    call!(number::CLOSE_RANGE, 0, u32::MAX, 0);
+    let strict = call!(number::SECCOMP, SECCOMP_SET_MODE_FILTER, 0, &raw const filters.strict);
+    if strict < 0 {
+        fail(STAGE_FILTER, -strict as u64);
+    }
+    handlers::enrol(thread);
+    handlers::wait_for_program(thread)
+}
+
+fn fail(stage: u64, errno: u64) -> ! {
+    send(&[message::FAILED, stage, errno], None);
+    host::exit_process(1)
+}
+
+/// Sends one packet to the sentry, with a descriptor if there is one.
+fn send(words: &[u64], descriptor: Option<i32>) {
+    const SOL_SOCKET: u64 = 1;
+    const SCM_RIGHTS: u64 = 1;
+    let control = [20, SOL_SOCKET | SCM_RIGHTS << 32, descriptor.unwrap_or(0) as u32 as u64];
+    let vector = [words.as_ptr() as u64, words.len() as u64 * 8];
+    let header = [
+        0,
+        0,
+        vector.as_ptr() as u64,
+        1,
+        if descriptor.is_some() { control.as_ptr() as u64 } else { 0 },
+        if descriptor.is_some() { 24 } else { 0 },
+        0,
+    ];
+    const MSG_NOSIGNAL: u64 = 0x4000;
+    call!(number::SENDMSG, ZYGOTE_SOCKET, header.as_ptr(), MSG_NOSIGNAL);
+}
