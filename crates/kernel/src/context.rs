@@ -43,10 +43,27 @@ pub enum After {
     Nothing,
     /// The application makes these host calls itself; then `then` (if any) turns the last one's result into the value.
     Native(Box<NativePlan>),
-    /// The caller goes on as another program (exec), or not at all (exit).
+    /// The application makes a host clone(2), which becomes the task `child`.
+    Clone(Box<ClonePlan>),
+    /// The thread does not go on (exit).
     Gone,
-    /// Registers are restored from a signal frame; the value is ignored.
-    SignalReturn,
+    /// The task goes on in another host process (exec), which has been told already.
+    Replaced,
+    /// A fresh process starts its program.
+    Run { entry: u64, stack: u64 },
+}
+
+/// A host clone(2) that the caller's stub is to make; addresses are 0 where not given.
+pub struct ClonePlan {
+    /// One of [`skerry_platform::layout::CLONE_FLAGS`].
+    pub host_flags: u64,
+    pub stack: u64,
+    pub tls: u64,
+    pub clear_child_tid: u64,
+    pub set_child_tid: u64,
+    /// The caller waits until the child executes a program or ends.
+    pub vfork: bool,
+    pub child: Arc<Task>,
 }
 
 /// Turns the result of a native call (a value or -errno) into the call's own result.
@@ -91,6 +108,13 @@ impl<'a> Context<'a> {
         } else {
             Err(Errno::ETIMEDOUT)
         }
+    }
+
+    /// Sleeps until the task's waiter is woken, whatever signals are pending: for waits that only death ends. The caller
+    /// checks for that itself.
+    pub(crate) fn sleep_uninterrupted(&self) {
+        self.lead.before_blocking();
+        self.task.waiter().sleep(None);
     }
 
     /// Sleeps until `attempt` gives something other than EAGAIN. `queue` is the object's.

@@ -16,6 +16,7 @@ pub mod fs;
 pub mod ipc;
 pub mod kernel;
 pub mod net;
+pub mod run;
 pub mod signal;
 pub mod sync;
 pub mod syscall;

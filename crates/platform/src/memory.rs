@@ -91,16 +91,24 @@ impl GuestMemory {
         self.file.get_or_init(open).as_ref()
     }
 
+    /// Whether the whole range is mapped, in any way.
+    pub fn is_mapped(&self, address: u64, end: u64) -> bool {
+        self.covers(address, end, |_| true)
+    }
+
     fn is_writable(&self, address: u64, length: usize) -> bool {
+        self.covers(address, address.saturating_add(length as u64), |rights| rights.as_bytes().get(1) == Some(&b'w'))
+    }
+
+    fn covers(&self, address: u64, end: u64, suits: impl Fn(&str) -> bool) -> bool {
         let Ok(maps) = std::fs::read_to_string(format!("/proc/{}/maps", self.pid)) else { return false };
-        let end = address.saturating_add(length as u64);
         let mut covered = address;
         for line in maps.lines() {
             let Some((range, rest)) = line.split_once(' ') else { continue };
             let Some((low, high)) = range.split_once('-') else { continue };
             let (Ok(low), Ok(high)) = (u64::from_str_radix(low, 16), u64::from_str_radix(high, 16)) else { continue };
             if low <= covered && covered < high {
-                if !rest.starts_with("rw") && !rest.starts_with("-w") {
+                if !suits(rest) {
                     return false;
                 }
                 covered = high;

@@ -364,11 +364,20 @@ pub fn wait_for_program(thread: &mut ThreadBlock) -> ! {
     let filled = unsafe { &mut (*thread.channel()).request };
     filled.kind = request::IDLE;
     filled.sequence = thread.sequence;
-    ring(thread);
-    let answer = reply(thread);
-    if answer.action != action::RUN || run_operations(thread, answer.operations) < 0 {
-        host::exit_process(1);
+    loop {
+        ring(thread);
+        let answer = reply(thread);
+        match answer.action {
+            action::NATIVE => {
+                let result = run_operations(thread, answer.operations);
+                thread.sequence += 1;
+                filled.kind = request::NATIVE_DONE;
+                filled.sequence = thread.sequence;
+                filled.status = result;
+            }
+            // SAFETY: the program's entry and stack, as the sentry laid them out.
+            action::RUN => unsafe { host::start_program(answer.entry, answer.stack) },
+            _ => host::exit_process(1),
+        }
     }
-    // SAFETY: the program's entry and stack, as the sentry laid them out.
-    unsafe { host::start_program(answer.entry, answer.stack) }
 }

@@ -63,7 +63,7 @@ pub mod action {
     pub const HANDLER: u32 = 4;
     /// Carry out `operations`; then go on with the last result, or with NATIVE_DONE if `then` is set.
     pub const NATIVE: u32 = 5;
-    /// Carry out `operations`, then start at `entry` with `stack` (a pool process).
+    /// Start at `entry` with `stack` (a pool process).
     pub const RUN: u32 = 6;
     /// Make a thread or process (`clone`), then NATIVE_DONE.
     pub const CLONE: u32 = 7;

@@ -11,7 +11,8 @@ const ENOMEM: i64 = -12;
 const EINVAL: i64 = -22;
 const EFAULT: i64 = -14;
 const ERESTARTSYS: i64 = 512;
-const EINTR: i64 = 4;
+/// With a timeout: EINTR if a handler runs, else the wait goes on.
+const ERESTARTNOHAND: i64 = 514;
 
 const MAP_SHARED: u64 = 1;
 const MAP_TYPE: u64 = 0xf;
@@ -173,7 +174,7 @@ fn futex_wait(thread: &mut ThreadBlock, context: &mut Context, operation: u64, c
         let result = call!(number::FUTEX, context.rdi, new_operation, context.rdx, &raw const short, 0, bitset);
         return if result == -110 { 0 } else { result };
     }
-    thread.native_error = if timeout == 0 { ERESTARTSYS } else { EINTR };
+    thread.native_error = if timeout == 0 { ERESTARTSYS } else { ERESTARTNOHAND };
     thread.native_number = number::FUTEX;
     thread.original_rsi = context.rsi;
     thread.original_rdx = context.rdx;

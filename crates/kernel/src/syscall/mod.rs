@@ -5,6 +5,11 @@
 //! [`Argument`]; `R` implements [`ReturnValue`].
 
 mod argument;
+pub mod clone;
+mod dispatch;
+pub mod memory;
 pub mod table;
+mod trace;
 
 pub use argument::{Argument, Handler, ReturnValue, UserAddress};
+pub(crate) use dispatch::dispatch;

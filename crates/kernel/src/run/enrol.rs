@@ -1,0 +1,221 @@
+//! New threads and processes present themselves.
+//!
+//! clone(2) goes like this: the guest kernel makes the task and orders a host clone from the caller's stub, with a
+//! one-time token; the host reports that clone, and it is let through; the child rings with the token and gets its own
+//! channel; the caller reports the result, and its call returns once the child has presented itself.
+
+use super::worker::Holder;
+use super::{AddressSpace, Door, Engine, GuestThread, ThreadState};
+use crate::context::{After, ClonePlan};
+use crate::task::{self, Task};
+use crate::{Context, Errno, Result};
+use parking_lot::Mutex;
+use skerry_platform::channel::Channel;
+use skerry_platform::engine::{HostProcess, HostThread};
+use skerry_platform::layout::{CLONE_PROCESS, CLONE_THREAD};
+use skerry_platform::listener::Notification;
+use skerry_platform::memory::GuestMemory;
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+
+/// A host thread that is to come.
+pub(crate) struct Enrolment {
+    pub token: [u64; 2],
+    /// The host clone(2)'s flags; 0 for a pool process.
+    pub flags: u64,
+    /// The host clone has been let through.
+    pub made: AtomicBool,
+    child: Option<Arc<Task>>,
+    /// The caller waits until its vfork(2) child executes a program or ends.
+    vfork: bool,
+    parent: Option<Arc<GuestThread>>,
+    door: Arc<Door>,
+    space: Option<Arc<AddressSpace>>,
+    slot: u64,
+    progress: Mutex<Progress>,
+}
+
+#[derive(Default)]
+struct Progress {
+    /// The child's host tid, once it has enrolled.
+    enrolled: Option<i32>,
+    /// The caller has reported, and its call returns when the child enrols.
+    parent_waits: bool,
+}
+
+impl Enrolment {
+    /// For a pool process.
+    pub(super) fn for_pool(engine: &Engine, token: [u64; 2], door: Arc<Door>) -> Arc<Enrolment> {
+        let enrolment = Arc::new(Enrolment {
+            token,
+            flags: 0,
+            made: AtomicBool::new(true),
+            child: None,
+            vfork: false,
+            parent: None,
+            door,
+            space: None,
+            slot: 0,
+            progress: Mutex::default(),
+        });
+        engine.enrolments.lock().insert(token, enrolment.clone());
+        enrolment
+    }
+
+    /// For a clone(2) that `thread` is about to make; with the slot of its child.
+    pub(super) fn prepare(engine: &Engine, thread: &Arc<GuestThread>, plan: &ClonePlan) -> Result<(Arc<Enrolment>, u64)> {
+        let shares_memory = plan.host_flags != CLONE_PROCESS;
+        let slot = if shares_memory { thread.space.reserve_slot().ok_or(Errno::EAGAIN)? } else { thread.slot };
+        let token = Engine::token();
+        let enrolment = Arc::new(Enrolment {
+            token,
+            flags: plan.host_flags,
+            made: AtomicBool::new(false),
+            child: Some(plan.child.clone()),
+            vfork: plan.vfork,
+            parent: Some(thread.clone()),
+            door: thread.listener.clone(),
+            space: shares_memory.then(|| thread.space.clone()),
+            slot,
+            progress: Mutex::default(),
+        });
+        engine.enrolments.lock().insert(token, enrolment.clone());
+        Ok((enrolment, slot))
+    }
+}
+
+impl Engine {
+    /// A thread presents its token and gets its channel.
+    pub(super) fn enrol(self: &Arc<Self>, holder: &Holder, notification: &Notification) {
+        let token = [notification.arguments[2], notification.arguments[3]];
+        let enrolment = self.enrolments.lock().remove(&token);
+        let Some(enrolment) = enrolment.filter(|enrolment| Arc::ptr_eq(&enrolment.door, holder.door)) else {
+            holder.door.listener.answer(notification.id, Errno::EPERM.as_return_value());
+            return;
+        };
+        if self.take_in(&enrolment, notification).is_err() {
+            holder.door.listener.answer(notification.id, Errno::ENOMEM.as_return_value());
+            if let Some(child) = &enrolment.child {
+                task::exit_group(child, task::ExitStatus::Signaled(skerry_abi::signal::Signal::SIGKILL, false));
+            }
+        }
+        let parent_waits = {
+            let mut progress = enrolment.progress.lock();
+            progress.enrolled = Some(notification.tid);
+            std::mem::take(&mut progress.parent_waits)
+        };
+        if parent_waits {
+            self.finish_parent(holder, &enrolment);
+        }
+    }
+
+    fn take_in(self: &Arc<Self>, enrolment: &Arc<Enrolment>, notification: &Notification) -> Result<(), skerry_platform::HostError> {
+        let (channel, memory) = Channel::create()?;
+        let is_thread = enrolment.flags == CLONE_THREAD;
+        let parent = enrolment.parent.as_ref();
+        let (host, process) = match parent {
+            Some(parent) if is_thread => {
+                (HostThread { pid: parent.host.pid, tid: notification.tid }, parent.process.clone())
+            }
+            _ => (
+                HostThread { pid: notification.tid, tid: notification.tid },
+                Arc::new(HostProcess::new(notification.tid)?),
+            ),
+        };
+        let host = Arc::new(host);
+        let space = match &enrolment.space {
+            Some(space) => {
+                space.use_slot(enrolment.slot, host.clone());
+                space.clone()
+            }
+            None => {
+                let brk = parent.map(|parent| *parent.space.brk.lock()).unwrap_or_default();
+                AddressSpace::new(enrolment.slot, host.clone(), brk)
+            }
+        };
+        let thread = Arc::new(GuestThread {
+            host: host.clone(),
+            process: process.clone(),
+            channel,
+            listener: enrolment.door.clone(),
+            space: space.clone(),
+            slot: enrolment.slot,
+            state: Mutex::new(ThreadState { task: enrolment.child.clone(), ..ThreadState::default() }),
+        });
+        self.threads.write().insert(notification.tid, thread);
+        if let Some(child) = &enrolment.child {
+            *child.host.write() = Some(host);
+            child.set_address_space(space);
+            if !is_thread {
+                enrolment.door.add_user();
+                child.set_memory(Arc::new(GuestMemory::new(notification.tid)));
+                *child.process().host.write() = Some(process.clone());
+                self.reaper.watch(process, enrolment.door.clone(), Some(child.process().clone()));
+                // A signal that ended the child before it had a host process.
+                if child.process().signals.lock().group_exit.is_some() {
+                    task::kill_host(child.process());
+                }
+            }
+        } else {
+            self.reaper.watch(process, enrolment.door.clone(), None);
+        }
+        enrolment.door.listener.inject_and_answer(notification.id, memory.as_fd(), self.zygote.features())
+    }
+
+    /// The caller's stub reports how its host clone(2) went.
+    pub(super) fn clone_done(
+        self: &Arc<Self>,
+        holder: &Holder,
+        thread: &Arc<GuestThread>,
+        mut context: Context,
+        enrolment: Arc<Enrolment>,
+        status: i64,
+    ) {
+        if status < 0 || !enrolment.made.load(Ordering::Acquire) {
+            self.enrolments.lock().remove(&enrolment.token);
+            if let Some(space) = &enrolment.space {
+                space.free_slot(enrolment.slot);
+            }
+            if let Some(child) = &enrolment.child {
+                task::discard_clone(child);
+            }
+            return self.finish(thread, &mut context, Some(Err(Errno::EAGAIN)));
+        }
+        let enrolled = {
+            let mut progress = enrolment.progress.lock();
+            progress.parent_waits = progress.enrolled.is_none();
+            !progress.parent_waits
+        };
+        if enrolled {
+            self.parent_returns(thread, &mut context, &enrolment);
+        }
+        // Else the child's enrolment finishes this call, on whichever worker serves it.
+        let _ = holder;
+    }
+
+    fn finish_parent(self: &Arc<Self>, holder: &Holder, enrolment: &Enrolment) {
+        let Some(thread) = &enrolment.parent else { return };
+        let Some(task) = thread.state.lock().task.clone() else { return };
+        let mut context = Context::new(&task, holder, crate::context::Call::default());
+        self.parent_returns(thread, &mut context, enrolment);
+    }
+
+    fn parent_returns(self: &Arc<Self>, thread: &Arc<GuestThread>, context: &mut Context, enrolment: &Enrolment) {
+        let Some(child) = &enrolment.child else { return };
+        if enrolment.vfork {
+            wait_for_vfork(context, child);
+        }
+        context.after = After::Nothing;
+        self.finish(thread, context, Some(Ok(child.tid() as u64)));
+    }
+}
+
+/// vfork(2): until the child executes a program or ends; only death interrupts the wait.
+fn wait_for_vfork(context: &Context, child: &Arc<Task>) {
+    let process = child.process();
+    let _registration = process.vfork_queue.register(context.task.waiter());
+    while !process.vfork_done.load(Ordering::Acquire) && context.task.process().signals.lock().group_exit.is_none() {
+        context.sleep_uninterrupted();
+    }
+}

@@ -1,0 +1,322 @@
+//! Giving a process its program (execve(2)): scripts, images, and the move into a fresh host process.
+
+use super::program::{read_exactly, Image, StackLayout};
+use super::space::Brk;
+use super::{Engine, GuestThread};
+use crate::context::{After, NativePlan};
+use crate::fs::file::{OpenFile, StatusFlags};
+use crate::fs::inode::FileType;
+use crate::fs::mount::MountFlags;
+use crate::fs::path::Path;
+use crate::fs::walk::{self, Follow};
+use crate::task::{self, AccessMode, ExecFile, ExitStatus, Program};
+use crate::{Context, Errno, Result};
+use skerry_abi::raw::general as linux;
+use skerry_abi::signal::Signal;
+use skerry_platform::engine::NativeCall;
+use skerry_platform::memory::GuestMemory;
+use std::sync::atomic::Ordering;
+use std::sync::Arc;
+
+/// How many scripts may be each other's interpreters (execve(2), ELOOP... as Linux counts them).
+const MAXIMUM_SCRIPTS: usize = 5;
+/// What is read of a script's first line (execve(2), "Interpreter scripts").
+const SCRIPT_LINE: usize = 256;
+/// MAX_ARG_STRLEN, with its zero.
+pub const MAXIMUM_STRING: usize = 131_072;
+/// Three quarters of _STK_LIM, over which no stack limit lets arguments grow.
+const MAXIMUM_STRINGS: u64 = 6 << 20;
+const PAGE: u64 = 4096;
+/// The largest stack that is mapped, however high RLIMIT_STACK is.
+const MAXIMUM_STACK: u64 = 1 << 30;
+const DEFAULT_UNLIMITED_STACK: u64 = 64 << 20;
+/// How long a killed host process may take to die.
+const DEATH_TIMEOUT_MS: u32 = 10_000;
+
+/// What is to be executed.
+pub struct Execution {
+    pub path: Path,
+    /// As the caller named it: AT_EXECFN, and a script's own name.
+    pub name: Vec<u8>,
+    pub arguments: Vec<Vec<u8>>,
+    pub environment: Vec<Vec<u8>>,
+}
+
+/// Replaces the program of the calling task. On success the caller's host thread never goes on: `After::Replaced`.
+///
+/// Errors: those of execve(2), before anything has changed.
+pub fn execute(context: &mut Context, mut execution: Execution) -> Result<()> {
+    check_size(context, &execution)?;
+    let kernel = context.kernel().clone();
+    let engine = kernel.engine().ok_or(Errno::ENOSYS)?;
+    let (file, path) = find_program(context, &mut execution)?;
+    let metadata = path.inode().metadata()?;
+    let no_suid = path.mount.flags().contains(MountFlags::NOSUID);
+    let exec_file = ExecFile::new(&metadata, no_suid);
+    let (credentials, secure) = exec_file.credentials(&context.task.credentials())?;
+    let image = Image::parse(file)?;
+    let interpreter = match &image.interpreter {
+        Some(name) => {
+            let path = walk::resolve(context.task, linux::AT_FDCWD, name, Follow::Yes)?;
+            let image = Image::parse(open_executable(context, &path)?).map_err(|error| match error {
+                Errno::ENOEXEC => Errno::ELIBBAD,
+                other => other,
+            })?;
+            Some(image)
+        }
+        None => None,
+    };
+    let plan = Plan::make(context, &engine, &execution, image, interpreter, &credentials, secure)?;
+    task::kill_other_threads(context)?;
+    let pool_thread = engine.pool.take(&engine, || context.before_slow_host_call())?;
+    let old = context.process().host.read().clone();
+    move_in(&engine, context, &pool_thread, plan.brk);
+    if let Some(old) = old {
+        old.kill();
+        if !old.wait_until_dead(0) {
+            context.before_slow_host_call();
+            old.wait_until_dead(DEATH_TIMEOUT_MS);
+        }
+    }
+    let mut program = plan.program;
+    program.executable = Some(path);
+    task::exec_reset(context.task, &execution.name, program, &exec_file, credentials);
+    let (entry, stack_pointer, stack) = (plan.entry, plan.stack_pointer, plan.stack);
+    let native = NativePlan {
+        calls: plan.calls,
+        then: Some(Box::new(move |context, status| {
+            if status < 0 || context.memory().write(stack_pointer, &stack) != stack.len() {
+                // Past the point of no return: as Linux, which kills such a process.
+                task::exit_group(context.task, ExitStatus::Signaled(Signal::SIGKILL, false));
+                context.after = After::Gone;
+            } else {
+                context.after = After::Run { entry, stack: stack_pointer };
+            }
+            Ok(0)
+        })),
+    };
+    if engine.ask_native(&pool_thread, context, native).is_err() {
+        task::exit_group(context.task, ExitStatus::Signaled(Signal::SIGKILL, false));
+    }
+    context.after = After::Replaced;
+    Ok(())
+}
+
+/// E2BIG where arguments and environment are more than the stack limit allows (execve(2), "Limits on size").
+fn check_size(context: &Context, execution: &Execution) -> Result<()> {
+    let stack = context.process().rlimit(linux::RLIMIT_STACK).current;
+    let limit = (stack / 4).clamp(MAXIMUM_STRING as u64, MAXIMUM_STRINGS);
+    let strings = execution.arguments.iter().chain(&execution.environment);
+    let total: u64 = strings.map(|string| string.len() as u64 + 1 + 8).sum();
+    if total > limit {
+        return Err(Errno::E2BIG);
+    }
+    Ok(())
+}
+
+/// Opens what is to be executed, following scripts to their interpreters; `execution`'s arguments grow by them.
+fn find_program(context: &Context, execution: &mut Execution) -> Result<(Arc<OpenFile>, Path)> {
+    let mut path = execution.path.clone();
+    let mut script_name = execution.name.clone();
+    for _ in 0..MAXIMUM_SCRIPTS {
+        let file = open_executable(context, &path)?;
+        let mut line = [0u8; SCRIPT_LINE];
+        let count = read_start(&file, &mut line)?;
+        if !line[..count].starts_with(b"#!") {
+            return Ok((file, path));
+        }
+        let (interpreter, argument) = parse_script_line(&line[2..count], count == SCRIPT_LINE)?;
+        let mut arguments = vec![interpreter.clone()];
+        arguments.extend(argument);
+        arguments.push(script_name);
+        arguments.extend(execution.arguments.iter().skip(1).cloned());
+        execution.arguments = arguments;
+        path = walk::resolve(context.task, linux::AT_FDCWD, &interpreter, Follow::Yes)?;
+        script_name = interpreter;
+    }
+    Err(Errno::ELOOP)
+}
+
+fn read_start(file: &OpenFile, buffer: &mut [u8]) -> Result<usize> {
+    let size = file.operations.size()?.min(buffer.len() as u64) as usize;
+    read_exactly(file, &mut buffer[..size], 0)?;
+    Ok(size)
+}
+
+/// The interpreter, and the rest of the line as one argument.
+fn parse_script_line(line: &[u8], cut_off: bool) -> Result<(Vec<u8>, Option<Vec<u8>>)> {
+    let blank = |byte: &u8| matches!(byte, b' ' | b'\t');
+    let (line, whole) = match line.iter().position(|byte| *byte == b'\n' || *byte == 0) {
+        Some(end) => (&line[..end], true),
+        None => (line, !cut_off),
+    };
+    let line = line.trim_ascii();
+    let end = line.iter().position(|byte| blank(byte)).unwrap_or(line.len());
+    let interpreter = &line[..end];
+    // A name that may go on behind what was read is no name.
+    if interpreter.is_empty() || !whole && end == line.len() {
+        return Err(Errno::ENOEXEC);
+    }
+    let argument = line[end..].trim_ascii();
+    Ok((interpreter.to_vec(), (!argument.is_empty()).then(|| argument.to_vec())))
+}
+
+/// EACCES where it is not a regular file, may not be executed, or its mount forbids it.
+fn open_executable(context: &Context, path: &Path) -> Result<Arc<OpenFile>> {
+    let metadata = path.inode().metadata()?;
+    if metadata.kind != FileType::Regular || path.mount.flags().contains(MountFlags::NOEXEC) {
+        return Err(Errno::EACCES);
+    }
+    context.task.credentials().check_access(&metadata, AccessMode::EXECUTE)?;
+    let operations = path.inode().clone().open(context, StatusFlags::empty())?;
+    Ok(OpenFile::new(operations, StatusFlags::empty(), Some(path.clone())))
+}
+
+/// The task's host side becomes the pool's thread.
+fn move_in(engine: &Arc<Engine>, context: &Context, thread: &Arc<GuestThread>, brk: Brk) {
+    let task = context.task;
+    thread.state.lock().task = Some(task.clone());
+    *thread.space.brk.lock() = brk;
+    *task.host.write() = Some(thread.host.clone());
+    task.set_memory(Arc::new(GuestMemory::new(thread.host.pid)));
+    task.set_address_space(thread.space.clone());
+    let process = task.process();
+    let previous = process.host.write().replace(thread.process.clone());
+    if let Some(previous) = previous {
+        let (user, system) = previous.cpu_time_ns();
+        let mut earlier = process.earlier_time_ns.lock();
+        *earlier = (earlier.0.saturating_add(user), earlier.1.saturating_add(system));
+    }
+    engine.reaper.assign(thread.host.pid, process);
+    if process.signals.lock().group_exit.is_some() {
+        task::kill_host(process);
+    }
+}
+
+/// Everything that the new process maps and starts with.
+struct Plan {
+    calls: Vec<NativeCall>,
+    entry: u64,
+    stack_pointer: u64,
+    stack: Vec<u8>,
+    program: Program,
+    brk: Brk,
+}
+
+impl Plan {
+    fn make(
+        context: &Context,
+        engine: &Engine,
+        execution: &Execution,
+        image: Image,
+        interpreter: Option<Image>,
+        credentials: &task::Credentials,
+        secure: bool,
+    ) -> Result<Plan> {
+        const ADDR_NO_RANDOMIZE: u32 = 0x004_0000;
+        let mut random = [0u64; 7];
+        let mut bytes = [0u8; 56];
+        let _ = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty());
+        for (word, chunk) in random.iter_mut().zip(bytes.chunks_exact(8)) {
+            *word = u64::from_ne_bytes(chunk.try_into().unwrap_or_default());
+        }
+        let at_random: [u8; 16] = bytes[..16].try_into().unwrap_or_default();
+        if context.task.personality.load(Ordering::Relaxed) & ADDR_NO_RANDOMIZE != 0 {
+            random = [0; 7];
+        }
+        let pages = |word: u64, bits: u32| (word & ((1 << bits) - 1)) * PAGE;
+        // Where Linux has a program, below all mappings that the host places by itself (from 0x7eff_... up).
+        let bias = image.bias(0x5555_5555_4000 + pages(random[2], 28));
+        let interpreter_bias = interpreter.as_ref().map(|image| image.bias(0x7e90_0000_0000 + pages(random[3], 24)));
+        let stack_top = 0x7ee0_0000_0000 + pages(random[4], 24);
+        let limit = context.process().rlimit(linux::RLIMIT_STACK).current;
+        let stack_size =
+            if limit == u64::MAX { DEFAULT_UNLIMITED_STACK } else { limit.clamp(32 * PAGE, MAXIMUM_STACK) } / PAGE * PAGE;
+
+        let mut calls = Vec::new();
+        image.map(bias, &mut calls)?;
+        if let (Some(interpreter), Some(bias)) = (&interpreter, interpreter_bias) {
+            interpreter.map(bias, &mut calls)?;
+        }
+        let flags = linux::MAP_PRIVATE | linux::MAP_ANONYMOUS | linux::MAP_FIXED_NOREPLACE | linux::MAP_NORESERVE | linux::MAP_STACK;
+        let protection = u64::from(linux::PROT_READ | linux::PROT_WRITE);
+        // Room for arguments beyond the limit on the stack itself, as execve(2) counts them separately.
+        let stack_size = stack_size + MAXIMUM_STRINGS;
+        calls.push(NativeCall::new(
+            linux::__NR_mmap,
+            [stack_top - stack_size, stack_size, protection, flags.into(), u64::MAX, 0],
+        ));
+        let entry = match (&interpreter, interpreter_bias) {
+            (Some(interpreter), Some(bias)) => interpreter.entry(bias),
+            _ => image.entry(bias),
+        };
+        let base = match (&interpreter, interpreter_bias) {
+            (Some(_), Some(bias)) => bias,
+            _ => 0,
+        };
+        let (hwcap, hwcap2) = rustix::param::linux_hwcap();
+        let auxiliary = vec![
+            (linux::AT_SYSINFO_EHDR.into(), engine.vdso()),
+            (linux::AT_MINSIGSTKSZ.into(), rustix::param::linux_minsigstksz() as u64),
+            (linux::AT_HWCAP.into(), hwcap as u64),
+            (linux::AT_PAGESZ.into(), PAGE),
+            (linux::AT_CLKTCK.into(), 100),
+            (linux::AT_PHDR.into(), image.headers_address(bias)),
+            (linux::AT_PHENT.into(), 56),
+            (linux::AT_PHNUM.into(), image.header_count()),
+            (linux::AT_BASE.into(), base),
+            (linux::AT_FLAGS.into(), 0),
+            (linux::AT_ENTRY.into(), image.entry(bias)),
+            (linux::AT_UID.into(), credentials.ruid.into()),
+            (linux::AT_EUID.into(), credentials.euid.into()),
+            (linux::AT_GID.into(), credentials.rgid.into()),
+            (linux::AT_EGID.into(), credentials.egid.into()),
+            (linux::AT_SECURE.into(), secure.into()),
+            (linux::AT_HWCAP2.into(), hwcap2 as u64),
+        ];
+        let no_arguments = [Vec::new()];
+        let arguments = if execution.arguments.is_empty() { &no_arguments[..] } else { &execution.arguments[..] };
+        let layout = StackLayout {
+            arguments,
+            environment: &execution.environment,
+            path: &execution.name,
+            random: at_random,
+            auxiliary,
+        };
+        let laid = layout.lay_out(stack_top);
+        let gap = if image.position_independent { pages(random[5], 13) } else { pages(random[5], 12) };
+        let start = image.end(bias) + PAGE + gap;
+        let program = Program {
+            executable: None,
+            arguments: laid.arguments,
+            environment: laid.environment,
+            auxiliary: laid.auxiliary,
+            brk_start: start,
+            stack_top,
+        };
+        Ok(Plan {
+            calls,
+            entry,
+            stack_pointer: laid.stack_pointer,
+            stack: laid.bytes,
+            program,
+            brk: Brk { start, current: start },
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn script_lines_are_read_as_linux_reads_them() {
+        let parsed = |line: &[u8]| parse_script_line(line, false).map(|(name, argument)| (name, argument.unwrap_or_default()));
+        assert_eq!(parsed(b"/bin/sh\n"), Ok((b"/bin/sh".to_vec(), vec![])));
+        assert_eq!(parsed(b" \t/bin/sh  -e  -x \nrest"), Ok((b"/bin/sh".to_vec(), b"-e  -x".to_vec())));
+        assert_eq!(parsed(b"/bin/sh"), Ok((b"/bin/sh".to_vec(), vec![])));
+        assert_eq!(parsed(b"\n"), Err(Errno::ENOEXEC));
+        assert_eq!(parsed(b""), Err(Errno::ENOEXEC));
+        assert_eq!(parse_script_line(&[b'a'; 254], true), Err(Errno::ENOEXEC));
+    }
+}

@@ -1,0 +1,144 @@
+//! Running application processes: the loop that receives their calls, serves them, and answers.
+//!
+//! [`Engine`] holds what is about the host: the zygote and its pool, every guest thread with its channel, the listeners.
+//! Parts: `worker` (threads that receive and serve), `serve` (one ring, from request to reply), `enrol` (new threads and
+//! processes present themselves), `pool` (processes that wait for a program), `reaper` (deaths), `space` (what is known of
+//! an address space), `program` (ELF images and stacks), `exec` (giving a process its program).
+//!
+//! Exactly one thread receives on each listener; whoever is about to block in a call passes that on first
+//! ([`crate::context::Lead`]). Lock order: `Engine::threads` > `GuestThread::state`; both are released before a handler runs.
+
+mod enrol;
+mod exec;
+mod pool;
+mod program;
+mod reaper;
+mod serve;
+mod space;
+mod worker;
+
+pub use exec::{execute, Execution, MAXIMUM_STRING};
+pub use space::AddressSpace;
+
+use crate::context::Continuation;
+use crate::task::Task;
+use crate::Kernel;
+use parking_lot::{Mutex, RwLock};
+use skerry_platform::channel::Channel;
+use skerry_platform::engine::{HostProcess, HostThread};
+use skerry_platform::layout::Reply;
+use skerry_platform::listener::Listener;
+use skerry_platform::zygote::Zygote;
+use skerry_platform::HostError;
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
+
+/// The host's side of a sandbox.
+pub struct Engine {
+    kernel: Weak<Kernel>,
+    zygote: Zygote,
+    threads: RwLock<HashMap<i32, Arc<GuestThread>>>,
+    enrolments: Mutex<HashMap<[u64; 2], Arc<enrol::Enrolment>>>,
+    pool: pool::Pool,
+    workers: worker::Workers,
+    reaper: reaper::Reaper,
+}
+
+/// A thread of an application, as the host has it.
+pub(crate) struct GuestThread {
+    host: Arc<HostThread>,
+    process: Arc<HostProcess>,
+    channel: Channel,
+    listener: Arc<Door>,
+    space: Arc<AddressSpace>,
+    slot: u64,
+    state: Mutex<ThreadState>,
+}
+
+#[derive(Default)]
+struct ThreadState {
+    /// `None` while it waits in the pool.
+    task: Option<Arc<Task>>,
+    /// The request that is being served, or was served last.
+    sequence: u64,
+    /// Its ring; a ring of the same request replaces it.
+    ring: u64,
+    in_service: bool,
+    /// The answer to `sequence`, once there is one.
+    reply: Option<Reply>,
+    /// What NATIVE_DONE goes on with.
+    continuation: Option<Continuation>,
+    /// The clone(2) that it may make now.
+    clone: Option<Arc<enrol::Enrolment>>,
+}
+
+/// A listener, with who uses it.
+pub(crate) struct Door {
+    listener: Listener,
+    /// Host processes behind this filter.
+    users: AtomicUsize,
+    closed: AtomicBool,
+    /// Who receives now.
+    receiver: Mutex<Option<HostThread>>,
+}
+
+impl Door {
+    fn new(listener: Listener) -> Arc<Door> {
+        Arc::new(Door { listener, users: AtomicUsize::new(1), closed: AtomicBool::new(false), receiver: Mutex::new(None) })
+    }
+
+    fn add_user(&self) {
+        self.users.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// One process less. The last one closes the door, and true says that its receiver must be told.
+    fn remove_user(&self) -> bool {
+        let last = self.users.fetch_sub(1, Ordering::AcqRel) == 1;
+        if last {
+            self.closed.store(true, Ordering::Release);
+        }
+        last
+    }
+}
+
+impl Engine {
+    /// Starts the pool, the reaper and the first receivers. `zygote` was started before the sentry confined itself.
+    pub fn start(kernel: &Arc<Kernel>, zygote: Zygote) -> Result<Arc<Engine>, HostError> {
+        skerry_platform::engine::install_interrupter();
+        let engine = Arc::new(Engine {
+            kernel: Arc::downgrade(kernel),
+            zygote,
+            threads: RwLock::default(),
+            enrolments: Mutex::default(),
+            pool: pool::Pool::default(),
+            workers: worker::Workers::default(),
+            reaper: reaper::Reaper::new()?,
+        });
+        reaper::Reaper::run(&engine)?;
+        pool::Pool::run(&engine)?;
+        Ok(engine)
+    }
+
+    fn kernel(&self) -> Option<Arc<Kernel>> {
+        self.kernel.upgrade()
+    }
+
+    fn thread(&self, tid: i32) -> Option<Arc<GuestThread>> {
+        self.threads.read().get(&tid).cloned()
+    }
+
+    /// A token that nobody can guess.
+    fn token() -> [u64; 2] {
+        let mut bytes = [0u8; 16];
+        // Cannot fail for 16 bytes once the host has booted; a zero token would only be refused as a duplicate.
+        let _ = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty());
+        let value = u128::from_ne_bytes(bytes);
+        [value as u64, (value >> 64) as u64]
+    }
+
+    /// Where the vDSO lies in every application process.
+    pub fn vdso(&self) -> u64 {
+        self.zygote.vdso
+    }
+}

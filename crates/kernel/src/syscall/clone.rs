@@ -1,0 +1,126 @@
+//! New threads and processes, and new programs: clone(2), fork(2), vfork(2), execve(2), execveat(2).
+
+use super::UserAddress;
+use crate::context::{After, ClonePlan};
+use crate::fs::walk::{self, AllowEmpty, Follow, Target};
+use crate::run::{self, Execution};
+use crate::task::{self, CloneRequest};
+use crate::{Context, Errno, Result};
+use skerry_abi::raw::general as linux;
+use skerry_platform::layout;
+
+/// Arguments or environment strings that one execve(2) may have: with MAX_ARG_STRINGS Linux has no other bound than the
+/// size, and a pointer counts towards that.
+const MAXIMUM_STRINGS: usize = (6 << 20) / 8;
+
+/// clone(2), as x86-64 orders its arguments.
+pub fn clone(context: &mut Context, flags: u64, stack: u64, parent_tid: u64, child_tid: u64, tls: u64) -> Result<u64> {
+    // The upper half is not looked at (clone(2) takes 32 bits of flags).
+    let flags = flags & 0xffff_ffff;
+    let exit_signal = (flags & u64::from(linux::CSIGNAL)) as i32;
+    let request = CloneRequest { flags: flags & !u64::from(linux::CSIGNAL), exit_signal, parent_tid, child_tid };
+    let has = |flag: u32| flags & u64::from(flag) != 0;
+    if has(linux::CLONE_PIDFD) && has(linux::CLONE_PARENT_SETTID) {
+        return Err(Errno::EINVAL);
+    }
+    let child = task::clone_task(context, &request)?;
+    let host_flags = if has(linux::CLONE_THREAD) {
+        layout::CLONE_THREAD
+    } else if has(linux::CLONE_VM) {
+        layout::CLONE_VFORK
+    } else {
+        layout::CLONE_PROCESS
+    };
+    if has(linux::CLONE_PIDFD) {
+        if let Err(error) = give_pidfd(context, &child, parent_tid) {
+            task::discard_clone(&child);
+            return Err(error);
+        }
+    }
+    let only = |flag: u32, value: u64| if has(flag) { value } else { 0 };
+    context.after = After::Clone(Box::new(ClonePlan {
+        host_flags,
+        stack,
+        tls: only(linux::CLONE_SETTLS, tls),
+        clear_child_tid: only(linux::CLONE_CHILD_CLEARTID, child_tid),
+        set_child_tid: only(linux::CLONE_CHILD_SETTID, child_tid),
+        vfork: has(linux::CLONE_VFORK),
+        child,
+    }));
+    Ok(0)
+}
+
+/// CLONE_PIDFD: a descriptor for the child, stored where CLONE_PARENT_SETTID would store the id.
+fn give_pidfd(context: &mut Context, child: &std::sync::Arc<task::Task>, address: u64) -> Result<()> {
+    let fd = crate::event::pidfd::open(context, child.process())?;
+    context.write(address, &fd)
+}
+
+/// fork(2).
+pub fn fork(context: &mut Context) -> Result<u64> {
+    clone(context, skerry_abi::signal::Signal::SIGCHLD.number() as u64, 0, 0, 0, 0)
+}
+
+/// vfork(2).
+pub fn vfork(context: &mut Context) -> Result<u64> {
+    let flags = linux::CLONE_VFORK | linux::CLONE_VM | skerry_abi::signal::Signal::SIGCHLD.number() as u32;
+    clone(context, flags.into(), 0, 0, 0, 0)
+}
+
+/// execve(2).
+pub fn execve(context: &mut Context, path: UserAddress, arguments: UserAddress, environment: UserAddress) -> Result<()> {
+    execveat(context, linux::AT_FDCWD, path, arguments, environment, 0)
+}
+
+/// execveat(2). EINVAL on unknown flags, ELOOP for a link with AT_SYMLINK_NOFOLLOW.
+pub fn execveat(
+    context: &mut Context,
+    dirfd: i32,
+    path: UserAddress,
+    arguments: UserAddress,
+    environment: UserAddress,
+    flags: u32,
+) -> Result<()> {
+    if flags & !(linux::AT_EMPTY_PATH | linux::AT_SYMLINK_NOFOLLOW) != 0 {
+        return Err(Errno::EINVAL);
+    }
+    let name = context.read_path(path.0)?;
+    let follow = if flags & linux::AT_SYMLINK_NOFOLLOW != 0 { Follow::No } else { Follow::Yes };
+    let allow_empty = if flags & linux::AT_EMPTY_PATH != 0 { AllowEmpty::Yes } else { AllowEmpty::No };
+    let path = match walk::resolve_at(context.task, dirfd, &name, follow, allow_empty)? {
+        Target::Path(path) => path,
+        Target::File(file) => file.path.clone().ok_or(Errno::EACCES)?,
+    };
+    if follow == Follow::No && path.inode().kind() == crate::fs::inode::FileType::Symlink {
+        return Err(Errno::ELOOP);
+    }
+    let arguments = read_strings(context, arguments)?;
+    let environment = read_strings(context, environment)?;
+    // A file that is named by a descriptor has a name there (execveat(2), NOTES).
+    let name = match (name.first(), dirfd) {
+        (Some(b'/'), _) | (_, linux::AT_FDCWD) => name,
+        (None, _) => format!("/dev/fd/{dirfd}").into_bytes(),
+        _ => [format!("/dev/fd/{dirfd}/").as_bytes(), &name].concat(),
+    };
+    run::execute(context, Execution { path, name, arguments, environment })
+}
+
+/// A null-terminated array of strings; a null array counts as an empty one. E2BIG, EFAULT.
+fn read_strings(context: &Context, array: UserAddress) -> Result<Vec<Vec<u8>>> {
+    let mut strings = Vec::new();
+    let Some(mut address) = array.non_null() else { return Ok(strings) };
+    let mut total = 0;
+    loop {
+        let pointer: u64 = context.read(address)?;
+        if pointer == 0 {
+            return Ok(strings);
+        }
+        let string = context.read_c_string(pointer, run::MAXIMUM_STRING, Errno::E2BIG)?;
+        total += string.len() + 1 + 8;
+        if strings.len() >= MAXIMUM_STRINGS || total > MAXIMUM_STRINGS * 8 {
+            return Err(Errno::E2BIG);
+        }
+        strings.push(string);
+        address = address.checked_add(8).ok_or(Errno::EFAULT)?;
+    }
+}

@@ -1,0 +1,192 @@
+//! Memory: what needs the guest kernel. Anonymous mappings, munmap(2), mprotect(2) and the like are served by the host
+//! straight from the stub; what comes here is mappings of files, the heap's end, and what is out of the ordinary.
+
+use super::UserAddress;
+use crate::context::Continuation;
+use crate::fs::file::MappingRequest;
+use crate::{Context, Errno, Result};
+use skerry_abi::raw::general as linux;
+use skerry_platform::engine::NativeCall;
+use skerry_platform::layout::{RESERVED_END, STUB_BASE};
+
+const PAGE: u64 = 4096;
+const ADDRESS_END: u64 = 0x7fff_ffff_f000;
+
+fn pass_result_on() -> Continuation {
+    Box::new(|_, result| if result < 0 { Err(Errno(-result as i32)) } else { Ok(result as u64) })
+}
+
+/// mmap(2) of a file (and of anonymous memory with flags that the stub does not know).
+pub fn mmap(context: &mut Context, address: u64, length: u64, protection: u32, flags: u32, fd: i32, offset: u64) -> Result<u64> {
+    const SYNC: u32 = 0x8_0000;
+    let kind = flags & linux::MAP_TYPE;
+    let shared = matches!(kind, linux::MAP_SHARED | linux::MAP_SHARED_VALIDATE);
+    if length == 0 || offset % PAGE != 0 || !(shared || kind == linux::MAP_PRIVATE) {
+        return Err(Errno::EINVAL);
+    }
+    let length = length.checked_next_multiple_of(PAGE).ok_or(Errno::ENOMEM)?;
+    let fixed = flags & (linux::MAP_FIXED | linux::MAP_FIXED_NOREPLACE) != 0;
+    if fixed && address % PAGE != 0 {
+        return Err(Errno::EINVAL);
+    }
+    let end = address.checked_add(length).ok_or(Errno::ENOMEM)?;
+    if length > ADDRESS_END || fixed && (end > ADDRESS_END || address < RESERVED_END && end > STUB_BASE) {
+        return Err(Errno::ENOMEM);
+    }
+    if flags & linux::MAP_HUGETLB != 0 {
+        // No huge pages are reserved in a sandbox.
+        return Err(Errno::ENOMEM);
+    }
+    if kind == linux::MAP_SHARED_VALIDATE && flags & SYNC != 0 {
+        return Err(Errno::EOPNOTSUPP);
+    }
+    let mut host_flags = flags
+        & (linux::MAP_FIXED
+            | linux::MAP_FIXED_NOREPLACE
+            | linux::MAP_NORESERVE
+            | linux::MAP_POPULATE
+            | linux::MAP_NONBLOCK
+            | linux::MAP_32BIT
+            | linux::MAP_STACK);
+    host_flags |= if shared { linux::MAP_SHARED } else { linux::MAP_PRIVATE };
+    let hint = if !fixed && address < RESERVED_END && end > STUB_BASE { 0 } else { address };
+    if flags & linux::MAP_ANONYMOUS != 0 {
+        host_flags |= linux::MAP_ANONYMOUS;
+        let arguments = [hint, length, protection.into(), host_flags.into(), u64::MAX, 0];
+        return context.run_native(vec![NativeCall::new(linux::__NR_mmap, arguments)], None);
+    }
+    let file = context.file(fd)?;
+    offset.checked_add(length).ok_or(Errno::EOVERFLOW)?;
+    let wants_write = protection & linux::PROT_WRITE != 0;
+    if !file.is_readable() || shared && wants_write && !file.is_writable() {
+        return Err(Errno::EACCES);
+    }
+    if let Some(path) = &file.path {
+        use crate::fs::mount::MountFlags;
+        if protection & linux::PROT_EXEC != 0 && path.mount.flags().contains(MountFlags::NOEXEC) {
+            return Err(Errno::EPERM);
+        }
+    }
+    // A shared mapping of a writable file may become writable later.
+    let request = MappingRequest { shared, writable: shared && file.is_writable(), offset, length };
+    let descriptor = file.operations.mapping_descriptor(request)?;
+    let arguments = [hint, length, protection.into(), host_flags.into(), 0, offset];
+    let call = NativeCall::with_descriptor(linux::__NR_mmap, arguments, 4, descriptor);
+    context.run_native(vec![call], Some(pass_result_on()))
+}
+
+/// brk(2): the new end, or the old one where the heap cannot be as asked.
+pub fn brk(context: &mut Context, wanted: u64) -> Result<u64> {
+    let space = context.task.address_space().ok_or(Errno::ENOMEM)?;
+    let brk = *space.brk.lock();
+    let limit = context.process().rlimit(linux::RLIMIT_DATA).current;
+    let (old_end, new_end) = (page_up(brk.current), page_up(wanted));
+    if wanted < brk.start || wanted >= STUB_BASE || wanted - brk.start > limit {
+        return Ok(brk.current);
+    }
+    let set: Continuation = Box::new(move |_, result| {
+        let mut brk = space.brk.lock();
+        if result >= 0 {
+            brk.current = wanted;
+        }
+        Ok(brk.current)
+    });
+    if new_end == old_end {
+        return set(context, 0);
+    }
+    let call = if new_end > old_end {
+        let flags = linux::MAP_PRIVATE | linux::MAP_ANONYMOUS | linux::MAP_FIXED_NOREPLACE;
+        let protection = linux::PROT_READ | linux::PROT_WRITE;
+        NativeCall::new(linux::__NR_mmap, [old_end, new_end - old_end, protection.into(), flags.into(), u64::MAX, 0])
+    } else {
+        NativeCall::new(linux::__NR_munmap, [new_end, old_end - new_end, 0, 0, 0, 0])
+    };
+    context.run_native(vec![call], Some(set))
+}
+
+fn page_up(address: u64) -> u64 {
+    address.div_ceil(PAGE).saturating_mul(PAGE)
+}
+
+/// madvise(2) with advice that the stub passes on: MADV_REMOVE on shared memory is not supported.
+pub fn madvise(_context: &mut Context, _address: u64, _length: u64, _advice: i32) -> Result<()> {
+    Err(Errno::EINVAL)
+}
+
+/// mincore(2): every page of a mapping is said to be resident; which host pages are is not the guest's to know.
+pub fn mincore(context: &mut Context, address: u64, length: u64, vector: UserAddress) -> Result<()> {
+    if address % PAGE != 0 {
+        return Err(Errno::EINVAL);
+    }
+    let end = address.checked_add(length).filter(|end| *end <= ADDRESS_END).ok_or(Errno::ENOMEM)?;
+    let pages = length.div_ceil(PAGE);
+    if !context.memory().is_mapped(address, end) {
+        return Err(Errno::ENOMEM);
+    }
+    let ones = [1u8; 4096];
+    let mut done = 0;
+    while done < pages {
+        let count = (pages - done).min(4096);
+        context.write_bytes(vector.0.checked_add(done).ok_or(Errno::EFAULT)?, &ones[..count as usize])?;
+        done += count;
+    }
+    Ok(())
+}
+
+/// futex(2) operations that the host must not serve for the guest (priority inheritance), and unknown ones.
+pub fn futex(_context: &mut Context, _address: u64, _operation: i32) -> Result<()> {
+    Err(Errno::ENOSYS)
+}
+
+/// Calls that the stub serves without asking; here only for arguments that it does not take.
+pub fn served_by_the_stub(_context: &mut Context) -> Result<()> {
+    Err(Errno::EINVAL)
+}
+
+/// shmat(2): the segment's memory, mapped where asked.
+pub fn shmat(context: &mut Context, id: i32, address: u64, flags: i32) -> Result<u64> {
+    const SHM_RDONLY: i32 = 0o10000;
+    const SHM_RND: i32 = 0o20000;
+    const SHM_REMAP: i32 = 0o40000;
+    const SHM_EXEC: i32 = 0o100000;
+    let read_only = flags & SHM_RDONLY != 0;
+    let address = if flags & SHM_RND != 0 { address / PAGE * PAGE } else { address };
+    if address % PAGE != 0 || address == 0 && flags & SHM_REMAP != 0 {
+        return Err(Errno::EINVAL);
+    }
+    let attachment = crate::ipc::sysv::attach(context, id, read_only)?;
+    let mut protection = linux::PROT_READ;
+    if !read_only {
+        protection |= linux::PROT_WRITE;
+    }
+    if flags & SHM_EXEC != 0 {
+        protection |= linux::PROT_EXEC;
+    }
+    let mut host_flags = linux::MAP_SHARED;
+    if address != 0 {
+        let end = address.checked_add(attachment.size).ok_or(Errno::EINVAL)?;
+        if address < RESERVED_END && end > STUB_BASE {
+            return Err(Errno::EINVAL);
+        }
+        host_flags |= if flags & SHM_REMAP != 0 { linux::MAP_FIXED } else { linux::MAP_FIXED_NOREPLACE };
+    }
+    let arguments = [address, attachment.size, protection.into(), host_flags.into(), 0, 0];
+    let call = NativeCall::with_descriptor(linux::__NR_mmap, arguments, 4, attachment.descriptor.clone());
+    context.run_native(
+        vec![call],
+        Some(Box::new(move |context, result| {
+            if result < 0 {
+                attachment.undo(context);
+                return Err(if result as i32 == -Errno::EEXIST.0 { Errno::EINVAL } else { Errno(-result as i32) });
+            }
+            attachment.done(context, result as u64);
+            Ok(result as u64)
+        })),
+    )
+}
+
+/// shmdt(2).
+pub fn shmdt(context: &mut Context, address: u64) -> Result<u64> {
+    let size = crate::ipc::sysv::detach(context, address)?;
+    context.run_native(vec![NativeCall::new(linux::__NR_munmap, [address, size, 0, 0, 0, 0])], Some(pass_result_on()))
+}
