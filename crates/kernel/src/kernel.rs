@@ -1,14 +1,21 @@
 //! One sandbox's kernel: what all its tasks share.
 
-use crate::task::PidTable;
-use parking_lot::RwLock;
+use crate::task::{PidTable, Process};
+use parking_lot::{Mutex, RwLock};
 use skerry_control::{Event, Limits, Network};
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 /// What all tasks of a sandbox share.
 pub struct Kernel {
     pub pids: PidTable,
+    /// Held while the tree of processes changes: fork, exit, wait, setpgid, setsid. Outermost of all locks.
+    pub tree: Mutex<()>,
+    /// Pid 1; see `task::lifecycle`.
+    pub(crate) init: OnceLock<Arc<Process>>,
+    /// When an event about `--pids` was last told.
+    pub(crate) pids_limit_told: Mutex<Option<Instant>>,
     pub hostname: RwLock<Vec<u8>>,
     pub domainname: RwLock<Vec<u8>>,
     pub limits: Limits,
@@ -21,4 +28,32 @@ pub struct Kernel {
     pub mounts: crate::fs::mount::MountTable,
     /// Bytes that in-memory file systems hold, against `limits.memory_files`.
     pub memory_files: crate::fs::tmpfs::Quota,
+}
+
+impl Kernel {
+    /// A kernel with its pid 1 and nothing mounted.
+    pub fn new(hostname: &[u8], limits: Limits, network: Network, events: Box<dyn Fn(Event) + Send + Sync>) -> Arc<Kernel> {
+        let kernel = Arc::new(Kernel {
+            pids: PidTable::default(),
+            tree: Mutex::new(()),
+            init: OnceLock::new(),
+            pids_limit_told: Mutex::new(None),
+            hostname: RwLock::new(hostname.to_vec()),
+            domainname: RwLock::new(b"(none)".to_vec()),
+            limits,
+            network,
+            booted: Instant::now(),
+            system_calls: AtomicU64::new(0),
+            events,
+            mounts: crate::fs::mount::MountTable::default(),
+            memory_files: crate::fs::tmpfs::Quota::default(),
+        });
+        crate::task::lifecycle::make_init(&kernel);
+        kernel
+    }
+
+    /// Pid 1, which orphans become children of.
+    pub fn init(&self) -> &Arc<Process> {
+        self.init.get().expect("made by Kernel::new")
+    }
 }

@@ -1,29 +1,95 @@
-//! Signals (signal(7)): pending queues, masks, delivery (being built by the lead).
+//! Signals (signal(7)): pending queues, masks, dispositions, delivery. All of it lives here; an application's stub asks.
+//!
+//! Key types: [`ProcessSignals`] and [`TaskSignals`] (what is pending and blocked, job control), [`Return`] (what a
+//! thread does when it leaves the guest kernel). Parts: `pending` the queues, `action` the defaults, `send` who may send
+//! what to whom and how a thread hears of it, `deliver` what happens on the way out, `take` taking a signal without a
+//! handler (sigtimedwait, signalfd), `mask` the blocked sets.
+//!
+//! How a thread hears of a signal: the sender queues it under the locks, then sets `Task::interrupted` under
+//! `Task::signals`; a thread in the guest kernel (`Task::in_kernel`) has its waiter woken, one that runs its own code is
+//! kicked by the host. A thread leaves the guest kernel only through [`prepare_return`], which clears `in_kernel` under
+//! the same lock after having found nothing to do; so nothing is lost in between.
+//!
+//! Lock order: `Kernel::tree` > `Process::signals` > `Process::threads` > `Task::signals` > `Process::actions`.
 
-use crate::task::{Process, Task};
-use skerry_abi::signal::{SignalInfo, SignalSet, SignalStack};
+mod action;
+mod deliver;
+mod mask;
+mod pending;
+mod send;
+pub(crate) mod stack;
+mod take;
 
-/// Pending signals of one task or process: standard ones are held once, real-time ones queue in order.
-#[derive(Default)]
-pub struct PendingSignals {
-    pub set: SignalSet,
-    pub queue: std::collections::VecDeque<SignalInfo>,
-}
+pub use action::{default_action, DefaultAction};
+pub use deliver::{after_signal_return, frame_failed, prepare_return};
+pub use mask::{set_blocked, set_temporary_mask};
+pub use pending::PendingSignals;
+pub use send::{force_signal, is_blocked_or_ignored, may_send, send_to_process, send_to_task, try_send_to_process, try_send_to_task};
+pub(crate) use deliver::complete_stop;
+pub(crate) use send::{begin_group_exit, hand_over_pending, interrupt, set_action};
+pub use take::{dequeue, pending_in};
 
+use crate::task::ExitStatus;
+use skerry_abi::signal::{Signal, SignalInfo, SignalSet, SignalStack};
+
+/// What a process as a whole has: pending signals, its coming end, and job control.
 #[derive(Default)]
 pub struct ProcessSignals {
     pub pending: PendingSignals,
+    /// exit_group(2) or a fatal signal: every thread is to end, and this is how wait(2) will see it.
+    pub group_exit: Option<ExitStatus>,
+    /// What a leader that ended by exit(2) before the others gave.
+    pub leader_status: Option<ExitStatus>,
+    pub stop: StopState,
+    /// Threads that have stopped in the present stop.
+    pub stopped_threads: usize,
+    /// The process has stopped (by this) and waitpid(WUNTRACED) has not told yet.
+    pub stop_untold: Option<Signal>,
+    /// It has been continued and waitpid(WCONTINUED) has not told yet.
+    pub continue_untold: bool,
+    /// How often SIGCONT has come; tells a stop that was decided on without the lock that it is out of date.
+    pub continues: u64,
 }
 
-#[derive(Default)]
+/// Job control's view of a process.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum StopState {
+    #[default]
+    Running,
+    /// Some of its threads have yet to stop.
+    Stopping(Signal),
+    Stopped(Signal),
+}
+
+/// What a thread has.
 pub struct TaskSignals {
     pub pending: PendingSignals,
     pub blocked: SignalSet,
+    /// The mask to put back when a call with a mask of its own is over (sigsuspend(2), ppoll(2)).
+    pub(crate) saved_mask: Option<SignalSet>,
     pub stack: SignalStack,
+    /// The thread alone is to end (exit(2), or another one executes a program).
+    pub(crate) killed: bool,
+    /// It counts in [`ProcessSignals::stopped_threads`].
+    pub(crate) stopped: bool,
 }
 
-pub fn send_to_process(_process: &Process, _info: SignalInfo) {}
-pub fn send_to_task(_task: &Task, _info: SignalInfo) {}
+impl Default for TaskSignals {
+    fn default() -> TaskSignals {
+        TaskSignals {
+            pending: PendingSignals::default(),
+            blocked: SignalSet::EMPTY,
+            saved_mask: None,
+            stack: DISABLED_STACK,
+            killed: false,
+            stopped: false,
+        }
+    }
+}
+
+/// No alternate stack (sigaltstack(2)).
+pub const DISABLED_STACK: SignalStack =
+    SignalStack { base: 0, flags: skerry_abi::signal::SS_DISABLE, _padding: 0, size: 0 };
 
 /// What a task does when it leaves the guest kernel; made by [`prepare_return`], carried out by the engine and the stub.
 #[derive(Debug)]
@@ -34,14 +100,15 @@ pub enum Return {
     Restart,
     /// Goes on as it was, rax and all (after an interruption in its own code, or rt_sigreturn).
     AsIs,
-    /// A handler runs first; `resume` is the state that its frame saves.
+    /// A handler runs first; `resume` is the state that its frame saves. Once the frame is built, `prepare_return` is
+    /// called again without a result: more handlers may follow, each on top of the last one's frame.
     Handler { resume: Resume, frame: HandlerFrame },
     /// The process is ending: the thread must not run any more.
     Gone,
 }
 
 /// The part of the state that a handler's frame saves which the guest kernel decides.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Resume {
     Value(i64),
     Restart,

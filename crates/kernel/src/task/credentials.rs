@@ -135,3 +135,11 @@ impl Credentials {
         self.fsuid == uid || self.has_capability(CAP_FOWNER)
     }
 }
+
+/// Bits of PR_SET_SECUREBITS (capabilities(7)); each has a lock bit to its left.
+pub const SECBIT_NOROOT: u32 = 1;
+pub const SECBIT_NO_SETUID_FIXUP: u32 = 1 << 2;
+pub const SECBIT_KEEP_CAPS: u32 = 1 << 4;
+pub const SECBIT_KEEP_CAPS_LOCKED: u32 = 1 << 5;
+pub const SECBIT_NO_CAP_AMBIENT_RAISE: u32 = 1 << 6;
+pub const SECBIT_ALL: u32 = 0xff;

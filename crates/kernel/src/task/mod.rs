@@ -1,18 +1,33 @@
 //! Tasks: threads ([`Task`]) and thread groups ([`Process`]), with their credentials, and who is whose child.
 //!
-//! Lock order within this room: `PidTable` > `Process::relations` (parent before child) > `Process::signals` >
-//! `Task::signals`; the small `RwLock`ed fields (name, credentials, fs, files) are innermost.
+//! Parts: `lifecycle` makes them (pid 1, spawn, clone), `exit` ends them, `exec` is what execve(2) changes, `wait` is
+//! wait(2), `job_control` process groups and sessions, `credentials` who may do what, `seccomp` a guest's own filters,
+//! `scheduling` priorities and affinity (stored, not enforced).
+//!
+//! Lock order within this room: `Kernel::tree` > `PidTable` > `Process::relations` (parent before child) >
+//! `Process::signals` > `Process::threads` > `Task::signals` > `Process::actions`; the small `RwLock`ed fields (name,
+//! credentials, fs, files) are innermost. Signals are sent with none of them held but `Kernel::tree`.
 
 pub mod credentials;
+pub(crate) mod exec;
+pub(crate) mod exit;
+pub(crate) mod job_control;
+pub(crate) mod lifecycle;
 mod pid_table;
 mod process;
+pub(crate) mod scheduling;
+pub mod seccomp;
 #[allow(clippy::module_inception)]
 mod task;
+pub(crate) mod wait;
 
 pub use credentials::{AccessMode, Capabilities, Credentials};
+pub use exec::{exec_reset, kill_other_threads, ExecFile};
+pub use exit::{exit_group, exit_thread, host_gone, kill_all, thread_gone};
+pub use lifecycle::{clone_task, discard_clone, spawn, CloneRequest, SpawnRequest};
 pub use pid_table::PidTable;
-pub use process::{ExitStatus, Process, ProcessGroup, Relations, Session};
-pub use task::{FsContext, Task};
+pub use process::{ExitStatus, Process, ProcessGroup, Relations, Session, SessionHangup, SignalActions};
+pub use task::{FsContext, RestartBlock, Task, DEFAULT_TIMER_SLACK_NS};
 
 /// The program a process runs.
 #[derive(Clone, Default)]

@@ -1,6 +1,6 @@
 //! Thread groups, process groups and sessions (credentials(7), setpgid(2), setsid(2)).
 
-use super::Task;
+use super::{Credentials, Task};
 use crate::sync::WaitQueue;
 use crate::tty::Terminal;
 use crate::Kernel;
@@ -15,6 +15,18 @@ pub struct Session {
     pub id: i32,
     /// The controlling terminal.
     pub terminal: Mutex<Option<Arc<Terminal>>>,
+    /// What the terminal wants done when the session's leader has died (SIGHUP to its foreground group, and so on); set
+    /// by the terminal when it becomes the controlling one.
+    pub hangup: Mutex<Option<SessionHangup>>,
+}
+
+/// See [`Session::hangup`]. Called with no lock held.
+pub type SessionHangup = Box<dyn FnOnce(&Kernel, &Session) + Send>;
+
+impl Session {
+    pub fn new(id: i32) -> Arc<Session> {
+        Arc::new(Session { id, terminal: Mutex::new(None), hangup: Mutex::new(None) })
+    }
 }
 
 /// A process group: what setpgid(2) makes.
@@ -26,6 +38,8 @@ pub struct ProcessGroup {
 /// Who is whose: parent, children, group. One lock for all of it per process.
 pub struct Relations {
     pub parent: Weak<Process>,
+    /// The thread of the parent that made it (PR_SET_PDEATHSIG, __WNOTHREAD).
+    pub parent_thread: i32,
     pub children: Vec<Arc<Process>>,
     pub group: Arc<ProcessGroup>,
 }
@@ -49,6 +63,31 @@ impl ExitStatus {
     }
 }
 
+/// Dispositions by signal number less one. Shared by processes only with CLONE_SIGHAND; `lock` gives the present ones.
+pub struct SignalActions(RwLock<Arc<Mutex<[SigAction; 64]>>>);
+
+impl SignalActions {
+    pub fn new(actions: [SigAction; 64]) -> SignalActions {
+        SignalActions(RwLock::new(Arc::new(Mutex::new(actions))))
+    }
+    pub fn lock(&self) -> parking_lot::ArcMutexGuard<parking_lot::RawMutex, [SigAction; 64]> {
+        self.0.read().lock_arc()
+    }
+    /// The same ones, for CLONE_SIGHAND.
+    pub fn share(&self) -> SignalActions {
+        SignalActions(RwLock::new(self.0.read().clone()))
+    }
+    /// A copy, for fork(2).
+    pub fn copy(&self) -> SignalActions {
+        SignalActions::new(*self.lock())
+    }
+    /// Stops sharing (execve(2)).
+    pub(super) fn unshare(&self) {
+        let copy = *self.lock();
+        *self.0.write() = Arc::new(Mutex::new(copy));
+    }
+}
+
 /// A thread group.
 pub struct Process {
     pid: i32,
@@ -59,7 +98,14 @@ pub struct Process {
     /// Process-directed pending signals, and the state of job control.
     pub signals: Mutex<crate::signal::ProcessSignals>,
     /// Dispositions, shared by all threads (and with CLONE_SIGHAND).
-    pub actions: Mutex<[SigAction; 64]>,
+    pub actions: SignalActions,
+    /// Woken whenever a signal gets pending for the process or one of its threads (signalfd, sigtimedwait).
+    pub signal_queue: WaitQueue,
+    /// Woken whenever one of its threads ends (execve(2) waits for the others).
+    pub thread_queue: WaitQueue,
+    /// A vfork(2) parent waits on the queue until the flag is set: by exec or death.
+    pub vfork_done: AtomicBool,
+    pub vfork_queue: WaitQueue,
     pub rlimits: RwLock<[RLimit; 16]>,
     /// Set once the last thread is gone.
     pub exit_status: Mutex<Option<ExitStatus>>,
@@ -83,11 +129,99 @@ pub struct Process {
     pub timers: crate::time::ProcessTimers,
     /// The host process that runs it now (exec replaces it); `None` before the first one and after death.
     pub host: RwLock<Option<Arc<skerry_platform::engine::HostProcess>>>,
+    /// execve(2) has succeeded (setpgid(2), EACCES).
     pub(crate) executed: AtomicBool,
+    /// KiB, its own (ru_maxrss), and the highest of the children that were waited for.
     pub(crate) max_rss: AtomicU64,
+    pub(crate) children_max_rss: AtomicU64,
+    /// Somebody is starting another program: one thread at a time.
+    pub(crate) executing: AtomicBool,
+    /// Those of the last thread, for a zombie's sake.
+    pub(super) last_credentials: RwLock<Arc<Credentials>>,
+    pub(super) last_name: RwLock<Vec<u8>>,
+}
+
+/// What a new process is made of; see [`Process::new`].
+pub(super) struct ProcessParts {
+    pub kernel: Arc<Kernel>,
+    pub relations: Relations,
+    pub actions: SignalActions,
+    pub rlimits: [RLimit; 16],
+    pub exit_signal: i32,
+    pub program: crate::task::Program,
+    pub oom_score_adj: i32,
+    pub dumpable: bool,
+    pub credentials: Arc<Credentials>,
 }
 
 impl Process {
+    /// A process without threads that nothing lists yet: see `task::lifecycle`.
+    pub(super) fn new(pid: i32, parts: ProcessParts) -> Arc<Process> {
+        let start_time_ns = u64::try_from(parts.kernel.booted.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        Arc::new(Process {
+            pid,
+            kernel: parts.kernel,
+            relations: Mutex::new(parts.relations),
+            threads: Mutex::new(Vec::new()),
+            signals: Mutex::new(crate::signal::ProcessSignals::default()),
+            actions: parts.actions,
+            signal_queue: WaitQueue::new(),
+            thread_queue: WaitQueue::new(),
+            vfork_done: AtomicBool::new(false),
+            vfork_queue: WaitQueue::new(),
+            rlimits: RwLock::new(parts.rlimits),
+            exit_status: Mutex::new(None),
+            dead: AtomicBool::new(false),
+            child_queue: WaitQueue::new(),
+            exit_queue: WaitQueue::new(),
+            exit_signal: AtomicI32::new(parts.exit_signal),
+            program: RwLock::new(parts.program),
+            start_time_ns,
+            children_time_ns: Mutex::new((0, 0)),
+            earlier_time_ns: Mutex::new((0, 0)),
+            child_subreaper: AtomicBool::new(false),
+            dumpable: AtomicBool::new(parts.dumpable),
+            oom_score_adj: AtomicI32::new(parts.oom_score_adj),
+            timers: crate::time::ProcessTimers::default(),
+            host: RwLock::new(None),
+            executed: AtomicBool::new(false),
+            max_rss: AtomicU64::new(0),
+            children_max_rss: AtomicU64::new(0),
+            executing: AtomicBool::new(false),
+            last_credentials: RwLock::new(parts.credentials),
+            last_name: RwLock::new(Vec::new()),
+        })
+    }
+
+    /// Pid 1: the sandbox's own init, which runs no program (see `task::lifecycle`).
+    pub fn is_init(&self) -> bool {
+        self.pid == 1
+    }
+    /// The leader's credentials; those of the last thread once there is none.
+    pub fn credentials(&self) -> Arc<Credentials> {
+        match self.leader_or_any() {
+            Some(task) => task.credentials(),
+            None => self.last_credentials.read().clone(),
+        }
+    }
+    /// The leader's name (comm); that of the last thread once there is none.
+    pub fn name(&self) -> Vec<u8> {
+        match self.leader_or_any() {
+            Some(task) => task.name.read().clone(),
+            None => self.last_name.read().clone(),
+        }
+    }
+    /// How it is about to end: exit_group(2) or a fatal signal has come.
+    pub fn group_exit(&self) -> Option<ExitStatus> {
+        self.signals.lock().group_exit
+    }
+    /// CPU time used so far by itself: (user, system) in nanoseconds.
+    pub fn time_ns(&self) -> (u64, u64) {
+        let earlier = *self.earlier_time_ns.lock();
+        let host = self.host.read().clone();
+        let (user, system) = host.map_or((0, 0), |host| host.cpu_time_ns());
+        (earlier.0.saturating_add(user), earlier.1.saturating_add(system))
+    }
     pub fn pid(&self) -> i32 {
         self.pid
     }

@@ -5,10 +5,13 @@ use crate::fs::fd_table::FdTable;
 use crate::fs::path::Path;
 use crate::signal::TaskSignals;
 use crate::sync::Waiter;
-use crate::Kernel;
+use crate::task::scheduling::Scheduling;
+use crate::task::seccomp::FilterChain;
+use crate::{Context, Kernel, Result};
 use parking_lot::{Mutex, RwLock};
+use skerry_abi::signal::{SignalSet, SignalStack};
 use skerry_platform::memory::GuestMemory;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
 use std::sync::Arc;
 
 /// Root, working directory and umask; shared with CLONE_FS.
@@ -19,9 +22,13 @@ pub struct FsContext {
     pub umask: u32,
 }
 
+/// How an interrupted call goes on (ERESTART_RESTARTBLOCK): nanosleep with its absolute deadline, for instance.
+pub type RestartBlock = Box<dyn FnOnce(&mut Context) -> Result<u64> + Send>;
+
 /// One thread.
 pub struct Task {
-    tid: i32,
+    /// Changes once, when a thread that is not the leader executes a program (execve(2), "effect on threads").
+    tid: AtomicI32,
     process: Arc<Process>,
     /// comm, at most 15 bytes (prctl(PR_SET_NAME)).
     pub name: RwLock<Vec<u8>>,
@@ -41,13 +48,78 @@ pub struct Task {
     /// The host thread that runs it now; `None` before it has enrolled.
     pub host: RwLock<Option<Arc<skerry_platform::engine::HostThread>>>,
     /// Whether the thread is in the guest kernel (then a wake-up of its waiter is enough) or runs its own code (then it
-    /// must be kicked). Changed under `signals`' lock.
+    /// must be kicked). Changed under `signals`' lock. True until it first leaves through `prepare_return`.
     pub in_kernel: AtomicBool,
+    /// What restart_syscall(2), or a return without a handler, goes on with.
+    pub restart: Mutex<Option<RestartBlock>>,
+    /// prctl(PR_SET_PDEATHSIG); 0 = none.
+    pub parent_death_signal: AtomicI32,
+    /// nice(2), sched(7), ioprio_set(2).
+    pub scheduling: RwLock<Scheduling>,
+    /// seccomp(2): the newest filter of its own, `None` where it has none.
+    pub seccomp: RwLock<Option<Arc<FilterChain>>>,
+    /// Another task reads its calls (ptrace(2)); nothing sets it yet.
+    pub traced: AtomicBool,
+    /// The host thread is gone and the rest of its state has been let go.
+    pub(crate) gone: AtomicBool,
 }
 
+/// What a new thread is made of; see [`Task::new`].
+pub struct TaskParts {
+    pub name: Vec<u8>,
+    pub files: Arc<FdTable>,
+    pub fs: Arc<RwLock<FsContext>>,
+    pub credentials: Arc<Credentials>,
+    pub memory: Arc<GuestMemory>,
+    pub blocked: SignalSet,
+    pub stack: SignalStack,
+    pub personality: u32,
+    pub timer_slack_ns: u64,
+    pub scheduling: Scheduling,
+    pub seccomp: Option<Arc<FilterChain>>,
+}
+
+/// Linux's default timer slack (prctl(2), PR_SET_TIMERSLACK).
+pub const DEFAULT_TIMER_SLACK_NS: u64 = 50_000;
+
 impl Task {
+    /// A thread of `process` that nothing lists yet: see `task::lifecycle`.
+    pub(super) fn new(tid: i32, process: Arc<Process>, parts: TaskParts) -> Arc<Task> {
+        let signals = TaskSignals { blocked: parts.blocked, stack: parts.stack, ..TaskSignals::default() };
+        Arc::new(Task {
+            tid: AtomicI32::new(tid),
+            process,
+            name: RwLock::new(parts.name),
+            files: RwLock::new(parts.files),
+            fs: RwLock::new(parts.fs),
+            credentials: RwLock::new(parts.credentials),
+            memory: RwLock::new(parts.memory),
+            signals: Mutex::new(signals),
+            waiter: Waiter::new(),
+            interrupted: AtomicBool::new(false),
+            clear_child_tid: AtomicU64::new(0),
+            robust_list: AtomicU64::new(0),
+            timer_slack_ns: AtomicU64::new(parts.timer_slack_ns),
+            personality: AtomicU32::new(parts.personality),
+            host: RwLock::new(None),
+            in_kernel: AtomicBool::new(true),
+            restart: Mutex::new(None),
+            parent_death_signal: AtomicI32::new(0),
+            scheduling: RwLock::new(parts.scheduling),
+            seccomp: RwLock::new(parts.seccomp),
+            traced: AtomicBool::new(false),
+            gone: AtomicBool::new(false),
+        })
+    }
+
     pub fn tid(&self) -> i32 {
-        self.tid
+        self.tid.load(Ordering::Relaxed)
+    }
+    pub(super) fn set_tid(&self, tid: i32) {
+        self.tid.store(tid, Ordering::Relaxed);
+    }
+    pub fn is_leader(&self) -> bool {
+        self.tid() == self.process.pid()
     }
     pub fn process(&self) -> &Arc<Process> {
         &self.process
@@ -81,12 +153,20 @@ impl Task {
     pub fn memory(&self) -> Arc<GuestMemory> {
         self.memory.read().clone()
     }
+    /// Another address space: the engine's, after fork(2) and execve(2).
+    pub fn set_memory(&self, memory: Arc<GuestMemory>) {
+        *self.memory.write() = memory;
+    }
     pub fn waiter(&self) -> Arc<Waiter> {
         self.waiter.clone()
     }
     /// Whether sleeping must end: a signal that is not blocked is pending, or the task is to die.
     pub fn is_interrupted(&self) -> bool {
         self.interrupted.load(Ordering::Acquire)
+    }
+    /// The thread has ended for good.
+    pub fn is_gone(&self) -> bool {
+        self.gone.load(Ordering::Acquire)
     }
     /// Queues a thread-directed signal (tgkill(2), faults).
     pub fn send_signal(&self, info: skerry_abi::signal::SignalInfo) {

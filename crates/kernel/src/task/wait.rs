@@ -1,0 +1,167 @@
+//! wait(2): which child has what to tell.
+
+use super::{ExitStatus, Process};
+use crate::{Context, Errno, Kernel, Result};
+use skerry_abi::signal::{Signal, CLD_CONTINUED, CLD_DUMPED, CLD_EXITED, CLD_KILLED, CLD_STOPPED};
+use skerry_abi::structs::{RUsage, TimeVal};
+use std::sync::atomic::Ordering;
+use std::sync::Arc;
+
+bitflags::bitflags! {
+    /// wait4(2), waitid(2).
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct WaitOptions: u32 {
+        const NOHANG = 1;
+        /// WUNTRACED, WSTOPPED.
+        const STOPPED = 2;
+        const EXITED = 4;
+        const CONTINUED = 8;
+        const NOWAIT = 0x0100_0000;
+        const NOTHREAD = 0x2000_0000;
+        const ALL = 0x4000_0000;
+        const CLONE = 0x8000_0000;
+    }
+}
+
+/// Which children are meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Select {
+    Any,
+    Process(i32),
+    Group(i32),
+}
+
+/// What a child had to tell.
+#[derive(Clone, Copy, Debug)]
+pub struct Waited {
+    pub pid: i32,
+    pub uid: u32,
+    /// CLD_*.
+    pub code: i32,
+    /// Exit status or signal number.
+    pub value: i32,
+    /// As wait4(2) encodes it.
+    pub status: i32,
+    pub usage: RUsage,
+}
+
+/// Waits for a child; `None` with WNOHANG where none has anything to tell. ECHILD where there is none at all.
+pub fn wait(context: &Context, select: Select, options: WaitOptions) -> Result<Option<Waited>> {
+    let attempt = || look(context, select, options);
+    if options.contains(WaitOptions::NOHANG) {
+        return match attempt() {
+            Ok(waited) => Ok(Some(waited)),
+            Err(Errno::EAGAIN) => Ok(None),
+            Err(errno) => Err(errno),
+        };
+    }
+    context.block_on(&context.process().child_queue, None, attempt).map(Some)
+}
+
+fn look(context: &Context, select: Select, options: WaitOptions) -> Result<Waited> {
+    let kernel = context.kernel();
+    let parent = context.process();
+    let _tree = kernel.tree.lock();
+    let children: Vec<Arc<Process>> = parent.relations.lock().children.clone();
+    let mut error = Errno::ECHILD;
+    for child in children.iter().filter(|child| is_eligible(context, child, select, options)) {
+        error = Errno::EAGAIN;
+        if let Some(waited) = ask(kernel, parent, child, options) {
+            return Ok(waited);
+        }
+    }
+    Err(error)
+}
+
+fn is_eligible(context: &Context, child: &Process, select: Select, options: WaitOptions) -> bool {
+    let selected = match select {
+        Select::Any => true,
+        Select::Process(pid) => child.pid() == pid,
+        Select::Group(group) => child.group().id == group,
+    };
+    let is_clone_child = child.exit_signal.load(Ordering::Relaxed) != Signal::SIGCHLD.number();
+    selected
+        && (options.contains(WaitOptions::ALL) || is_clone_child == options.contains(WaitOptions::CLONE))
+        && (!options.contains(WaitOptions::NOTHREAD) || child.relations.lock().parent_thread == context.task.tid())
+}
+
+/// What the child has to tell, which it then does not tell again (unless WNOWAIT).
+fn ask(kernel: &Kernel, parent: &Arc<Process>, child: &Arc<Process>, options: WaitOptions) -> Option<Waited> {
+    let consume = !options.contains(WaitOptions::NOWAIT);
+    let waited = |code: i32, value: i32, status: i32| Waited {
+        pid: child.pid(),
+        uid: child.credentials().ruid,
+        code,
+        value,
+        status,
+        usage: usage_with_children(child),
+    };
+    if child.is_dead() {
+        if !options.contains(WaitOptions::EXITED) {
+            return None;
+        }
+        let status = (*child.exit_status.lock())?;
+        let (code, value) = match status {
+            ExitStatus::Exited(status) => (CLD_EXITED, i32::from(status)),
+            ExitStatus::Signaled(signal, false) => (CLD_KILLED, signal.number()),
+            ExitStatus::Signaled(signal, true) => (CLD_DUMPED, signal.number()),
+        };
+        let answer = waited(code, value, status.wait_status());
+        if consume {
+            inherit_usage(parent, child);
+            forget(kernel, parent, child);
+        }
+        return Some(answer);
+    }
+    let mut signals = child.signals.lock();
+    let stopped = signals.stop_untold.filter(|_| options.contains(WaitOptions::STOPPED));
+    let continued = signals.continue_untold && options.contains(WaitOptions::CONTINUED);
+    if let Some(signal) = stopped {
+        if consume {
+            signals.stop_untold = None;
+        }
+        drop(signals);
+        return Some(waited(CLD_STOPPED, signal.number(), signal.number() << 8 | 0x7f));
+    }
+    if continued {
+        if consume {
+            signals.continue_untold = false;
+        }
+        drop(signals);
+        return Some(waited(CLD_CONTINUED, Signal::SIGCONT.number(), 0xffff));
+    }
+    None
+}
+
+/// A dead child is waited for (or nobody will): its number is free. The caller holds `Kernel::tree`.
+pub(super) fn forget(kernel: &Kernel, parent: &Process, child: &Arc<Process>) {
+    parent.relations.lock().children.retain(|other| !Arc::ptr_eq(other, child));
+    kernel.pids.remove_process(child.pid());
+}
+
+/// A waited-for child's times count for its parent (times(2)).
+fn inherit_usage(parent: &Process, child: &Process) {
+    let (own, children) = (child.time_ns(), *child.children_time_ns.lock());
+    let mut total = parent.children_time_ns.lock();
+    total.0 = total.0.saturating_add(own.0).saturating_add(children.0);
+    total.1 = total.1.saturating_add(own.1).saturating_add(children.1);
+    drop(total);
+    let highest = child.max_rss.load(Ordering::Relaxed).max(child.children_max_rss.load(Ordering::Relaxed));
+    parent.children_max_rss.fetch_max(highest, Ordering::Relaxed);
+}
+
+pub(crate) fn usage(time_ns: (u64, u64), max_rss: u64) -> RUsage {
+    RUsage {
+        utime: TimeVal::from_nanos(time_ns.0),
+        stime: TimeVal::from_nanos(time_ns.1),
+        maxrss: i64::try_from(max_rss).unwrap_or(i64::MAX),
+        ..RUsage::default()
+    }
+}
+
+/// A process's usage as wait4(2) tells it: with that of the children which it waited for.
+fn usage_with_children(process: &Process) -> RUsage {
+    let (own, children) = (process.time_ns(), *process.children_time_ns.lock());
+    let highest = process.max_rss.load(Ordering::Relaxed).max(process.children_max_rss.load(Ordering::Relaxed));
+    usage((own.0.saturating_add(children.0), own.1.saturating_add(children.1)), highest)
+}
