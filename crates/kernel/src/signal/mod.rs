@@ -20,6 +20,24 @@ pub struct TaskSignals {
     pub pending: PendingSignals,
     pub blocked: SignalSet,
     pub stack: SignalStack,
+    /// The mask to go back to after [`set_temporary_mask`].
+    pub saved: Option<SignalSet>,
+}
+
+/// Blocks `mask` until [`restore_temporary_mask`], or until the handler that ends the call has been set up: its frame
+/// saves the mask from before (sigsuspend(2), ppoll(2)).
+pub fn set_temporary_mask(context: &crate::Context, mask: SignalSet) {
+    let mut signals = context.task.signals.lock();
+    let before = std::mem::replace(&mut signals.blocked, mask);
+    signals.saved = Some(before);
+}
+
+/// Goes back to the mask before [`set_temporary_mask`]: the call ended without a signal.
+pub fn restore_temporary_mask(context: &crate::Context) {
+    let mut signals = context.task.signals.lock();
+    if let Some(before) = signals.saved.take() {
+        signals.blocked = before;
+    }
 }
 
 pub fn send_to_process(_process: &Process, _info: SignalInfo) {}

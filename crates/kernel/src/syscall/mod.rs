@@ -5,6 +5,9 @@
 //! [`Argument`]; `R` implements [`ReturnValue`].
 
 mod argument;
+pub mod ipc;
+pub mod poll;
 pub mod table;
+pub mod time;
 
 pub use argument::{Argument, Handler, ReturnValue, UserAddress};

@@ -38,6 +38,8 @@ pub struct Task {
     pub robust_list: AtomicU64,
     pub timer_slack_ns: AtomicU64,
     pub personality: AtomicU32,
+    /// How an interrupted sleep or poll goes on.
+    pub restart: crate::time::restart::RestartSlot,
     /// The host thread that runs it now; `None` before it has enrolled.
     pub host: RwLock<Option<Arc<skerry_platform::engine::HostThread>>>,
     /// Whether the thread is in the guest kernel (then a wake-up of its waiter is enough) or runs its own code (then it
