@@ -1,5 +1,8 @@
-//! Waiting for events on descriptors: [`poll`] (poll, select).
+//! Events on descriptors: waiting for them with [`poll`] (poll, select) and [`epoll`], and the objects that are nothing
+//! but events: [`eventfd`].
 
+pub mod epoll;
+pub mod eventfd;
 pub mod poll;
 
 use crate::fs::inode::{Device, FileType, Metadata};

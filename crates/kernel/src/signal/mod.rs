@@ -20,24 +20,33 @@ pub struct TaskSignals {
     pub pending: PendingSignals,
     pub blocked: SignalSet,
     pub stack: SignalStack,
-    /// The mask to go back to after [`set_temporary_mask`].
-    pub saved: Option<SignalSet>,
+    /// The mask to put back when a call with a mask of its own is over (sigsuspend(2), ppoll(2)).
+    pub(crate) saved_mask: Option<SignalSet>,
 }
 
-/// Blocks `mask` until [`restore_temporary_mask`], or until the handler that ends the call has been set up: its frame
-/// saves the mask from before (sigsuspend(2), ppoll(2)).
-pub fn set_temporary_mask(context: &crate::Context, mask: SignalSet) {
-    let mut signals = context.task.signals.lock();
-    let before = std::mem::replace(&mut signals.blocked, mask);
-    signals.saved = Some(before);
+/// Blocks exactly `blocked`.
+pub fn set_blocked(task: &Task, blocked: SignalSet) {
+    task.signals.lock().blocked = blocked.difference(SignalSet::UNBLOCKABLE);
 }
 
-/// Goes back to the mask before [`set_temporary_mask`]: the call ended without a signal.
-pub fn restore_temporary_mask(context: &crate::Context) {
-    let mut signals = context.task.signals.lock();
-    if let Some(before) = signals.saved.take() {
-        signals.blocked = before;
+/// Blocks `mask` until the call is over.
+pub fn set_temporary_mask(context: &mut crate::Context, mask: SignalSet) {
+    {
+        let mut signals = context.task.signals.lock();
+        let before = signals.blocked;
+        signals.saved_mask.get_or_insert(before);
     }
+    set_blocked(context.task, mask);
+}
+
+/// Takes a pending signal of `wanted`: the task's own first, then the process's.
+pub fn dequeue(_task: &Task, _wanted: SignalSet) -> Option<SignalInfo> {
+    None
+}
+
+/// Which signals of `wanted` are pending for the task or its process.
+pub fn pending_in(_task: &Task, _wanted: SignalSet) -> SignalSet {
+    SignalSet::EMPTY
 }
 
 pub fn send_to_process(_process: &Process, _info: SignalInfo) {}

@@ -5,6 +5,7 @@
 //! [`Argument`]; `R` implements [`ReturnValue`].
 
 mod argument;
+pub mod event;
 pub mod ipc;
 pub mod poll;
 pub mod table;

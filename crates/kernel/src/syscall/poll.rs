@@ -24,11 +24,15 @@ pub(super) fn with_mask<T>(
         return Err(Errno::EINVAL);
     }
     let set: SignalSet = context.read(address)?;
-    crate::signal::set_temporary_mask(context, set.difference(SignalSet::UNBLOCKABLE));
+    crate::signal::set_temporary_mask(context, set);
     let result = call(context);
     let interrupted = matches!(result, Err(Errno::EINTR | Errno::ERESTARTSYS | Errno::ERESTARTNOHAND));
     if !interrupted {
-        crate::signal::restore_temporary_mask(context);
+        // At once: a signal that only the call's own mask let through stays pending.
+        let before = context.task.signals.lock().saved_mask.take();
+        if let Some(before) = before {
+            crate::signal::set_blocked(context.task, before);
+        }
     }
     result
 }
@@ -69,20 +73,21 @@ fn poll_descriptors(context: &mut Context, address: UserAddress, count: u32, tim
 pub fn poll(context: &mut Context, descriptors: UserAddress, count: u32, timeout_ms: i32) -> Result<usize> {
     let timeout = match u64::try_from(timeout_ms) {
         Err(_) => Timeout::Never,
-        Ok(ms) => match context.task.restart.take(&context.call) {
-            Some(deadline) => Timeout::At(deadline),
-            None => Timeout::after(ms * 1_000_000),
-        },
+        Ok(ms) => Timeout::after(ms * 1_000_000),
     };
-    match poll_descriptors(context, descriptors, count, timeout) {
-        Err(Errno::ERESTARTSYS) => match timeout.deadline() {
-            Some(deadline) => {
-                context.task.restart.save(context.call, deadline);
-                Err(Errno::ERESTART_RESTARTBLOCK)
-            }
-            None => Err(Errno::ERESTARTNOHAND),
-        },
-        other => other,
+    restartable_poll(context, descriptors, count, timeout)
+}
+
+fn restartable_poll(context: &mut Context, descriptors: UserAddress, count: u32, timeout: Timeout) -> Result<usize> {
+    match (poll_descriptors(context, descriptors, count, timeout), timeout) {
+        (Err(Errno::ERESTARTSYS), Timeout::At(_)) => {
+            *context.task.restart.lock() = Some(Box::new(move |context| {
+                restartable_poll(context, descriptors, count, timeout).map(|ready| ready as u64)
+            }));
+            Err(Errno::ERESTART_RESTARTBLOCK)
+        }
+        (Err(Errno::ERESTARTSYS), _) => Err(Errno::ERESTARTNOHAND),
+        (other, _) => other,
     }
 }
 

@@ -86,21 +86,23 @@ pub fn clock_nanosleep(context: &mut Context, clock: i32, flags: u32, request: U
         let deadline = crate::time::deadline_after(nanos.saturating_sub(clock.now_nanos()));
         return sleep_until(context, deadline).map_err(|_| Errno::ERESTARTNOHAND);
     }
-    let deadline = context.task.restart.take(&context.call).or_else(|| crate::time::deadline_after(nanos));
-    sleep_until(context, deadline).or_else(|_| {
-        // Where there is no deadline there is no end of the rest either; what was asked for is as good.
-        let left = deadline.map_or(nanos, |deadline| deadline.saturating_duration_since(Instant::now()).as_nanos() as u64);
-        if let Some(address) = remaining.non_null() {
-            context.write(address, &TimeSpec::from_nanos(left))?;
-        }
-        match deadline {
-            Some(deadline) => {
-                context.task.restart.save(context.call, deadline);
-                Err(Errno::ERESTART_RESTARTBLOCK)
-            }
-            None => Err(Errno::ERESTARTNOHAND),
-        }
-    })
+    sleep_relative(context, crate::time::deadline_after(nanos), remaining)
+}
+
+/// `None`: no deadline that the host's clock could tell.
+fn sleep_relative(context: &mut Context, deadline: Option<Instant>, remaining: UserAddress) -> Result<()> {
+    let Err(error) = sleep_until(context, deadline) else { return Ok(()) };
+    let Some(deadline) = deadline else { return Err(Errno::ERESTARTNOHAND) };
+    if error != Errno::ERESTARTSYS {
+        return Err(error);
+    }
+    if let Some(address) = remaining.non_null() {
+        let left = deadline.saturating_duration_since(Instant::now());
+        context.write(address, &TimeSpec::from_nanos(left.as_nanos() as u64))?;
+    }
+    *context.task.restart.lock() =
+        Some(Box::new(move |context| sleep_relative(context, Some(deadline), remaining).map(|()| 0)));
+    Err(Errno::ERESTART_RESTARTBLOCK)
 }
 
 /// Sleeps to the deadline; ERESTARTSYS on a signal.
@@ -138,8 +140,6 @@ fn sleep_on_cpu_clock(context: &Context, clock: &CpuClock, nanos: u64, absolute:
 
 /// restart_syscall(2): goes on with the call that a stop interrupted; EINTR where there is none.
 pub fn restart_syscall(context: &mut Context) -> Result<u64> {
-    let call = context.task.restart.call().ok_or(Errno::EINTR)?;
-    let row = super::table::find(call.number).ok_or(Errno::EINTR)?;
-    context.call = call;
-    (row.handler)(context, &call.arguments)
+    let block = context.task.restart.lock().take();
+    block.map_or(Err(Errno::EINTR), |block| block(context))
 }

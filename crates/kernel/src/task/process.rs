@@ -60,6 +60,8 @@ pub struct Process {
     pub signals: Mutex<crate::signal::ProcessSignals>,
     /// Dispositions, shared by all threads (and with CLONE_SIGHAND).
     pub actions: Mutex<[SigAction; 64]>,
+    /// Woken whenever a signal gets pending for the process or one of its threads (signalfd, sigtimedwait).
+    pub signal_queue: WaitQueue,
     pub rlimits: RwLock<[RLimit; 16]>,
     /// Set once the last thread is gone.
     pub exit_status: Mutex<Option<ExitStatus>>,

@@ -5,7 +5,7 @@ use crate::fs::fd_table::FdTable;
 use crate::fs::path::Path;
 use crate::signal::TaskSignals;
 use crate::sync::Waiter;
-use crate::Kernel;
+use crate::{Context, Kernel, Result};
 use parking_lot::{Mutex, RwLock};
 use skerry_platform::memory::GuestMemory;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -18,6 +18,9 @@ pub struct FsContext {
     pub current: Path,
     pub umask: u32,
 }
+
+/// How an interrupted call goes on (ERESTART_RESTARTBLOCK): nanosleep with its absolute deadline, for instance.
+pub type RestartBlock = Box<dyn FnOnce(&mut Context) -> Result<u64> + Send>;
 
 /// One thread.
 pub struct Task {
@@ -38,8 +41,8 @@ pub struct Task {
     pub robust_list: AtomicU64,
     pub timer_slack_ns: AtomicU64,
     pub personality: AtomicU32,
-    /// How an interrupted sleep or poll goes on.
-    pub restart: crate::time::restart::RestartSlot,
+    /// What restart_syscall(2), or a return without a handler, goes on with.
+    pub restart: Mutex<Option<RestartBlock>>,
     /// The host thread that runs it now; `None` before it has enrolled.
     pub host: RwLock<Option<Arc<skerry_platform::engine::HostThread>>>,
     /// Whether the thread is in the guest kernel (then a wake-up of its waiter is enough) or runs its own code (then it

@@ -1,9 +1,8 @@
 //! Clocks and timers (time(7)).
 //!
-//! [`clock`]: the clocks by their ids. [`restart`]: how a timed call goes on after a stop.
+//! [`clock`]: the clocks by their ids.
 
 pub mod clock;
-pub mod restart;
 
 pub use clock::{Clock, CpuClock};
 
