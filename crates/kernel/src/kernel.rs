@@ -28,6 +28,9 @@ pub struct Kernel {
     pub mounts: crate::fs::mount::MountTable,
     /// Bytes that in-memory file systems hold, against `limits.memory_files`.
     pub memory_files: crate::fs::tmpfs::Quota,
+    pub pipes: std::sync::Arc<crate::ipc::pipe::PipeAccount>,
+    pub epoll_limits: std::sync::Arc<crate::event::epoll::EpollLimits>,
+    pub anonymous_inodes: crate::event::AnonymousInodes,
 }
 
 impl Kernel {

@@ -5,12 +5,13 @@
 //! - [`listener`]: the seccomp notifications that ring for it, and the injection of descriptors.
 //! - [`zygote`]: where application processes come from.
 //! - [`filter`]: the two seccomp filters of an application.
-//! - [`engine`]: host threads and processes: kick, kill, wait.
+//! - [`engine`]: host threads and processes: kick, kill, wait. [`cpu_clock`]: their CPU time.
 //!
 //! Its neighbours: `skerry-stub` (the other side of channel and doorbell; `layout.rs` is compiled into both) below,
 //! `skerry-kernel` above.
 
 pub mod channel;
+pub mod cpu_clock;
 pub mod engine;
 pub mod filter;
 #[path = "../../stub/src/layout.rs"]

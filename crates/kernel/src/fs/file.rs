@@ -154,6 +154,14 @@ pub struct OpenFile {
     pub position: Mutex<u64>,
     /// fcntl(F_SETOWN), F_SETSIG: (owner: pid, or negative process group; signal or 0).
     pub owner: RwLock<(i32, i32)>,
+    /// The epoll lists that watch it.
+    pub epoll_items: crate::event::epoll::FileItems,
+}
+
+impl Drop for OpenFile {
+    fn drop(&mut self) {
+        self.epoll_items.file_closed(&*self.operations);
+    }
 }
 
 impl OpenFile {
@@ -164,6 +172,7 @@ impl OpenFile {
             flags: AtomicU32::new(flags.bits()),
             position: Mutex::new(0),
             owner: RwLock::new((0, 0)),
+            epoll_items: Default::default(),
         })
     }
 

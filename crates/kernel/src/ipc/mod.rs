@@ -1,1 +1,3 @@
-//! (being built)
+//! Inter-process communication: pipes and FIFOs ([`pipe`]).
+
+pub mod pipe;

@@ -10,6 +10,11 @@ mod dispatch;
 pub mod memory;
 pub mod table;
 mod trace;
+pub mod event;
+pub mod ipc;
+pub mod poll;
+pub mod table;
+pub mod time;
 
 pub use argument::{Argument, Handler, ReturnValue, UserAddress};
 pub(crate) use dispatch::dispatch;

@@ -52,6 +52,29 @@ macro_rules! rows {
 
 // number name handler, class support note;   (keep the order of numbers: a test checks it)
 rows! {
+    7 poll crate::syscall::poll::poll, Kernel Full "";
+    22 pipe crate::syscall::ipc::pipe, Kernel Full "";
+    23 select crate::syscall::poll::select, Kernel Full "";
+    35 nanosleep crate::syscall::time::nanosleep, Kernel Full "";
+    96 gettimeofday crate::syscall::time::gettimeofday, Kernel Full "";
+    164 settimeofday crate::syscall::time::settimeofday, Kernel Refused "the clock is the host's";
+    201 time crate::syscall::time::time, Kernel Full "";
+    219 restart_syscall crate::syscall::time::restart_syscall, Kernel Full "";
+    213 epoll_create crate::syscall::event::epoll_create, Kernel Full "";
+    227 clock_settime crate::syscall::time::clock_settime, Kernel Refused "the clock is the host's";
+    228 clock_gettime crate::syscall::time::clock_gettime, Kernel Full "";
+    229 clock_getres crate::syscall::time::clock_getres, Kernel Full "";
+    230 clock_nanosleep crate::syscall::time::clock_nanosleep, Kernel Full "";
+    232 epoll_wait crate::syscall::event::epoll_wait, Kernel Full "";
+    233 epoll_ctl crate::syscall::event::epoll_ctl, Kernel Full "EPOLLEXCLUSIVE wakes all";
+    270 pselect6 crate::syscall::poll::pselect6, Kernel Full "";
+    271 ppoll crate::syscall::poll::ppoll, Kernel Full "";
+    281 epoll_pwait crate::syscall::event::epoll_pwait, Kernel Full "";
+    284 eventfd crate::syscall::event::eventfd, Kernel Full "";
+    290 eventfd2 crate::syscall::event::eventfd2, Kernel Full "";
+    291 epoll_create1 crate::syscall::event::epoll_create1, Kernel Full "";
+    293 pipe2 crate::syscall::ipc::pipe2, Kernel Full "no O_NOTIFICATION_PIPE";
+    441 epoll_pwait2 crate::syscall::event::epoll_pwait2, Kernel Full "";
 }
 
 /// The row of a call number.

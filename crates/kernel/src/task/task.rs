@@ -45,6 +45,8 @@ pub struct Task {
     pub robust_list: AtomicU64,
     pub timer_slack_ns: AtomicU64,
     pub personality: AtomicU32,
+    /// What restart_syscall(2), or a return without a handler, goes on with.
+    pub restart: Mutex<Option<RestartBlock>>,
     /// The host thread that runs it now; `None` before it has enrolled.
     pub host: RwLock<Option<Arc<skerry_platform::engine::HostThread>>>,
     /// Whether the thread is in the guest kernel (then a wake-up of its waiter is enough) or runs its own code (then it

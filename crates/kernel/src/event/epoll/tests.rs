@@ -1,0 +1,142 @@
+use super::*;
+use crate::event::eventfd::{EventFd, Take};
+use crate::fs::file::StatusFlags;
+use crate::sync::{Waiter, Wake};
+
+const IN: u32 = 1;
+const OUT: u32 = 4;
+
+fn eventfd() -> Arc<OpenFile> {
+    OpenFile::new(Arc::new(EventFd::new(0, Take::All)), StatusFlags::RDWR, None)
+}
+
+fn signal(file: &OpenFile) {
+    file.operations.write(file, &1u64.to_ne_bytes(), 0).unwrap();
+}
+
+fn drain(file: &OpenFile) {
+    file.operations.read(file, &mut [0; 8], 0).unwrap();
+}
+
+fn epoll() -> (Arc<Epoll>, Arc<OpenFile>) {
+    let epoll = Epoll::new(Arc::default());
+    (epoll.clone(), OpenFile::new(epoll, StatusFlags::RDWR, None))
+}
+
+fn wanted(events: u32) -> Wanted {
+    Wanted { events: events | 0x18, data: 7 }
+}
+
+fn count(epoll: &Epoll) -> usize {
+    epoll.take(10).len()
+}
+
+#[test]
+fn level_triggered_items_are_told_until_they_are_drained() {
+    let (epoll, _own) = epoll();
+    let file = eventfd();
+    epoll.add(5, &file, wanted(IN)).unwrap();
+    assert_eq!(epoll.add(5, &file, wanted(IN)), Err(Errno::EEXIST));
+    assert_eq!(count(&epoll), 0);
+    signal(&file);
+    assert_eq!((count(&epoll), count(&epoll)), (1, 1));
+    let event = epoll.take(1).remove(0).event();
+    assert_eq!(({ event.events }, { event.data }), (IN, 7));
+    drain(&file);
+    assert_eq!(count(&epoll), 0);
+    signal(&file);
+    epoll.remove(5, &file).unwrap();
+    assert_eq!(count(&epoll), 0);
+    assert_eq!(epoll.remove(5, &file), Err(Errno::ENOENT));
+}
+
+#[test]
+fn edge_triggered_items_are_told_once_per_wake_up() {
+    let (epoll, _own) = epoll();
+    let file = eventfd();
+    epoll.add(5, &file, wanted(IN | EPOLLET)).unwrap();
+    signal(&file);
+    assert_eq!((count(&epoll), count(&epoll)), (1, 0));
+    signal(&file);
+    assert_eq!((count(&epoll), count(&epoll)), (1, 0));
+    // What could not be told is not lost.
+    signal(&file);
+    let taken = epoll.take(10);
+    epoll.untake(taken);
+    assert_eq!(count(&epoll), 1);
+}
+
+#[test]
+fn one_shot_items_sleep_until_they_are_modified() {
+    let (epoll, _own) = epoll();
+    let file = eventfd();
+    signal(&file);
+    epoll.add(5, &file, wanted(IN | EPOLLONESHOT)).unwrap();
+    assert_eq!((count(&epoll), count(&epoll)), (1, 0));
+    signal(&file);
+    assert_eq!(count(&epoll), 0);
+    epoll.modify(5, &file, wanted(IN | EPOLLONESHOT)).unwrap();
+    assert_eq!(count(&epoll), 1);
+}
+
+#[test]
+fn a_closed_file_leaves_the_list() {
+    let (epoll, _own) = epoll();
+    let file = eventfd();
+    epoll.add(5, &file, wanted(OUT)).unwrap();
+    let duplicate = file.clone();
+    drop(file);
+    assert_eq!(count(&epoll), 1);
+    drop(duplicate);
+    assert_eq!(count(&epoll), 0);
+    assert!(epoll.items.lock().is_empty());
+    assert_eq!(epoll.limits.watches.load(Ordering::Relaxed), 0);
+}
+
+#[test]
+fn a_dropped_epoll_leaves_the_files() {
+    let (epoll, own) = epoll();
+    let file = eventfd();
+    epoll.add(5, &file, wanted(IN)).unwrap();
+    drop((epoll, own));
+    assert!(file.operations.wait_queue().unwrap().is_empty());
+}
+
+#[test]
+fn epolls_nest_but_not_in_a_loop() {
+    let limits: Arc<EpollLimits> = Arc::default();
+    let make = || {
+        let epoll = Epoll::new(limits.clone());
+        (epoll.clone(), OpenFile::new(epoll, StatusFlags::RDWR, None))
+    };
+    let row: Vec<_> = (0..6).map(|_| make()).collect();
+    for pair in row[..5].windows(2) {
+        pair[0].0.add(3, &pair[1].1, wanted(IN)).unwrap();
+    }
+    // A fifth link, at either end.
+    assert_eq!(row[4].0.add(3, &row[5].1, wanted(IN)), Err(Errno::ELOOP));
+    assert_eq!(row[5].0.add(3, &row[0].1, wanted(IN)), Err(Errno::ELOOP));
+    assert_eq!(row[4].0.add(3, &row[0].1, wanted(IN)), Err(Errno::ELOOP));
+    assert_eq!(row[4].0.add(4, &row[4].1, wanted(IN)), Err(Errno::ELOOP));
+    let file = eventfd();
+    row[4].0.add(9, &file, wanted(IN)).unwrap();
+    assert_eq!(count(&row[0].0), 0);
+    let waiter = Waiter::new();
+    let _registration = row[0].0.queue.register(waiter.clone() as Arc<dyn Wake>);
+    signal(&file);
+    assert!(waiter.sleep(Some(std::time::Instant::now() + std::time::Duration::from_secs(5))));
+    assert_eq!(count(&row[0].0), 1);
+    drain(&file);
+    assert_eq!(count(&row[0].0), 0);
+}
+
+#[test]
+fn exclusive_has_its_rules() {
+    let (epoll, own) = epoll();
+    let file = eventfd();
+    assert_eq!(epoll.add(5, &file, wanted(IN | EPOLLEXCLUSIVE | EPOLLONESHOT)), Err(Errno::EINVAL));
+    let other = Epoll::new(Arc::default());
+    assert_eq!(other.add(5, &own, wanted(IN | EPOLLEXCLUSIVE)), Err(Errno::EINVAL));
+    epoll.add(5, &file, wanted(IN | EPOLLEXCLUSIVE)).unwrap();
+    assert_eq!(epoll.modify(5, &file, wanted(IN)), Err(Errno::EINVAL));
+}

@@ -1,0 +1,148 @@
+//! eventfd(2): a counter that is waited for.
+
+use crate::fs::file::{Events, FileOperations, OpenFile};
+use crate::fs::inode::Metadata;
+use crate::sync::WaitQueue;
+use crate::{Errno, Result};
+use parking_lot::Mutex;
+use std::any::Any;
+
+/// What a read takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Take {
+    /// The whole counter.
+    All,
+    /// One (EFD_SEMAPHORE).
+    One,
+}
+
+/// The counter. It holds at most `u64::MAX - 1`.
+pub struct EventFd {
+    counter: Mutex<u64>,
+    take: Take,
+    queue: WaitQueue,
+}
+
+impl EventFd {
+    pub fn new(initial: u64, take: Take) -> EventFd {
+        EventFd { counter: Mutex::new(initial), take, queue: WaitQueue::new() }
+    }
+
+    /// Adds to the counter as far as it goes, for signals from inside the kernel.
+    pub fn signal(&self, count: u64) {
+        {
+            let mut counter = self.counter.lock();
+            *counter = counter.saturating_add(count);
+        }
+        self.queue.wake_all();
+    }
+}
+
+impl FileOperations for EventFd {
+    fn read(&self, _file: &OpenFile, buffer: &mut [u8], _offset: u64) -> Result<usize> {
+        let target = buffer.first_chunk_mut::<8>().ok_or(Errno::EINVAL)?;
+        let taken = {
+            let mut counter = self.counter.lock();
+            if *counter == 0 {
+                return Err(Errno::EAGAIN);
+            }
+            let taken = if self.take == Take::One { 1 } else { *counter };
+            *counter -= taken;
+            taken
+        };
+        *target = taken.to_ne_bytes();
+        self.queue.wake_all();
+        Ok(8)
+    }
+
+    fn write(&self, _file: &OpenFile, buffer: &[u8], _offset: u64) -> Result<usize> {
+        let value = u64::from_ne_bytes(*buffer.first_chunk::<8>().ok_or(Errno::EINVAL)?);
+        if value == u64::MAX {
+            return Err(Errno::EINVAL);
+        }
+        {
+            let mut counter = self.counter.lock();
+            match counter.checked_add(value) {
+                Some(sum) if sum < u64::MAX => *counter = sum,
+                _ => return Err(Errno::EAGAIN),
+            }
+        }
+        self.queue.wake_all();
+        Ok(8)
+    }
+
+    fn poll(&self) -> Events {
+        let counter = *self.counter.lock();
+        let mut events = Events::empty();
+        events.set(Events::IN | Events::RDNORM, counter > 0);
+        events.set(Events::OUT | Events::WRNORM, counter < u64::MAX - 1);
+        events.set(Events::ERR, counter == u64::MAX);
+        events
+    }
+
+    fn wait_queue(&self) -> Option<&WaitQueue> {
+        Some(&self.queue)
+    }
+
+    fn metadata(&self) -> Result<Metadata> {
+        Ok(super::anonymous_metadata())
+    }
+
+    fn fdinfo(&self) -> String {
+        format!("eventfd-count: {:16x}\n", *self.counter.lock())
+    }
+
+    fn anonymous_name(&self) -> String {
+        "anon_inode:[eventfd]".into()
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fs::file::StatusFlags;
+    use std::sync::Arc;
+
+    fn eventfd(initial: u64, take: Take) -> Arc<OpenFile> {
+        OpenFile::new(Arc::new(EventFd::new(initial, take)), StatusFlags::RDWR, None)
+    }
+
+    fn read(file: &OpenFile) -> Result<u64> {
+        let mut buffer = [0; 8];
+        file.operations.read(file, &mut buffer, 0).map(|_| u64::from_ne_bytes(buffer))
+    }
+
+    fn write(file: &OpenFile, value: u64) -> Result<usize> {
+        file.operations.write(file, &value.to_ne_bytes(), 0)
+    }
+
+    #[test]
+    fn counts_and_empties() {
+        let file = eventfd(0, Take::All);
+        assert_eq!(read(&file), Err(Errno::EAGAIN));
+        write(&file, 3).unwrap();
+        write(&file, 4).unwrap();
+        assert_eq!(read(&file), Ok(7));
+        assert_eq!(file.operations.poll(), Events::OUT | Events::WRNORM);
+        assert_eq!(file.operations.write(&file, &[0; 7], 0), Err(Errno::EINVAL));
+    }
+
+    #[test]
+    fn does_not_overflow() {
+        let file = eventfd(1, Take::All);
+        assert_eq!(write(&file, u64::MAX), Err(Errno::EINVAL));
+        assert_eq!(write(&file, u64::MAX - 1), Err(Errno::EAGAIN));
+        assert_eq!(write(&file, u64::MAX - 2), Ok(8));
+        assert_eq!(file.operations.poll(), Events::IN | Events::RDNORM);
+    }
+
+    #[test]
+    fn a_semaphore_gives_one_at_a_time() {
+        let file = eventfd(2, Take::One);
+        assert_eq!((read(&file), read(&file), read(&file)), (Ok(1), Ok(1), Err(Errno::EAGAIN)));
+    }
+}

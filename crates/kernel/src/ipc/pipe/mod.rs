@@ -1,0 +1,382 @@
+//! Pipes and FIFOs (pipe(7), fifo(7)).
+//!
+//! A [`Pipe`] is the queue of bytes with its counts of ends; a [`PipeEnd`] is what an open file holds of it, and dropping
+//! the last one closes that side. FIFOs are in [`fifo`], splice(2) and tee(2) between pipes in [`transfer`].
+//!
+//! Wake-ups: readers are woken when the pipe stops being empty, writers when it stops being full; once anybody has polled
+//! the pipe, at every change, since edge-triggered epoll(7) users count on hearing of each write.
+//!
+//! Lock order: `Pipe::state` of two pipes by address (transfer); wait queues are woken with it released.
+
+pub mod fifo;
+mod slots;
+pub mod transfer;
+
+pub use fifo::{open_fifo, FifoState};
+
+use crate::fs::file::{Events, FileOperations, OpenFile, StatusFlags};
+use crate::fs::inode::{Device, FileType, Metadata};
+use crate::sync::WaitQueue;
+use crate::{Context, Errno, Result};
+use parking_lot::Mutex;
+use skerry_abi::raw::ioctl::FIONREAD;
+use skerry_abi::structs::TimeSpec;
+use slots::{Layout, Slots, PAGE_SIZE};
+use std::any::Any;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::Arc;
+
+/// Writes of at most this size are atomic (limits.h).
+pub const PIPE_BUF: usize = 4096;
+/// 64 KiB (pipe(7)).
+const DEFAULT_SLOTS: usize = 16;
+/// What a pipe gets once the sandbox's pipes may hold [`SOFT_LIMIT_SLOTS`].
+const MINIMUM_SLOTS: usize = 2;
+/// 1 MiB (/proc/sys/fs/pipe-max-size).
+pub const PIPE_MAX_SIZE: usize = 1 << 20;
+/// 256 MiB that pipes of a sandbox may hold together at full size.
+const SOFT_LIMIT_SLOTS: usize = 65536;
+
+/// How many slots the pipes of a sandbox may fill together.
+#[derive(Default)]
+pub struct PipeAccount {
+    slots: AtomicUsize,
+}
+
+impl PipeAccount {
+    fn take(&self, slots: usize) -> bool {
+        self.slots
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
+                used.checked_add(slots).filter(|&sum| sum <= SOFT_LIMIT_SLOTS)
+            })
+            .is_ok()
+    }
+
+    fn give_back(&self, slots: usize) {
+        self.slots.fetch_sub(slots, Ordering::Relaxed);
+    }
+}
+
+/// A pipe.
+pub struct Pipe {
+    state: Mutex<State>,
+    /// Who waits on an end that only reads, only writes, or does both (a FIFO opened read-write).
+    read_queue: WaitQueue,
+    write_queue: WaitQueue,
+    both_queue: WaitQueue,
+    /// Who waits in open(2) for the other end of a FIFO.
+    open_queue: WaitQueue,
+    /// Somebody has asked for readiness.
+    polled: AtomicBool,
+    account: Arc<PipeAccount>,
+    inode: u64,
+    owner: (u32, u32),
+    created: TimeSpec,
+}
+
+struct State {
+    slots: Slots,
+    /// Slots taken from the account.
+    accounted: usize,
+    readers: usize,
+    writers: usize,
+    /// How often a reader or writer has come (FIFOs).
+    reader_opens: u64,
+    writer_opens: u64,
+}
+
+impl Pipe {
+    pub fn new(context: &Context) -> Arc<Pipe> {
+        let kernel = context.kernel();
+        let account = kernel.pipes.clone();
+        let accounted = if account.take(DEFAULT_SLOTS) { DEFAULT_SLOTS } else { 0 };
+        let credentials = context.task.credentials();
+        Arc::new(Pipe::with(account, accounted, kernel.anonymous_inodes.next(), (credentials.fsuid, credentials.fsgid)))
+    }
+
+    fn with(account: Arc<PipeAccount>, accounted: usize, inode: u64, owner: (u32, u32)) -> Pipe {
+        Pipe {
+            state: Mutex::new(State {
+                slots: Slots::new(accounted.max(MINIMUM_SLOTS)),
+                accounted,
+                readers: 0,
+                writers: 0,
+                reader_opens: 0,
+                writer_opens: 0,
+            }),
+            read_queue: WaitQueue::new(),
+            write_queue: WaitQueue::new(),
+            both_queue: WaitQueue::new(),
+            open_queue: WaitQueue::new(),
+            polled: AtomicBool::new(false),
+            account,
+            inode,
+            owner,
+            created: crate::time::realtime_now(),
+        }
+    }
+
+    /// The two ends: for reading, for writing.
+    pub fn ends(self: Arc<Pipe>) -> (PipeEnd, PipeEnd) {
+        (PipeEnd::new(self.clone(), Side::Read, None), PipeEnd::new(self, Side::Write, None))
+    }
+
+    fn wake_readers(&self) {
+        self.read_queue.wake_all();
+        self.both_queue.wake_all();
+    }
+
+    fn wake_writers(&self) {
+        self.write_queue.wake_all();
+        self.both_queue.wake_all();
+    }
+
+    fn read(&self, buffer: &mut [u8]) -> Result<usize> {
+        if buffer.is_empty() {
+            return Ok(0);
+        }
+        let mut state = self.state.lock();
+        if state.slots.is_empty() {
+            return if state.writers == 0 { Ok(0) } else { Err(Errno::EAGAIN) };
+        }
+        let was_full = state.slots.is_full();
+        let count = state.slots.read(buffer);
+        let has_room = was_full && !state.slots.is_full();
+        drop(state);
+        if has_room || self.polled.load(Ordering::Relaxed) {
+            self.wake_writers();
+        }
+        Ok(count)
+    }
+
+    fn write(&self, bytes: &[u8], layout: Layout) -> Result<usize> {
+        let mut state = self.state.lock();
+        if bytes.is_empty() {
+            return Ok(0);
+        }
+        if state.readers == 0 {
+            return Err(Errno::EPIPE);
+        }
+        let was_empty = state.slots.is_empty();
+        let count = state.slots.write(bytes, layout);
+        drop(state);
+        if count == 0 {
+            return Err(Errno::EAGAIN);
+        }
+        if was_empty || self.polled.load(Ordering::Relaxed) {
+            self.wake_readers();
+        }
+        Ok(count)
+    }
+
+    fn metadata(&self) -> Metadata {
+        Metadata {
+            device: Device::new(0, 13),
+            inode: self.inode,
+            kind: FileType::Fifo,
+            permissions: 0o600,
+            links: 1,
+            uid: self.owner.0,
+            gid: self.owner.1,
+            represents: Device::default(),
+            size: 0,
+            blocks: 0,
+            block_size: PAGE_SIZE as u32,
+            accessed: self.created,
+            modified: self.created,
+            changed: self.created,
+            created: None,
+        }
+    }
+
+    /// fcntl(F_SETPIPE_SZ): the new size. EINVAL, EPERM over 1 MiB, EBUSY below what is in it.
+    fn set_capacity(&self, size: usize) -> Result<usize> {
+        if size > 1 << 31 {
+            return Err(Errno::EINVAL);
+        }
+        let slots = size.max(PAGE_SIZE).next_power_of_two() / PAGE_SIZE;
+        let mut state = self.state.lock();
+        if slots > state.slots.limit() && slots > PIPE_MAX_SIZE / PAGE_SIZE {
+            return Err(Errno::EPERM);
+        }
+        if slots < state.slots.used() {
+            return Err(Errno::EBUSY);
+        }
+        if slots > state.accounted {
+            if !self.account.take(slots - state.accounted) {
+                return Err(Errno::EPERM);
+            }
+        } else {
+            self.account.give_back(state.accounted - slots);
+        }
+        state.accounted = slots;
+        let grown = slots > state.slots.limit();
+        state.slots.set_limit(slots);
+        drop(state);
+        if grown {
+            self.wake_writers();
+        }
+        Ok(slots * PAGE_SIZE)
+    }
+}
+
+impl Drop for Pipe {
+    fn drop(&mut self) {
+        self.account.give_back(self.state.get_mut().accounted);
+    }
+}
+
+/// Which way an end goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    Read,
+    Write,
+    /// A FIFO that was opened read-write.
+    Both,
+}
+
+impl Side {
+    fn reads(self) -> bool {
+        self != Side::Write
+    }
+    fn writes(self) -> bool {
+        self != Side::Read
+    }
+}
+
+/// What an open file holds of a pipe. Dropping it closes this end.
+pub struct PipeEnd {
+    pipe: Arc<Pipe>,
+    side: Side,
+    fifo: Option<Arc<FifoState>>,
+    /// A FIFO opened O_NONBLOCK before any writer: no POLLHUP until one has come (and gone) after this many.
+    quiet_until: Option<u64>,
+}
+
+impl PipeEnd {
+    fn new(pipe: Arc<Pipe>, side: Side, fifo: Option<Arc<FifoState>>) -> PipeEnd {
+        {
+            let mut state = pipe.state.lock();
+            if side.reads() {
+                state.readers += 1;
+                state.reader_opens += 1;
+            }
+            if side.writes() {
+                state.writers += 1;
+                state.writer_opens += 1;
+            }
+        }
+        pipe.open_queue.wake_all();
+        PipeEnd { pipe, side, fifo, quiet_until: None }
+    }
+
+    pub fn side(&self) -> Side {
+        self.side
+    }
+}
+
+impl Drop for PipeEnd {
+    fn drop(&mut self) {
+        {
+            let mut state = self.pipe.state.lock();
+            state.readers -= usize::from(self.side.reads());
+            state.writers -= usize::from(self.side.writes());
+        }
+        self.pipe.wake_readers();
+        self.pipe.wake_writers();
+    }
+}
+
+impl FileOperations for PipeEnd {
+    fn read(&self, _file: &OpenFile, buffer: &mut [u8], _offset: u64) -> Result<usize> {
+        if !self.side.reads() {
+            return Err(Errno::EBADF);
+        }
+        self.pipe.read(buffer)
+    }
+
+    fn write(&self, file: &OpenFile, buffer: &[u8], _offset: u64) -> Result<usize> {
+        if !self.side.writes() {
+            return Err(Errno::EBADF);
+        }
+        let layout = if file.flags().contains(StatusFlags::DIRECT) { Layout::Packets } else { Layout::Stream };
+        self.pipe.write(buffer, layout)
+    }
+
+    fn append(&self, file: &OpenFile, buffer: &[u8]) -> Result<(usize, u64)> {
+        self.write(file, buffer, 0).map(|count| (count, 0))
+    }
+
+    fn poll(&self) -> Events {
+        self.pipe.polled.store(true, Ordering::Relaxed);
+        let state = self.pipe.state.lock();
+        let mut events = Events::empty();
+        if self.side.reads() {
+            if !state.slots.is_empty() {
+                events |= Events::IN | Events::RDNORM;
+            }
+            if state.writers == 0 && self.quiet_until != Some(state.writer_opens) {
+                events |= Events::HUP;
+            }
+        }
+        if self.side.writes() {
+            if !state.slots.is_full() {
+                events |= Events::OUT | Events::WRNORM;
+            }
+            if state.readers == 0 {
+                events |= Events::ERR;
+            }
+        }
+        events
+    }
+
+    fn wait_queue(&self) -> Option<&WaitQueue> {
+        Some(match self.side {
+            Side::Read => &self.pipe.read_queue,
+            Side::Write => &self.pipe.write_queue,
+            Side::Both => &self.pipe.both_queue,
+        })
+    }
+
+    fn metadata(&self) -> Result<Metadata> {
+        match self.fifo.as_ref().and_then(|fifo| fifo.inode()) {
+            Some(inode) => inode.metadata(),
+            None => Ok(self.pipe.metadata()),
+        }
+    }
+
+    fn ioctl(&self, context: &mut Context, _file: &OpenFile, request: u32, argument: u64) -> Result<u64> {
+        match request {
+            FIONREAD => {
+                let length = self.pipe.state.lock().slots.len() as i32;
+                context.write(argument, &length)?;
+                Ok(0)
+            }
+            _ => Err(Errno::ENOTTY),
+        }
+    }
+
+    fn anonymous_name(&self) -> String {
+        format!("pipe:[{}]", self.pipe.inode)
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
+/// fcntl(F_GETPIPE_SZ): bytes. EBADF where `file` is no pipe.
+pub fn capacity(file: &OpenFile) -> Result<usize> {
+    let end = file.downcast::<PipeEnd>().ok_or(Errno::EBADF)?;
+    let limit = end.pipe.state.lock().slots.limit();
+    Ok(limit * PAGE_SIZE)
+}
+
+/// fcntl(F_SETPIPE_SZ): the size that was set. EBADF where `file` is no pipe; EINVAL, EPERM over 1 MiB, EBUSY below what
+/// is in it.
+pub fn set_capacity(file: &OpenFile, size: usize) -> Result<usize> {
+    file.downcast::<PipeEnd>().ok_or(Errno::EBADF)?.pipe.set_capacity(size)
+}
+
+#[cfg(test)]
+mod tests;
