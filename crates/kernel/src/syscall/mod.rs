@@ -5,6 +5,7 @@
 //! [`Argument`]; `R` implements [`ReturnValue`].
 
 mod argument;
+pub mod socket;
 pub mod table;
 
 pub use argument::{Argument, Handler, ReturnValue, UserAddress};
