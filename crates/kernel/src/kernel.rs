@@ -26,6 +26,8 @@ pub struct Kernel {
     pub events: Box<dyn Fn(Event) + Send + Sync>,
     /// The namespace of mounts, once [`Kernel::set_root`] has run.
     pub mounts: crate::fs::mount::MountTable,
+    /// Sockets, their names and ports.
+    pub net: std::sync::Arc<crate::net::NetworkStack>,
     /// Bytes that in-memory file systems hold, against `limits.memory_files`.
     pub memory_files: crate::fs::tmpfs::Quota,
     pub pipes: std::sync::Arc<crate::ipc::pipe::PipeAccount>,

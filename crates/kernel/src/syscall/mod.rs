@@ -8,6 +8,7 @@ mod argument;
 pub mod clone;
 mod dispatch;
 pub mod memory;
+pub mod socket;
 pub mod table;
 mod trace;
 pub mod event;

@@ -75,6 +75,24 @@ rows! {
     291 epoll_create1 crate::syscall::event::epoll_create1, Kernel Full "";
     293 pipe2 crate::syscall::ipc::pipe2, Kernel Full "no O_NOTIFICATION_PIPE";
     441 epoll_pwait2 crate::syscall::event::epoll_pwait2, Kernel Full "";
+    41 socket crate::syscall::socket::socket, Kernel Full "AF_UNIX, AF_INET, AF_INET6 (TCP, UDP), AF_NETLINK (route, sock_diag, uevent, generic)";
+    42 connect crate::syscall::socket::connect, Kernel Full "";
+    43 accept crate::syscall::socket::accept, Kernel Full "";
+    44 sendto crate::syscall::socket::sendto, Kernel Full "";
+    45 recvfrom crate::syscall::socket::recvfrom, Kernel Full "";
+    46 sendmsg crate::syscall::socket::sendmsg, Kernel Full "";
+    47 recvmsg crate::syscall::socket::recvmsg, Kernel Full "";
+    48 shutdown crate::syscall::socket::shutdown, Kernel Full "";
+    49 bind crate::syscall::socket::bind, Kernel Full "";
+    50 listen crate::syscall::socket::listen, Kernel Full "";
+    51 getsockname crate::syscall::socket::getsockname, Kernel Full "";
+    52 getpeername crate::syscall::socket::getpeername, Kernel Full "";
+    53 socketpair crate::syscall::socket::socketpair, Kernel Full "";
+    54 setsockopt crate::syscall::socket::setsockopt, Kernel Partial "packet filters and MSG_ZEROCOPY are refused";
+    55 getsockopt crate::syscall::socket::getsockopt, Kernel Full "";
+    288 accept4 crate::syscall::socket::accept4, Kernel Full "";
+    299 recvmmsg crate::syscall::socket::recvmmsg, Kernel Full "";
+    307 sendmmsg crate::syscall::socket::sendmmsg, Kernel Full "";
 }
 
 /// The row of a call number.

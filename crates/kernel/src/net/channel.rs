@@ -1,0 +1,415 @@
+//! One direction of a connection: bytes in order, with marks for what travels beside them.
+//!
+//! Unix stream and seqpacket sockets and TCP over loopback are each two [`Channel`]s, one per direction. The sender's
+//! bytes are copied into a ring once, the receiver's out of it once. A mark says that a message begins at a position of
+//! the stream, what it carries (descriptors), who sent it, and for packets how long it is.
+//!
+//! Who waits for bytes waits on the receiving socket's queue, who waits for room on the sending socket's: a channel knows
+//! both. Lock order: a socket's state > `Channel::state` > wait queues; two channels are never locked at once.
+
+use super::rights::InFlight;
+use super::ring::{Budget, Ring};
+use super::socket::UserCredentials;
+use crate::sync::WaitQueue;
+use crate::{Errno, Result};
+use parking_lot::Mutex;
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// How messages are kept apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Framing {
+    /// SOCK_STREAM: not at all.
+    Bytes,
+    /// SOCK_SEQPACKET: each is received by itself, the rest of it is lost.
+    Packets,
+}
+
+/// One direction of a connection.
+pub struct Channel {
+    framing: Framing,
+    state: Mutex<State>,
+    /// The receiving socket's queue.
+    reader: Arc<WaitQueue>,
+    /// The sending socket's queue.
+    writer: Arc<WaitQueue>,
+}
+
+struct State {
+    ring: Ring,
+    /// The most bytes it holds (the sender's SO_SNDBUF).
+    capacity: usize,
+    /// Position in the stream of the ring's first byte.
+    start: u64,
+    marks: VecDeque<Mark>,
+    /// Who sent the bytes at `start`.
+    sender: UserCredentials,
+    /// Who sent the newest bytes.
+    last_sender: UserCredentials,
+    /// No more will come (SHUT_WR, close).
+    write_closed: bool,
+    /// Nobody will read (SHUT_RD of a unix socket, close).
+    read_closed: bool,
+    /// Somebody found it full; woken once there is room enough.
+    writer_waiting: bool,
+    /// What the receiver is told once, behind the bytes (the sender was reset).
+    error: Option<Errno>,
+}
+
+struct Mark {
+    position: u64,
+    length: usize,
+    rights: InFlight,
+    sender: UserCredentials,
+}
+
+/// What [`Channel::receive`] took beside bytes.
+pub struct Received {
+    /// Bytes copied.
+    pub count: usize,
+    /// Length of the packet (more than `count`: it was cut), or `count`.
+    pub full_length: usize,
+    pub rights: InFlight,
+    pub sender: UserCredentials,
+    /// The stream has a boundary here: what follows must not be joined to this.
+    pub boundary: bool,
+}
+
+/// How to receive.
+#[derive(Clone, Copy, Default)]
+pub struct ReceiveMode {
+    /// MSG_PEEK: leave it there.
+    pub peek: bool,
+    /// Skip this many bytes (SO_PEEK_OFF); only with `peek`.
+    pub offset: usize,
+    /// Do not join bytes of different senders (SO_PASSCRED).
+    pub split_senders: bool,
+}
+
+impl Channel {
+    pub fn new(framing: Framing, capacity: usize, reader: Arc<WaitQueue>, writer: Arc<WaitQueue>, budget: Arc<Budget>) -> Arc<Channel> {
+        Arc::new(Channel {
+            framing,
+            state: Mutex::new(State {
+                ring: Ring::new(budget),
+                capacity,
+                start: 0,
+                marks: VecDeque::new(),
+                sender: UserCredentials::NOBODY,
+                last_sender: UserCredentials::NOBODY,
+                write_closed: false,
+                read_closed: false,
+                writer_waiting: false,
+                error: None,
+            }),
+            reader,
+            writer,
+        })
+    }
+
+    /// Puts in as much as there is room for (a packet: all or nothing).
+    ///
+    /// Errors: EAGAIN (full), EMSGSIZE (a packet that never fits), EPIPE (closed on either side).
+    pub fn send(&self, data: &[u8], rights: &mut InFlight, sender: UserCredentials) -> Result<usize> {
+        let mut state = self.state.lock();
+        if state.write_closed || state.read_closed {
+            return Err(Errno::EPIPE);
+        }
+        if self.framing == Framing::Packets {
+            if data.len() > state.capacity {
+                return Err(Errno::EMSGSIZE);
+            }
+            if state.room() < data.len() || state.marks.len() >= MAXIMUM_PACKETS {
+                state.writer_waiting = true;
+                return Err(Errno::EAGAIN);
+            }
+        } else if data.is_empty() {
+            return Ok(0);
+        }
+        let position = state.start + state.ring.len() as u64;
+        let capacity = state.capacity;
+        let count = state.ring.push(data, capacity);
+        if count < data.len() {
+            state.writer_waiting = true;
+            if self.framing == Framing::Packets {
+                // Only where the sandbox's budget is spent: take the part back.
+                state.ring.truncate(count);
+                return Err(Errno::ENOBUFS);
+            }
+            if count == 0 {
+                return Err(Errno::EAGAIN);
+            }
+        }
+        if self.framing == Framing::Packets || !rights.is_empty() || sender != state.last_sender {
+            state.last_sender = sender;
+            let rights = std::mem::replace(rights, InFlight::none());
+            state.marks.push_back(Mark { position, length: count, rights, sender });
+        }
+        drop(state);
+        self.reader.wake_all();
+        Ok(count)
+    }
+
+    /// Takes what is there. `Ok(None)`: the end. EAGAIN: nothing yet.
+    pub fn receive(&self, buffer: &mut [u8], mode: ReceiveMode) -> Result<Option<Received>> {
+        let mut state = self.state.lock();
+        let received = match self.framing {
+            Framing::Bytes => state.receive_bytes(buffer, mode),
+            Framing::Packets => state.receive_packet(buffer, mode),
+        };
+        let Some(received) = received else {
+            if let Some(error) = state.error.take() {
+                return Err(error);
+            }
+            return if state.write_closed || state.read_closed { Ok(None) } else { Err(Errno::EAGAIN) };
+        };
+        if !mode.peek && state.writer_waiting && state.is_writable() {
+            state.writer_waiting = false;
+            drop(state);
+            self.writer.wake_all();
+        }
+        Ok(Some(received))
+    }
+
+    /// No more will be sent; what is there can still be received.
+    pub fn close_write(&self) {
+        self.state.lock().write_closed = true;
+        self.reader.wake_all();
+    }
+
+    /// Nobody will receive any more: sending gives EPIPE. What is there stays (a unix socket's own SHUT_RD).
+    pub fn close_read(&self) {
+        self.state.lock().read_closed = true;
+        self.writer.wake_all();
+    }
+
+    /// The receiving socket is gone: what is there is lost. True where something was.
+    pub fn abandon(&self) -> bool {
+        let mut state = self.state.lock();
+        state.read_closed = true;
+        let lost = !state.ring.is_empty() || state.has_packet(self.framing);
+        let marks = std::mem::take(&mut state.marks);
+        state.ring.clear();
+        drop(state);
+        // The descriptors in flight are let go with no lock held: their closing may come back to sockets.
+        drop(marks);
+        self.writer.wake_all();
+        lost
+    }
+
+    /// Ends the stream with an error that the receiver is told once.
+    pub fn fail(&self, error: Errno) {
+        let mut state = self.state.lock();
+        state.write_closed = true;
+        state.error = Some(error);
+        drop(state);
+        self.reader.wake_all();
+    }
+
+    /// SO_ERROR.
+    pub fn take_error(&self) -> Option<Errno> {
+        self.state.lock().error.take()
+    }
+
+    pub fn has_error(&self) -> bool {
+        self.state.lock().error.is_some()
+    }
+
+    /// Bytes that can be received now (FIONREAD); for packets the next one's length.
+    pub fn available(&self) -> usize {
+        let state = self.state.lock();
+        match self.framing {
+            Framing::Bytes => state.ring.len(),
+            Framing::Packets => state.marks.front().map_or(0, |mark| mark.length),
+        }
+    }
+
+    /// Bytes that the other side has not taken yet (SIOCOUTQ).
+    pub fn pending(&self) -> usize {
+        self.state.lock().ring.len()
+    }
+
+    /// Something is there to receive (the end does not count).
+    pub fn is_readable(&self, low_water: usize) -> bool {
+        let state = self.state.lock();
+        match self.framing {
+            Framing::Bytes => state.ring.len() >= low_water.clamp(1, state.capacity.max(1)),
+            Framing::Packets => !state.marks.is_empty(),
+        }
+    }
+
+    /// There is room enough to say so to poll(2). When not, the writer's queue is woken once there is.
+    pub fn is_writable(&self) -> bool {
+        let mut state = self.state.lock();
+        let writable = state.is_writable();
+        if !writable {
+            state.writer_waiting = true;
+        }
+        writable
+    }
+
+    pub fn is_write_closed(&self) -> bool {
+        self.state.lock().write_closed
+    }
+
+    pub fn is_read_closed(&self) -> bool {
+        self.state.lock().read_closed
+    }
+
+    pub fn set_capacity(&self, capacity: usize) {
+        self.state.lock().capacity = capacity;
+        self.writer.wake_all();
+    }
+}
+
+/// Packets of no bytes need a bound of their own.
+const MAXIMUM_PACKETS: usize = 4096;
+
+impl State {
+    fn room(&self) -> usize {
+        self.capacity.saturating_sub(self.ring.len())
+    }
+
+    /// A third free: waking a writer for each byte that a reader takes would cost two switches a byte.
+    fn is_writable(&self) -> bool {
+        self.room() >= self.capacity / 3 && self.marks.len() < MAXIMUM_PACKETS
+    }
+
+    fn has_packet(&self, framing: Framing) -> bool {
+        framing == Framing::Packets && !self.marks.is_empty()
+    }
+
+    fn receive_bytes(&mut self, buffer: &mut [u8], mode: ReceiveMode) -> Option<Received> {
+        let offset = if mode.peek { mode.offset } else { 0 };
+        let available = self.ring.len().checked_sub(offset).filter(|&available| available > 0)?;
+        let from = self.start + offset as u64;
+        let mut sender = self.sender;
+        let mut rights = InFlight::none();
+        let mut limit = available;
+        let mut passed = 0;
+        let mut boundary = false;
+        for (index, mark) in self.marks.iter_mut().enumerate() {
+            if mark.position < from {
+                // Behind us: only with a peek offset.
+                sender = mark.sender;
+                continue;
+            }
+            if mark.position > from {
+                let carries = !mark.rights.is_empty();
+                if carries || (mode.split_senders && mark.sender != sender) {
+                    let distance = (mark.position - from) as usize;
+                    if distance < limit {
+                        limit = distance;
+                        boundary = true;
+                    }
+                    break;
+                }
+                continue;
+            }
+            sender = mark.sender;
+            passed = index + 1;
+            if !mark.rights.is_empty() {
+                rights = if mode.peek { mark.rights.duplicate() } else { std::mem::replace(&mut mark.rights, InFlight::none()) };
+                limit = limit.min(mark.length);
+                boundary = true;
+                break;
+            }
+        }
+        let wanted = buffer.len().min(limit);
+        let count = self.ring.peek(offset, &mut buffer[..wanted]);
+        if !mode.peek {
+            self.marks.drain(..passed);
+            self.sender = sender;
+            self.start += count as u64;
+            self.ring.discard(count);
+            while self.marks.front().is_some_and(|mark| mark.position < self.start && mark.rights.is_empty()) {
+                if let Some(mark) = self.marks.pop_front() {
+                    self.sender = mark.sender;
+                }
+            }
+        }
+        Some(Received { count, full_length: count, rights, sender, boundary })
+    }
+
+    fn receive_packet(&mut self, buffer: &mut [u8], mode: ReceiveMode) -> Option<Received> {
+        if mode.peek {
+            let mark = self.marks.front()?;
+            let wanted = buffer.len().min(mark.length);
+            let count = self.ring.peek(0, &mut buffer[..wanted]);
+            return Some(Received { count, full_length: mark.length, rights: mark.rights.duplicate(), sender: mark.sender, boundary: true });
+        }
+        let mark = self.marks.pop_front()?;
+        let wanted = buffer.len().min(mark.length);
+        let count = self.ring.peek(0, &mut buffer[..wanted]);
+        self.ring.discard(mark.length);
+        self.start += mark.length as u64;
+        Some(Received { count, full_length: mark.length, rights: mark.rights, sender: mark.sender, boundary: true })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ANNA: UserCredentials = UserCredentials { pid: 1, uid: 10, gid: 10 };
+    const BERT: UserCredentials = UserCredentials { pid: 2, uid: 20, gid: 20 };
+
+    fn channel(framing: Framing, capacity: usize) -> Arc<Channel> {
+        Channel::new(framing, capacity, Arc::default(), Arc::default(), Arc::default())
+    }
+
+    fn receive(channel: &Channel, size: usize, mode: ReceiveMode) -> Result<Option<(Vec<u8>, UserCredentials)>> {
+        let mut buffer = vec![0; size];
+        Ok(channel.receive(&mut buffer, mode)?.map(|received| {
+            buffer.truncate(received.count);
+            (buffer, received.sender)
+        }))
+    }
+
+    #[test]
+    fn bytes_are_joined_unless_senders_are_asked_for() {
+        let mode = ReceiveMode::default();
+        let both = channel(Framing::Bytes, 100);
+        both.send(b"abc", &mut InFlight::none(), ANNA).unwrap();
+        both.send(b"def", &mut InFlight::none(), BERT).unwrap();
+        assert_eq!(receive(&both, 10, mode), Ok(Some((b"abcdef".to_vec(), ANNA))));
+        let split = ReceiveMode { split_senders: true, ..mode };
+        both.send(b"gh", &mut InFlight::none(), BERT).unwrap();
+        both.send(b"ij", &mut InFlight::none(), ANNA).unwrap();
+        assert_eq!(receive(&both, 10, split), Ok(Some((b"gh".to_vec(), BERT))));
+        assert_eq!(receive(&both, 1, split), Ok(Some((b"i".to_vec(), ANNA))));
+        assert_eq!(receive(&both, 10, split), Ok(Some((b"j".to_vec(), ANNA))));
+        assert_eq!(receive(&both, 10, split), Err(Errno::EAGAIN));
+        both.close_write();
+        assert_eq!(receive(&both, 10, split), Ok(None));
+        assert_eq!(both.send(b"x", &mut InFlight::none(), ANNA), Err(Errno::EPIPE));
+    }
+
+    #[test]
+    fn packets_keep_their_borders() {
+        let mode = ReceiveMode::default();
+        let packets = channel(Framing::Packets, 100);
+        packets.send(b"hello", &mut InFlight::none(), ANNA).unwrap();
+        packets.send(b"", &mut InFlight::none(), ANNA).unwrap();
+        packets.send(b"world", &mut InFlight::none(), ANNA).unwrap();
+        assert_eq!(receive(&packets, 2, ReceiveMode { peek: true, ..mode }), Ok(Some((b"he".to_vec(), ANNA))));
+        assert_eq!(receive(&packets, 2, mode), Ok(Some((b"he".to_vec(), ANNA))));
+        assert_eq!(receive(&packets, 2, mode), Ok(Some((Vec::new(), ANNA))));
+        assert_eq!(receive(&packets, 10, mode), Ok(Some((b"world".to_vec(), ANNA))));
+        assert_eq!(packets.send(&[0; 101], &mut InFlight::none(), ANNA), Err(Errno::EMSGSIZE));
+        packets.send(&[0; 60], &mut InFlight::none(), ANNA).unwrap();
+        assert_eq!(packets.send(&[0; 60], &mut InFlight::none(), ANNA), Err(Errno::EAGAIN));
+    }
+
+    #[test]
+    fn a_full_stream_takes_a_part_then_nothing() {
+        let full = channel(Framing::Bytes, 5000);
+        assert_eq!(full.send(&[1; 6000], &mut InFlight::none(), ANNA), Ok(5000));
+        assert_eq!(full.send(&[1; 6000], &mut InFlight::none(), ANNA), Err(Errno::EAGAIN));
+        assert!(!full.is_writable());
+        assert_eq!(receive(&full, 2000, ReceiveMode::default()).unwrap().unwrap().0.len(), 2000);
+        assert!(full.is_writable());
+        assert!(full.abandon());
+        assert_eq!(full.send(&[1], &mut InFlight::none(), ANNA), Err(Errno::EPIPE));
+    }
+}

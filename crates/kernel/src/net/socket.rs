@@ -1,0 +1,417 @@
+//! What all sockets share: the [`Socket`] interface (one implementation per protocol), the part that each has
+//! ([`Common`]), and [`SocketFile`], the one open-file object for all of them.
+//!
+//! Sockets never block: EAGAIN says "not now", and whoever wants to wait waits on [`Common::queue`], which is woken at each
+//! change. One queue serves both directions. Lock order: a socket's own state > the peer's channel or message queue >
+//! `Common::options` > wait queues. No two sockets' states are ever locked at once.
+
+use super::address::Address;
+use super::options::Options;
+use super::rights::InFlight;
+use super::NetworkStack;
+use crate::fs::file::{Events, FileOperations, OpenFile, StatusFlags};
+use crate::fs::inode::{Device, FileType, Metadata};
+use crate::sync::WaitQueue;
+use crate::task::Credentials;
+use crate::{Context, Errno, Result};
+use parking_lot::Mutex;
+use skerry_abi::raw::{general, net as linux};
+use skerry_abi::structs::TimeSpec;
+use std::any::Any;
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::{Arc, Weak};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+bitflags::bitflags! {
+    /// MSG_* (send(2), recv(2)).
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+    pub struct MessageFlags: u32 {
+        const OOB = linux::MSG_OOB;
+        const PEEK = linux::MSG_PEEK;
+        const DONTROUTE = linux::MSG_DONTROUTE;
+        const CTRUNC = linux::MSG_CTRUNC;
+        const TRUNC = linux::MSG_TRUNC;
+        const DONTWAIT = 0x40;
+        const EOR = linux::MSG_EOR;
+        const WAITALL = linux::MSG_WAITALL;
+        const CONFIRM = linux::MSG_CONFIRM;
+        const ERRQUEUE = linux::MSG_ERRQUEUE;
+        const NOSIGNAL = linux::MSG_NOSIGNAL;
+        const MORE = linux::MSG_MORE;
+        const WAITFORONE = 0x10000;
+        const CMSG_CLOEXEC = linux::MSG_CMSG_CLOEXEC;
+        const CMSG_COMPAT = 0x8000_0000;
+    }
+}
+
+/// SOCK_* (socket(2)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum SocketType {
+    Stream = linux::SOCK_STREAM,
+    Datagram = linux::SOCK_DGRAM,
+    Raw = linux::SOCK_RAW,
+    SequencedPacket = linux::SOCK_SEQPACKET,
+}
+
+/// shutdown(2)'s second argument.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shutdown {
+    Read,
+    Write,
+    Both,
+}
+
+impl Shutdown {
+    pub fn reads(self) -> bool {
+        self != Shutdown::Write
+    }
+    pub fn writes(self) -> bool {
+        self != Shutdown::Read
+    }
+}
+
+/// `struct ucred` (unix(7)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct UserCredentials {
+    pub pid: i32,
+    pub uid: u32,
+    pub gid: u32,
+}
+
+impl UserCredentials {
+    /// What Linux shows where nobody is known: the overflow ids.
+    pub const NOBODY: UserCredentials = UserCredentials { pid: 0, uid: u32::MAX, gid: u32::MAX };
+}
+
+/// Who makes a call, as far as sockets care.
+#[derive(Clone)]
+pub struct Caller {
+    pub pid: i32,
+    pub credentials: Arc<Credentials>,
+    /// RLIMIT_NOFILE, which also bounds files in flight.
+    pub file_limit: u64,
+}
+
+impl Caller {
+    pub fn of(context: &Context) -> Caller {
+        Caller {
+            pid: context.process().pid(),
+            credentials: context.task.credentials(),
+            file_limit: context.process().rlimit(general::RLIMIT_NOFILE).current,
+        }
+    }
+
+    pub fn user_credentials(&self) -> UserCredentials {
+        UserCredentials { pid: self.pid, uid: self.credentials.euid, gid: self.credentials.egid }
+    }
+}
+
+/// The other end of a call that names one: an address, and for unix sockets the object that the name led to.
+#[derive(Clone)]
+pub struct Destination {
+    pub address: Address,
+    /// Found through the tree or the abstract names (unix sockets only).
+    pub unix: Option<Arc<dyn Any + Send + Sync>>,
+}
+
+impl Destination {
+    pub fn plain(address: Address) -> Destination {
+        Destination { address, unix: None }
+    }
+}
+
+/// What is sent beside the bytes.
+#[derive(Default)]
+pub struct Outgoing {
+    pub destination: Option<Destination>,
+    pub rights: InFlight,
+    /// SCM_CREDENTIALS, checked.
+    pub credentials: Option<UserCredentials>,
+    pub flags: MessageFlags,
+}
+
+impl Default for InFlight {
+    fn default() -> InFlight {
+        InFlight::none()
+    }
+}
+
+/// One control message (cmsg(3)).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ControlMessage {
+    pub level: u32,
+    pub kind: u32,
+    pub data: Vec<u8>,
+}
+
+/// What was received beside the bytes.
+#[derive(Default)]
+pub struct Incoming {
+    /// Bytes in the buffer.
+    pub count: usize,
+    /// The message's own length, where that is more.
+    pub full_length: usize,
+    pub source: Option<Address>,
+    pub rights: InFlight,
+    /// Set where the receiver asked for them (SO_PASSCRED).
+    pub credentials: Option<UserCredentials>,
+    pub control: Vec<ControlMessage>,
+    /// MSG_TRUNC, MSG_EOR, MSG_ERRQUEUE ...
+    pub flags: MessageFlags,
+    /// Do not join the next bytes to these (a message, or descriptors).
+    pub boundary: bool,
+}
+
+/// A protocol's socket.
+#[allow(unused_variables)]
+pub trait Socket: Send + Sync + Any {
+    fn common(&self) -> &Common;
+
+    /// bind(2) to an address that is not a path.
+    fn bind(&self, caller: &Caller, address: &Address) -> Result<()>;
+
+    fn listen(&self, caller: &Caller, backlog: u32) -> Result<()> {
+        Err(Errno::EOPNOTSUPP)
+    }
+
+    /// connect(2). EAGAIN: cannot be taken up yet (a unix listener's backlog is full); EINPROGRESS: goes on by itself, see
+    /// [`Socket::connect_result`].
+    fn connect(&self, caller: &Caller, destination: &Destination) -> Result<()>;
+
+    /// After EINPROGRESS: EAGAIN until it is decided.
+    fn connect_result(&self) -> Result<()> {
+        Ok(())
+    }
+
+    /// The next connection. EAGAIN, EINVAL (not listening).
+    fn accept(&self) -> Result<Arc<dyn Socket>> {
+        Err(Errno::EOPNOTSUPP)
+    }
+
+    fn shutdown(&self, how: Shutdown) -> Result<()>;
+
+    fn local_address(&self) -> Address;
+
+    /// ENOTCONN.
+    fn peer_address(&self) -> Result<Address>;
+
+    /// Sends what can be sent now; EAGAIN where nothing can.
+    fn send(&self, caller: &Caller, data: &[u8], outgoing: &mut Outgoing) -> Result<usize>;
+
+    fn receive(&self, buffer: &mut [u8], flags: MessageFlags) -> Result<Incoming>;
+
+    fn poll(&self) -> Events;
+
+    /// FIONREAD. EINVAL on a listening socket.
+    fn available(&self) -> Result<usize>;
+
+    /// SIOCOUTQ.
+    fn unsent(&self) -> Result<usize> {
+        Ok(0)
+    }
+
+    /// An option of the protocol's own levels. ENOPROTOOPT.
+    fn set_option(&self, caller: &Caller, level: u32, name: u32, value: &[u8]) -> Result<()> {
+        Err(Errno::ENOPROTOOPT)
+    }
+
+    fn get_option(&self, level: u32, name: u32, length: usize) -> Result<Vec<u8>> {
+        Err(Errno::ENOPROTOOPT)
+    }
+
+    /// SO_PEERCRED, SO_PEERGROUPS.
+    fn peer_identity(&self) -> Option<PeerIdentity> {
+        None
+    }
+
+    /// SO_ERROR, which clears it.
+    fn take_error(&self) -> Option<Errno> {
+        self.common().take_error()
+    }
+
+    /// SO_SNDBUF or SO_RCVBUF was set.
+    fn buffers_changed(&self) {}
+
+    fn is_listening(&self) -> bool {
+        false
+    }
+
+    /// The file is closed for good.
+    fn close(&self);
+
+    fn as_any(&self) -> &dyn Any;
+}
+
+/// Known about the process that made a socket, or connected it (SO_PEERCRED, SO_PEERGROUPS).
+#[derive(Clone)]
+pub struct PeerIdentity {
+    pub user: UserCredentials,
+    pub groups: Vec<u32>,
+}
+
+impl PeerIdentity {
+    pub fn of(caller: &Caller) -> PeerIdentity {
+        PeerIdentity { user: caller.user_credentials(), groups: caller.credentials.groups.clone() }
+    }
+}
+
+/// The part that every socket has.
+pub struct Common {
+    pub network: Arc<NetworkStack>,
+    /// The N of socket:[N].
+    pub inode: u64,
+    pub domain: u32,
+    pub kind: SocketType,
+    pub protocol: u32,
+    pub creator: PeerIdentity,
+    /// Woken at every change.
+    pub queue: Arc<WaitQueue>,
+    pub options: Mutex<Options>,
+    /// SO_ERROR: reported once, then cleared.
+    error: AtomicI32,
+}
+
+impl Common {
+    pub fn new(network: &Arc<NetworkStack>, creator: PeerIdentity, domain: u32, kind: SocketType, protocol: u32) -> Common {
+        Common {
+            network: network.clone(),
+            inode: network.next_inode(),
+            domain,
+            kind,
+            protocol,
+            creator,
+            queue: Arc::new(WaitQueue::new()),
+            options: Mutex::new(Options::new(domain, kind)),
+            error: AtomicI32::new(0),
+        }
+    }
+
+    pub fn set_error(&self, error: Errno) {
+        self.error.store(error.0, Ordering::Release);
+        self.queue.wake_all();
+    }
+
+    /// The pending error, which is cleared by it.
+    pub fn take_error(&self) -> Option<Errno> {
+        if self.error.load(Ordering::Acquire) == 0 {
+            return None;
+        }
+        match self.error.swap(0, Ordering::AcqRel) {
+            0 => None,
+            number => Some(Errno(number)),
+        }
+    }
+
+    pub fn check_error(&self) -> Result<()> {
+        self.take_error().map_or(Ok(()), Err)
+    }
+
+    pub fn has_error(&self) -> bool {
+        self.error.load(Ordering::Acquire) != 0
+    }
+}
+
+/// Waits for a socket that is not the waiter's own: whoever found `other` full is told when it is not.
+#[derive(Default)]
+pub struct BlockedSenders(Vec<Weak<WaitQueue>>);
+
+impl BlockedSenders {
+    pub fn add(&mut self, queue: &Arc<WaitQueue>) {
+        self.0.retain(|present| present.strong_count() > 0);
+        if !self.0.iter().any(|present| std::ptr::eq(present.as_ptr(), Arc::as_ptr(queue))) {
+            self.0.push(Arc::downgrade(queue));
+        }
+    }
+
+    /// The queues to be woken once all locks are released.
+    pub fn take(&mut self) -> BlockedSenders {
+        BlockedSenders(std::mem::take(&mut self.0))
+    }
+
+    pub fn wake(self) {
+        for queue in self.0.iter().filter_map(Weak::upgrade) {
+            queue.wake_all();
+        }
+    }
+}
+
+/// The open-file object of a socket. Dropped when the last descriptor and the last message in flight are gone.
+pub struct SocketFile {
+    pub socket: Arc<dyn Socket>,
+}
+
+impl SocketFile {
+    /// An open file for `socket`.
+    pub fn open(socket: Arc<dyn Socket>, flags: StatusFlags) -> Arc<OpenFile> {
+        socket.common().network.remember(&socket);
+        OpenFile::new(Arc::new(SocketFile { socket }), flags | StatusFlags::RDWR, None)
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        self.socket.common().network.forget(self.socket.common().inode);
+        self.socket.close();
+    }
+}
+
+impl FileOperations for SocketFile {
+    fn read(&self, _file: &OpenFile, buffer: &mut [u8], _offset: u64) -> Result<usize> {
+        self.socket.receive(buffer, MessageFlags::empty()).map(|incoming| incoming.count)
+    }
+
+    fn write(&self, _file: &OpenFile, buffer: &[u8], _offset: u64) -> Result<usize> {
+        // Without a caller at hand the maker's identity is used; it shows only to a receiver with SO_PASSCRED.
+        let common = self.socket.common();
+        let creator = &common.creator.user;
+        let caller = Caller {
+            pid: creator.pid,
+            credentials: common.network.credentials_of(creator.uid, creator.gid),
+            file_limit: 0,
+        };
+        self.socket.send(&caller, buffer, &mut Outgoing::default())
+    }
+
+    fn poll(&self) -> Events {
+        self.socket.poll()
+    }
+
+    fn wait_queue(&self) -> Option<&WaitQueue> {
+        Some(&self.socket.common().queue)
+    }
+
+    fn metadata(&self) -> Result<Metadata> {
+        let common = self.socket.common();
+        Ok(Metadata {
+            device: Device::new(0, 8),
+            inode: common.inode,
+            kind: FileType::Socket,
+            permissions: 0o777,
+            links: 1,
+            uid: common.creator.user.uid,
+            gid: common.creator.user.gid,
+            represents: Device::default(),
+            size: 0,
+            blocks: 0,
+            block_size: 4096,
+            accessed: TimeSpec::default(),
+            modified: TimeSpec::default(),
+            changed: TimeSpec::default(),
+            created: None,
+        })
+    }
+
+    fn ioctl(&self, context: &mut Context, _file: &OpenFile, request: u32, argument: u64) -> Result<u64> {
+        super::ioctl::ioctl(context, self.socket.as_ref(), request, argument)
+    }
+
+    fn anonymous_name(&self) -> String {
+        format!("socket:[{}]", self.socket.common().inode)
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
