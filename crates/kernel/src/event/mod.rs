@@ -40,3 +40,5 @@ pub fn anonymous_metadata() -> Metadata {
         created: None,
     }
 }
+//! (being built)
+pub mod host;

@@ -4,6 +4,7 @@
 //! One folder per file system.
 
 pub mod file;
+pub mod host_file;
 pub mod inode;
 pub mod fd_table;
 pub mod mount;
