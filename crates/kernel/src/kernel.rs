@@ -1,8 +1,11 @@
 //! One sandbox's kernel: what all its tasks share.
 
+use crate::run::Engine;
 use crate::task::{PidTable, Process};
 use parking_lot::{Mutex, RwLock};
 use skerry_control::{Event, Limits, Network};
+use skerry_platform::zygote::Zygote;
+use skerry_platform::HostError;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
@@ -27,17 +30,29 @@ pub struct Kernel {
     /// The namespace of mounts, once [`Kernel::set_root`] has run.
     pub mounts: crate::fs::mount::MountTable,
     /// Sockets, their names and ports.
-    pub net: std::sync::Arc<crate::net::NetworkStack>,
+    pub net: Arc<crate::net::NetworkStack>,
     /// Bytes that in-memory file systems hold, against `limits.memory_files`.
     pub memory_files: crate::fs::tmpfs::Quota,
-    pub pipes: std::sync::Arc<crate::ipc::pipe::PipeAccount>,
-    pub epoll_limits: std::sync::Arc<crate::event::epoll::EpollLimits>,
+    pub pipes: Arc<crate::ipc::pipe::PipeAccount>,
+    pub epoll_limits: Arc<crate::event::epoll::EpollLimits>,
     pub anonymous_inodes: crate::event::AnonymousInodes,
+    /// Every call is told as an event.
+    pub trace: bool,
+    /// Numbers of unknown calls that have been told.
+    pub(crate) unknown_calls: Mutex<std::collections::HashSet<u64>>,
+    /// The host's side, once [`Kernel::start`] has run.
+    engine: OnceLock<Arc<Engine>>,
 }
 
 impl Kernel {
     /// A kernel with its pid 1 and nothing mounted.
-    pub fn new(hostname: &[u8], limits: Limits, network: Network, events: Box<dyn Fn(Event) + Send + Sync>) -> Arc<Kernel> {
+    pub fn new(
+        hostname: &[u8],
+        limits: Limits,
+        network: Network,
+        trace: bool,
+        events: Box<dyn Fn(Event) + Send + Sync>,
+    ) -> Arc<Kernel> {
         let kernel = Arc::new(Kernel {
             pids: PidTable::default(),
             tree: Mutex::new(()),
@@ -51,10 +66,29 @@ impl Kernel {
             system_calls: AtomicU64::new(0),
             events,
             mounts: crate::fs::mount::MountTable::default(),
+            net: Arc::default(),
             memory_files: crate::fs::tmpfs::Quota::default(),
+            pipes: Arc::default(),
+            epoll_limits: Arc::default(),
+            anonymous_inodes: Default::default(),
+            trace,
+            unknown_calls: Mutex::default(),
+            engine: OnceLock::new(),
         });
         crate::task::lifecycle::make_init(&kernel);
         kernel
+    }
+
+    /// Starts the host's side: from here on programs can run.
+    pub fn start(self: &Arc<Self>, zygote: Zygote) -> Result<(), HostError> {
+        let engine = Engine::start(self, zygote)?;
+        let _ = self.engine.set(engine);
+        Ok(())
+    }
+
+    /// The host's side; `None` before [`Kernel::start`].
+    pub(crate) fn engine(&self) -> Option<Arc<Engine>> {
+        self.engine.get().cloned()
     }
 
     /// Pid 1, which orphans become children of.

@@ -3,6 +3,7 @@
 
 pub mod epoll;
 pub mod eventfd;
+pub mod host;
 pub mod poll;
 
 use crate::fs::inode::{Device, FileType, Metadata};
@@ -40,5 +41,3 @@ pub fn anonymous_metadata() -> Metadata {
         created: None,
     }
 }
-//! (being built)
-pub mod host;

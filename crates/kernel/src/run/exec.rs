@@ -11,7 +11,7 @@ use crate::fs::path::Path;
 use crate::fs::walk::{self, Follow};
 use crate::task::{self, AccessMode, ExecFile, ExitStatus, Program};
 use crate::{Context, Errno, Result};
-use skerry_abi::raw::general as linux;
+use skerry_abi::raw::{auxvec, general as linux};
 use skerry_abi::signal::Signal;
 use skerry_platform::engine::NativeCall;
 use skerry_platform::memory::GuestMemory;
@@ -256,23 +256,23 @@ impl Plan {
         };
         let (hwcap, hwcap2) = rustix::param::linux_hwcap();
         let auxiliary = vec![
-            (linux::AT_SYSINFO_EHDR.into(), engine.vdso()),
-            (linux::AT_MINSIGSTKSZ.into(), rustix::param::linux_minsigstksz() as u64),
-            (linux::AT_HWCAP.into(), hwcap as u64),
-            (linux::AT_PAGESZ.into(), PAGE),
-            (linux::AT_CLKTCK.into(), 100),
-            (linux::AT_PHDR.into(), image.headers_address(bias)),
-            (linux::AT_PHENT.into(), 56),
-            (linux::AT_PHNUM.into(), image.header_count()),
-            (linux::AT_BASE.into(), base),
-            (linux::AT_FLAGS.into(), 0),
-            (linux::AT_ENTRY.into(), image.entry(bias)),
-            (linux::AT_UID.into(), credentials.ruid.into()),
-            (linux::AT_EUID.into(), credentials.euid.into()),
-            (linux::AT_GID.into(), credentials.rgid.into()),
-            (linux::AT_EGID.into(), credentials.egid.into()),
-            (linux::AT_SECURE.into(), secure.into()),
-            (linux::AT_HWCAP2.into(), hwcap2 as u64),
+            (auxvec::AT_SYSINFO_EHDR.into(), engine.vdso()),
+            (auxvec::AT_MINSIGSTKSZ.into(), rustix::param::linux_minsigstksz() as u64),
+            (auxvec::AT_HWCAP.into(), hwcap as u64),
+            (auxvec::AT_PAGESZ.into(), PAGE),
+            (auxvec::AT_CLKTCK.into(), 100),
+            (auxvec::AT_PHDR.into(), image.headers_address(bias)),
+            (auxvec::AT_PHENT.into(), 56),
+            (auxvec::AT_PHNUM.into(), image.header_count()),
+            (auxvec::AT_BASE.into(), base),
+            (auxvec::AT_FLAGS.into(), 0),
+            (auxvec::AT_ENTRY.into(), image.entry(bias)),
+            (auxvec::AT_UID.into(), credentials.ruid.into()),
+            (auxvec::AT_EUID.into(), credentials.euid.into()),
+            (auxvec::AT_GID.into(), credentials.rgid.into()),
+            (auxvec::AT_EGID.into(), credentials.egid.into()),
+            (auxvec::AT_SECURE.into(), secure.into()),
+            (auxvec::AT_HWCAP2.into(), hwcap2 as u64),
         ];
         let no_arguments = [Vec::new()];
         let arguments = if execution.arguments.is_empty() { &no_arguments[..] } else { &execution.arguments[..] };

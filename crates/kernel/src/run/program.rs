@@ -4,7 +4,7 @@
 
 use crate::fs::file::{MappingRequest, OpenFile};
 use crate::{Errno, Result};
-use skerry_abi::raw::general as linux;
+use skerry_abi::raw::{auxvec, general as linux};
 use skerry_platform::engine::NativeCall;
 use skerry_platform::layout::{RESERVED_END, STUB_BASE};
 use std::sync::Arc;
@@ -293,9 +293,9 @@ impl StackLayout<'_> {
         let arguments_at = strings_at + argument_offsets.first().copied().unwrap_or(0);
         let environment_at = arguments_at + arguments_end;
 
-        self.auxiliary.push((linux::AT_RANDOM.into(), random_at));
-        self.auxiliary.push((linux::AT_EXECFN.into(), strings_at + name));
-        self.auxiliary.push((linux::AT_PLATFORM.into(), strings_at + platform));
+        self.auxiliary.push((auxvec::AT_RANDOM.into(), random_at));
+        self.auxiliary.push((auxvec::AT_EXECFN.into(), strings_at + name));
+        self.auxiliary.push((auxvec::AT_PLATFORM.into(), strings_at + platform));
         let mut words: Vec<u64> = vec![self.arguments.len() as u64];
         words.extend(argument_offsets.iter().map(|offset| strings_at + offset));
         words.push(0);

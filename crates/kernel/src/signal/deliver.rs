@@ -51,6 +51,16 @@ pub fn prepare_return(context: &mut Context, result: Option<Result<u64>>) -> Ret
     look_at_signals(context, outcome)
 }
 
+/// Leaves the guest kernel if no signal is to be looked at; else nothing has changed, and `prepare_return` is due.
+pub(crate) fn try_leave(task: &Task) -> bool {
+    let signals = task.signals.lock();
+    let free = !task.interrupted.load(Ordering::Acquire) && signals.saved_mask.is_none();
+    if free {
+        task.in_kernel.store(false, Ordering::Release);
+    }
+    free
+}
+
 fn leave(resume: Resume) -> Return {
     match resume {
         Resume::Value(value) => Return::Value(value),

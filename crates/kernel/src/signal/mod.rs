@@ -25,7 +25,7 @@ pub use deliver::{after_signal_return, frame_failed, prepare_return};
 pub use mask::{set_blocked, set_temporary_mask};
 pub use pending::PendingSignals;
 pub use send::{force_signal, is_blocked_or_ignored, may_send, send_to_process, send_to_task, try_send_to_process, try_send_to_task};
-pub(crate) use deliver::complete_stop;
+pub(crate) use deliver::{complete_stop, try_leave};
 pub(crate) use send::{begin_group_exit, hand_over_pending, interrupt, set_action};
 pub use take::{dequeue, pending_in};
 
@@ -72,33 +72,6 @@ pub struct TaskSignals {
     pub(crate) killed: bool,
     /// It counts in [`ProcessSignals::stopped_threads`].
     pub(crate) stopped: bool,
-    /// The mask to put back when a call with a mask of its own is over (sigsuspend(2), ppoll(2)).
-    pub(crate) saved_mask: Option<SignalSet>,
-}
-
-/// Blocks exactly `blocked`.
-pub fn set_blocked(task: &Task, blocked: SignalSet) {
-    task.signals.lock().blocked = blocked.difference(SignalSet::UNBLOCKABLE);
-}
-
-/// Blocks `mask` until the call is over.
-pub fn set_temporary_mask(context: &mut crate::Context, mask: SignalSet) {
-    {
-        let mut signals = context.task.signals.lock();
-        let before = signals.blocked;
-        signals.saved_mask.get_or_insert(before);
-    }
-    set_blocked(context.task, mask);
-}
-
-/// Takes a pending signal of `wanted`: the task's own first, then the process's.
-pub fn dequeue(_task: &Task, _wanted: SignalSet) -> Option<SignalInfo> {
-    None
-}
-
-/// Which signals of `wanted` are pending for the task or its process.
-pub fn pending_in(_task: &Task, _wanted: SignalSet) -> SignalSet {
-    SignalSet::EMPTY
 }
 
 impl Default for TaskSignals {

@@ -7,15 +7,14 @@
 mod argument;
 pub mod clone;
 mod dispatch;
-pub mod memory;
-pub mod socket;
-pub mod table;
-mod trace;
 pub mod event;
 pub mod ipc;
+pub mod memory;
 pub mod poll;
+pub mod socket;
 pub mod table;
 pub mod time;
+mod trace;
 
 pub use argument::{Argument, Handler, ReturnValue, UserAddress};
 pub(crate) use dispatch::dispatch;

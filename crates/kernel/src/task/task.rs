@@ -3,6 +3,7 @@
 use super::{Credentials, Process};
 use crate::fs::fd_table::FdTable;
 use crate::fs::path::Path;
+use crate::run::AddressSpace;
 use crate::signal::TaskSignals;
 use crate::sync::Waiter;
 use crate::task::scheduling::Scheduling;
@@ -36,6 +37,7 @@ pub struct Task {
     fs: RwLock<Arc<RwLock<FsContext>>>,
     credentials: RwLock<Arc<Credentials>>,
     memory: RwLock<Arc<GuestMemory>>,
+    address_space: RwLock<Option<Arc<AddressSpace>>>,
     pub signals: Mutex<TaskSignals>,
     waiter: Arc<Waiter>,
     /// A signal is to be delivered, or the task is to die: sleeping ends. Kept by [`crate::signal`].
@@ -96,6 +98,7 @@ impl Task {
             fs: RwLock::new(parts.fs),
             credentials: RwLock::new(parts.credentials),
             memory: RwLock::new(parts.memory),
+            address_space: RwLock::new(None),
             signals: Mutex::new(signals),
             waiter: Waiter::new(),
             interrupted: AtomicBool::new(false),
@@ -158,6 +161,13 @@ impl Task {
     /// Another address space: the engine's, after fork(2) and execve(2).
     pub fn set_memory(&self, memory: Arc<GuestMemory>) {
         *self.memory.write() = memory;
+    }
+    /// What the engine knows of the address space; `None` before the task has a host thread.
+    pub fn address_space(&self) -> Option<Arc<AddressSpace>> {
+        self.address_space.read().clone()
+    }
+    pub(crate) fn set_address_space(&self, space: Arc<AddressSpace>) {
+        *self.address_space.write() = Some(space);
     }
     pub fn waiter(&self) -> Arc<Waiter> {
         self.waiter.clone()
