@@ -69,6 +69,8 @@ struct ThreadState {
     reply: Option<Reply>,
     /// What NATIVE_DONE goes on with.
     continuation: Option<Continuation>,
+    /// The handler's frame that it is building.
+    frame: Option<crate::signal::HandlerFrame>,
     /// The clone(2) that it may make now.
     clone: Option<Arc<enrol::Enrolment>>,
 }

@@ -91,10 +91,13 @@ impl Engine {
         let mut context = Context::new(task, holder, call);
         let result = match request.kind {
             request::SYSCALL => Some(syscall::dispatch(&mut context)),
-            request::KICKED => match Errno(request.status as i32) {
-                errno @ (Errno::ERESTARTSYS | Errno::ERESTARTNOHAND) => Some(Err(errno)),
-                _ => None,
-            },
+            request::KICKED => {
+                thread.state.lock().frame = None;
+                match Errno(request.status as i32) {
+                    errno @ (Errno::ERESTARTSYS | Errno::ERESTARTNOHAND) => Some(Err(errno)),
+                    _ => None,
+                }
+            }
             request::FAULT => {
                 let signal = Signal::new(request.fault_signal).filter(|signal| is_synchronous(*signal)).unwrap_or(Signal::SIGSEGV);
                 signal::force_signal(task, SignalInfo::fault(signal, request.fault_code, request.fault_address));
@@ -108,7 +111,12 @@ impl Engine {
                 None
             }
             _ => {
-                signal::frame_failed(&mut context);
+                // Of a handler's frame that could not be written, or of rt_sigreturn's that could not be read.
+                let frame = thread.state.lock().frame.take();
+                match frame {
+                    Some(frame) => signal::frame_failed(&mut context, &frame),
+                    None => signal::force_signal(task, SignalInfo::kernel(Signal::SIGSEGV)),
+                }
                 None
             }
         };
@@ -160,7 +168,11 @@ impl Engine {
             Return::Value(value) => Reply { action: action::RETURN, value, ..Reply::default() },
             Return::Restart => Reply { action: action::RESTART, ..Reply::default() },
             Return::AsIs => Reply { action: action::AS_IS, ..Reply::default() },
-            Return::Handler { resume, frame } => handler_reply(resume, &frame),
+            Return::Handler { resume, frame } => {
+                let reply = handler_reply(resume, &frame);
+                thread.state.lock().frame = Some(frame);
+                reply
+            }
             Return::Gone => return self.end(thread, context.task),
         };
         self.answer(thread, reply);

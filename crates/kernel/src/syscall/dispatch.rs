@@ -10,7 +10,7 @@ pub(crate) fn dispatch(context: &mut Context) -> Result<u64> {
     let kernel = context.kernel().clone();
     kernel.system_calls.fetch_add(1, Ordering::Relaxed);
     let call = context.call;
-    if let Some(verdict) = crate::task::check_seccomp(context) {
+    if let Some(verdict) = crate::task::seccomp::before_call(context) {
         return verdict;
     }
     let Some(row) = table::find(call.number) else {
@@ -34,7 +34,7 @@ fn unknown(context: &Context, number: u64) {
         (kernel.events)(Event::UnknownCall {
             process: context.process().pid() as u32,
             number: number as i64,
-            name: table::name(number).to_owned(),
+            name: format!("system call {number}"),
         });
     }
 }

@@ -54,8 +54,6 @@ pub struct Task {
     /// Whether the thread is in the guest kernel (then a wake-up of its waiter is enough) or runs its own code (then it
     /// must be kicked). Changed under `signals`' lock. True until it first leaves through `prepare_return`.
     pub in_kernel: AtomicBool,
-    /// What restart_syscall(2), or a return without a handler, goes on with.
-    pub restart: Mutex<Option<RestartBlock>>,
     /// prctl(PR_SET_PDEATHSIG); 0 = none.
     pub parent_death_signal: AtomicI32,
     /// nice(2), sched(7), ioprio_set(2).
