@@ -105,10 +105,9 @@ pub trait FileOperations: Send + Sync + Any {
     }
     /// fstat(2).
     fn metadata(&self) -> Result<Metadata>;
-    /// fcntl(2) commands that are the object's own (F_GETPIPE_SZ, F_SETPIPE_SZ ...).
+    /// fcntl(2) commands that are the object's own.
     fn fcntl(&self, context: &mut Context, file: &OpenFile, command: u32, argument: u64) -> Result<u64> {
-        use skerry_abi::raw::general::{F_GETPIPE_SZ, F_SETPIPE_SZ};
-        Err(if matches!(command, F_GETPIPE_SZ | F_SETPIPE_SZ) { Errno::EBADF } else { Errno::EINVAL })
+        Err(Errno::EINVAL)
     }
     /// How long read(2) and write(2) wait at most before EAGAIN (SO_RCVTIMEO, SO_SNDTIMEO); `None`: for ever.
     fn read_timeout(&self) -> Option<std::time::Duration> {

@@ -2,7 +2,8 @@
 
 use crate::fs::file::{FileOperations, StatusFlags};
 use crate::fs::inode::Inode;
-use crate::{Context, Errno, Result};
+use crate::ipc::pipe::{self, FifoState};
+use crate::{Context, Result};
 use parking_lot::Mutex;
 use std::any::Any;
 use std::sync::{Arc, OnceLock, Weak};
@@ -10,15 +11,19 @@ use std::sync::{Arc, OnceLock, Weak};
 /// Part of an inode that may be a FIFO or a socket; empty for all others.
 #[derive(Default)]
 pub struct SpecialState {
-    pipe: OnceLock<Arc<dyn Any + Send + Sync>>,
+    fifo: OnceLock<Arc<FifoState>>,
     socket: Mutex<Option<Weak<dyn Any + Send + Sync>>>,
 }
 
 impl SpecialState {
     /// Opens the FIFO that `inode` is; may wait for the other end (fifo(7)).
     pub fn open_fifo(&self, context: &Context, inode: Arc<dyn Inode>, flags: StatusFlags) -> Result<Arc<dyn FileOperations>> {
-        let _ = (&self.pipe, context, inode, flags);
-        Err(Errno::ENXIO)
+        let fifo = self.fifo.get_or_init(|| {
+            let fifo = FifoState::new();
+            fifo.set_inode(Arc::downgrade(&inode));
+            fifo
+        });
+        pipe::open_fifo(context, fifo, flags)
     }
 
     pub fn bound_socket(&self) -> Option<Arc<dyn Any + Send + Sync>> {

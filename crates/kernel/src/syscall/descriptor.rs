@@ -4,6 +4,7 @@ use crate::fs::close::closed;
 use crate::fs::file::{OpenFile, StatusFlags};
 use crate::fs::inode::FileType;
 use crate::fs::tmpfs::TmpfsInode;
+use crate::ipc::pipe;
 use crate::syscall::UserAddress;
 use crate::{Context, Errno, Result};
 use skerry_abi::raw::general as linux;
@@ -150,6 +151,8 @@ pub fn fcntl(context: &mut Context, fd: i32, command: u32, argument: u64) -> Res
             }
             sealable(&file)?.add_seals(argument as u32).map(|()| 0)
         }
+        linux::F_GETPIPE_SZ => pipe::capacity(&file).map(|size| size as u64),
+        linux::F_SETPIPE_SZ => pipe::set_capacity(&file, argument as u32 as usize).map(|size| size as u64),
         linux::F_GET_SEALS => Ok(u64::from(sealable(&file)?.seals())),
         _ => {
             let operations = file.operations.clone();
