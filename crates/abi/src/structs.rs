@@ -65,6 +65,20 @@ abi_struct! {
     MsgHdr { name: u64, namelen: u32, _pad0: u32, iov: u64, iovlen: u64, control: u64, controllen: u64, flags: u32, _pad1: u32 }
 }
 
+abi_struct! {
+    /// `struct statx_timestamp`.
+    StatXTimestamp { sec: i64, nsec: u32, _reserved: i32 }
+}
+abi_struct! {
+    /// `struct statx` (statx(2)), 256 bytes.
+    StatX {
+        mask: u32, blksize: u32, attributes: u64, nlink: u32, uid: u32, gid: u32, mode: u16, _pad0: u16, ino: u64,
+        size: u64, blocks: u64, attributes_mask: u64, atime: StatXTimestamp, btime: StatXTimestamp, ctime: StatXTimestamp,
+        mtime: StatXTimestamp, rdev_major: u32, rdev_minor: u32, dev_major: u32, dev_minor: u32, mnt_id: u64,
+        dio_mem_align: u32, dio_offset_align: u32, _spare: [u64; 12],
+    }
+}
+
 impl TimeSpec {
     pub const fn from_nanos(nanos: u64) -> TimeSpec {
         TimeSpec { sec: (nanos / 1_000_000_000) as i64, nsec: (nanos % 1_000_000_000) as i64 }

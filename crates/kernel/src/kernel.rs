@@ -32,7 +32,15 @@ pub struct Kernel {
     /// Sockets, their names and ports.
     pub net: Arc<crate::net::NetworkStack>,
     /// Bytes that in-memory file systems hold, against `limits.memory_files`.
-    pub memory_files: crate::fs::tmpfs::Quota,
+    pub memory_files: Arc<crate::fs::tmpfs::Quota>,
+    /// What file systems share; set at boot, before anything runs.
+    pub file_services: OnceLock<Arc<crate::fs::Services>>,
+    /// Drivers behind device nodes.
+    pub devices: crate::fs::dev::DeviceRegistry,
+    /// Locks on files.
+    pub locks: crate::fs::lock::LockTable,
+    /// Who is told of changes to files (inotify).
+    pub watches: crate::fs::notify::NotifyRegistry,
     pub pipes: Arc<crate::ipc::pipe::PipeAccount>,
     pub epoll_limits: Arc<crate::event::epoll::EpollLimits>,
     pub anonymous_inodes: crate::event::AnonymousInodes,
@@ -67,7 +75,11 @@ impl Kernel {
             events,
             mounts: crate::fs::mount::MountTable::default(),
             net: Arc::default(),
-            memory_files: crate::fs::tmpfs::Quota::default(),
+            memory_files: Arc::default(),
+            file_services: OnceLock::new(),
+            devices: Default::default(),
+            locks: Default::default(),
+            watches: Default::default(),
             pipes: Arc::default(),
             epoll_limits: Arc::default(),
             anonymous_inodes: Default::default(),

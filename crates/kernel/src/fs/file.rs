@@ -105,12 +105,24 @@ pub trait FileOperations: Send + Sync + Any {
     }
     /// fstat(2).
     fn metadata(&self) -> Result<Metadata>;
+    /// fcntl(2) commands that are the object's own.
+    fn fcntl(&self, context: &mut Context, file: &OpenFile, command: u32, argument: u64) -> Result<u64> {
+        Err(Errno::EINVAL)
+    }
+    /// How long read(2) and write(2) wait at most before EAGAIN (SO_RCVTIMEO, SO_SNDTIMEO); `None`: for ever.
+    fn read_timeout(&self) -> Option<std::time::Duration> {
+        None
+    }
+    fn write_timeout(&self) -> Option<std::time::Duration> {
+        None
+    }
     /// ioctl(2): ENOTTY where the request is unknown.
     fn ioctl(&self, context: &mut Context, file: &OpenFile, request: u32, argument: u64) -> Result<u64> {
         Err(Errno::ENOTTY)
     }
     /// getdents(2): calls `emit` for each entry from `cursor` (0 = start; opaque otherwise) until it returns false.
-    /// Each entry carries the cursor behind it.
+    /// Each entry carries the cursor behind it. "." and ".." are among them (see [`crate::fs::listing`] for a directory
+    /// whose names are known in advance).
     fn read_directory(&self, cursor: u64, emit: &mut dyn FnMut(&DirectoryEntry) -> bool) -> Result<()> {
         Err(Errno::ENOTDIR)
     }
@@ -156,11 +168,16 @@ pub struct OpenFile {
     pub owner: RwLock<(i32, i32)>,
     /// The epoll lists that watch it.
     pub epoll_items: crate::event::epoll::FileItems,
+    /// Run when the last descriptor and the last user are gone.
+    last_close: Mutex<Vec<Box<dyn FnOnce() + Send>>>,
 }
 
 impl Drop for OpenFile {
     fn drop(&mut self) {
         self.epoll_items.file_closed(&*self.operations);
+        for action in self.last_close.get_mut().drain(..) {
+            action();
+        }
     }
 }
 
@@ -173,7 +190,16 @@ impl OpenFile {
             position: Mutex::new(0),
             owner: RwLock::new((0, 0)),
             epoll_items: Default::default(),
+            last_close: Mutex::default(),
         })
+    }
+
+    /// Runs `action` when the open file goes; once for the same purpose is enough (the list is kept short by the caller).
+    pub(crate) fn at_last_close(&self, action: Box<dyn FnOnce() + Send>) {
+        let mut actions = self.last_close.lock();
+        if actions.is_empty() {
+            actions.push(action);
+        }
     }
 
     pub fn flags(&self) -> StatusFlags {

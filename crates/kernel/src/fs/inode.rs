@@ -215,6 +215,10 @@ pub trait Inode: Send + Sync + Any {
     /// Opens the object (for FIFOs, devices and the rest too). O_TRUNC has been done by the caller. May block through
     /// `context` (a FIFO waits for its other end).
     fn open(self: Arc<Self>, context: &crate::Context, flags: StatusFlags) -> Result<Arc<dyn FileOperations>>;
+    /// Opens a regular file or directory, which needs no task: for boot, the control server, and file systems on top.
+    fn open_data(self: Arc<Self>, flags: StatusFlags) -> Result<Arc<dyn FileOperations>> {
+        Err(Errno::ENXIO)
+    }
     fn get_xattr(&self, name: &[u8]) -> Result<Vec<u8>> {
         Err(Errno::EOPNOTSUPP)
     }

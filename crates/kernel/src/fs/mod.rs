@@ -1,12 +1,28 @@
 //! Files and file systems.
 //!
-//! [`file`]: open files and what they can do. [`inode`]: what a file system offers. `path`, `mount`: names to inodes.
-//! One folder per file system.
+//! [`file`]: open files and what they can do. [`inode`]: what a file system offers. [`path`], [`mount`], [`walk`]: names
+//! to inodes. [`open`]: names to open files. [`boot`]: the tree that a sandbox starts with. One folder per file system.
 
+pub mod boot;
+pub mod clock;
+pub mod close;
+pub mod dev;
+pub mod exec;
+pub mod fd_table;
 pub mod file;
+pub mod host;
 pub mod host_file;
 pub mod inode;
-pub mod fd_table;
+pub mod listing;
+pub mod lock;
 pub mod mount;
+pub mod notify;
+pub mod open;
 pub mod path;
+pub mod permission;
+pub mod special;
 pub mod tmpfs;
+pub mod walk;
+pub mod xattr;
+
+pub use boot::{build, Services};

@@ -93,6 +93,46 @@ rows! {
     288 accept4 crate::syscall::socket::accept4, Kernel Full "";
     299 recvmmsg crate::syscall::socket::recvmmsg, Kernel Full "";
     307 sendmmsg crate::syscall::socket::sendmmsg, Kernel Full "";
+    0 read crate::syscall::read_write::read, Data Full "";
+    1 write crate::syscall::read_write::write, Data Full "";
+    2 open crate::syscall::path::open, Kernel Full "";
+    3 close crate::syscall::descriptor::close, Kernel Full "";
+    4 stat crate::syscall::path::stat, Kernel Full "";
+    5 fstat crate::syscall::path::fstat, Kernel Full "";
+    6 lstat crate::syscall::path::lstat, Kernel Full "";
+    8 lseek crate::syscall::read_write::lseek, Data Full "";
+    16 ioctl crate::syscall::descriptor::ioctl, Kernel Full "";
+    17 pread64 crate::syscall::read_write::pread64, Data Full "";
+    18 pwrite64 crate::syscall::read_write::pwrite64, Data Full "";
+    19 readv crate::syscall::read_write::readv, Data Full "";
+    20 writev crate::syscall::read_write::writev, Data Full "";
+    21 access crate::syscall::path::access, Kernel Full "";
+    32 dup crate::syscall::descriptor::dup, Kernel Full "";
+    33 dup2 crate::syscall::descriptor::dup2, Kernel Full "";
+    72 fcntl crate::syscall::descriptor::fcntl, Kernel Partial "no leases";
+    73 flock crate::syscall::lock::flock, Kernel Full "";
+    78 getdents crate::syscall::directory::getdents, Kernel Full "";
+    79 getcwd crate::syscall::path::getcwd, Kernel Full "";
+    80 chdir crate::syscall::path::chdir, Kernel Full "";
+    81 fchdir crate::syscall::path::fchdir, Kernel Full "";
+    85 creat crate::syscall::path::creat, Kernel Full "";
+    89 readlink crate::syscall::path::readlink, Kernel Full "";
+    95 umask crate::syscall::path::umask, Kernel Full "";
+    161 chroot crate::syscall::path::chroot, Kernel Full "";
+    217 getdents64 crate::syscall::directory::getdents64, Kernel Full "";
+    257 openat crate::syscall::path::openat, Kernel Full "";
+    262 newfstatat crate::syscall::path::newfstatat, Kernel Full "";
+    267 readlinkat crate::syscall::path::readlinkat, Kernel Full "";
+    269 faccessat crate::syscall::path::faccessat, Kernel Full "";
+    292 dup3 crate::syscall::descriptor::dup3, Kernel Full "";
+    295 preadv crate::syscall::read_write::preadv, Data Full "";
+    296 pwritev crate::syscall::read_write::pwritev, Data Full "";
+    327 preadv2 crate::syscall::read_write::preadv2, Data Full "";
+    328 pwritev2 crate::syscall::read_write::pwritev2, Data Full "";
+    332 statx crate::syscall::path::statx, Kernel Full "";
+    436 close_range crate::syscall::descriptor::close_range, Kernel Full "";
+    437 openat2 crate::syscall::path::openat2, Kernel Full "";
+    439 faccessat2 crate::syscall::path::faccessat2, Kernel Full "";
 }
 
 /// The row of a call number.

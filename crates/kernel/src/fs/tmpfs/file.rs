@@ -1,0 +1,88 @@
+//! An open regular file in memory.
+
+use super::TmpfsInode;
+use crate::fs::file::{FileOperations, MappingRequest, OpenFile, StatusFlags};
+use crate::fs::inode::{Inode, Metadata};
+use crate::Result;
+use std::any::Any;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+/// An open regular file.
+pub struct TmpfsFile {
+    pub inode: Arc<TmpfsInode>,
+}
+
+impl FileOperations for TmpfsFile {
+    fn read(&self, file: &OpenFile, buffer: &mut [u8], offset: u64) -> Result<usize> {
+        let count = self.inode.content()?.read().read(buffer, offset)?;
+        if !file.flags().contains(StatusFlags::NOATIME) {
+            self.inode.accessed();
+        }
+        Ok(count)
+    }
+
+    fn write(&self, _file: &OpenFile, buffer: &[u8], offset: u64) -> Result<usize> {
+        self.inode.check_seals_for_write(offset, buffer.len() as u64)?;
+        let count = self.inode.content()?.write().write(buffer, offset)?;
+        self.inode.modified();
+        Ok(count)
+    }
+
+    fn append(&self, _file: &OpenFile, buffer: &[u8]) -> Result<(usize, u64)> {
+        let mut content = self.inode.content()?.write();
+        let size = content.size()?;
+        drop(content);
+        self.inode.check_seals_for_write(size, buffer.len() as u64)?;
+        content = self.inode.content()?.write();
+        let size = content.size()?;
+        let count = content.write(buffer, size)?;
+        drop(content);
+        self.inode.modified();
+        Ok((count, size + count as u64))
+    }
+
+    fn is_seekable(&self) -> bool {
+        true
+    }
+
+    fn size(&self) -> Result<u64> {
+        self.inode.content()?.read().size()
+    }
+
+    fn seek_data_or_hole(&self, offset: u64, hole: bool) -> Result<u64> {
+        self.inode.content()?.read().seek_data_or_hole(offset, hole)
+    }
+
+    fn metadata(&self) -> Result<Metadata> {
+        self.inode.metadata()
+    }
+
+    fn truncate(&self, size: u64) -> Result<()> {
+        self.inode.truncate(size)
+    }
+
+    fn allocate(&self, mode: u32, offset: u64, length: u64) -> Result<()> {
+        self.inode.check_seals_for_write(offset, length)?;
+        self.inode.content()?.write().allocate(mode, offset, length)?;
+        self.inode.modified();
+        Ok(())
+    }
+
+    fn sync(&self, _data_only: bool) -> Result<()> {
+        Ok(())
+    }
+
+    fn mapping_descriptor(&self, request: MappingRequest) -> Result<Arc<OwnedFd>> {
+        let writable = request.shared && request.writable;
+        if writable {
+            self.inode.check_seals_for_mapping()?;
+            self.inode.modified();
+        }
+        self.inode.content()?.write().mapping_descriptor(writable)
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}

@@ -1,0 +1,322 @@
+//! Calls that name a file: open(2), stat(2), access(2), readlink(2), chdir(2) and theirs.
+
+use crate::fs::file::OpenFile;
+use crate::fs::inode::{FileType, Metadata};
+use crate::fs::open::{self, OpenHow};
+use crate::fs::path::Path;
+use crate::fs::walk::{self, AllowEmpty, Follow, ResolveFlags, Target};
+use crate::syscall::UserAddress;
+use crate::task::credentials::{CAP_SYS_CHROOT, Capabilities};
+use crate::task::{AccessMode, Credentials};
+use crate::{Context, Errno, Result};
+use skerry_abi::raw::general as linux;
+use skerry_abi::structs::{StatX, StatXTimestamp, TimeSpec};
+use std::sync::Arc;
+
+const AT_FDCWD: i32 = linux::AT_FDCWD;
+
+/// Whether links at the end are followed, from AT_SYMLINK_NOFOLLOW.
+pub(super) fn follow_unless(flags: u32) -> Follow {
+    if flags & linux::AT_SYMLINK_NOFOLLOW != 0 {
+        Follow::No
+    } else {
+        Follow::Yes
+    }
+}
+
+pub(super) fn allow_empty(flags: u32) -> AllowEmpty {
+    if flags & linux::AT_EMPTY_PATH != 0 {
+        AllowEmpty::Yes
+    } else {
+        AllowEmpty::No
+    }
+}
+
+/// A path argument for a call with AT_EMPTY_PATH, where null stands for "".
+pub(super) fn read_path_or_empty(context: &Context, path: UserAddress, flags: u32) -> Result<Vec<u8>> {
+    if path.is_null() && flags & linux::AT_EMPTY_PATH != 0 {
+        return Ok(Vec::new());
+    }
+    context.read_path(path.0)
+}
+
+fn install(context: &Context, file: Arc<OpenFile>, flags: u32) -> Result<i32> {
+    context.install(file, flags & linux::O_CLOEXEC != 0)
+}
+
+pub fn openat(context: &mut Context, dirfd: i32, path: UserAddress, flags: u32, mode: u32) -> Result<i32> {
+    let path = context.read_path(path.0)?;
+    let file = open::open(context, dirfd, &path, OpenHow::from_open(flags, mode))?;
+    install(context, file, flags)
+}
+
+pub fn open(context: &mut Context, path: UserAddress, flags: u32, mode: u32) -> Result<i32> {
+    openat(context, AT_FDCWD, path, flags, mode)
+}
+
+pub fn creat(context: &mut Context, path: UserAddress, mode: u32) -> Result<i32> {
+    openat(context, AT_FDCWD, path, linux::O_CREAT | linux::O_WRONLY | linux::O_TRUNC, mode)
+}
+
+/// openat2(2): unknown bits are errors here, not ignored.
+pub fn openat2(context: &mut Context, dirfd: i32, path: UserAddress, how: UserAddress, size: u64) -> Result<i32> {
+    const SIZE: u64 = 24;
+    if size < SIZE {
+        return Err(Errno::EINVAL);
+    }
+    if size > 4096 {
+        return Err(Errno::E2BIG);
+    }
+    let [flags, mode, resolve]: [u64; 3] = context.read(how.0)?;
+    if size > SIZE {
+        let mut rest = vec![0; (size - SIZE) as usize];
+        context.read_bytes(how.0.wrapping_add(SIZE), &mut rest)?;
+        if rest.iter().any(|&byte| byte != 0) {
+            return Err(Errno::E2BIG);
+        }
+    }
+    let flags = u32::try_from(flags).map_err(|_| Errno::EINVAL)?;
+    let resolve = ResolveFlags::from_bits(resolve).ok_or(Errno::EINVAL)?;
+    if flags & !open::KNOWN != 0 || resolve.contains(ResolveFlags::BENEATH | ResolveFlags::IN_ROOT) {
+        return Err(Errno::EINVAL);
+    }
+    let creates = flags & linux::O_CREAT != 0 || flags & linux::O_TMPFILE == linux::O_TMPFILE;
+    if (mode != 0 && !creates) || mode & !0o7777 != 0 {
+        return Err(Errno::EINVAL);
+    }
+    if flags & linux::O_PATH != 0 && flags & !(linux::O_PATH | linux::O_DIRECTORY | linux::O_NOFOLLOW | linux::O_CLOEXEC) != 0 {
+        return Err(Errno::EINVAL);
+    }
+    if resolve.contains(ResolveFlags::CACHED) {
+        // Nothing is promised to be in a cache here: the caller tries again without.
+        return Err(Errno::EAGAIN);
+    }
+    let path = context.read_path(path.0)?;
+    let mut how = OpenHow::from_open(flags, mode as u32);
+    how.resolve = resolve;
+    let file = open::open(context, dirfd, &path, how)?;
+    install(context, file, flags)
+}
+
+/// What a name (or, with AT_EMPTY_PATH, a descriptor) is.
+fn metadata_at(context: &Context, dirfd: i32, path: &[u8], flags: u32) -> Result<Metadata> {
+    match walk::resolve_at(context.task, dirfd, path, follow_unless(flags), allow_empty(flags))? {
+        Target::Path(path) => path.inode().metadata(),
+        Target::File(file) => file.operations.metadata(),
+    }
+}
+
+pub fn newfstatat(context: &mut Context, dirfd: i32, path: UserAddress, buffer: UserAddress, flags: u32) -> Result<()> {
+    if flags & !(linux::AT_SYMLINK_NOFOLLOW | linux::AT_EMPTY_PATH | linux::AT_NO_AUTOMOUNT) != 0 {
+        return Err(Errno::EINVAL);
+    }
+    let path = read_path_or_empty(context, path, flags)?;
+    let metadata = metadata_at(context, dirfd, &path, flags)?;
+    context.write(buffer.0, &metadata.stat())
+}
+
+pub fn stat(context: &mut Context, path: UserAddress, buffer: UserAddress) -> Result<()> {
+    newfstatat(context, AT_FDCWD, path, buffer, 0)
+}
+
+pub fn lstat(context: &mut Context, path: UserAddress, buffer: UserAddress) -> Result<()> {
+    newfstatat(context, AT_FDCWD, path, buffer, linux::AT_SYMLINK_NOFOLLOW)
+}
+
+pub fn fstat(context: &mut Context, fd: i32, buffer: UserAddress) -> Result<()> {
+    let metadata = context.task.files().get(fd)?.operations.metadata()?;
+    context.write(buffer.0, &metadata.stat())
+}
+
+pub fn statx(context: &mut Context, dirfd: i32, path: UserAddress, flags: u32, mask: u32, buffer: UserAddress) -> Result<()> {
+    let known = linux::AT_SYMLINK_NOFOLLOW | linux::AT_EMPTY_PATH | linux::AT_NO_AUTOMOUNT | linux::AT_STATX_SYNC_TYPE;
+    if flags & !known != 0 || flags & linux::AT_STATX_SYNC_TYPE == linux::AT_STATX_SYNC_TYPE || mask & linux::STATX__RESERVED != 0 {
+        return Err(Errno::EINVAL);
+    }
+    let path = read_path_or_empty(context, path, flags)?;
+    let (metadata, mount_id, is_root) = match walk::resolve_at(context.task, dirfd, &path, follow_unless(flags), allow_empty(flags))? {
+        Target::Path(path) => (path.inode().metadata()?, path.mount.id, Arc::ptr_eq(&path.dentry, &path.mount.root)),
+        Target::File(file) => {
+            let place = file.path.as_ref();
+            let is_root = place.is_some_and(|path| Arc::ptr_eq(&path.dentry, &path.mount.root));
+            (file.operations.metadata()?, place.map_or(0, |path| path.mount.id), is_root)
+        }
+    };
+    context.write(buffer.0, &statx_of(&metadata, mount_id, is_root))
+}
+
+fn statx_of(metadata: &Metadata, mount_id: u64, is_root: bool) -> StatX {
+    let time = |time: TimeSpec| StatXTimestamp { sec: time.sec, nsec: time.nsec as u32, _reserved: 0 };
+    let mut mask = linux::STATX_BASIC_STATS | linux::STATX_MNT_ID;
+    if metadata.created.is_some() {
+        mask |= linux::STATX_BTIME;
+    }
+    StatX {
+        mask,
+        blksize: metadata.block_size,
+        attributes: if is_root { u64::from(linux::STATX_ATTR_MOUNT_ROOT) } else { 0 },
+        attributes_mask: u64::from(linux::STATX_ATTR_MOUNT_ROOT),
+        nlink: metadata.links as u32,
+        uid: metadata.uid,
+        gid: metadata.gid,
+        mode: metadata.mode() as u16,
+        ino: metadata.inode,
+        size: metadata.size,
+        blocks: metadata.blocks,
+        atime: time(metadata.accessed),
+        btime: time(metadata.created.unwrap_or_default()),
+        ctime: time(metadata.changed),
+        mtime: time(metadata.modified),
+        rdev_major: metadata.represents.major,
+        rdev_minor: metadata.represents.minor,
+        dev_major: metadata.device.major,
+        dev_minor: metadata.device.minor,
+        mnt_id: mount_id,
+        ..StatX::default()
+    }
+}
+
+/// The credentials that access(2) checks with: the real ids.
+fn real_credentials(credentials: &Credentials) -> Credentials {
+    let mut real = credentials.clone();
+    real.fsuid = real.ruid;
+    real.fsgid = real.rgid;
+    real.capabilities.effective = if real.ruid == 0 { real.capabilities.permitted } else { Capabilities::none().effective };
+    real
+}
+
+pub fn faccessat2(context: &mut Context, dirfd: i32, path: UserAddress, mode: u32, flags: u32) -> Result<()> {
+    if mode & !7 != 0 || flags & !(linux::AT_EACCESS | linux::AT_SYMLINK_NOFOLLOW | linux::AT_EMPTY_PATH) != 0 {
+        return Err(Errno::EINVAL);
+    }
+    let path = read_path_or_empty(context, path, flags)?;
+    let credentials = context.task.credentials();
+    let checked = if flags & linux::AT_EACCESS != 0 { (*credentials).clone() } else { real_credentials(&credentials) };
+    let (metadata, place) = if path.is_empty() && flags & linux::AT_EMPTY_PATH != 0 {
+        match walk::resolve_at(context.task, dirfd, &path, Follow::Yes, AllowEmpty::Yes)? {
+            Target::Path(path) => (path.inode().metadata()?, Some(path)),
+            Target::File(file) => (file.operations.metadata()?, file.path.clone()),
+        }
+    } else {
+        let place = walk::resolve_as(context.task, &checked, dirfd, &path, follow_unless(flags))?;
+        (place.inode().metadata()?, Some(place))
+    };
+    let wanted = AccessMode::from_bits_truncate(mode);
+    if wanted.is_empty() {
+        return Ok(());
+    }
+    if let Some(place) = &place {
+        let in_place = matches!(metadata.kind, FileType::Regular | FileType::Directory | FileType::Symlink);
+        if wanted.contains(AccessMode::EXECUTE) && metadata.kind == FileType::Regular {
+            permission_to_execute(place)?;
+        }
+        checked.check_access(&metadata, wanted)?;
+        if wanted.contains(AccessMode::WRITE) && in_place {
+            place.mount.check_writable()?;
+        }
+        return Ok(());
+    }
+    checked.check_access(&metadata, wanted)
+}
+
+fn permission_to_execute(place: &Path) -> Result<()> {
+    if place.mount.flags().contains(crate::fs::mount::MountFlags::NOEXEC) {
+        return Err(Errno::EACCES);
+    }
+    Ok(())
+}
+
+pub fn faccessat(context: &mut Context, dirfd: i32, path: UserAddress, mode: u32) -> Result<()> {
+    faccessat2(context, dirfd, path, mode, 0)
+}
+
+pub fn access(context: &mut Context, path: UserAddress, mode: u32) -> Result<()> {
+    faccessat2(context, AT_FDCWD, path, mode, 0)
+}
+
+/// readlinkat(2): an empty path means the link that `dirfd` is (opened with O_PATH | O_NOFOLLOW).
+pub fn readlinkat(context: &mut Context, dirfd: i32, path: UserAddress, buffer: UserAddress, size: i32) -> Result<u64> {
+    if size <= 0 {
+        return Err(Errno::EINVAL);
+    }
+    let path = context.read_path(path.0)?;
+    let place = match walk::resolve_at(context.task, dirfd, &path, Follow::No, AllowEmpty::Yes)? {
+        Target::Path(place) => place,
+        Target::File(file) => file.path.clone().ok_or(Errno::ENOENT)?,
+    };
+    if place.inode().kind() != FileType::Symlink {
+        return Err(if path.is_empty() { Errno::ENOENT } else { Errno::EINVAL });
+    }
+    let target = place.inode().read_link()?;
+    let count = target.len().min(size as usize);
+    context.write_bytes(buffer.0, &target[..count])?;
+    Ok(count as u64)
+}
+
+pub fn readlink(context: &mut Context, path: UserAddress, buffer: UserAddress, size: i32) -> Result<u64> {
+    readlinkat(context, AT_FDCWD, path, buffer, size)
+}
+
+/// getcwd(2): the length with its zero. ENOENT where the directory is gone, ERANGE where it does not fit.
+pub fn getcwd(context: &mut Context, buffer: UserAddress, size: u64) -> Result<u64> {
+    let fs = context.task.fs();
+    if fs.current.dentry.is_unlinked() {
+        return Err(Errno::ENOENT);
+    }
+    let mut name = match fs.current.absolute_name_below(&fs.root) {
+        Some(name) => name,
+        None => [b"(unreachable)", &fs.current.absolute_name(&fs.root)[..]].concat(),
+    };
+    name.push(0);
+    if name.len() > crate::context::PATH_MAX {
+        return Err(Errno::ENAMETOOLONG);
+    }
+    if name.len() as u64 > size {
+        return Err(Errno::ERANGE);
+    }
+    context.write_bytes(buffer.0, &name)?;
+    Ok(name.len() as u64)
+}
+
+fn check_can_enter(context: &Context, place: &Path) -> Result<()> {
+    if !place.dentry.is_directory() {
+        return Err(Errno::ENOTDIR);
+    }
+    context.task.credentials().check_access(&place.inode().metadata()?, AccessMode::EXECUTE)
+}
+
+pub fn chdir(context: &mut Context, path: UserAddress) -> Result<()> {
+    let path = context.read_path(path.0)?;
+    let place = walk::resolve(context.task, AT_FDCWD, &path, Follow::Yes)?;
+    check_can_enter(context, &place)?;
+    let old = std::mem::replace(&mut context.task.fs_cell().write().current, place);
+    drop(old);
+    Ok(())
+}
+
+pub fn fchdir(context: &mut Context, fd: i32) -> Result<()> {
+    let file = context.task.files().get(fd)?;
+    let place = file.path.clone().ok_or(Errno::ENOTDIR)?;
+    check_can_enter(context, &place)?;
+    let old = std::mem::replace(&mut context.task.fs_cell().write().current, place);
+    drop(old);
+    Ok(())
+}
+
+pub fn chroot(context: &mut Context, path: UserAddress) -> Result<()> {
+    let path = context.read_path(path.0)?;
+    let place = walk::resolve(context.task, AT_FDCWD, &path, Follow::Yes)?;
+    check_can_enter(context, &place)?;
+    if !context.task.credentials().has_capability(CAP_SYS_CHROOT) {
+        return Err(Errno::EPERM);
+    }
+    let old = std::mem::replace(&mut context.task.fs_cell().write().root, place);
+    drop(old);
+    Ok(())
+}
+
+pub fn umask(context: &mut Context, mask: u32) -> Result<u32> {
+    let cell = context.task.fs_cell();
+    let mut fs = cell.write();
+    Ok(std::mem::replace(&mut fs.umask, mask & 0o777))
+}
