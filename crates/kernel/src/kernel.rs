@@ -22,6 +22,7 @@ pub struct Kernel {
     /// Bytes that in-memory file systems hold, against `limits.memory_files`.
     pub memory_files: crate::fs::tmpfs::Quota,
     pub pipes: std::sync::Arc<crate::ipc::pipe::PipeAccount>,
+    pub timers: std::sync::Arc<crate::time::queue::TimerQueue>,
     pub epoll_limits: std::sync::Arc<crate::event::epoll::EpollLimits>,
     pub anonymous_inodes: crate::event::AnonymousInodes,
 }

@@ -4,6 +4,7 @@
 pub mod epoll;
 pub mod eventfd;
 pub mod poll;
+pub mod timerfd;
 
 use crate::fs::inode::{Device, FileType, Metadata};
 use std::sync::atomic::{AtomicU64, Ordering};

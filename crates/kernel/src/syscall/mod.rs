@@ -10,5 +10,6 @@ pub mod ipc;
 pub mod poll;
 pub mod table;
 pub mod time;
+pub mod timer;
 
 pub use argument::{Argument, Handler, ReturnValue, UserAddress};
