@@ -43,6 +43,7 @@ pub struct Kernel {
     pub watches: crate::fs::notify::NotifyRegistry,
     pub pipes: Arc<crate::ipc::pipe::PipeAccount>,
     pub epoll_limits: Arc<crate::event::epoll::EpollLimits>,
+    pub timers: Arc<crate::time::queue::TimerQueue>,
     pub anonymous_inodes: crate::event::AnonymousInodes,
     /// Every call is told as an event.
     pub trace: bool,
@@ -82,6 +83,7 @@ impl Kernel {
             watches: Default::default(),
             pipes: Arc::default(),
             epoll_limits: Arc::default(),
+            timers: Arc::default(),
             anonymous_inodes: Default::default(),
             trace,
             unknown_calls: Mutex::default(),

@@ -5,6 +5,7 @@ pub mod epoll;
 pub mod eventfd;
 pub mod host;
 pub mod poll;
+pub mod timerfd;
 
 use crate::fs::inode::{Device, FileType, Metadata};
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -20,6 +20,7 @@ pub mod read_write;
 pub mod table;
 pub mod time;
 mod trace;
+pub mod timer;
 
 pub use argument::{Argument, Handler, ReturnValue, UserAddress};
 pub(crate) use dispatch::dispatch;
