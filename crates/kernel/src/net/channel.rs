@@ -54,6 +54,8 @@ struct State {
     writer_waiting: bool,
     /// What the receiver is told once, behind the bytes (the sender was reset).
     error: Option<Errno>,
+    /// It ended with an error, told or not.
+    failed: bool,
 }
 
 struct Mark {
@@ -101,6 +103,7 @@ impl Channel {
                 read_closed: false,
                 writer_waiting: false,
                 error: None,
+                failed: false,
             }),
             reader,
             writer,
@@ -202,6 +205,7 @@ impl Channel {
         let mut state = self.state.lock();
         state.write_closed = true;
         state.error = Some(error);
+        state.failed = true;
         drop(state);
         self.reader.wake_all();
     }
@@ -213,6 +217,10 @@ impl Channel {
 
     pub fn has_error(&self) -> bool {
         self.state.lock().error.is_some()
+    }
+
+    pub fn is_failed(&self) -> bool {
+        self.state.lock().failed
     }
 
     /// Bytes that can be received now (FIONREAD); for packets the next one's length.

@@ -146,12 +146,18 @@ pub fn set(socket: &dyn Socket, caller: &Caller, name: u32, value: &[u8]) -> Res
     let on = number != 0;
     let mut options = common.options.lock();
     match name {
-        linux::SO_REUSEADDR => options.reuse_address = on,
+        linux::SO_REUSEADDR => {
+            options.reuse_address = on;
+            drop(options);
+            socket.sharing_changed();
+        }
         linux::SO_REUSEPORT => {
             if common.domain == linux::AF_UNIX && on {
                 return Err(Errno::EOPNOTSUPP);
             }
             options.reuse_port = on;
+            drop(options);
+            socket.sharing_changed();
         }
         linux::SO_KEEPALIVE => options.keep_alive = on,
         linux::SO_BROADCAST => options.broadcast = on,

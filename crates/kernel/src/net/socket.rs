@@ -221,6 +221,14 @@ pub trait Socket: Send + Sync + Any {
         Err(Errno::ENOPROTOOPT)
     }
 
+    /// The peer as accept(2) tells it, also where it is gone already.
+    fn accepted_address(&self) -> Address {
+        self.peer_address().unwrap_or(Address::Unspecified)
+    }
+
+    /// SO_REUSEADDR or SO_REUSEPORT was set.
+    fn sharing_changed(&self) {}
+
     /// SO_PEERCRED, SO_PEERGROUPS.
     fn peer_identity(&self) -> Option<PeerIdentity> {
         None

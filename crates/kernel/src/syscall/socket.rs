@@ -218,11 +218,10 @@ pub fn accept4(context: &mut Context, fd: i32, address: UserAddress, length_at: 
     let timeout = socket.common().options.lock().receive_timeout;
     let blocking = Blocking::new(file.is_nonblocking(), timeout);
     let accepted = attempt(context, socket.as_ref(), blocking, || socket.accept())?;
-    let peer = accepted.peer_address();
+    let peer = accepted.accepted_address();
     let descriptor = context.install(SocketFile::open(accepted, status), close_on_exec)?;
     if !address.is_null() {
-        let written = peer.map_err(|_| Errno::ECONNABORTED).and_then(|peer| write_address(context, &peer.encode(), address, length_at));
-        if let Err(errno) = written {
+        if let Err(errno) = write_address(context, &peer.encode(), address, length_at) {
             let _ = context.task.files().remove(descriptor);
             return Err(errno);
         }

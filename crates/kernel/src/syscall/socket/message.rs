@@ -181,6 +181,11 @@ fn receive(context: &Context, file: &OpenFile, socket: &dyn Socket, segments: &S
     let size = segments.total.min(scratch.0.len());
     let buffer = &mut scratch.0[..size];
     let mut incoming = attempt(context, socket, blocking, || socket.receive(&mut *buffer, flags))?;
+    // tcp(7): MSG_TRUNC on a stream throws the bytes away.
+    let discard = stream && flags.contains(MessageFlags::TRUNC) && socket.common().domain != linux::AF_UNIX;
+    if discard {
+        return Ok(incoming);
+    }
     segments.scatter(context, 0, &scratch.0[..incoming.count])?;
     if !stream || flags.intersects(MessageFlags::PEEK | MessageFlags::OOB | MessageFlags::ERRQUEUE) {
         return Ok(incoming);

@@ -1,0 +1,181 @@
+//! The connected state: one channel each way, and the ways in which it ends (tcp(7); RFC 9293, 3.6 and 3.10.7.4).
+
+use super::{Bound, Diagnosis, TCP_CLOSE, TCP_CLOSE_WAIT, TCP_ESTABLISHED, TCP_FIN_WAIT2};
+use crate::fs::file::Events;
+use crate::net::channel::{Channel, Framing, ReceiveMode};
+use crate::net::inet::options;
+use crate::net::inet::ports::PortLease;
+use crate::net::rights::InFlight;
+use crate::net::socket::{Common, Incoming, MessageFlags, Shutdown, UserCredentials};
+use crate::{Errno, Result};
+use parking_lot::Mutex;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+
+/// One end of a connection.
+pub(super) struct Connection {
+    pub local: SocketAddr,
+    pub peer: SocketAddr,
+    incoming: Arc<Channel>,
+    outgoing: Arc<Channel>,
+    /// shutdown(SHUT_RD) here: what comes is still taken, but the end is seen behind it.
+    read_shut: AtomicBool,
+    /// Something was sent to a peer that is gone; its reset has been noted.
+    reset_by_peer: AtomicBool,
+    lease: Mutex<Option<PortLease>>,
+}
+
+/// How an end goes away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// close(2): what was sent arrives; a reset only where something received was never read.
+    Orderly,
+    /// SO_LINGER with no time, or a connection that nobody accepted.
+    Reset,
+}
+
+impl Connection {
+    /// Both ends: the client's (which is bound to `local`), and the server's.
+    pub fn pair(client: &Common, server: &Common, bound: Bound, peer: SocketAddr, local: SocketAddr) -> (Connection, Connection) {
+        let budget = &client.network.budget;
+        let channel = |from: &Common, to: &Common| {
+            Channel::new(Framing::Bytes, options::stream_capacity(from), to.queue.clone(), from.queue.clone(), budget.clone())
+        };
+        let forth = channel(client, server);
+        let back = channel(server, client);
+        let end = |incoming: &Arc<Channel>, outgoing: &Arc<Channel>, local, peer, lease| Connection {
+            local,
+            peer,
+            incoming: incoming.clone(),
+            outgoing: outgoing.clone(),
+            read_shut: AtomicBool::new(false),
+            reset_by_peer: AtomicBool::new(false),
+            lease: Mutex::new(lease),
+        };
+        (end(&back, &forth, local, peer, Some(bound.lease)), end(&forth, &back, peer, local, None))
+    }
+
+    pub fn set_lease(&self, lease: PortLease) {
+        *self.lease.lock() = Some(lease);
+    }
+
+    pub fn send(&self, common: &Common, data: &[u8]) -> Result<usize> {
+        common.check_error()?;
+        match self.outgoing.send(data, &mut InFlight::none(), UserCredentials::NOBODY) {
+            Err(Errno::EPIPE) => {}
+            result => return result,
+        }
+        if self.outgoing.is_write_closed() || self.reset_by_peer.load(Ordering::Relaxed) {
+            return Err(Errno::EPIPE);
+        }
+        if self.incoming.is_failed() {
+            self.reset_by_peer.store(true, Ordering::Relaxed);
+            return Err(self.incoming.take_error().unwrap_or(Errno::EPIPE));
+        }
+        // The peer has closed in good order. The first bytes still leave; the answer to them is a reset.
+        self.reset_by_peer.store(true, Ordering::Relaxed);
+        common.set_error(Errno::EPIPE);
+        Ok(data.len())
+    }
+
+    pub fn receive(&self, common: &Common, buffer: &mut [u8], flags: MessageFlags) -> Result<Incoming> {
+        let mode = ReceiveMode { peek: flags.contains(MessageFlags::PEEK), ..ReceiveMode::default() };
+        match self.incoming.receive(buffer, mode) {
+            Ok(Some(received)) => Ok(Incoming { count: received.count, full_length: received.count, ..Incoming::default() }),
+            Ok(None) => Ok(Incoming::default()),
+            Err(Errno::EAGAIN) => {
+                common.check_error()?;
+                if self.read_shut.load(Ordering::Acquire) {
+                    Ok(Incoming::default())
+                } else {
+                    Err(Errno::EAGAIN)
+                }
+            }
+            Err(errno) => Err(errno),
+        }
+    }
+
+    pub fn shutdown(&self, how: Shutdown) {
+        if how.writes() {
+            self.outgoing.close_write();
+        }
+        if how.reads() {
+            self.read_shut.store(true, Ordering::Release);
+        }
+    }
+
+    /// This end is closed.
+    pub fn hang_up(&self, end: End) {
+        let lost = self.incoming.abandon();
+        if (lost || end == End::Reset) && !self.outgoing.is_read_closed() {
+            self.outgoing.fail(Errno::ECONNRESET);
+        } else {
+            self.outgoing.close_write();
+        }
+        drop(self.lease.lock().take());
+    }
+
+    fn read_ended(&self) -> bool {
+        self.incoming.is_write_closed() || self.read_shut.load(Ordering::Acquire)
+    }
+
+    fn write_ended(&self) -> bool {
+        self.outgoing.is_write_closed() || self.reset_by_peer.load(Ordering::Relaxed) || self.incoming.is_failed()
+    }
+
+    /// Reset, or ended in both directions: getpeername(2) says ENOTCONN then.
+    pub fn is_over(&self) -> bool {
+        self.incoming.is_failed() || self.reset_by_peer.load(Ordering::Relaxed)
+    }
+
+    pub fn poll(&self, common: &Common) -> Events {
+        let mut events = Events::empty();
+        let (read_ended, write_ended) = (self.read_ended(), self.write_ended());
+        let low_water = usize::try_from(common.options.lock().receive_low_water).unwrap_or(1);
+        if read_ended {
+            events |= Events::IN | Events::RDNORM | Events::RDHUP;
+        } else if self.incoming.is_readable(low_water) {
+            events |= Events::IN | Events::RDNORM;
+        }
+        if read_ended && write_ended {
+            events |= Events::HUP;
+        }
+        if write_ended || self.outgoing.is_writable() {
+            events |= Events::OUT | Events::WRNORM;
+        }
+        if common.has_error() || self.incoming.has_error() {
+            events |= Events::ERR;
+        }
+        events
+    }
+
+    pub fn available(&self) -> usize {
+        self.incoming.available()
+    }
+
+    pub fn take_error(&self) -> Option<Errno> {
+        self.incoming.take_error()
+    }
+
+    pub fn set_capacity(&self, capacity: usize) {
+        self.outgoing.set_capacity(capacity);
+    }
+
+    pub fn diagnosis(&self) -> Diagnosis {
+        let state = match (self.incoming.is_write_closed(), self.outgoing.is_write_closed()) {
+            _ if self.is_over() => TCP_CLOSE,
+            (false, false) => TCP_ESTABLISHED,
+            (true, false) => TCP_CLOSE_WAIT,
+            (false, true) => TCP_FIN_WAIT2,
+            (true, true) => TCP_CLOSE,
+        };
+        Diagnosis {
+            state,
+            local: self.local,
+            peer: Some(self.peer),
+            receive_queue: self.incoming.available() as u32,
+            send_queue: 0,
+        }
+    }
+}
