@@ -33,6 +33,16 @@ pub struct Kernel {
     pub net: Arc<crate::net::NetworkStack>,
     /// Bytes that in-memory file systems hold, against `limits.memory_files`.
     pub memory_files: crate::fs::tmpfs::Quota,
+    /// Readiness of host descriptors.
+    pub reactor: Arc<crate::event::host::HostReactor>,
+    /// Pseudo-terminals.
+    pub terminals: crate::tty::Terminals,
+    /// Places for open files without a name.
+    pub anonymous_files: crate::fs::anonymous::AnonymousFiles,
+    /// What /proc/PID/maps calls the files that are mapped.
+    pub mapped_names: crate::fs::proc::MappedNames,
+    /// What was written to /proc/sys.
+    pub(crate) settings: crate::fs::proc::Settings,
     pub pipes: Arc<crate::ipc::pipe::PipeAccount>,
     pub epoll_limits: Arc<crate::event::epoll::EpollLimits>,
     pub anonymous_inodes: crate::event::AnonymousInodes,
@@ -68,6 +78,11 @@ impl Kernel {
             mounts: crate::fs::mount::MountTable::default(),
             net: Arc::default(),
             memory_files: crate::fs::tmpfs::Quota::default(),
+            reactor: Arc::default(),
+            terminals: Default::default(),
+            anonymous_files: Default::default(),
+            mapped_names: Default::default(),
+            settings: Default::default(),
             pipes: Arc::default(),
             epoll_limits: Arc::default(),
             anonymous_inodes: Default::default(),

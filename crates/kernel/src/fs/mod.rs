@@ -6,7 +6,11 @@
 pub mod file;
 pub mod host_file;
 pub mod inode;
+pub mod anonymous;
 pub mod fd_table;
 pub mod mount;
 pub mod path;
+pub mod proc;
+pub mod pseudo;
+pub mod sys;
 pub mod tmpfs;
