@@ -41,6 +41,16 @@ pub struct Kernel {
     pub locks: crate::fs::lock::LockTable,
     /// Who is told of changes to files (inotify).
     pub watches: crate::fs::notify::NotifyRegistry,
+    /// Readiness of host descriptors.
+    pub reactor: Arc<crate::event::host::HostReactor>,
+    /// Pseudo-terminals.
+    pub terminals: crate::tty::Terminals,
+    /// Places for open files without a name.
+    pub anonymous_files: crate::fs::anonymous::AnonymousFiles,
+    /// What /proc/PID/maps calls the files that are mapped.
+    pub mapped_names: crate::fs::proc::MappedNames,
+    /// What was written to /proc/sys.
+    pub(crate) settings: crate::fs::proc::Settings,
     pub pipes: Arc<crate::ipc::pipe::PipeAccount>,
     pub epoll_limits: Arc<crate::event::epoll::EpollLimits>,
     pub timers: Arc<crate::time::queue::TimerQueue>,
@@ -81,6 +91,11 @@ impl Kernel {
             devices: Default::default(),
             locks: Default::default(),
             watches: Default::default(),
+            reactor: Arc::default(),
+            terminals: Default::default(),
+            anonymous_files: Default::default(),
+            mapped_names: Default::default(),
+            settings: Default::default(),
             pipes: Arc::default(),
             epoll_limits: Arc::default(),
             timers: Arc::default(),

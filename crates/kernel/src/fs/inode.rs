@@ -205,6 +205,10 @@ pub trait Inode: Send + Sync + Any {
     fn read_link(&self) -> Result<Vec<u8>> {
         Err(Errno::EINVAL)
     }
+    /// As [`Inode::read_link`], for links whose target depends on who walks (/proc/self).
+    fn read_link_for(&self, reader: &crate::task::Task) -> Result<Vec<u8>> {
+        self.read_link()
+    }
     /// For "magic" links (/proc/PID/fd/N, /proc/PID/exe, cwd, root): where the walk goes at once, without a path walk.
     fn follow_magic(&self) -> Option<Result<crate::fs::path::Path>> {
         None

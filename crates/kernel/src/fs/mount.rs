@@ -109,6 +109,11 @@ impl MountTable {
         })
     }
 
+    /// A mount that is nowhere in the tree.
+    pub fn unattached(&self, new: NewMount) -> Arc<Mount> {
+        self.new_mount(new, None)
+    }
+
     /// Makes `new` the root of the tree; once, at boot.
     pub fn set_root(&self, new: NewMount) -> Path {
         let mount = self.new_mount(new, None);

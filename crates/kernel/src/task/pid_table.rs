@@ -79,6 +79,10 @@ impl PidTable {
     pub fn processes(&self) -> Vec<Arc<Process>> {
         self.inner.read().processes.values().cloned().collect()
     }
+    /// The id that was given last.
+    pub fn last_id(&self) -> i32 {
+        self.inner.read().last
+    }
     pub fn task_count(&self) -> usize {
         self.inner.read().tasks.len()
     }
