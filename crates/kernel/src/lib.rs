@@ -21,6 +21,8 @@ pub mod signal;
 pub mod sync;
 pub mod syscall;
 pub mod task;
+#[cfg(test)]
+pub(crate) mod testing;
 pub mod time;
 pub mod tty;
 

@@ -46,6 +46,26 @@ impl HostThread {
         unsafe { libc::syscall(libc::SYS_tgkill, self.pid, self.tid, crate::layout::KICK_SIGNAL) };
     }
 
+    /// CPU time used so far: (user, system) in nanoseconds; (0, 0) once it is gone.
+    pub fn cpu_time_ns(&self) -> (u64, u64) {
+        const USER_TIME: usize = 11;
+        let field = |index| self.stat_field(index).unwrap_or(0) * 10_000_000;
+        (field(USER_TIME), field(USER_TIME + 1))
+    }
+
+    /// The CPU that it ran on last.
+    pub fn last_cpu(&self) -> Option<u32> {
+        const PROCESSOR: usize = 36;
+        self.stat_field(PROCESSOR).and_then(|cpu| u32::try_from(cpu).ok())
+    }
+
+    /// A number of /proc/PID/task/TID/stat, counted from behind the name (proc_pid_stat(5)).
+    fn stat_field(&self, index: usize) -> Option<u64> {
+        let stat = std::fs::read_to_string(format!("/proc/{}/task/{}/stat", self.pid, self.tid)).ok()?;
+        let (_, rest) = stat.rsplit_once(')')?;
+        rest.split_ascii_whitespace().nth(index)?.parse().ok()
+    }
+
     /// Whether the thread is really gone, so that its slot can be used again.
     pub fn is_gone(&self) -> bool {
         // SAFETY: as above; signal 0 sends nothing.

@@ -49,10 +49,12 @@ pub fn may_send(sender: &Task, target: &Process, signal: Option<Signal>) -> Resu
 /// Ends the task's sleep, or makes it enter the guest kernel. The caller holds its `signals`.
 pub(crate) fn interrupt(task: &Task, _signals: &TaskSignals) {
     task.interrupted.store(true, Ordering::Release);
-    if task.in_kernel.load(Ordering::Acquire) {
-        task.waiter().wake();
-    } else if let Some(host) = &*task.host.read() {
-        host.kick();
+    // In any case: a thread may be entering right now, unseen, and about to sleep; the waiter remembers.
+    task.waiter().wake();
+    if !task.in_kernel.load(Ordering::Acquire) {
+        if let Some(host) = &*task.host.read() {
+            host.kick();
+        }
     }
 }
 

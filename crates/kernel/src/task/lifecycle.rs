@@ -161,15 +161,6 @@ impl CloneRequest {
 
     /// clone(2), ERRORS.
     fn check(&self, caller: &Process) -> Result<()> {
-        let namespaces = u64::from(
-            linux::CLONE_NEWNS
-                | linux::CLONE_NEWCGROUP
-                | linux::CLONE_NEWUTS
-                | linux::CLONE_NEWIPC
-                | linux::CLONE_NEWUSER
-                | linux::CLONE_NEWPID
-                | linux::CLONE_NEWNET,
-        );
         let invalid = self.has(linux::CLONE_NEWNS) && self.has(linux::CLONE_FS)
             || self.has(linux::CLONE_NEWUSER) && self.has(linux::CLONE_FS)
             || self.has(linux::CLONE_THREAD) && !self.has(linux::CLONE_SIGHAND)
@@ -180,10 +171,6 @@ impl CloneRequest {
             || !(0..=64).contains(&self.exit_signal);
         if invalid {
             return Err(Errno::EINVAL);
-        }
-        // A sandbox has one of each kind of namespace.
-        if self.flags & namespaces != 0 {
-            return Err(Errno::EPERM);
         }
         Ok(())
     }
@@ -198,6 +185,7 @@ pub fn clone_task(context: &Context, request: &CloneRequest) -> Result<Arc<Task>
     let caller = context.task;
     let kernel = context.kernel();
     request.check(caller.process())?;
+    crate::syscall::system::refuse_namespaces(caller, request.flags)?;
     if caller.is_interrupted() {
         return Err(Errno::ERESTARTNOINTR);
     }
@@ -273,7 +261,7 @@ fn fork_process(caller: &Task, pid: i32, request: &CloneRequest) -> Arc<Process>
             *action = SigAction::default();
         }
     }
-    let process = Process::new(
+    let child = Process::new(
         pid,
         ProcessParts {
             kernel: caller.kernel().clone(),
@@ -287,7 +275,8 @@ fn fork_process(caller: &Task, pid: i32, request: &CloneRequest) -> Arc<Process>
             credentials: caller.credentials(),
         },
     );
-    process
+    child.huge_pages_disabled.store(parent.huge_pages_disabled.load(Ordering::Relaxed), Ordering::Relaxed);
+    child
 }
 
 /// clone3(2)'s, which is outside the 32 bits of clone(2).

@@ -11,6 +11,7 @@
 pub mod credentials;
 pub(crate) mod exec;
 pub(crate) mod exit;
+pub(crate) mod identity;
 pub(crate) mod job_control;
 pub(crate) mod lifecycle;
 mod pid_table;

@@ -77,6 +77,10 @@ impl SignalActions {
     pub fn share(&self) -> SignalActions {
         SignalActions(RwLock::new(self.0.read().clone()))
     }
+    /// Equal for processes that share them (kcmp(2)).
+    pub(crate) fn identity(&self) -> usize {
+        Arc::as_ptr(&*self.0.read()).cast::<()>() as usize
+    }
     /// A copy, for fork(2).
     pub fn copy(&self) -> SignalActions {
         SignalActions::new(*self.lock())
@@ -125,6 +129,8 @@ pub struct Process {
     pub child_subreaper: AtomicBool,
     pub dumpable: AtomicBool,
     pub oom_score_adj: AtomicI32,
+    /// prctl(PR_SET_THP_DISABLE); only told.
+    pub(crate) huge_pages_disabled: AtomicBool,
     /// alarm(2), setitimer(2), timer_create(2).
     pub timers: crate::time::ProcessTimers,
     /// The host process that runs it now (exec replaces it); `None` before the first one and after death.
@@ -134,8 +140,6 @@ pub struct Process {
     /// KiB, its own (ru_maxrss), and the highest of the children that were waited for.
     pub(crate) max_rss: AtomicU64,
     pub(crate) children_max_rss: AtomicU64,
-    /// Somebody is starting another program: one thread at a time.
-    pub(crate) executing: AtomicBool,
     /// Those of the last thread, for a zombie's sake.
     pub(super) last_credentials: RwLock<Arc<Credentials>>,
     pub(super) last_name: RwLock<Vec<u8>>,
@@ -182,12 +186,12 @@ impl Process {
             child_subreaper: AtomicBool::new(false),
             dumpable: AtomicBool::new(parts.dumpable),
             oom_score_adj: AtomicI32::new(parts.oom_score_adj),
+            huge_pages_disabled: AtomicBool::new(false),
             timers: crate::time::ProcessTimers::default(),
             host: RwLock::new(None),
             executed: AtomicBool::new(false),
             max_rss: AtomicU64::new(0),
             children_max_rss: AtomicU64::new(0),
-            executing: AtomicBool::new(false),
             last_credentials: RwLock::new(parts.credentials),
             last_name: RwLock::new(Vec::new()),
         })

@@ -1,0 +1,166 @@
+//! Processes: ids, groups and sessions, exit(2), wait(2), prctl(2) lives in `prctl`.
+
+use crate::context::After;
+use crate::syscall::UserAddress;
+use crate::task::wait::{wait, Select, WaitOptions, Waited};
+use crate::task::{exit_group as end_process, exit_thread, job_control, ExitStatus, Process};
+use crate::{Context, Errno, Result};
+use skerry_abi::signal::Signal;
+use std::sync::atomic::Ordering;
+use std::sync::Arc;
+
+pub fn getpid(context: &mut Context) -> Result<i32> {
+    Ok(context.process().pid())
+}
+
+pub fn gettid(context: &mut Context) -> Result<i32> {
+    Ok(context.task.tid())
+}
+
+pub fn getppid(context: &mut Context) -> Result<i32> {
+    Ok(context.process().parent().map_or(0, |parent| parent.pid()))
+}
+
+/// 0 stands for the caller.
+fn process_or_self(context: &Context, pid: i32) -> Result<Arc<Process>> {
+    if pid == 0 {
+        return Ok(context.process().clone());
+    }
+    context.kernel().pids.process(pid)
+}
+
+pub fn getpgid(context: &mut Context, pid: i32) -> Result<i32> {
+    Ok(process_or_self(context, pid)?.group().id)
+}
+
+pub fn getpgrp(context: &mut Context) -> Result<i32> {
+    Ok(context.process().group().id)
+}
+
+pub fn getsid(context: &mut Context, pid: i32) -> Result<i32> {
+    Ok(process_or_self(context, pid)?.session().id)
+}
+
+pub fn setpgid(context: &mut Context, pid: i32, group: i32) -> Result<()> {
+    job_control::set_group(context.process(), pid, group)
+}
+
+pub fn setsid(context: &mut Context) -> Result<i32> {
+    job_control::new_session(context.process())
+}
+
+pub fn exit(context: &mut Context, status: i32) -> Result<()> {
+    exit_thread(context.task, status);
+    context.after = After::Gone;
+    Ok(())
+}
+
+pub fn exit_group(context: &mut Context, status: i32) -> Result<()> {
+    end_process(context.task, ExitStatus::Exited(status as u8));
+    context.after = After::Gone;
+    Ok(())
+}
+
+pub fn set_tid_address(context: &mut Context, address: UserAddress) -> Result<i32> {
+    context.task.clear_child_tid.store(address.0, Ordering::Relaxed);
+    Ok(context.task.tid())
+}
+
+/// sizeof(struct robust_list_head).
+const ROBUST_LIST_HEAD_SIZE: u64 = 24;
+
+pub fn set_robust_list(context: &mut Context, head: UserAddress, size: u64) -> Result<()> {
+    if size != ROBUST_LIST_HEAD_SIZE {
+        return Err(Errno::EINVAL);
+    }
+    context.task.robust_list.store(head.0, Ordering::Relaxed);
+    Ok(())
+}
+
+pub fn get_robust_list(context: &mut Context, tid: i32, head: UserAddress, size: UserAddress) -> Result<()> {
+    let task = if tid == 0 { context.task.clone() } else { context.kernel().pids.task(tid)? };
+    if !super::system::may_inspect(context.task, task.process()) {
+        return Err(Errno::EPERM);
+    }
+    context.write(size.0, &ROBUST_LIST_HEAD_SIZE)?;
+    context.write(head.0, &task.robust_list.load(Ordering::Relaxed))
+}
+
+const WHICH_CHILDREN: WaitOptions = WaitOptions::NOTHREAD.union(WaitOptions::ALL).union(WaitOptions::CLONE);
+
+pub fn wait4(context: &mut Context, pid: i32, status: UserAddress, options: u32, usage: UserAddress) -> Result<i32> {
+    let options = WaitOptions::from_bits(options).ok_or(Errno::EINVAL)?;
+    if !(WHICH_CHILDREN | WaitOptions::NOHANG | WaitOptions::STOPPED | WaitOptions::CONTINUED).contains(options) {
+        return Err(Errno::EINVAL);
+    }
+    let select = match pid {
+        i32::MIN => return Err(Errno::ESRCH),
+        -1 => Select::Any,
+        0 => Select::Group(context.process().group().id),
+        ..-1 => Select::Group(-pid),
+        _ => Select::Process(pid),
+    };
+    let Some(waited) = wait(context, select, options | WaitOptions::EXITED)? else { return Ok(0) };
+    if let Some(address) = status.non_null() {
+        context.write(address, &waited.status)?;
+    }
+    if let Some(address) = usage.non_null() {
+        context.write(address, &waited.usage)?;
+    }
+    Ok(waited.pid)
+}
+
+const P_ALL: i32 = 0;
+const P_PID: i32 = 1;
+const P_PGID: i32 = 2;
+const P_PIDFD: i32 = 3;
+
+pub fn waitid(context: &mut Context, kind: i32, id: i32, info: UserAddress, options: u32, usage: UserAddress) -> Result<()> {
+    let mut options = WaitOptions::from_bits(options).ok_or(Errno::EINVAL)?;
+    if !options.intersects(WaitOptions::EXITED | WaitOptions::STOPPED | WaitOptions::CONTINUED) {
+        return Err(Errno::EINVAL);
+    }
+    let mut nonblocking_pidfd = false;
+    let select = match kind {
+        P_ALL => Select::Any,
+        P_PID if id > 0 => Select::Process(id),
+        P_PGID if id == 0 => Select::Group(context.process().group().id),
+        P_PGID if id > 0 => Select::Group(id),
+        P_PIDFD if id >= 0 => {
+            let file = context.file(id)?;
+            nonblocking_pidfd = file.is_nonblocking() && !options.contains(WaitOptions::NOHANG);
+            Select::Process(process_of_pidfd(&file)?)
+        }
+        _ => return Err(Errno::EINVAL),
+    };
+    if nonblocking_pidfd {
+        options |= WaitOptions::NOHANG;
+    }
+    let waited = wait(context, select, options)?;
+    if nonblocking_pidfd && waited.is_none() {
+        return Err(Errno::EAGAIN);
+    }
+    if let (Some(address), Some(waited)) = (usage.non_null(), &waited) {
+        context.write(address, &waited.usage)?;
+    }
+    info.non_null().map_or(Ok(()), |address| write_child_info(context, address, waited.as_ref()))
+}
+
+/// Which process a pidfd stands for, as its fdinfo says ("Pid:"); EBADF where it is none (waitid(2)).
+fn process_of_pidfd(file: &crate::fs::file::OpenFile) -> Result<i32> {
+    if file.operations.anonymous_name() != "anon_inode:[pidfd]" {
+        return Err(Errno::EBADF);
+    }
+    let text = file.operations.fdinfo();
+    let line = text.lines().find_map(|line| line.strip_prefix("Pid:")).ok_or(Errno::EBADF)?;
+    line.trim().parse().map_err(|_| Errno::EBADF)
+}
+
+/// Only the fields that waitid(2) names; all zero where no child had anything to tell.
+fn write_child_info(context: &Context, address: u64, waited: Option<&Waited>) -> Result<()> {
+    let (signo, code, pid, uid, value) = waited.map_or((0, 0, 0, 0, 0), |waited| {
+        (Signal::SIGCHLD.number(), waited.code, waited.pid, waited.uid as i32, waited.value)
+    });
+    context.write(address, &[signo, 0, code])?;
+    context.write(address.checked_add(16).ok_or(Errno::EFAULT)?, &[pid, uid, value])
+}

@@ -1,0 +1,170 @@
+//! Limits and usage: getrlimit(2), getrusage(2), times(2), mlock(2).
+
+use crate::syscall::UserAddress;
+use crate::task::credentials::{CAP_IPC_LOCK, CAP_SYS_RESOURCE};
+use crate::task::exit::TICK_NS;
+use crate::task::wait::usage;
+use crate::task::{Process, Task};
+use crate::{Context, Errno, Result};
+use skerry_abi::raw::general as linux;
+use skerry_abi::structs::RLimit;
+use std::sync::atomic::Ordering;
+use std::sync::Arc;
+
+/// fs.nr_open: RLIMIT_NOFILE cannot be more.
+const MAXIMUM_OPEN_FILES: u64 = 1 << 20;
+
+fn resource(number: u32) -> Result<u32> {
+    if number < 16 {
+        Ok(number)
+    } else {
+        Err(Errno::EINVAL)
+    }
+}
+
+pub fn getrlimit(context: &mut Context, number: u32, limit: UserAddress) -> Result<()> {
+    let present = context.process().rlimit(resource(number)?);
+    context.write(limit.0, &present)
+}
+
+pub fn setrlimit(context: &mut Context, number: u32, limit: UserAddress) -> Result<()> {
+    let number = resource(number)?;
+    let new: RLimit = context.read(limit.0)?;
+    change_limit(context, context.process(), number, new)
+}
+
+pub fn prlimit64(context: &mut Context, pid: i32, number: u32, new: UserAddress, old: UserAddress) -> Result<()> {
+    let number = resource(number)?;
+    let new: Option<RLimit> = new.non_null().map(|address| context.read(address)).transpose()?;
+    let process = match pid {
+        0 => context.process().clone(),
+        _ => context.kernel().pids.task(pid).map(|task| task.process().clone()).or_else(|_| context.kernel().pids.process(pid))?,
+    };
+    if !Arc::ptr_eq(&process, context.process()) && !may_change_limits(context.task, &process) {
+        return Err(Errno::EPERM);
+    }
+    let present = process.rlimit(number);
+    if let Some(new) = new {
+        change_limit(context, &process, number, new)?;
+    }
+    old.non_null().map_or(Ok(()), |address| context.write(address, &present))
+}
+
+/// prlimit(2): the caller's real ids are all of the target's ids, or CAP_SYS_RESOURCE.
+fn may_change_limits(caller: &Task, target: &Process) -> bool {
+    let (mine, theirs) = (caller.credentials(), target.credentials());
+    let same = [theirs.ruid, theirs.euid, theirs.suid].iter().all(|&uid| uid == mine.ruid)
+        && [theirs.rgid, theirs.egid, theirs.sgid].iter().all(|&gid| gid == mine.rgid);
+    same || mine.has_capability(CAP_SYS_RESOURCE)
+}
+
+fn change_limit(context: &Context, process: &Process, number: u32, new: RLimit) -> Result<()> {
+    if new.current > new.maximum {
+        return Err(Errno::EINVAL);
+    }
+    if number == linux::RLIMIT_NOFILE && new.maximum > MAXIMUM_OPEN_FILES {
+        return Err(Errno::EPERM);
+    }
+    let capable = context.task.credentials().has_capability(CAP_SYS_RESOURCE);
+    {
+        let mut limits = process.rlimits.write();
+        let present = &mut limits[number as usize & 15];
+        if new.maximum > present.maximum && !capable {
+            return Err(Errno::EPERM);
+        }
+        *present = new;
+    }
+    Ok(())
+}
+
+const RUSAGE_SELF: i32 = 0;
+const RUSAGE_CHILDREN: i32 = -1;
+const RUSAGE_THREAD: i32 = 1;
+
+pub fn getrusage(context: &mut Context, who: i32, address: UserAddress) -> Result<()> {
+    let process = context.process();
+    let answer = match who {
+        RUSAGE_SELF => usage(process.time_ns(), process.max_rss.load(Ordering::Relaxed)),
+        RUSAGE_CHILDREN => usage(*process.children_time_ns.lock(), process.children_max_rss.load(Ordering::Relaxed)),
+        RUSAGE_THREAD => {
+            let host = context.task.host.read().clone();
+            usage(host.map_or((0, 0), |host| host.cpu_time_ns()), process.max_rss.load(Ordering::Relaxed))
+        }
+        _ => return Err(Errno::EINVAL),
+    };
+    context.write(address.0, &answer)
+}
+
+pub fn times(context: &mut Context, buffer: UserAddress) -> Result<i64> {
+    let process = context.process();
+    if let Some(address) = buffer.non_null() {
+        let (own, children) = (process.time_ns(), *process.children_time_ns.lock());
+        let ticks = [own.0, own.1, children.0, children.1].map(|time_ns| time_ns / TICK_NS);
+        context.write(address, &ticks)?;
+    }
+    Ok((context.kernel().booted.elapsed().as_nanos() / u128::from(TICK_NS)) as i64)
+}
+
+const PAGE: u64 = 4096;
+
+/// Memory of a sandbox is never swapped on purpose; locking it is allowed as far as Linux would allow it, and checked.
+fn check_lock(context: &Context, address: u64, length: u64) -> Result<()> {
+    let start = address & !(PAGE - 1);
+    let end = address.checked_add(length).and_then(|end| end.checked_next_multiple_of(PAGE)).ok_or(Errno::EINVAL)?;
+    check_lock_limit(context, end - start)?;
+    is_mapped(context, start, end)
+}
+
+fn check_lock_limit(context: &Context, bytes: u64) -> Result<()> {
+    if context.task.credentials().has_capability(CAP_IPC_LOCK) {
+        return Ok(());
+    }
+    match context.process().rlimit(linux::RLIMIT_MEMLOCK).current {
+        0 => Err(Errno::EPERM),
+        limit if bytes > limit => Err(Errno::ENOMEM),
+        _ => Ok(()),
+    }
+}
+
+/// ENOMEM unless the range begins and ends in memory.
+fn is_mapped(context: &Context, start: u64, end: u64) -> Result<()> {
+    let memory = context.memory();
+    let mut byte = [0u8];
+    let mapped = start == end || [start, end - PAGE].iter().all(|&page| memory.read(page, &mut byte) == 1);
+    if mapped {
+        Ok(())
+    } else {
+        Err(Errno::ENOMEM)
+    }
+}
+
+pub fn mlock(context: &mut Context, address: u64, length: u64) -> Result<()> {
+    check_lock(context, address, length)
+}
+
+pub fn mlock2(context: &mut Context, address: u64, length: u64, flags: u32) -> Result<()> {
+    const MLOCK_ONFAULT: u32 = 1;
+    if flags & !MLOCK_ONFAULT != 0 {
+        return Err(Errno::EINVAL);
+    }
+    check_lock(context, address, length)
+}
+
+pub fn munlock(context: &mut Context, address: u64, length: u64) -> Result<()> {
+    let start = address & !(PAGE - 1);
+    let end = address.checked_add(length).and_then(|end| end.checked_next_multiple_of(PAGE)).ok_or(Errno::EINVAL)?;
+    is_mapped(context, start, end)
+}
+
+pub fn mlockall(context: &mut Context, flags: u32) -> Result<()> {
+    const CURRENT_FUTURE_ONFAULT: u32 = 7;
+    const ONFAULT: u32 = 4;
+    if flags == 0 || flags & !CURRENT_FUTURE_ONFAULT != 0 || flags == ONFAULT {
+        return Err(Errno::EINVAL);
+    }
+    check_lock_limit(context, 0)
+}
+
+pub fn munlockall(_context: &mut Context) -> Result<()> {
+    Ok(())
+}
