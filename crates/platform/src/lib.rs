@@ -19,6 +19,7 @@ pub mod host;
 pub mod layout;
 pub mod listener;
 pub mod memory;
+pub mod own;
 pub mod zygote;
 
 /// The stub's executable.

@@ -1,1 +1,46 @@
-fn main() {}
+//! `skerry-sentry`: one process per sandbox. It is started by the Python side with one end of a socket, over which it is
+//! told what to be (`boot`) and what to run (`spawn`); when the socket closes, the sandbox ends.
+//!
+//! Parts: `confine` (namespaces, Landlock, capabilities, the own seccomp filter), `boot` (from the `boot` message to a
+//! running kernel), `server` (the control protocol), `files` (its file operations).
+#![forbid(unsafe_code)]
+
+mod boot;
+mod connection;
+mod server;
+
+use std::process::ExitCode;
+
+/// Our own failure, as the command line tells it.
+const FAILURE: u8 = 125;
+
+const USAGE: &str = "usage: skerry-sentry --control-fd N\n\
+    The guest kernel of one sandbox; started by the skerry command. N is a connected stream socket.";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let number = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["--version"] => {
+            println!("skerry-sentry {}", env!("CARGO_PKG_VERSION"));
+            return ExitCode::SUCCESS;
+        }
+        ["--control-fd", number] => number.parse().ok(),
+        _ => None,
+    };
+    let Some(number) = number else {
+        eprintln!("{USAGE}");
+        return ExitCode::from(2);
+    };
+    match run(number) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("skerry-sentry: {error}");
+            ExitCode::from(FAILURE)
+        }
+    }
+}
+
+fn run(control: i32) -> Result<(), Box<dyn std::error::Error>> {
+    let socket = skerry_platform::own::take_descriptor(control)?;
+    server::serve(connection::Connection::new(socket))
+}

@@ -15,10 +15,12 @@ mod program;
 mod reaper;
 mod serve;
 mod space;
+mod spawn;
 mod worker;
 
 pub use exec::{execute, Execution, MAXIMUM_STRING};
 pub use space::AddressSpace;
+pub use spawn::{spawn, Spawn, SpawnError};
 
 use crate::context::Continuation;
 use crate::task::Task;

@@ -61,6 +61,10 @@ rows! {
     6 lstat crate::syscall::path::lstat, Kernel Full "";
     7 poll crate::syscall::poll::poll, Kernel Full "";
     8 lseek crate::syscall::read_write::lseek, Data Full "";
+    9 mmap crate::syscall::memory::mmap, Host Full "anonymous memory natively, files by injected descriptors; no huge pages";
+    10 mprotect crate::syscall::memory::served_by_the_stub, Host Full "";
+    11 munmap crate::syscall::memory::served_by_the_stub, Host Full "";
+    12 brk crate::syscall::memory::brk, Kernel Full "";
     13 rt_sigaction crate::syscall::signal::rt_sigaction, Kernel Full "";
     14 rt_sigprocmask crate::syscall::signal::rt_sigprocmask, Kernel Full "";
     16 ioctl crate::syscall::descriptor::ioctl, Kernel Full "";
@@ -72,6 +76,10 @@ rows! {
     22 pipe crate::syscall::ipc::pipe, Kernel Full "";
     23 select crate::syscall::poll::select, Kernel Full "";
     24 sched_yield crate::syscall::scheduling::sched_yield, Host Full "";
+    25 mremap crate::syscall::memory::served_by_the_stub, Host Full "no MREMAP_DONTUNMAP";
+    26 msync crate::syscall::memory::served_by_the_stub, Host Full "";
+    27 mincore crate::syscall::memory::mincore, Kernel Partial "every mapped page counts as resident";
+    28 madvise crate::syscall::memory::madvise, Host Partial "no MADV_REMOVE";
     32 dup crate::syscall::descriptor::dup, Kernel Full "";
     33 dup2 crate::syscall::descriptor::dup2, Kernel Full "";
     34 pause crate::syscall::signal::pause, Kernel Full "";
@@ -95,6 +103,10 @@ rows! {
     53 socketpair crate::syscall::socket::socketpair, Kernel Full "";
     54 setsockopt crate::syscall::socket::setsockopt, Kernel Partial "packet filters and MSG_ZEROCOPY are refused";
     55 getsockopt crate::syscall::socket::getsockopt, Kernel Full "";
+    56 clone crate::syscall::clone::clone, Kernel Partial "no new namespaces";
+    57 fork crate::syscall::clone::fork, Kernel Full "";
+    58 vfork crate::syscall::clone::vfork, Kernel Full "";
+    59 execve crate::syscall::clone::execve, Kernel Full "";
     60 exit crate::syscall::process::exit, Kernel Full "";
     61 wait4 crate::syscall::process::wait4, Kernel Full "";
     62 kill crate::syscall::signal::kill, Kernel Full "";
@@ -163,6 +175,7 @@ rows! {
     154 modify_ldt crate::syscall::system::absent, Kernel Refused "";
     156 _sysctl crate::syscall::system::absent, Kernel Refused "";
     157 prctl crate::syscall::prctl::prctl, Kernel Partial "PR_SET_MM, PR_SET_TSC and switching of mitigations are refused; names of mappings are not shown";
+    158 arch_prctl crate::syscall::memory::served_by_the_stub, Host Partial "FS and GS only";
     160 setrlimit crate::syscall::resource::setrlimit, Kernel Full "";
     161 chroot crate::syscall::path::chroot, Kernel Full "";
     163 acct crate::syscall::system::absent, Kernel Refused "";
@@ -189,6 +202,7 @@ rows! {
     186 gettid crate::syscall::process::gettid, Local Full "";
     200 tkill crate::syscall::signal::tkill, Kernel Full "";
     201 time crate::syscall::time::time, Kernel Full "";
+    202 futex crate::syscall::memory::futex, Host Partial "no priority inheritance";
     203 sched_setaffinity crate::syscall::scheduling::sched_setaffinity, Kernel Full "";
     204 sched_getaffinity crate::syscall::scheduling::sched_getaffinity, Kernel Full "";
     205 set_thread_area crate::syscall::system::absent, Kernel Refused "";
@@ -264,6 +278,7 @@ rows! {
     318 getrandom crate::syscall::system::getrandom, Host Full "";
     320 kexec_file_load crate::syscall::system::absent, Kernel Refused "";
     321 bpf crate::syscall::system::forbidden, Kernel Refused "";
+    322 execveat crate::syscall::clone::execveat, Kernel Full "";
     323 userfaultfd crate::syscall::system::absent, Kernel Refused "";
     324 membarrier crate::syscall::system::membarrier, Host Partial "private commands";
     325 mlock2 crate::syscall::resource::mlock2, Kernel Partial "see mlock";
@@ -272,6 +287,7 @@ rows! {
     330 pkey_alloc crate::syscall::system::pkey_alloc, Kernel Refused "";
     331 pkey_free crate::syscall::system::pkey_free, Kernel Refused "";
     332 statx crate::syscall::path::statx, Kernel Full "";
+    334 rseq crate::syscall::memory::served_by_the_stub, Host Full "";
     425 io_uring_setup crate::syscall::system::absent, Kernel Refused "";
     426 io_uring_enter crate::syscall::system::absent, Kernel Refused "";
     427 io_uring_register crate::syscall::system::absent, Kernel Refused "";

@@ -1,0 +1,77 @@
+//! From the `boot` message to a running kernel.
+
+use skerry_control::{Boot, Booted, Event, Failure, FailureKind, Identity, Layer, MissingLayer, MountKind};
+use skerry_kernel::fs::host::IdMap;
+use skerry_kernel::fs::{self, Services};
+use skerry_kernel::Kernel;
+use skerry_platform::listener::Features;
+use skerry_platform::zygote::Zygote;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// A sandbox that is ready to run programs.
+pub struct Sandbox {
+    pub kernel: Arc<Kernel>,
+    pub booted: Booted,
+    /// The caller's (uid, gid) on the host, where they appear as 0 inside.
+    pub caller: Option<(u32, u32)>,
+}
+
+pub fn failure(kind: FailureKind, message: impl std::fmt::Display) -> Failure {
+    Failure { kind, message: message.to_string(), errno: None }
+}
+
+/// Makes the sandbox. `events` gets all that the kernel has to tell.
+pub fn boot(boot: &Boot, events: Box<dyn Fn(Event) + Send + Sync>) -> Result<Sandbox, Failure> {
+    let internal = |error: &dyn std::fmt::Display| failure(FailureKind::Internal, error);
+    let mut features = Features::default();
+    for name in &boot.without {
+        match name.as_str() {
+            "sync_wake_up" => features.sync_wake_up = false,
+            "wait_killable" => features.wait_killable = false,
+            "addfd_send" => features.addfd_send = false,
+            "process_vm" => skerry_platform::memory::set_access(skerry_platform::memory::Access::ProcMem),
+            "user_namespace" | "landlock" | "pid_namespace" => {}
+            other => return Err(failure(FailureKind::Invalid, format!("there is no host feature {other:?} to do without"))),
+        }
+    }
+    let zygote = Zygote::start(features).map_err(|error| {
+        failure(FailureKind::Unsupported, format!("application processes cannot be made on this host: {error}"))
+    })?;
+    let _ = skerry_platform::host::proc_directory();
+    let caller = match boot.identity {
+        Identity::CallerIsRoot => Some((rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw())),
+        Identity::Host => None,
+    };
+    let kernel = Kernel::new(boot.hostname.as_bytes(), boot.limits.clone(), boot.network, boot.trace, events);
+    let services = Services::new(kernel.memory_files.clone()).map_err(|errno| internal(&errno))?;
+    let _ = kernel.file_services.set(services.clone());
+    kernel.reactor.prepare().map_err(|errno| internal(&errno))?;
+    let pseudo = |kind: &MountKind, services: &Arc<Services>| -> Option<Arc<dyn fs::inode::FileSystem>> {
+        match kind {
+            MountKind::Proc => Some(fs::proc::ProcFileSystem::new(&kernel, services.new_device())),
+            MountKind::Sysfs => Some(fs::sys::SysFileSystem::new(&kernel, services.new_device())),
+            _ => None,
+        }
+    };
+    fs::build(&kernel.mounts, &services, &boot.mounts, IdMap { root: caller }, &pseudo)
+        .map_err(|error| failure(FailureKind::Invalid, error))?;
+    let mut missing = Vec::new();
+    let layers = vec![Layer::Seccomp];
+    for layer in [Layer::UserNamespace, Layer::MountNamespace, Layer::PidNamespace, Layer::NetworkNamespace, Layer::Landlock, Layer::Cgroup] {
+        missing.push(MissingLayer { layer, reason: "not built yet".into() });
+    }
+    kernel.start(zygote).map_err(|error| internal(&error))?;
+    let booted = Booted {
+        layers,
+        missing,
+        limits: BTreeMap::new(),
+        version: env!("CARGO_PKG_VERSION").into(),
+        guest_memory: match skerry_platform::memory::access() {
+            skerry_platform::memory::Access::ProcessVm => "process_vm".into(),
+            skerry_platform::memory::Access::ProcMem => "proc_mem".into(),
+        },
+        sentry_pid: std::process::id() as i32,
+    };
+    Ok(Sandbox { kernel, booted, caller })
+}

@@ -1,0 +1,91 @@
+//! The control socket: frames in, with their descriptors; frames out, from any thread.
+
+use parking_lot::Mutex;
+use rustix::io::retry_on_intr;
+use rustix::net::{recvmsg, send, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags};
+use serde_json::Value;
+use skerry_control::{frame, Event, Failure, Outcome, Reply, Request};
+use std::io::IoSliceMut;
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+/// Descriptors that one frame may carry.
+const MAXIMUM_DESCRIPTORS: usize = 16;
+
+pub struct Connection {
+    socket: Arc<OwnedFd>,
+    received: Vec<u8>,
+    descriptors: Vec<OwnedFd>,
+    sender: Sender,
+}
+
+/// Sends replies and events. Cheap to clone.
+#[derive(Clone)]
+pub struct Sender {
+    socket: Arc<OwnedFd>,
+    lock: Arc<Mutex<()>>,
+}
+
+impl Connection {
+    pub fn new(socket: OwnedFd) -> Connection {
+        let socket = Arc::new(socket);
+        let sender = Sender { socket: socket.clone(), lock: Arc::default() };
+        Connection { socket, received: Vec::new(), descriptors: Vec::new(), sender }
+    }
+
+    pub fn sender(&self) -> Sender {
+        self.sender.clone()
+    }
+
+    /// The next request, with the descriptors that have come since the last one. `None`: the other end is closed.
+    pub fn receive(&mut self) -> Result<Option<(Request, Vec<OwnedFd>)>, Box<dyn std::error::Error>> {
+        loop {
+            if let Some(request) = frame::take(&mut self.received)? {
+                return Ok(Some((request, std::mem::take(&mut self.descriptors))));
+            }
+            let mut bytes = [0u8; 65536];
+            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAXIMUM_DESCRIPTORS))];
+            let mut control = RecvAncillaryBuffer::new(&mut space);
+            let received = retry_on_intr(|| {
+                recvmsg(&self.socket, &mut [IoSliceMut::new(&mut bytes)], &mut control, RecvFlags::CMSG_CLOEXEC)
+            })?;
+            for message in control.drain() {
+                if let RecvAncillaryMessage::ScmRights(descriptors) = message {
+                    self.descriptors.extend(descriptors);
+                }
+            }
+            if received.bytes == 0 {
+                return Ok(None);
+            }
+            self.received.extend_from_slice(&bytes[..received.bytes]);
+        }
+    }
+}
+
+impl Sender {
+    pub fn reply(&self, id: u64, outcome: Result<Value, Failure>) {
+        let outcome = match outcome {
+            Ok(value) => Outcome::Ok(value),
+            Err(failure) => Outcome::Error(failure),
+        };
+        self.send(&Reply { id, outcome });
+    }
+
+    pub fn event(&self, event: &Event) {
+        self.send(event);
+    }
+
+    /// Errors are left to the reader, who sees the end of the connection.
+    fn send(&self, message: &impl serde::Serialize) {
+        let Ok(bytes) = frame::encode(message) else { return };
+        let _order = self.lock.lock();
+        let mut rest = &bytes[..];
+        while !rest.is_empty() {
+            match retry_on_intr(|| send(&self.socket, rest, SendFlags::NOSIGNAL)) {
+                Ok(count) => rest = &rest[count..],
+                Err(_) => return,
+            }
+        }
+    }
+}

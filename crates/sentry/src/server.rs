@@ -1,0 +1,259 @@
+//! The control protocol's server: requests in order, each answered once; events as they come.
+
+use crate::boot::{boot, failure, Sandbox};
+use crate::connection::{Connection, Sender};
+use parking_lot::Mutex;
+use serde_json::{json, Value};
+use skerry_abi::signal::{Signal, SignalInfo, SI_USER};
+use skerry_control::{Call, Event, Failure, FailureKind, ProcessState, SignalTarget, Spawn, Spawned, Stdio, Usage};
+use skerry_kernel::fs::file::OpenFile;
+use skerry_kernel::fs::host_file::HostFile;
+use skerry_kernel::run::{self, SpawnError};
+use skerry_kernel::sync::Wake;
+use skerry_kernel::task::{self, Credentials, ExitStatus, Process};
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How long processes have to die at shutdown before the sentry goes anyway (the host then kills what is left).
+const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(3);
+
+struct Server {
+    sandbox: Sandbox,
+    sender: Sender,
+    started: Instant,
+    /// Programs started by `spawn` that still live.
+    spawned: Arc<Mutex<BTreeMap<u32, Program>>>,
+}
+
+struct Program {
+    process: Arc<Process>,
+    arguments: Vec<skerry_control::Bytes>,
+}
+
+/// Serves until the other end closes or says `shutdown`.
+pub fn serve(mut connection: Connection) -> Result<(), Box<dyn std::error::Error>> {
+    let sender = connection.sender();
+    let Some((request, _)) = connection.receive()? else { return Ok(()) };
+    let Call::Boot(wanted) = request.call else {
+        sender.reply(request.id, Err(failure(FailureKind::Invalid, "the first request must be boot")));
+        return Ok(());
+    };
+    let events = sender.clone();
+    let sandbox = match boot(&wanted, Box::new(move |event| events.event(&event))) {
+        Ok(sandbox) => sandbox,
+        Err(error) => {
+            sender.reply(request.id, Err(error));
+            return Ok(());
+        }
+    };
+    sender.reply(request.id, Ok(serde_json::to_value(&sandbox.booted)?));
+    let mut server = Server { sandbox, sender: sender.clone(), started: Instant::now(), spawned: Arc::default() };
+    loop {
+        let Ok(Some((request, descriptors))) = connection.receive() else { break };
+        if matches!(request.call, Call::Shutdown) {
+            server.end_all();
+            sender.reply(request.id, Ok(json!({})));
+            return Ok(());
+        }
+        let outcome = server.answer(request.call, descriptors);
+        sender.reply(request.id, outcome);
+    }
+    server.end_all();
+    Ok(())
+}
+
+fn no_process(process: u32) -> Failure {
+    failure(FailureKind::NoProcess, format!("there is no process {process} that was started from outside and still lives"))
+}
+
+impl Server {
+    fn answer(&mut self, call: Call, descriptors: Vec<OwnedFd>) -> Result<Value, Failure> {
+        match call {
+            Call::Boot(_) => Err(failure(FailureKind::Invalid, "the sandbox has been made already")),
+            Call::Spawn(spawn) => self.spawn(spawn, descriptors),
+            Call::Signal { process, signal, target } => self.signal(process, signal, target),
+            Call::Resize { process, columns, rows } => self.resize(process, columns, rows),
+            Call::Processes => {
+                let states: Vec<ProcessState> = self
+                    .spawned
+                    .lock()
+                    .iter()
+                    .map(|(process, program)| ProcessState { process: *process, arguments: program.arguments.clone() })
+                    .collect();
+                Ok(json!({ "processes": states }))
+            }
+            Call::File(_) => Err(failure(FailureKind::Internal, "file operations are not built yet")),
+            Call::Usage => Ok(json!(self.usage())),
+            Call::Info => Ok(json!(self.sandbox.booted)),
+            Call::Shutdown => Ok(json!({})),
+        }
+    }
+
+    fn spawn(&mut self, spawn: Spawn, descriptors: Vec<OwnedFd>) -> Result<Value, Failure> {
+        let Some(name) = spawn.arguments.first().map(|name| String::from_utf8_lossy(&name.0).into_owned()) else {
+            return Err(failure(FailureKind::Invalid, "no program was named"));
+        };
+        let all = spawn.arguments.iter().chain(&spawn.environment).chain([&spawn.directory]);
+        if all.into_iter().any(|bytes| bytes.0.contains(&0)) {
+            return Err(failure(FailureKind::Invalid, "a zero byte in an argument, the environment or the directory"));
+        }
+        let stdio = self.stdio(&spawn.stdio, descriptors)?;
+        let directory = spawn.directory.0.clone();
+        let request = run::Spawn {
+            arguments: spawn.arguments.iter().map(|argument| argument.0.clone()).collect(),
+            environment: spawn.environment.into_iter().map(|variable| variable.0).collect(),
+            directory: spawn.directory.0,
+            credentials: Credentials::new(spawn.uid, spawn.gid, spawn.groups),
+            stdio,
+        };
+        let process = run::spawn(&self.sandbox.kernel, request).map_err(|error| spawn_failure(&name, &directory, error))?;
+        let pid = process.pid() as u32;
+        self.spawned.lock().insert(pid, Program { process: process.clone(), arguments: spawn.arguments });
+        Watch::start(process, self.sender.clone(), self.spawned.clone(), Instant::now());
+        Ok(json!(Spawned { process: pid }))
+    }
+
+    fn stdio(&self, wanted: &Stdio, descriptors: Vec<OwnedFd>) -> Result<[Arc<OpenFile>; 3], Failure> {
+        let Stdio::Descriptors(indices) = wanted else {
+            return Err(failure(FailureKind::Internal, "terminals are not built yet"));
+        };
+        let kernel = &self.sandbox.kernel;
+        let mut descriptors: Vec<Option<OwnedFd>> = descriptors.into_iter().map(Some).collect();
+        let mut opened: BTreeMap<usize, Arc<OpenFile>> = BTreeMap::new();
+        let mut files = Vec::with_capacity(3);
+        for index in indices {
+            let file = match index {
+                None => None,
+                Some(index) if opened.contains_key(index) => opened.get(index).cloned(),
+                Some(index) => {
+                    let descriptor = descriptors.get_mut(*index).and_then(Option::take).ok_or_else(|| {
+                        failure(FailureKind::Invalid, format!("descriptor {index} did not come with the request"))
+                    })?;
+                    let file = HostFile::open(descriptor, self.sandbox.caller, &kernel.reactor)
+                        .map_err(|errno| failure(FailureKind::Internal, format!("a standard stream cannot be used: {errno}")))?;
+                    opened.insert(*index, file.clone());
+                    Some(file)
+                }
+            };
+            files.push(match file {
+                Some(file) => file,
+                None => self.null()?,
+            });
+        }
+        files.try_into().map_err(|_| failure(FailureKind::Internal, "three standard streams"))
+    }
+
+    fn null(&self) -> Result<Arc<OpenFile>, Failure> {
+        let null = std::fs::File::options().read(true).write(true).open("/dev/null");
+        let null = null.map_err(|error| failure(FailureKind::Internal, format!("/dev/null: {error}")))?;
+        HostFile::open(null.into(), self.sandbox.caller, &self.sandbox.kernel.reactor)
+            .map_err(|errno| failure(FailureKind::Internal, errno))
+    }
+
+    fn signal(&self, process: u32, number: i32, target: SignalTarget) -> Result<Value, Failure> {
+        let signal = Signal::new(number)
+            .ok_or_else(|| failure(FailureKind::Invalid, format!("{number} is not a signal (1-64)")))?;
+        let kernel = &self.sandbox.kernel;
+        let info = SignalInfo::user(signal, SI_USER, 0, 0);
+        if target == SignalTarget::All {
+            for process in kernel.pids.processes() {
+                process.send_signal(info);
+            }
+            return Ok(json!({}));
+        }
+        let process = self.spawned.lock().get(&process).map(|program| program.process.clone()).ok_or_else(|| no_process(process))?;
+        match target {
+            SignalTarget::Group => process.group().send_signal(kernel, info),
+            _ => process.send_signal(info),
+        }
+        Ok(json!({}))
+    }
+
+    fn resize(&self, process: u32, _columns: u16, _rows: u16) -> Result<Value, Failure> {
+        Err(no_process(process))
+    }
+
+    fn usage(&self) -> Usage {
+        let kernel = &self.sandbox.kernel;
+        Usage {
+            wall_ns: self.started.elapsed().as_nanos() as u64,
+            system_calls: kernel.system_calls.load(Ordering::Relaxed),
+            pids: kernel.pids.task_count() as u32,
+            ..Usage::default()
+        }
+    }
+
+    /// Ends every process and waits until they are gone.
+    fn end_all(&self) {
+        let kernel = &self.sandbox.kernel;
+        task::kill_all(kernel);
+        let deadline = Instant::now() + SHUTDOWN_PATIENCE;
+        while kernel.pids.task_count() > 0 && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+fn spawn_failure(name: &str, directory: &[u8], error: SpawnError) -> Failure {
+    let with = |kind, message: String, errno: Option<skerry_abi::Errno>| Failure { kind, message, errno: errno.map(|e| e.0) };
+    match error {
+        SpawnError::NotFound => with(FailureKind::NotFound, format!("{name}: command not found"), None),
+        SpawnError::NoInterpreter => {
+            with(FailureKind::NotFound, format!("{name}: the interpreter that it names does not exist"), None)
+        }
+        SpawnError::NotExecutable(errno) => {
+            let why = match errno {
+                skerry_abi::Errno::ENOEXEC => "not a program for x86-64 Linux (wrong format)".into(),
+                skerry_abi::Errno::EACCES => "permission denied".into(),
+                skerry_abi::Errno::EISDIR => "is a directory".into(),
+                skerry_abi::Errno::ELIBBAD => "its interpreter is not a program".into(),
+                other => other.to_string(),
+            };
+            with(FailureKind::NotExecutable, format!("{name}: cannot be executed: {why}"), Some(errno))
+        }
+        SpawnError::Directory(errno) => with(
+            FailureKind::Invalid,
+            format!("the working directory {} cannot be entered: {errno}", String::from_utf8_lossy(directory)),
+            Some(errno),
+        ),
+        SpawnError::Other(errno) => with(FailureKind::Internal, format!("{name} could not be started: {errno}"), Some(errno)),
+    }
+}
+
+/// Tells of a program's end, once.
+struct Watch {
+    process: Arc<Process>,
+    sender: Sender,
+    spawned: Arc<Mutex<BTreeMap<u32, Program>>>,
+    started: Instant,
+    told: AtomicBool,
+}
+
+impl Watch {
+    fn start(process: Arc<Process>, sender: Sender, spawned: Arc<Mutex<BTreeMap<u32, Program>>>, started: Instant) {
+        let watch = Arc::new(Watch { process: process.clone(), sender, spawned, started, told: AtomicBool::new(false) });
+        process.exit_queue.add(watch.clone());
+        watch.wake();
+    }
+}
+
+impl Wake for Watch {
+    fn wake(&self) {
+        let Some(status) = *self.process.exit_status.lock() else { return };
+        if !self.process.is_dead() || self.told.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let pid = self.process.pid() as u32;
+        let (user_ns, system_ns) = self.process.time_ns();
+        let usage = Usage { user_ns, system_ns, wall_ns: self.started.elapsed().as_nanos() as u64, ..Usage::default() };
+        let (status, signal, core_dumped) = match status {
+            ExitStatus::Exited(status) => (Some(i32::from(status)), None, false),
+            ExitStatus::Signaled(signal, core) => (None, Some(signal.number()), core),
+        };
+        self.sender.event(&Event::Exited { process: pid, status, signal, core_dumped, usage });
+        self.spawned.lock().remove(&pid);
+    }
+}
