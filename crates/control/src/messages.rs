@@ -220,8 +220,9 @@ pub struct Spawn {
 pub enum Stdio {
     /// Standard input, output and error: indices of the descriptors that came with this frame; null = /dev/null.
     Descriptors([Option<usize>; 3]),
-    /// A new terminal inside, whose other end is joined to the two descriptors (indices) until the process ends.
-    Terminal { input: usize, output: usize, columns: u16, rows: u16 },
+    /// A new terminal inside, whose other end is joined to the two descriptors (indices) until the process ends. Standard
+    /// error is the terminal too, unless `error` (an index) is given: then it is that descriptor, as with `Descriptors`.
+    Terminal { input: usize, output: usize, #[serde(default)] error: Option<usize>, columns: u16, rows: u16 },
 }
 
 #[derive(Debug, Serialize, Deserialize)]
