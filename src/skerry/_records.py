@@ -41,7 +41,7 @@ def _plain(value: Any) -> Any:
 class Usage(Record):
     """Resources used: by one command's whole sandbox up to that moment."""
 
-    __slots__ = ("memory_files", "peak_memory", "pids", "system_calls", "system_ns", "user_ns", "wall_ns")
+    __slots__ = ("user_ns", "system_ns", "wall_ns", "peak_memory", "memory_files", "pids", "system_calls")
 
     def __init__(
         self,
@@ -73,16 +73,16 @@ class Result(Record):
 
     __slots__ = (
         "args",
+        "returncode",
+        "stdout",
+        "stderr",
+        "signal",
         "core_dumped",
         "out_of_memory",
-        "returncode",
-        "signal",
-        "stderr",
-        "stderr_truncated",
-        "stdout",
         "stdout_truncated",
+        "stderr_truncated",
         "usage",
-    )  # fmt: skip
+    )
 
     def __init__(
         self,
@@ -130,7 +130,7 @@ class Result(Record):
 class FileStat(Record):
     """What `files.stat` and `files.list` say of one file."""
 
-    __slots__ = ("gid", "kind", "mode", "modified_ns", "name", "size", "uid")
+    __slots__ = ("name", "kind", "size", "mode", "uid", "gid", "modified_ns")
 
     def __init__(self, name: str, kind: str, size: int, mode: int, uid: int, gid: int, modified_ns: int) -> None:
         self.name = name
@@ -156,7 +156,7 @@ class FileStat(Record):
 class ProcessState(Record):
     """A process that `spawn` started and that still lives."""
 
-    __slots__ = ("args", "process")
+    __slots__ = ("process", "args")
 
     def __init__(self, process: int, args: list[str]) -> None:
         self.process = process
@@ -176,7 +176,7 @@ class MissingLayer(Record):
 class SandboxInfo(Record):
     """What the sandbox's wall is made of on this host."""
 
-    __slots__ = ("guest_memory", "layers", "limits", "missing", "sentry_pid", "version")
+    __slots__ = ("layers", "missing", "limits", "version", "guest_memory", "sentry_pid")
 
     def __init__(
         self,

@@ -105,7 +105,6 @@ pub struct Boot {
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Mount {
     /// Where it appears inside; absolute.
     pub target: Bytes,
@@ -114,7 +113,7 @@ pub struct Mount {
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(tag = "type", rename_all = "snake_case")]
+#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
 pub enum MountKind {
     /// The host's tree at `source`, read-only.
     HostReadOnly { source: Bytes },

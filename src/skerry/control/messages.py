@@ -192,7 +192,7 @@ def file_rename(source: str | bytes, target: str | bytes) -> dict[str, Any]:
 class Failure(Record):
     """Why a request failed. `kind` is one of FAILURE_KINDS."""
 
-    __slots__ = ("errno", "kind", "message")
+    __slots__ = ("kind", "message", "errno")
 
     def __init__(self, kind: str, message: str, errno: int | None = None) -> None:
         self.kind = kind
@@ -237,7 +237,7 @@ def read_processes(value: Any) -> list[ProcessState]:
 
 
 def read_usage(value: Any) -> Usage:
-    return Usage(*(_number(value, name) for name in Usage.__slots__))
+    return Usage(**{name: _number(value, name) for name in Usage.__slots__})
 
 
 def read_file_data(value: Any) -> tuple[bytes, bool]:
@@ -267,7 +267,7 @@ def read_file_entries(value: Any) -> list[FileStat]:
 class Exited(Record):
     """A spawned process ended: exactly one of `status` and `signal` is given."""
 
-    __slots__ = ("core_dumped", "process", "signal", "status", "usage")
+    __slots__ = ("process", "status", "signal", "core_dumped", "usage")
 
     def __init__(self, process: int, status: int | None, signal: int | None, core_dumped: bool, usage: Usage) -> None:
         self.process = process
