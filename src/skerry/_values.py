@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 _SIZE_UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 _DURATION_UNITS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_LARGEST = (1 << 63) - 1
+_LARGEST = 1 << 62
 _LARGEST_ID = (1 << 32) - 2  # the last one means "unchanged" to Linux
 
 
@@ -32,8 +32,8 @@ def size(value: Any, option: str) -> int:
         amount = value
     elif isinstance(value, str):
         number, unit = _split(value)
-        if len(unit) > 1 and unit != "b":
-            unit = unit.removesuffix("ib").removesuffix("b") or "?"
+        if len(unit) > 1 and unit[0] in "kmgt" and unit[1:] in ("b", "ib"):
+            unit = unit[0]
         if number is None or number > _LARGEST or unit not in _SIZE_UNITS:
             raise UsageError(f"{value!r} is not a size; write bytes or a number with k, m, g or t, as in 512m", option=option)
         # In whole numbers as far as they go: a float holds no more than 53 bits.
@@ -41,7 +41,7 @@ def size(value: Any, option: str) -> int:
     else:
         raise UsageError(f"{value!r} is not a size; give a number of bytes or text such as '512m'", option=option)
     if not 0 < amount <= _LARGEST:
-        raise UsageError(f"{value!r} must be more than 0 and fit in 63 bits", option=option)
+        raise UsageError(f"{value!r} must be more than 0 and at most 2 to the 62nd", option=option)
     return amount
 
 

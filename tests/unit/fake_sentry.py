@@ -38,7 +38,10 @@ class Sentry:
     def serve(self):
         buffer = b""
         while True:
-            data, ancillary, _, _ = self.connection.recvmsg(65536, socket.CMSG_SPACE(64 * 4))
+            try:
+                data, ancillary, _, _ = self.connection.recvmsg(65536, socket.CMSG_SPACE(64 * 4))
+            except ConnectionError:
+                break
             for level, kind, payload in ancillary:
                 if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
                     numbers = array.array("i")
@@ -212,7 +215,7 @@ class Sentry:
                 "signal": -status if status < 0 else None,
                 "core_dumped": False,
                 "usage": self.usage(),
-            }  # fmt: skip
+            }
         )
 
     def on_signal(self, params):

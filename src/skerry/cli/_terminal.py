@@ -83,9 +83,10 @@ class RawTerminal:
         keep = sorted({self._descriptor, reading})
         low = 0
         for descriptor in keep:
-            os.closerange(low, descriptor)
+            if low < descriptor:  # closerange(0, 0) closes everything
+                os.closerange(low, descriptor)
             low = descriptor + 1
-        os.closerange(low, os.sysconf("SC_OPEN_MAX") if os.sysconf("SC_OPEN_MAX") < 1 << 16 else 1 << 16)
+        os.closerange(low, 1 << 16)
         if not os.read(reading, 1):
             termios.tcsetattr(self._descriptor, termios.TCSANOW, self._saved)
 

@@ -53,8 +53,10 @@ OPTIONS = [
 
 _NOTES = (
     "The host's files are there read-only; what is written stays in memory and is gone at the end.",
-    "exit status: the command's own; 128+N if signal N killed it; 124 timeout; 125 failure of Skerry's own;\n"
-    "  126 not executable; 127 not found; 2 wrong usage",
+    (
+        "exit status: the command's own; 128+N if signal N killed it; 124 timeout; 125 failure of Skerry's own;\n"
+        "  126 not executable; 127 not found; 2 wrong usage"
+    ),
 )
 
 _FLAGS = {option.key: option.names[-1] for option in OPTIONS}
@@ -109,6 +111,7 @@ class _Run:
             return 0
         if not self.command:
             raise errors.UsageError("there is no command; write: skerry do [OPTIONS] -- COMMAND [ARG...]")
+        _fill_standard_descriptors()
         argv = _spawn.arguments(self.command, False)
         options = self._sandbox_options()
         trace = bool(self.values.get("trace"))
@@ -171,15 +174,11 @@ class _Run:
             from ._terminal import window_size
 
             columns, rows = window_size(1 if os.isatty(1) else 0)
-            # Standard error leads elsewhere: it goes there and not to the terminal.
-            own_error = 2 if _is_open(2) and not os.isatty(2) else None
-            descriptors = [_open_or_null(0), _open_or_null(1)] + ([] if own_error is None else [own_error])
-            stdio = messages.stdio_terminal(0, 1, None if own_error is None else 2, columns, rows)
+            # Standard error that leads elsewhere goes there and not to the terminal.
+            stdio = messages.stdio_terminal(0, 1, None if os.isatty(2) else 2, columns, rows)
         else:
-            descriptors = [number for number in (0, 1, 2) if _is_open(number)]
-            places = [descriptors.index(number) if number in descriptors else None for number in (0, 1, 2)]
-            stdio = messages.stdio_descriptors(*places)
-        return _spawn.start(self.sandbox, argv, stdio, descriptors, cwd=None, env=None, user=None, terminal=on_terminal)
+            stdio = messages.stdio_descriptors(0, 1, 2)
+        return _spawn.start(self.sandbox, argv, stdio, [0, 1, 2], cwd=None, env=None, user=None, terminal=on_terminal)
 
     def _take_signals(self) -> None:
         """From here on each signal is a byte in a pipe, in order. What the caller ignores stays ignored."""
@@ -230,12 +229,11 @@ class _Run:
 
     def _pass_on(self, number: signal.Signals) -> None:
         assert self.process is not None
-        if number == signal.SIGWINCH:
-            if self.process.pty:
-                from ._terminal import window_size
+        if number == signal.SIGWINCH and self.process.pty:
+            from ._terminal import window_size
 
-                self.process.resize(*window_size(1 if os.isatty(1) else 0))
-                return
+            self.process.resize(*window_size(1 if os.isatty(1) else 0))
+            return
         self.process.signal(number, target="group" if number in _TO_GROUP else "process")
         if number == signal.SIGTSTP and self.terminal is None:
             # The caller's shell waits for us to stop too; its SIGCONT comes in as a signal to pass on.
@@ -322,13 +320,13 @@ def _source_and_target(text: str) -> Any:
     return source, target
 
 
-def _is_open(descriptor: int) -> bool:
-    try:
-        os.fstat(descriptor)
-    except OSError:
-        return False
-    return True
-
-
-def _open_or_null(descriptor: int) -> int:
-    return descriptor if _is_open(descriptor) else os.open(os.devnull, os.O_RDWR)
+def _fill_standard_descriptors() -> None:
+    """Puts /dev/null where a standard stream is closed: else a descriptor of our own could take its number."""
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            opened = os.open(os.devnull, os.O_RDWR)
+            if opened != number:
+                os.dup2(opened, number)
+                os.close(opened)
