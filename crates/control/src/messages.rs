@@ -105,7 +105,6 @@ pub struct Boot {
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Mount {
     /// Where it appears inside; absolute.
     pub target: Bytes,
@@ -114,7 +113,7 @@ pub struct Mount {
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(tag = "type", rename_all = "snake_case")]
+#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
 pub enum MountKind {
     /// The host's tree at `source`, read-only.
     HostReadOnly { source: Bytes },
@@ -220,8 +219,9 @@ pub struct Spawn {
 pub enum Stdio {
     /// Standard input, output and error: indices of the descriptors that came with this frame; null = /dev/null.
     Descriptors([Option<usize>; 3]),
-    /// A new terminal inside, whose other end is joined to the two descriptors (indices) until the process ends.
-    Terminal { input: usize, output: usize, columns: u16, rows: u16 },
+    /// A new terminal inside, whose other end is joined to the two descriptors (indices) until the process ends. Standard
+    /// error is the terminal too, unless `error` (an index) is given: then it is that descriptor, as with `Descriptors`.
+    Terminal { input: usize, output: usize, #[serde(default)] error: Option<usize>, columns: u16, rows: u16 },
 }
 
 #[derive(Debug, Serialize, Deserialize)]

@@ -1,0 +1,238 @@
+"""What a sandbox is to be: the options of `skerry do` and of `Sandbox`, checked, and compiled into the boot message.
+
+Mounts are declared, not ordered: a mount deeper in the tree always lies over the one above it, whichever option it came
+from, and of two at one place the later kind in `read_only, read_write, tmpfs, hide` holds.
+"""
+
+from __future__ import annotations
+
+import os
+
+from . import _host, _values
+from .control import messages
+from .errors import UsageError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from typing import Any
+
+#: Taken over from the caller's environment without asking. Nothing else is: it may hold secrets.
+KEPT_VARIABLES = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "TERM", "COLORTERM", "LANG", "TZ", "PWD")
+KEPT_PREFIX = "LC_"
+
+DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+DEFAULT_PIDS = 4096
+DEFAULT_HOSTNAME = "skerry"
+
+#: Hides the host's own, with what the guest kernel makes instead.
+_SYSTEM_MOUNTS = (
+    ("/proc", messages.mount_plain("/proc", "proc")),
+    ("/sys", messages.mount_plain("/sys", "sysfs")),
+    ("/dev", messages.mount_plain("/dev", "devtmpfs")),
+    ("/dev/shm", messages.mount_tmpfs("/dev/shm", mode=0o1777)),  # noqa: S108  # inside the sandbox
+    ("/run", messages.mount_tmpfs("/run", mode=0o755)),
+)
+
+
+class Options:
+    """Checked options. The names are `Sandbox`'s; a `UsageError` carries the one to blame."""
+
+    def __init__(
+        self,
+        *,
+        read_write: Any = (),
+        read_only: Any = (),
+        hide: Any = (),
+        tmpfs: Any = (),
+        overlay_dir: Any = None,
+        env: Mapping[str, str | None] | None = None,
+        inherit_env: str = "kept",
+        cwd: Any = None,
+        user: Any = None,
+        hostname: str = DEFAULT_HOSTNAME,
+        timeout: Any = None,
+        memory: Any = None,
+        cpus: Any = None,
+        pids: Any = DEFAULT_PIDS,
+        network: str = "loopback",
+        engine: str = "sentry",
+        trace: bool = False,
+        require: Any = (),
+        without: Iterable[str] = (),
+    ) -> None:
+        self.mounts = _mounts(
+            _many(read_only, "read_only"), _many(read_write, "read_write"), _many(tmpfs, "tmpfs"), _many(hide, "hide")
+        )
+        self.overlay_dir = None if overlay_dir is None else _overlay_directory(overlay_dir)
+        self.cwd = _directory(cwd)
+        self.environment = _environment(env, _values.choice(inherit_env, ("kept", "all", "none"), "inherit_env"))
+        if cwd is not None and "PWD" in self.environment and not (env and "PWD" in env):
+            self.environment["PWD"] = self.cwd
+        self.user = None if user is None else _values.user(user, "user")
+        self.hostname = _values.hostname(hostname, "hostname")
+        self.timeout = None if timeout is None else _values.duration(timeout, "timeout")
+        self.memory = None if memory is None else _values.size(memory, "memory")
+        self.cpus = None if cpus is None else _values.cpus(cpus, "cpus")
+        self.pids = None if pids is None else _values.count(pids, "pids")
+        self.network = _values.choice(network, messages.NETWORKS, "network")
+        self.engine = engine
+        self.trace = bool(trace)
+        self.require = tuple(_values.choice(layer, messages.LAYERS, "require") for layer in _many(require, "require"))
+        self.without = tuple(without)
+
+    def boot_message(self) -> dict[str, Any]:
+        """The parameters of the `boot` request."""
+        placed: list[tuple[str, dict[str, Any]]] = list(_SYSTEM_MOUNTS)
+        placed += self.mounts
+        placed.sort(key=lambda mount: 0 if mount[0] == "/" else mount[0].count("/"))  # stable
+        return messages.boot(
+            mounts=[messages.mount_overlay("/", "/", self.overlay_dir), *(mount for _, mount in placed)],
+            hostname=self.hostname,
+            network=self.network,
+            identity="host" if self.user == "caller" else "caller_is_root",
+            memory=self.memory,
+            cpus=self.cpus,
+            pids=self.pids,
+            # What is kept in memory counts towards the memory limit; without one, as much as a tmpfs of Linux may hold.
+            memory_files=self.memory if self.memory is not None else _host.host_memory() // 2,
+            trace=self.trace,
+            require=self.require,
+            without=self.without,
+        )
+
+    def identity(self, user: Any = None) -> tuple[int, int, list[int]]:
+        """uid, gid and supplementary groups of a command; `user` overrides the sandbox's own."""
+        chosen = self.user if user is None else _values.user(user, "user")
+        if chosen is None:
+            return 0, 0, []
+        if isinstance(chosen, str):
+            if self.user != "caller":  # the sandbox shows the caller as root
+                return 0, 0, []
+            return os.getuid(), os.getgid(), os.getgroups()
+        return chosen[0], chosen[1], []
+
+    def command_environment(self, extra: Mapping[str, str | None] | None) -> list[str | bytes]:
+        """The environment of one command, as "NAME=value"."""
+        environment = self.environment if not extra else _updated(self.environment, extra)
+        return [f"{name}={value}" for name, value in environment.items()]
+
+
+def _many(value: Any, option: str) -> list[Any]:
+    """A list of values; one alone is taken as a list of one."""
+    if isinstance(value, (str, bytes, os.PathLike)):
+        return [value]
+    try:
+        return list(value)
+    except TypeError:
+        raise UsageError(f"{value!r} is not a list", option=option) from None
+
+
+def _path(value: Any, option: str) -> str:
+    try:
+        path = os.fsdecode(value)
+    except TypeError:
+        raise UsageError(f"{value!r} is not a path", option=option) from None
+    if not path:
+        raise UsageError("an empty path names nothing", option=option)
+    if "\0" in path:
+        raise UsageError(f"{path!r} holds a zero byte", option=option)
+    return path
+
+
+def _host_path(value: Any, option: str) -> str:
+    """An existing path of the host, absolute, without symbolic links: the guest's tree has the same ones."""
+    path = os.path.realpath(_path(value, option))
+    try:
+        os.stat(path)
+    except OSError as error:
+        raise UsageError(f"{os.fsdecode(value)!r} on the host: {error.strerror}", option=option) from None
+    return path
+
+
+def _mounts(read_only: list[Any], read_write: list[Any], tmpfs: list[Any], hide: list[Any]) -> list[tuple[str, Any]]:
+    mounts: list[tuple[str, Any]] = []
+    for entry in read_only:
+        source, target = entry if isinstance(entry, tuple) and len(entry) == 2 else (entry, None)
+        source = _host_path(source, "read_only")
+        mounts.append(_placed(target, source, "read_only", messages.mount_host, source, writable=False))
+    for entry in read_write:
+        source = _host_path(entry, "read_write")
+        mounts.append(_placed(None, source, "read_write", messages.mount_host, source, writable=True))
+    for entry in tmpfs:
+        target = _path(entry, "tmpfs")
+        mounts.append(_placed(target, target, "tmpfs", messages.mount_tmpfs))
+    for entry in hide:
+        source = _host_path(entry, "hide")
+        if source == "/":
+            raise UsageError("the whole tree cannot be hidden", option="hide")
+        mounts.append((source, messages.mount_plain(source, "hide")))
+    return mounts
+
+
+def _placed(target: Any, default: str, option: str, make: Any, *args: Any, **keywords: Any) -> tuple[str, Any]:
+    """The mount that `make` builds at `target` inside."""
+    path = default if target is None else _path(target, option)
+    if not path.startswith("/"):
+        raise UsageError(f"{path!r} inside the sandbox must be an absolute path", option=option)
+    path = os.path.normpath(path).replace("//", "/")
+    if path == "/" and make is messages.mount_tmpfs:
+        raise UsageError("the root of the sandbox cannot be a tmpfs; name a directory below it", option=option)
+    return path, make(path, *args, **keywords)
+
+
+def _overlay_directory(value: Any) -> str:
+    """The host directory that keeps the writes; its last component is made where it is missing."""
+    path = os.path.realpath(_path(value, "overlay_dir"))
+    try:
+        if not os.path.isdir(path):
+            os.mkdir(path, 0o700)
+    except OSError as error:
+        raise UsageError(
+            f"{os.fsdecode(value)!r}: {error.strerror}; name a directory you can write", option="overlay_dir"
+        ) from None
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise UsageError(f"{os.fsdecode(value)!r}: not writable; name a directory you can write", option="overlay_dir")
+    return path
+
+
+def _directory(value: Any) -> str:
+    """The working directory inside: the caller's own where none is given."""
+    if value is None:
+        try:
+            return os.getcwd()
+        except OSError:
+            raise UsageError("the current directory has been removed; name one", option="cwd") from None
+    path = _path(value, "cwd")
+    if not path.startswith("/"):
+        path = os.path.join(_directory(None), path)
+    return os.path.normpath(path).replace("//", "/")
+
+
+def _environment(env: Mapping[str, str | None] | None, inherit: str) -> dict[str, str]:
+    if inherit == "all":
+        environment = dict(os.environ)
+    elif inherit == "kept":
+        environment = {
+            name: value for name, value in os.environ.items() if name in KEPT_VARIABLES or name.startswith(KEPT_PREFIX)
+        }
+    else:
+        environment = {}
+    environment = _updated(environment, env or {})
+    environment.setdefault("PATH", DEFAULT_PATH)
+    return environment
+
+
+def _updated(environment: Mapping[str, str], extra: Mapping[str, str | None]) -> dict[str, str]:
+    """`environment` with `extra` laid over it; a value of None takes the variable away."""
+    updated = dict(environment)
+    for name, value in extra.items():
+        if not isinstance(name, str) or not name or "=" in name or "\0" in name:
+            raise UsageError(f"{name!r} is not the name of an environment variable", option="env")
+        if value is None:
+            updated.pop(name, None)
+        elif isinstance(value, str) and "\0" not in value:
+            updated[name] = value
+        else:
+            raise UsageError(f"the value of {name!r} must be text without zero bytes", option="env")
+    return updated

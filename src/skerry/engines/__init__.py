@@ -1,0 +1,1 @@
+"""The walls that a sandbox can be made of, one module each."""
