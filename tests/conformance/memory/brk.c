@@ -1,0 +1,41 @@
+/* brk(2), sbrk(3): growing, shrinking, refusal, zeros, inheritance. */
+#include "check.h"
+#include <sys/mman.h>
+
+int main(void)
+{
+    char *start = sbrk(0);
+    CHECK(start != (void *)-1);
+    long page = sysconf(_SC_PAGESIZE);
+    CHECK(sbrk(100 * page) == start);
+    CHECK(sbrk(0) == start + 100 * page);
+    memset(start, 'b', 100 * page);
+    pid_t pid = child_fork();
+    if (pid == 0) {
+        CHECK(start[50 * page] == 'b');
+        CHECK(sbrk(page) == start + 100 * page);
+        start[100 * page] = 'c';
+        child_exit();
+    }
+    CHECK_CHILD(pid);
+    CHECK(sbrk(0) == start + 100 * page);
+    /* Given back and taken again: zeros. */
+    CHECK_EQ(brk(start + 10 * page), 0);
+    CHECK(start[9 * page] == 'b');
+    CHECK_EQ(brk(start + 100 * page), 0);
+    char *aligned = (char *)(((unsigned long)start + 12 * page) & ~(page - 1));
+    CHECK(aligned[0] == 0 && aligned[50 * page] == 0);
+    CHECK_EQ(brk(start), 0);
+    /* The raw call returns the unchanged break when it cannot. */
+    CHECK_EQ(syscall(SYS_brk, 0), (long)start);
+    CHECK_EQ(syscall(SYS_brk, (char *)start + (1UL << 46)), (long)start);
+    CHECK_EQ(syscall(SYS_brk, 1), (long)start);
+    /* In the way of something else. */
+    char *edge = (char *)(((unsigned long)start + 50 * page) & ~(page - 1));
+    char *wall = mmap(edge, page, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+    if (wall == edge) {
+        CHECK_ERR(brk(start + 200 * page), ENOMEM);
+        CHECK_EQ(munmap(wall, page), 0);
+    }
+    return check_result();
+}
