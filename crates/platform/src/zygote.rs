@@ -60,6 +60,18 @@ impl Zygote {
             let count = retry_on_intr(|| write(&image, rest)).map_err(|error| HostError::new("writing the stub", error))?;
             rest = &rest[count..];
         }
+        // Read-only: a file that somebody has open for writing cannot be executed (ETXTBSY).
+        let readable = rustix::fs::open(
+            format!("/proc/self/fd/{}", image.as_raw_fd()),
+            rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC,
+            rustix::fs::Mode::empty(),
+        )
+        .map_err(|error| HostError::new("opening the stub again", error))?;
+        drop(image);
+        // Away from the number that the socket gets in the child.
+        let image = rustix::io::fcntl_dupfd_cloexec(&readable, ZYGOTE_SOCKET + 1)
+            .map_err(|error| HostError::new("duplicating the stub's descriptor", error))?;
+        drop(readable);
         let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
             .map_err(|error| HostError::new("socketpair for the zygote", error))?;
         let raw = theirs.as_raw_fd();
