@@ -134,11 +134,17 @@ impl Listener {
     fn add_descriptor(&self, id: u64, source: BorrowedFd<'_>, flags: u32) -> Result<i32, HostError> {
         let request =
             SeccompNotifAddFd { id, flags, source: source.as_raw_fd() as u32, new: 0, new_flags: libc::O_CLOEXEC as u32 };
-        // SAFETY: the structure has the kernel's layout (24 bytes).
-        let number = unsafe { libc::ioctl(self.descriptor.as_raw_fd(), NOTIF_ADDFD as _, &request) };
-        if number < 0 {
-            return Err(HostError::last("injecting a descriptor"));
+        loop {
+            // SAFETY: the structure has the kernel's layout (24 bytes).
+            let number = unsafe { libc::ioctl(self.descriptor.as_raw_fd(), NOTIF_ADDFD as _, &request) };
+            let error = HostError::last("injecting a descriptor");
+            if number >= 0 {
+                return Ok(number);
+            }
+            // It waits for the thread to take the descriptor; a signal to ours interrupts that before it has.
+            if error.source.raw_os_error() != Some(libc::EINTR) {
+                return Err(error);
+            }
         }
-        Ok(number)
     }
 }

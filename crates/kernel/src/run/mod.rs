@@ -83,13 +83,15 @@ pub(crate) struct Door {
     /// Host processes behind this filter.
     users: AtomicUsize,
     closed: AtomicBool,
+    /// The receiver is in its wait (or just around it).
+    receiving: AtomicBool,
     /// Who receives now.
     receiver: Mutex<Option<HostThread>>,
 }
 
 impl Door {
     fn new(listener: Listener) -> Arc<Door> {
-        Arc::new(Door { listener, users: AtomicUsize::new(1), closed: AtomicBool::new(false), receiver: Mutex::new(None) })
+        Arc::new(Door { listener, users: AtomicUsize::new(1), closed: AtomicBool::new(false), receiving: AtomicBool::new(false), receiver: Mutex::new(None) })
     }
 
     fn add_user(&self) {

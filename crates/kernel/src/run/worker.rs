@@ -69,7 +69,10 @@ impl Workers {
     pub fn dismiss(door: &Door) -> bool {
         match &*door.receiver.lock() {
             Some(thread) => {
-                interrupt(thread);
+                // Not in the middle of a call that it serves.
+                if door.receiving.load(Ordering::Acquire) {
+                    interrupt(thread);
+                }
                 true
             }
             None => false,
@@ -110,7 +113,10 @@ fn receive(engine: &Arc<Engine>, door: &Arc<Door>) {
         if door.closed.load(Ordering::Acquire) {
             break;
         }
-        match door.listener.receive() {
+        door.receiving.store(true, Ordering::Release);
+        let received = door.listener.receive();
+        door.receiving.store(false, Ordering::Release);
+        match received {
             Ok(Some(notification)) => engine.serve(&holder, notification),
             Ok(None) => {}
             Err(_) => break,
