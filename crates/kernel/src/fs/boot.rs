@@ -7,6 +7,7 @@ use crate::fs::dev;
 use crate::fs::host::{host_error, Access, DescriptorCache, HostTree, IdMap, Reopener};
 use crate::fs::inode::{Device, FileSystem, NewNodeKind, FileType};
 use crate::fs::mount::{MountFlags, MountTable, NewMount};
+use crate::fs::overlay::Overlay;
 use crate::fs::path::Path;
 use crate::fs::tmpfs::{ContentShared, Quota, Tmpfs, TmpfsOptions};
 use crate::fs::walk::{self, Follow};
@@ -196,11 +197,13 @@ fn make(services: &Arc<Services>, mount: &Mount, ids: IdMap, others: MakeFileSys
         MountKind::Overlay { source, upper } => {
             let lower = services.host_tree(&source.0, Access::ReadOnly, ids)?;
             let upper: Arc<dyn FileSystem> = match upper {
-                Some(upper) => services.host_tree(&upper.0, Access::ReadWrite, ids)?,
+                Some(upper) => services.host_tree(&upper.0, Access::Private, ids)?,
                 None => services.tmpfs(0, 0o755, "tmpfs"),
             };
-            let _ = (&lower, &upper);
-            new(lower, b"overlay", String::new(), default_flags)
+            if place != FileType::Directory {
+                return Err(Errno::ENOTDIR);
+            }
+            new(Overlay::new(services.new_device(), lower, upper)?, b"overlay", String::new(), default_flags)
         }
         MountKind::Tmpfs { size, mode } => {
             let options = if *size == 0 { format!("mode={mode:o}") } else { format!("size={}k,mode={mode:o}", size / 1024) };

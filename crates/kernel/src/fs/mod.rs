@@ -19,6 +19,7 @@ pub mod anonymous;
 pub mod mount;
 pub mod notify;
 pub mod open;
+pub mod overlay;
 pub mod path;
 pub mod permission;
 pub mod special;

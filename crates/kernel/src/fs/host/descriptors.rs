@@ -71,6 +71,12 @@ impl Reopener {
         rustix::fs::openat(&*self.directory, name, flags | OFlags::CLOEXEC | OFlags::NOCTTY, Mode::empty()).map_err(host_error)
     }
 
+    /// Gives the file behind a descriptor a name (linkat(2) through /proc/self/fd).
+    pub fn link(&self, descriptor: impl AsFd, directory: &OwnedFd, name: &[u8]) -> Result<()> {
+        let source = descriptor.as_fd().as_raw_fd().to_string();
+        rustix::fs::linkat(&*self.directory, source, directory, name, rustix::fs::AtFlags::SYMLINK_FOLLOW).map_err(host_error)
+    }
+
     /// chmod(2) of what an `O_PATH` descriptor stands for.
     pub fn change_mode(&self, descriptor: impl AsFd, permissions: u32) -> Result<()> {
         let name = descriptor.as_fd().as_raw_fd().to_string();

@@ -257,6 +257,10 @@ impl Inode for HostInode {
                 rustix::fs::mknodat(&*directory, name, kind, mode, 0).map_err(host_error)?;
                 self.tree.made_here.lock().insert(status_of(&*directory, name, AtFlags::empty())?.key);
             }
+            // An overlay's whiteout, which stands for no device.
+            NewNodeKind::CharacterDevice(device) if self.tree.access == Access::Private && *device == Default::default() => {
+                rustix::fs::mknodat(&*directory, name, rustix::fs::FileType::CharacterDevice, mode, 0).map_err(host_error)?;
+            }
             // A device node on the host would be a way to the host's devices.
             NewNodeKind::CharacterDevice(_) | NewNodeKind::BlockDevice(_) => return Err(Errno::EPERM),
         }
@@ -278,8 +282,12 @@ impl Inode for HostInode {
         }
         let directory = self.descriptor()?;
         let (old_directory, old_name) = target.directory_and_name()?.ok_or(Errno::EPERM)?;
-        if status_of(&*old_directory, &old_name, AtFlags::empty())?.key != target.key {
-            return Err(Errno::ENOENT);
+        if !status_of(&*old_directory, &old_name, AtFlags::empty()).is_ok_and(|status| status.key == target.key) {
+            // Made without a name, or known by another one only.
+            let descriptor = target.held_descriptor().ok_or(Errno::ENOENT)?;
+            self.tree.cache.reopener().link(&*descriptor, &directory, name)?;
+            target.set_place(&self.me.upgrade().ok_or(Errno::ESTALE)?, name);
+            return Ok(());
         }
         rustix::fs::linkat(&*old_directory, &old_name[..], &*directory, name, AtFlags::empty()).map_err(host_error)
     }
@@ -391,7 +399,7 @@ impl Inode for HostInode {
     fn open(self: Arc<Self>, context: &Context, flags: StatusFlags) -> Result<Arc<dyn FileOperations>> {
         match self.kind {
             FileType::Regular | FileType::Directory => self.open_data(flags),
-            FileType::Fifo if self.tree.made_here.lock().contains(&self.key) => {
+            FileType::Fifo if self.tree.access == Access::Private || self.tree.made_here.lock().contains(&self.key) => {
                 let inode: Arc<dyn Inode> = self.clone();
                 self.special.open_fifo(context, inode, flags)
             }

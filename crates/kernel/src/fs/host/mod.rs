@@ -35,6 +35,9 @@ pub(crate) type Key = (u64, u64);
 pub enum Access {
     ReadOnly,
     ReadWrite,
+    /// As `ReadWrite`, and all that is there is the sandbox's own (an overlay's upper directory): FIFOs and sockets in it
+    /// are the guest's.
+    Private,
 }
 
 /// How host ids appear inside: the caller's own may appear as 0, and back.
