@@ -2,7 +2,7 @@
 
 use super::UserAddress;
 use crate::ipc::sysv::message::{self, Message, MessageQueue, QueueStruct, Selection, TooLong};
-use crate::ipc::sysv::registry::{Object, Permission, Registry, IPC_CREAT, IPC_NOWAIT};
+use crate::ipc::sysv::registry::{Object, Permission, Registry, IPC_NOWAIT};
 use crate::ipc::sysv::semaphore::{self, Operation, SemaphoreSet, SetStruct};
 use crate::ipc::sysv::shared_memory::{self, Segment, SegmentStruct};
 use crate::time::deadline_after;
@@ -274,7 +274,7 @@ pub fn msgget(context: &mut Context, key: i32, flags: i32) -> Result<i32> {
     let permission = permission(context, key, flags);
     let sysv = &context.kernel().sysv;
     let make = || Ok(MessageQueue::new(permission, sysv.message_bytes.clone()));
-    sysv.queues.get(key, flags & !IPC_NOWAIT | flags & IPC_CREAT, message::MSGMNI, &credentials, |_| Ok(()), make)
+    sysv.queues.get(key, flags, message::MSGMNI, &credentials, |_| Ok(()), make)
 }
 
 /// Waits, unless IPC_NOWAIT. Never restarted where a handler runs.
