@@ -54,7 +54,12 @@ pub struct Kernel {
     pub pipes: Arc<crate::ipc::pipe::PipeAccount>,
     pub epoll_limits: Arc<crate::event::epoll::EpollLimits>,
     pub timers: Arc<crate::time::queue::TimerQueue>,
+    pub inotify_limits: Arc<crate::event::inotify::InotifyLimits>,
+    /// Memory that is a file without a name (memfd_create, shmget).
+    pub anonymous_memory: crate::event::memfd::AnonymousMemory,
     pub anonymous_inodes: crate::event::AnonymousInodes,
+    pub sysv: crate::ipc::sysv::Namespace,
+    pub message_queues: crate::ipc::mqueue::Namespace,
     /// Every call is told as an event.
     pub trace: bool,
     /// Numbers of unknown calls that have been told.
@@ -99,7 +104,11 @@ impl Kernel {
             pipes: Arc::default(),
             epoll_limits: Arc::default(),
             timers: Arc::default(),
+            inotify_limits: Arc::default(),
+            anonymous_memory: Default::default(),
             anonymous_inodes: Default::default(),
+            sysv: Default::default(),
+            message_queues: Default::default(),
             trace,
             unknown_calls: Mutex::default(),
             engine: OnceLock::new(),

@@ -1,10 +1,15 @@
 //! Events on descriptors: waiting for them with [`poll`] (poll, select) and [`epoll`], and the objects that are nothing
-//! but events: [`eventfd`].
+//! but events: [`eventfd`], [`timerfd`], [`signalfd`], [`pidfd`], [`inotify`], and [`memfd`], which is only memory. [`host`]
+//! watches descriptors of the host.
 
 pub mod epoll;
 pub mod eventfd;
 pub mod host;
+pub mod inotify;
+pub mod memfd;
+pub mod pidfd;
 pub mod poll;
+pub mod signalfd;
 pub mod timerfd;
 
 use crate::fs::inode::{Device, FileType, Metadata};

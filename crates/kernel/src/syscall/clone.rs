@@ -52,8 +52,13 @@ pub fn clone(context: &mut Context, flags: u64, stack: u64, parent_tid: u64, chi
 
 /// CLONE_PIDFD: a descriptor for the child, stored where CLONE_PARENT_SETTID would store the id.
 fn give_pidfd(context: &mut Context, child: &std::sync::Arc<task::Task>, address: u64) -> Result<()> {
-    let _ = (context, child, address);
-    Err(Errno::EINVAL)
+    use crate::event::pidfd::PidFd;
+    use crate::fs::file::{OpenFile, StatusFlags};
+    let object = std::sync::Arc::new(PidFd::new(child.process().clone()));
+    let fd = context.install(OpenFile::new(object, StatusFlags::RDWR, None), true)?;
+    context.write(address, &fd).inspect_err(|_| {
+        let _ = context.task.files().remove(fd);
+    })
 }
 
 /// fork(2).

@@ -151,6 +151,8 @@ pub fn exec_reset(task: &Arc<Task>, name: &[u8], program: Program, file: &ExecFi
     for closed in files.take_close_on_exec() {
         closed.operations.flush(&closed);
     }
+    process.timers.executed();
+    crate::ipc::sysv::executed(task.kernel(), process.pid());
     process.actions.unshare();
     for action in process.actions.lock().iter_mut() {
         let handler = if action.handler == SIG_IGN { SIG_IGN } else { 0 };

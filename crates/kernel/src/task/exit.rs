@@ -173,6 +173,8 @@ fn finish_process(kernel: &Arc<Kernel>, process: &Arc<Process>, unexpected: Opti
         let mut earlier = process.earlier_time_ns.lock();
         *earlier = (earlier.0.saturating_add(user), earlier.1.saturating_add(system));
     }
+    process.timers.exited();
+    crate::ipc::sysv::exited(kernel, process.pid());
     *process.program.write() = super::Program::default();
     *process.exit_status.lock() = Some(status);
     process.dead.store(true, Ordering::Release);

@@ -212,6 +212,7 @@ pub fn clone_task(context: &Context, request: &CloneRequest) -> Result<Arc<Task>
             parent.relations.lock().children.push(process.clone());
         }
         list_process(kernel, &process);
+        crate::ipc::sysv::forked(kernel, caller.process().pid(), process.pid());
     }
     kernel.pids.insert_task(task.clone());
     drop(tree);
@@ -323,5 +324,6 @@ pub fn discard_clone(task: &Arc<Task>) {
             parent.relations.lock().children.retain(|child| !Arc::ptr_eq(child, process));
         }
         kernel.pids.remove_process(process.pid());
+        crate::ipc::sysv::exited(kernel, process.pid());
     }
 }
