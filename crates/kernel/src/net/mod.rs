@@ -42,6 +42,7 @@ pub struct NetworkStack {
     pub budget: Arc<Budget>,
     pub in_flight: Arc<InFlightCount>,
     pub unix_names: unix::AbstractNames,
+    pub own_nodes: unix::tree::OwnNodes,
     pub tcp_ports: Arc<inet::PortTable>,
     pub udp_ports: Arc<inet::PortTable>,
     pub netlink_ports: netlink::PortTable,

@@ -390,6 +390,14 @@ impl FileOperations for SocketFile {
         Some(&self.socket.common().queue)
     }
 
+    fn read_timeout(&self) -> Option<std::time::Duration> {
+        self.socket.common().options.lock().receive_timeout
+    }
+
+    fn write_timeout(&self) -> Option<std::time::Duration> {
+        self.socket.common().options.lock().send_timeout
+    }
+
     fn metadata(&self) -> Result<Metadata> {
         let common = self.socket.common();
         Ok(Metadata {

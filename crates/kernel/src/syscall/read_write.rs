@@ -7,6 +7,7 @@ use crate::fs::file::{OpenFile, StatusFlags};
 use crate::fs::inode::FileType;
 use crate::fs::notify::NotifyMask;
 use crate::fs::permission;
+use crate::net::SocketFile;
 use crate::syscall::UserAddress;
 use crate::{Context, Errno, Result};
 use skerry_abi::raw::general as linux;
@@ -56,6 +57,11 @@ impl Segments {
 
     pub fn remaining(&self) -> u64 {
         self.remaining
+    }
+
+    /// What is left, as vectors (sockets move whole messages).
+    pub fn into_vectors(self) -> Vec<IoVec> {
+        self.list
     }
 
     /// The next stretch of at most `limit` bytes.
@@ -194,6 +200,9 @@ pub fn read_segments(context: &Context, file: &OpenFile, mut segments: Segments,
     if !file.is_readable() {
         return Err(Errno::EBADF);
     }
+    if let Some(socket) = file.downcast::<SocketFile>() {
+        return super::socket::read(context, file, socket, segments.into_vectors(), waiting);
+    }
     let operations = &file.operations;
     if segments.remaining() == 0 {
         return if operations.is_seekable() { read_into(context, file, &mut [], at, Waiting::Refused).map(|_| 0) } else { Ok(0) };
@@ -255,6 +264,9 @@ pub fn check_file_size_limit(context: &Context, start: u64, length: u64) -> Resu
 pub fn write_segments(context: &Context, file: &OpenFile, mut segments: Segments, at: At, waiting: Waiting) -> Result<u64> {
     if !file.is_writable() {
         return Err(Errno::EBADF);
+    }
+    if let Some(socket) = file.downcast::<SocketFile>() {
+        return super::socket::write(context, file, socket, segments.into_vectors(), waiting);
     }
     if segments.remaining() == 0 {
         return Ok(0);

@@ -3,6 +3,7 @@
 mod message;
 
 pub use message::{recvfrom, recvmmsg, recvmsg, sendmmsg, sendmsg, sendto};
+pub(super) use message::{read, write};
 
 use super::UserAddress;
 use crate::fs::file::{OpenFile, StatusFlags};

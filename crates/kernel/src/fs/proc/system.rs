@@ -403,8 +403,8 @@ impl NetworkFile {
 }
 
 /// The room of the network, asked by name.
-fn network_text(_kernel: &Kernel, _name: &str) -> Option<Vec<u8>> {
-    None
+fn network_text(kernel: &Kernel, name: &str) -> Option<Vec<u8>> {
+    crate::net::proc_net(&kernel.net, name).map(String::into_bytes)
 }
 
 impl Node for NetworkFile {

@@ -8,8 +8,9 @@ use crate::fs::file::OpenFile;
 use crate::net::address::{Address, STORAGE_SIZE};
 use crate::net::rights::{InFlight, MAXIMUM_PER_MESSAGE};
 use crate::net::socket::{
-    Caller, ControlMessage, Incoming, MessageFlags, Outgoing, Socket, SocketType, UserCredentials,
+    Caller, ControlMessage, Incoming, MessageFlags, Outgoing, Socket, SocketFile, SocketType, UserCredentials,
 };
+use crate::syscall::read_write::Waiting;
 use crate::syscall::UserAddress;
 use crate::task::credentials::{CAP_SETGID, CAP_SETUID, CAP_SYS_ADMIN};
 use crate::{Context, Errno, Result};
@@ -72,6 +73,12 @@ impl Segments {
     fn single(base: UserAddress, length: u64) -> Segments {
         let length = length.min(MAXIMUM_TRANSFER);
         Segments { list: vec![IoVec { base: base.0, len: length }], total: length as usize }
+    }
+
+    /// Vectors whose lengths have been checked.
+    fn of(list: Vec<IoVec>) -> Segments {
+        let total = list.iter().map(|segment| segment.len as usize).sum();
+        Segments { list, total }
     }
 
     /// EMSGSIZE (too many), EINVAL (a negative length), EFAULT.
@@ -209,6 +216,23 @@ fn receive(context: &Context, file: &OpenFile, socket: &dyn Socket, segments: &S
         }
     }
     Ok(incoming)
+}
+
+/// read(2) and readv(2) on a socket: recv(2) without flags. Reading nothing takes nothing.
+pub(in crate::syscall) fn read(context: &Context, file: &OpenFile, socket: &SocketFile, list: Vec<IoVec>, waiting: Waiting) -> Result<u64> {
+    let segments = Segments::of(list);
+    if segments.total == 0 {
+        return Ok(0);
+    }
+    let flags = if waiting == Waiting::Refused { MessageFlags::DONTWAIT } else { MessageFlags::empty() };
+    receive(context, file, socket.socket.as_ref(), &segments, flags).map(|incoming| incoming.count as u64)
+}
+
+/// write(2) and writev(2) on a socket: send(2) without flags.
+pub(in crate::syscall) fn write(context: &Context, file: &OpenFile, socket: &SocketFile, list: Vec<IoVec>, waiting: Waiting) -> Result<u64> {
+    let flags = if waiting == Waiting::Refused { MessageFlags::DONTWAIT } else { MessageFlags::empty() };
+    let outgoing = Outgoing { flags, ..Outgoing::default() };
+    send(context, file, socket.socket.as_ref(), &Segments::of(list), outgoing).map(|count| count as u64)
 }
 
 /// What the call returns: the message's own length with MSG_TRUNC.
