@@ -127,3 +127,6 @@ pub struct HandlerFrame {
     /// Where the frame begins downwards: the top of the alternate stack; `None`: the present stack, below its red zone.
     pub stack_top: Option<u64>,
 }
+
+#[cfg(test)]
+mod tests;

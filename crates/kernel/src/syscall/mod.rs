@@ -34,3 +34,6 @@ pub mod timer;
 
 pub use argument::{Argument, Handler, ReturnValue, UserAddress};
 pub(crate) use dispatch::dispatch;
+
+#[cfg(test)]
+mod tests;

@@ -45,3 +45,6 @@ pub struct Program {
     pub brk_start: u64,
     pub stack_top: u64,
 }
+
+#[cfg(test)]
+mod tests;
