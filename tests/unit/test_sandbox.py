@@ -173,11 +173,13 @@ def test_spawn_with_text_and_communicate(sandbox: skerry.Sandbox) -> None:
         assert process.stdout and process.stdout.read() == "ä\n"
     process = sandbox.spawn("cat; echo err >&2", shell=True)
     assert process.communicate(b"in", timeout=5) == (b"in", b"err\n")
+    process.close()
     process = sandbox.spawn("echo a; sleep 0.4; echo b", shell=True)
     with pytest.raises(skerry.TimeoutExpired) as caught:
         process.communicate(timeout=0.1)
     assert caught.value.stdout == b"a\n"
     assert process.communicate()[0] == b"a\nb\n"
+    process.close()
 
 
 def test_signals(sandbox: skerry.Sandbox) -> None:
@@ -187,6 +189,7 @@ def test_signals(sandbox: skerry.Sandbox) -> None:
     assert process.wait(5) == 5
     process.signal(signal.SIGUSR1)  # it has ended: nothing
     process.kill()
+    process.close()
     with sandbox.spawn(["sleep", "100"]) as process:
         process.terminate()
         assert process.wait(5) == 128 + 15
@@ -198,6 +201,7 @@ def test_signals(sandbox: skerry.Sandbox) -> None:
     assert process.wait(5) == 137
     with pytest.raises(skerry.UsageError):
         process.signal(15, target="world")
+    process.close()
 
 
 def test_wait_with_a_timeout_leaves_the_command(sandbox: skerry.Sandbox) -> None:
@@ -207,6 +211,7 @@ def test_wait_with_a_timeout_leaves_the_command(sandbox: skerry.Sandbox) -> None
     assert process.poll() is None
     process.kill()
     assert process.wait(5) == 137
+    process.close()
 
 
 def test_streams_of_ones_own(sandbox: skerry.Sandbox, tmp_path: pathlib.Path) -> None:
@@ -232,7 +237,8 @@ def test_a_terminal(sandbox: skerry.Sandbox) -> None:
     with pytest.raises(skerry.UsageError, match="pty"):
         sandbox.spawn("true", pty=(0, 0))
     with pytest.raises(skerry.UsageError, match="pty=True"):
-        sandbox.spawn("true").resize(1, 1)
+        with sandbox.spawn("true") as process:
+            process.resize(1, 1)
 
 
 def test_background_commands(sandbox: skerry.Sandbox) -> None:
@@ -250,6 +256,8 @@ def test_background_commands(sandbox: skerry.Sandbox) -> None:
     assert again.stdout.read() == b""
     with pytest.raises(skerry.NoSuchProcess):
         sandbox.connect(process.id)
+    again.close()
+    process.close()
 
 
 def test_a_background_command_never_waits_for_a_reader(sandbox: skerry.Sandbox) -> None:
