@@ -52,6 +52,10 @@ def test_run_in_the_habits_of_subprocess(sandbox: skerry.Sandbox) -> None:
     assert sandbox.run("echo $A", shell=True, env={"A": "1"}).stdout == b"1\n"
 
 
+def test_the_end_may_be_told_before_the_start(sandbox: skerry.Sandbox) -> None:
+    assert sandbox.run("exit 3 # EXIT-FIRST", shell=True).returncode == 3
+
+
 def test_a_signal_is_128_and_its_number(sandbox: skerry.Sandbox) -> None:
     result = sandbox.run("kill -SEGV $$", shell=True)
     assert (result.returncode, result.signal) == (128 + 11, 11)
@@ -144,7 +148,7 @@ def test_commands_that_cannot_be_started(sandbox: skerry.Sandbox) -> None:
         sandbox.run([""])
     with pytest.raises(skerry.CommandNotExecutable, match="passwd"):
         sandbox.run(["/etc/passwd"])
-    with pytest.raises(skerry.CommandNotFound, match="working directory"):
+    with pytest.raises(skerry.UsageError, match="working directory"):
         sandbox.run(["true"], cwd="/nosuch")
 
 
@@ -236,9 +240,8 @@ def test_a_terminal(sandbox: skerry.Sandbox) -> None:
     process.close()
     with pytest.raises(skerry.UsageError, match="pty"):
         sandbox.spawn("true", pty=(0, 0))
-    with pytest.raises(skerry.UsageError, match="pty=True"):
-        with sandbox.spawn("true") as process:
-            process.resize(1, 1)
+    with pytest.raises(skerry.UsageError, match="pty=True"), sandbox.spawn("true") as process:
+        process.resize(1, 1)
 
 
 def test_background_commands(sandbox: skerry.Sandbox) -> None:
@@ -281,7 +284,9 @@ def test_many_threads(sandbox: skerry.Sandbox) -> None:
     found: list[bytes] = []
 
     def work(number: int) -> None:
+        sandbox.usage()
         found.append(sandbox.run(["cat"], input=str(number).encode()).stdout)
+        sandbox.processes()
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(16)]
     for thread in threads:
