@@ -139,6 +139,7 @@ class AsyncProcess:
     kill = _twin(Process.kill)
     stop = _twin(Process.stop)
     resize = _twin(Process.resize)
+    close = _twin(Process.close)
 
     @_parameters_of(Process.result)
     def result(self, *args: Any, **keywords: Any) -> Result:

@@ -145,29 +145,16 @@ def start(
 
     def registered(value: Any) -> Process:
         process = Process(sandbox, argv, messages.read_spawned(value), terminal=terminal)
-        with sandbox._state:
-            sandbox._processes[process.id] = process
+        sandbox._register(process)
         return process
 
     try:
         process: Process = sandbox._call("spawn", params, descriptors, registered)
-        return process
-    except errors.CommandError:
-        _blame_directory(sandbox, directory)
+    except errors.UsageError as error:
+        if directory in error.message:
+            raise errors.UsageError(error.message, option="cwd") from None
         raise
-
-
-def _blame_directory(sandbox: Sandbox, directory: str) -> None:
-    """A command is "not found" also where its working directory is missing: say which."""
-    try:
-        if sandbox.files.stat(directory).is_dir:
-            return
-        what = "is not a directory"
-    except errors.FileError as error:
-        what = error.strerror or "cannot be used"
-    raise errors.CommandNotFound(
-        f"the working directory {directory!r}: {what} inside the sandbox; name another one (cwd)"
-    ) from None
+    return process
 
 
 def reconnect(process: Process) -> Process:

@@ -126,6 +126,7 @@ class Sandbox:
         self._booted: SandboxInfo | None = None
         self._closed = False
         self._processes: dict[int, Process] = {}
+        self._ended_early: dict[int, messages.Exited] = {}  # told before the reply to their `spawn`
         self._files: Files | None = None
 
     # --- its life ---
@@ -381,6 +382,8 @@ class Sandbox:
             exited = messages.read_exited(event)
             with self._state:
                 process = self._processes.pop(exited.process, None)
+                if process is None and len(self._ended_early) < 1024:  # as many spawns may be under way
+                    self._ended_early[exited.process] = exited
             if process is not None:
                 process._finish(exited, None)
         elif kind == "out_of_memory":
@@ -393,6 +396,15 @@ class Sandbox:
             self._on_event_now(event)
         if self._events is not None:
             self._events.put(event)
+
+    def _register(self, process: Process) -> None:
+        """A command has been started; its end may have been told already."""
+        with self._state:
+            exited = self._ended_early.pop(process.id, None)
+            if exited is None:
+                self._processes[process.id] = process
+        if exited is not None:
+            process._finish(exited, None)
 
     def _on_end(self, problem: errors.SandboxError) -> None:
         with self._state:

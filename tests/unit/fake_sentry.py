@@ -66,6 +66,8 @@ class Sentry:
 
     def request(self, request):
         method, params = request["method"], request.get("params")
+        count = request.get("descriptors", 0)
+        self.received, self.descriptors = self.descriptors[:count], self.descriptors[count:]
         if (method == "boot") != (self.boot is None):
             return self.fail(request, "invalid", "boot comes first, once")
         try:
@@ -123,7 +125,7 @@ class Sentry:
         if WAYS == "die":
             print("thread 'main' panicked at the disco", file=sys.stderr, flush=True)
             os._exit(101)
-        received, self.descriptors = self.descriptors, []
+        received = self.received
         arguments = [text(argument) for argument in spawn["arguments"]]
         environment = dict(text(entry).split("=", 1) for entry in spawn["environment"])
         null = os.open(os.devnull, os.O_RDWR)
@@ -147,6 +149,8 @@ class Sentry:
                 stdin=streams[0], stdout=streams[1], stderr=streams[2], **keywords,
             )  # fmt: skip
         except (FileNotFoundError, NotADirectoryError):
+            if not os.path.isdir(text(spawn["directory"])):
+                raise Refused("invalid", f"the working directory {text(spawn['directory'])} cannot be entered") from None
             raise Refused("not_found", f"{arguments[0]}: not found inside the sandbox") from None
         except (PermissionError, OSError):
             raise Refused("not_executable", f"{arguments[0]}: cannot be executed") from None
@@ -168,8 +172,12 @@ class Sentry:
         self.processes[process.pid] = process
 
         def reply(request):
+            # The end may be told before the reply.
+            waiter = threading.Thread(target=self.wait, args=(process, copier), daemon=True)
+            waiter.start()
+            if "EXIT-FIRST" in "".join(map(str, arguments)):
+                waiter.join()
             self.send({"id": request["id"], "ok": {"process": process.pid}})
-            threading.Thread(target=self.wait, args=(process, copier), daemon=True).start()
 
         return reply
 

@@ -49,6 +49,8 @@ def test_streams() -> None:
             assert [state.process for state in await sandbox.processes()] == [background.id]
             await sandbox.kill(await sandbox.connect(background.id))
             assert await background.wait(5) == 137
+            await background.close()
+            await process.close()
 
     run(main())
 

@@ -78,7 +78,7 @@ def test_options_end_at_the_command() -> None:
         (["--events", "/", "--", "true"], 2, "--events: '/' cannot be written"),
         (["--", ""], 127, "the name of the command is empty"),
         (["--", "nosuch"], 127, "nosuch: not found"),
-        (["--cwd", "/nosuch", "--", "true"], 127, "the working directory '/nosuch'"),
+        (["--cwd", "/nosuch", "--", "true"], 2, "--cwd: the working directory /nosuch"),
         (["--", "/etc/passwd"], 126, "/etc/passwd: cannot be executed"),
     ],
 )

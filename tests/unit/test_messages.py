@@ -104,7 +104,7 @@ def test_each_frame_is_known() -> None:
 @pytest.mark.parametrize("name", named("request-"))
 def test_requests_are_written_as_the_frames_are(name: str) -> None:
     method, params = REQUESTS[name]
-    message = messages.request(7, method, params)
+    message = messages.request(7, method, params, FRAMES[name].get("descriptors", 0))
     assert message == FRAMES[name]
     assert frame.take(bytearray(frame.encode(message))) == FRAMES[name]
 

@@ -64,7 +64,7 @@ def test_the_parameters_are_these() -> None:
 
 def test_the_twin_has_what_the_sandbox_has() -> None:
     assert public(skerry.AsyncSandbox) == [name for name in SANDBOX_METHODS if name != "files"]
-    assert set(PROCESS_METHODS) - set(public(skerry.AsyncProcess)) == {"add_done_callback", "close", "poll"}
+    assert set(PROCESS_METHODS) - set(public(skerry.AsyncProcess)) == {"add_done_callback", "poll"}
     assert public(type(skerry.AsyncSandbox().files)) == FILES_METHODS
 
 

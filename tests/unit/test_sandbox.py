@@ -52,6 +52,10 @@ def test_run_in_the_habits_of_subprocess(sandbox: skerry.Sandbox) -> None:
     assert sandbox.run("echo $A", shell=True, env={"A": "1"}).stdout == b"1\n"
 
 
+def test_the_end_may_be_told_before_the_start(sandbox: skerry.Sandbox) -> None:
+    assert sandbox.run("exit 3 # EXIT-FIRST", shell=True).returncode == 3
+
+
 def test_a_signal_is_128_and_its_number(sandbox: skerry.Sandbox) -> None:
     result = sandbox.run("kill -SEGV $$", shell=True)
     assert (result.returncode, result.signal) == (128 + 11, 11)
@@ -144,7 +148,7 @@ def test_commands_that_cannot_be_started(sandbox: skerry.Sandbox) -> None:
         sandbox.run([""])
     with pytest.raises(skerry.CommandNotExecutable, match="passwd"):
         sandbox.run(["/etc/passwd"])
-    with pytest.raises(skerry.CommandNotFound, match="working directory"):
+    with pytest.raises(skerry.UsageError, match="working directory"):
         sandbox.run(["true"], cwd="/nosuch")
 
 
@@ -173,11 +177,13 @@ def test_spawn_with_text_and_communicate(sandbox: skerry.Sandbox) -> None:
         assert process.stdout and process.stdout.read() == "ä\n"
     process = sandbox.spawn("cat; echo err >&2", shell=True)
     assert process.communicate(b"in", timeout=5) == (b"in", b"err\n")
+    process.close()
     process = sandbox.spawn("echo a; sleep 0.4; echo b", shell=True)
     with pytest.raises(skerry.TimeoutExpired) as caught:
         process.communicate(timeout=0.1)
     assert caught.value.stdout == b"a\n"
     assert process.communicate()[0] == b"a\nb\n"
+    process.close()
 
 
 def test_signals(sandbox: skerry.Sandbox) -> None:
@@ -187,6 +193,7 @@ def test_signals(sandbox: skerry.Sandbox) -> None:
     assert process.wait(5) == 5
     process.signal(signal.SIGUSR1)  # it has ended: nothing
     process.kill()
+    process.close()
     with sandbox.spawn(["sleep", "100"]) as process:
         process.terminate()
         assert process.wait(5) == 128 + 15
@@ -198,6 +205,7 @@ def test_signals(sandbox: skerry.Sandbox) -> None:
     assert process.wait(5) == 137
     with pytest.raises(skerry.UsageError):
         process.signal(15, target="world")
+    process.close()
 
 
 def test_wait_with_a_timeout_leaves_the_command(sandbox: skerry.Sandbox) -> None:
@@ -207,6 +215,7 @@ def test_wait_with_a_timeout_leaves_the_command(sandbox: skerry.Sandbox) -> None
     assert process.poll() is None
     process.kill()
     assert process.wait(5) == 137
+    process.close()
 
 
 def test_streams_of_ones_own(sandbox: skerry.Sandbox, tmp_path: pathlib.Path) -> None:
@@ -231,8 +240,8 @@ def test_a_terminal(sandbox: skerry.Sandbox) -> None:
     process.close()
     with pytest.raises(skerry.UsageError, match="pty"):
         sandbox.spawn("true", pty=(0, 0))
-    with pytest.raises(skerry.UsageError, match="pty=True"):
-        sandbox.spawn("true").resize(1, 1)
+    with pytest.raises(skerry.UsageError, match="pty=True"), sandbox.spawn("true") as process:
+        process.resize(1, 1)
 
 
 def test_background_commands(sandbox: skerry.Sandbox) -> None:
@@ -250,6 +259,8 @@ def test_background_commands(sandbox: skerry.Sandbox) -> None:
     assert again.stdout.read() == b""
     with pytest.raises(skerry.NoSuchProcess):
         sandbox.connect(process.id)
+    again.close()
+    process.close()
 
 
 def test_a_background_command_never_waits_for_a_reader(sandbox: skerry.Sandbox) -> None:
@@ -273,7 +284,9 @@ def test_many_threads(sandbox: skerry.Sandbox) -> None:
     found: list[bytes] = []
 
     def work(number: int) -> None:
+        sandbox.usage()
         found.append(sandbox.run(["cat"], input=str(number).encode()).stdout)
+        sandbox.processes()
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(16)]
     for thread in threads:

@@ -44,8 +44,16 @@ impl From<&str> for Bytes {
 pub struct Request {
     /// Chosen by the client, echoed in the reply.
     pub id: u64,
+    /// How many descriptors came with this frame. One receive may bring the end of a frame that has none together with
+    /// the descriptors of the next one; the count says whose they are.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub descriptors: usize,
     #[serde(flatten)]
     pub call: Call,
+}
+
+fn is_zero(number: &usize) -> bool {
+    *number == 0
 }
 
 #[derive(Debug, Serialize, Deserialize)]

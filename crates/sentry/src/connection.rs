@@ -38,11 +38,13 @@ impl Connection {
         self.sender.clone()
     }
 
-    /// The next request, with the descriptors that have come since the last one. `None`: the other end is closed.
+    /// The next request, with the descriptors that came with it. `None`: the other end is closed.
     pub fn receive(&mut self) -> Result<Option<(Request, Vec<OwnedFd>)>, Box<dyn std::error::Error>> {
         loop {
-            if let Some(request) = frame::take(&mut self.received)? {
-                return Ok(Some((request, std::mem::take(&mut self.descriptors))));
+            if let Some(request) = frame::take::<Request>(&mut self.received)? {
+                let own = request.descriptors.min(self.descriptors.len());
+                let descriptors = self.descriptors.drain(..own).collect();
+                return Ok(Some((request, descriptors)));
             }
             let mut bytes = [0u8; 65536];
             let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAXIMUM_DESCRIPTORS))];

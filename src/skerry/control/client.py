@@ -2,7 +2,7 @@
 
 One reader thread owns the receiving side; any thread may `call`. A reply is handed to the thread that waits for it,
 `on_reply` runs in the reader thread *before* any later message is looked at (so that an `exited` event always finds the
-process that a `spawn` just made), and events go to `on_event` in the reader thread, in order.
+process that a `spawn` has made), and events go to `on_event` in the reader thread, in order.
 
 Lock order: `_sending` is never taken while `_state` is held.
 """
@@ -78,7 +78,7 @@ class Client:
             self._next_identifier += 1
             self._pending[identifier] = pending
         try:
-            self._send(frame.encode(messages.request(identifier, method, params)), descriptors)
+            self._send(frame.encode(messages.request(identifier, method, params, len(descriptors))), descriptors)
             if not pending.done.wait(timeout):
                 raise errors.ProtocolError(f"no reply to {method!r} within {timeout:g} s; the sandbox hangs: close it")
         finally:

@@ -60,8 +60,10 @@ def read_base64(text: str) -> bytes:
 # --- Requests -------------------------------------------------------------------------------------------------------
 
 
-def request(identifier: int, method: str, params: Any = None) -> dict[str, Any]:
+def request(identifier: int, method: str, params: Any = None, descriptors: int = 0) -> dict[str, Any]:
     frame: dict[str, Any] = {"id": identifier, "method": method}
+    if descriptors:  # how many came with the frame
+        frame["descriptors"] = descriptors
     if params is not None:
         frame["params"] = params
     return frame
