@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from collections.abc import Callable, Sequence
@@ -42,6 +43,7 @@ class Comparison:
         with self.caller.workspace() as work:
             self._fill(work, files)
             native = self.caller.native([shell, "-c", script], cwd=work, input=input, timeout=timeout)
+            print(f"natively:\n{native}")  # pytest shows it where the test fails, and with -rP
             assert native.returncode == status, f"natively:\n{native}"
             if expected is not None:
                 assert normalise(native.stdout) == expected, f"natively:\n{native}"
@@ -54,14 +56,15 @@ class Comparison:
         assert normalise(inside.stdout) == normalise(native.stdout), f"in the sandbox:\n{inside}\nnatively:\n{native}"
         return inside.stdout
 
-    @staticmethod
-    def _fill(work: Path, files: Sequence[str]) -> None:
+    def _fill(self, work: Path, files: Sequence[str]) -> None:
         for name in files:
             source = PROGRAMS / name
             if source.is_dir():
                 shutil.copytree(source, work / name)
             else:
                 shutil.copy(source, work / name)
+        for path in work.rglob("*"):
+            os.chown(path, *self.caller.owner)
 
 
 @pytest.fixture
