@@ -254,6 +254,10 @@ pub trait FileSystem: Send + Sync + Any {
     /// "overlay", "tmpfs", "proc" ... as /proc/mounts shows it.
     fn type_name(&self) -> &'static str;
     fn device(&self) -> Device;
+    /// Brings to the disk what has one (syncfs(2)).
+    fn sync(&self) -> Result<()> {
+        Ok(())
+    }
     /// Whether nothing can be written here at all (EROFS).
     fn is_read_only(&self) -> bool {
         false

@@ -17,6 +17,7 @@ pub mod listing;
 pub mod lock;
 pub mod anonymous;
 pub mod mount;
+pub mod names;
 pub mod notify;
 pub mod open;
 pub mod overlay;

@@ -173,6 +173,27 @@ impl MountTable {
         Ok(())
     }
 
+    /// Attaches a mount elsewhere (MS_MOVE): EINVAL for the root of the tree, ELOOP into itself.
+    pub fn move_mount(&self, mount: &Arc<Mount>, place: &Path) -> Result<()> {
+        let place = self.topmost(place.clone());
+        if mount.root.is_directory() != place.dentry.is_directory() {
+            return Err(Errno::ENOTDIR);
+        }
+        let _mounts = self.mounts.write();
+        let Some(old) = mount.attached_at() else { return Err(Errno::EINVAL) };
+        let mut above = Some(place.clone());
+        while let Some(path) = above {
+            if Arc::ptr_eq(&path.mount, mount) {
+                return Err(Errno::ELOOP);
+            }
+            above = path.mount.attached_at();
+        }
+        place.dentry.mounts_here.fetch_add(1, Ordering::AcqRel);
+        *mount.attached_at.write() = Some(place);
+        old.dentry.mounts_here.fetch_sub(1, Ordering::AcqRel);
+        Ok(())
+    }
+
     /// Changes a mount's flags (MS_REMOUNT, with or without MS_BIND).
     pub fn remount(&self, mount: &Mount, flags: MountFlags) {
         mount.flags.store(flags.bits(), Ordering::Relaxed);

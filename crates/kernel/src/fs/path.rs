@@ -171,11 +171,6 @@ impl Dentry {
     pub(crate) fn detach_child(&self, children: &mut Children, name: &[u8]) {
         children.map.remove(name);
     }
-
-    /// An O_TMPFILE file got its first name (linkat).
-    pub(crate) fn is_unnamed_or_unlinked(&self) -> bool {
-        self.is_unlinked()
-    }
 }
 
 impl Children {

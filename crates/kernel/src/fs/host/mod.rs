@@ -158,6 +158,14 @@ impl FileSystem for HostTree {
         })
     }
 
+    fn sync(&self) -> Result<()> {
+        if self.access == Access::ReadOnly {
+            return Ok(());
+        }
+        let root = self.root.lock().clone().ok_or(Errno::EIO)?;
+        rustix::fs::syncfs(root.open_host(rustix::fs::OFlags::RDONLY)?).map_err(host_error)
+    }
+
     fn type_name(&self) -> &'static str {
         "host"
     }

@@ -195,6 +195,10 @@ impl FileSystem for Overlay {
         Ok(StatFs { kind: MAGIC, fsid: [self.device.encode() as i32, 0], ..self.upper.statistics()? })
     }
 
+    fn sync(&self) -> Result<()> {
+        self.upper.sync()
+    }
+
     fn type_name(&self) -> &'static str {
         "overlay"
     }
