@@ -31,4 +31,7 @@ pub mod tmpfs;
 pub mod walk;
 pub mod xattr;
 
+#[cfg(test)]
+mod tests;
+
 pub use boot::{build, Services};
