@@ -1,4 +1,4 @@
-//! The sentry's own process: descriptors it was given, forking before it has threads.
+//! The sentry's own process: descriptors it was given, and the namespaces it puts itself into before it has threads.
 
 use crate::HostError;
 use rustix::process::Pid;
@@ -22,16 +22,26 @@ pub enum Forked {
     Child,
 }
 
-/// fork(2), while the process still has a single thread.
-pub fn fork_single_threaded() -> Result<Forked, HostError> {
+/// clone(2) as fork(2), with the child in new namespaces (CLONE_NEW* flags, or 0), while the process has one thread.
+pub fn fork_into_namespaces(flags: u32) -> Result<Forked, HostError> {
     let threads = std::fs::read_dir("/proc/self/task").map(|tasks| tasks.count()).unwrap_or(1);
     if threads != 1 {
-        return Err(HostError::new("fork", std::io::Error::other("the process has threads already")));
+        return Err(HostError::new("clone", std::io::Error::other("the process has threads already")));
     }
-    // SAFETY: with one thread the child has the whole program in a consistent state.
-    match unsafe { libc::fork() } {
-        -1 => Err(HostError::last("fork")),
+    if flags == 0 {
+        // SAFETY: with one thread the child has the whole program in a consistent state.
+        return match unsafe { libc::fork() } {
+            -1 => Err(HostError::last("fork")),
+            0 => Ok(Forked::Child),
+            pid => Pid::from_raw(pid).map(Forked::Parent).ok_or_else(|| HostError::last("fork")),
+        };
+    }
+    let flags = u64::from(flags) | libc::SIGCHLD as u64;
+    // SAFETY: no new stack and no shared memory, so that it is a fork; one thread, so that the child is consistent. The
+    // C library's own idea of the thread id is stale in the child, which uses none of what depends on it.
+    match unsafe { libc::syscall(libc::SYS_clone, flags, 0, 0, 0, 0) } {
+        -1 => Err(HostError::last("clone into new namespaces")),
         0 => Ok(Forked::Child),
-        pid => Pid::from_raw(pid).map(Forked::Parent).ok_or_else(|| HostError::last("fork")),
+        pid => Pid::from_raw(pid as i32).map(Forked::Parent).ok_or_else(|| HostError::last("clone")),
     }
 }

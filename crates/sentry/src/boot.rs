@@ -1,6 +1,7 @@
 //! From the `boot` message to a running kernel.
 
-use skerry_control::{Boot, Booted, Event, Failure, FailureKind, Identity, Layer, MissingLayer, MountKind};
+use crate::confine::{capabilities, filter, landlock, Layers};
+use skerry_control::{Boot, Booted, Event, Failure, FailureKind, Identity, Layer, MountKind};
 use skerry_kernel::fs::host::IdMap;
 use skerry_kernel::fs::{self, Services};
 use skerry_kernel::Kernel;
@@ -22,7 +23,12 @@ pub fn failure(kind: FailureKind, message: impl std::fmt::Display) -> Failure {
 }
 
 /// Makes the sandbox. `events` gets all that the kernel has to tell.
-pub fn boot(boot: &Boot, events: Box<dyn Fn(Event) + Send + Sync>) -> Result<Sandbox, Failure> {
+pub fn boot(
+    boot: &Boot,
+    mut layers: Layers,
+    host_pid: i32,
+    events: Box<dyn Fn(Event) + Send + Sync>,
+) -> Result<Sandbox, Failure> {
     let internal = |error: &dyn std::fmt::Display| failure(FailureKind::Internal, error);
     let mut features = Features::default();
     for name in &boot.without {
@@ -35,6 +41,11 @@ pub fn boot(boot: &Boot, events: Box<dyn Fn(Event) + Send + Sync>) -> Result<San
             other => return Err(failure(FailureKind::Invalid, format!("there is no host feature {other:?} to do without"))),
         }
     }
+    if boot.without.iter().any(|name| name == "landlock") {
+        layers.miss(Layer::Landlock, "switched off by a test");
+    } else {
+        landlock::restrict(boot, &mut layers);
+    }
     let zygote = Zygote::start(features).map_err(|error| {
         failure(FailureKind::Unsupported, format!("application processes cannot be made on this host: {error}"))
     })?;
@@ -46,7 +57,6 @@ pub fn boot(boot: &Boot, events: Box<dyn Fn(Event) + Send + Sync>) -> Result<San
     let kernel = Kernel::new(boot.hostname.as_bytes(), boot.limits.clone(), boot.network, boot.trace, events);
     let services = Services::new(kernel.memory_files.clone()).map_err(|errno| internal(&errno))?;
     let _ = kernel.file_services.set(services.clone());
-    kernel.reactor.prepare().map_err(|errno| internal(&errno))?;
     let pseudo = |kind: &MountKind, services: &Arc<Services>| -> Option<Arc<dyn fs::inode::FileSystem>> {
         match kind {
             MountKind::Proc => Some(fs::proc::ProcFileSystem::new(&kernel, services.new_device())),
@@ -56,22 +66,32 @@ pub fn boot(boot: &Boot, events: Box<dyn Fn(Event) + Send + Sync>) -> Result<San
     };
     fs::build(&kernel.mounts, &services, &boot.mounts, IdMap { root: caller }, &pseudo)
         .map_err(|error| failure(FailureKind::Invalid, error))?;
-    let mut missing = Vec::new();
-    let layers = vec![Layer::Seccomp];
-    for layer in [Layer::UserNamespace, Layer::MountNamespace, Layer::PidNamespace, Layer::NetworkNamespace, Layer::Landlock, Layer::Cgroup] {
-        missing.push(MissingLayer { layer, reason: "not built yet".into() });
-    }
+    let own_user_namespace = layers.present.contains(&Layer::UserNamespace);
+    capabilities::drop_all_but_file_access(boot, own_user_namespace, &mut layers).map_err(|error| internal(&error))?;
+    filter::install().map_err(|error| failure(FailureKind::Unsupported, format!("the sentry cannot confine itself: {error}")))?;
+    layers.add(Layer::Seccomp);
+    layers.miss(Layer::Cgroup, "not used yet");
+    refuse_missing(&boot.require, &layers)?;
+    kernel.reactor.prepare().map_err(|errno| internal(&errno))?;
     kernel.start(zygote).map_err(|error| internal(&error))?;
     let booted = Booted {
-        layers,
-        missing,
+        layers: layers.present,
+        missing: layers.missing,
         limits: BTreeMap::new(),
         version: env!("CARGO_PKG_VERSION").into(),
         guest_memory: match skerry_platform::memory::access() {
             skerry_platform::memory::Access::ProcessVm => "process_vm".into(),
             skerry_platform::memory::Access::ProcMem => "proc_mem".into(),
         },
-        sentry_pid: std::process::id() as i32,
+        sentry_pid: host_pid,
     };
     Ok(Sandbox { kernel, booted, caller })
+}
+
+/// A layer that was demanded and is not there is an error that names it and says why.
+fn refuse_missing(required: &[Layer], layers: &Layers) -> Result<(), Failure> {
+    let Some(layer) = required.iter().find(|layer| !layers.present.contains(layer)) else { return Ok(()) };
+    let reason = layers.missing.iter().find(|missing| missing.layer == *layer).map_or("", |missing| missing.reason.as_str());
+    let name = serde_json::to_value(layer).ok().and_then(|name| name.as_str().map(str::to_owned)).unwrap_or_default();
+    Err(failure(FailureKind::Unenforceable, format!("the layer {name} was required, and is not in force here: {reason}")))
 }

@@ -34,6 +34,15 @@ impl Connection {
         Connection { socket, received: Vec::new(), descriptors: Vec::new(), sender }
     }
 
+    /// Closes our end without the other side hearing of it (a copy of it lives on in a child).
+    pub fn let_go(&mut self) {
+        // /dev/null takes the socket's place: there is always a descriptor to read from.
+        if let Ok(null) = std::fs::File::open("/dev/null") {
+            self.socket = Arc::new(null.into());
+            self.sender = Sender { socket: self.socket.clone(), lock: Arc::default() };
+        }
+    }
+
     pub fn sender(&self) -> Sender {
         self.sender.clone()
     }

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod boot;
+mod confine;
 mod connection;
 mod server;
 
@@ -32,7 +33,7 @@ fn main() -> ExitCode {
         return ExitCode::from(2);
     };
     match run(number) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("skerry-sentry: {error}");
             ExitCode::from(FAILURE)
@@ -40,7 +41,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(control: i32) -> Result<(), Box<dyn std::error::Error>> {
+fn run(control: i32) -> Result<ExitCode, Box<dyn std::error::Error>> {
     let socket = skerry_platform::own::take_descriptor(control)?;
     server::serve(connection::Connection::new(socket))
 }

@@ -1,6 +1,7 @@
 //! The control protocol's server: requests in order, each answered once; events as they come.
 
 use crate::boot::{boot, failure, Sandbox};
+use crate::confine::namespaces::{self, Role, Without};
 use crate::connection::{Connection, Sender};
 use parking_lot::Mutex;
 use serde_json::{json, Value};
@@ -13,6 +14,7 @@ use skerry_kernel::sync::Wake;
 use skerry_kernel::task::{self, Credentials, ExitStatus, Process};
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
+use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -34,19 +36,28 @@ struct Program {
 }
 
 /// Serves until the other end closes or says `shutdown`.
-pub fn serve(mut connection: Connection) -> Result<(), Box<dyn std::error::Error>> {
+pub fn serve(mut connection: Connection) -> Result<ExitCode, Box<dyn std::error::Error>> {
     let sender = connection.sender();
-    let Some((request, _)) = connection.receive()? else { return Ok(()) };
+    let Some((request, _)) = connection.receive()? else { return Ok(ExitCode::SUCCESS) };
     let Call::Boot(wanted) = request.call else {
         sender.reply(request.id, Err(failure(FailureKind::Invalid, "the first request must be boot")));
-        return Ok(());
+        return Ok(ExitCode::SUCCESS);
     };
+    let without = Without {
+        user_namespace: wanted.without.iter().any(|name| name == "user_namespace"),
+        pid_namespace: wanted.without.iter().any(|name| name == "pid_namespace"),
+    };
+    let (layers, host_pid) = match namespaces::enter(without, || connection.let_go())? {
+        Role::Guardian(code) => return Ok(code),
+        Role::Sentry(layers, host_pid) => (layers, host_pid),
+    };
+    let sender = connection.sender();
     let events = sender.clone();
-    let sandbox = match boot(&wanted, Box::new(move |event| events.event(&event))) {
+    let sandbox = match boot(&wanted, layers, host_pid, Box::new(move |event| events.event(&event))) {
         Ok(sandbox) => sandbox,
         Err(error) => {
             sender.reply(request.id, Err(error));
-            return Ok(());
+            return Ok(ExitCode::SUCCESS);
         }
     };
     sender.reply(request.id, Ok(serde_json::to_value(&sandbox.booted)?));
@@ -56,13 +67,13 @@ pub fn serve(mut connection: Connection) -> Result<(), Box<dyn std::error::Error
         if matches!(request.call, Call::Shutdown) {
             server.end_all();
             sender.reply(request.id, Ok(json!({})));
-            return Ok(());
+            return Ok(ExitCode::SUCCESS);
         }
         let outcome = server.answer(request.call, descriptors);
         sender.reply(request.id, outcome);
     }
     server.end_all();
-    Ok(())
+    Ok(ExitCode::SUCCESS)
 }
 
 fn no_process(process: u32) -> Failure {
