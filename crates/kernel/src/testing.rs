@@ -23,7 +23,7 @@ pub fn kernel() -> Arc<Kernel> {
 }
 
 pub fn kernel_with(limits: Limits) -> Arc<Kernel> {
-    Kernel::new(b"test", limits, Network::Loopback, Box::new(|_| {}))
+    Kernel::new(b"test", limits, Network::Loopback, false, Box::new(|_| {}))
 }
 
 /// A process of root, alone in its session, as `skerry do` starts one.
@@ -59,8 +59,7 @@ pub fn address_of_mut<T: IntoBytes + zerocopy::FromBytes>(value: &mut T) -> u64 
 /// A root directory with nothing in it.
 fn root() -> crate::fs::path::Path {
     use crate::fs::inode::{Device, FileSystem, FileType, Inode, Metadata};
-    use crate::fs::mount::Mount;
-    use crate::fs::path::{Dentry, Path};
+    use crate::fs::mount::{MountFlags, MountTable, NewMount};
 
     struct Nothing;
     impl Inode for Nothing {
@@ -98,5 +97,11 @@ fn root() -> crate::fs::path::Path {
             Device::default()
         }
     }
-    Path { mount: Arc::new(Mount { file_system: Arc::new(Nothing) }), dentry: Arc::new(Dentry { inode: Arc::new(Nothing) }) }
+    MountTable::new().set_root(NewMount {
+        file_system: Arc::new(Nothing),
+        root: None,
+        source: b"none".to_vec(),
+        options: String::new(),
+        flags: MountFlags::empty(),
+    })
 }
