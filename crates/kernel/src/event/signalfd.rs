@@ -47,7 +47,7 @@ struct SignalFdInfo {
 impl SignalFdInfo {
     /// What of the siginfo's union is meant follows from the signal and the code (sigaction(2)).
     fn new(info: &SignalInfo) -> SignalFdInfo {
-        let mut out = SignalFdInfo::new_zeroed();
+        let mut out = <SignalFdInfo as zerocopy::FromZeros>::new_zeroed();
         (out.signo, out.errno, out.code) = (info.signo as u32, info.errno, info.code);
         let low = info.fields[0] as u32;
         let high = (info.fields[0] >> 32) as u32;

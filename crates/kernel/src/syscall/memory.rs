@@ -10,7 +10,7 @@ use skerry_platform::engine::NativeCall;
 use skerry_platform::layout::{RESERVED_END, STUB_BASE};
 
 const PAGE: u64 = 4096;
-const ADDRESS_END: u64 = 0x7fff_ffff_f000;
+pub(super) const ADDRESS_END: u64 = 0x7fff_ffff_f000;
 
 fn pass_result_on() -> Continuation {
     Box::new(|_, result| if result < 0 { Err(Errno(-result as i32)) } else { Ok(result as u64) })

@@ -1,16 +1,20 @@
-//! System V inter-process communication (sysvipc(7)). shmat(2) and shmdt(2) are with the other memory calls.
+//! System V inter-process communication (sysvipc(7)).
 
 use super::UserAddress;
 use crate::ipc::sysv::message::{self, Message, MessageQueue, QueueStruct, Selection, TooLong};
 use crate::ipc::sysv::registry::{Object, Permission, Registry, IPC_NOWAIT};
 use crate::ipc::sysv::semaphore::{self, Operation, SemaphoreSet, SetStruct};
-use crate::ipc::sysv::shared_memory::{self, Segment, SegmentStruct};
+use crate::ipc::sysv::shared_memory::{self, Access, Segment, SegmentStruct};
 use crate::time::deadline_after;
 use crate::{Context, Errno, Result};
+use skerry_abi::raw::general as linux;
 use skerry_abi::structs::TimeSpec;
+use skerry_platform::engine::NativeCall;
+use skerry_platform::layout::{RESERVED_END, STUB_BASE};
 use std::sync::Arc;
 use std::time::Instant;
 
+const PAGE: u64 = 4096;
 const IPC_RMID: i32 = 0;
 const IPC_SET: i32 = 1;
 const IPC_STAT: i32 = 2;
@@ -119,6 +123,54 @@ pub fn shmctl(context: &mut Context, id: i32, command: i32, buffer: UserAddress)
     let (value, segment) = find_to_show(context, segments, id, lookup)?;
     context.write(buffer.0, &segment.to_struct())?;
     Ok(value)
+}
+
+/// shmat(2): where the segment was mapped. EINVAL, EIDRM, EACCES, ENOMEM.
+pub fn shmat(context: &mut Context, id: i32, address: u64, flags: i32) -> Result<u64> {
+    const SHM_RDONLY: i32 = 0o10000;
+    const SHM_RND: i32 = 0o20000;
+    const SHM_REMAP: i32 = 0o40000;
+    const SHM_EXEC: i32 = 0o100000;
+    let access = if flags & SHM_RDONLY != 0 { Access::Read } else { Access::ReadWrite };
+    let address = if flags & SHM_RND != 0 { address / PAGE * PAGE } else { address };
+    if address % PAGE != 0 || (address == 0 && flags & SHM_REMAP != 0) {
+        return Err(Errno::EINVAL);
+    }
+    let mut protection = linux::PROT_READ;
+    if access == Access::ReadWrite {
+        protection |= linux::PROT_WRITE;
+    }
+    if flags & SHM_EXEC != 0 {
+        protection |= linux::PROT_EXEC;
+    }
+    let attachment = shared_memory::attach(context, id, access)?;
+    let mut host_flags = linux::MAP_SHARED;
+    if address != 0 {
+        let end = address.checked_add(attachment.size).filter(|&end| end <= super::memory::ADDRESS_END);
+        if end.is_none_or(|end| address < RESERVED_END && end > STUB_BASE) {
+            attachment.undo(context);
+            return Err(Errno::EINVAL);
+        }
+        host_flags |= if flags & SHM_REMAP != 0 { linux::MAP_FIXED } else { linux::MAP_FIXED_NOREPLACE };
+    }
+    let arguments = [address, attachment.size, protection.into(), host_flags.into(), 0, 0];
+    let call = NativeCall::with_descriptor(linux::__NR_mmap, arguments, 4, attachment.descriptor.clone());
+    let finish = move |context: &mut Context, result: i64| {
+        if result < 0 {
+            attachment.undo(context);
+            let error = Errno(-result as i32);
+            return Err(if error == Errno::EEXIST { Errno::EINVAL } else { error });
+        }
+        attachment.done(context, result as u64);
+        Ok(result as u64)
+    };
+    context.run_native(vec![call], Some(Box::new(finish)))
+}
+
+/// shmdt(2). EINVAL where no segment is attached at `address`.
+pub fn shmdt(context: &mut Context, address: u64) -> Result<u64> {
+    let size = shared_memory::detach(context, address)?;
+    context.run_native(vec![NativeCall::new(linux::__NR_munmap, [address, size, 0, 0, 0, 0])], None)
 }
 
 /// semget(2). EINVAL, EEXIST, ENOENT, EACCES, ENOSPC.
@@ -362,7 +414,7 @@ pub fn msgctl(context: &mut Context, id: i32, command: i32, buffer: UserAddress)
             if new.most_bytes > message::MSGMNB && !credentials.has_capability(CAP_SYS_RESOURCE) {
                 return Err(Errno::EPERM);
             }
-            queue.set(&QueueStruct { most_bytes: new.most_bytes.min(message::LARGEST_QUEUE), ..new });
+            queue.set(&new.permission, new.most_bytes.min(message::LARGEST_QUEUE));
             return Ok(0);
         }
         IPC_RMID => {

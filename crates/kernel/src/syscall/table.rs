@@ -81,7 +81,7 @@ rows! {
     27 mincore crate::syscall::memory::mincore, Kernel Partial "every mapped page counts as resident";
     28 madvise crate::syscall::memory::madvise, Host Partial "no MADV_REMOVE";
     29 shmget crate::syscall::sysv::shmget, Kernel Full "";
-    30 shmat crate::syscall::memory::shmat, Kernel Full "";
+    30 shmat crate::syscall::sysv::shmat, Kernel Full "";
     31 shmctl crate::syscall::sysv::shmctl, Kernel Full "";
     32 dup crate::syscall::descriptor::dup, Kernel Full "";
     33 dup2 crate::syscall::descriptor::dup2, Kernel Full "";
@@ -118,7 +118,7 @@ rows! {
     64 semget crate::syscall::sysv::semget, Kernel Full "";
     65 semop crate::syscall::sysv::semop, Kernel Full "";
     66 semctl crate::syscall::sysv::semctl, Kernel Full "";
-    67 shmdt crate::syscall::memory::shmdt, Kernel Full "";
+    67 shmdt crate::syscall::sysv::shmdt, Kernel Full "";
     68 msgget crate::syscall::sysv::msgget, Kernel Full "";
     69 msgsnd crate::syscall::sysv::msgsnd, Kernel Full "";
     70 msgrcv crate::syscall::sysv::msgrcv, Kernel Full "";

@@ -191,11 +191,11 @@ impl MessageQueue {
     }
 
     /// IPC_SET.
-    pub fn set(&self, new: &QueueStruct) {
+    pub fn set(&self, permission: &PermissionStruct, most_bytes: u64) {
         {
             let mut state = self.state.lock();
-            state.permission.set(&new.permission);
-            state.shown.most_bytes = new.most_bytes;
+            state.permission.set(permission);
+            state.shown.most_bytes = most_bytes;
             state.shown.change_time = crate::time::realtime_now().sec;
         }
         self.queue.wake_all();

@@ -8,8 +8,6 @@ pub mod registry;
 pub mod semaphore;
 pub mod shared_memory;
 
-pub use shared_memory::{attach, detach, Attachment};
-
 use crate::Kernel;
 use message::MessageQueue;
 use registry::Registry;
@@ -24,9 +22,9 @@ pub struct Namespace {
     pub queues: Registry<MessageQueue>,
     attachments: Attachments,
     /// Bytes in all message queues.
-    pub(super) message_bytes: std::sync::Arc<std::sync::atomic::AtomicUsize>,
+    pub message_bytes: std::sync::Arc<std::sync::atomic::AtomicUsize>,
     /// Semaphores in all sets.
-    pub(super) semaphore_count: std::sync::Arc<std::sync::atomic::AtomicUsize>,
+    pub semaphore_count: std::sync::Arc<std::sync::atomic::AtomicUsize>,
 }
 
 /// fork(2): the child has the parent's segments attached.

@@ -177,17 +177,24 @@ impl Attachment {
     }
 }
 
+/// How a segment is mapped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    Read,
+    ReadWrite,
+}
+
 /// shmat(2), up to the mapping itself. EINVAL, EIDRM, EACCES, ENOMEM.
-pub fn attach(context: &Context, id: i32, read_only: bool) -> Result<Attachment> {
+pub fn attach(context: &Context, id: i32, access: Access) -> Result<Attachment> {
     let sysv = &context.kernel().sysv;
     let segment = sysv.segments.find(id)?;
-    segment.permission().check(&context.task.credentials(), if read_only { 0o444 } else { 0o666 })?;
+    segment.permission().check(&context.task.credentials(), match access { Access::Read => 0o444, Access::ReadWrite => 0o666 })?;
     let pid = context.process().pid();
     if sysv.attachments.by_process.lock().get(&pid).is_some_and(|attached| attached.len() >= MOST_ATTACHED) {
         return Err(Errno::ENOMEM);
     }
     let size = segment.mapped_size();
-    let request = MappingRequest { shared: true, writable: !read_only, offset: 0, length: size };
+    let request = MappingRequest { shared: true, writable: access == Access::ReadWrite, offset: 0, length: size };
     let descriptor = segment.memory.mapping_descriptor(request)?;
     segment.attached(pid);
     Ok(Attachment { id, segment, descriptor, size })
