@@ -56,6 +56,8 @@ pub fn boot(boot: &Boot, events: Box<dyn Fn(Event) + Send + Sync>) -> Result<San
     };
     fs::build(&kernel.mounts, &services, &boot.mounts, IdMap { root: caller }, &pseudo)
         .map_err(|error| failure(FailureKind::Invalid, error))?;
+    skerry_kernel::tty::mount(&kernel, services.new_device()).map_err(|errno| internal(&errno))?;
+    fs::sys::mount_control_group(&kernel, services.new_device()).map_err(|errno| internal(&errno))?;
     let mut missing = Vec::new();
     let layers = vec![Layer::Seccomp];
     for layer in [Layer::UserNamespace, Layer::MountNamespace, Layer::PidNamespace, Layer::NetworkNamespace, Layer::Landlock, Layer::Cgroup] {

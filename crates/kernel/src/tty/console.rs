@@ -10,7 +10,6 @@ use super::termios::VEOF;
 use crate::fs::file::{OpenFile, StatusFlags};
 use crate::fs::path::Path;
 use crate::sync::{WaitQueue, Waiter};
-use crate::task::Process;
 use crate::{Errno, Kernel, Result};
 use parking_lot::Mutex;
 use rustix::event::{PollFd, PollFlags};
@@ -58,7 +57,7 @@ impl Console {
         &self.terminal
     }
 
-    /// A file for a program's standard streams.
+    /// A file for a program's standard streams: the program that is started with it is controlled by the terminal.
     pub fn open(&self, kernel: &Kernel) -> Result<Arc<OpenFile>> {
         let slave = SlaveFile::open_for_boot(&self.terminal, None)?;
         Ok(OpenFile::new(slave, StatusFlags::RDWR, self.path(kernel)))
@@ -66,13 +65,6 @@ impl Console {
 
     fn path(&self, kernel: &Kernel) -> Option<Path> {
         super::path_of(kernel, &self.terminal)
-    }
-
-    /// Makes it the controlling terminal of `leader`, which has just become a session's leader, and gives it the node.
-    pub fn control(&self, leader: &Process) {
-        let group = leader.group();
-        super::job_control::bind(&self.terminal, &group.session, &group);
-        self.terminal.state().owner.0 = leader.credentials().euid;
     }
 
     pub fn resize(&self, columns: u16, rows: u16) {

@@ -26,6 +26,7 @@ pub use termios::{Termios, WindowSize};
 use crate::fs::inode::Device;
 use crate::fs::path::Path;
 use crate::fs::walk::{self, Follow};
+use crate::task::Task;
 use crate::{Errno, Kernel, Result};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
@@ -99,6 +100,21 @@ pub fn mount(kernel: &Arc<Kernel>, device: Device) -> Result<()> {
         flags,
     };
     kernel.mounts.mount_at(&place, new).map(drop)
+}
+
+/// A program starts as its session's leader: a terminal among its standard streams that controls nobody yet becomes its
+/// controlling terminal, and its node the program's user's.
+pub(crate) fn take_control(leader: &Task) {
+    for fd in 0..3 {
+        let Ok(file) = leader.files().get(fd) else { continue };
+        let Some(slave) = file.downcast::<SlaveFile>() else { continue };
+        if slave.terminal().state().session.upgrade().is_none() {
+            let group = leader.process().group();
+            job_control::bind(slave.terminal(), &group.session, &group);
+            slave.terminal().state().owner.0 = leader.credentials().euid;
+            return;
+        }
+    }
 }
 
 /// Where a terminal's node is, if devpts is mounted at /dev/pts.
