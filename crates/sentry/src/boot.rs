@@ -66,6 +66,8 @@ pub fn boot(
     };
     fs::build(&kernel.mounts, &services, &boot.mounts, IdMap { root: caller }, &pseudo)
         .map_err(|error| failure(FailureKind::Invalid, error))?;
+    skerry_kernel::tty::mount(&kernel, services.new_device()).map_err(|errno| internal(&errno))?;
+    fs::sys::mount_control_group(&kernel, services.new_device()).map_err(|errno| internal(&errno))?;
     let own_user_namespace = layers.present.contains(&Layer::UserNamespace);
     capabilities::drop_all_but_file_access(boot, own_user_namespace, &mut layers).map_err(|error| internal(&error))?;
     filter::install().map_err(|error| failure(FailureKind::Unsupported, format!("the sentry cannot confine itself: {error}")))?;

@@ -12,6 +12,7 @@ use skerry_kernel::fs::host_file::HostFile;
 use skerry_kernel::run::{self, SpawnError};
 use skerry_kernel::sync::Wake;
 use skerry_kernel::task::{self, Credentials, ExitStatus, Process};
+use skerry_kernel::tty::Console;
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
@@ -33,7 +34,11 @@ struct Server {
 struct Program {
     process: Arc<Process>,
     arguments: Vec<skerry_control::Bytes>,
+    console: Option<Arc<Console>>,
 }
+
+/// How long a terminal's output may take to the caller after the program's end.
+const OUTPUT_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Serves until the other end closes or says `shutdown`.
 pub fn serve(mut connection: Connection) -> Result<ExitCode, Box<dyn std::error::Error>> {
@@ -111,7 +116,7 @@ impl Server {
         if all.into_iter().any(|bytes| bytes.0.contains(&0)) {
             return Err(failure(FailureKind::Invalid, "a zero byte in an argument, the environment or the directory"));
         }
-        let stdio = self.stdio(&spawn.stdio, descriptors)?;
+        let (stdio, console) = self.stdio(&spawn.stdio, descriptors)?;
         let directory = spawn.directory.0.clone();
         let request = run::Spawn {
             arguments: spawn.arguments.iter().map(|argument| argument.0.clone()).collect(),
@@ -122,39 +127,60 @@ impl Server {
         };
         let process = run::spawn(&self.sandbox.kernel, request).map_err(|error| spawn_failure(&name, &directory, error))?;
         let pid = process.pid() as u32;
-        self.spawned.lock().insert(pid, Program { process: process.clone(), arguments: spawn.arguments });
-        Watch::start(process, self.sender.clone(), self.spawned.clone(), Instant::now());
+        self.spawned.lock().insert(pid, Program { process: process.clone(), arguments: spawn.arguments, console: console.clone() });
+        Watch::start(process, self.sender.clone(), self.spawned.clone(), console);
         Ok(json!(Spawned { process: pid }))
     }
 
-    fn stdio(&self, wanted: &Stdio, descriptors: Vec<OwnedFd>) -> Result<[Arc<OpenFile>; 3], Failure> {
-        let Stdio::Descriptors(indices) = wanted else {
-            return Err(failure(FailureKind::Internal, "terminals are not built yet"));
-        };
-        let kernel = &self.sandbox.kernel;
+    fn stdio(&self, wanted: &Stdio, descriptors: Vec<OwnedFd>) -> Result<([Arc<OpenFile>; 3], Option<Arc<Console>>), Failure> {
         let mut descriptors: Vec<Option<OwnedFd>> = descriptors.into_iter().map(Some).collect();
-        let mut opened: BTreeMap<usize, Arc<OpenFile>> = BTreeMap::new();
-        let mut files = Vec::with_capacity(3);
-        for index in indices {
-            let file = match index {
-                None => None,
-                Some(index) if opened.contains_key(index) => opened.get(index).cloned(),
-                Some(index) => {
-                    let descriptor = descriptors.get_mut(*index).and_then(Option::take).ok_or_else(|| {
-                        failure(FailureKind::Invalid, format!("descriptor {index} did not come with the request"))
-                    })?;
-                    let file = HostFile::open(descriptor, self.sandbox.caller, &kernel.reactor)
-                        .map_err(|errno| failure(FailureKind::Internal, format!("a standard stream cannot be used: {errno}")))?;
-                    opened.insert(*index, file.clone());
-                    Some(file)
+        let mut take = |index: usize| {
+            descriptors
+                .get_mut(index)
+                .and_then(Option::take)
+                .ok_or_else(|| failure(FailureKind::Invalid, format!("descriptor {index} did not come with the request")))
+        };
+        match wanted {
+            Stdio::Descriptors(indices) => {
+                let mut opened: BTreeMap<usize, Arc<OpenFile>> = BTreeMap::new();
+                let mut files = Vec::with_capacity(3);
+                for index in indices {
+                    files.push(match index {
+                        None => self.null()?,
+                        Some(index) => match opened.get(index) {
+                            Some(file) => file.clone(),
+                            None => {
+                                let file = self.host_file(take(*index)?)?;
+                                opened.insert(*index, file.clone());
+                                file
+                            }
+                        },
+                    });
                 }
-            };
-            files.push(match file {
-                Some(file) => file,
-                None => self.null()?,
-            });
+                let files = files.try_into().map_err(|_| failure(FailureKind::Internal, "three standard streams"))?;
+                Ok((files, None))
+            }
+            Stdio::Terminal { input, output, error, columns, rows } => {
+                let no_terminal = |errno| failure(FailureKind::Internal, format!("a terminal cannot be made: {errno}"));
+                let kernel = &self.sandbox.kernel;
+                let input_descriptor = take(*input)?;
+                let output_descriptor = if input == output {
+                    input_descriptor.try_clone().map_err(|error| failure(FailureKind::Internal, error))?
+                } else {
+                    take(*output)?
+                };
+                let error = error.map(|index| take(index).and_then(|descriptor| self.host_file(descriptor))).transpose()?;
+                let console =
+                    Console::new(input_descriptor, output_descriptor, *columns, *rows, kernel).map_err(no_terminal)?;
+                let file = console.open(kernel).map_err(no_terminal)?;
+                Ok(([file.clone(), file.clone(), error.unwrap_or(file)], Some(console)))
+            }
         }
-        files.try_into().map_err(|_| failure(FailureKind::Internal, "three standard streams"))
+    }
+
+    fn host_file(&self, descriptor: OwnedFd) -> Result<Arc<OpenFile>, Failure> {
+        HostFile::open(descriptor, self.sandbox.caller, &self.sandbox.kernel.reactor)
+            .map_err(|errno| failure(FailureKind::Internal, format!("a standard stream cannot be used: {errno}")))
     }
 
     fn null(&self) -> Result<Arc<OpenFile>, Failure> {
@@ -183,8 +209,12 @@ impl Server {
         Ok(json!({}))
     }
 
-    fn resize(&self, process: u32, _columns: u16, _rows: u16) -> Result<Value, Failure> {
-        Err(no_process(process))
+    fn resize(&self, process: u32, columns: u16, rows: u16) -> Result<Value, Failure> {
+        let console = self.spawned.lock().get(&process).ok_or_else(|| no_process(process))?.console.clone();
+        let console = console
+            .ok_or_else(|| failure(FailureKind::Invalid, format!("process {process} was started without a terminal")))?;
+        console.resize(columns, rows);
+        Ok(json!({}))
     }
 
     fn usage(&self) -> Usage {
@@ -239,13 +269,21 @@ struct Watch {
     process: Arc<Process>,
     sender: Sender,
     spawned: Arc<Mutex<BTreeMap<u32, Program>>>,
+    console: Option<Arc<Console>>,
     started: Instant,
     told: AtomicBool,
 }
 
 impl Watch {
-    fn start(process: Arc<Process>, sender: Sender, spawned: Arc<Mutex<BTreeMap<u32, Program>>>, started: Instant) {
-        let watch = Arc::new(Watch { process: process.clone(), sender, spawned, started, told: AtomicBool::new(false) });
+    fn start(
+        process: Arc<Process>,
+        sender: Sender,
+        spawned: Arc<Mutex<BTreeMap<u32, Program>>>,
+        console: Option<Arc<Console>>,
+    ) {
+        let started = Instant::now();
+        let watch =
+            Arc::new(Watch { process: process.clone(), sender, spawned, console, started, told: AtomicBool::new(false) });
         process.exit_queue.add(watch.clone());
         watch.wake();
     }
@@ -264,7 +302,20 @@ impl Wake for Watch {
             ExitStatus::Exited(status) => (Some(i32::from(status)), None, false),
             ExitStatus::Signaled(signal, core) => (None, Some(signal.number()), core),
         };
-        self.sender.event(&Event::Exited { process: pid, status, signal, core_dumped, usage });
-        self.spawned.lock().remove(&pid);
+        let event = Event::Exited { process: pid, status, signal, core_dumped, usage };
+        let (sender, spawned) = (self.sender.clone(), self.spawned.clone());
+        let tell = move |console: Option<Arc<Console>>| {
+            // What it wrote is with the caller before the caller hears of its end.
+            if let Some(console) = console {
+                console.finish(OUTPUT_PATIENCE);
+            }
+            sender.event(&event);
+            spawned.lock().remove(&pid);
+        };
+        match self.console.clone() {
+            // Wakers must not wait.
+            Some(console) => drop(std::thread::Builder::new().name("console end".into()).spawn(move || tell(Some(console)))),
+            None => tell(None),
+        }
     }
 }

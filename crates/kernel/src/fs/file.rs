@@ -65,6 +65,13 @@ pub struct MappingRequest {
     pub length: u64,
 }
 
+/// Which way bytes go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transfer {
+    Read,
+    Write,
+}
+
 /// What an open object can do. Defaults are the errors that Linux gives where an object lacks an operation.
 #[allow(unused_variables)]
 pub trait FileOperations: Send + Sync + Any {
@@ -108,6 +115,14 @@ pub trait FileOperations: Send + Sync + Any {
     /// fcntl(2) commands that are the object's own.
     fn fcntl(&self, context: &mut Context, file: &OpenFile, command: u32, argument: u64) -> Result<u64> {
         Err(Errno::EINVAL)
+    }
+    /// Asked before read(2) and write(2) and their like begin: terminals stop background processes here.
+    fn before_transfer(&self, context: &Context, direction: Transfer) -> Result<()> {
+        Ok(())
+    }
+    /// [`FileOperations::read_timeout`] is over: what read(2) gives, or `None` to wait once more.
+    fn read_timed_out(&self, file: &OpenFile, buffer: &mut [u8]) -> Option<Result<usize>> {
+        Some(Err(Errno::EAGAIN))
     }
     /// How long read(2) and write(2) wait at most before EAGAIN (SO_RCVTIMEO, SO_SNDTIMEO); `None`: for ever.
     fn read_timeout(&self) -> Option<std::time::Duration> {

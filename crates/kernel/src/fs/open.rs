@@ -95,7 +95,7 @@ pub fn open(context: &Context, dirfd: i32, path: &[u8], how: OpenHow) -> Result<
     let task = context.task;
     let credentials = task.credentials();
     let start = walk::start_of(task, dirfd, path)?;
-    let mut walker = Walker::new(&context.kernel().mounts, task.fs().root, &credentials);
+    let mut walker = Walker::new(&context.kernel().mounts, task.fs().root, &credentials).of(task);
     walker.flags = how.resolve;
     if how.resolve.intersects(ResolveFlags::BENEATH | ResolveFlags::IN_ROOT) {
         // openat2(2): the starting directory is the root of this walk (a relative name starts at dirfd in any case).
@@ -216,7 +216,13 @@ fn open_place(context: &Context, place: Path, how: OpenHow, created: Created) ->
 fn finish(context: &Context, place: Path, how: OpenHow) -> Result<Arc<OpenFile>> {
     let inode = place.inode().clone();
     let flags = how.status_flags();
-    let operations: Arc<dyn FileOperations> = match inode.clone().open(context, flags) {
+    // Terminals want to know O_NOCTTY, which is no status flag.
+    let no_controlling = how.flags & linux::O_NOCTTY;
+    let for_device = match inode.kind() {
+        FileType::CharacterDevice => StatusFlags::from_bits_retain(flags.bits() | no_controlling),
+        _ => flags,
+    };
+    let operations: Arc<dyn FileOperations> = match inode.clone().open(context, for_device) {
         Ok(operations) => operations,
         Err(errno) => {
             report_denied(context, &place, errno);

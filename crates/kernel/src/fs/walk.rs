@@ -54,12 +54,19 @@ pub struct Walker<'a> {
     pub root: Path,
     pub credentials: &'a Credentials,
     pub flags: ResolveFlags,
+    /// Who walks, where it is a task: /proc/self leads to it.
+    pub task: Option<&'a Task>,
     links: u32,
 }
 
 impl<'a> Walker<'a> {
     pub fn new(mounts: &'a MountTable, root: Path, credentials: &'a Credentials) -> Walker<'a> {
-        Walker { mounts, root, credentials, flags: ResolveFlags::empty(), links: 0 }
+        Walker { mounts, root, credentials, flags: ResolveFlags::empty(), task: None, links: 0 }
+    }
+
+    /// For a task.
+    pub fn of(self, task: &'a Task) -> Walker<'a> {
+        Walker { task: Some(task), ..self }
     }
 
     /// Search permission on a directory: EACCES.
@@ -230,7 +237,10 @@ impl<'a> Walker<'a> {
             }
             return Ok(Link::Place(place));
         }
-        let target = link.inode().read_link()?;
+        let target = match self.task {
+            Some(task) => link.inode().read_link_for(task)?,
+            None => link.inode().read_link()?,
+        };
         if target.is_empty() {
             return Err(Errno::ENOENT);
         }
@@ -281,7 +291,7 @@ pub fn resolve_as(task: &Task, credentials: &Credentials, dirfd: i32, path: &[u8
         return Err(Errno::ENOENT);
     }
     let start = start_of(task, dirfd, path)?;
-    Walker::new(&task.kernel().mounts, task.fs().root, credentials).walk(&start, path, follow)
+    Walker::new(&task.kernel().mounts, task.fs().root, credentials).of(task).walk(&start, path, follow)
 }
 
 /// Walks to the directory that holds the last part of `path`.
@@ -290,7 +300,7 @@ pub fn resolve_parent(task: &Task, dirfd: i32, path: &[u8]) -> Result<(Path, Las
         return Err(Errno::ENOENT);
     }
     let start = start_of(task, dirfd, path)?;
-    Walker::new(&task.kernel().mounts, task.fs().root, &task.credentials()).parent(&start, path)
+    Walker::new(&task.kernel().mounts, task.fs().root, &task.credentials()).of(task).parent(&start, path)
 }
 
 /// As [`resolve`], but an empty path means `dirfd` itself where `allow_empty` (AT_EMPTY_PATH).

@@ -66,6 +66,7 @@ pub fn spawn(kernel: &Arc<Kernel>, request: Spawn) -> Result<Arc<Process>, Spawn
         },
     )
     .map_err(SpawnError::Other)?;
+    crate::tty::take_control(&task);
     let started = enter_directory(&task, &request.directory)
         .map_err(SpawnError::Directory)
         .and_then(|()| start(&task, &program, request.arguments, request.environment));

@@ -247,7 +247,7 @@ pub fn readlinkat(context: &mut Context, dirfd: i32, path: UserAddress, buffer: 
     if place.inode().kind() != FileType::Symlink {
         return Err(if path.is_empty() { Errno::ENOENT } else { Errno::EINVAL });
     }
-    let target = place.inode().read_link()?;
+    let target = place.inode().read_link_for(context.task)?;
     let count = target.len().min(size as usize);
     context.write_bytes(buffer.0, &target[..count])?;
     Ok(count as u64)

@@ -3,7 +3,7 @@
 //! Data goes through the sentry in steps of at most [`STEP`] bytes, so that no buffer has a guest's size. No lock is held
 //! across a copy from or to guest memory.
 
-use crate::fs::file::{OpenFile, StatusFlags};
+use crate::fs::file::{OpenFile, StatusFlags, Transfer};
 use crate::fs::inode::FileType;
 use crate::fs::notify::NotifyMask;
 use crate::fs::permission;
@@ -168,7 +168,19 @@ pub fn read_into(context: &Context, file: &OpenFile, buffer: &mut [u8], at: At, 
             *position = position.saturating_add(count as u64);
             Ok(count)
         }
-        At::Position => attempt(context, file, waiting, operations.read_timeout(), || operations.read(file, buffer, 0)),
+        At::Position => {
+            operations.before_transfer(context, Transfer::Read)?;
+            loop {
+                let timeout = operations.read_timeout();
+                let result = attempt(context, file, waiting, timeout, || operations.read(file, buffer, 0));
+                if result != Err(Errno::EAGAIN) || waiting == Waiting::Refused || timeout.is_none() {
+                    return result;
+                }
+                if let Some(result) = operations.read_timed_out(file, buffer) {
+                    return result;
+                }
+            }
+        }
     }
 }
 
@@ -191,7 +203,10 @@ pub fn write_from(context: &Context, file: &OpenFile, buffer: &[u8], at: At, wai
             *position = position.saturating_add(count as u64);
             Ok(count)
         }
-        At::Position => attempt(context, file, waiting, operations.write_timeout(), || operations.write(file, buffer, 0)),
+        At::Position => {
+            operations.before_transfer(context, Transfer::Write)?;
+            attempt(context, file, waiting, operations.write_timeout(), || operations.write(file, buffer, 0))
+        }
     }
 }
 

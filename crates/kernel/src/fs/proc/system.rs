@@ -9,6 +9,7 @@ use crate::fs::pseudo::tree::Tree;
 use crate::fs::pseudo::{Attributes, Content, Entry, Node};
 use crate::fs::inode::FileType;
 use crate::fs::file::StatusFlags;
+use crate::net::proc_net::{proc_net, NAMES};
 use crate::task::Process;
 use crate::{Context, Errno, Kernel, Result};
 use skerry_platform::host::read_proc;
@@ -341,12 +342,6 @@ pub(super) fn network(kernel: &Arc<Kernel>) -> Result<Arc<dyn Node>> {
     Ok(Arc::new(NetworkDirectory { kernel: Arc::downgrade(kernel) }))
 }
 
-/// Names that [`crate::net`] may have a text for (proc_pid_net(5)).
-const NETWORK_FILES: &[&str] = &[
-    "arp", "dev", "dev_mcast", "if_inet6", "igmp", "igmp6", "ipv6_route", "netlink", "netstat", "packet", "protocols",
-    "psched", "ptype", "raw", "raw6", "route", "rt6_stats", "rt_cache", "snmp", "snmp6", "sockstat", "sockstat6", "tcp",
-    "tcp6", "udp", "udp6", "udplite", "udplite6", "unix", "wireless", "fib_trie", "fib_triestat",
-];
 /// Numbers of the files, the same whoever looks.
 const FIRST_NETWORK_INODE: u64 = 4026531900;
 
@@ -370,16 +365,16 @@ impl Node for NetworkDirectory {
     }
 
     fn lookup(&self, name: &[u8]) -> Result<Arc<dyn Node>> {
-        let index = NETWORK_FILES.iter().position(|known| known.as_bytes() == name).ok_or(Errno::ENOENT)?;
+        let index = NAMES.iter().position(|known| known.as_bytes() == name).ok_or(Errno::ENOENT)?;
         let file = self.file(index);
         file.text()?;
         Ok(Arc::new(file))
     }
 
     fn list(&self) -> Result<Vec<Entry>> {
-        let present = (0..NETWORK_FILES.len()).filter(|&index| self.file(index).text().is_ok());
+        let present = (0..NAMES.len()).filter(|&index| self.file(index).text().is_ok());
         let entry = |index: usize| Entry {
-            name: NETWORK_FILES[index].into(),
+            name: NAMES[index].into(),
             inode: FIRST_NETWORK_INODE + index as u64,
             kind: FileType::Regular,
         };
@@ -397,14 +392,9 @@ impl NetworkFile {
     /// ENOENT where the network has no such text.
     fn text(&self) -> Result<Vec<u8>> {
         let kernel = self.kernel.upgrade().ok_or(Errno::ENOENT)?;
-        let name = NETWORK_FILES.get(self.index).ok_or(Errno::ENOENT)?;
-        network_text(&kernel, name).ok_or(Errno::ENOENT)
+        let name = NAMES.get(self.index).ok_or(Errno::ENOENT)?;
+        proc_net(&kernel.net, name).map(String::into_bytes).ok_or(Errno::ENOENT)
     }
-}
-
-/// The room of the network, asked by name.
-fn network_text(kernel: &Kernel, name: &str) -> Option<Vec<u8>> {
-    crate::net::proc_net(&kernel.net, name).map(String::into_bytes)
 }
 
 impl Node for NetworkFile {

@@ -12,9 +12,11 @@ mod tests;
 pub use cgroup::ControlGroupFileSystem;
 
 use crate::fs::inode::{Device, FileSystem, Inode};
+use crate::fs::mount::{MountFlags, NewMount};
 use crate::fs::pseudo::tree::Tree;
 use crate::fs::pseudo::{empty_statistics, Node, PseudoInode};
-use crate::{Kernel, Result};
+use crate::fs::walk::{self, Follow};
+use crate::{Errno, Kernel, Result};
 use skerry_abi::structs::StatFs;
 use std::sync::{Arc, Weak};
 
@@ -56,4 +58,23 @@ impl FileSystem for SysFileSystem {
     fn device(&self) -> Device {
         self.device
     }
+}
+
+/// Mounts the control group's files at /sys/fs/cgroup, where there is such a directory: once, at boot.
+pub fn mount_control_group(kernel: &Kernel, device: Device) -> Result<()> {
+    let root = kernel.mounts.root().ok_or(Errno::ENOENT)?;
+    let place = match walk::resolve_from_root(&kernel.mounts, &root, b"/sys/fs/cgroup", Follow::Yes) {
+        Ok(place) => place,
+        Err(Errno::ENOENT | Errno::ENOTDIR) => return Ok(()),
+        Err(errno) => return Err(errno),
+    };
+    let flags = MountFlags::READ_ONLY | MountFlags::RELATIME | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    let new = NewMount {
+        file_system: ControlGroupFileSystem::new(device),
+        root: None,
+        source: b"cgroup".to_vec(),
+        options: String::new(),
+        flags,
+    };
+    kernel.mounts.mount_at(&place, new).map(drop)
 }

@@ -1,0 +1,28 @@
+//! The walls around the sentry itself, for the day on which a guest has taken it over. Each is added where the host
+//! grants it, and told: `namespaces` (and the guardian that outlives it), `landlock`, `capabilities`, `filter` (seccomp).
+//!
+//! Order: namespaces before anything else (they need a fork); Landlock before the zygote (whose processes the sentry could
+//! not reach from inside a newer domain); capabilities and filter last, before the first thread.
+
+pub mod capabilities;
+pub mod filter;
+pub mod landlock;
+pub mod namespaces;
+
+use skerry_control::{Layer, MissingLayer};
+
+/// What is in force, and what is not and why.
+#[derive(Default)]
+pub struct Layers {
+    pub present: Vec<Layer>,
+    pub missing: Vec<MissingLayer>,
+}
+
+impl Layers {
+    pub fn add(&mut self, layer: Layer) {
+        self.present.push(layer);
+    }
+    pub fn miss(&mut self, layer: Layer, reason: impl std::fmt::Display) {
+        self.missing.push(MissingLayer { layer, reason: reason.to_string() });
+    }
+}
