@@ -93,6 +93,21 @@ impl OverlayInode {
         Ok((parts.top()?.clone(), parts.upper.is_some()))
     }
 
+    /// Whether it still is what `parts` of the lower tree are at this place.
+    pub(super) fn is_lower_at(&self, parts: &Parts, parent: &Arc<OverlayInode>, name: &[u8]) -> bool {
+        let place = self.place.read();
+        let mine = self.parts.read();
+        let same_lower = match (&mine.lower, &parts.lower) {
+            (Some(mine), Some(other)) => crate::fs::path::same_inode(mine, other),
+            _ => false,
+        };
+        same_lower
+            && mine.upper.is_none()
+            && !self.unlinked.load(Ordering::Acquire)
+            && place.name == name
+            && place.parent.as_ref().is_some_and(|mine| Arc::ptr_eq(mine, parent))
+    }
+
     fn check_directory(&self) -> Result<()> {
         if self.kind == FileType::Directory {
             Ok(())

@@ -54,6 +54,8 @@ pub struct Overlay {
     root: Mutex<Option<Root>>,
     /// The object for an upper inode: files with several names are one.
     by_upper: Mutex<HashMap<usize, Weak<OverlayInode>>>,
+    /// The object for a name that has a lower part only: its directory's object and the name.
+    by_place: Mutex<HashMap<(usize, Vec<u8>), Weak<OverlayInode>>>,
     /// Devices of the lower tree in the order in which they were met.
     lower_devices: Mutex<Vec<Device>>,
     /// Held while the upper tree changes, so that a change of several steps is one.
@@ -86,6 +88,7 @@ impl Overlay {
             upper,
             root: Mutex::new(None),
             by_upper: Mutex::default(),
+            by_place: Mutex::default(),
             lower_devices: Mutex::default(),
             change_lock: Mutex::new(()),
         });
@@ -140,8 +143,7 @@ impl Overlay {
     /// The object for an upper inode, made where there is none yet.
     fn inode_for(&self, parts: Parts, number: u64, parent: &Arc<OverlayInode>, name: &[u8]) -> Arc<OverlayInode> {
         let Some(upper) = parts.upper.clone() else {
-            let kind = parts.kind();
-            return OverlayInode::new(self.arc(), kind, number, parts, Some(parent.clone()), name);
+            return self.lower_inode_for(parts, number, parent, name);
         };
         let mut by_upper = self.by_upper.lock();
         if let Some(inode) = by_upper.get(&inode_key(&upper)).and_then(Weak::upgrade) {
@@ -155,6 +157,21 @@ impl Overlay {
             by_upper.retain(|_, weak| weak.strong_count() > 0);
         }
         by_upper.insert(inode_key(&upper), Arc::downgrade(&inode));
+        inode
+    }
+
+    fn lower_inode_for(&self, parts: Parts, number: u64, parent: &Arc<OverlayInode>, name: &[u8]) -> Arc<OverlayInode> {
+        let key = (Arc::as_ptr(parent) as usize, name.to_vec());
+        let mut by_place = self.by_place.lock();
+        let known = by_place.get(&key).and_then(Weak::upgrade);
+        if let Some(inode) = known.filter(|inode| inode.is_lower_at(&parts, parent, name)) {
+            return inode;
+        }
+        let inode = OverlayInode::new(self.arc(), parts.kind(), number, parts, Some(parent.clone()), name);
+        if by_place.len() >= 256 && by_place.len().is_power_of_two() {
+            by_place.retain(|_, weak| weak.strong_count() > 0);
+        }
+        by_place.insert(key, Arc::downgrade(&inode));
         inode
     }
 
