@@ -24,17 +24,20 @@ impl Interest {
         Interest { file: None, accepted: Events::empty(), ready }
     }
 
-    fn look(&mut self) -> bool {
+    fn look(&mut self, context: &Context) -> bool {
         if let Some(file) = &self.file {
-            self.ready = readiness(file).intersection(self.accepted);
+            self.ready = with_xpg_names(file.operations.poll_for(context)).intersection(self.accepted);
         }
         !self.ready.is_empty()
     }
 }
 
-/// What `file` is ready for, the XPG names (POLLRDNORM, POLLWRNORM) included.
+/// What `file` is ready for, whoever asks, the XPG names (POLLRDNORM, POLLWRNORM) included.
 pub fn readiness(file: &OpenFile) -> Events {
-    let mut ready = file.operations.poll();
+    with_xpg_names(file.operations.poll())
+}
+
+fn with_xpg_names(mut ready: Events) -> Events {
     if ready.contains(Events::IN) {
         ready |= Events::RDNORM;
     }
@@ -82,28 +85,28 @@ impl Timeout {
     }
 }
 
-fn look_at_all(interests: &mut [Interest]) -> usize {
-    interests.iter_mut().filter_map(|interest| interest.look().then_some(())).count()
+fn look_at_all(context: &Context, interests: &mut [Interest]) -> usize {
+    interests.iter_mut().filter_map(|interest| interest.look(context).then_some(())).count()
 }
 
 /// Waits until at least one interest is ready; returns how many are (0 at the timeout). ERESTARTSYS on a signal.
 pub fn wait(context: &Context, interests: &mut [Interest], timeout: Timeout) -> Result<usize> {
-    let ready = look_at_all(interests);
+    let ready = look_at_all(context, interests);
     if ready > 0 || timeout == Timeout::Now {
         return Ok(ready);
     }
     let files: Vec<Arc<OpenFile>> = interests.iter().filter_map(|interest| interest.file.clone()).collect();
     let waiter = context.task.waiter();
     let _registrations: Vec<_> =
-        files.iter().filter_map(|file| file.operations.wait_queue()).map(|queue| queue.register(waiter.clone())).collect();
+        files.iter().filter_map(|file| file.operations.wait_queue_for(context)).map(|queue| queue.register(waiter.clone())).collect();
     loop {
-        let ready = look_at_all(interests);
+        let ready = look_at_all(context, interests);
         if ready > 0 {
             return Ok(ready);
         }
         match context.sleep(timeout.deadline()) {
             Ok(()) => {}
-            Err(Errno::ETIMEDOUT) => return Ok(look_at_all(interests)),
+            Err(Errno::ETIMEDOUT) => return Ok(look_at_all(context, interests)),
             Err(error) => return Err(error),
         }
     }

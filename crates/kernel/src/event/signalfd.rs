@@ -1,13 +1,13 @@
 //! signalfd(2): pending signals that are read.
 //!
-//! A signalfd belongs to the process that made it: reads take signals that are pending for it or one of its threads,
-//! also where the reader has inherited the descriptor.
+//! Whoever reads or polls one is told of signals that are pending for itself. To epoll(7), which asks for nobody in
+//! particular, a signalfd belongs to the process that made it.
 
 use crate::fs::file::{Events, FileOperations, OpenFile};
 use crate::fs::inode::Metadata;
 use crate::sync::WaitQueue;
 use crate::task::{Process, Task};
-use crate::{Errno, Result};
+use crate::{Context, Errno, Result};
 use parking_lot::Mutex;
 use skerry_abi::signal::{Signal, SignalInfo, SignalSet, SI_KERNEL, SI_SIGIO, SI_TIMER, SI_USER};
 use std::any::Any;
@@ -87,26 +87,26 @@ impl SignalFd {
         *self.mask.lock() = mask.difference(SignalSet::UNBLOCKABLE);
         self.process.signal_queue.wake_all();
     }
+}
 
-    fn threads(&self) -> Vec<Arc<Task>> {
-        self.process.threads.lock().clone()
-    }
-
-    fn dequeue(&self) -> Option<SignalInfo> {
-        let mask = *self.mask.lock();
-        self.threads().iter().find_map(|task| crate::signal::dequeue(task, mask))
+fn readable_if(ready: bool) -> Events {
+    if ready {
+        Events::IN | Events::RDNORM
+    } else {
+        Events::empty()
     }
 }
 
 impl FileOperations for SignalFd {
-    fn read(&self, _file: &OpenFile, buffer: &mut [u8], _offset: u64) -> Result<usize> {
+    fn read_for(&self, context: &Context, _file: &OpenFile, buffer: &mut [u8]) -> Result<usize> {
+        let mask = *self.mask.lock();
         let mut chunks = buffer.chunks_exact_mut(size_of::<SignalFdInfo>());
         if chunks.len() == 0 {
             return Err(Errno::EINVAL);
         }
         let mut count = 0;
         while let Some(chunk) = chunks.next() {
-            let Some(info) = self.dequeue() else { break };
+            let Some(info) = crate::signal::dequeue(context.task, mask) else { break };
             chunk.copy_from_slice(SignalFdInfo::new(&info).as_bytes());
             count += chunk.len();
         }
@@ -118,11 +118,17 @@ impl FileOperations for SignalFd {
 
     fn poll(&self) -> Events {
         let mask = *self.mask.lock();
-        if self.threads().iter().any(|task| !crate::signal::pending_in(task, mask).is_empty()) {
-            Events::IN | Events::RDNORM
-        } else {
-            Events::empty()
-        }
+        let threads: Vec<Arc<Task>> = self.process.threads.lock().clone();
+        readable_if(threads.iter().any(|task| !crate::signal::pending_in(task, mask).is_empty()))
+    }
+
+    fn poll_for(&self, context: &Context) -> Events {
+        let mask = *self.mask.lock();
+        readable_if(!crate::signal::pending_in(context.task, mask).is_empty())
+    }
+
+    fn wait_queue_for<'a>(&'a self, context: &'a Context) -> Option<&'a WaitQueue> {
+        Some(&context.process().signal_queue)
     }
 
     fn wait_queue(&self) -> Option<&WaitQueue> {

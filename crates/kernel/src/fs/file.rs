@@ -110,6 +110,16 @@ pub trait FileOperations: Send + Sync + Any {
     fn wait_queue(&self) -> Option<&WaitQueue> {
         None
     }
+    /// The three as they are for one caller, where that makes a difference (signalfd: everybody reads their own signals).
+    fn read_for(&self, context: &Context, file: &OpenFile, buffer: &mut [u8]) -> Result<usize> {
+        self.read(file, buffer, 0)
+    }
+    fn poll_for(&self, context: &Context) -> Events {
+        self.poll()
+    }
+    fn wait_queue_for<'a>(&'a self, context: &'a Context) -> Option<&'a WaitQueue> {
+        self.wait_queue()
+    }
     /// fstat(2).
     fn metadata(&self) -> Result<Metadata>;
     /// fcntl(2) commands that are the object's own.

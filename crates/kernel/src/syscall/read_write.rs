@@ -148,7 +148,7 @@ fn deadline(timeout: Option<Duration>) -> Option<Instant> {
 /// One attempt, or, where it may wait, attempts until there is something. A socket's timeout shows as EAGAIN.
 fn attempt<T>(context: &Context, file: &OpenFile, waiting: Waiting, timeout: Option<Duration>, attempt: impl FnMut() -> Result<T>) -> Result<T> {
     let mut attempt = attempt;
-    match (waiting, file.operations.wait_queue()) {
+    match (waiting, file.operations.wait_queue_for(context)) {
         (Waiting::Allowed, Some(queue)) => match context.block_on(queue, deadline(timeout), attempt) {
             Err(Errno::ETIMEDOUT) => Err(Errno::EAGAIN),
             other => other,
@@ -172,7 +172,7 @@ pub fn read_into(context: &Context, file: &OpenFile, buffer: &mut [u8], at: At, 
             operations.before_transfer(context, Transfer::Read)?;
             loop {
                 let timeout = operations.read_timeout();
-                let result = attempt(context, file, waiting, timeout, || operations.read(file, buffer, 0));
+                let result = attempt(context, file, waiting, timeout, || operations.read_for(context, file, buffer));
                 if result != Err(Errno::EAGAIN) || waiting == Waiting::Refused || timeout.is_none() {
                     return result;
                 }
