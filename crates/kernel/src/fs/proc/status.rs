@@ -52,6 +52,8 @@ pub(super) fn stat(view: &View, reader: &Arc<Task>) -> Result<Vec<u8>> {
     let may_look = view.check_access(reader).is_ok();
     let address = |value: u64| if may_look { value } else { 0 };
     let resident_pages = usage.resident;
+    let scheduling = view.task.as_ref().map(|task| *task.scheduling.read()).unwrap_or_default();
+    let real_time = scheduling.priority;
 
     let mut text = format!("{} (", view.id()).into_bytes();
     text.extend_from_slice(&escaped_name(&view.name()));
@@ -60,7 +62,8 @@ pub(super) fn stat(view: &View, reader: &Arc<Task>) -> Result<Vec<u8>> {
         rest,
         ") {state} {parent} {group} {session} {terminal_number} {foreground} {flags} {minor} 0 {major} 0 {user} {system} \
          {children_user} {children_system} {priority} {nice} {threads} 0 {start} {size} {resident_pages} {rss_limit} \
-         {code_start} {code_end} {stack} 0 0 {pending} {blocked} {ignored} {caught} 0 0 0 {exit_signal} {processor} 0 0 0 0 0 \
+         {code_start} {code_end} {stack} 0 0 {pending} {blocked} {ignored} {caught} 0 0 0 {exit_signal} {processor} \
+         {real_time} {policy} 0 0 0 \
          0 0 {brk} {arguments_start} {arguments_end} {environment_start} {environment_end} {exit_code}\n",
         state = view.state(Some(reader)).0,
         group = group.id,
@@ -68,8 +71,9 @@ pub(super) fn stat(view: &View, reader: &Arc<Task>) -> Result<Vec<u8>> {
         flags = 0x40_0000,
         minor = field(10),
         major = field(12),
-        priority = 20,
-        nice = 0,
+        priority = if real_time > 0 { -1 - real_time } else { 20 + scheduling.nice },
+        nice = scheduling.nice,
+        policy = scheduling.policy,
         start = process.start_time_ns / TICK_NS,
         size = usage.size.saturating_mul(4096),
         code_start = 0,
@@ -161,7 +165,9 @@ pub(super) fn status(view: &View, reader: &Arc<Task>) -> Result<Vec<u8>> {
     }
     let _ = write!(rest, "NoNewPrivs:\t{}\n", u8::from(credentials.no_new_privs));
     // What the guest itself has set: the sandbox's own filters are not the guest's to see.
-    let _ = write!(rest, "Seccomp:\t0\nSeccomp_filters:\t0\n");
+    let filters = view.task.as_ref().and_then(|task| task.seccomp.read().clone());
+    let (mode, count) = filters.map_or((0, 0), |chain| (chain.mode(), chain.depth()));
+    let _ = write!(rest, "Seccomp:\t{mode}\nSeccomp_filters:\t{count}\n");
     let _ = write!(rest, "Speculation_Store_Bypass:\tvulnerable\nSpeculationIndirectBranch:\talways enabled\n");
     let cpus = visible_cpus(&view.kernel);
     let _ = write!(rest, "Cpus_allowed:\t{}\nCpus_allowed_list:\t{}\n", cpu_mask(cpus), cpu_list(cpus));
@@ -255,13 +261,14 @@ pub(super) fn sched(view: &View) -> Result<Vec<u8>> {
     let mut text = String::from_utf8_lossy(&view.name()).into_owned();
     let _ = writeln!(text, " ({}, #threads: {})", view.id(), view.process.threads.lock().len());
     text.push_str("-------------------------------------------------------------------\n");
+    let scheduling = view.task.as_ref().map(|task| *task.scheduling.read()).unwrap_or_default();
     let run_ms = (user + system) * 10;
     let _ = writeln!(text, "{:<45}:{:>21}", "se.sum_exec_runtime", format!("{run_ms}.000000"));
     let _ = writeln!(text, "{:<45}:{:>21}", "nr_switches", voluntary + involuntary);
     let _ = writeln!(text, "{:<45}:{:>21}", "nr_voluntary_switches", voluntary);
     let _ = writeln!(text, "{:<45}:{:>21}", "nr_involuntary_switches", involuntary);
-    let _ = writeln!(text, "{:<45}:{:>21}", "policy", 0);
-    let _ = writeln!(text, "{:<45}:{:>21}", "prio", 120);
+    let _ = writeln!(text, "{:<45}:{:>21}", "policy", scheduling.policy);
+    let _ = writeln!(text, "{:<45}:{:>21}", "prio", 120 + scheduling.nice);
     Ok(text.into_bytes())
 }
 

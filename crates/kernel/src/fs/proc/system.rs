@@ -20,13 +20,9 @@ use std::sync::{Arc, Weak};
 /// File systems that mount(2) knows, as /proc/filesystems lists them.
 const FILE_SYSTEMS: &[&str] = &["sysfs", "tmpfs", "proc", "cgroup2", "devtmpfs", "devpts", "sockfs", "pipefs", "mqueue", "overlay"];
 
-/// How many CPUs the guest sees: those that the host gives us, at most `--cpus`, rounded up.
+/// How many CPUs the guest sees.
 pub fn visible_cpus(kernel: &Kernel) -> usize {
-    let available = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
-    match kernel.limits.cpus {
-        Some(limit) if limit.is_finite() && limit > 0.0 => available.min((limit.ceil() as usize).max(1)),
-        _ => available,
-    }
+    crate::task::scheduling::cpu_count(kernel).max(1)
 }
 
 /// Adds the files to the tree of /proc.

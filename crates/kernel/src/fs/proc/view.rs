@@ -1,5 +1,6 @@
 //! Whom a file below /proc/PID is about, and who may read it.
 
+use crate::signal::StopState;
 use crate::task::credentials::CAP_SYS_PTRACE;
 use crate::task::{Credentials, Process, Task};
 use crate::{Errno, Kernel, Result};
@@ -47,7 +48,7 @@ impl View {
         }
     }
 
-    /// ESRCH for a process that has ended.
+    /// ESRCH for a process that has no thread: it has ended, or is pid 1.
     pub fn task(&self) -> Result<&Arc<Task>> {
         self.task.as_ref().ok_or(Errno::ESRCH)
     }
@@ -59,14 +60,14 @@ impl View {
     pub fn credentials(&self) -> Arc<Credentials> {
         match &self.task {
             Some(task) => task.credentials(),
-            None => Arc::new(Credentials::new(0, 0, Vec::new())),
+            None => self.process.credentials(),
         }
     }
 
     pub fn name(&self) -> Vec<u8> {
         match &self.task {
             Some(task) => task.name.read().clone(),
-            None => Vec::new(),
+            None => self.process.name(),
         }
     }
 
@@ -105,6 +106,9 @@ impl View {
 
     /// The letter of proc_pid_stat(5), and the word for it.
     pub fn state(&self, reader: Option<&Task>) -> (char, &'static str) {
+        if self.process.is_init() {
+            return ('S', "sleeping");
+        }
         if self.process.is_dead() || self.task.is_none() {
             return ('Z', "zombie");
         }
@@ -124,7 +128,7 @@ impl View {
     }
 
     fn stop_state(&self) -> Option<(char, &'static str)> {
-        None
+        matches!(self.process.signals.lock().stop, StopState::Stopped(_)).then_some(('T', "stopped"))
     }
 
     /// The host's figures: those of the thread below task/, else of the whole process.
