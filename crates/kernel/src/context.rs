@@ -131,7 +131,11 @@ impl<'a> Context<'a> {
         let _registration = queue.register(self.task.waiter());
         loop {
             match attempt() {
-                Err(Errno::EAGAIN) => self.sleep(deadline)?,
+                // What ended the sleep may have come together with what was waited for; then that counts.
+                Err(Errno::EAGAIN) => match self.sleep(deadline) {
+                    Ok(()) => {}
+                    Err(reason) => return attempt().map_err(|error| if error == Errno::EAGAIN { reason } else { error }),
+                },
                 other => return other,
             }
         }

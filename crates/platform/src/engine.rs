@@ -73,6 +73,33 @@ impl HostThread {
     }
 }
 
+/// What a host process has used (getrusage(2)).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HostUsage {
+    /// User and system time.
+    pub time_ns: (u64, u64),
+    pub max_rss_kib: u64,
+    pub minor_faults: u64,
+    pub major_faults: u64,
+    pub voluntary_switches: u64,
+    pub involuntary_switches: u64,
+}
+
+impl HostUsage {
+    /// Both together; of the memory the higher mark.
+    pub fn plus(self, other: HostUsage) -> HostUsage {
+        let time = |one: u64, other: u64| one.saturating_add(other);
+        HostUsage {
+            time_ns: (time(self.time_ns.0, other.time_ns.0), time(self.time_ns.1, other.time_ns.1)),
+            max_rss_kib: self.max_rss_kib.max(other.max_rss_kib),
+            minor_faults: self.minor_faults.saturating_add(other.minor_faults),
+            major_faults: self.major_faults.saturating_add(other.major_faults),
+            voluntary_switches: self.voluntary_switches.saturating_add(other.voluntary_switches),
+            involuntary_switches: self.involuntary_switches.saturating_add(other.involuntary_switches),
+        }
+    }
+}
+
 /// The host process behind a guest process. The sentry is its parent, whoever cloned it.
 #[derive(Debug)]
 pub struct HostProcess {
@@ -108,6 +135,54 @@ impl HostProcess {
     /// Takes the dead process off the host's table; its pid may be used again from then on.
     pub fn reap(&self) {
         let _ = waitid(WaitId::PidFd(self.pidfd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
+    }
+
+    /// What it has used, once it is dead and has not been reaped; `None` otherwise.
+    pub fn final_usage(&self) -> Option<HostUsage> {
+        use std::os::fd::AsRawFd;
+        // SAFETY: both structures are plain and ours; the host fills them. The descriptor is open.
+        unsafe {
+            let mut information: libc::siginfo_t = std::mem::zeroed();
+            let mut usage: libc::rusage = std::mem::zeroed();
+            let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+            let pidfd = self.pidfd.as_raw_fd();
+            if libc::syscall(libc::SYS_waitid, libc::P_PIDFD, pidfd, &mut information, options, &mut usage) != 0
+                || information.si_pid() == 0
+            {
+                return None;
+            }
+            let time_ns = |time: libc::timeval| time.tv_sec as u64 * 1_000_000_000 + time.tv_usec as u64 * 1000;
+            Some(HostUsage {
+                time_ns: (time_ns(usage.ru_utime), time_ns(usage.ru_stime)),
+                max_rss_kib: usage.ru_maxrss as u64,
+                minor_faults: usage.ru_minflt as u64,
+                major_faults: usage.ru_majflt as u64,
+                voluntary_switches: usage.ru_nvcsw as u64,
+                involuntary_switches: usage.ru_nivcsw as u64,
+            })
+        }
+    }
+
+    /// What it has used so far; zeros once it is gone.
+    pub fn usage(&self) -> HostUsage {
+        let read = |file: &str| std::fs::read_to_string(format!("/proc/{}/{file}", self.pid)).unwrap_or_default();
+        let stat = read("stat");
+        let rest = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
+        let numbers: Vec<u64> = rest.split_ascii_whitespace().skip(1).map(|field| field.parse().unwrap_or(0)).collect();
+        let number = |index: usize| numbers.get(index).copied().unwrap_or(0);
+        let status = read("status");
+        let line = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name));
+            line.and_then(|line| line.split_ascii_whitespace().next()?.parse().ok()).unwrap_or(0)
+        };
+        HostUsage {
+            time_ns: self.cpu_time_ns(),
+            max_rss_kib: line("VmHWM:"),
+            minor_faults: number(6),
+            major_faults: number(8),
+            voluntary_switches: line("voluntary_ctxt_switches:"),
+            involuntary_switches: line("nonvoluntary_ctxt_switches:"),
+        }
     }
 
     /// CPU time used so far: (user, system) in nanoseconds; (0, 0) once it is gone.

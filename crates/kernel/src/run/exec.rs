@@ -183,9 +183,7 @@ fn move_in(engine: &Arc<Engine>, context: &Context, thread: &Arc<GuestThread>, b
     let process = task.process();
     let previous = process.host.write().replace(thread.process.clone());
     if let Some(previous) = previous {
-        let (user, system) = previous.cpu_time_ns();
-        let mut earlier = process.earlier_time_ns.lock();
-        *earlier = (earlier.0.saturating_add(user), earlier.1.saturating_add(system));
+        process.add_usage(previous.usage());
     }
     engine.reaper.assign(thread.host.pid, process);
     if process.signals.lock().group_exit.is_some() {

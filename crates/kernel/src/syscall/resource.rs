@@ -3,12 +3,13 @@
 use crate::syscall::UserAddress;
 use crate::task::credentials::{CAP_IPC_LOCK, CAP_SYS_RESOURCE};
 use crate::task::exit::TICK_NS;
-use crate::task::wait::usage;
+use crate::task::limits;
+use crate::task::usage::to_rusage;
 use crate::task::{Process, Task};
 use crate::{Context, Errno, Result};
 use skerry_abi::raw::general as linux;
 use skerry_abi::structs::RLimit;
-use std::sync::atomic::Ordering;
+use skerry_platform::engine::HostUsage;
 use std::sync::Arc;
 
 /// fs.nr_open: RLIMIT_NOFILE cannot be more.
@@ -58,7 +59,7 @@ fn may_change_limits(caller: &Task, target: &Process) -> bool {
     same || mine.has_capability(CAP_SYS_RESOURCE)
 }
 
-fn change_limit(context: &Context, process: &Process, number: u32, new: RLimit) -> Result<()> {
+fn change_limit(context: &Context, process: &Arc<Process>, number: u32, new: RLimit) -> Result<()> {
     if new.current > new.maximum {
         return Err(Errno::EINVAL);
     }
@@ -74,6 +75,11 @@ fn change_limit(context: &Context, process: &Process, number: u32, new: RLimit) 
         }
         *present = new;
     }
+    match number {
+        linux::RLIMIT_AS => limits::apply_to_host(process),
+        linux::RLIMIT_CPU => limits::watch_cpu_time(process),
+        _ => {}
+    }
     Ok(())
 }
 
@@ -84,11 +90,12 @@ const RUSAGE_THREAD: i32 = 1;
 pub fn getrusage(context: &mut Context, who: i32, address: UserAddress) -> Result<()> {
     let process = context.process();
     let answer = match who {
-        RUSAGE_SELF => usage(process.time_ns(), process.max_rss.load(Ordering::Relaxed)),
-        RUSAGE_CHILDREN => usage(*process.children_time_ns.lock(), process.children_max_rss.load(Ordering::Relaxed)),
+        RUSAGE_SELF => to_rusage(process.usage()),
+        RUSAGE_CHILDREN => to_rusage(process.children_usage()),
         RUSAGE_THREAD => {
             let host = context.task.host.read().clone();
-            usage(host.map_or((0, 0), |host| host.cpu_time_ns()), process.max_rss.load(Ordering::Relaxed))
+            let time_ns = host.map_or((0, 0), |host| host.cpu_time_ns());
+            to_rusage(HostUsage { time_ns, max_rss_kib: process.usage().max_rss_kib, ..HostUsage::default() })
         }
         _ => return Err(Errno::EINVAL),
     };

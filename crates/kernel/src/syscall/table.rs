@@ -149,7 +149,7 @@ rows! {
     95 umask crate::syscall::path::umask, Kernel Full "";
     96 gettimeofday crate::syscall::time::gettimeofday, Kernel Full "";
     97 getrlimit crate::syscall::resource::getrlimit, Kernel Full "";
-    98 getrusage crate::syscall::resource::getrusage, Kernel Partial "times and ru_maxrss; the other counters are 0";
+    98 getrusage crate::syscall::resource::getrusage, Kernel Full "";
     99 sysinfo crate::syscall::system::sysinfo, Kernel Partial "no swap; free memory is the host's";
     100 times crate::syscall::resource::times, Kernel Full "";
     101 ptrace crate::syscall::system::forbidden, Kernel Refused "no tracing inside yet";

@@ -169,11 +169,10 @@ fn finish_process(kernel: &Arc<Kernel>, process: &Arc<Process>, unexpected: Opti
         status
     };
     if let Some(host) = process.host.write().take() {
-        let (user, system) = host.cpu_time_ns();
-        let mut earlier = process.earlier_time_ns.lock();
-        *earlier = (earlier.0.saturating_add(user), earlier.1.saturating_add(system));
+        process.add_usage(host.final_usage().unwrap_or_else(|| host.usage()));
     }
     process.timers.exited();
+    *process.cpu_limit.lock() = None;
     crate::ipc::sysv::exited(kernel, process.pid());
     *process.program.write() = super::Program::default();
     *process.exit_status.lock() = Some(status);

@@ -216,6 +216,9 @@ pub fn clone_task(context: &Context, request: &CloneRequest) -> Result<Arc<Task>
     }
     kernel.pids.insert_task(task.clone());
     drop(tree);
+    if !request.has(linux::CLONE_THREAD) {
+        super::limits::watch_cpu_time(&process);
+    }
     if request.has(linux::CLONE_PARENT_SETTID) {
         // As on Linux, a bad address is passed over in silence.
         let _ = context.write(request.parent_tid, &tid);

@@ -2,7 +2,7 @@
 //!
 //! Parts: `lifecycle` makes them (pid 1, spawn, clone), `exit` ends them, `exec` is what execve(2) changes, `wait` is
 //! wait(2), `job_control` process groups and sessions, `credentials` who may do what, `seccomp` a guest's own filters,
-//! `scheduling` priorities and affinity (stored, not enforced).
+//! `limits` and `usage` of resources, `scheduling` priorities and affinity (stored, not enforced).
 //!
 //! Lock order within this room: `Kernel::tree` > `PidTable` > `Process::relations` (parent before child) >
 //! `Process::signals` > `Process::threads` > `Task::signals` > `Process::actions`; the small `RwLock`ed fields (name,
@@ -14,12 +14,14 @@ pub(crate) mod exit;
 pub(crate) mod identity;
 pub(crate) mod job_control;
 pub(crate) mod lifecycle;
+pub(crate) mod limits;
 mod pid_table;
 mod process;
 pub(crate) mod scheduling;
 pub mod seccomp;
 #[allow(clippy::module_inception)]
 mod task;
+pub(crate) mod usage;
 pub(crate) mod wait;
 
 pub use credentials::{AccessMode, Capabilities, Credentials};

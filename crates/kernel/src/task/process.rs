@@ -7,7 +7,8 @@ use crate::Kernel;
 use parking_lot::{Mutex, RwLock};
 use skerry_abi::signal::{SigAction, SignalInfo};
 use skerry_abi::structs::RLimit;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
+use skerry_platform::engine::HostUsage;
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::{Arc, Weak};
 
 /// A session: what setsid(2) makes.
@@ -137,9 +138,11 @@ pub struct Process {
     pub host: RwLock<Option<Arc<skerry_platform::engine::HostProcess>>>,
     /// execve(2) has succeeded (setpgid(2), EACCES).
     pub(crate) executed: AtomicBool,
-    /// KiB, its own (ru_maxrss), and the highest of the children that were waited for.
-    pub(crate) max_rss: AtomicU64,
-    pub(crate) children_max_rss: AtomicU64,
+    /// What else the earlier host processes of this one have used, and the children that were waited for: all but times.
+    pub(crate) earlier_counts: Mutex<HostUsage>,
+    pub(crate) children_counts: Mutex<HostUsage>,
+    /// What watches RLIMIT_CPU, where there is such a limit.
+    pub(super) cpu_limit: Mutex<Option<Arc<crate::time::interval::IntervalTimer>>>,
     /// Those of the last thread, for a zombie's sake.
     pub(super) last_credentials: RwLock<Arc<Credentials>>,
     pub(super) last_name: RwLock<Vec<u8>>,
@@ -190,8 +193,9 @@ impl Process {
             timers: crate::time::ProcessTimers::default(),
             host: RwLock::new(None),
             executed: AtomicBool::new(false),
-            max_rss: AtomicU64::new(0),
-            children_max_rss: AtomicU64::new(0),
+            earlier_counts: Mutex::default(),
+            children_counts: Mutex::default(),
+            cpu_limit: Mutex::new(None),
             last_credentials: RwLock::new(parts.credentials),
             last_name: RwLock::new(Vec::new()),
         })

@@ -1,9 +1,10 @@
 //! wait(2): which child has what to tell.
 
+use super::usage::to_rusage;
 use super::{ExitStatus, Process};
 use crate::{Context, Errno, Kernel, Result};
 use skerry_abi::signal::{Signal, CLD_CONTINUED, CLD_DUMPED, CLD_EXITED, CLD_KILLED, CLD_STOPPED};
-use skerry_abi::structs::{RUsage, TimeVal};
+use skerry_abi::structs::RUsage;
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
@@ -94,7 +95,7 @@ fn ask(kernel: &Kernel, parent: &Arc<Process>, child: &Arc<Process>, options: Wa
         code,
         value,
         status,
-        usage: usage_with_children(child),
+        usage: to_rusage(child.usage().plus(child.children_usage())),
     };
     if child.is_dead() {
         if !options.contains(WaitOptions::EXITED) {
@@ -108,7 +109,7 @@ fn ask(kernel: &Kernel, parent: &Arc<Process>, child: &Arc<Process>, options: Wa
         };
         let answer = waited(code, value, status.wait_status());
         if consume {
-            inherit_usage(parent, child);
+            parent.inherit_usage(child);
             forget(kernel, parent, child);
         }
         return Some(answer);
@@ -137,31 +138,4 @@ fn ask(kernel: &Kernel, parent: &Arc<Process>, child: &Arc<Process>, options: Wa
 pub(super) fn forget(kernel: &Kernel, parent: &Process, child: &Arc<Process>) {
     parent.relations.lock().children.retain(|other| !Arc::ptr_eq(other, child));
     kernel.pids.remove_process(child.pid());
-}
-
-/// A waited-for child's times count for its parent (times(2)).
-fn inherit_usage(parent: &Process, child: &Process) {
-    let (own, children) = (child.time_ns(), *child.children_time_ns.lock());
-    let mut total = parent.children_time_ns.lock();
-    total.0 = total.0.saturating_add(own.0).saturating_add(children.0);
-    total.1 = total.1.saturating_add(own.1).saturating_add(children.1);
-    drop(total);
-    let highest = child.max_rss.load(Ordering::Relaxed).max(child.children_max_rss.load(Ordering::Relaxed));
-    parent.children_max_rss.fetch_max(highest, Ordering::Relaxed);
-}
-
-pub(crate) fn usage(time_ns: (u64, u64), max_rss: u64) -> RUsage {
-    RUsage {
-        utime: TimeVal::from_nanos(time_ns.0),
-        stime: TimeVal::from_nanos(time_ns.1),
-        maxrss: i64::try_from(max_rss).unwrap_or(i64::MAX),
-        ..RUsage::default()
-    }
-}
-
-/// A process's usage as wait4(2) tells it: with that of the children which it waited for.
-fn usage_with_children(process: &Process) -> RUsage {
-    let (own, children) = (process.time_ns(), *process.children_time_ns.lock());
-    let highest = process.max_rss.load(Ordering::Relaxed).max(process.children_max_rss.load(Ordering::Relaxed));
-    usage((own.0.saturating_add(children.0), own.1.saturating_add(children.1)), highest)
 }
