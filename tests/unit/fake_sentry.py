@@ -62,8 +62,11 @@ class Sentry:
 
     def send(self, message):
         body = json.dumps(message).encode()
-        with self.sending:
-            self.connection.sendall(len(body).to_bytes(4, "little") + body)
+        try:
+            with self.sending:
+                self.connection.sendall(len(body).to_bytes(4, "little") + body)
+        except OSError:
+            pass  # the reader sees the end too
 
     def request(self, request):
         method, params = request["method"], request.get("params")
