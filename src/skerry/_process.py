@@ -22,6 +22,9 @@ GRACE = 1.0
 
 _TERM, _KILL = 15, 9
 
+#: After so many seconds without an answer the guest kernel is taken to hang.
+_PATIENCE = 10.0
+
 
 class _End:
     """How a command ended, shared by every `Process` that stands for it."""
@@ -139,7 +142,7 @@ class Process:
         if self._end.done.is_set() and target != "all":
             return
         try:
-            self._sandbox._call("signal", messages.signal(self.id, int(number), target))
+            self._sandbox._call("signal", messages.signal(self.id, int(number), target), timeout=_PATIENCE)
         except errors.NoSuchProcess:
             pass  # it ended meanwhile, as subprocess has it
 

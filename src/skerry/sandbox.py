@@ -273,8 +273,15 @@ class Sandbox:
 
     # --- inside ---
 
-    def _call(self, method: str, params: Any = None, descriptors: Sequence[int] = (), on_reply: Any = None) -> Any:
-        return self._started().client.call(method, params, descriptors, on_reply)
+    def _call(
+        self,
+        method: str,
+        params: Any = None,
+        descriptors: Sequence[int] = (),
+        on_reply: Any = None,
+        timeout: float | None = None,
+    ) -> Any:
+        return self._started().client.call(method, params, descriptors, on_reply, timeout)
 
     def _started(self) -> Guest:
         with self._starting:

@@ -1,7 +1,8 @@
 """A sentry that is none: speaks the control protocol and runs commands as plain processes. For the unit tests only.
 
 `FAKE_SENTRY` in its environment changes its ways: "die" ends it at the first spawn, "refuse" makes it refuse to boot,
-"garbage" makes it answer with what is no frame, "deaf" keeps it from ending when the socket closes.
+"garbage" makes it answer with what is no frame, "slow" makes it take its time to boot,
+"deaf" keeps it from ending when the socket closes.
 """
 
 import array
@@ -61,8 +62,11 @@ class Sentry:
 
     def send(self, message):
         body = json.dumps(message).encode()
-        with self.sending:
-            self.connection.sendall(len(body).to_bytes(4, "little") + body)
+        try:
+            with self.sending:
+                self.connection.sendall(len(body).to_bytes(4, "little") + body)
+        except OSError:
+            pass  # the reader sees the end too
 
     def request(self, request):
         method, params = request["method"], request.get("params")
@@ -90,6 +94,8 @@ class Sentry:
     # --- methods ---
 
     def on_boot(self, boot):
+        if WAYS == "slow":
+            time.sleep(100)
         if WAYS == "refuse":
             raise Refused("unenforceable", "the layer 'landlock' is not there; use a newer kernel")
         if WAYS == "garbage":

@@ -199,6 +199,32 @@ def test_json_and_events(tmp_path: pathlib.Path) -> None:
     assert (found["exit_status"], found["signal"], found["timed_out"]) == (124, 15, True)
 
 
+def test_json_also_says_why_there_was_no_command(tmp_path: pathlib.Path) -> None:
+    assert do("--json", str(tmp_path / "report"), "--", "nosuch").returncode == 127
+    found = json.loads((tmp_path / "report").read_text())
+    assert (found["exit_status"], found["usage"], found["layers"]) == (127, None, ["seccomp"])
+    assert "nosuch" in found["error"]
+
+
+def test_running_out_of_memory_is_said() -> None:
+    done = do("--memory", "1m", "--", "sh", "-c", "kill -9 $$ # OUT-OF-MEMORY")
+    assert (done.returncode, done.stderr) == (
+        137, "skerry: do: out of memory: the sandbox reached its limit of 1048576 bytes (--memory)\n",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["TERM", "INT"])
+def test_a_signal_ends_us_while_there_is_no_command_yet(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAKE_SENTRY", "slow")
+    with subprocess.Popen([*SKERRY, "do", "--", "true"], stderr=subprocess.PIPE, text=True) as process:
+        time.sleep(0.5)
+        begin = time.monotonic()
+        process.send_signal(getattr(signal, "SIG" + name))
+        assert process.wait(20) == 128 + getattr(signal, "SIG" + name)
+        assert time.monotonic() - begin < 8
+        assert process.stderr and process.stderr.read() == ""
+
+
 def test_trace_goes_to_standard_error_and_cannot_move_the_cursor() -> None:
     done = do("--trace", "--", "true")
     assert "] exit_group(\\x1b[2J) = ?\n" in done.stderr

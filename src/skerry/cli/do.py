@@ -66,29 +66,47 @@ _FLAGS["inherit_env"] = "--env-all"
 _TO_PROCESS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 _TO_GROUP = (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGTSTP, signal.SIGCONT, signal.SIGWINCH)
 
+#: What ends us while there is no command yet.
+_ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
+
 _GRACE = 1.0
 
 
 def run(arguments: Sequence[str]) -> int:
     """The command line's `do`; gives the exit status."""
+    this = None
     try:
-        return _Run(arguments).run()
-    except errors.UsageError as error:
-        flag = _FLAGS.get(error.option or "", error.option)
-        complain(f"do: {flag}: {error.message}" if flag else f"do: {error.message}")
-        return EXIT_USAGE
-    except errors.EngineNotBuilt as error:
-        complain(f"do: --engine: {error}")
-        return EXIT_USAGE
-    except errors.CommandNotFound as error:
-        complain(f"do: {error}")
-        return EXIT_NOT_FOUND
-    except errors.CommandNotExecutable as error:
-        complain(f"do: {error}")
-        return EXIT_NOT_EXECUTABLE
+        this = _Run(arguments)
+        return this.run()
+    except _Interrupted as interrupted:
+        return 128 + interrupted.number
     except errors.SkerryError as error:
-        complain(f"do: {error}")
-        return EXIT_FAILURE
+        status, message = _verdict(error)
+        complain(f"do: {message}")
+        if this is not None and this.json_file is not None:
+            this.report(status, message)
+        return status
+
+
+def _verdict(error: errors.SkerryError) -> tuple[int, str]:
+    """The exit status and the message that stand for an error."""
+    if isinstance(error, errors.UsageError):
+        flag = _FLAGS.get(error.option or "", error.option)
+        return EXIT_USAGE, f"{flag}: {error.message}" if flag else error.message
+    if isinstance(error, errors.EngineNotBuilt):
+        return EXIT_USAGE, f"--engine: {error}"
+    if isinstance(error, errors.CommandNotFound):
+        return EXIT_NOT_FOUND, str(error)
+    if isinstance(error, errors.CommandNotExecutable):
+        return EXIT_NOT_EXECUTABLE, str(error)
+    return EXIT_FAILURE, str(error)
+
+
+class _Interrupted(BaseException):
+    """A signal that ends us came before there was a command to pass it on to."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
 
 
 class _Run:
@@ -101,6 +119,7 @@ class _Run:
         self.terminal: RawTerminal | None = None
         self.events_file: IO[str] | None = None
         self.json_file: IO[str] | None = None
+        self.started = False
         self.timed_out = False
         self.out_of_memory = False
         self.wake_reader = self.wake_writer = -1
@@ -128,6 +147,7 @@ class _Run:
                 self.terminal = RawTerminal(0)
                 self.terminal.start()
             self.sandbox.start()
+            self.started = True  # the command may run before the reply is here: from now on signals are for it
             self.process = self._spawn(argv, on_terminal)
             self.process.add_done_callback(self._wake)
             status = self._wait()
@@ -137,7 +157,11 @@ class _Run:
             finally:
                 if self.terminal is not None:
                     self.terminal.restore()
-        self._report(status)
+                if self.events_file is not None:
+                    self.events_file.close()
+        if self.out_of_memory and status == 137:
+            complain(f"do: out of memory: the sandbox reached its limit of {self.sandbox._options.memory} bytes (--memory)")
+        self.report(status)
         return status
 
     # --- options ---
@@ -188,7 +212,12 @@ class _Run:
         signal.set_wakeup_fd(self.wake_writer, warn_on_full_buffer=False)
         for number in _TO_PROCESS + _TO_GROUP:
             if signal.getsignal(number) is not signal.SIG_IGN:
-                signal.signal(number, _noted)
+                signal.signal(number, self._noted)
+
+    def _noted(self, number: int, _: object) -> None:
+        """The pipe has it already; before there is a command, what would end us does."""
+        if not self.started and number in _ENDING:
+            raise _Interrupted(number)
 
     def _wake(self) -> None:
         """The command has ended: byte 0."""
@@ -263,16 +292,14 @@ class _Run:
                 self.events_file = None
                 complain(f"do: --events: {error.strerror}; no more events are written")
 
-    def _report(self, status: int) -> None:
-        if self.events_file is not None:
-            self.events_file.close()
+    def report(self, status: int, error: str | None = None) -> None:
+        """Writes the file of --json; `error` is why there was no command to its end."""
         if self.json_file is None:
             return
-        assert self.sandbox is not None and self.process is not None
         import json
 
-        exited, info = self.process._end.exited, self.sandbox._booted
-        assert info is not None
+        exited = None if self.process is None else self.process._end.exited
+        info = None if self.sandbox is None else self.sandbox._booted
         report: dict[str, Any] = {
             "exit_status": status,
             "status": None if exited is None else exited.status,
@@ -280,23 +307,21 @@ class _Run:
             "core_dumped": exited is not None and exited.core_dumped,
             "timed_out": self.timed_out,
             "out_of_memory": self.out_of_memory,
+            "error": error,
             "usage": None if exited is None else exited.usage.as_dict(),
-            "layers": info.layers,
-            "missing": [layer.as_dict() for layer in info.missing],
-            "limits": info.limits,
-            "guest_memory": info.guest_memory,
-            "version": info.version,
+            "layers": None if info is None else info.layers,
+            "missing": None if info is None else [layer.as_dict() for layer in info.missing],
+            "limits": None if info is None else info.limits,
+            "guest_memory": None if info is None else info.guest_memory,
+            "version": None if info is None else info.version,
         }
+        file, self.json_file = self.json_file, None
         try:
-            with self.json_file as file:
+            with file:
                 json.dump(report, file, indent=2)
                 file.write("\n")
-        except OSError as error:
-            raise errors.InternalError(f"--json: the result could not be written: {error.strerror}") from None
-
-
-def _noted(*_: object) -> None:
-    """A signal handler: the wake-up pipe has the number."""
+        except OSError as problem:
+            complain(f"do: --json: the result could not be written: {problem.strerror}")
 
 
 def _environment(entries: Any) -> dict[str, str]:

@@ -170,7 +170,8 @@ class Client:
             return
         identifier = message.get("id")
         with self._state:
-            pending = self._pending.get(identifier) if isinstance(identifier, int) else None
+            # Taken out here: an end that follows at once must not be put in the place of this reply.
+            pending = self._pending.pop(identifier, None) if isinstance(identifier, int) else None
         if pending is None:
             return  # the caller gave up waiting
         try:
