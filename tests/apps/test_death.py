@@ -1,0 +1,230 @@
+"""SIGKILL of the caller, of the sentry and of an application process at random moments: nothing is left on the host."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+import harness
+
+pytestmark = pytest.mark.sandbox
+
+#: Forks, threads, files, pipes and memory, for as long as it is let.
+BUSY = (
+    "while :; do seq 300 | sort -n | tail -1 > f; /usr/bin/python3 -S -c 'import threading; "
+    "[threading.Thread(target=sum, args=(range(9999),)).start() for _ in range(4)]'; (sleep 0.01 & wait); done"
+)
+
+
+@dataclass(frozen=True)
+class Left:
+    """What of the host a sandbox could leave behind."""
+
+    mounts: frozenset[str]
+    cgroups: frozenset[str]
+    files: frozenset[str]
+
+    @classmethod
+    def now(cls) -> Left:
+        mounts = frozenset(line.split(" - ")[0].split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines())
+        cgroups = frozenset(
+            str(path) for top in Path("/sys/fs/cgroup").glob("*") if top.is_dir() for path in [top, *top.glob("*"), *top.glob("*/*")]
+            if path.is_dir() and "skerry" in path.name
+        )  # fmt: skip
+        files = frozenset(
+            str(path) for folder in ("/tmp", "/dev/shm", "/run", "/var/tmp") for path in Path(folder).glob("*skerry*")
+            if not path.name.startswith(("skerry-test-", "skerry-nobody-"))  # the tests' own
+        )  # fmt: skip
+        return cls(mounts, cgroups, files)
+
+
+class Running:
+    """A `skerry do` that works, and the processes below it."""
+
+    def __init__(self, caller: harness.Caller, script: str, work: Path, *options: str) -> None:
+        self.process = subprocess.Popen(
+            [*caller.command, "do", *options, "--", "sh", "-c", script],
+            cwd=work,
+            env=caller.environment(work),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        self.sentries: set[int] = set()
+        self.seen: set[tuple[int, str]] = set()
+
+    def look(self) -> list[int]:
+        """Notes every process below; a pid alone could be used again, so its start time goes with it."""
+        below = harness.descendants(self.process.pid)
+        for pid in below:
+            if start := start_time(pid):
+                self.seen.add((pid, start))
+                if is_sentry(pid):
+                    self.sentries.add(pid)
+        return below
+
+    def left(self) -> list[str]:
+        """What of it still lives: what was seen, and whatever is in a session that a sentry leads."""
+        alive = [f"{pid}: {name(pid)}" for pid, start in self.seen if start_time(pid) == start]
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit() and session_of(int(entry.name)) in self.sentries:
+                alive.append(f"{entry.name}: {name(int(entry.name))}")
+        return alive
+
+    def end(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        self.process.stderr.close()
+
+
+def stat_fields(pid: int) -> list[str]:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return []
+
+
+def start_time(pid: int) -> str | None:
+    fields = stat_fields(pid)
+    return fields[19] if fields and fields[0] not in "ZX" else None
+
+
+def session_of(pid: int) -> int:
+    fields = stat_fields(pid)
+    return int(fields[3]) if fields and fields[0] not in "ZX" else -1
+
+
+def name(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")[:80]
+    except OSError:
+        return "gone"
+
+
+def is_sentry(pid: int) -> bool:
+    return "skerry-sentry" in name(pid).partition(" ")[0]
+
+
+@pytest.fixture
+def undisturbed():
+    before = Left.now()
+    yield
+
+    def new() -> Left:
+        now = Left.now()
+        return Left(now.mounts - before.mounts, now.cgroups - before.cgroups, now.files - before.files)
+
+    nothing = Left(frozenset(), frozenset(), frozenset())
+    assert harness.eventually(lambda: new() == nothing), new()
+
+
+def until_it_runs(running: Running) -> None:
+    assert harness.eventually(lambda: len(running.look()) >= 2, within=20), running.process.poll()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", ["caller", "sentry", "application"])
+def test_killed_at_random_moments(caller: harness.Caller, undisturbed: None, victim: str) -> None:
+    rounds = 20 if caller.owner[0] == os.geteuid() else 5
+    generator = random.Random(20)  # the same moments each time, as far as a machine allows
+    with caller.workspace() as work:
+        for _ in range(rounds):
+            running = Running(caller, BUSY, work)
+            try:
+                # From before its first process to well into its work.
+                time.sleep(generator.choice([0.0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5]) * generator.random() * 2)
+                if victim == "caller":
+                    running.look()
+                    running.process.kill()
+                    running.process.wait()
+                else:
+                    until_it_runs(running)
+                    pids = running.look()
+                    targets = [pid for pid in pids if is_sentry(pid) == (victim == "sentry")]
+                    if not targets:
+                        continue
+                    target = targets[0] if victim == "sentry" else generator.choice(targets)
+                    try:
+                        os.kill(target, signal.SIGKILL)
+                    except ProcessLookupError:
+                        pass
+                    if victim == "application":
+                        # Only one command of many may have died: the shell goes on, and is ended by us.
+                        time.sleep(0.3)
+                        running.look()
+                        running.process.terminate()
+                    status = running.process.wait(30)
+                    if victim == "sentry":
+                        error = running.process.stderr.read()
+                        assert status == 125, f"status {status}\n{error}"
+                        assert "sentry" in error and "Traceback" not in error, error
+                assert harness.eventually(lambda: not running.left(), within=10), running.left()
+            finally:
+                running.end()
+
+
+def test_the_commands_own_process_is_killed(caller: harness.Caller, undisturbed: None) -> None:
+    """The first process, killed from outside, ends as if it had been killed inside: 137."""
+    with caller.workspace() as work:
+        running = Running(caller, "exec sleep 100", work)
+        try:
+            def sleeper() -> int | None:
+                return next((pid for pid in running.look() if not is_sentry(pid) and "sleep" in command_of(pid)), None)
+
+            target = harness.eventually(sleeper, within=15)
+            if not target:
+                pytest.skip("the host does not show which process runs the command")
+            os.kill(target, signal.SIGKILL)
+            assert running.process.wait(30) == 137
+            assert harness.eventually(lambda: not running.left()), running.left()
+        finally:
+            running.end()
+
+
+def command_of(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text() + name(pid)
+    except OSError:
+        return ""
+
+
+def test_nothing_is_left_after_an_ordinary_end(caller: harness.Caller, undisturbed: None) -> None:
+    with caller.workspace() as work:
+        running = Running(caller, "sleep 100 & seq 100000 > f; sleep 0.5", work, "--memory", "200m", "--pids", "40")
+        try:
+            until_it_runs(running)
+            while running.process.poll() is None:
+                running.look()
+                time.sleep(0.02)
+            assert running.process.returncode == 0
+            assert harness.eventually(lambda: not running.left(), within=5), running.left()
+        finally:
+            running.end()
+
+
+def test_killed_caller_leaves_overlay_dir_usable(caller: harness.Caller) -> None:
+    with caller.workspace() as work:
+        upper = work / "upper"
+        upper.mkdir()
+        os.chown(upper, *caller.owner)
+        running = Running(caller, "i=0; while :; do i=$((i + 1)); echo $i > file$i; done", work, "--overlay-dir", str(upper))
+        try:
+            until_it_runs(running)
+            time.sleep(0.5)
+            running.process.kill()
+            running.process.wait()
+            assert harness.eventually(lambda: not running.left()), running.left()
+        finally:
+            running.end()
+        done = caller.do(["--overlay-dir", str(upper)], ["sh", "-c", "cat file1; echo again > file1; cat file1"], cwd=work)
+        assert done.stdout == "1\nagain\n", done
