@@ -351,7 +351,9 @@ impl Socket for UnixStream {
             State::Listening(listener) => {
                 let mut events = Events::empty();
                 events.set(Events::IN | Events::RDNORM, !listener.queue.is_empty());
-                events.set(Events::RDHUP | Events::IN | Events::RDNORM, listener.shut_down);
+                if listener.shut_down {
+                    events |= Events::RDHUP | Events::IN | Events::RDNORM;
+                }
                 return events;
             }
             State::Connected(connection) => connection.clone(),
