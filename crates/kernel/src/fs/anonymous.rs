@@ -9,6 +9,7 @@ use crate::fs::host_file::HostFile;
 use crate::fs::inode::{Device, FileSystem, FileType, Inode, Metadata, SetAttributes};
 use crate::fs::mount::{Mount, MountFlags, NewMount};
 use crate::fs::path::{Dentry, Path};
+use crate::ipc::pipe::PipeEnd;
 use crate::fs::pseudo::{empty_statistics, metadata, Attributes};
 use crate::{Context, Errno, Kernel, Result};
 use skerry_abi::structs::StatFs;
@@ -126,7 +127,7 @@ impl Inode for AnonymousInode {
         }
     }
 
-    fn open(self: Arc<Self>, _context: &Context, flags: StatusFlags) -> Result<Arc<dyn FileOperations>> {
+    fn open(self: Arc<Self>, context: &Context, flags: StatusFlags) -> Result<Arc<dyn FileOperations>> {
         match &self.kind {
             Kind::Root => Err(Errno::EACCES),
             Kind::Namespace(_) => Ok(Arc::new(NamespaceFile { inode: self })),
@@ -134,12 +135,15 @@ impl Inode for AnonymousInode {
                 if let Some(host_file) = file.downcast::<HostFile>() {
                     return host_file.open_by_name(flags);
                 }
+                if let Some(end) = file.downcast::<PipeEnd>() {
+                    return end.open_again(context, flags);
+                }
                 match self.kind() {
                     FileType::Socket => return Err(Errno::ENXIO),
                     FileType::Fifo | FileType::CharacterDevice | FileType::BlockDevice | FileType::Regular => {}
                     FileType::Directory | FileType::Symlink => return Err(Errno::EACCES),
                 }
-                // The same end of the pipe, opened once more: what the description cannot do, this one cannot either.
+                // The same object, opened once more: what the description cannot do, this one cannot either.
                 let wants_write = flags.intersects(StatusFlags::WRONLY | StatusFlags::RDWR);
                 let wants_read = !flags.contains(StatusFlags::WRONLY);
                 if wants_write && !file.is_writable() || wants_read && !file.is_readable() {
@@ -147,6 +151,13 @@ impl Inode for AnonymousInode {
                 }
                 Ok(file.operations.clone())
             }
+        }
+    }
+
+    fn open_data(self: Arc<Self>, _flags: StatusFlags) -> Result<Arc<dyn FileOperations>> {
+        match &self.kind {
+            Kind::File(file) if file.operations.is_seekable() => Ok(file.operations.clone()),
+            _ => Err(Errno::ENXIO),
         }
     }
 

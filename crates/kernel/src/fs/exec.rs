@@ -25,7 +25,8 @@ pub struct Executable {
 pub fn open_executable(task: &Task, dirfd: i32, path: &[u8], follow: Follow, allow_empty: AllowEmpty) -> Result<Executable> {
     let place = match walk::resolve_at(task, dirfd, path, follow, allow_empty)? {
         Target::Path(place) => place,
-        Target::File(file) => file.path.clone().ok_or(Errno::EACCES)?,
+        // A memfd has no place of its own.
+        Target::File(file) => file.path.clone().unwrap_or_else(|| crate::fs::anonymous::path_of(task.kernel(), file)),
     };
     executable_at(task, place)
 }

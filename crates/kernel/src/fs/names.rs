@@ -79,8 +79,18 @@ fn report_removal(task: &Task, victim: &Arc<Dentry>, parent: &Arc<Dentry>, name:
     }
     let directory = if victim.is_directory() { NotifyMask::ISDIR } else { NotifyMask::empty() };
     watches.report(&parent.inode, NotifyMask::DELETE | directory, name, 0);
-    let gone = victim.inode.metadata().map_or(true, |metadata| metadata.links == 0);
-    watches.report(&victim.inode, if gone { NotifyMask::DELETE_SELF } else { NotifyMask::ATTRIB }, b"", 0);
+    report_lost_name(task, victim);
+}
+
+/// A file that lost a name has another link count; one without any is gone. A directory only goes.
+fn report_lost_name(task: &Task, victim: &Dentry) {
+    let watches = &task.kernel().watches;
+    if !victim.is_directory() {
+        watches.report(&victim.inode, NotifyMask::ATTRIB, b"", 0);
+    }
+    if victim.is_directory() || victim.inode.metadata().map_or(true, |metadata| metadata.links == 0) {
+        watches.report(&victim.inode, NotifyMask::DELETE_SELF, b"", 0);
+    }
 }
 
 /// Gives `target` another name (link(2)).
@@ -244,8 +254,7 @@ fn report_rename(task: &Task, moved: &Arc<Dentry>, replaced: Option<&Arc<Dentry>
     watches.report(&to.0.inode, NotifyMask::MOVED_TO | directory, to.1, cookie);
     watches.report(&moved.inode, NotifyMask::MOVE_SELF, b"", 0);
     if let Some(replaced) = replaced {
-        let gone = replaced.inode.metadata().map_or(true, |metadata| metadata.links == 0);
-        watches.report(&replaced.inode, if gone { NotifyMask::DELETE_SELF } else { NotifyMask::ATTRIB }, b"", 0);
+        report_lost_name(task, replaced);
     }
 }
 

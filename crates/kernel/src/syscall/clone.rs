@@ -94,7 +94,8 @@ pub fn execveat(
     let allow_empty = if flags & linux::AT_EMPTY_PATH != 0 { AllowEmpty::Yes } else { AllowEmpty::No };
     let path = match walk::resolve_at(context.task, dirfd, &name, follow, allow_empty)? {
         Target::Path(path) => path,
-        Target::File(file) => file.path.clone().ok_or(Errno::EACCES)?,
+        // A memfd has no place of its own.
+        Target::File(file) => file.path.clone().unwrap_or_else(|| crate::fs::anonymous::path_of(context.kernel(), file)),
     };
     if follow == Follow::No && path.inode().kind() == crate::fs::inode::FileType::Symlink {
         return Err(Errno::ELOOP);

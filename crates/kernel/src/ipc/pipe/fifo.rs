@@ -42,7 +42,22 @@ impl FifoState {
 /// Opens a FIFO. A reader waits for a writer and the other way round, unless O_NONBLOCK: then a reader goes on, and a
 /// writer without a reader gets ENXIO. Read-write never waits. ERESTARTSYS where a signal ends the wait.
 pub fn open_fifo(context: &Context, fifo: &Arc<FifoState>, flags: StatusFlags) -> Result<Arc<dyn FileOperations>> {
-    let pipe = fifo.pipe(context);
+    open_end(context, fifo.pipe(context), Some(fifo.clone()), flags)
+}
+
+impl PipeEnd {
+    /// Opens the pipe once more, either way, as /proc/PID/fd/N allows it: under the rules of [`open_fifo`].
+    pub fn open_again(&self, context: &Context, flags: StatusFlags) -> Result<Arc<dyn FileOperations>> {
+        open_end(context, self.pipe.clone(), self.fifo.clone(), flags)
+    }
+}
+
+fn open_end(
+    context: &Context,
+    pipe: Arc<Pipe>,
+    fifo: Option<Arc<FifoState>>,
+    flags: StatusFlags,
+) -> Result<Arc<dyn FileOperations>> {
     let nonblocking = flags.contains(StatusFlags::NONBLOCK);
     let side = match (flags.contains(StatusFlags::RDWR), flags.contains(StatusFlags::WRONLY)) {
         (true, _) => Side::Both,
@@ -52,7 +67,7 @@ pub fn open_fifo(context: &Context, fifo: &Arc<FifoState>, flags: StatusFlags) -
     if side == Side::Write && nonblocking && pipe.state.lock().readers == 0 {
         return Err(Errno::ENXIO);
     }
-    let mut end = PipeEnd::new(pipe.clone(), side, Some(fifo.clone()));
+    let mut end = PipeEnd::new(pipe.clone(), side, fifo);
     // Counted, not looked at: a partner that came and went again has been a partner.
     let (partners, opens) = {
         let state = pipe.state.lock();
