@@ -45,6 +45,7 @@ pub struct NetworkStack {
     pub own_nodes: unix::tree::OwnNodes,
     pub tcp_ports: Arc<inet::PortTable>,
     pub udp_ports: Arc<inet::PortTable>,
+    pub udplite_ports: Arc<inet::PortTable>,
     pub netlink_ports: netlink::PortTable,
     pub interface: inet::interface::Counters,
     /// All sockets that have an open file, for /proc/net and sock_diag(7).

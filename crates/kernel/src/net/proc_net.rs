@@ -1,7 +1,7 @@
 //! The texts of /proc/net (proc_pid_net(5)).
 
 use super::address::UnixName;
-use super::inet::{interface, IPPROTO_TCP, IPPROTO_UDP};
+use super::inet::{interface, IPPROTO_TCP, IPPROTO_UDP, IPPROTO_UDPLITE};
 use super::netlink::diag::{internet_socket, unix_socket, InternetSocket};
 use super::netlink::NetlinkSocket;
 use super::{NetworkStack, Socket};
@@ -23,10 +23,12 @@ pub fn proc_net(network: &NetworkStack, name: &str) -> Option<String> {
     Some(match name {
         "tcp" => tcp(network, linux::AF_INET),
         "tcp6" => tcp(network, linux::AF_INET6),
-        "udp" => udp(network, linux::AF_INET),
-        "udp6" => udp(network, linux::AF_INET6),
-        "udplite" | "raw" | "icmp" => udp_header(linux::AF_INET),
-        "udplite6" | "raw6" | "icmp6" => udp_header(linux::AF_INET6),
+        "udp" => udp(network, linux::AF_INET, IPPROTO_UDP),
+        "udp6" => udp(network, linux::AF_INET6, IPPROTO_UDP),
+        "udplite" => udp(network, linux::AF_INET, IPPROTO_UDPLITE),
+        "udplite6" => udp(network, linux::AF_INET6, IPPROTO_UDPLITE),
+        "raw" | "icmp" => udp_header(linux::AF_INET),
+        "raw6" | "icmp6" => udp_header(linux::AF_INET6),
         "unix" => unix(network),
         "netlink" => netlink(network),
         "packet" => "sk       RefCnt Type Proto  Iface R Rmem   User   Inode\n".into(),
@@ -121,9 +123,9 @@ fn udp_header(domain: u32) -> String {
     }
 }
 
-fn udp(network: &NetworkStack, domain: u32) -> String {
+fn udp(network: &NetworkStack, domain: u32, protocol: u32) -> String {
     let mut text = udp_header(domain);
-    for (socket, shown) in internet(network, domain, IPPROTO_UDP) {
+    for (socket, shown) in internet(network, domain, protocol) {
         let common = socket.common();
         let columns = columns(domain, &shown, common.creator.user.uid, common.inode);
         // Linux numbers the lines by hash bucket; the port is as good.

@@ -129,6 +129,8 @@ pub struct Outgoing {
     pub rights: InFlight,
     /// SCM_CREDENTIALS, checked.
     pub credentials: Option<UserCredentials>,
+    /// Options of this one datagram (IP_TTL, IPV6_TCLASS ...).
+    pub control: Vec<ControlMessage>,
     pub flags: MessageFlags,
 }
 

@@ -26,6 +26,7 @@ use std::sync::Arc;
 
 pub const IPPROTO_TCP: u32 = 6;
 pub const IPPROTO_UDP: u32 = 17;
+pub const IPPROTO_UDPLITE: u32 = 136;
 const IPPROTO_ICMP: u32 = 1;
 const IPPROTO_ICMPV6: u32 = 58;
 
@@ -37,7 +38,8 @@ pub fn create(network: &Arc<NetworkStack>, caller: &Caller, domain: u32, kind: S
     let creator = PeerIdentity::of(caller);
     match (kind, protocol) {
         (SocketType::Stream, 0 | IPPROTO_TCP) => Ok(TcpSocket::new(network, creator, domain)),
-        (SocketType::Datagram, 0 | IPPROTO_UDP) => Ok(UdpSocket::new(network, creator, domain)),
+        (SocketType::Datagram, 0 | IPPROTO_UDP) => Ok(UdpSocket::new(network, creator, domain, IPPROTO_UDP)),
+        (SocketType::Datagram, IPPROTO_UDPLITE) => Ok(UdpSocket::new(network, creator, domain, IPPROTO_UDPLITE)),
         // Echo requests without privilege: nobody is in net.ipv4.ping_group_range, as by Linux's own default.
         (SocketType::Datagram, IPPROTO_ICMP | IPPROTO_ICMPV6) => Err(Errno::EACCES),
         // raw(7): EPERM without CAP_NET_RAW, which reaches no network of the sandbox's.

@@ -5,8 +5,9 @@ use super::address::Families;
 use super::interface;
 use super::ports::Sharing;
 use super::tcp::{Diagnosis, TCP_CLOSE};
+use super::{IPPROTO_UDP, IPPROTO_UDPLITE};
 use crate::net::options::integer;
-use crate::net::socket::{Caller, Common, SocketType};
+use crate::net::socket::{Caller, Common};
 use crate::task::credentials::{CAP_NET_ADMIN, CAP_NET_RAW};
 use crate::{Errno, Result};
 use skerry_abi::raw::net as linux;
@@ -183,7 +184,8 @@ pub fn set_ip(common: &Common, caller: &Caller, level: u32, name: u32, value: &[
         // tcp(7): IPv4's options work on IPv6 sockets, too.
         SOL_IP => set_ipv4(common, caller, name, value),
         SOL_IPV6 if common.domain == linux::AF_INET6 => set_ipv6(common, caller, name, value),
-        linux::SOL_UDP if common.kind == SocketType::Datagram => set_udp(common, name, value),
+        linux::SOL_UDP if common.protocol == IPPROTO_UDP => set_udp(common, name, value),
+        linux::SOL_UDPLITE if common.protocol == IPPROTO_UDPLITE => set_udplite(common, name, value),
         _ => Err(Errno::ENOPROTOOPT),
     }
 }
@@ -199,6 +201,15 @@ fn set_udp(common: &Common, name: u32, value: &[u8]) -> Result<()> {
         UDP_NO_CHECK6_TX | UDP_NO_CHECK6_RX | UDP_GRO => keep(common, linux::SOL_UDP, name, i32::from(integer(value)? != 0)),
         // Joining and splitting of datagrams is not served: as on a Linux before 4.18.
         UDP_CORK | UDP_SEGMENT if integer(value)? == 0 => Ok(()),
+        _ => Err(Errno::ENOPROTOOPT),
+    }
+}
+
+/// UDPLITE_SEND_CSCOV, UDPLITE_RECV_CSCOV (udplite(7)): no less than the header, or 0 for all.
+fn set_udplite(common: &Common, name: u32, value: &[u8]) -> Result<()> {
+    match (name, integer(value)?) {
+        (10 | 11, covered @ (0 | 8..=65535)) => keep(common, linux::SOL_UDPLITE, name, covered),
+        (10 | 11, _) => keep(common, linux::SOL_UDPLITE, name, 8),
         _ => Err(Errno::ENOPROTOOPT),
     }
 }
@@ -450,7 +461,8 @@ pub fn get_ip(common: &Common, level: u32, name: u32, connected: bool) -> Result
             | linux::IPV6_RECVERR_RFC4884 => 0,
             _ => return Err(Errno::ENOPROTOOPT),
         },
-        linux::SOL_UDP if common.kind == SocketType::Datagram => match name {
+        linux::SOL_UDPLITE if common.protocol == IPPROTO_UDPLITE && matches!(name, 10 | 11) => 0,
+        linux::SOL_UDP if common.protocol == IPPROTO_UDP => match name {
             UDP_CORK | UDP_NO_CHECK6_TX | UDP_NO_CHECK6_RX | UDP_SEGMENT | UDP_GRO => 0,
             _ => return Err(Errno::ENOPROTOOPT),
         },

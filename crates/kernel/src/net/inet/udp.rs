@@ -2,7 +2,7 @@
 //! receives, a connected sender hears ECONNREFUSED at its next call, as the ICMP answer would tell it.
 
 use super::address::{self, Families, Multicast};
-use super::ports::{PortLease, Request};
+use super::ports::{PortLease, PortTable, Request};
 use super::{interface, options, IPPROTO_UDP};
 use crate::fs::file::Events;
 use crate::net::address::Address;
@@ -54,12 +54,72 @@ struct Bound {
     original: IpAddr,
 }
 
+#[derive(Clone)]
 struct Datagram {
     data: Vec<u8>,
     source: SocketAddr,
     destination: IpAddr,
+    header: Header,
     /// Since 1970, where the receiver asked for times when it came.
     time: Option<std::time::Duration>,
+}
+
+/// The fields of the IP header that a sender sets and a receiver may ask for.
+#[derive(Clone, Copy)]
+struct Header {
+    hop_limit: i32,
+    traffic_class: i32,
+}
+
+impl Header {
+    /// From the sender's options, and from what it says beside this datagram. EINVAL.
+    fn new(common: &Common, destination: SocketAddr, control: &[ControlMessage]) -> Result<Header> {
+        let mut header = {
+            let options = common.options.lock();
+            let kept = |level, name| options.kept_integer(level, name);
+            if destination.is_ipv4() {
+                Header {
+                    hop_limit: kept(linux::SOL_IP, linux::IP_TTL).unwrap_or(64),
+                    traffic_class: kept(linux::SOL_IP, linux::IP_TOS).unwrap_or(0),
+                }
+            } else {
+                Header {
+                    hop_limit: kept(linux::SOL_IPV6, linux::IPV6_UNICAST_HOPS).unwrap_or(64),
+                    traffic_class: kept(linux::SOL_IPV6, linux::IPV6_TCLASS).unwrap_or(0),
+                }
+            }
+        };
+        for ControlMessage { level, kind, data } in control {
+            let integer = || <[u8; 4]>::try_from(data.as_slice()).map(i32::from_ne_bytes).map_err(|_| Errno::EINVAL);
+            match (*level, *kind) {
+                (linux::SOL_IP, linux::IP_TTL) => header.hop_limit = within(integer()?, 1)?,
+                (linux::SOL_IP, linux::IP_TOS) if data.len() == 1 => header.traffic_class = data[0].into(),
+                (linux::SOL_IP, linux::IP_TOS) => header.traffic_class = within(integer()?, 0)?,
+                (linux::SOL_IPV6, linux::IPV6_HOPLIMIT | linux::IPV6_2292HOPLIMIT) => match integer()? {
+                    -1 => {}
+                    limit => header.hop_limit = within(limit, 0)?,
+                },
+                (linux::SOL_IPV6, linux::IPV6_TCLASS) => match integer()? {
+                    -1 => {}
+                    class => header.traffic_class = within(class, 0)?,
+                },
+                (linux::SOL_IP, linux::IP_PKTINFO) if data.len() >= 12 => {}
+                (linux::SOL_IPV6, linux::IPV6_PKTINFO | linux::IPV6_2292PKTINFO) if data.len() >= 20 => {}
+                (linux::SOL_IPV6, linux::IPV6_FLOWINFO | linux::IPV6_DONTFRAG) if data.len() == 4 => {}
+                (linux::SOL_SOCKET, _) => {}
+                _ => return Err(Errno::EINVAL),
+            }
+        }
+        Ok(header)
+    }
+}
+
+fn within(value: i32, minimum: i32) -> Result<i32> {
+    if (minimum..=255).contains(&value) {
+        Ok(value)
+    } else {
+        Err(Errno::EINVAL)
+    }
 }
 
 impl Datagram {
@@ -77,9 +137,19 @@ pub struct Diagnosis {
 }
 
 impl UdpSocket {
-    pub fn new(network: &Arc<NetworkStack>, creator: PeerIdentity, domain: u32) -> Arc<UdpSocket> {
-        let common = Common::new(network, creator, domain, SocketType::Datagram, IPPROTO_UDP);
+    /// `protocol`: UDP, or UDP-Lite (udplite(7)), which is the same where no checksum is looked at.
+    pub fn new(network: &Arc<NetworkStack>, creator: PeerIdentity, domain: u32, protocol: u32) -> Arc<UdpSocket> {
+        let common = Common::new(network, creator, domain, SocketType::Datagram, protocol);
         Arc::new_cyclic(|me| UdpSocket { common, me: me.clone(), state: Mutex::default() })
+    }
+
+    fn ports(&self) -> &Arc<PortTable> {
+        let network = &self.common.network;
+        if self.common.protocol == IPPROTO_UDP {
+            &network.udp_ports
+        } else {
+            &network.udplite_ports
+        }
     }
 
     fn families(&self) -> Families {
@@ -115,7 +185,7 @@ impl UdpSocket {
         let mut state = self.state.lock();
         if state.bound.is_none() {
             let ip = request.address.ip();
-            let lease = self.common.network.udp_ports.bind(request).map_err(|_| Errno::EAGAIN)?;
+            let lease = self.ports().bind(request).map_err(|_| Errno::EAGAIN)?;
             state.bound = Some(Bound { local: SocketAddr::new(ip, lease.port), lease, original: ip });
         }
         Ok(())
@@ -134,7 +204,7 @@ impl UdpSocket {
         address::to_reach(&self.common.network, self.families(), *address)
     }
 
-    fn deliver(&self, datagram: &[u8], source: SocketAddr, destination: IpAddr) -> bool {
+    fn deliver(&self, datagram: &[u8], source: SocketAddr, destination: IpAddr, header: Header) -> bool {
         let (limit, timestamp) = {
             let options = self.common.options.lock();
             (options.receive_buffer, options.timestamp)
@@ -149,7 +219,7 @@ impl UdpSocket {
             return true;
         }
         let time = (timestamp != Timestamp::Off).then(|| SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default());
-        let datagram = Datagram { data: datagram.to_vec(), source, destination, time };
+        let datagram = Datagram { data: datagram.to_vec(), source, destination, header, time };
         state.queued += datagram.cost();
         state.queue.push_back(datagram);
         drop(state);
@@ -187,10 +257,10 @@ impl UdpSocket {
                 put(linux::SOL_IP, linux::IP_PKTINFO, data);
             }
             if on(linux::SOL_IP, linux::IP_RECVTTL) {
-                put(linux::SOL_IP, linux::IP_TTL, 64i32.to_ne_bytes().to_vec());
+                put(linux::SOL_IP, linux::IP_TTL, datagram.header.hop_limit.to_ne_bytes().to_vec());
             }
             if on(linux::SOL_IP, linux::IP_RECVTOS) {
-                put(linux::SOL_IP, linux::IP_TOS, vec![0]);
+                put(linux::SOL_IP, linux::IP_TOS, vec![datagram.header.traffic_class as u8]);
             }
             if on(linux::SOL_IP, linux::IP_RECVORIGDSTADDR) {
                 put(linux::SOL_IP, linux::IP_ORIGDSTADDR, Address::Inet(SocketAddr::new(datagram.destination, port)).encode());
@@ -208,10 +278,10 @@ impl UdpSocket {
                 put(linux::SOL_IPV6, linux::IPV6_PKTINFO, data);
             }
             if on(linux::SOL_IPV6, linux::IPV6_RECVHOPLIMIT) {
-                put(linux::SOL_IPV6, linux::IPV6_HOPLIMIT, 64i32.to_ne_bytes().to_vec());
+                put(linux::SOL_IPV6, linux::IPV6_HOPLIMIT, datagram.header.hop_limit.to_ne_bytes().to_vec());
             }
             if on(linux::SOL_IPV6, linux::IPV6_RECVTCLASS) {
-                put(linux::SOL_IPV6, linux::IPV6_TCLASS, 0i32.to_ne_bytes().to_vec());
+                put(linux::SOL_IPV6, linux::IPV6_TCLASS, datagram.header.traffic_class.to_ne_bytes().to_vec());
             }
         }
         control
@@ -249,7 +319,7 @@ impl Socket for UdpSocket {
         if state.bound.is_some() {
             return Err(Errno::EINVAL);
         }
-        let lease = self.common.network.udp_ports.bind(request)?;
+        let lease = self.ports().bind(request)?;
         state.bound = Some(Bound { local: SocketAddr::new(address.ip(), lease.port), lease, original: address.ip() });
         Ok(())
     }
@@ -319,6 +389,7 @@ impl Socket for UdpSocket {
         if data.len() > if destination.is_ipv4() { MAXIMUM_V4 } else { MAXIMUM_V6 } {
             return Err(Errno::EMSGSIZE);
         }
+        let header = Header::new(&self.common, destination, &outgoing.control)?;
         self.common.check_error()?;
         if write_closed {
             return Err(Errno::EPIPE);
@@ -332,12 +403,9 @@ impl Socket for UdpSocket {
             return Err(Errno::ENETUNREACH);
         }
         self.common.network.interface.count(data.len());
-        let delivered = self
-            .common
-            .network
-            .udp_ports
-            .find_receiver(destination, source)
-            .is_some_and(|found| found.as_any().downcast_ref::<UdpSocket>().is_some_and(|receiver| receiver.deliver(data, source, destination.ip())));
+        let found = self.ports().find_receiver(destination, source);
+        let receiver = found.as_ref().and_then(|found| found.as_any().downcast_ref::<UdpSocket>());
+        let delivered = receiver.is_some_and(|receiver| receiver.deliver(data, source, destination.ip(), header));
         if !delivered && (peer == Some(destination) || options::is_on(&self.common, linux::SOL_IP, linux::IP_RECVERR)) {
             self.common.set_error(Errno::ECONNREFUSED);
         }
@@ -358,8 +426,7 @@ impl Socket for UdpSocket {
             let Some(datagram) = state.queue.front() else {
                 return if state.read_closed { Ok(Incoming::default()) } else { Err(Errno::EAGAIN) };
             };
-            let datagram =
-                Datagram { data: datagram.data.clone(), source: datagram.source, destination: datagram.destination, time: datagram.time };
+            let datagram = datagram.clone();
             drop(state);
             return Ok(self.fill(&datagram, buffer));
         }

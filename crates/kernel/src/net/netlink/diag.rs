@@ -2,7 +2,7 @@
 
 use super::message::{read_u32, Header, Message, Reply};
 use crate::net::address::UnixName;
-use crate::net::inet::{address, options, TcpSocket, UdpSocket, IPPROTO_TCP, IPPROTO_UDP};
+use crate::net::inet::{address, options, TcpSocket, UdpSocket, IPPROTO_TCP, IPPROTO_UDP, IPPROTO_UDPLITE};
 use crate::net::socket::{Socket, SocketType};
 use crate::net::unix::{self, UnixDatagram, UnixStream};
 use crate::net::NetworkStack;
@@ -50,7 +50,7 @@ pub fn internet_socket(socket: &dyn Socket, protocol: u32) -> Option<InternetSoc
             send_queue: shown.send_queue,
             dropped: 0,
         })
-    } else if let (Some(udp), IPPROTO_UDP) = (socket.as_any().downcast_ref::<UdpSocket>(), protocol) {
+    } else if let (Some(udp), IPPROTO_UDP | IPPROTO_UDPLITE) = (socket.as_any().downcast_ref::<UdpSocket>().filter(|_| socket.common().protocol == protocol), protocol) {
         let shown = udp.diagnosis();
         (shown.local.port() != 0).then_some(InternetSocket {
             state: if shown.peer.is_some() { 1 } else { 7 },

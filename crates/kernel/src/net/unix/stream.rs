@@ -350,10 +350,8 @@ impl Socket for UnixStream {
             State::Closed => return Events::HUP,
             State::Listening(listener) => {
                 let mut events = Events::empty();
-                events.set(Events::IN | Events::RDNORM, !listener.queue.is_empty());
-                if listener.shut_down {
-                    events |= Events::RDHUP | Events::IN | Events::RDNORM;
-                }
+                events.set(Events::IN | Events::RDNORM, listener.shut_down || !listener.queue.is_empty());
+                events.set(Events::RDHUP, listener.shut_down);
                 return events;
             }
             State::Connected(connection) => connection.clone(),

@@ -40,7 +40,9 @@ fn connected(kind: SocketType) -> (Arc<NetworkStack>, Arc<dyn Socket>, Arc<dyn S
     listener.listen(&caller(1), 1).unwrap();
     let client = create(&network, &caller(2), kind, 0).unwrap();
     client.connect(&caller(2), &to(&network, "server")).unwrap();
+    assert_eq!(listener.poll(), Events::IN | Events::RDNORM);
     let server = listener.accept().unwrap();
+    assert_eq!(listener.poll(), Events::empty());
     (network, listener, client, server)
 }
 

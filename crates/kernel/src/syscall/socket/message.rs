@@ -324,8 +324,8 @@ fn parse_control(context: &Context, socket: &dyn Socket, control: &[u8], outgoin
             }
             [linux::SOL_SOCKET, linux::SCM_RIGHTS | linux::SCM_CREDENTIALS] => {}
             [linux::SOL_SOCKET, _] if unix => return Err(Errno::EINVAL),
-            // Options of a single datagram (IP_PKTINFO, IP_TTL, IPV6_HOPLIMIT ...) change nothing over loopback.
-            _ => {}
+            _ if unix => {}
+            [level, kind] => outgoing.control.push(ControlMessage { level, kind, data: data.to_vec() }),
         }
         let next = length.checked_next_multiple_of(8).ok_or(Errno::EINVAL)?;
         rest = rest.get(next..).unwrap_or_default();
