@@ -139,7 +139,8 @@ fn slave_attributes(terminal: &Terminal) -> Attributes {
 /// fstat(2) of a terminal that was opened without its name.
 pub(super) fn slave_metadata(terminal: &Terminal) -> Metadata {
     let device = terminal.kernel.upgrade().and_then(|kernel| kernel.terminals.device.get().copied());
-    Metadata { changed: terminal.state().changed, ..metadata(&slave_attributes(terminal), device.unwrap_or_default()) }
+    let changed = terminal.state().changed;
+    Metadata { changed, ..metadata(&slave_attributes(terminal), device.unwrap_or_default()) }
 }
 
 impl Node for Slave {
