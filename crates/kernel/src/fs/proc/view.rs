@@ -124,7 +124,8 @@ impl View {
     }
 
     fn stop_state(&self) -> Option<(char, &'static str)> {
-        None
+        let stopped = self.task.as_ref().is_some_and(|task| task.signals.lock().stopped);
+        stopped.then_some(('T', "stopped"))
     }
 
     /// The host's figures: those of the thread below task/, else of the whole process.
