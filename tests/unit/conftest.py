@@ -1,4 +1,6 @@
-"""Every unit test gets the fake sentry, unless it asks for none."""
+"""Every unit test gets the fake sentry; with SKERRY_UNIT_SENTRY set, the one that it names.
+
+With a real sentry the tests fail that need the fake's ways (FAKE_SENTRY, OUT-OF-MEMORY) or plain host processes."""
 
 import os
 import pathlib
@@ -14,6 +16,9 @@ ROOT = HERE.parent.parent
 @pytest.fixture(autouse=True)
 def fake_sentry(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> str:
     """Lets Skerry find the fake sentry."""
+    if real := os.environ.get("SKERRY_UNIT_SENTRY"):
+        monkeypatch.setenv("SKERRY_SENTRY", real)
+        return real
     script = tmp_path_factory.mktemp("fake") / "skerry-sentry"
     script.write_text(f'#!/bin/sh\nexec {sys.executable} -S {HERE / "fake_sentry.py"} "$@"\n')
     script.chmod(script.stat().st_mode | stat.S_IXUSR)
