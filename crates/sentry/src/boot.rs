@@ -7,7 +7,10 @@ use skerry_kernel::fs::{self, Services};
 use skerry_kernel::Kernel;
 use skerry_platform::listener::Features;
 use skerry_platform::zygote::Zygote;
-use std::collections::BTreeMap;
+use crate::limits;
+use parking_lot::Mutex;
+use skerry_control::Limits;
+use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
 /// A sandbox that is ready to run programs.
@@ -16,6 +19,8 @@ pub struct Sandbox {
     pub booted: Booted,
     /// The caller's (uid, gid) on the host, where they appear as 0 inside.
     pub caller: Option<(u32, u32)>,
+    /// Bytes; kept where memory is limited.
+    pub peak_memory: Arc<Mutex<u64>>,
 }
 
 pub fn failure(kind: FailureKind, message: impl std::fmt::Display) -> Failure {
@@ -50,11 +55,17 @@ pub fn boot(
         failure(FailureKind::Unsupported, format!("application processes cannot be made on this host: {error}"))
     })?;
     let _ = skerry_platform::host::proc_directory();
+    if let Some(cpus) = boot.limits.cpus {
+        limits::bind_to_cpus(zygote.pid(), cpus).map_err(|error| {
+            failure(FailureKind::Unenforceable, format!("the limit of CPUs cannot be held here: {error}"))
+        })?;
+    }
     let caller = match boot.identity {
         Identity::CallerIsRoot => Some((rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw())),
         Identity::Host => None,
     };
     let kernel = Kernel::new(boot.hostname.as_bytes(), boot.limits.clone(), boot.network, boot.trace, events);
+    kernel.memory_files.limit.store(memory_files_cap(&boot.limits), Ordering::Relaxed);
     let services = Services::new(kernel.memory_files.clone()).map_err(|errno| internal(&errno))?;
     let _ = kernel.file_services.set(services.clone());
     let pseudo = |kind: &MountKind, services: &Arc<Services>| -> Option<Arc<dyn fs::inode::FileSystem>> {
@@ -76,10 +87,12 @@ pub fn boot(
     refuse_missing(&boot.require, &layers)?;
     kernel.reactor.prepare().map_err(|errno| internal(&errno))?;
     kernel.start(zygote).map_err(|error| internal(&error))?;
+    let peak_memory = Arc::default();
+    limits::watch_memory(&kernel, boot.limits.memory, Arc::clone(&peak_memory)).map_err(|error| internal(&error))?;
     let booted = Booted {
         layers: layers.present,
         missing: layers.missing,
-        limits: BTreeMap::new(),
+        limits: limits::describe(&boot.limits),
         version: env!("CARGO_PKG_VERSION").into(),
         guest_memory: match skerry_platform::memory::access() {
             skerry_platform::memory::Access::ProcessVm => "process_vm".into(),
@@ -87,7 +100,7 @@ pub fn boot(
         },
         sentry_pid: host_pid,
     };
-    Ok(Sandbox { kernel, booted, caller })
+    Ok(Sandbox { kernel, booted, caller, peak_memory })
 }
 
 /// A layer that was demanded and is not there is an error that names it and says why.
@@ -96,4 +109,15 @@ fn refuse_missing(required: &[Layer], layers: &Layers) -> Result<(), Failure> {
     let reason = layers.missing.iter().find(|missing| missing.layer == *layer).map_or("", |missing| missing.reason.as_str());
     let name = serde_json::to_value(layer).ok().and_then(|name| name.as_str().map(str::to_owned)).unwrap_or_default();
     Err(failure(FailureKind::Unenforceable, format!("the layer {name} was required, and is not in force here: {reason}")))
+}
+
+/// Bytes that in-memory files may take: as asked, else as memory in all is limited, else half of the host's memory (as
+/// tmpfs(5) has it).
+fn memory_files_cap(limits: &Limits) -> u64 {
+    let half_of_host = || {
+        let info = rustix::system::sysinfo();
+        (info.totalram as u64).saturating_mul(info.mem_unit.into()) / 2
+    };
+    let cap = limits.memory_files.or(limits.memory).unwrap_or_else(half_of_host);
+    limits.memory.map_or(cap, |memory| cap.min(memory))
 }

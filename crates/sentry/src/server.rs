@@ -13,11 +13,12 @@ use skerry_kernel::run::{self, SpawnError};
 use skerry_kernel::sync::Wake;
 use skerry_kernel::task::{self, Credentials, ExitStatus, Process};
 use skerry_kernel::tty::Console;
+use skerry_kernel::Kernel;
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 /// How long processes have to die at shutdown before the sentry goes anyway (the host then kills what is left).
@@ -25,7 +26,7 @@ const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(3);
 
 struct Server {
     sandbox: Sandbox,
-    sender: Sender,
+    ended: std::sync::mpsc::Sender<Arc<Process>>,
     started: Instant,
     /// Programs started by `spawn` that still live.
     spawned: Arc<Mutex<BTreeMap<u32, Program>>>,
@@ -34,6 +35,7 @@ struct Server {
 struct Program {
     process: Arc<Process>,
     arguments: Vec<skerry_control::Bytes>,
+    started: Instant,
     console: Option<Arc<Console>>,
 }
 
@@ -66,7 +68,15 @@ pub fn serve(mut connection: Connection) -> Result<ExitCode, Box<dyn std::error:
         }
     };
     sender.reply(request.id, Ok(serde_json::to_value(&sandbox.booted)?));
-    let mut server = Server { sandbox, sender: sender.clone(), started: Instant::now(), spawned: Arc::default() };
+    let (ended, ends) = std::sync::mpsc::channel();
+    let spawned: Arc<Mutex<BTreeMap<u32, Program>>> = Arc::default();
+    let (teller, programs, peak, kernel) =
+        (sender.clone(), spawned.clone(), sandbox.peak_memory.clone(), Arc::downgrade(&sandbox.kernel));
+    std::thread::Builder::new()
+        .name("skerry-ends".into())
+        .stack_size(128 << 10)
+        .spawn(move || tell_ends(ends, teller, programs, peak, kernel))?;
+    let mut server = Server { sandbox, ended, started: Instant::now(), spawned };
     loop {
         let Ok(Some((request, descriptors))) = connection.receive() else { break };
         if matches!(request.call, Call::Shutdown) {
@@ -127,8 +137,9 @@ impl Server {
         };
         let process = run::spawn(&self.sandbox.kernel, request).map_err(|error| spawn_failure(&name, &directory, error))?;
         let pid = process.pid() as u32;
-        self.spawned.lock().insert(pid, Program { process: process.clone(), arguments: spawn.arguments, console: console.clone() });
-        Watch::start(process, self.sender.clone(), self.spawned.clone(), console);
+        let program = Program { process: process.clone(), arguments: spawn.arguments, started: Instant::now(), console };
+        self.spawned.lock().insert(pid, program);
+        Watch::start(process, self.ended.clone());
         Ok(json!(Spawned { process: pid }))
     }
 
@@ -223,6 +234,8 @@ impl Server {
             wall_ns: self.started.elapsed().as_nanos() as u64,
             system_calls: kernel.system_calls.load(Ordering::Relaxed),
             pids: kernel.pids.task_count() as u32,
+            memory_files: kernel.memory_files.used.load(Ordering::Relaxed),
+            peak_memory: *self.sandbox.peak_memory.lock(),
             ..Usage::default()
         }
     }
@@ -264,26 +277,16 @@ fn spawn_failure(name: &str, directory: &[u8], error: SpawnError) -> Failure {
     }
 }
 
-/// Tells of a program's end, once.
+/// Notices a program's end, once, and has it told.
 struct Watch {
     process: Arc<Process>,
-    sender: Sender,
-    spawned: Arc<Mutex<BTreeMap<u32, Program>>>,
-    console: Option<Arc<Console>>,
-    started: Instant,
+    ended: std::sync::mpsc::Sender<Arc<Process>>,
     told: AtomicBool,
 }
 
 impl Watch {
-    fn start(
-        process: Arc<Process>,
-        sender: Sender,
-        spawned: Arc<Mutex<BTreeMap<u32, Program>>>,
-        console: Option<Arc<Console>>,
-    ) {
-        let started = Instant::now();
-        let watch =
-            Arc::new(Watch { process: process.clone(), sender, spawned, console, started, told: AtomicBool::new(false) });
+    fn start(process: Arc<Process>, ended: std::sync::mpsc::Sender<Arc<Process>>) {
+        let watch = Arc::new(Watch { process: process.clone(), ended, told: AtomicBool::new(false) });
         process.exit_queue.add(watch.clone());
         watch.wake();
     }
@@ -291,31 +294,40 @@ impl Watch {
 
 impl Wake for Watch {
     fn wake(&self) {
-        let Some(status) = *self.process.exit_status.lock() else { return };
-        if !self.process.is_dead() || self.told.swap(true, Ordering::AcqRel) {
-            return;
+        if self.process.is_dead() && !self.told.swap(true, Ordering::AcqRel) {
+            let _ = self.ended.send(self.process.clone());
         }
-        let pid = self.process.pid() as u32;
-        let (user_ns, system_ns) = self.process.time_ns();
-        let usage = Usage { user_ns, system_ns, wall_ns: self.started.elapsed().as_nanos() as u64, ..Usage::default() };
+    }
+}
+
+/// Tells of ends as they come: a terminal's output is with the caller first.
+fn tell_ends(
+    ended: std::sync::mpsc::Receiver<Arc<Process>>,
+    sender: Sender,
+    spawned: Arc<Mutex<BTreeMap<u32, Program>>>,
+    peak_memory: Arc<Mutex<u64>>,
+    kernel: Weak<Kernel>,
+) {
+    for process in ended {
+        let pid = process.pid() as u32;
+        let program = spawned.lock().remove(&pid);
+        let Some(status) = *process.exit_status.lock() else { continue };
+        if let Some(console) = program.as_ref().and_then(|program| program.console.as_ref()) {
+            console.finish(OUTPUT_PATIENCE);
+        }
+        let (user_ns, system_ns) = process.time_ns();
+        let usage = Usage {
+            user_ns,
+            system_ns,
+            wall_ns: program.map_or(0, |program| program.started.elapsed().as_nanos() as u64),
+            peak_memory: (*peak_memory.lock()).max(process.max_rss_bytes()),
+            system_calls: kernel.upgrade().map_or(0, |kernel| kernel.system_calls.load(Ordering::Relaxed)),
+            ..Usage::default()
+        };
         let (status, signal, core_dumped) = match status {
             ExitStatus::Exited(status) => (Some(i32::from(status)), None, false),
             ExitStatus::Signaled(signal, core) => (None, Some(signal.number()), core),
         };
-        let event = Event::Exited { process: pid, status, signal, core_dumped, usage };
-        let (sender, spawned) = (self.sender.clone(), self.spawned.clone());
-        let tell = move |console: Option<Arc<Console>>| {
-            // What it wrote is with the caller before the caller hears of its end.
-            if let Some(console) = console {
-                console.finish(OUTPUT_PATIENCE);
-            }
-            sender.event(&event);
-            spawned.lock().remove(&pid);
-        };
-        match self.console.clone() {
-            // Wakers must not wait.
-            Some(console) => drop(std::thread::Builder::new().name("console end".into()).spawn(move || tell(Some(console)))),
-            None => tell(None),
-        }
+        sender.event(&Event::Exited { process: pid, status, signal, core_dumped, usage });
     }
 }

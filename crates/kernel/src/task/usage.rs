@@ -21,6 +21,11 @@ impl Process {
         host.map_or(earlier, |host| earlier.plus(host.usage()))
     }
 
+    /// The most memory that one host process of it had resident, in bytes.
+    pub fn max_rss_bytes(&self) -> u64 {
+        self.usage().max_rss_kib.saturating_mul(1024)
+    }
+
     /// The usage of the children that were waited for, and of theirs.
     pub(crate) fn children_usage(&self) -> HostUsage {
         HostUsage { time_ns: *self.children_time_ns.lock(), ..*self.children_counts.lock() }

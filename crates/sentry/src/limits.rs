@@ -1,0 +1,126 @@
+//! Limits that the host does not hold for us: memory by looking, CPUs by affinity. (Processes and in-memory files are
+//! counted by the guest kernel itself.)
+//!
+//! Memory is best effort: a guest can overshoot between two looks. The looks come the closer together the less is left,
+//! and none are made where there is no limit.
+
+use parking_lot::Mutex;
+use skerry_abi::signal::{Signal, SignalInfo};
+use skerry_control::{Event, Limits};
+use skerry_kernel::task::Process;
+use skerry_kernel::Kernel;
+use skerry_platform::host::read_proc_of;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+const PAGE: u64 = 4096;
+/// How fast a guest can get memory from the host, at the most, in bytes a second: decides when to look again.
+const FASTEST: u64 = 4 << 30;
+const SHORTEST: Duration = Duration::from_millis(2);
+const LONGEST: Duration = Duration::from_millis(250);
+
+/// How each limit that was asked for is held, for `info`.
+pub fn describe(limits: &Limits) -> std::collections::BTreeMap<String, String> {
+    let mut how = std::collections::BTreeMap::new();
+    if limits.memory.is_some() {
+        how.insert("memory".into(), "best effort: use is polled, the largest process is killed; overshoot is possible".into());
+    }
+    if let Some(cpus) = limits.cpus {
+        let count = cpus.ceil().max(1.0);
+        how.insert("cpus".into(), format!("best effort: affinity to {count} CPU(s); a fraction is rounded up"));
+    }
+    if limits.pids.is_some() {
+        how.insert("pids".into(), "exact: counted by the guest kernel".into());
+    }
+    how.insert("memory_files".into(), "exact: counted by the guest kernel".into());
+    how
+}
+
+/// Confines `pid` (the zygote, from which all applications come) to as many CPUs as `cpus` asks for.
+pub fn bind_to_cpus(pid: i32, cpus: f64) -> std::io::Result<()> {
+    let pid = rustix::process::Pid::from_raw(pid);
+    let allowed = rustix::thread::sched_getaffinity(pid)?;
+    let mut chosen = rustix::thread::CpuSet::new();
+    let wanted = cpus.ceil().max(1.0) as u32;
+    for cpu in (0..rustix::thread::CpuSet::MAX_CPU).filter(|cpu| allowed.is_set(*cpu)) {
+        if chosen.count() >= wanted {
+            break;
+        }
+        chosen.set(cpu);
+    }
+    rustix::thread::sched_setaffinity(pid, &chosen)?;
+    Ok(())
+}
+
+/// Starts watching memory, if there is a limit.
+pub fn watch_memory(kernel: &Arc<Kernel>, limit: Option<u64>, peak: Arc<Mutex<u64>>) -> std::io::Result<()> {
+    let Some(limit) = limit else { return Ok(()) };
+    let kernel = Arc::downgrade(kernel);
+    std::thread::Builder::new().name("skerry-memory".into()).stack_size(128 << 10).spawn(move || watch(&kernel, limit, &peak))?;
+    Ok(())
+}
+
+fn watch(kernel: &Weak<Kernel>, limit: u64, peak: &Mutex<u64>) {
+    while let Some(kernel) = kernel.upgrade() {
+        let (mut used, largest) = quick_use(&kernel);
+        if used > limit {
+            // Pages that processes share after a fork were counted once for each.
+            used = exact_use(&kernel).min(used);
+        }
+        {
+            let mut peak = peak.lock();
+            *peak = used.max(*peak);
+        }
+        if used > limit {
+            if let Some(process) = largest {
+                (kernel.events)(Event::OutOfMemory { process: process.pid() as u32, limit });
+                process.send_signal(SignalInfo::kernel(Signal::SIGKILL));
+                let host = process.host.read().clone();
+                if let Some(host) = host {
+                    host.wait_until_dead(1000);
+                }
+            }
+        }
+        drop(kernel);
+        let left = limit.saturating_sub(used);
+        let pause = Duration::from_nanos(left.saturating_mul(1_000_000_000) / FASTEST);
+        std::thread::sleep(pause.clamp(SHORTEST, LONGEST));
+    }
+}
+
+/// In-memory files, and what each process has of anonymous memory; the process that has most.
+fn quick_use(kernel: &Kernel) -> (u64, Option<Arc<Process>>) {
+    let mut total = kernel.memory_files.used.load(Ordering::Relaxed);
+    let mut largest = (0, None);
+    for process in kernel.pids.processes() {
+        let Some(pid) = process.host.read().as_ref().map(|host| host.pid) else { continue };
+        let Ok(text) = read_proc_of(pid, "statm") else { continue };
+        let text = String::from_utf8_lossy(&text).into_owned();
+        let mut fields = text.split_ascii_whitespace().skip(1).map(|field| field.parse::<u64>().unwrap_or(0));
+        let (resident, shared) = (fields.next().unwrap_or(0), fields.next().unwrap_or(0));
+        let anonymous = resident.saturating_sub(shared) * PAGE;
+        total += anonymous;
+        if anonymous >= largest.0 {
+            largest = (anonymous, Some(process));
+        }
+    }
+    (total, largest.1)
+}
+
+/// As the host shares it out among the processes (smaps_rollup): slow, but right.
+fn exact_use(kernel: &Kernel) -> u64 {
+    let mut total = kernel.memory_files.used.load(Ordering::Relaxed);
+    for process in kernel.pids.processes() {
+        let Some(pid) = process.host.read().as_ref().map(|host| host.pid) else { continue };
+        let Ok(text) = read_proc_of(pid, "smaps_rollup") else { continue };
+        let text = String::from_utf8_lossy(&text).into_owned();
+        let kilobytes = text
+            .lines()
+            .find_map(|line| line.strip_prefix("Pss_Anon:"))
+            .and_then(|rest| rest.split_ascii_whitespace().next()?.parse::<u64>().ok())
+            .unwrap_or(0);
+        total += kilobytes * 1024;
+    }
+    total
+}
