@@ -438,7 +438,11 @@ impl Inode for HostInode {
         if !matches!(self.kind, FileType::Regular | FileType::Directory) {
             return Err(Errno::ENODATA);
         }
-        let file = self.open_host(OFlags::RDONLY)?;
+        let file = match self.open_host(OFlags::RDONLY) {
+            // Only user.* needs the right to read (xattr(7)); what else an unreadable file has stays unknown.
+            Err(Errno::EACCES | Errno::EPERM) if !name.starts_with(b"user.") => return Err(Errno::ENODATA),
+            file => file?,
+        };
         let mut value: Vec<u8> = Vec::with_capacity(1024);
         match rustix::fs::fgetxattr(&file, name, rustix::buffer::spare_capacity(&mut value)) {
             Ok(_) => return Ok(value),
@@ -463,7 +467,11 @@ impl Inode for HostInode {
         if !matches!(self.kind, FileType::Regular | FileType::Directory) {
             return Ok(Vec::new());
         }
-        let file = self.open_host(OFlags::RDONLY)?;
+        let file = match self.open_host(OFlags::RDONLY) {
+            // listxattr(2) needs no right on the file: what cannot be known does not show.
+            Err(Errno::EACCES | Errno::EPERM) => return Ok(Vec::new()),
+            file => file?,
+        };
         let mut list: Vec<u8> = Vec::with_capacity(crate::fs::xattr::VALUE_MAX);
         rustix::fs::flistxattr(&file, rustix::buffer::spare_capacity(&mut list)).map_err(host_error)?;
         Ok(list.split(|&byte| byte == 0).filter(|name| is_shown_xattr(name)).map(<[u8]>::to_vec).collect())
