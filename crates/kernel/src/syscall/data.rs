@@ -310,6 +310,12 @@ fn is_pipe(file: &OpenFile) -> bool {
     file.downcast::<PipeEnd>().is_some()
 }
 
+/// Files, sockets and devices can; eventfd and its like cannot.
+fn can_be_spliced(file: &OpenFile) -> Result<bool> {
+    let anonymous = file.path.is_none() && file.operations.anonymous_name().starts_with("anon_inode:");
+    Ok(!anonymous && kind_of(file)? != FileType::Directory)
+}
+
 /// Moves or copies between two pipes, waiting for either.
 fn between_pipes(context: &Context, input: &OpenFile, output: &OpenFile, length: u64, flags: u32, how: Transfer) -> Result<u64> {
     let length = usize::try_from(length.min(TRANSFER_MAX)).map_err(|_| Errno::EINVAL)?;
@@ -339,6 +345,9 @@ pub fn splice(context: &mut Context, in_fd: i32, in_offset: UserAddress, out_fd:
     let (from_pipe, to_pipe) = (is_pipe(&input), is_pipe(&output));
     if (from_pipe && !in_offset.is_null()) || (to_pipe && !out_offset.is_null()) {
         return Err(Errno::ESPIPE);
+    }
+    if !from_pipe && !can_be_spliced(&input)? || !to_pipe && !can_be_spliced(&output)? {
+        return Err(Errno::EINVAL);
     }
     let result = match (from_pipe, to_pipe) {
         (true, true) => between_pipes(context, &input, &output, length, flags, Transfer::Move),
