@@ -31,9 +31,11 @@ pub struct Services {
 const DESCRIPTORS_KEPT: usize = 2048;
 
 impl Services {
-    /// Before the process confines itself: opens its own /proc/self/fd.
+    /// Before the process confines itself: opens its own /proc/self/fd, and sets the process's umask to 0.
     pub fn new(memory_files: Arc<Quota>) -> Result<Arc<Services>> {
         let reopener = Reopener::new()?;
+        // What a guest asks for has been cut by the guest's own umask; the host's would cut it again.
+        rustix::process::umask(Mode::empty());
         Ok(Arc::new(Services {
             memory_files,
             content: ContentShared::new(reopener.clone()),

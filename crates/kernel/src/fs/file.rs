@@ -13,7 +13,7 @@ use parking_lot::{Mutex, RwLock};
 use skerry_abi::raw::general as linux;
 use std::any::Any;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::Arc;
 
 bitflags::bitflags! {
@@ -191,6 +191,12 @@ pub struct OpenFile {
     pub position: Mutex<u64>,
     /// fcntl(F_SETOWN), F_SETSIG: (owner: pid, or negative process group; signal or 0).
     pub owner: RwLock<(i32, i32)>,
+    /// The owner is one thread (F_SETOWN_EX with F_OWNER_TID).
+    pub owner_is_thread: AtomicBool,
+    /// The entry in the object's wait queue that serves O_ASYNC.
+    pub(crate) signal_io: Mutex<Option<u64>>,
+    /// It was made by the open(2) that gave this file (F_CREATED_QUERY).
+    pub created: AtomicBool,
     /// The epoll lists that watch it.
     pub epoll_items: crate::event::epoll::FileItems,
     /// Run when the last descriptor and the last user are gone.
@@ -200,6 +206,9 @@ pub struct OpenFile {
 impl Drop for OpenFile {
     fn drop(&mut self) {
         self.epoll_items.file_closed(&*self.operations);
+        if let (Some(key), Some(queue)) = (self.signal_io.get_mut().take(), self.operations.wait_queue()) {
+            queue.remove(key);
+        }
         for action in self.last_close.get_mut().drain(..) {
             action();
         }
@@ -214,6 +223,9 @@ impl OpenFile {
             flags: AtomicU32::new(flags.bits()),
             position: Mutex::new(0),
             owner: RwLock::new((0, 0)),
+            owner_is_thread: AtomicBool::new(false),
+            signal_io: Mutex::new(None),
+            created: AtomicBool::new(false),
             epoll_items: Default::default(),
             last_close: Mutex::default(),
         })

@@ -11,6 +11,7 @@ use crate::task::AccessMode;
 use crate::{Context, Errno, Result};
 use skerry_abi::raw::general as linux;
 use skerry_control::Event;
+use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
 /// O_TMPFILE's own bit (the constant includes O_DIRECTORY).
@@ -210,7 +211,9 @@ fn open_place(context: &Context, place: Path, how: OpenHow, created: Created) ->
             context.kernel().watches.report_with_parent(&place.dentry, NotifyMask::MODIFY);
         }
     }
-    finish(context, place, how)
+    let file = finish(context, place, how)?;
+    file.created.store(created == Created::Yes, Ordering::Relaxed);
+    Ok(file)
 }
 
 fn finish(context: &Context, place: Path, how: OpenHow) -> Result<Arc<OpenFile>> {

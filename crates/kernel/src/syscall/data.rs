@@ -8,7 +8,7 @@ use crate::fs::permission;
 use crate::ipc::pipe::transfer::{self, Transfer};
 use crate::ipc::pipe::{self, PipeEnd};
 use crate::syscall::read_write::{
-    check_file_size_limit, read_into, read_segments, write_from, write_segments, At, Segments, Waiting, STEP, TRANSFER_MAX,
+    check_file_size_limit, read_into, read_segments, write_from, At, Segments, Waiting, STEP, TRANSFER_MAX,
 };
 use crate::syscall::UserAddress;
 use crate::{Context, Errno, Result};
@@ -117,7 +117,7 @@ pub fn readahead(context: &mut Context, fd: i32, offset: i64, _count: u64) -> Re
     if !file.is_readable() {
         return Err(Errno::EBADF);
     }
-    if kind_of(&file)? != FileType::Regular || offset < 0 {
+    if !file.operations.is_seekable() || kind_of(&file)? != FileType::Regular || offset < 0 {
         return Err(Errno::EINVAL);
     }
     Ok(())
@@ -310,6 +310,12 @@ fn is_pipe(file: &OpenFile) -> bool {
     file.downcast::<PipeEnd>().is_some()
 }
 
+/// Files, sockets and devices can; eventfd and its like cannot.
+fn can_be_spliced(file: &OpenFile) -> Result<bool> {
+    let anonymous = file.path.is_none() && file.operations.anonymous_name().starts_with("anon_inode:");
+    Ok(!anonymous && kind_of(file)? != FileType::Directory)
+}
+
 /// Moves or copies between two pipes, waiting for either.
 fn between_pipes(context: &Context, input: &OpenFile, output: &OpenFile, length: u64, flags: u32, how: Transfer) -> Result<u64> {
     let length = usize::try_from(length.min(TRANSFER_MAX)).map_err(|_| Errno::EINVAL)?;
@@ -339,6 +345,9 @@ pub fn splice(context: &mut Context, in_fd: i32, in_offset: UserAddress, out_fd:
     let (from_pipe, to_pipe) = (is_pipe(&input), is_pipe(&output));
     if (from_pipe && !in_offset.is_null()) || (to_pipe && !out_offset.is_null()) {
         return Err(Errno::ESPIPE);
+    }
+    if !from_pipe && !can_be_spliced(&input)? || !to_pipe && !can_be_spliced(&output)? {
+        return Err(Errno::EINVAL);
     }
     let result = match (from_pipe, to_pipe) {
         (true, true) => between_pipes(context, &input, &output, length, flags, Transfer::Move),
@@ -437,11 +446,39 @@ pub fn vmsplice(context: &mut Context, fd: i32, vector: UserAddress, count: u64,
     if !is_pipe(&file) {
         return Err(Errno::EBADF);
     }
-    let segments = Segments::from_guest(context, vector.0, count)?;
+    let mut segments = Segments::from_guest(context, vector.0, count)?;
     let waiting = if flags & SPLICE_F_NONBLOCK != 0 { Waiting::Refused } else { waiting_of(&file) };
     if file.is_writable() {
-        write_segments(context, &file, segments, At::Position, waiting)
+        fill_pipe(context, &file, &mut segments, waiting)
     } else {
         read_segments(context, &file, segments, At::Position, waiting)
     }
+}
+
+/// Waits for room once, then takes what the pipe holds and no more.
+fn fill_pipe(context: &Context, file: &Arc<OpenFile>, segments: &mut Segments, waiting: Waiting) -> Result<u64> {
+    let mut buffer = vec![0; segments.remaining().min(STEP as u64) as usize];
+    let mut total = 0;
+    let mut waiting = waiting;
+    let mut output = Cursor { file, own: None };
+    while segments.remaining() > 0 {
+        let wanted = segments.remaining().min(buffer.len() as u64) as usize;
+        let copied = segments.read_from_guest(context, &mut buffer[..wanted]);
+        if copied == 0 {
+            return if total > 0 { Ok(total) } else { Err(Errno::EFAULT) };
+        }
+        let written = match write_from(context, file, &buffer[..copied], At::Position, waiting) {
+            Ok(written) => written,
+            // SIGPIPE goes with it.
+            Err(Errno::EPIPE) if total == 0 => return write_all(context, &mut output, &buffer[..copied], Waiting::Refused).map(|count| count as u64),
+            Err(_) if total > 0 => break,
+            Err(errno) => return Err(errno),
+        };
+        total += written as u64;
+        if written < wanted {
+            break;
+        }
+        waiting = Waiting::Refused;
+    }
+    Ok(total)
 }

@@ -3,12 +3,14 @@
 use crate::fs::close::closed;
 use crate::fs::file::{OpenFile, StatusFlags};
 use crate::fs::inode::FileType;
+use crate::fs::signal_io;
 use crate::fs::tmpfs::TmpfsInode;
 use crate::ipc::pipe;
 use crate::syscall::UserAddress;
 use crate::{Context, Errno, Result};
 use skerry_abi::raw::general as linux;
 use skerry_abi::raw::ioctl;
+use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
 fn descriptor_limit(context: &Context) -> u64 {
@@ -74,6 +76,9 @@ fn replace(context: &Context, old: i32, new: i32, close_on_exec: bool) -> Result
     Ok(new)
 }
 
+/// Whether the open made the file (Linux 6.12).
+const F_CREATED_QUERY: u32 = 1028;
+
 /// Flags that F_SETFL changes.
 const CHANGEABLE: StatusFlags = StatusFlags::APPEND
     .union(StatusFlags::ASYNC)
@@ -105,12 +110,13 @@ pub fn fcntl(context: &mut Context, fd: i32, command: u32, argument: u64) -> Res
         return Err(Errno::EBADF);
     }
     match command {
-        linux::F_SETFL => set_flags(context, &file, argument as u32).map(|()| 0),
+        linux::F_SETFL => set_flags(context, fd, &file, argument as u32).map(|()| 0),
+        F_CREATED_QUERY => Ok(u64::from(file.created.load(Ordering::Relaxed))),
         linux::F_GETLK | linux::F_SETLK | linux::F_SETLKW | linux::F_OFD_GETLK | linux::F_OFD_SETLK | linux::F_OFD_SETLKW => {
             super::lock::record_lock(context, fd, &file, command, argument)
         }
         linux::F_SETOWN => {
-            file.owner.write().0 = argument as i32;
+            set_owner(&file, argument as i32, false);
             Ok(0)
         }
         linux::F_GETOWN => Ok(file.owner.read().0 as i64 as u64),
@@ -121,12 +127,18 @@ pub fn fcntl(context: &mut Context, fd: i32, command: u32, argument: u64) -> Res
                 linux::F_OWNER_PGRP => id.checked_neg().ok_or(Errno::EINVAL)?,
                 _ => return Err(Errno::EINVAL),
             };
-            file.owner.write().0 = owner;
+            set_owner(&file, owner, kind as u32 == linux::F_OWNER_TID);
             Ok(0)
         }
         linux::F_GETOWN_EX => {
             let owner = file.owner.read().0;
-            let kind = if owner < 0 { linux::F_OWNER_PGRP } else { linux::F_OWNER_PID };
+            let kind = if owner < 0 {
+                linux::F_OWNER_PGRP
+            } else if file.owner_is_thread.load(Ordering::Relaxed) {
+                linux::F_OWNER_TID
+            } else {
+                linux::F_OWNER_PID
+            };
             context.write(argument, &[kind as i32, owner.saturating_abs()])?;
             Ok(0)
         }
@@ -161,11 +173,16 @@ pub fn fcntl(context: &mut Context, fd: i32, command: u32, argument: u64) -> Res
     }
 }
 
+fn set_owner(file: &OpenFile, owner: i32, is_thread: bool) {
+    file.owner.write().0 = owner;
+    file.owner_is_thread.store(is_thread, Ordering::Relaxed);
+}
+
 fn sealable(file: &OpenFile) -> Result<Arc<TmpfsInode>> {
     file.downcast::<crate::fs::tmpfs::TmpfsFile>().map(|file| file.inode.clone()).ok_or(Errno::EINVAL)
 }
 
-fn set_flags(context: &Context, file: &OpenFile, argument: u32) -> Result<()> {
+fn set_flags(context: &Context, fd: i32, file: &Arc<OpenFile>, argument: u32) -> Result<()> {
     let new = StatusFlags::from_bits_truncate(argument) & CHANGEABLE;
     let old = file.flags();
     if new.contains(StatusFlags::NOATIME) && !old.contains(StatusFlags::NOATIME) {
@@ -174,7 +191,7 @@ fn set_flags(context: &Context, file: &OpenFile, argument: u32) -> Result<()> {
             return Err(Errno::EPERM);
         }
     }
-    file.set_flags((old - CHANGEABLE) | new);
+    signal_io::set_flags(context.kernel(), file, fd, (old - CHANGEABLE) | new);
     Ok(())
 }
 
@@ -190,7 +207,7 @@ pub fn ioctl(context: &mut Context, fd: i32, request: u32, argument: UserAddress
             let on: i32 = context.read(argument.0)?;
             let flag = if request == ioctl::FIONBIO { StatusFlags::NONBLOCK } else { StatusFlags::ASYNC };
             let flags = file.flags();
-            file.set_flags(if on != 0 { flags | flag } else { flags - flag });
+            signal_io::set_flags(context.kernel(), &file, fd, if on != 0 { flags | flag } else { flags - flag });
             return Ok(0);
         }
         ioctl::FIONREAD if is_regular(&file) => {

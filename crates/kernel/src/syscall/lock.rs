@@ -55,8 +55,8 @@ fn range(file: &OpenFile, lock: &Flock) -> Result<(u64, u64)> {
 
 pub(super) fn record_lock(context: &Context, _fd: i32, file: &Arc<OpenFile>, command: u32, argument: u64) -> Result<u64> {
     let mut lock: Flock = context.read(argument)?;
-    let inode = inode_of(file)?;
     let (start, end) = range(file, &lock)?;
+    let inode = inode_of(file)?;
     let open_file = matches!(command, linux::F_OFD_GETLK | linux::F_OFD_SETLK | linux::F_OFD_SETLKW);
     if open_file && lock.pid != 0 {
         return Err(Errno::EINVAL);

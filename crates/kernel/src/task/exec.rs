@@ -149,7 +149,7 @@ pub fn exec_reset(task: &Arc<Task>, name: &[u8], program: Program, file: &ExecFi
         files
     };
     for closed in files.take_close_on_exec() {
-        closed.operations.flush(&closed);
+        crate::fs::close::closed(process, closed);
     }
     process.timers.executed();
     crate::ipc::sysv::executed(task.kernel(), process.pid());

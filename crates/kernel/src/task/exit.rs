@@ -113,7 +113,7 @@ pub(super) fn remove_thread(kernel: &Kernel, task: &Arc<Task>) {
     kernel.pids.remove_task(task.tid());
     let files = task.files();
     task.set_files(Arc::new(FdTable::default()));
-    release_files(files);
+    release_files(process, files);
     *task.restart.lock() = None;
     *task.seccomp.write() = None;
     if let Some(signal) = stopped {
@@ -124,10 +124,10 @@ pub(super) fn remove_thread(kernel: &Kernel, task: &Arc<Task>) {
 }
 
 /// Closes a table that nobody else uses. One who only looks at it for a moment closes it by letting go.
-fn release_files(files: Arc<FdTable>) {
+fn release_files(process: &Process, files: Arc<FdTable>) {
     if let Some(files) = Arc::into_inner(files) {
         for file in files.take_all() {
-            file.operations.flush(&file);
+            crate::fs::close::closed(process, file);
         }
     }
 }

@@ -87,6 +87,7 @@ impl Content {
             return Ok(0);
         }
         self.prepare_size(end)?;
+        self.prepare_hole(offset)?;
         if let Storage::Heap(bytes) = &mut self.storage {
             let wanted = round_up(end.max(bytes.len() as u64));
             if wanted > self.charged {
@@ -114,6 +115,14 @@ impl Content {
             return Ok(());
         }
         self.promote()
+    }
+
+    /// A write far behind the end leaves a hole, which only a memfd can have.
+    fn prepare_hole(&mut self, offset: u64) -> Result<()> {
+        match &self.storage {
+            Storage::Heap(bytes) if offset > round_up(bytes.len() as u64) => self.promote(),
+            _ => Ok(()),
+        }
     }
 
     /// Makes a memfd of the file.
