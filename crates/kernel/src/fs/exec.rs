@@ -48,6 +48,7 @@ pub fn executable_at(task: &Task, place: Path) -> Result<Executable> {
     let operations = inode.open_data(StatusFlags::empty())?;
     let request = MappingRequest { shared: false, writable: false, offset: 0, length: 0 };
     let descriptor = operations.mapping_descriptor(request)?;
+    task.kernel().mapped_names.remember(&descriptor, &place, task.kernel());
     let file = OpenFile::new(operations, StatusFlags::LARGEFILE, Some(place.clone()));
     Ok(Executable { file, path: place, metadata, descriptor })
 }

@@ -70,6 +70,9 @@ pub fn mmap(context: &mut Context, address: u64, length: u64, protection: u32, f
     // A shared mapping of a writable file may become writable later.
     let request = MappingRequest { shared, writable: shared && file.is_writable(), offset, length };
     let descriptor = file.operations.mapping_descriptor(request)?;
+    if let Some(path) = &file.path {
+        context.kernel().mapped_names.remember(&descriptor, path, context.kernel());
+    }
     let arguments = [hint, length, protection.into(), host_flags.into(), 0, offset];
     let call = NativeCall::with_descriptor(linux::__NR_mmap, arguments, 4, descriptor);
     context.run_native(vec![call], Some(pass_result_on()))

@@ -68,7 +68,7 @@ impl SlaveFile {
 
 impl Drop for SlaveFile {
     fn drop(&mut self) {
-        self.terminal.close_slave(self.generation);
+        self.terminal.close_slave();
     }
 }
 

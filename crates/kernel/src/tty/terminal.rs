@@ -44,7 +44,7 @@ pub(super) struct State {
     /// TIOCSPTLCK: the slave cannot be opened yet.
     pub locked: bool,
     pub master_open: bool,
-    /// Openings of the slave in the present generation.
+    /// Openings of the slave, hung up ones too.
     pub slaves: usize,
     /// Some slave has been opened (and closed again, if `slaves` is 0): the master then reads EIO instead of waiting.
     pub slave_was_open: bool,
@@ -152,11 +152,9 @@ impl Terminal {
         Ok(generation)
     }
 
-    pub(super) fn close_slave(&self, generation: u64) {
+    /// Also of a file that was hung up: the master sees the end only when the last one is closed.
+    pub(super) fn close_slave(&self) {
         let mut state = self.state();
-        if state.generation != generation {
-            return;
-        }
         state.slaves = state.slaves.saturating_sub(1);
         if state.slaves == 0 {
             state.exclusive = false;
@@ -373,7 +371,6 @@ impl Terminal {
     pub(super) fn hang_up(&self) {
         let mut state = self.state();
         state.generation += 1;
-        state.slaves = 0;
         state.exclusive = false;
         state.discipline.flush_input();
         let session = std::mem::take(&mut state.session).upgrade();

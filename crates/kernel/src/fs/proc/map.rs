@@ -4,8 +4,12 @@
 //! own mappings are not shown, names of host objects become names in the guest's tree ([`MappedNames`]), and \[heap\] and
 //! \[stack\] stand where the guest's are.
 
+use crate::fs::inode::Device;
+use crate::fs::path::Path;
+use crate::Kernel;
 use parking_lot::Mutex;
 use std::collections::HashMap;
+use std::os::fd::OwnedFd;
 
 /// Where the sandbox's own mappings lie in every application process: from here ...
 const RESERVED_START: u64 = 0x7000_0000_0000;
@@ -15,24 +19,40 @@ const PAGE: u64 = 4096;
 /// Names that are remembered at most.
 const NAMES_MAX: usize = 1 << 16;
 
-/// Guest names of mapped files, by what the host's maps show of them: device (major, minor) and inode.
+/// Mapped files as the guest knows them, by what the host's maps show of them: device (major, minor) and inode.
 #[derive(Default)]
 pub struct MappedNames {
-    names: Mutex<HashMap<(u32, u32, u64), Vec<u8>>>,
+    files: Mutex<HashMap<(u32, u32, u64), MappedFile>>,
+}
+
+/// A file's name, device and inode in the guest's tree.
+#[derive(Clone)]
+struct MappedFile {
+    name: Vec<u8>,
+    device: Device,
+    inode: u64,
 }
 
 impl MappedNames {
-    /// To be called when a file is mapped: the descriptor's device and inode on the host, and the file's guest name.
-    pub fn remember(&self, device: (u32, u32), inode: u64, name: Vec<u8>) {
-        let mut names = self.names.lock();
-        if names.len() >= NAMES_MAX {
-            names.clear();
-        }
-        names.insert((device.0, device.1, inode), name);
+    /// To be called when the file at `path` is mapped by `descriptor`.
+    pub fn remember(&self, descriptor: &OwnedFd, path: &Path, kernel: &Kernel) {
+        let (Ok(host), Ok(guest)) = (rustix::fs::fstat(descriptor), path.inode().metadata()) else { return };
+        let Some(root) = kernel.mounts.root() else { return };
+        let host_device = Device::decode(host.st_dev);
+        let file = MappedFile { name: path.absolute_name(&root), device: guest.device, inode: guest.inode };
+        self.insert((host_device.major, host_device.minor), host.st_ino, file);
     }
 
-    fn find(&self, device: (u32, u32), inode: u64) -> Option<Vec<u8>> {
-        self.names.lock().get(&(device.0, device.1, inode)).cloned()
+    fn insert(&self, device: (u32, u32), inode: u64, file: MappedFile) {
+        let mut files = self.files.lock();
+        if files.len() >= NAMES_MAX {
+            files.clear();
+        }
+        files.insert((device.0, device.1, inode), file);
+    }
+
+    fn find(&self, device: (u32, u32), inode: u64) -> Option<MappedFile> {
+        self.files.lock().get(&(device.0, device.1, inode)).cloned()
     }
 }
 
@@ -74,7 +94,12 @@ impl Line<'_> {
         Some(Line { start, end, permissions, offset, device, inode, name: &rest[name_start..] })
     }
 
-    fn is_hidden(&self) -> bool {
+    /// The sandbox's own, and what the host process began with.
+    fn is_hidden(&self, landmarks: Landmarks) -> bool {
+        self.is_reserved() || matches!(self.name, b"[heap]" | b"[stack]") && self.label(landmarks).is_none()
+    }
+
+    fn is_reserved(&self) -> bool {
         self.start >= RESERVED_START && self.end <= RESERVED_END
     }
 
@@ -83,39 +108,39 @@ impl Line<'_> {
         Some((u32::from_str_radix(major, 16).ok()?, u32::from_str_radix(minor, 16).ok()?))
     }
 
-    fn guest_name(&self, names: &MappedNames, landmarks: Landmarks) -> Vec<u8> {
+    /// What is not a file has at the guest's own places.
+    fn label(&self, landmarks: Landmarks) -> Option<&'static [u8]> {
         if self.inode != 0 {
-            let known = self.device_numbers().and_then(|device| names.find(device, self.inode));
-            return known.unwrap_or_else(|| self.name.to_vec());
-        }
-        if landmarks.stack_top != 0 && self.start < landmarks.stack_top && landmarks.stack_top <= self.end {
-            return b"[stack]".to_vec();
-        }
-        if landmarks.brk_start != 0 && self.start <= landmarks.brk_start && landmarks.brk_start < self.end {
-            return b"[heap]".to_vec();
-        }
-        match self.name {
-            // The host process's own, which the guest does not use as such.
-            b"[heap]" | b"[stack]" => Vec::new(),
-            other => other.to_vec(),
+            None
+        } else if landmarks.stack_top != 0 && self.start < landmarks.stack_top && landmarks.stack_top <= self.end {
+            Some(b"[stack]")
+        } else if landmarks.brk_start != 0 && self.start <= landmarks.brk_start && landmarks.brk_start < self.end {
+            Some(b"[heap]")
+        } else {
+            None
         }
     }
 
-    fn write(&self, text: &mut Vec<u8>, name: &[u8]) {
-        // A guest sees the devices of its own file systems in stat(2); here Linux shows the same. The host's are kept
-        // only as the inode's companion.
-        let fixed = format!(
-            "{:08x}-{:08x} {} {} {} {}",
-            self.start, self.end, self.permissions, self.offset, self.device, self.inode
-        );
+    fn write(&self, text: &mut Vec<u8>, names: &MappedNames, landmarks: Landmarks) {
+        let known = match self.inode {
+            0 => None,
+            inode => self.device_numbers().and_then(|device| names.find(device, inode)),
+        };
+        // What stat(2) shows of a file in the guest is what is shown here.
+        let (device, inode, name) = match &known {
+            Some(file) => (format!("{:02x}:{:02x}", file.device.major, file.device.minor), file.inode, &file.name[..]),
+            None => (self.device.to_owned(), self.inode, self.label(landmarks).unwrap_or(self.name)),
+        };
+        let fixed =
+            format!("{:08x}-{:08x} {} {} {device} {inode}", self.start, self.end, self.permissions, self.offset);
         text.extend_from_slice(fixed.as_bytes());
-        if !name.is_empty() {
+        if name.is_empty() {
+            text.push(b' ');
+        } else {
             // The name begins in column 74 (proc_pid_maps(5) aligns it).
             let width = fixed.len().max(72) + 1;
             text.resize(text.len() + width - fixed.len(), b' ');
             text.extend_from_slice(name);
-        } else {
-            text.push(b' ');
         }
         text.push(b'\n');
     }
@@ -128,9 +153,9 @@ pub(super) fn guest_maps(host: &[u8], names: &MappedNames, landmarks: Landmarks)
     for line in host.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()) {
         match Line::parse(line) {
             Some(mapping) => {
-                hidden = mapping.is_hidden();
+                hidden = mapping.is_hidden(landmarks);
                 if !hidden {
-                    mapping.write(&mut text, &mapping.guest_name(names, landmarks));
+                    mapping.write(&mut text, names, landmarks);
                 }
             }
             None if hidden => {}
@@ -153,7 +178,7 @@ pub(super) struct Hidden {
 
 pub(super) fn hidden_pages(maps: &[u8]) -> Hidden {
     let mut hidden = Hidden::default();
-    for line in maps.split(|&byte| byte == b'\n').filter_map(Line::parse).filter(Line::is_hidden) {
+    for line in maps.split(|&byte| byte == b'\n').filter_map(Line::parse).filter(Line::is_reserved) {
         let pages = line.end.saturating_sub(line.start) / PAGE;
         hidden.size += pages;
         // What mm/ counts as data: private and writable.
@@ -201,17 +226,19 @@ mod tests {
         700000000000-700000010000 r-xp 00000000 00:01 5                          /memfd:stub (deleted)\n\
         701000000000-701000001000 rw-p 00000000 00:00 0 \n\
         7ffd00000000-7ffd00021000 rw-p 00000000 00:00 0 \n\
+        7ffd10000000-7ffd10021000 rw-p 00000000 00:00 0                          [stack]\n\
         7ffd28ce5000-7ffd28ce7000 r-xp 00000000 00:00 0                          [vdso]\n";
 
     #[test]
     fn own_mappings_are_hidden_and_labels_put_back() {
         let names = MappedNames::default();
-        names.remember((0xfe, 0), 247026, b"/bin/cat with space".to_vec());
+        let file = MappedFile { name: b"/bin/cat with space".to_vec(), device: Device::new(0, 0x8001), inode: 7 };
+        names.insert((0xfe, 0), 247026, file);
         let landmarks = Landmarks { brk_start: 0x55cf_2000_0000, stack_top: 0x7ffd_0002_1000 };
         let text = String::from_utf8(guest_maps(MAPS, &names, landmarks)).unwrap();
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines.len(), 4);
-        assert_eq!(lines[0], "55cf14d56000-55cf14d58000 r--p 00000000 fe:00 247026                     /bin/cat with space");
+        assert_eq!(lines[0], "55cf14d56000-55cf14d58000 r--p 00000000 00:8001 7                        /bin/cat with space");
         assert!(lines[1].ends_with("[heap]"));
         assert!(lines[2].ends_with("[stack]"));
         assert!(lines[3].ends_with("[vdso]"));

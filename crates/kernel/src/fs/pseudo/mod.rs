@@ -166,6 +166,10 @@ impl Inode for PseudoInode {
     }
 
     fn create(&self, name: &[u8], node: NewNode) -> Result<Arc<dyn Inode>> {
+        if self.file_system.type_name() == "proc" {
+            // Linux's proc has no names that are not there.
+            return Err(Errno::ENOENT);
+        }
         let node = self.node.create(name, node)?;
         Ok(PseudoInode::new(node, self.file_system.clone()))
     }
