@@ -100,6 +100,8 @@ int main(void)
         int number = actions[i].number, status;
         pid_t pid = child_fork();
         if (pid == 0) {
+            /* A group of its own is never orphaned here, wherever the test was started: then the stops have effect. */
+            setpgid(0, 0);
             if (number != SIGKILL && number != SIGSTOP) catch_signal(number, SIG_DFL, 0);
             raise(number);
             _exit(9);

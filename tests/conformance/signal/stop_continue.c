@@ -22,6 +22,8 @@ int main(void)
     MUST(beats != MAP_FAILED);
     pid_t pid = child_fork();
     if (pid == 0) {
+        /* Not in an orphaned group, wherever the test was started: SIGTSTP would have no effect there. */
+        setpgid(0, 0);
         pthread_t threads[2];
         for (long i = 0; i < 2; i++) pthread_create(&threads[i], NULL, beat, (void *)(i + 1));
         beat(NULL);
