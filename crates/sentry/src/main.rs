@@ -8,6 +8,7 @@
 mod boot;
 mod confine;
 mod connection;
+mod files;
 mod server;
 
 use std::process::ExitCode;
