@@ -9,6 +9,7 @@ mod boot;
 mod confine;
 mod connection;
 mod limits;
+mod files;
 mod server;
 
 use std::process::ExitCode;

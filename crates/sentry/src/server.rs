@@ -9,7 +9,7 @@ use skerry_abi::signal::{Signal, SignalInfo, SI_USER};
 use skerry_control::{Call, Event, Failure, FailureKind, ProcessState, SignalTarget, Spawn, Spawned, Stdio, Usage};
 use skerry_kernel::fs::file::OpenFile;
 use skerry_kernel::fs::host_file::HostFile;
-use skerry_kernel::run::{self, SpawnError};
+use skerry_kernel::run::{self, OutsideFiles, SpawnError};
 use skerry_kernel::sync::Wake;
 use skerry_kernel::task::{self, Credentials, ExitStatus, Process};
 use skerry_kernel::tty::Console;
@@ -111,7 +111,10 @@ impl Server {
                     .collect();
                 Ok(json!({ "processes": states }))
             }
-            Call::File(_) => Err(failure(FailureKind::Internal, "file operations are not built yet")),
+            Call::File(call) => {
+                let files = OutsideFiles::new(&self.sandbox.kernel).map_err(|errno| failure(FailureKind::Internal, errno))?;
+                crate::files::answer(&files, call)
+            }
             Call::Usage => Ok(json!(self.usage())),
             Call::Info => Ok(json!(self.sandbox.booted)),
             Call::Shutdown => Ok(json!({})),
