@@ -22,7 +22,7 @@ def test_a_hundred_at_once(caller: harness.Caller) -> None:
     processes = [
         subprocess.Popen(
             [*caller.command, "do", "--", "/usr/bin/python3", "-S", "-I", "-c", f"print({n} * {n}); raise SystemExit({n % 7})"],
-            env=caller.environment("/"),
+            env=caller.environment(None),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -155,7 +155,7 @@ def test_the_hosts_own_loopback_is_out_of_reach(caller: harness.Caller) -> None:
 
 def test_idle_memory_of_a_sandbox(ourselves: harness.Caller) -> None:
     process = subprocess.Popen(
-        [*ourselves.command, "do", "--", "sleep", "30"], env=ourselves.environment("/"), stdout=subprocess.PIPE, start_new_session=True
+        [*ourselves.command, "do", "--", "sleep", "30"], env=ourselves.environment(None), stdout=subprocess.PIPE, start_new_session=True
     )
     try:
         time.sleep(1.5)
