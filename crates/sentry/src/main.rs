@@ -8,6 +8,7 @@
 mod boot;
 mod confine;
 mod connection;
+mod files;
 mod limits;
 mod server;
 

@@ -111,7 +111,7 @@ impl Server {
                     .collect();
                 Ok(json!({ "processes": states }))
             }
-            Call::File(_) => Err(failure(FailureKind::Internal, "file operations are not built yet")),
+            Call::File(call) => crate::files::answer(&self.sandbox.kernel, call),
             Call::Usage => Ok(json!(self.usage())),
             Call::Info => Ok(json!(self.sandbox.booted)),
             Call::Shutdown => Ok(json!({})),

@@ -127,6 +127,28 @@ pub fn spawn(kernel: &Arc<Kernel>, request: SpawnRequest) -> Result<Arc<Task>> {
     Ok(task)
 }
 
+/// A thread of pid 1 that does what the control protocol asks for (files), with root's rights on the whole tree. Nothing
+/// lists it: it has no descriptors, no memory and no host thread, no signal reaches it, and it goes with its last user.
+pub(crate) fn service_task(kernel: &Arc<Kernel>) -> Result<Arc<Task>> {
+    let root = kernel.mounts.root().ok_or(Errno::ENOENT)?;
+    let init = kernel.init();
+    let parts = TaskParts {
+        name: b"init".to_vec(),
+        files: Arc::new(FdTable::default()),
+        // Modes that are asked for are taken as they are.
+        fs: Arc::new(RwLock::new(FsContext { root: root.clone(), current: root, umask: 0 })),
+        credentials: init.credentials(),
+        memory: Arc::new(GuestMemory::new(0)),
+        blocked: SignalSet::EMPTY,
+        stack: DISABLED_STACK,
+        personality: 0,
+        timer_slack_ns: DEFAULT_TIMER_SLACK_NS,
+        scheduling: Scheduling::default(),
+        seccomp: None,
+    };
+    Ok(Task::new(init.pid(), init.clone(), parts))
+}
+
 /// The next id. EAGAIN at `--pids`, of which an event tells once a second at the most.
 fn allocate(kernel: &Kernel) -> Result<i32> {
     let limit = kernel.limits.pids;
