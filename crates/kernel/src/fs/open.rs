@@ -108,7 +108,8 @@ pub fn open(context: &Context, dirfd: i32, path: &[u8], how: OpenHow) -> Result<
 }
 
 fn open_walked(context: &Context, walker: &mut Walker, mut start: Path, path: &[u8], how: OpenHow) -> Result<Arc<OpenFile>> {
-    let follow = !how.has(linux::O_NOFOLLOW) && !(how.creates() && how.has(linux::O_EXCL));
+    let exclusive = how.creates() && how.has(linux::O_EXCL);
+    let follow = !how.has(linux::O_NOFOLLOW) && !exclusive;
     if !how.creates() {
         let place = walker.walk(&start, path, if follow { Follow::Yes } else { Follow::No })?;
         return open_place(context, place, how, Created::No);
