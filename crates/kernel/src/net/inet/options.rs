@@ -190,7 +190,7 @@ pub fn set_ip(common: &Common, caller: &Caller, level: u32, name: u32, value: &[
     }
 }
 
-const UDP_CORK: u32 = 1;
+pub const UDP_CORK: u32 = 1;
 const UDP_NO_CHECK6_TX: u32 = 101;
 const UDP_NO_CHECK6_RX: u32 = 102;
 const UDP_SEGMENT: u32 = 103;
@@ -198,9 +198,9 @@ const UDP_GRO: u32 = 104;
 
 fn set_udp(common: &Common, name: u32, value: &[u8]) -> Result<()> {
     match name {
-        UDP_NO_CHECK6_TX | UDP_NO_CHECK6_RX | UDP_GRO => keep(common, linux::SOL_UDP, name, i32::from(integer(value)? != 0)),
-        // Joining and splitting of datagrams is not served: as on a Linux before 4.18.
-        UDP_CORK | UDP_SEGMENT if integer(value)? == 0 => Ok(()),
+        UDP_CORK | UDP_NO_CHECK6_TX | UDP_NO_CHECK6_RX | UDP_GRO => keep(common, linux::SOL_UDP, name, i32::from(integer(value)? != 0)),
+        // Splitting of datagrams is not served: as on a Linux before 4.18.
+        UDP_SEGMENT if integer(value)? == 0 => Ok(()),
         _ => Err(Errno::ENOPROTOOPT),
     }
 }

@@ -42,6 +42,8 @@ struct State {
     /// Bytes in the queue, with their overhead.
     queued: usize,
     dropped: u32,
+    /// A datagram that is being put together (MSG_MORE, UDP_CORK), and where it goes.
+    corked: Option<(SocketAddr, Vec<u8>)>,
     read_closed: bool,
     write_closed: bool,
     closed: bool,
@@ -227,6 +229,35 @@ impl UdpSocket {
         true
     }
 
+    /// Sends one datagram.
+    fn transmit(&self, data: &[u8], destination: SocketAddr, header: Header) -> Result<usize> {
+        let mut source = self.diagnosis().local;
+        if source.ip().is_unspecified() || source.ip().is_multicast() {
+            source.set_ip(address::source_for(destination.ip()));
+        }
+        if source.is_ipv4() != destination.is_ipv4() {
+            return Err(Errno::ENETUNREACH);
+        }
+        self.common.network.interface.count(data.len());
+        let found = self.ports().find_receiver(destination, source);
+        let receiver = found.as_ref().and_then(|found| found.as_any().downcast_ref::<UdpSocket>());
+        let delivered = receiver.is_some_and(|receiver| receiver.deliver(data, source, destination.ip(), header));
+        if !delivered && (self.state.lock().peer == Some(destination) || options::is_on(&self.common, linux::SOL_IP, linux::IP_RECVERR)) {
+            self.common.set_error(Errno::ECONNREFUSED);
+        }
+        Ok(data.len())
+    }
+
+    /// UDP_CORK was taken off: what was put together goes.
+    fn uncork(&self) -> Result<()> {
+        let corked = self.state.lock().corked.take();
+        if let Some((destination, data)) = corked {
+            let header = Header::new(&self.common, destination, &[])?;
+            self.transmit(&data, destination, header)?;
+        }
+        Ok(())
+    }
+
     /// Control messages that the receiver asked for.
     fn control(&self, datagram: &Datagram) -> Vec<ControlMessage> {
         let port = self.state.lock().bound.as_ref().map_or(0, |bound| bound.lease.port);
@@ -386,7 +417,8 @@ impl Socket for UdpSocket {
         if destination.port() == 0 {
             return Err(Errno::EINVAL);
         }
-        if data.len() > if destination.is_ipv4() { MAXIMUM_V4 } else { MAXIMUM_V6 } {
+        let maximum = if destination.is_ipv4() { MAXIMUM_V4 } else { MAXIMUM_V6 };
+        if data.len() > maximum {
             return Err(Errno::EMSGSIZE);
         }
         let header = Header::new(&self.common, destination, &outgoing.control)?;
@@ -395,19 +427,21 @@ impl Socket for UdpSocket {
             return Err(Errno::EPIPE);
         }
         self.bind_any(self.request(address::unspecified(self.common.domain)))?;
-        let mut source = self.diagnosis().local;
-        if source.ip().is_unspecified() || source.ip().is_multicast() {
-            source.set_ip(address::source_for(destination.ip()));
+        let corked = self.state.lock().corked.take();
+        let more = outgoing.flags.contains(MessageFlags::MORE) || options::is_on(&self.common, linux::SOL_UDP, options::UDP_CORK);
+        if !more && corked.is_none() {
+            return self.transmit(data, destination, header);
         }
-        if source.is_ipv4() != destination.is_ipv4() {
-            return Err(Errno::ENETUNREACH);
+        // udp(7): what is joined goes where its first part was to go.
+        let (destination, mut whole) = corked.unwrap_or((destination, Vec::new()));
+        if whole.len() + data.len() > maximum {
+            return Err(Errno::EMSGSIZE);
         }
-        self.common.network.interface.count(data.len());
-        let found = self.ports().find_receiver(destination, source);
-        let receiver = found.as_ref().and_then(|found| found.as_any().downcast_ref::<UdpSocket>());
-        let delivered = receiver.is_some_and(|receiver| receiver.deliver(data, source, destination.ip(), header));
-        if !delivered && (peer == Some(destination) || options::is_on(&self.common, linux::SOL_IP, linux::IP_RECVERR)) {
-            self.common.set_error(Errno::ECONNREFUSED);
+        whole.extend(data);
+        if more {
+            self.state.lock().corked = Some((destination, whole));
+        } else {
+            self.transmit(&whole, destination, header)?;
         }
         Ok(data.len())
     }
@@ -457,7 +491,11 @@ impl Socket for UdpSocket {
         if level == linux::SOL_IPV6 && name == linux::IPV6_V6ONLY && self.is_bound() {
             return Err(Errno::EINVAL);
         }
-        options::set_ip(&self.common, caller, level, name, value)
+        options::set_ip(&self.common, caller, level, name, value)?;
+        if level == linux::SOL_UDP && name == options::UDP_CORK && !options::is_on(&self.common, level, name) {
+            self.uncork()?;
+        }
+        Ok(())
     }
 
     fn get_option(&self, level: u32, name: u32, _length: usize) -> Result<Vec<u8>> {

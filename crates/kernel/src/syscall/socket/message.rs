@@ -183,6 +183,8 @@ fn send(context: &Context, file: &OpenFile, socket: &dyn Socket, segments: &Segm
 fn receive(context: &Context, file: &OpenFile, socket: &dyn Socket, segments: &Segments, flags: MessageFlags) -> Result<Incoming> {
     let timeout = socket.common().options.lock().receive_timeout;
     let blocking = blocking(file, flags, timeout);
+    // The queue of errors is looked at, never waited for.
+    let blocking = if flags.contains(MessageFlags::ERRQUEUE) { Blocking::Never } else { blocking };
     let stream = socket.common().kind == SocketType::Stream;
     let mut scratch = Scratch::take(segments.total.min(if stream { CHUNK } else { MAXIMUM_DATAGRAM }));
     let size = segments.total.min(scratch.0.len());
