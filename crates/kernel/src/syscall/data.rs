@@ -348,7 +348,7 @@ pub fn splice(context: &mut Context, in_fd: i32, in_offset: UserAddress, out_fd:
         return Err(Errno::EBADF);
     }
     let (from_pipe, to_pipe) = (is_pipe(&input), is_pipe(&output));
-    if is_event_object(&input) || is_event_object(&output) {
+    if is_event_object(&input) || is_event_object(&output) || kind_of(&input)? == FileType::Directory {
         return Err(Errno::EINVAL);
     }
     if (from_pipe && !in_offset.is_null()) || (to_pipe && !out_offset.is_null()) {

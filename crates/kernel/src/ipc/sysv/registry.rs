@@ -205,8 +205,12 @@ impl<T: Object> Registry<T> {
         Ok(object)
     }
 
-    /// By index (SHM_STAT and its kin); with the id. EINVAL.
+    /// By index (SHM_STAT and its kin), of which an id is a form too; with the id. EINVAL.
     pub fn find_index(&self, index: i32) -> Result<(i32, Arc<T>)> {
+        if index < 0 {
+            return Err(Errno::EINVAL);
+        }
+        let index = index % ID_SPACE;
         let object = self.inner.lock().objects.get(&index).cloned().ok_or(Errno::EINVAL)?;
         Ok((id_of(index, object.permission().sequence), object))
     }
