@@ -67,7 +67,7 @@ fn write_address(context: &Context, bytes: &[u8], address: UserAddress, length_a
 
 /// What `address` leads to for `socket`.
 fn destination(context: &Context, socket: &dyn Socket, address: Address) -> Result<Destination> {
-    if socket.common().domain != linux::AF_UNIX {
+    if socket.common().domain() != linux::AF_UNIX {
         return Ok(Destination::plain(address));
     }
     let unix = match &address {

@@ -171,7 +171,7 @@ impl UdpSocket {
     pub fn diagnosis(&self) -> Diagnosis {
         let state = self.state.lock();
         Diagnosis {
-            local: state.bound.as_ref().map_or_else(|| address::unspecified(self.common.domain), |bound| bound.local),
+            local: state.bound.as_ref().map_or_else(|| address::unspecified(self.common.domain()), |bound| bound.local),
             peer: state.peer,
             receive_queue: state.queued as u32,
             dropped: state.dropped,
@@ -196,7 +196,7 @@ impl UdpSocket {
     /// An address of a call, as this socket can reach it.
     fn reachable(&self, address: &Address) -> Result<SocketAddr> {
         let Address::Inet(address) = address else { return Err(Errno::EAFNOSUPPORT) };
-        if address.is_ipv6() && self.common.domain == linux::AF_INET {
+        if address.is_ipv6() && self.common.domain() == linux::AF_INET {
             return Err(Errno::EAFNOSUPPORT);
         }
         let broadcast = matches!(address.ip(), IpAddr::V4(v4) if v4.is_broadcast() || v4.octets() == [127, 255, 255, 255]);
@@ -297,7 +297,7 @@ impl UdpSocket {
                 put(linux::SOL_IP, linux::IP_ORIGDSTADDR, Address::Inet(SocketAddr::new(datagram.destination, port)).encode());
             }
         }
-        if self.common.domain == linux::AF_INET6 {
+        if self.common.domain() == linux::AF_INET6 {
             if on(linux::SOL_IPV6, linux::IPV6_RECVPKTINFO) {
                 // struct in6_pktinfo: address, index.
                 let destination = match datagram.destination {
@@ -326,7 +326,7 @@ impl UdpSocket {
         Incoming {
             count,
             full_length: datagram.data.len(),
-            source: Some(Address::Inet(address::presented(self.common.domain, datagram.source))),
+            source: Some(Address::Inet(address::presented(self.common.domain(), datagram.source))),
             control: self.control(datagram),
             flags,
             boundary: true,
@@ -341,7 +341,7 @@ impl Socket for UdpSocket {
     }
 
     fn bind(&self, caller: &Caller, address: &Address) -> Result<()> {
-        let address = address::to_bind(&self.common.network, self.common.domain, self.families(), address, Multicast::Allowed)?;
+        let address = address::to_bind(&self.common.network, self.common.domain(), self.families(), address, Multicast::Allowed)?;
         if (1..1024).contains(&address.port()) && !caller.credentials.has_capability(CAP_NET_BIND_SERVICE) {
             return Err(Errno::EACCES);
         }
@@ -366,7 +366,7 @@ impl Socket for UdpSocket {
             return Ok(());
         }
         let peer = self.reachable(&destination.address)?;
-        self.bind_any(self.request(address::unspecified(self.common.domain)))?;
+        self.bind_any(self.request(address::unspecified(self.common.domain())))?;
         let mut state = self.state.lock();
         let Some(bound) = &mut state.bound else { return Err(Errno::EAGAIN) };
         let ip = if bound.original.is_unspecified() { address::source_for(peer.ip()) } else { bound.original };
@@ -392,12 +392,12 @@ impl Socket for UdpSocket {
     }
 
     fn local_address(&self) -> Address {
-        Address::Inet(address::presented(self.common.domain, self.diagnosis().local))
+        Address::Inet(address::presented(self.common.domain(), self.diagnosis().local))
     }
 
     fn peer_address(&self) -> Result<Address> {
         let peer = self.state.lock().peer.ok_or(Errno::ENOTCONN)?;
-        Ok(Address::Inet(address::presented(self.common.domain, peer)))
+        Ok(Address::Inet(address::presented(self.common.domain(), peer)))
     }
 
     fn send(&self, _caller: &Caller, data: &[u8], outgoing: &mut Outgoing) -> Result<usize> {
@@ -426,7 +426,7 @@ impl Socket for UdpSocket {
         if write_closed {
             return Err(Errno::EPIPE);
         }
-        self.bind_any(self.request(address::unspecified(self.common.domain)))?;
+        self.bind_any(self.request(address::unspecified(self.common.domain())))?;
         let corked = self.state.lock().corked.take();
         let more = outgoing.flags.contains(MessageFlags::MORE) || options::is_on(&self.common, linux::SOL_UDP, options::UDP_CORK);
         if !more && corked.is_none() {
@@ -490,6 +490,9 @@ impl Socket for UdpSocket {
     fn set_option(&self, caller: &Caller, level: u32, name: u32, value: &[u8]) -> Result<()> {
         if level == linux::SOL_IPV6 && name == linux::IPV6_V6ONLY && self.is_bound() {
             return Err(Errno::EINVAL);
+        }
+        if level == linux::SOL_IPV6 && name == linux::IPV6_ADDRFORM && self.common.domain() == linux::AF_INET6 {
+            return options::become_ipv4(&self.common, value, self.diagnosis().peer);
         }
         options::set_ip(&self.common, caller, level, name, value)?;
         if level == linux::SOL_UDP && name == options::UDP_CORK && !options::is_on(&self.common, level, name) {
