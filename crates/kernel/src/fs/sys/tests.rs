@@ -1,5 +1,5 @@
 use super::*;
-use crate::fs::file::{FileOperations, OpenFile, StatusFlags};
+use crate::fs::file::{OpenFile, StatusFlags};
 use crate::fs::inode::{DirectoryEntry, FileType};
 use crate::task::Task;
 use crate::testing::{context, kernel, kernel_with, process};
