@@ -90,9 +90,9 @@ static FILES: &[File] = &[
     file("smaps", 0o444, Access::Trace, |view, _| Ok(host_map(view, "smaps"))),
     file("smaps_rollup", 0o444, Access::Trace, |view, _| Ok(rollup(&host_map(view, "smaps")))),
     file("stack", 0o400, Access::Trace, |_, _| Ok(Vec::new())),
-    file("stat", 0o444, Access::Mode, |view, reader| status::stat(view, reader)),
+    file("stat", 0o444, Access::Mode, status::stat),
     file("statm", 0o444, Access::Mode, |view, _| status::statm(view)),
-    file("status", 0o444, Access::Mode, |view, reader| status::status(view, reader)),
+    file("status", 0o444, Access::Mode, status::status),
     file("syscall", 0o400, Access::Trace, |_, _| Ok(b"running\n".to_vec())),
     setting(
         "timerslack_ns",
