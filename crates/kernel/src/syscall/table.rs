@@ -198,7 +198,7 @@ rows! {
     146 sched_get_priority_max crate::syscall::scheduling::sched_get_priority_max, Kernel Full "";
     147 sched_get_priority_min crate::syscall::scheduling::sched_get_priority_min, Kernel Full "";
     148 sched_rr_get_interval crate::syscall::scheduling::sched_rr_get_interval, Kernel Full "";
-    149 mlock crate::syscall::resource::mlock, Kernel Partial "checked against RLIMIT_MEMLOCK call by call; nothing is locked";
+    149 mlock crate::syscall::resource::mlock, Kernel Partial "checked against RLIMIT_MEMLOCK call by call; the host may still page out";
     150 munlock crate::syscall::resource::munlock, Kernel Partial "see mlock";
     151 mlockall crate::syscall::resource::mlockall, Kernel Partial "see mlock";
     152 munlockall crate::syscall::resource::munlockall, Kernel Partial "see mlock";
