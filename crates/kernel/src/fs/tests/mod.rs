@@ -2,6 +2,7 @@
 
 mod host;
 mod overlay;
+mod service;
 mod tmpfs;
 mod walk;
 
