@@ -37,7 +37,7 @@ pub fn process_of(kernel: &Arc<Kernel>, credentials: Credentials) -> Arc<Task> {
         credentials,
         fs: FsContext { root: root(), current: root(), umask: 0o022 },
         files: Arc::new(FdTable::default()),
-        memory: Arc::new(GuestMemory::new(std::process::id() as i32)),
+        memory: Arc::new(GuestMemory::of_pid(std::process::id() as i32)),
     };
     spawn(kernel, request).expect("room for a process")
 }

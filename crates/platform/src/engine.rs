@@ -132,11 +132,6 @@ impl HostProcess {
         matches!(rustix::io::retry_on_intr(wait), Ok(1..))
     }
 
-    /// Takes the dead process off the host's table; its pid may be used again from then on.
-    pub fn reap(&self) {
-        let _ = waitid(WaitId::PidFd(self.pidfd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
-    }
-
     /// What it has used, once it is dead and has not been reaped; `None` otherwise.
     pub fn final_usage(&self) -> Option<HostUsage> {
         use std::os::fd::AsRawFd;
@@ -192,6 +187,14 @@ impl HostProcess {
         let mut fields = rest.split_ascii_whitespace().skip(11).map(|field| field.parse::<u64>().unwrap_or(0));
         let tick_ns = 10_000_000;
         (fields.next().unwrap_or(0) * tick_ns, fields.next().unwrap_or(0) * tick_ns)
+    }
+}
+
+impl Drop for HostProcess {
+    /// Takes the dead process off the host's table. Not before: as long as anyone may still name the process by its pid
+    /// (to read its memory, say), the pid must not become that of a process outside.
+    fn drop(&mut self) {
+        let _ = waitid(WaitId::PidFd(self.pidfd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
     }
 }
 

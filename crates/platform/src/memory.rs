@@ -4,10 +4,11 @@
 //! faster one taken where the host allows it: process_vm_readv(2), and /proc/PID/mem (some container profiles refuse the
 //! first). Both need the same user id, or the capability for it, and nothing else (ptrace(2), PTRACE_MODE_ATTACH).
 
+use crate::engine::HostProcess;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 /// How guest memory is reached; the same for all processes of a sentry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,12 +36,25 @@ pub fn access() -> Access {
 /// The memory of one application process.
 pub struct GuestMemory {
     pid: i32,
+    /// Keeps the pid from becoming another process's.
+    _process: Option<Arc<HostProcess>>,
     file: OnceLock<Option<File>>,
 }
 
 impl GuestMemory {
-    pub fn new(pid: i32) -> GuestMemory {
-        GuestMemory { pid, file: OnceLock::new() }
+    /// That of `process`.
+    pub fn of(process: Arc<HostProcess>) -> GuestMemory {
+        GuestMemory { pid: process.pid, _process: Some(process), file: OnceLock::new() }
+    }
+
+    /// That of a process which has none yet: nothing can be read or written.
+    pub fn none() -> GuestMemory {
+        GuestMemory::of_pid(0)
+    }
+
+    /// That of a process which somebody else keeps from being reaped (tests: our own).
+    pub fn of_pid(pid: i32) -> GuestMemory {
+        GuestMemory { pid, _process: None, file: OnceLock::new() }
     }
 
     /// The host process that has this memory.
@@ -50,7 +64,7 @@ impl GuestMemory {
 
     /// Fills `bytes` from `address`; returns how many bytes were readable from the start (less than asked = a fault).
     pub fn read(&self, address: u64, bytes: &mut [u8]) -> usize {
-        if bytes.is_empty() {
+        if bytes.is_empty() || self.pid == 0 {
             return 0;
         }
         if access() == Access::ProcMem {
@@ -67,7 +81,7 @@ impl GuestMemory {
 
     /// Writes `bytes` to `address`; returns how many were written from the start.
     pub fn write(&self, address: u64, bytes: &[u8]) -> usize {
-        if bytes.is_empty() {
+        if bytes.is_empty() || self.pid == 0 {
             return 0;
         }
         if access() == Access::ProcMem {
@@ -143,7 +157,7 @@ mod tests {
         let address = target.as_mut_ptr() as u64;
         for way in [Access::ProcMem, Access::ProcessVm] {
             set_access(way);
-            let memory = GuestMemory::new(std::process::id() as i32);
+            let memory = GuestMemory::of_pid(std::process::id() as i32);
             assert_eq!(memory.write(address + 5000, &[9; 3]), 3);
             let mut copy = [0u8; 5];
             assert_eq!(memory.read(address + 4999, &mut copy), 5);

@@ -149,7 +149,7 @@ impl Engine {
             child.set_address_space(space);
             if !is_thread {
                 enrolment.door.add_user();
-                child.set_memory(Arc::new(GuestMemory::new(notification.tid)));
+                child.set_memory(Arc::new(GuestMemory::of(process.clone())));
                 *child.process().host.write() = Some(process.clone());
                 self.reaper.watch(process, enrolment.door.clone(), Some(child.process().clone()));
                 // A signal that ended the child before it had a host process.

@@ -178,7 +178,7 @@ fn move_in(engine: &Arc<Engine>, context: &Context, thread: &Arc<GuestThread>, b
     thread.state.lock().task = Some(task.clone());
     *thread.space.brk.lock() = brk;
     *task.host.write() = Some(thread.host.clone());
-    task.set_memory(Arc::new(GuestMemory::new(thread.host.pid)));
+    task.set_memory(Arc::new(GuestMemory::of(thread.process.clone())));
     task.set_address_space(thread.space.clone());
     let process = task.process();
     let previous = process.host.write().replace(thread.process.clone());

@@ -98,6 +98,5 @@ impl Engine {
                 task::host_gone(process, unexpected);
             }
         }
-        host.reap();
     }
 }

@@ -55,6 +55,11 @@ impl Engine {
         let task = {
             let mut state = thread.state.lock();
             let again = request.sequence == state.sequence;
+            if !again && state.in_service {
+                // Two calls of one thread at once: only a program that has taken its stub over can ask for that.
+                thread.listener.listener.answer(ring, Errno::EBUSY.as_return_value());
+                return;
+            }
             state.ring = ring;
             if again && state.in_service {
                 // Its first ring was aborted by the host; whoever serves the request answers this one.

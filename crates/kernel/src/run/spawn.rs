@@ -62,7 +62,7 @@ pub fn spawn(kernel: &Arc<Kernel>, request: Spawn) -> Result<Arc<Process>, Spawn
             credentials: request.credentials,
             fs: FsContext { root: root.clone(), current: root, umask: 0o022 },
             files,
-            memory: Arc::new(GuestMemory::new(0)),
+            memory: Arc::new(GuestMemory::none()),
         },
     )
     .map_err(SpawnError::Other)?;

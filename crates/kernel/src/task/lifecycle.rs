@@ -75,7 +75,7 @@ pub(crate) fn outside_task(kernel: &Arc<Kernel>, root: crate::fs::path::Path) ->
             files: Arc::default(),
             fs: Arc::new(RwLock::new(FsContext { root: root.clone(), current: root, umask: 0 })),
             credentials: Arc::new(Credentials::new(0, 0, Vec::new())),
-            memory: Arc::new(GuestMemory::new(0)),
+            memory: Arc::new(GuestMemory::none()),
             blocked: SignalSet::EMPTY,
             stack: DISABLED_STACK,
             personality: 0,
