@@ -28,11 +28,21 @@ const POLL_IN: i32 = 1;
 const BAND_IN: i64 = 0x41;
 
 fn tell(kernel: &Kernel, file: &OpenFile, fd: i32) {
-    let (owner, number) = *file.owner.read();
+    let number = file.owner.read().1;
     let info = match Signal::new(number) {
         Some(signal) => SignalInfo { code: POLL_IN, ..SignalInfo::io(signal, BAND_IN, fd) },
         None => SignalInfo::kernel(Signal::SIGIO),
     };
+    send(kernel, file, info);
+}
+
+/// Urgent data has come for a socket (tcp(7), SIGURG).
+pub fn tell_urgent(kernel: &Kernel, file: &OpenFile) {
+    send(kernel, file, SignalInfo::kernel(Signal::SIGURG));
+}
+
+fn send(kernel: &Kernel, file: &OpenFile, info: SignalInfo) {
+    let owner = file.owner.read().0;
     if owner < 0 {
         if let Ok(group) = kernel.pids.group(owner.saturating_neg()) {
             group.send_signal(kernel, info);

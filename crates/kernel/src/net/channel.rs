@@ -56,6 +56,16 @@ struct State {
     error: Option<Errno>,
     /// It ended with an error, told or not.
     failed: bool,
+    urgent: Option<Urgent>,
+    /// The receiver wants urgent data among the rest (SO_OOBINLINE).
+    urgent_inline: bool,
+}
+
+/// TCP's urgent data (tcp(7)): one byte, which is received by itself unless SO_OOBINLINE is set.
+struct Urgent {
+    position: u64,
+    byte: u8,
+    taken: bool,
 }
 
 struct Mark {
@@ -104,6 +114,8 @@ impl Channel {
                 writer_waiting: false,
                 error: None,
                 failed: false,
+                urgent: None,
+                urgent_inline: false,
             }),
             reader,
             writer,
@@ -114,6 +126,41 @@ impl Channel {
     ///
     /// Errors: EAGAIN (full), EMSGSIZE (a packet that never fits), EPIPE (closed on either side).
     pub fn send(&self, data: &[u8], rights: &mut InFlight, sender: UserCredentials) -> Result<usize> {
+        self.put(data, rights, sender, Urgency::None)
+    }
+
+    /// As [`Channel::send`] of bytes, the last of which is urgent (MSG_OOB) where all go.
+    pub fn send_urgent(&self, data: &[u8]) -> Result<usize> {
+        self.put(data, &mut InFlight::none(), UserCredentials::NOBODY, Urgency::LastByte)
+    }
+
+    /// The urgent byte (recv(2) with MSG_OOB). EINVAL: none, had already, or among the rest.
+    pub fn receive_urgent(&self, peek: bool) -> Result<u8> {
+        let mut state = self.state.lock();
+        if state.urgent_inline {
+            return Err(Errno::EINVAL);
+        }
+        let urgent = state.urgent.as_mut().filter(|urgent| !urgent.taken).ok_or(Errno::EINVAL)?;
+        urgent.taken = !peek;
+        Ok(urgent.byte)
+    }
+
+    /// There is an urgent byte that was not received (POLLPRI).
+    pub fn has_urgent(&self) -> bool {
+        self.state.lock().urgent.as_ref().is_some_and(|urgent| !urgent.taken)
+    }
+
+    /// What is received next lies behind the urgent mark (sockatmark(3)).
+    pub fn is_at_urgent_mark(&self) -> bool {
+        let state = self.state.lock();
+        state.urgent.as_ref().is_some_and(|urgent| urgent.position == state.start)
+    }
+
+    pub fn set_urgent_inline(&self, inline: bool) {
+        self.state.lock().urgent_inline = inline;
+    }
+
+    fn put(&self, data: &[u8], rights: &mut InFlight, sender: UserCredentials, urgency: Urgency) -> Result<usize> {
         let mut state = self.state.lock();
         if state.write_closed || state.read_closed {
             return Err(Errno::EPIPE);
@@ -141,6 +188,11 @@ impl Channel {
             }
             if count == 0 {
                 return Err(Errno::EAGAIN);
+            }
+        }
+        if urgency == Urgency::LastByte && count == data.len() {
+            if let Some(&byte) = data.last() {
+                state.urgent = Some(Urgent { position: position + count as u64 - 1, byte, taken: false });
             }
         }
         if self.framing == Framing::Packets || !rights.is_empty() || sender != state.last_sender {
@@ -238,7 +290,7 @@ impl Channel {
     pub fn available(&self) -> usize {
         let state = self.state.lock();
         match self.framing {
-            Framing::Bytes => state.ring.len(),
+            Framing::Bytes => state.ordinary(),
             Framing::Packets => state.marks.front().map_or(0, |mark| mark.length),
         }
     }
@@ -252,7 +304,7 @@ impl Channel {
     pub fn is_readable(&self, low_water: usize) -> bool {
         let state = self.state.lock();
         match self.framing {
-            Framing::Bytes => state.ring.len() >= low_water.clamp(1, state.capacity.max(1)),
+            Framing::Bytes => state.ordinary() >= low_water.clamp(1, state.capacity.max(1)),
             Framing::Packets => !state.marks.is_empty(),
         }
     }
@@ -281,6 +333,12 @@ impl Channel {
     }
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Urgency {
+    None,
+    LastByte,
+}
+
 /// Packets of no bytes need a bound of their own.
 const MAXIMUM_PACKETS: usize = 4096;
 
@@ -294,19 +352,48 @@ impl State {
         self.room() >= self.capacity / 3 && self.marks.len() < MAXIMUM_PACKETS
     }
 
+    /// Bytes that an ordinary receive can have now: up to the urgent mark, or behind it where it comes next.
+    fn ordinary(&self) -> usize {
+        let length = self.ring.len();
+        match self.urgent.as_ref().filter(|_| !self.urgent_inline) {
+            Some(urgent) if urgent.position == self.start => length.saturating_sub(1),
+            Some(urgent) if urgent.position > self.start => length.min((urgent.position - self.start) as usize),
+            _ => length,
+        }
+    }
+
+    /// Steps over the urgent byte where it comes next and something is behind it; returns how many bytes may be received
+    /// up to the next mark.
+    fn pass_urgent(&mut self) -> usize {
+        let ordinary = self.ordinary();
+        let Some(urgent) = &self.urgent else { return ordinary };
+        if urgent.position == self.start && !self.urgent_inline && ordinary > 0 {
+            self.ring.discard(1);
+            self.start += 1;
+            self.urgent = None;
+        } else if urgent.position < self.start {
+            self.urgent = None;
+        } else if urgent.position > self.start && self.urgent_inline {
+            // A read stops at the mark here, too.
+            return self.ring.len().min((urgent.position - self.start) as usize);
+        }
+        ordinary
+    }
+
     fn has_packet(&self, framing: Framing) -> bool {
         framing == Framing::Packets && !self.marks.is_empty()
     }
 
     fn receive_bytes(&mut self, buffer: &mut [u8], mode: ReceiveMode) -> Option<Received> {
         let offset = if mode.peek { mode.offset } else { 0 };
-        let available = self.ring.len().checked_sub(offset).filter(|&available| available > 0)?;
+        let ordinary = if self.urgent.is_some() { self.pass_urgent() } else { self.ring.len() };
+        let available = ordinary.checked_sub(offset).filter(|&available| available > 0)?;
         let from = self.start + offset as u64;
         let mut sender = self.sender;
         let mut rights = InFlight::none();
         let mut limit = available;
         let mut passed = 0;
-        let mut boundary = false;
+        let mut boundary = self.urgent.as_ref().is_some_and(|urgent| urgent.position == from + available as u64);
         for (index, mark) in self.marks.iter_mut().enumerate() {
             if mark.position < from {
                 // Behind us: only with a peek offset.

@@ -2,6 +2,7 @@
 
 use super::inet::interface;
 use super::socket::Socket;
+use crate::fs::file::OpenFile;
 use crate::task::credentials::CAP_NET_ADMIN;
 use crate::{Context, Errno, Result};
 use skerry_abi::raw::{ioctl as linux, net};
@@ -13,7 +14,7 @@ const SIOCOUTQNSD: u32 = 0x894b;
 const SIOCETHTOOL: u32 = 0x8946;
 
 /// Serves `request`; ENOTTY where it is not a socket's.
-pub fn ioctl(context: &mut Context, socket: &dyn Socket, request: u32, argument: u64) -> Result<u64> {
+pub fn ioctl(context: &mut Context, file: &OpenFile, socket: &dyn Socket, request: u32, argument: u64) -> Result<u64> {
     match request {
         linux::FIONREAD => {
             let available = socket.available()?;
@@ -24,7 +25,15 @@ pub fn ioctl(context: &mut Context, socket: &dyn Socket, request: u32, argument:
             let unsent = socket.unsent()?;
             context.write(argument, &(unsent.min(i32::MAX as usize) as i32))?;
         }
-        linux::SIOCATMARK => context.write(argument, &0i32)?,
+        linux::SIOCATMARK => context.write(argument, &i32::from(socket.is_at_urgent_mark()))?,
+        linux::FIOSETOWN | linux::SIOCSPGRP => {
+            let owner: i32 = context.read(argument)?;
+            file.owner.write().0 = owner;
+        }
+        linux::FIOGETOWN | linux::SIOCGPGRP => {
+            let owner = file.owner.read().0;
+            context.write(argument, &owner)?;
+        }
         linux::SIOCGIFCONF => list_interfaces(context, socket, argument)?,
         linux::SIOCGIFNAME => {
             let mut bytes = [0; REQUEST_SIZE];

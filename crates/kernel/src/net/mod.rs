@@ -92,6 +92,11 @@ impl NetworkStack {
         self.sockets.lock().remove(&inode);
     }
 
+    /// The socket with a number.
+    pub fn socket(&self, inode: u64) -> Option<Arc<dyn Socket>> {
+        self.sockets.lock().get(&inode).and_then(Weak::upgrade)
+    }
+
     /// All sockets, oldest first.
     pub fn sockets(&self) -> Vec<Arc<dyn Socket>> {
         self.sockets.lock().values().filter_map(Weak::upgrade).collect()

@@ -161,7 +161,11 @@ pub fn set(socket: &dyn Socket, caller: &Caller, name: u32, value: &[u8]) -> Res
         }
         linux::SO_KEEPALIVE => options.keep_alive = on,
         linux::SO_BROADCAST => options.broadcast = on,
-        linux::SO_OOBINLINE => options.out_of_band_inline = on,
+        linux::SO_OOBINLINE => {
+            options.out_of_band_inline = on;
+            drop(options);
+            socket.inline_changed();
+        }
         linux::SO_PASSCRED => {
             if common.domain() != linux::AF_UNIX && common.domain() != linux::AF_NETLINK {
                 return Err(Errno::EOPNOTSUPP);

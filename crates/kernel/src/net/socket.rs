@@ -19,7 +19,7 @@ use skerry_abi::raw::{general, net as linux};
 use skerry_abi::structs::TimeSpec;
 use std::any::Any;
 use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 bitflags::bitflags! {
@@ -231,6 +231,19 @@ pub trait Socket: Send + Sync + Any {
     /// SO_REUSEADDR or SO_REUSEPORT was set.
     fn sharing_changed(&self) {}
 
+    /// connect(2) that must not wait: where Linux finishes in the background, EINPROGRESS.
+    fn connect_nowait(&self, caller: &Caller, destination: &Destination) -> Result<()> {
+        self.connect(caller, destination)
+    }
+
+    /// SO_OOBINLINE was set.
+    fn inline_changed(&self) {}
+
+    /// SIOCATMARK.
+    fn is_at_urgent_mark(&self) -> bool {
+        false
+    }
+
     /// SO_PEERCRED, SO_PEERGROUPS.
     fn peer_identity(&self) -> Option<PeerIdentity> {
         None
@@ -280,6 +293,8 @@ pub struct Common {
     /// Woken at every change.
     pub queue: Arc<WaitQueue>,
     pub options: Mutex<Options>,
+    /// Its open file, for the signals that F_SETOWN asks for.
+    pub file: OnceLock<Weak<OpenFile>>,
     /// SO_ERROR: reported once, then cleared.
     error: AtomicI32,
 }
@@ -295,6 +310,7 @@ impl Common {
             creator,
             queue: Arc::new(WaitQueue::new()),
             options: Mutex::new(Options::new(domain, kind)),
+            file: OnceLock::new(),
             error: AtomicI32::new(0),
         }
     }
@@ -365,7 +381,9 @@ impl SocketFile {
     /// An open file for `socket`.
     pub fn open(socket: Arc<dyn Socket>, flags: StatusFlags) -> Arc<OpenFile> {
         socket.common().network.remember(&socket);
-        OpenFile::new(Arc::new(SocketFile { socket }), flags | StatusFlags::RDWR, None)
+        let file = OpenFile::new(Arc::new(SocketFile { socket: socket.clone() }), flags | StatusFlags::RDWR, None);
+        let _ = socket.common().file.set(Arc::downgrade(&file));
+        file
     }
 }
 
@@ -430,8 +448,8 @@ impl FileOperations for SocketFile {
         })
     }
 
-    fn ioctl(&self, context: &mut Context, _file: &OpenFile, request: u32, argument: u64) -> Result<u64> {
-        super::ioctl::ioctl(context, self.socket.as_ref(), request, argument)
+    fn ioctl(&self, context: &mut Context, file: &OpenFile, request: u32, argument: u64) -> Result<u64> {
+        super::ioctl::ioctl(context, file, self.socket.as_ref(), request, argument)
     }
 
     fn anonymous_name(&self) -> String {

@@ -204,8 +204,11 @@ pub fn connect(context: &mut Context, fd: i32, address: UserAddress, length: i32
     let caller = Caller::of(context);
     let timeout = socket.common().options.lock().send_timeout;
     let blocking = Blocking::new(file.is_nonblocking(), timeout);
+    if matches!(blocking, Blocking::Never) {
+        return socket.connect_nowait(&caller, &destination);
+    }
     match attempt(context, socket.as_ref(), blocking, || socket.connect(&caller, &destination)) {
-        Err(Errno::EINPROGRESS | Errno::EALREADY) if !matches!(blocking, Blocking::Never) => {
+        Err(Errno::EINPROGRESS | Errno::EALREADY) => {
             match attempt(context, socket.as_ref(), blocking, || socket.connect_result()) {
                 // The timeout is over; the connection goes on being made (socket(7), SO_SNDTIMEO).
                 Err(Errno::EAGAIN) => Err(Errno::EINPROGRESS),

@@ -273,3 +273,50 @@ fn what_more_follows_is_held_back() {
     assert_eq!(receive(&server).unwrap(), b"last");
     assert_eq!(receive(&server).unwrap(), b"");
 }
+
+#[test]
+fn a_connect_that_must_not_wait_is_told_later() {
+    let network = network();
+    let _listener = listener(&network, "127.0.0.1:7100", 5);
+    let client = tcp(&network, linux::AF_INET);
+    assert_eq!(client.connect_nowait(&caller(), &to("127.0.0.1:7100")), Err(Errno::EINPROGRESS));
+    assert_eq!(client.connect_nowait(&caller(), &to("127.0.0.1:7100")), Ok(()));
+    assert_eq!(client.connect_nowait(&caller(), &to("127.0.0.1:7100")), Err(Errno::EISCONN));
+    let refused = tcp(&network, linux::AF_INET);
+    assert_eq!(refused.connect_nowait(&caller(), &to("127.0.0.1:7101")), Err(Errno::EINPROGRESS));
+    assert!(refused.poll().contains(Events::OUT | Events::ERR | Events::HUP));
+    assert_eq!(refused.connect_nowait(&caller(), &to("127.0.0.1:7101")), Err(Errno::ECONNREFUSED));
+    assert_eq!(refused.connect_nowait(&caller(), &to("127.0.0.1:7101")), Err(Errno::EINPROGRESS));
+}
+
+#[test]
+fn the_urgent_byte_goes_beside_the_stream_or_in_it() {
+    let network = network();
+    let (client, server) = pair(&network);
+    let urgent = |socket: &Arc<dyn Socket>| {
+        let mut buffer = [0; 4];
+        socket.receive(&mut buffer, MessageFlags::OOB).map(|incoming| (incoming.count, buffer[0]))
+    };
+    let send_urgent = |data| client.send(&caller(), data, &mut Outgoing { flags: MessageFlags::OOB, ..Outgoing::default() });
+    assert_eq!(urgent(&server), Err(Errno::EINVAL));
+    send(&client, b"ab").unwrap();
+    send_urgent(b"cX").unwrap();
+    send(&client, b"de").unwrap();
+    assert!(server.poll().contains(Events::PRI | Events::IN));
+    assert_eq!(server.available(), Ok(3));
+    assert_eq!(receive(&server).unwrap(), b"abc");
+    assert!(server.is_at_urgent_mark());
+    assert_eq!(urgent(&server), Ok((1, b'X')));
+    assert_eq!(urgent(&server), Err(Errno::EINVAL));
+    assert!(!server.poll().contains(Events::PRI));
+    assert_eq!(receive(&server).unwrap(), b"de");
+    send_urgent(b"!").unwrap();
+    assert!(!server.poll().contains(Events::IN));
+    assert_eq!(receive(&server), Err(Errno::EAGAIN));
+    assert_eq!(urgent(&server), Ok((1, b'!')));
+    set_socket(&server, linux::SO_OOBINLINE);
+    send(&client, b"f").unwrap();
+    send_urgent(b"Y").unwrap();
+    assert_eq!(receive(&server).unwrap(), b"!f");
+    assert_eq!(receive(&server).unwrap(), b"Y");
+}

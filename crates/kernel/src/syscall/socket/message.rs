@@ -5,6 +5,8 @@
 
 use super::{attempt, destination, read_address, socket_of, write_address, Blocking};
 use crate::fs::file::OpenFile;
+use crate::fs::signal_io;
+use crate::net::inet::TcpSocket;
 use crate::net::address::{Address, STORAGE_SIZE};
 use crate::net::rights::{InFlight, MAXIMUM_PER_MESSAGE};
 use crate::net::socket::{
@@ -18,7 +20,7 @@ use skerry_abi::raw::net as linux;
 use skerry_abi::signal::{Signal, SignalInfo, SI_USER};
 use skerry_abi::structs::{IoVec, MsgHdr, TimeSpec};
 use std::cell::RefCell;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -164,6 +166,9 @@ fn send(context: &Context, file: &OpenFile, socket: &dyn Socket, segments: &Segm
             Ok(count) => {
                 sent += count;
                 if !stream || count < length || sent >= segments.total {
+                    if outgoing.flags.contains(MessageFlags::OOB) {
+                        signal_urgent(context, socket);
+                    }
                     return Ok(sent);
                 }
             }
@@ -176,6 +181,15 @@ fn send(context: &Context, file: &OpenFile, socket: &dyn Socket, segments: &Segm
                 return Err(errno);
             }
         }
+    }
+}
+
+/// SIGURG for the owner of the socket at the other end (tcp(7)).
+fn signal_urgent(context: &Context, socket: &dyn Socket) {
+    let peer = socket.as_any().downcast_ref::<TcpSocket>().and_then(TcpSocket::peer_inode);
+    let peer = peer.and_then(|inode| socket.common().network.socket(inode));
+    if let Some(file) = peer.and_then(|peer| peer.common().file.get().and_then(Weak::upgrade)) {
+        signal_io::tell_urgent(context.kernel(), &file);
     }
 }
 

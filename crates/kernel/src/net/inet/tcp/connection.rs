@@ -18,6 +18,8 @@ use std::sync::{Arc, OnceLock};
 pub(super) struct Connection {
     pub local: SocketAddr,
     pub peer: SocketAddr,
+    /// The other end's number.
+    pub peer_inode: u64,
     incoming: Arc<Channel>,
     outgoing: Arc<Channel>,
     /// shutdown(SHUT_RD) here: what comes is still taken, but the end is seen behind it.
@@ -29,11 +31,14 @@ pub(super) struct Connection {
     cork: OnceLock<Arc<Cork>>,
 }
 
-/// Whether the sender says that more follows (MSG_MORE, TCP_CORK).
+/// What the sender says of its bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum More {
+    /// More follows (MSG_MORE, TCP_CORK).
     Yes,
     No,
+    /// The last one is urgent (MSG_OOB).
+    Urgent,
 }
 
 /// How an end goes away.
@@ -54,7 +59,10 @@ impl Connection {
         };
         let forth = channel(client, server);
         let back = channel(server, client);
-        let end = |incoming: &Arc<Channel>, outgoing: &Arc<Channel>, local, peer, lease| Connection {
+        forth.set_urgent_inline(server.options.lock().out_of_band_inline);
+        back.set_urgent_inline(client.options.lock().out_of_band_inline);
+        let end = |incoming: &Arc<Channel>, outgoing: &Arc<Channel>, local, peer, lease, peer_inode| Connection {
+            peer_inode,
             local,
             peer,
             incoming: incoming.clone(),
@@ -64,7 +72,7 @@ impl Connection {
             lease: Mutex::new(lease),
             cork: OnceLock::new(),
         };
-        (end(&back, &forth, local, peer, Some(bound.lease)), end(&forth, &back, peer, local, None))
+        (end(&back, &forth, local, peer, Some(bound.lease), server.inode), end(&forth, &back, peer, local, None, client.inode))
     }
 
     pub fn set_lease(&self, lease: PortLease) {
@@ -74,6 +82,8 @@ impl Connection {
     pub fn send(&self, common: &Common, data: &[u8], more: More) -> Result<usize> {
         common.check_error()?;
         let sent = match (more, self.cork.get()) {
+            (More::Urgent, None) => self.outgoing.send_urgent(data),
+            (More::Urgent, Some(cork)) => cork.send_urgent(data),
             (More::No, None) => self.outgoing.send(data, &mut InFlight::none(), UserCredentials::NOBODY),
             (More::No, Some(cork)) => cork.send(data),
             (More::Yes, _) => {
@@ -100,7 +110,12 @@ impl Connection {
     pub fn receive(&self, common: &Common, buffer: &mut [u8], flags: MessageFlags) -> Result<Incoming> {
         let mode = ReceiveMode { peek: flags.contains(MessageFlags::PEEK), ..ReceiveMode::default() };
         match self.incoming.receive(buffer, mode) {
-            Ok(Some(received)) => Ok(Incoming { count: received.count, full_length: received.count, ..Incoming::default() }),
+            Ok(Some(received)) => Ok(Incoming {
+                count: received.count,
+                full_length: received.count,
+                boundary: received.boundary,
+                ..Incoming::default()
+            }),
             Ok(None) => Ok(Incoming::default()),
             Err(Errno::EAGAIN) => {
                 common.check_error()?;
@@ -119,6 +134,23 @@ impl Connection {
         if let Some(cork) = self.cork.get() {
             cork.flush();
         }
+    }
+
+    pub fn receive_urgent(&self, buffer: &mut [u8], peek: bool) -> Result<Incoming> {
+        let byte = self.incoming.receive_urgent(peek)?;
+        let Some(first) = buffer.first_mut() else {
+            return Ok(Incoming { flags: MessageFlags::OOB | MessageFlags::TRUNC, ..Incoming::default() });
+        };
+        *first = byte;
+        Ok(Incoming { count: 1, full_length: 1, flags: MessageFlags::OOB, boundary: true, ..Incoming::default() })
+    }
+
+    pub fn set_urgent_inline(&self, inline: bool) {
+        self.incoming.set_urgent_inline(inline);
+    }
+
+    pub fn is_at_urgent_mark(&self) -> bool {
+        self.incoming.is_at_urgent_mark()
     }
 
     pub fn shutdown(&self, how: Shutdown) {
@@ -170,6 +202,9 @@ impl Connection {
         }
         if write_ended || self.outgoing.is_writable() {
             events |= Events::OUT | Events::WRNORM;
+        }
+        if self.incoming.has_urgent() {
+            events |= Events::PRI;
         }
         if common.has_error() || self.incoming.has_error() {
             events |= Events::ERR;

@@ -63,6 +63,13 @@ impl Cork {
         self.channel.send(data, &mut InFlight::none(), UserCredentials::NOBODY)
     }
 
+    /// As [`Cork::send`], the last byte urgent.
+    pub fn send_urgent(&self, data: &[u8]) -> Result<usize> {
+        let mut held = self.held.lock();
+        self.push(&mut held);
+        self.channel.send_urgent(data)
+    }
+
     /// What is held leaves now.
     pub fn flush(&self) {
         self.push(&mut self.held.lock());

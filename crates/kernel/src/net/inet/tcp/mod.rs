@@ -43,6 +43,8 @@ pub struct TcpSocket {
     state: Mutex<State>,
     /// TCP_CORK.
     corked: AtomicBool,
+    /// A connect(2) in the background has succeeded, which the next connect(2) is to tell.
+    connect_untold: AtomicBool,
 }
 
 enum State {
@@ -85,6 +87,7 @@ impl TcpSocket {
             me: me.clone(),
             state: Mutex::new(state),
             corked: AtomicBool::new(false),
+            connect_untold: AtomicBool::new(false),
         })
     }
 
@@ -116,6 +119,11 @@ impl TcpSocket {
         };
         self.common.check_error()?;
         Err(errno)
+    }
+
+    /// The socket at the other end, by number.
+    pub fn peer_inode(&self) -> Option<u64> {
+        self.connection().map(|connection| connection.peer_inode)
     }
 
     pub fn diagnosis(&self) -> Diagnosis {
@@ -247,6 +255,7 @@ impl Socket for TcpSocket {
             let bound = match &mut *state {
                 State::Init(bound) => bound,
                 State::Connecting { .. } => return Err(Errno::EALREADY),
+                State::Connected(_) if self.connect_untold.swap(false, Ordering::Relaxed) => return Ok(()),
                 State::Connected(_) | State::Listening(_) => return Err(Errno::EISCONN),
                 State::Closed => return Err(Errno::EINVAL),
             };
@@ -279,6 +288,31 @@ impl Socket for TcpSocket {
             self.connect_failed();
         }
         result
+    }
+
+    /// On Linux the answer to a SYN is looked at only once connect(2) is over, also over lo: a call that must not wait
+    /// never sees how it ends.
+    fn connect_nowait(&self, caller: &Caller, destination: &Destination) -> Result<()> {
+        let begins = matches!(*self.state.lock(), State::Init(_)) && !self.common.has_error();
+        if !begins || destination.address == Address::Unspecified {
+            return self.connect(caller, destination);
+        }
+        match self.connect(caller, destination) {
+            Ok(()) | Err(Errno::EINPROGRESS) => self.connect_untold.store(true, Ordering::Relaxed),
+            Err(Errno::ECONNREFUSED) => self.common.set_error(Errno::ECONNREFUSED),
+            Err(errno) => return Err(errno),
+        }
+        Err(Errno::EINPROGRESS)
+    }
+
+    fn inline_changed(&self) {
+        if let Some(connection) = self.connection() {
+            connection.set_urgent_inline(self.common.options.lock().out_of_band_inline);
+        }
+    }
+
+    fn is_at_urgent_mark(&self) -> bool {
+        self.connection().is_some_and(|connection| connection.is_at_urgent_mark())
     }
 
     fn connect_result(&self) -> Result<()> {
@@ -350,18 +384,20 @@ impl Socket for TcpSocket {
     }
 
     fn send(&self, _caller: &Caller, data: &[u8], outgoing: &mut Outgoing) -> Result<usize> {
-        if outgoing.flags.contains(MessageFlags::OOB) {
-            // Urgent data is not served; tcp(7) programs take it for a peer without it.
-            return Err(Errno::EOPNOTSUPP);
-        }
         let connection = match self.connected() {
             Ok(connection) => connection,
             // Linux sends SIGPIPE for a socket that never was connected.
             Err(Errno::ENOTCONN) => return Err(Errno::EPIPE),
             Err(errno) => return Err(errno),
         };
-        let more = outgoing.flags.contains(MessageFlags::MORE) || self.corked.load(Ordering::Relaxed);
-        let result = connection.send(&self.common, data, if more { More::Yes } else { More::No });
+        let more = if outgoing.flags.contains(MessageFlags::OOB) {
+            More::Urgent
+        } else if outgoing.flags.contains(MessageFlags::MORE) || self.corked.load(Ordering::Relaxed) {
+            More::Yes
+        } else {
+            More::No
+        };
+        let result = connection.send(&self.common, data, more);
         if let Ok(count) = result {
             self.common.network.interface.count(count);
         }
@@ -371,7 +407,7 @@ impl Socket for TcpSocket {
     fn receive(&self, buffer: &mut [u8], flags: MessageFlags) -> Result<Incoming> {
         let connection = self.connected()?;
         if flags.contains(MessageFlags::OOB) {
-            return Err(Errno::EINVAL);
+            return connection.receive_urgent(buffer, flags.contains(MessageFlags::PEEK));
         }
         if flags.contains(MessageFlags::ERRQUEUE) {
             return Err(Errno::EAGAIN);
