@@ -34,8 +34,8 @@ const DEFAULT_SLOTS: usize = 16;
 const MINIMUM_SLOTS: usize = 2;
 /// 1 MiB (/proc/sys/fs/pipe-max-size).
 pub const PIPE_MAX_SIZE: usize = 1 << 20;
-/// 256 MiB that pipes of a sandbox may hold together at full size.
-const SOFT_LIMIT_SLOTS: usize = 65536;
+/// 64 MiB that pipes of a sandbox may hold together at full size (/proc/sys/fs/pipe-user-pages-soft); more pipes get small.
+const SOFT_LIMIT_SLOTS: usize = 16384;
 
 /// How many slots the pipes of a sandbox may fill together.
 #[derive(Default)]
