@@ -18,6 +18,7 @@ pub mod host;
 #[path = "../../stub/src/layout.rs"]
 pub mod layout;
 pub mod listener;
+pub mod mappings;
 pub mod memory;
 pub mod own;
 pub mod zygote;

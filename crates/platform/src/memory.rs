@@ -5,6 +5,7 @@
 //! first). Both need the same user id, or the capability for it, and nothing else (ptrace(2), PTRACE_MODE_ATTACH).
 
 use crate::engine::HostProcess;
+use crate::{mappings, HostError};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -33,18 +34,34 @@ pub fn access() -> Access {
     }
 }
 
+/// Finds out which way works here, by reading the start of an ELF image (the vDSO) that lies at `address` of process
+/// `pid`, and chooses it. An error where neither does.
+pub fn choose_access(pid: i32, address: u64) -> Result<Access, HostError> {
+    let mut reason = std::io::Error::from_raw_os_error(libc::EPERM);
+    for way in [access(), Access::ProcMem] {
+        set_access(way);
+        let mut start = [0u8; 4];
+        if GuestMemory::of_pid(pid).read(address, &mut start) == start.len() && start == *b"\x7fELF" {
+            return Ok(way);
+        }
+        reason = std::io::Error::last_os_error();
+    }
+    Err(HostError::new("reading another process's memory (by process_vm_readv and by /proc/PID/mem)", reason))
+}
+
 /// The memory of one application process.
 pub struct GuestMemory {
     pid: i32,
     /// Keeps the pid from becoming another process's.
     _process: Option<Arc<HostProcess>>,
     file: OnceLock<Option<File>>,
+    mappings: mappings::Mappings,
 }
 
 impl GuestMemory {
     /// That of `process`.
     pub fn of(process: Arc<HostProcess>) -> GuestMemory {
-        GuestMemory { pid: process.pid, _process: Some(process), file: OnceLock::new() }
+        GuestMemory { pid: process.pid, file: OnceLock::new(), mappings: mappings::Mappings::new(process.pid), _process: Some(process) }
     }
 
     /// That of a process which has none yet: nothing can be read or written.
@@ -54,7 +71,7 @@ impl GuestMemory {
 
     /// That of a process which somebody else keeps from being reaped (tests: our own).
     pub fn of_pid(pid: i32) -> GuestMemory {
-        GuestMemory { pid, _process: None, file: OnceLock::new() }
+        GuestMemory { pid, _process: None, file: OnceLock::new(), mappings: mappings::Mappings::new(pid) }
     }
 
     /// The host process that has this memory.
@@ -68,8 +85,10 @@ impl GuestMemory {
             return 0;
         }
         if access() == Access::ProcMem {
+            // /proc/PID/mem would also read what the guest itself cannot (PROT_NONE): only as far as it could.
+            let allowed = self.mappings.reach(address, bytes.len(), mappings::Right::Read);
             return self.file().map_or(0, |file| {
-                transfer(bytes.len(), |done, limit| file.read_at(&mut bytes[done..limit], address.wrapping_add(done as u64)))
+                transfer(allowed, |done| file.read_at(&mut bytes[done..allowed], address.wrapping_add(done as u64)))
             });
         }
         let local = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
@@ -85,12 +104,10 @@ impl GuestMemory {
             return 0;
         }
         if access() == Access::ProcMem {
-            // /proc/PID/mem would also write to read-only pages (FOLL_FORCE): only what the guest itself could write is.
-            if !self.is_writable(address, bytes.len()) {
-                return 0;
-            }
+            // As above, for read-only pages.
+            let allowed = self.mappings.reach(address, bytes.len(), mappings::Right::Write);
             return self.file().map_or(0, |file| {
-                transfer(bytes.len(), |done, limit| file.write_at(&bytes[done..limit], address.wrapping_add(done as u64)))
+                transfer(allowed, |done| file.write_at(&bytes[done..allowed], address.wrapping_add(done as u64)))
             });
         }
         let local = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
@@ -107,40 +124,18 @@ impl GuestMemory {
 
     /// Whether the whole range is mapped, in any way.
     pub fn is_mapped(&self, address: u64, end: u64) -> bool {
-        self.covers(address, end, |_| true)
-    }
-
-    fn is_writable(&self, address: u64, length: usize) -> bool {
-        self.covers(address, address.saturating_add(length as u64), |rights| rights.as_bytes().get(1) == Some(&b'w'))
-    }
-
-    fn covers(&self, address: u64, end: u64, suits: impl Fn(&str) -> bool) -> bool {
-        let Ok(maps) = std::fs::read_to_string(format!("/proc/{}/maps", self.pid)) else { return false };
-        let mut covered = address;
-        for line in maps.lines() {
-            let Some((range, rest)) = line.split_once(' ') else { continue };
-            let Some((low, high)) = range.split_once('-') else { continue };
-            let (Ok(low), Ok(high)) = (u64::from_str_radix(low, 16), u64::from_str_radix(high, 16)) else { continue };
-            if low <= covered && covered < high {
-                if !suits(rest) {
-                    return false;
-                }
-                covered = high;
-            }
-            if covered >= end {
-                return true;
-            }
-        }
-        false
+        let Ok(length) = usize::try_from(end.saturating_sub(address)) else { return false };
+        self.mappings.reach(address, length, mappings::Right::Any) == length
     }
 }
 
-/// Repeats a positioned transfer, page-wise once it came up short, until all is done or nothing more moves.
-fn transfer(length: usize, mut one: impl FnMut(usize, usize) -> std::io::Result<usize>) -> usize {
+/// Repeats a positioned transfer until all is done or nothing more moves.
+fn transfer(length: usize, mut one: impl FnMut(usize) -> std::io::Result<usize>) -> usize {
     let mut done = 0;
     while done < length {
-        match one(done, length) {
+        match one(done) {
             Ok(count) if count > 0 => done += count,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
             _ => break,
         }
     }
@@ -164,7 +159,22 @@ mod tests {
             assert_eq!(copy, [1, 9, 9, 9, 1]);
             assert_eq!(memory.read(8, &mut copy), 0);
             assert_eq!(memory.write(own_code(), &[0]), 0, "read-only memory");
+            let closed = half_closed();
+            assert_eq!(memory.read(closed, &mut copy), 0, "memory without rights");
+            assert_eq!(memory.read(closed - 2, &mut copy), 2, "up to memory without rights");
+            assert_eq!(memory.write(closed - 2, &copy), 2);
+            assert!(memory.is_mapped(closed - 2, closed + 2));
             target.fill(1);
+        }
+    }
+
+    /// The border between a writable page and one that nobody may touch.
+    fn half_closed() -> u64 {
+        // SAFETY: a fresh mapping, of which the upper half loses its rights.
+        unsafe {
+            let base = libc::mmap(std::ptr::null_mut(), 8192, 3, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1, 0);
+            assert_eq!(libc::mprotect(base.add(4096), 4096, 0), 0);
+            base as u64 + 4096
         }
     }
 

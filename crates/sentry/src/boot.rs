@@ -54,6 +54,12 @@ pub fn boot(
     let zygote = Zygote::start(features).map_err(|error| {
         failure(FailureKind::Unsupported, format!("application processes cannot be made on this host: {error}"))
     })?;
+    skerry_platform::memory::choose_access(zygote.pid(), zygote.vdso).map_err(|error| {
+        failure(
+            FailureKind::Unsupported,
+            format!("guest memory cannot be reached on this host: {error}; is kernel.yama.ptrace_scope 2 or 3, or /proc not mounted?"),
+        )
+    })?;
     let _ = skerry_platform::host::proc_directory();
     if let Some(cpus) = boot.limits.cpus {
         limits::bind_to_cpus(zygote.pid(), cpus).map_err(|error| {

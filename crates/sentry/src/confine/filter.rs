@@ -65,6 +65,7 @@ pub fn install() -> Result<(), Box<dyn std::error::Error>> {
     // Listener requests; terminals: size, attributes, readable bytes; never TIOCSTI, TIOCSCTTY and the like.
     let requests: &[u64] = &[
         0xc050_2100, 0xc018_2101, 0x4018_2103, 0x4008_2104, 0x8008_2102, // seccomp: receive, answer, add, flags, valid
+        0xc068_6611, // PROCMAP_QUERY
         0x541b, 0x5401, 0x5402, 0x5403, 0x5404, 0x5413, 0x802c_542a, // FIONREAD, TCGETS, TCSETS*, TIOCGWINSZ, TCGETS2
     ];
     let request_rules: Result<Vec<_>, seccompiler::BackendError> = requests
