@@ -1,7 +1,7 @@
 //! ioctl(2) on sockets: queue lengths, and the interface (netdevice(7)), of which there is one: lo.
 
 use super::inet::interface;
-use super::socket::Socket;
+use super::socket::{Socket, SocketType};
 use crate::task::credentials::CAP_NET_ADMIN;
 use crate::{Context, Errno, Result};
 use skerry_abi::raw::{ioctl as linux, net};
@@ -24,7 +24,7 @@ pub fn ioctl(context: &mut Context, socket: &dyn Socket, request: u32, argument:
             let unsent = socket.unsent()?;
             context.write(argument, &(unsent.min(i32::MAX as usize) as i32))?;
         }
-        linux::SIOCATMARK => context.write(argument, &0i32)?,
+        linux::SIOCATMARK if socket.common().kind == SocketType::Stream => context.write(argument, &0i32)?,
         linux::SIOCGIFCONF => list_interfaces(context, socket, argument)?,
         linux::SIOCGIFNAME => {
             let mut bytes = [0; REQUEST_SIZE];

@@ -133,12 +133,9 @@ fn check_lock_limit(context: &Context, bytes: u64) -> Result<()> {
     }
 }
 
-/// ENOMEM unless the range begins and ends in memory.
+/// ENOMEM where a page of the range is not mapped.
 fn is_mapped(context: &Context, start: u64, end: u64) -> Result<()> {
-    let memory = context.memory();
-    let mut byte = [0u8];
-    let mapped = start == end || [start, end - PAGE].iter().all(|&page| memory.read(page, &mut byte) == 1);
-    if mapped {
+    if start == end || context.memory().is_mapped(start, end) {
         Ok(())
     } else {
         Err(Errno::ENOMEM)

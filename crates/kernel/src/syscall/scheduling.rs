@@ -21,7 +21,7 @@ fn threads_of(context: &Context, which: u32, who: i32) -> Result<Vec<Arc<Task>>>
     let all_of = |process: &Arc<Process>| process.threads.lock().clone();
     let threads: Vec<Arc<Task>> = match which {
         PROCESS if who == 0 => vec![context.task.clone()],
-        PROCESS => vec![kernel.pids.task(who)?],
+        PROCESS => vec![other_thread(context, who)?],
         GROUP => {
             let group = if who == 0 { context.process().group() } else { kernel.pids.group(who)? };
             group.members(kernel).iter().flat_map(all_of).collect()
@@ -79,8 +79,14 @@ fn thread(context: &Context, pid: i32) -> Result<Arc<Task>> {
     match pid {
         ..0 => Err(Errno::EINVAL),
         0 => Ok(context.task.clone()),
-        _ => context.kernel().pids.task(pid),
+        _ => other_thread(context, pid),
     }
+}
+
+/// The guest kernel's own init is there (kill(2) and ps(1) find it) but has no thread that anyone may change: EPERM.
+fn other_thread(context: &Context, pid: i32) -> Result<Arc<Task>> {
+    const INIT: i32 = 1;
+    context.kernel().pids.task(pid).map_err(|errno| if pid == INIT { Errno::EPERM } else { errno })
 }
 
 const RESET_ON_FORK: u32 = 0x4000_0000;
@@ -94,6 +100,7 @@ pub fn sched_getscheduler(context: &mut Context, pid: i32) -> Result<u32> {
 pub fn sched_setscheduler(context: &mut Context, pid: i32, policy: i32, parameter: UserAddress) -> Result<()> {
     let policy = u32::try_from(policy).map_err(|_| Errno::EINVAL)?;
     let priority = read_priority(context, pid, parameter)?;
+    priority_range(policy & !RESET_ON_FORK).ok_or(Errno::EINVAL)?;
     let thread = thread(context, pid)?;
     let present = *thread.scheduling.read();
     let (policy, reset_on_fork) = (policy & !RESET_ON_FORK, policy & RESET_ON_FORK != 0);

@@ -375,6 +375,9 @@ pub fn unshare(context: &mut Context, flags: u64) -> Result<()> {
 
 pub fn setns(context: &mut Context, fd: i32, _kind: u32) -> Result<()> {
     context.file(fd)?;
+    if !context.task.credentials().has_capability(CAP_SYS_ADMIN) {
+        return Err(Errno::EPERM);
+    }
     Err(Errno::EINVAL)
 }
 
