@@ -20,6 +20,8 @@ fn pass_result_on() -> Continuation {
 pub fn mmap(context: &mut Context, address: u64, length: u64, protection: u32, flags: u32, fd: i32, offset: u64) -> Result<u64> {
     const SYNC: u32 = 0x8_0000;
     let kind = flags & linux::MAP_TYPE;
+    // A wrong descriptor is found before any wrong argument.
+    let file = if flags & linux::MAP_ANONYMOUS == 0 { Some(context.file(fd)?) } else { None };
     let shared = matches!(kind, linux::MAP_SHARED | linux::MAP_SHARED_VALIDATE);
     if length == 0 || offset % PAGE != 0 || !(shared || kind == linux::MAP_PRIVATE) {
         return Err(Errno::EINVAL);
@@ -50,12 +52,11 @@ pub fn mmap(context: &mut Context, address: u64, length: u64, protection: u32, f
             | linux::MAP_STACK);
     host_flags |= if shared { linux::MAP_SHARED } else { linux::MAP_PRIVATE };
     let hint = if !fixed && address < RESERVED_END && end > STUB_BASE { 0 } else { address };
-    if flags & linux::MAP_ANONYMOUS != 0 {
+    let Some(file) = file else {
         host_flags |= linux::MAP_ANONYMOUS;
         let arguments = [hint, length, protection.into(), host_flags.into(), u64::MAX, 0];
         return context.run_native(vec![NativeCall::new(linux::__NR_mmap, arguments)], None);
-    }
-    let file = context.file(fd)?;
+    };
     offset.checked_add(length).ok_or(Errno::EOVERFLOW)?;
     let wants_write = protection & linux::PROT_WRITE != 0;
     if !file.is_readable() || shared && wants_write && !file.is_writable() {
