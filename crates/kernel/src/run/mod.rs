@@ -10,6 +10,8 @@
 
 mod enrol;
 mod exec;
+#[cfg(test)]
+mod fuzz_tests;
 mod pool;
 mod program;
 mod reaper;
