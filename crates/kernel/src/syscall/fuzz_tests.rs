@@ -80,6 +80,8 @@ impl Drop for Lender {
 fn kernel() -> Arc<Kernel> {
     let limits = Limits { pids: Some(40), memory_files: Some(64 << 20), ..Limits::default() };
     let kernel = Kernel::new(b"fuzz", limits, Network::Loopback, false, Box::new(|_| {}));
+    // As the sentry does at boot: without it, made-up sizes would take the host's memory.
+    kernel.memory_files.limit.store(64 << 20, Ordering::Relaxed);
     let services = Services::new(kernel.memory_files.clone()).unwrap();
     let _ = kernel.file_services.set(services.clone());
     let mount = |target: &str, kind| skerry_control::Mount { target: target.into(), kind };
@@ -155,34 +157,166 @@ fn word(random: &mut Random, lender: &Lender, task: &Task) -> u64 {
     }
 }
 
-/// What is at an address.
-fn content(random: &mut Random, lender: &Lender, task: &Task) -> Vec<u8> {
+/// What the slots of the lender's memory hold; each has its own, so that an argument of a kind finds it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Holds {
+    Path,
+    ExtendedAttributeName,
+    SocketAddress,
+    Vectors,
+    Message,
+    Time,
+    SignalSet,
+    Numbers,
+    Filter,
+    Words,
+    Noise,
+}
+
+const HOLDS: &[Holds] = &[
+    Holds::Path, Holds::Path, Holds::Path, Holds::Path, Holds::ExtendedAttributeName, Holds::SocketAddress, Holds::SocketAddress, Holds::Vectors,
+    Holds::Message, Holds::Time, Holds::Time, Holds::SignalSet, Holds::Numbers, Holds::Numbers, Holds::Filter, Holds::Words, Holds::Words,
+    Holds::Noise, Holds::Noise, Holds::Noise,
+];
+
+impl Lender {
+    /// An address at which there is such content.
+    fn holding(&self, random: &mut Random, wanted: Holds) -> u64 {
+        let slots: Vec<usize> = (0..self.slots()).filter(|slot| HOLDS[slot % HOLDS.len()] == wanted).collect();
+        self.start + SLOT * *random.pick(&slots) as u64
+    }
+}
+
+/// What is at the start of a slot.
+fn content(random: &mut Random, lender: &Lender, task: &Task, holds: Holds) -> Vec<u8> {
     let mut bytes = Vec::new();
-    match random.below(6) {
-        0 | 1 => {
+    let vectors = |random: &mut Random, bytes: &mut Vec<u8>| {
+        for _ in 0..4 {
+            bytes.extend(lender.holding(random, Holds::Noise).to_le_bytes());
+            bytes.extend((random.below(300) as u64).to_le_bytes());
+        }
+    };
+    match holds {
+        Holds::Path => {
             let path: &[u8] = random.pick::<&[u8]>(PATHS);
             bytes.extend_from_slice(path);
             bytes.push(0);
         }
-        2 | 3 => {
+        Holds::ExtendedAttributeName => {
+            let name: &[u8] = random.pick::<&[u8]>(&[b"user.a\0", b"user.b\0", b"trusted.x\0", b"security.capability\0", b"system.posix_acl_access\0"]);
+            bytes.extend_from_slice(name);
+        }
+        Holds::SocketAddress => {
+            let address: &[u8] = random.pick::<&[u8]>(&[
+                b"\x02\0\x1f\x90\x7f\0\0\x01\0\0\0\0\0\0\0\0", b"\x02\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0", b"\x01\0/socket\0", b"\x01\0\0abstract", b"\x10\0\0\0\0\0\0\0\x01\0\0\0",
+                b"\x0a\0\x1f\x90\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x01\0\0\0\0", b"\0\0",
+            ]);
+            bytes.extend_from_slice(address);
+        }
+        Holds::Vectors => vectors(random, &mut bytes),
+        Holds::Message => {
+            let words = [
+                if random.below(2) == 0 { 0 } else { lender.holding(random, Holds::SocketAddress) }, 16, lender.holding(random, Holds::Vectors), random.below(4) as u64,
+                if random.below(2) == 0 { 0 } else { lender.holding(random, Holds::Numbers) }, random.below(80) as u64, 0, 0,
+            ];
+            words.iter().for_each(|word| bytes.extend(word.to_le_bytes()));
+        }
+        Holds::Time => {
+            for _ in 0..4 {
+                let word = if random.below(8) == 0 { *random.pick(WORDS) } else { random.below(3) as u64 };
+                bytes.extend(word.to_le_bytes());
+            }
+        }
+        Holds::SignalSet => bytes.extend((random.next() & random.next()).to_le_bytes()),
+        Holds::Numbers => {
+            for _ in 0..2 + random.below(32) {
+                let number = if random.below(4) == 0 { *random.pick(WORDS) as u32 } else { random.below(24) as u32 };
+                bytes.extend(number.to_le_bytes());
+            }
+        }
+        Holds::Filter => {
+            // sock_fprog, and behind it the instructions.
+            let count = 1 + random.below(8) as u64;
+            let address = lender.holding(random, Holds::Filter) + 16;
+            bytes.extend(count.to_le_bytes());
+            bytes.extend(address.to_le_bytes());
+            for index in 0..count {
+                let codes = [0x20u16, 0x15, 0x25, 0x35, 0x45, 0x05, 0x04, 0x24, 0x34, 0x54, 0x64, 0x74, 0x84, 0x94, 0xa4, 0x07, 0x87, 0x02, 0x60, 0x61, 0x80, 0x16, 0x06];
+                let code = if index + 1 == count || random.below(9) == 0 { 0x06 } else { *random.pick(&codes) };
+                bytes.extend(code.to_le_bytes());
+                bytes.extend([random.below(4) as u8, random.below(4) as u8]);
+                let verdicts = [0x7fff_0000u32, 0x7fff_0000, 0x7fff_0000, 0x0005_0001, 0x0003_0000, 4, 32, 60, 0, 31];
+                bytes.extend(random.pick(&verdicts).to_le_bytes());
+            }
+        }
+        Holds::Words => {
             for _ in 0..16 + random.below(32) {
                 bytes.extend(word(random, lender, task).to_le_bytes());
             }
         }
-        4 => {
-            for _ in 0..32 + random.below(64) {
-                bytes.extend((word(random, lender, task) as u32).to_le_bytes());
+        Holds::Noise => {
+            for _ in 0..random.below(32) {
+                bytes.extend(random.next().to_le_bytes());
             }
         }
-        _ => {
-            // Addresses of sockets, and noise.
-            let family = *random.pick(&[1u16, 2, 10, 16, 0, 40]);
-            bytes.extend(family.to_le_bytes());
-            bytes.extend(random.pick(&[&b"\x1f\x90\x7f\0\0\x01\0\0\0\0\0\0\0\0"[..], b"/socket\0", b"\0abstract", b"\0\0"]).iter());
-            bytes.resize(64 + random.below(200), random.next() as u8);
-        }
+    }
+    if random.below(12) == 0 {
+        random.mutate(&mut bytes);
     }
     bytes
+}
+
+/// Calls whose arguments must fit together to get anywhere, one letter an argument; see [`argument`].
+const SHAPES: &str = "
+    read:FBL write:FBL open:PMM stat:PB fstat:FB lstat:PB poll:INn lseek:FLn ioctl:FWI pread64:FBLL pwrite64:FBLL readv:FVn writev:FVn access:Pn pipe:B
+    select:nIIIT sendfile:FFIL socket:AQ0 connect:FSs accept:FBI sendto:FBLMSs recvfrom:FBLMBI sendmsg:FHM recvmsg:FHM shutdown:Fn bind:FSs listen:Fn
+    getsockname:FBI getpeername:FBI socketpair:AQ0B setsockopt:FYnI4 getsockopt:FYnBI rt_sigaction:gIB8 rt_sigprocmask:nZB8 rt_sigpending:B8
+    rt_sigtimedwait:ZBT8 rt_sigsuspend:Z8 kill:pg uname:B semget:nnM semop:nIn semctl:nnnI semtimedop:nInT shmget:nLM shmat:n00 shmctl:nnI msgget:nM
+    msgsnd:nILM msgrcv:nBLnM msgctl:nnI fcntl:FnI flock:Fn truncate:PL ftruncate:FL getdents:FBL getdents64:FBL chdir:P rename:PP mkdir:PM rmdir:P
+    creat:PM link:PP unlink:P symlink:PP readlink:PBL chmod:PM fchmod:FM chown:Pnn mknod:PMn statfs:PB setitimer:nTB getitimer:nB nanosleep:TB
+    timer_create:nIB timer_settime:nnTB timer_gettime:nB timer_getoverrun:n timer_delete:n clock_gettime:nB clock_nanosleep:nnTB utimensat:DPTn mount:PPPMP umount2:Pn
+    setxattr:PXBLn lsetxattr:PXBLn fsetxattr:FXBLn getxattr:PXBL lgetxattr:PXBL fgetxattr:FXBL listxattr:PBL flistxattr:FBL removexattr:PX fremovexattr:FX
+    epoll_ctl:FnFI epoll_wait:FBnn epoll_pwait:FBnnZ8 epoll_pwait2:FBnTZ8 ppoll:InTZ8 pselect6:nIIIT0 futex:InnTIn
+    mq_open:XMMI mq_unlink:X mq_timedsend:FBLnT mq_timedreceive:FBLBT mq_notify:FI mq_getsetattr:FIB inotify_add_watch:FPM inotify_rm_watch:Fn
+    openat:DPMM mkdirat:DPM mknodat:DPMn fchownat:DPnnn newfstatat:DPBM unlinkat:DPM renameat:DPDP renameat2:DPDPn linkat:DPDPM symlinkat:PDP readlinkat:DPBL
+    fchmodat:DPM faccessat:DPn faccessat2:DPnn statx:DPMMB splice:FIFILn tee:FFLn vmsplice:FVnn sync_file_range:FLLn fallocate:FnLL copy_file_range:FIFIL0
+    signalfd:FZ8 signalfd4:FZ8M timerfd_settime:FnTB timerfd_gettime:FB eventfd2:nM accept4:FBIM dup3:FFM pipe2:BM preadv:FVnL pwritev:FVnL preadv2:FVnLLn pwritev2:FVnLLn
+    recvmmsg:FHnMT sendmmsg:FHnM prlimit64:pnIB process_vm_readv:pVnVn0 process_vm_writev:pVnVn0 sched_setattr:pI0 sched_getattr:pBLn seccomp:n0G prctl:nWWWW
+    rt_sigqueueinfo:pgI rt_tgsigqueueinfo:ppgI tgkill:ppg tkill:pg pidfd_open:pM pidfd_send_signal:Fg00 waitid:npBnB wait4:pBnB getrusage:nB sigaltstack:IB
+    openat2:DPWk close_range:nnn memfd_create:XM get_robust_list:pBB set_robust_list:Bk setgroups:nI setresuid:nnn setresgid:nnn capset:II capget:IB
+    sched_setaffinity:pkI sched_getaffinity:pLB quotactl:nPnB kcmp:ppnnn setns:Fn unshare:M pidfd_getfd:FFn mincore:BLB fchdir:F
+";
+
+/// One argument of a kind that a letter of [`SHAPES`] names.
+fn argument(random: &mut Random, lender: &Lender, task: &Task, kind: char) -> u64 {
+    match kind {
+        'P' => lender.holding(random, Holds::Path),
+        'X' => lender.holding(random, Holds::ExtendedAttributeName),
+        'S' => lender.holding(random, Holds::SocketAddress),
+        'V' => lender.holding(random, Holds::Vectors),
+        'H' => lender.holding(random, Holds::Message),
+        'T' if random.below(6) != 0 => lender.holding(random, Holds::Time),
+        'T' | '0' => 0,
+        'Z' => lender.holding(random, Holds::SignalSet),
+        'I' => lender.holding(random, Holds::Numbers),
+        'G' => lender.holding(random, Holds::Filter),
+        'B' => lender.holding(random, Holds::Noise),
+        'F' => random.below(34) as u64,
+        'D' => *random.pick(&[0xffff_ff9c, 0xffff_ff9c, 1, 5]),
+        'A' => *random.pick(&[1, 2, 10, 16]),
+        'Q' => *random.pick(&[1, 2, 3, 5, 0x801, 0x80802]),
+        'Y' => *random.pick(&[0, 1, 6, 17, 41, 270]),
+        's' => *random.pick(&[2, 10, 12, 16, 28, 110]),
+        'L' => *random.pick(&[0, 1, 7, 100, 1000, 4000, 4096, 65536]),
+        'M' => *random.pick(&[0, 0, 0o644, 0o755, 0o100, 0o102, 0o1777, 0o2000, 0o4000, 0o2000000, 1, 2, 0x100, 0x200, 0x1000, 0o100644, 0o10644, 0o20666, 0o3700]),
+        'p' => *random.pick(&[0, 1, task.process().pid() as u64, task.process().pid() as u64, u64::MAX]),
+        'g' => random.below(66) as u64,
+        'n' => random.below(12) as u64,
+        'k' => *random.pick(&[8, 16, 24, 64, 88]),
+        '4' => *random.pick(&[4, 8, 16]),
+        '8' => 8,
+        _ => word(random, lender, task),
+    }
 }
 
 /// Descriptors of many kinds, so that numbers below 28 mean something.
@@ -250,10 +384,17 @@ fn run(random: &mut Random) -> Vec<String> {
     let unmapped = Arc::new(GuestMemory::new(0));
     let kernel = kernel();
     let numbers: Vec<u64> = super::table::ROWS.iter().map(|row| row.number).filter(|number| SKIPPED.iter().all(|(skipped, _)| skipped != number)).collect();
+    let by_name = |name: &str| super::table::ROWS.iter().find(|row| row.name == name).map(|row| row.number);
+    let shapes: std::collections::HashMap<u64, &str> = SHAPES
+        .split_ascii_whitespace()
+        .filter_map(|entry| entry.split_once(':'))
+        .map(|(name, shape)| (by_name(name).unwrap_or_else(|| panic!("no call is named {name}")), shape))
+        .collect();
     let interrupter = Interrupter { task: Mutex::new(None), count: AtomicU64::new(0), done: AtomicBool::new(false) };
     let what = Mutex::new(String::new());
     let mut panics: Vec<String> = Vec::new();
     let mut made = 0u64;
+    let mut succeeded: Vec<u64> = Vec::new();
     std::thread::scope(|scope| {
         scope.spawn(|| interrupter.run(&what));
         while random.is_time_left() {
@@ -262,17 +403,25 @@ fn run(random: &mut Random) -> Vec<String> {
             let has_memory = random.below(16) != 0;
             let task = new_process(&kernel, if has_memory { &memory } else { &unmapped }, uid);
             open_files(&task, &memory, &lender);
+            for slot in 0..lender.slots() {
+                memory.write(lender.start + SLOT * slot as u64, &content(random, &lender, &task, HOLDS[slot % HOLDS.len()]));
+            }
             for _ in 0..CALLS_PER_PROCESS {
                 if !random.is_time_left() || task.is_gone() || task.process().signals.lock().group_exit.is_some() {
                     break;
                 }
-                for _ in 0..3 {
-                    let address = lender.start + SLOT * random.below(lender.slots()) as u64;
-                    memory.write(address, &content(random, &lender, &task));
+                for _ in 0..4 {
+                    let slot = random.below(lender.slots());
+                    memory.write(lender.start + SLOT * slot as u64, &content(random, &lender, &task, HOLDS[slot % HOLDS.len()]));
                 }
                 let number = if random.below(200) == 0 { random.next() } else { *random.pick(&numbers) };
                 let mut arguments = [0; 6];
-                arguments.fill_with(|| word(random, &lender, &task));
+                let shape = shapes.get(&number).filter(|_| random.below(4) != 0).copied().unwrap_or_default();
+                let mut kinds = shape.chars().chain(std::iter::repeat('W'));
+                arguments.fill_with(|| {
+                    let kind = if random.below(16) == 0 { 'W' } else { kinds.next().unwrap_or('W') };
+                    argument(random, &lender, &task, kind)
+                });
                 if SKIPPED.iter().any(|(skipped, _)| *skipped == number) {
                     continue;
                 }
@@ -290,10 +439,14 @@ fn run(random: &mut Random) -> Vec<String> {
                     if let Err(Errno(number)) = result {
                         assert!((1..=4095).contains(&number), "errno {number}");
                     }
+                    result.is_ok()
                 }));
                 *interrupter.task.lock() = None;
                 task.interrupted.store(false, Ordering::Release);
                 made += 1;
+                if matches!(outcome, Ok(true)) && !succeeded.contains(&number) {
+                    succeeded.push(number);
+                }
                 if let Err(panic) = outcome {
                     let text = panic.downcast_ref::<String>().cloned();
                     let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| text.to_string())).unwrap_or_default();
@@ -307,8 +460,13 @@ fn run(random: &mut Random) -> Vec<String> {
         }
         interrupter.done.store(true, Ordering::Release);
     });
-    println!("{made} calls");
+    println!("{made} calls; never successful: {}", never(&numbers, &succeeded));
     panics
+}
+
+fn never(numbers: &[u64], succeeded: &[u64]) -> String {
+    let names = numbers.iter().filter(|number| !succeeded.contains(number)).filter_map(|number| super::table::find(*number));
+    names.map(|row| row.name).collect::<Vec<_>>().join(" ")
 }
 
 /// All processes go, with their descriptors and those that clone(2) made of them.
