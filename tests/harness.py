@@ -113,7 +113,8 @@ class Caller:
         return (*self.prefix, str(self.skerry))
 
     def environment(self, work: Path | str | None) -> dict[str, str]:
-        return PLAIN_ENVIRONMENT | {"HOME": str(work or "/"), "USER": self.name, "LOGNAME": self.name}
+        """The variables of a run in this folder, which is its home too: no program may leave its history elsewhere."""
+        return PLAIN_ENVIRONMENT | {"HOME": str(work or "/nonexistent"), "USER": self.name, "LOGNAME": self.name}
 
     def native(self, args: Sequence[str | Path], *, cwd: Path | str | None = None, **options: object) -> Completed:
         """Runs the program on the host."""

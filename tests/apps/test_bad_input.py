@@ -115,13 +115,13 @@ def test_unreadable_file(nobody: harness.Caller) -> None:
     ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else None,
 )
 def test_usage_errors(ourselves: harness.Caller, words: list[str], mention: str) -> None:
-    done = harness.run([*ourselves.command, *words], environment=ourselves.environment("/"))
+    done = harness.run([*ourselves.command, *words], environment=ourselves.environment(None))
     refused(done, 2, mention)
 
 
 def test_help_and_version(ourselves: harness.Caller) -> None:
     for words in (["--help"], ["do", "--help"], ["--version"]):
-        done = harness.run([*ourselves.command, *words], environment=ourselves.environment("/"))
+        done = harness.run([*ourselves.command, *words], environment=ourselves.environment(None))
         assert done.returncode == 0 and done.stdout, done
 
 

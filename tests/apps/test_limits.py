@@ -22,7 +22,7 @@ def test_a_hundred_at_once(caller: harness.Caller) -> None:
     processes = [
         subprocess.Popen(
             [*caller.command, "do", "--", "/usr/bin/python3", "-S", "-I", "-c", f"print({n} * {n}); raise SystemExit({n % 7})"],
-            env=caller.environment("/"),
+            env=caller.environment(None),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -98,8 +98,8 @@ def test_fork_bomb(caller: harness.Caller) -> None:
 def test_pids_limit_gives_eagain(caller: harness.Caller) -> None:
     script = (
         "import os, threading, time\nn = 0\nwhile True:\n try: pid = os.fork()\n except BlockingIOError: break\n"
-        " if not pid:\n  time.sleep(60); os._exit(0)\n n += 1\nprint(n)\n"
-        "try: threading.Thread(target=print).start()\nexcept RuntimeError as e: print('no thread either')\nos._exit(0)"
+        " if not pid:\n  time.sleep(60); os._exit(0)\n n += 1\nprint(n, flush=True)\n"
+        "try: threading.Thread(target=print).start()\nexcept RuntimeError as e: print('no thread either', flush=True)\nos._exit(0)"
     )
     done = caller.do(["--pids", "20"], ["/usr/bin/python3", "-c", script])
     assert done.returncode == 0, done
@@ -109,7 +109,7 @@ def test_pids_limit_gives_eagain(caller: harness.Caller) -> None:
 
 
 def test_default_pids_limit_is_sane(ourselves: harness.Caller) -> None:
-    script = "import os, time\nn = 0\nwhile n < 20000:\n try: pid = os.vfork() if hasattr(os, 'vfork') else os.fork()\n except OSError: break\n if not pid:\n  time.sleep(100); os._exit(0)\n n += 1\nprint(n < 20000); os._exit(0)"
+    script = "import os, time\nn = 0\nwhile n < 20000:\n try: pid = os.fork()\n except OSError: break\n if not pid:\n  time.sleep(100); os._exit(0)\n n += 1\nprint(n < 20000, flush=True); os._exit(0)"
     done = ourselves.do(["--timeout", "60", "--memory", "4g"], ["/usr/bin/python3", "-S", "-c", script], timeout=120)
     assert done.stdout == "True\n" or done.returncode in (124, 137), done
 
@@ -155,7 +155,7 @@ def test_the_hosts_own_loopback_is_out_of_reach(caller: harness.Caller) -> None:
 
 def test_idle_memory_of_a_sandbox(ourselves: harness.Caller) -> None:
     process = subprocess.Popen(
-        [*ourselves.command, "do", "--", "sleep", "30"], env=ourselves.environment("/"), stdout=subprocess.PIPE, start_new_session=True
+        [*ourselves.command, "do", "--", "sleep", "30"], env=ourselves.environment(None), stdout=subprocess.PIPE, start_new_session=True
     )
     try:
         time.sleep(1.5)

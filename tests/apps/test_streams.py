@@ -17,7 +17,7 @@ pytestmark = pytest.mark.sandbox
 
 def start(caller: harness.Caller, *words: str, options: tuple[str, ...] = (), **rest) -> subprocess.Popen:
     return subprocess.Popen(
-        [*caller.command, "do", *options, "--", *words], env=caller.environment("/"), start_new_session=True, **rest
+        [*caller.command, "do", *options, "--", *words], env=caller.environment(None), start_new_session=True, **rest
     )
 
 
@@ -40,7 +40,7 @@ def test_binary_and_large_data_pass_unchanged(caller: harness.Caller) -> None:
 def test_head_ends_it_cleanly(caller: harness.Caller) -> None:
     words = " ".join(map(str, caller.command))
     done = harness.run(
-        ["bash", "-c", f"{words} do -- seq 10000000 | head -1; echo ${{PIPESTATUS[0]}}"], environment=caller.environment("/")
+        ["bash", "-c", f"{words} do -- seq 10000000 | head -1; echo ${{PIPESTATUS[0]}}"], environment=caller.environment(None)
     )
     assert done.stdout.split("\n")[0] == "1"
     assert done.stdout.split("\n")[1] in ("141", "1"), done  # seq was killed by SIGPIPE, or saw the error
@@ -52,7 +52,7 @@ def test_output_to_a_file_and_to_nothing(caller: harness.Caller, tmp_path: Path)
         assert start(caller, "sh", "-c", "echo one; echo two", stdout=file).wait(60) == 0
     assert (tmp_path / "out").read_text() == "one\ntwo\n"
     words = " ".join(map(str, caller.command))
-    done = harness.run(["sh", "-c", f"{words} do -- sh -c 'echo x; exit 4' >&- 2>&- <&-"], environment=caller.environment("/"))
+    done = harness.run(["sh", "-c", f"{words} do -- sh -c 'echo x; exit 4' >&- 2>&- <&-"], environment=caller.environment(None))
     assert done.returncode in (4, 1), done
 
 

@@ -132,7 +132,7 @@ def test_perl(compare, needs) -> None:
 @pytest.mark.parametrize(
     ("program", "script"),
     [
-        ("java", "java -version 2>&1 | grep -c -i openjdk"),
+        ("java", "java -version 2>&1 | grep -c version"),
         ("node", "node -e 'console.log(1)'"),
         ("python3", "/usr/bin/python3 -c 'print(1)'"),
         ("go", "go version | grep -c go"),

@@ -157,7 +157,7 @@ def test_inherited_descriptors_do_not_come_in(ourselves: harness.Caller, tmp_pat
         os.set_inheritable(file.fileno(), True)
         process = subprocess.Popen(
             [*ourselves.command, "do", "--", "sh", "-c", "ls /proc/self/fd | wc -l; exec sleep 20"],
-            pass_fds=[file.fileno()], env=ourselves.environment("/"), stdout=subprocess.PIPE, text=True, start_new_session=True,
+            pass_fds=[file.fileno()], env=ourselves.environment(None), stdout=subprocess.PIPE, text=True, start_new_session=True,
         )  # fmt: skip
         try:
             assert process.stdout.readline().strip() in ("3", "4")
@@ -174,7 +174,7 @@ def test_environment_of_the_caller_is_nowhere(ourselves: harness.Caller) -> None
     token = "a-token-that-must-not-come-in"
     done = harness.run(
         [*ourselves.command, "do", "--", "sh", "-c", "env; cat /proc/*/environ 2>/dev/null | tr '\\0' '\\n'"],
-        environment=ourselves.environment("/") | {"SECRET_TOKEN": token},
+        environment=ourselves.environment(None) | {"SECRET_TOKEN": token},
     )
     assert done.returncode == 0 and token not in done.stdout, done
 

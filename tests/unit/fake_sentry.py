@@ -283,9 +283,10 @@ class Sentry:
         if operation == "stat":
             return self.stat(path, call["follow"])
         if operation == "remove":
-            if call["recursive"] and os.path.isdir(path):
+            directory = os.path.isdir(path) and not os.path.islink(path)
+            if call["recursive"] and directory:
                 shutil.rmtree(path)
-            elif os.path.isdir(path):
+            elif directory:
                 os.rmdir(path)
             else:
                 os.unlink(path)

@@ -299,8 +299,13 @@ def test_many_threads(sandbox: skerry.Sandbox) -> None:
 # --- files ---
 
 
-def test_files(sandbox: skerry.Sandbox, tmp_path: pathlib.Path) -> None:
-    files = sandbox.files
+@pytest.fixture
+def files(tmp_path: pathlib.Path) -> Any:
+    with skerry.Sandbox(read_write=tmp_path) as sandbox:
+        yield sandbox.files
+
+
+def test_files(files: Any, tmp_path: pathlib.Path) -> None:
     data = os.urandom((2 << 20) + 5)
     assert files.write(tmp_path / "a", data) == len(data)
     assert files.read(tmp_path / "a") == data
@@ -333,6 +338,27 @@ def test_files(sandbox: skerry.Sandbox, tmp_path: pathlib.Path) -> None:
     assert caught.value.filename == str(tmp_path / "nosuch")
     with pytest.raises(skerry.UsageError):
         files.read("")
+
+
+def test_removing_a_tree_does_not_follow_links(files: Any, tmp_path: pathlib.Path) -> None:
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "file").touch()
+    deep = tmp_path / "tree"
+    for _ in range(50):
+        deep /= "d"
+    files.mkdir(deep, parents=True)
+    (deep / "link").symlink_to(tmp_path / "kept")
+    (tmp_path / "tree" / "file").touch()
+    files.remove(tmp_path / "tree", recursive=True)
+    assert not (tmp_path / "tree").exists()
+    assert (tmp_path / "kept" / "file").exists()
+    (tmp_path / "link").symlink_to("kept")
+    assert files.stat(tmp_path / "link").kind == "directory"
+    assert files.stat(tmp_path / "link", follow_symlinks=False).kind == "symlink"
+    files.remove(tmp_path / "link", recursive=True)
+    assert (tmp_path / "kept" / "file").exists()
+    with pytest.raises(FileNotFoundError):
+        files.remove(tmp_path / "nosuch", recursive=True)
 
 
 def test_a_relative_path_starts_at_the_working_directory(tmp_path: pathlib.Path) -> None:

@@ -77,6 +77,7 @@ impl Kernel {
         trace: bool,
         events: Box<dyn Fn(Event) + Send + Sync>,
     ) -> Arc<Kernel> {
+        let timers = Arc::default();
         let kernel = Arc::new(Kernel {
             pids: PidTable::default(),
             tree: Mutex::new(()),
@@ -90,7 +91,7 @@ impl Kernel {
             system_calls: AtomicU64::new(0),
             events,
             mounts: crate::fs::mount::MountTable::default(),
-            net: Arc::default(),
+            net: Arc::new(crate::net::NetworkStack::with_timers(&timers)),
             memory_files: Arc::default(),
             file_services: OnceLock::new(),
             devices: Default::default(),
@@ -103,7 +104,7 @@ impl Kernel {
             settings: Default::default(),
             pipes: Arc::default(),
             epoll_limits: Arc::default(),
-            timers: Arc::default(),
+            timers,
             inotify_limits: Arc::default(),
             anonymous_memory: Default::default(),
             anonymous_inodes: Default::default(),

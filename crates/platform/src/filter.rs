@@ -111,9 +111,6 @@ impl Program {
     fn jump_equal(&mut self, operand: u32, if_true: u8, if_false: u8) {
         self.push(0x15, if_true, if_false, operand);
     }
-    fn jump_greater_or_equal(&mut self, operand: u32, if_true: u8, if_false: u8) {
-        self.push(0x35, if_true, if_false, operand);
-    }
     fn jump_greater(&mut self, operand: u32, if_true: u8, if_false: u8) {
         self.push(0x25, if_true, if_false, operand);
     }
@@ -231,7 +228,6 @@ mod tests {
                 0x54 => a &= k,
                 0x15 => at += jump(a == k),
                 0x25 => at += jump(a > k),
-                0x35 => at += jump(a >= k),
                 0x06 => return k,
                 _ => panic!("unknown instruction {code:#x}"),
             }

@@ -11,14 +11,22 @@ use std::sync::OnceLock;
 const TEXT_MAX: usize = 16 << 20;
 
 static PROC: OnceLock<Option<OwnedFd>> = OnceLock::new();
+static OWN_DESCRIPTORS: OnceLock<Option<OwnedFd>> = OnceLock::new();
+
+fn open_directory(path: &str) -> Option<OwnedFd> {
+    rustix::fs::open(path, OFlags::DIRECTORY | OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).ok()
+}
 
 /// The host's /proc, opened at the first call: call it once before the sentry is confined. `None` where the host has none.
 pub fn proc_directory() -> Option<BorrowedFd<'static>> {
-    PROC.get_or_init(|| {
-        rustix::fs::open("/proc", OFlags::DIRECTORY | OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).ok()
-    })
-    .as_ref()
-    .map(AsFd::as_fd)
+    own_descriptors();
+    PROC.get_or_init(|| open_directory("/proc")).as_ref().map(AsFd::as_fd)
+}
+
+/// The host's /proc/self/fd of this process, opened with [`proc_directory`]: a name in it opens the object behind a
+/// descriptor a second time.
+pub fn own_descriptors() -> Option<BorrowedFd<'static>> {
+    OWN_DESCRIPTORS.get_or_init(|| open_directory("/proc/self/fd")).as_ref().map(AsFd::as_fd)
 }
 
 /// The text of /proc/`name` of the host. `name` is ours, never the guest's.

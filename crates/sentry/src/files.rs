@@ -1,71 +1,87 @@
-//! The control protocol's file operations: from a message to [`FileService`] and back.
+//! The control protocol's file operations: decoding, one call of the kernel, and the answer's shape.
 
 use serde_json::{json, Value};
 use skerry_abi::Errno;
-use skerry_control::{base64, Failure, FailureKind, FileCall};
-use skerry_kernel::fs::service::{FileService, Truncate, CHUNK_MAX};
+use skerry_control::{base64, Bytes, Failure, FailureKind, FileCall, FileStat};
+use skerry_kernel::fs::inode::{FileType, Metadata};
 use skerry_kernel::fs::walk::Follow;
-use skerry_kernel::Kernel;
-use std::sync::Arc;
+use skerry_kernel::run::{Entry, OutsideFiles};
 
-/// Does what `call` asks for on the sandbox's own tree.
-pub fn answer(kernel: &Arc<Kernel>, call: FileCall) -> Result<Value, Failure> {
-    let service = FileService::new(kernel).map_err(|errno| failed("use", b"/", errno))?;
+pub fn answer(files: &OutsideFiles, call: FileCall) -> Result<Value, Failure> {
+    let path = match &call {
+        FileCall::Rename { from, .. } => from.clone(),
+        FileCall::Read { path, .. }
+        | FileCall::Write { path, .. }
+        | FileCall::List { path }
+        | FileCall::Stat { path, .. }
+        | FileCall::Remove { path, .. }
+        | FileCall::MakeDirectory { path, .. } => path.clone(),
+    };
+    let failed = |errno: Errno| Failure {
+        kind: FailureKind::File,
+        message: format!("{}: {errno}", String::from_utf8_lossy(&path.0)),
+        errno: Some(errno.0),
+    };
     match call {
         FileCall::Read { path, offset, length } => {
-            let piece = service.read(&path.0, offset, length).map_err(|errno| failed("read", &path.0, errno))?;
-            Ok(json!({ "data": base64::encode(&piece.data), "end": piece.end }))
+            let (data, end) = files.read(&path.0, offset, length).map_err(failed)?;
+            Ok(json!({ "data": base64::encode(&data), "end": end }))
         }
         FileCall::Write { path, offset, data, truncate, mode } => {
-            let data = base64::decode(&data).ok_or_else(|| Failure {
-                kind: FailureKind::Invalid,
-                message: "the data to write is not base64".into(),
-                errno: None,
-            })?;
-            let truncate = if truncate { Truncate::Yes } else { Truncate::No };
-            let written = service.write(&path.0, offset, &data, truncate, mode);
-            done(written.map_err(|errno| failed("write", &path.0, errno)))
+            let Some(data) = base64::decode(&data) else {
+                return Err(Failure { kind: FailureKind::Invalid, message: "the data is not base64".into(), errno: None });
+            };
+            files.write(&path.0, offset, &data, truncate, mode).map_err(failed)?;
+            Ok(json!({}))
         }
         FileCall::List { path } => {
-            let entries = service.list(&path.0).map_err(|errno| failed("list", &path.0, errno))?;
+            let entries: Vec<FileStat> = files.list(&path.0).map_err(failed)?.into_iter().map(stat).collect();
             Ok(json!({ "entries": entries }))
         }
         FileCall::Stat { path, follow } => {
             let follow = if follow { Follow::Yes } else { Follow::No };
-            let stat = service.stat(&path.0, follow).map_err(|errno| failed("look at", &path.0, errno))?;
-            Ok(json!(stat))
+            Ok(json!(stat(files.stat(&path.0, follow).map_err(failed)?)))
         }
         FileCall::Remove { path, recursive } => {
-            let removed = if recursive { service.remove_tree(&path.0) } else { service.remove(&path.0) };
-            done(removed.map_err(|errno| failed("remove", &path.0, errno)))
+            if recursive { files.remove_all(&path.0) } else { files.remove(&path.0) }.map_err(failed)?;
+            Ok(json!({}))
         }
         FileCall::MakeDirectory { path, parents, mode } => {
-            let made =
-                if parents { service.make_directories(&path.0, mode) } else { service.make_directory(&path.0, mode) };
-            done(made.map_err(|errno| failed("make the directory", &path.0, errno)))
+            files.make_directory(&path.0, parents, mode).map_err(failed)?;
+            Ok(json!({}))
         }
         FileCall::Rename { from, to } => {
-            let what = [&from.0[..], b" to ", &to.0].concat();
-            done(service.rename(&from.0, &to.0).map_err(|errno| failed("rename", &what, errno)))
+            files.rename(&from.0, &to.0).map_err(failed)?;
+            Ok(json!({}))
         }
     }
 }
 
-fn done(result: Result<(), Failure>) -> Result<Value, Failure> {
-    result.map(|()| json!({}))
+fn stat(entry: Entry) -> FileStat {
+    let metadata = &entry.metadata;
+    FileStat {
+        name: Bytes(entry.name),
+        kind: kind_name(metadata.kind).into(),
+        size: metadata.size,
+        mode: metadata.permissions,
+        uid: metadata.uid,
+        gid: metadata.gid,
+        modified_ns: nanoseconds(metadata),
+    }
 }
 
-/// A failure that says what was to be done to which path, and what to do about it where the error's name does not say.
-fn failed(action: &str, path: &[u8], errno: Errno) -> Failure {
-    let hint = match errno {
-        Errno::ENXIO => ": it is neither a regular file nor a directory".into(),
-        Errno::E2BIG if action == "write" => format!(": one call takes at most {CHUNK_MAX} bytes"),
-        Errno::E2BIG => ": there are too many entries for one answer".into(),
-        Errno::ETIMEDOUT => ": it takes too long; the programs of the sandbox may be changing it".into(),
-        Errno::EROFS => ": it is in a read-only part of the tree".into(),
-        Errno::EBUSY => ": something is mounted there".into(),
-        _ => String::new(),
-    };
-    let message = format!("cannot {action} {}: {errno}{hint}", String::from_utf8_lossy(path));
-    Failure { kind: FailureKind::File, message, errno: Some(errno.0) }
+fn nanoseconds(metadata: &Metadata) -> i64 {
+    metadata.modified.sec.saturating_mul(1_000_000_000).saturating_add(metadata.modified.nsec)
+}
+
+fn kind_name(kind: FileType) -> &'static str {
+    match kind {
+        FileType::Regular => "file",
+        FileType::Directory => "directory",
+        FileType::Symlink => "symlink",
+        FileType::Fifo => "fifo",
+        FileType::Socket => "socket",
+        FileType::CharacterDevice => "character_device",
+        FileType::BlockDevice => "block_device",
+    }
 }

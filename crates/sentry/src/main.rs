@@ -8,8 +8,8 @@
 mod boot;
 mod confine;
 mod connection;
-mod files;
 mod limits;
+mod files;
 mod server;
 
 use std::process::ExitCode;

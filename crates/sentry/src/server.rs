@@ -1,15 +1,15 @@
 //! The control protocol's server: requests in order, each answered once; events as they come.
 
 use crate::boot::{boot, failure, Sandbox};
-use crate::confine::namespaces::{self, Role, Without};
+use crate::confine::namespaces::{self, Role, Wishes};
 use crate::connection::{Connection, Sender};
 use parking_lot::Mutex;
 use serde_json::{json, Value};
 use skerry_abi::signal::{Signal, SignalInfo, SI_USER};
-use skerry_control::{Call, Event, Failure, FailureKind, ProcessState, SignalTarget, Spawn, Spawned, Stdio, Usage};
+use skerry_control::{Call, Event, Failure, FailureKind, Layer, ProcessState, SignalTarget, Spawn, Spawned, Stdio, Usage};
 use skerry_kernel::fs::file::OpenFile;
 use skerry_kernel::fs::host_file::HostFile;
-use skerry_kernel::run::{self, SpawnError};
+use skerry_kernel::run::{self, OutsideFiles, SpawnError};
 use skerry_kernel::sync::Wake;
 use skerry_kernel::task::{self, Credentials, ExitStatus, Process};
 use skerry_kernel::tty::Console;
@@ -50,11 +50,16 @@ pub fn serve(mut connection: Connection) -> Result<ExitCode, Box<dyn std::error:
         sender.reply(request.id, Err(failure(FailureKind::Invalid, "the first request must be boot")));
         return Ok(ExitCode::SUCCESS);
     };
-    let without = Without {
-        user_namespace: wanted.without.iter().any(|name| name == "user_namespace"),
-        pid_namespace: wanted.without.iter().any(|name| name == "pid_namespace"),
+    let without = |wish: &str| wanted.without.iter().any(|name| name == wish);
+    let wishes = Wishes {
+        without_user_namespace: without("user_namespace"),
+        without_pid_namespace: without("pid_namespace"),
+        namespace_required: wanted.require.iter().any(|layer| {
+            use Layer::*;
+            matches!(layer, UserNamespace | MountNamespace | PidNamespace | NetworkNamespace)
+        }),
     };
-    let (layers, host_pid) = match namespaces::enter(without, || connection.let_go())? {
+    let (layers, host_pid) = match namespaces::enter(wishes, || connection.let_go())? {
         Role::Guardian(code) => return Ok(code),
         Role::Sentry(layers, host_pid) => (layers, host_pid),
     };
@@ -111,7 +116,10 @@ impl Server {
                     .collect();
                 Ok(json!({ "processes": states }))
             }
-            Call::File(call) => crate::files::answer(&self.sandbox.kernel, call),
+            Call::File(call) => {
+                let files = OutsideFiles::new(&self.sandbox.kernel).map_err(|errno| failure(FailureKind::Internal, errno))?;
+                crate::files::answer(&files, call)
+            }
             Call::Usage => Ok(json!(self.usage())),
             Call::Info => Ok(json!(self.sandbox.booted)),
             Call::Shutdown => Ok(json!({})),

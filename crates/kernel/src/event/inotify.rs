@@ -223,6 +223,10 @@ impl Watcher for Watch {
     fn event(&self, mask: NotifyMask, name: &[u8], cookie: u32) {
         let Some(owner) = self.owner.upgrade() else { return };
         let wanted = *self.mask.lock();
+        if mask.contains(NotifyMask::UNLINKED_CHILD) && wanted & IN_EXCL_UNLINK != 0 {
+            return;
+        }
+        let mask = mask.difference(NotifyMask::UNLINKED_CHILD);
         if mask.bits() & (wanted & IN_ALL_EVENTS | UNASKED) == 0 && !mask.contains(NotifyMask::DELETE_SELF) {
             return;
         }

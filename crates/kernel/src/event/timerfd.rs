@@ -6,7 +6,7 @@
 use crate::fs::file::{Events, FileOperations, OpenFile};
 use crate::fs::inode::Metadata;
 use crate::sync::WaitQueue;
-use crate::time::interval::{Schedule, Timeline};
+use crate::time::interval::{nanos_until, target, Schedule, Timeline};
 use crate::time::queue::{Expire, Ticket, TimerQueue};
 use crate::time::Clock;
 use crate::{Errno, Result};
@@ -40,7 +40,7 @@ pub const TFD_TIMER_ABSTIME: u32 = 1;
 pub const TFD_TIMER_CANCEL_ON_SET: u32 = 2;
 
 impl State {
-    fn count(&mut self, now: u64) {
+    fn count(&mut self, now: i64) {
         self.expirations = self.expirations.saturating_add(self.schedule.expirations(now));
     }
 }
@@ -62,9 +62,8 @@ impl TimerFd {
     pub fn set(&self, value: u64, interval: u64, flags: u32) -> Result<(u64, u64)> {
         let now = Timeline::Monotonic.now();
         let next = (value != 0).then(|| {
-            let absolute = flags & TFD_TIMER_ABSTIME != 0;
-            let from_now = if absolute { value.saturating_sub(self.clock.now_nanos()) } else { value };
-            now.saturating_add(from_now)
+            let clock_now = (flags & TFD_TIMER_ABSTIME != 0).then(|| self.clock.now_nanos());
+            target(now, value, clock_now)
         });
         let mut state = self.state.lock();
         state.count(now);
@@ -84,12 +83,12 @@ impl TimerFd {
         (state.schedule.remaining(now), state.schedule.interval)
     }
 
-    fn arm(&self, state: &mut State, now: u64) -> Result<()> {
+    fn arm(&self, state: &mut State, now: i64) -> Result<()> {
         state.ticket = None;
         let Some(next) = state.schedule.next else { return Ok(()) };
-        if let Some(deadline) = crate::time::deadline_after(next.saturating_sub(now)) {
-            let target: Weak<dyn Expire> = self.this.clone();
-            state.ticket = Some(self.timers.schedule(deadline, target)?);
+        if let Some(deadline) = crate::time::deadline_after(nanos_until(next, now)) {
+            let timer: Weak<dyn Expire> = self.this.clone();
+            state.ticket = Some(self.timers.schedule(deadline, timer)?);
         }
         Ok(())
     }

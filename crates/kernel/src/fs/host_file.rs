@@ -6,8 +6,8 @@
 //!
 //! - A thread of the sentry never blocks in it. Whatever can block is switched to non-blocking operation.
 //! - O_NONBLOCK is never set on the description that the caller shares: pipes and terminals are opened a second time
-//!   through /proc/self/fd (so a `HostFile` must be made before the sentry is confined), sockets have MSG_DONTWAIT, and
-//!   where neither can be had, each transfer is small and preceded by poll(2).
+//!   through the sentry's own /proc/self/fd (opened before it is confined), sockets have MSG_DONTWAIT, and where neither
+//!   can be had, each transfer is small and preceded by poll(2).
 //!
 //! Lock order: `OpenFile::position` > `Sequence`. No lock is held while a waker is called.
 
@@ -22,6 +22,7 @@ use rustix::fs::{FallocateFlags, Mode, OFlags, SeekFrom};
 use rustix::io::{IoSlice, IoSliceMut, ReadWriteFlags};
 use rustix::net::{RecvFlags, SendFlags};
 use skerry_abi::structs::TimeSpec;
+use skerry_platform::host::own_descriptors;
 use std::any::Any;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::{Arc, OnceLock};
@@ -91,8 +92,7 @@ enum Sequence {
 }
 
 impl HostFile {
-    /// Wraps `descriptor`; `caller`: host ids (uid, gid) that appear as 0 inside. To be called before the sentry is
-    /// confined.
+    /// Wraps `descriptor`; `caller`: host ids (uid, gid) that appear as 0 inside.
     pub fn open(descriptor: OwnedFd, caller: Option<(u32, u32)>, reactor: &Arc<HostReactor>) -> Result<Arc<OpenFile>> {
         let stat = rustix::fs::fstat(&descriptor).map_err(host_error)?;
         let flags = rustix::fs::fcntl_getfl(&descriptor).map_err(host_error)?;
@@ -101,7 +101,9 @@ impl HostFile {
         let access = flags & (OFlags::WRONLY | OFlags::RDWR);
         let anonymous = stat.st_mode & 0o170000 == 0;
 
-        let name = rustix::fs::readlink(format!("/proc/self/fd/{}", descriptor.as_raw_fd()), Vec::new())
+        let name = own_descriptors()
+            .ok_or(rustix::io::Errno::NOENT)
+            .and_then(|directory| rustix::fs::readlinkat(directory, descriptor.as_raw_fd().to_string(), Vec::new()))
             .map_or_else(|_| format!("host:[{}]", stat.st_ino), |name| name.to_string_lossy().into_owned());
         let (descriptor, transfer) = match kind {
             FileType::Regular | FileType::BlockDevice => (descriptor, Transfer::Positioned),
@@ -200,8 +202,9 @@ impl HostFile {
 
 /// Opens the object behind `descriptor` a second time.
 fn open_again(descriptor: &OwnedFd, flags: OFlags) -> rustix::io::Result<OwnedFd> {
-    let name = format!("/proc/self/fd/{}", descriptor.as_raw_fd());
-    rustix::fs::open(name, flags | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty())
+    let directory = own_descriptors().ok_or(rustix::io::Errno::NOENT)?;
+    let name = descriptor.as_raw_fd().to_string();
+    rustix::fs::openat(directory, name, flags | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty())
 }
 
 /// A description of our own with O_NONBLOCK instead of the caller's; the caller's where that cannot be had.

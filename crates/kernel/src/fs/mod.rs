@@ -23,7 +23,6 @@ pub mod open;
 pub mod overlay;
 pub mod path;
 pub mod permission;
-pub mod service;
 pub mod signal_io;
 pub mod special;
 pub mod proc;

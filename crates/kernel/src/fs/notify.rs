@@ -28,6 +28,8 @@ bitflags::bitflags! {
         const MOVE_SELF = 0x800;
         const UNMOUNT = 0x2000;
         const IGNORED = 0x8000;
+        /// Goes with an event of a child that has no name any more (IN_EXCL_UNLINK); never shown.
+        const UNLINKED_CHILD = 0x0400_0000;
         const ISDIR = 0x4000_0000;
     }
 }
@@ -103,7 +105,8 @@ impl NotifyRegistry {
         }
         let mask = if dentry.inode.kind() == FileType::Directory { mask | NotifyMask::ISDIR } else { mask };
         if let Some(parent) = dentry.parent() {
-            self.report(&parent.inode, mask, &dentry.name(), 0);
+            let unlinked = if dentry.is_unlinked() { NotifyMask::UNLINKED_CHILD } else { NotifyMask::empty() };
+            self.report(&parent.inode, mask | unlinked, &dentry.name(), 0);
         }
         self.report(&dentry.inode, mask, b"", 0);
     }

@@ -5,6 +5,8 @@
 
 use crate::fs::file::{Events, FileOperations, OpenFile, StatusFlags};
 use crate::fs::inode::{Device, FileType, Metadata};
+use crate::net::netlink::NetlinkSocket;
+use crate::net::socket::Socket;
 use crate::sync::WaitQueue;
 use crate::task::{AccessMode, Credentials, Process};
 use crate::{Context, Errno, Result};
@@ -63,8 +65,32 @@ struct State {
 
 struct Notification {
     process: Weak<Process>,
-    /// `None`: SIGEV_NONE.
-    signal: Option<(Signal, u64)>,
+    how: NotifyBy,
+}
+
+/// How mq_notify(3) is told.
+pub enum NotifyBy {
+    /// SIGEV_NONE.
+    Nothing,
+    /// SIGEV_SIGNAL, with the value.
+    Signal(Signal, u64),
+    /// SIGEV_THREAD: the C library's own thread waits for the cookie on a netlink socket.
+    Socket(Arc<dyn Socket>, [u8; COOKIE_SIZE]),
+}
+
+/// What the C library gives along, and what its last byte becomes: the message has come, or the notification is gone.
+pub const COOKIE_SIZE: usize = 32;
+const COOKIE_WOKEN_UP: u8 = 1;
+const COOKIE_REMOVED: u8 = 2;
+
+impl NotifyBy {
+    fn send_cookie(&self, state: u8) {
+        let NotifyBy::Socket(socket, cookie) = self else { return };
+        let Some(netlink) = socket.as_any().downcast_ref::<NetlinkSocket>() else { return };
+        let mut cookie = *cookie;
+        cookie[COOKIE_SIZE - 1] = state;
+        netlink.deliver(cookie.to_vec());
+    }
 }
 
 /// A queue's size, as mq_open(3) asks for it.
@@ -220,11 +246,11 @@ impl Queue {
             Wait::Until(deadline) => context.block_on(&self.wait_queue, deadline, attempt)?,
         };
         self.wait_queue.wake_all();
-        if let Some(Notification { process, signal: Some((signal, value)) }) = notification {
-            if let Some(process) = process.upgrade() {
-                let sender = context.task.credentials().ruid;
-                process.send_signal(SignalInfo::queue(signal, SI_MESGQ, context.process().pid(), sender, value));
-            }
+        let Some(Notification { process, how }) = notification else { return Ok(()) };
+        how.send_cookie(COOKIE_WOKEN_UP);
+        if let (NotifyBy::Signal(signal, value), Some(process)) = (how, process.upgrade()) {
+            let sender = context.task.credentials().ruid;
+            process.send_signal(SignalInfo::queue(signal, SI_MESGQ, context.process().pid(), sender, value));
         }
         Ok(())
     }
@@ -259,12 +285,12 @@ impl Queue {
     }
 
     /// mq_notify(3): once, when a message comes to the empty queue. EBUSY where somebody waits for that already.
-    pub fn notify(&self, process: &Arc<Process>, signal: Option<(Signal, u64)>) -> Result<()> {
+    pub fn notify(&self, process: &Arc<Process>, how: NotifyBy) -> Result<()> {
         let mut state = self.state.lock();
         if state.notification.as_ref().is_some_and(Notification::is_alive) {
             return Err(Errno::EBUSY);
         }
-        state.notification = Some(Notification { process: Arc::downgrade(process), signal });
+        state.notification = Some(Notification { process: Arc::downgrade(process), how });
         Ok(())
     }
 
@@ -272,8 +298,10 @@ impl Queue {
     pub fn stop_notifying(&self, process: &Arc<Process>) {
         let mut state = self.state.lock();
         let own = state.notification.as_ref().is_some_and(|entry| std::ptr::eq(entry.process.as_ptr(), Arc::as_ptr(process)));
-        if own {
-            state.notification = None;
+        let removed = if own { state.notification.take() } else { None };
+        drop(state);
+        if let Some(removed) = removed {
+            removed.how.send_cookie(COOKIE_REMOVED);
         }
     }
 }
@@ -371,7 +399,11 @@ impl QueueFile {
         let (notify, signal, pid) = match &state.notification {
             Some(entry) => {
                 let pid = entry.process.upgrade().map_or(0, |process| process.pid());
-                (i32::from(entry.signal.is_none()), entry.signal.map_or(0, |(signal, _)| signal.number()), pid)
+                match &entry.how {
+                    NotifyBy::Signal(signal, _) => (0, signal.number(), pid),
+                    NotifyBy::Nothing => (1, 0, pid),
+                    NotifyBy::Socket(..) => (2, 0, pid),
+                }
             }
             None => (0, 0, 0),
         };
@@ -397,9 +429,9 @@ mod tests {
     #[test]
     fn a_notification_comes_once_and_only_to_an_empty_queue() {
         let mut state = State::default();
-        state.notification = Some(Notification { process: Weak::new(), signal: None });
+        state.notification = Some(Notification { process: Weak::new(), how: NotifyBy::Nothing });
         assert!(state.push(vec![1], 0).is_some());
-        state.notification = Some(Notification { process: Weak::new(), signal: None });
+        state.notification = Some(Notification { process: Weak::new(), how: NotifyBy::Nothing });
         assert!(state.push(vec![1], 0).is_none());
     }
 

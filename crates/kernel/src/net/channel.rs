@@ -153,6 +153,17 @@ impl Channel {
         Ok(count)
     }
 
+    /// Puts in all of `data`, beyond the capacity if need be: for the little that was held back after it was accepted.
+    pub fn force(&self, data: &[u8]) {
+        let mut state = self.state.lock();
+        if state.write_closed || state.read_closed {
+            return;
+        }
+        state.ring.push(data, usize::MAX);
+        drop(state);
+        self.reader.wake_all();
+    }
+
     /// Takes what is there. `Ok(None)`: the end. EAGAIN: nothing yet.
     pub fn receive(&self, buffer: &mut [u8], mode: ReceiveMode) -> Result<Option<Received>> {
         let mut state = self.state.lock();

@@ -24,6 +24,7 @@ pub use proc_net::proc_net;
 pub use socket::{Caller, Socket, SocketFile};
 
 use crate::task::Credentials;
+use crate::time::queue::TimerQueue;
 use parking_lot::Mutex;
 use rights::InFlightCount;
 use ring::Budget;
@@ -48,6 +49,8 @@ pub struct NetworkStack {
     pub udplite_ports: Arc<inet::PortTable>,
     pub netlink_ports: netlink::PortTable,
     pub interface: inet::interface::Counters,
+    /// For what is held back for a while (TCP_CORK).
+    pub timers: Arc<TimerQueue>,
     /// All sockets that have an open file, for /proc/net and sock_diag(7).
     sockets: Mutex<BTreeMap<u64, Weak<dyn Socket>>>,
 }
@@ -55,6 +58,10 @@ pub struct NetworkStack {
 impl NetworkStack {
     pub fn new() -> NetworkStack {
         NetworkStack::default()
+    }
+
+    pub fn with_timers(timers: &Arc<TimerQueue>) -> NetworkStack {
+        NetworkStack { timers: timers.clone(), ..NetworkStack::default() }
     }
 
     /// Whether lo is there and up.

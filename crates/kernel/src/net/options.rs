@@ -152,7 +152,7 @@ pub fn set(socket: &dyn Socket, caller: &Caller, name: u32, value: &[u8]) -> Res
             socket.sharing_changed();
         }
         linux::SO_REUSEPORT => {
-            if common.domain == linux::AF_UNIX && on {
+            if common.domain() == linux::AF_UNIX && on {
                 return Err(Errno::EOPNOTSUPP);
             }
             options.reuse_port = on;
@@ -163,7 +163,7 @@ pub fn set(socket: &dyn Socket, caller: &Caller, name: u32, value: &[u8]) -> Res
         linux::SO_BROADCAST => options.broadcast = on,
         linux::SO_OOBINLINE => options.out_of_band_inline = on,
         linux::SO_PASSCRED => {
-            if common.domain != linux::AF_UNIX && common.domain != linux::AF_NETLINK {
+            if common.domain() != linux::AF_UNIX && common.domain() != linux::AF_NETLINK {
                 return Err(Errno::EOPNOTSUPP);
             }
             options.pass_credentials = on;
@@ -190,7 +190,7 @@ pub fn set(socket: &dyn Socket, caller: &Caller, name: u32, value: &[u8]) -> Res
             options.timestamp = if on { Timestamp::Nanoseconds } else { Timestamp::Off };
         }
         linux::SO_PEEK_OFF => {
-            if common.domain != linux::AF_UNIX {
+            if common.domain() != linux::AF_UNIX {
                 return Err(Errno::EOPNOTSUPP);
             }
             options.peek_offset = number.max(-1);
@@ -263,7 +263,7 @@ pub fn get(socket: &dyn Socket, name: u32, length: usize) -> Result<Vec<u8>> {
     let options = common.options.lock();
     let number = match name {
         linux::SO_TYPE => common.kind as i32,
-        linux::SO_DOMAIN => common.domain as i32,
+        linux::SO_DOMAIN => common.domain() as i32,
         linux::SO_PROTOCOL => common.protocol as i32,
         linux::SO_ERROR => {
             drop(options);
@@ -286,7 +286,7 @@ pub fn get(socket: &dyn Socket, name: u32, length: usize) -> Result<Vec<u8>> {
         linux::SO_TIMESTAMP_OLD | linux::SO_TIMESTAMP_NEW => (options.timestamp == Timestamp::Microseconds).into(),
         linux::SO_TIMESTAMPNS_OLD | linux::SO_TIMESTAMPNS_NEW => (options.timestamp == Timestamp::Nanoseconds).into(),
         linux::SO_PEEK_OFF => {
-            if common.domain != linux::AF_UNIX {
+            if common.domain() != linux::AF_UNIX {
                 return Err(Errno::EOPNOTSUPP);
             }
             options.peek_offset

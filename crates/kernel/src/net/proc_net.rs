@@ -71,7 +71,7 @@ fn endpoint(domain: u32, address: SocketAddr) -> String {
 }
 
 fn internet(network: &NetworkStack, domain: u32, protocol: u32) -> Vec<(Arc<dyn Socket>, InternetSocket)> {
-    let of_domain = network.sockets().into_iter().filter(|socket| socket.common().domain == domain);
+    let of_domain = network.sockets().into_iter().filter(|socket| socket.common().domain() == domain);
     of_domain.filter_map(|socket| internet_socket(socket.as_ref(), protocol).map(|shown| (socket, shown))).collect()
 }
 
@@ -219,7 +219,7 @@ fn igmp(network: &NetworkStack) -> String {
 }
 
 fn count(network: &NetworkStack, domain: u32, kind: super::socket::SocketType) -> usize {
-    network.sockets().iter().filter(|socket| socket.common().domain == domain && socket.common().kind == kind).count()
+    network.sockets().iter().filter(|socket| socket.common().domain() == domain && socket.common().kind == kind).count()
 }
 
 fn sockstat(network: &NetworkStack) -> String {

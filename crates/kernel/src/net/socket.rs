@@ -18,7 +18,7 @@ use parking_lot::Mutex;
 use skerry_abi::raw::{general, net as linux};
 use skerry_abi::structs::TimeSpec;
 use std::any::Any;
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -272,7 +272,8 @@ pub struct Common {
     pub network: Arc<NetworkStack>,
     /// The N of socket:[N].
     pub inode: u64,
-    pub domain: u32,
+    /// AF_*; IPV6_ADDRFORM changes it.
+    domain: AtomicU32,
     pub kind: SocketType,
     pub protocol: u32,
     pub creator: PeerIdentity,
@@ -288,7 +289,7 @@ impl Common {
         Common {
             network: network.clone(),
             inode: network.next_inode(),
-            domain,
+            domain: AtomicU32::new(domain),
             kind,
             protocol,
             creator,
@@ -296,6 +297,14 @@ impl Common {
             options: Mutex::new(Options::new(domain, kind)),
             error: AtomicI32::new(0),
         }
+    }
+
+    pub fn domain(&self) -> u32 {
+        self.domain.load(Ordering::Relaxed)
+    }
+
+    pub fn set_domain(&self, domain: u32) {
+        self.domain.store(domain, Ordering::Relaxed);
     }
 
     pub fn set_error(&self, error: Errno) {

@@ -3,7 +3,8 @@
 //! [`Engine`] holds what is about the host: the zygote and its pool, every guest thread with its channel, the listeners.
 //! Parts: `worker` (threads that receive and serve), `serve` (one ring, from request to reply), `enrol` (new threads and
 //! processes present themselves), `pool` (processes that wait for a program), `reaper` (deaths), `space` (what is known of
-//! an address space), `program` (ELF images and stacks), `exec` (giving a process its program).
+//! an address space), `program` (ELF images and stacks), `exec` (giving a process its program), `files` (file operations
+//! from outside).
 //!
 //! Exactly one thread receives on each listener; whoever is about to block in a call passes that on first
 //! ([`crate::context::Lead`]). Lock order: `Engine::threads` > `GuestThread::state`; both are released before a handler runs.
@@ -12,6 +13,7 @@ mod enrol;
 mod exec;
 #[cfg(test)]
 mod fuzz_tests;
+mod files;
 mod pool;
 mod program;
 mod reaper;
@@ -21,6 +23,7 @@ mod spawn;
 mod worker;
 
 pub use exec::{execute, Execution, MAXIMUM_STRING};
+pub use files::{Entry, OutsideFiles};
 pub use space::AddressSpace;
 pub use spawn::{spawn, Spawn, SpawnError};
 

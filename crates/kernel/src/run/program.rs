@@ -278,10 +278,11 @@ impl StackLayout<'_> {
             offset
         };
         let platform = push(b"x86_64");
+        let arguments_start = b"x86_64".len() as u64 + 1;
         for argument in self.arguments {
             argument_offsets.push(push(argument));
         }
-        let arguments_end = argument_offsets.last().map_or(0, |_| self.arguments.iter().map(|a| a.len() as u64 + 1).sum());
+        let arguments_size: u64 = self.arguments.iter().map(|argument| argument.len() as u64 + 1).sum();
         for variable in self.environment {
             environment_offsets.push(push(variable));
         }
@@ -290,8 +291,8 @@ impl StackLayout<'_> {
         strings.extend_from_slice(&[0; 8]);
         let strings_at = top - strings.len() as u64;
         let random_at = (strings_at - 16) & !15;
-        let arguments_at = strings_at + argument_offsets.first().copied().unwrap_or(0);
-        let environment_at = arguments_at + arguments_end;
+        let arguments_at = strings_at + arguments_start;
+        let environment_at = arguments_at + arguments_size;
 
         self.auxiliary.push((auxvec::AT_RANDOM.into(), random_at));
         self.auxiliary.push((auxvec::AT_EXECFN.into(), strings_at + name));

@@ -48,10 +48,12 @@ pub fn may_send(sender: &Task, target: &Process, signal: Option<Signal>) -> Resu
 
 /// Ends the task's sleep, or makes it enter the guest kernel. The caller holds its `signals`.
 pub(crate) fn interrupt(task: &Task, _signals: &TaskSignals) {
-    task.interrupted.store(true, Ordering::Release);
+    // Nobody leaves the guest kernel while this is set: one that is set and runs its own code has been kicked, and a
+    // storm of signals must not become a storm of kicks.
+    let told_before = task.interrupted.swap(true, Ordering::AcqRel);
     // In any case: a thread may be entering right now, unseen, and about to sleep; the waiter remembers.
     task.waiter().wake();
-    if !task.in_kernel.load(Ordering::Acquire) {
+    if !told_before && !task.in_kernel.load(Ordering::Acquire) {
         if let Some(host) = &*task.host.read() {
             host.kick();
         }
@@ -91,7 +93,7 @@ fn send(process: &Process, target: Option<&Task>, info: SignalInfo) -> Result<()
                 Some(task) => {
                     let mut signals = task.signals.lock();
                     let pushed = signals.pending.push(info, limit);
-                    if pushed.is_ok() && !signals.blocked.contains(signal) {
+                    if pushed == Ok(true) && !signals.blocked.contains(signal) {
                         interrupt(task, &signals);
                     }
                     pushed.map(drop)

@@ -13,6 +13,8 @@
 //! Registering before looking is what makes a wake-up impossible to miss. A task sleeps on at most one [`Waiter`], its
 //! own, however many queues that is registered in (poll). Other wakers (epoll) implement [`Wake`].
 //!
+//! Who registers exclusively must pass a wake-up on that it does not use: by waking the queue again.
+//!
 //! Lock order: a queue's lock is innermost; [`Wake::wake`] is called with it released.
 
 use parking_lot::{Condvar, Mutex};
@@ -22,6 +24,13 @@ use std::time::Instant;
 /// Something that a queue can wake. `wake` must not block, and may be called from any thread at any time.
 pub trait Wake: Send + Sync {
     fn wake(&self);
+
+    /// As [`Wake::wake`], for one that was added with [`WaitQueue::add_exclusive`]; false where nobody was there to hear
+    /// it, so that the next one is woken.
+    fn wake_exclusive(&self) -> bool {
+        self.wake();
+        true
+    }
 }
 
 /// Who waits on an object. See the module's text.
@@ -33,7 +42,13 @@ pub struct WaitQueue {
 #[derive(Default)]
 struct Entries {
     next_key: u64,
-    list: Vec<(u64, Arc<dyn Wake>)>,
+    list: Vec<Entry>,
+}
+
+struct Entry {
+    key: u64,
+    waker: Arc<dyn Wake>,
+    exclusive: bool,
 }
 
 impl WaitQueue {
@@ -48,28 +63,47 @@ impl WaitQueue {
 
     /// As [`WaitQueue::register`], for owners that cannot hold a guard (epoll): undo with [`WaitQueue::remove`].
     pub fn add(&self, waker: Arc<dyn Wake>) -> u64 {
+        self.add_entry(waker, false)
+    }
+
+    /// As [`WaitQueue::add`], but of all that are added so only one is woken at a time (EPOLLEXCLUSIVE, epoll_wait(2)).
+    pub fn add_exclusive(&self, waker: Arc<dyn Wake>) -> u64 {
+        self.add_entry(waker, true)
+    }
+
+    /// As [`WaitQueue::register`], exclusively: see [`WaitQueue::add_exclusive`].
+    pub fn register_exclusive(&self, waker: Arc<dyn Wake>) -> Registration<'_> {
+        Registration { queue: self, key: self.add_exclusive(waker) }
+    }
+
+    fn add_entry(&self, waker: Arc<dyn Wake>, exclusive: bool) -> u64 {
         let mut entries = self.entries.lock();
         let key = entries.next_key;
         entries.next_key += 1;
-        entries.list.push((key, waker));
+        entries.list.push(Entry { key, waker, exclusive });
         key
     }
 
     pub fn remove(&self, key: u64) {
-        self.entries.lock().list.retain(|(k, _)| *k != key);
+        self.entries.lock().list.retain(|entry| entry.key != key);
     }
 
-    /// Wakes everybody who is registered. Cheap when nobody is.
+    /// Wakes everybody who is registered, but only one of the exclusive ones. Cheap when nobody is.
     pub fn wake_all(&self) {
-        let wakers: Vec<Arc<dyn Wake>> = {
+        let wakers: Vec<(Arc<dyn Wake>, bool)> = {
             let entries = self.entries.lock();
             if entries.list.is_empty() {
                 return;
             }
-            entries.list.iter().map(|(_, waker)| waker.clone()).collect()
+            entries.list.iter().map(|entry| (entry.waker.clone(), entry.exclusive)).collect()
         };
-        for waker in wakers {
-            waker.wake();
+        let mut one_woken = false;
+        for (waker, exclusive) in wakers {
+            if !exclusive {
+                waker.wake();
+            } else if !one_woken {
+                one_woken = waker.wake_exclusive();
+            }
         }
     }
 
@@ -145,5 +179,18 @@ mod tests {
         assert!(!waiter.sleep(Some(Instant::now() + Duration::from_millis(5))));
         drop(registration);
         assert!(queue.is_empty());
+    }
+
+    #[test]
+    fn of_the_exclusive_ones_one_is_woken() {
+        let queue = WaitQueue::new();
+        let waiters: Vec<_> = (0..3).map(|_| Waiter::new()).collect();
+        let _shared = queue.register(waiters[0].clone());
+        let _first = queue.register_exclusive(waiters[1].clone());
+        let _second = queue.register_exclusive(waiters[2].clone());
+        queue.wake_all();
+        let soon = || Some(Instant::now() + Duration::from_millis(1));
+        let woken: Vec<bool> = waiters.iter().map(|waiter| waiter.sleep(soon())).collect();
+        assert_eq!(woken, [true, true, false]);
     }
 }

@@ -306,6 +306,11 @@ pub fn copy_file_range(context: &mut Context, in_fd: i32, in_offset: UserAddress
 const SPLICE_F_NONBLOCK: u32 = 2;
 const SPLICE_F_KNOWN: u32 = 15;
 
+/// eventfd, epoll and their kin carry no bytes to splice.
+fn is_event_object(file: &OpenFile) -> bool {
+    file.path.is_none() && file.operations.anonymous_name().starts_with("anon_inode:")
+}
+
 fn is_pipe(file: &OpenFile) -> bool {
     file.downcast::<PipeEnd>().is_some()
 }
@@ -343,6 +348,9 @@ pub fn splice(context: &mut Context, in_fd: i32, in_offset: UserAddress, out_fd:
         return Err(Errno::EBADF);
     }
     let (from_pipe, to_pipe) = (is_pipe(&input), is_pipe(&output));
+    if is_event_object(&input) || is_event_object(&output) || kind_of(&input)? == FileType::Directory {
+        return Err(Errno::EINVAL);
+    }
     if (from_pipe && !in_offset.is_null()) || (to_pipe && !out_offset.is_null()) {
         return Err(Errno::ESPIPE);
     }

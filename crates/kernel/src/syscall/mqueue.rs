@@ -1,9 +1,11 @@
 //! POSIX message queues (mq_overview(7)).
 
-use super::timer::{SigEvent, SIGEV_NONE, SIGEV_SIGNAL};
+use super::timer::{SigEvent, SIGEV_NONE, SIGEV_SIGNAL, SIGEV_THREAD};
 use super::UserAddress;
 use crate::fs::file::{OpenFile, StatusFlags};
-use crate::ipc::mqueue::{Attributes, Creation, Queue, QueueFile, Wait, PRIORITY_MAX};
+use crate::ipc::mqueue::{Attributes, Creation, NotifyBy, Queue, QueueFile, Wait, COOKIE_SIZE, PRIORITY_MAX};
+use crate::net::netlink::NetlinkSocket;
+use crate::net::socket::SocketFile;
 use crate::task::AccessMode;
 use crate::{Context, Errno, Result};
 use skerry_abi::raw::general as linux;
@@ -127,7 +129,8 @@ pub fn mq_timedreceive(
     Ok(bytes.len())
 }
 
-/// mq_notify(2): null takes the notification back. EBUSY; ENOSYS for SIGEV_THREAD, which needs a netlink socket.
+/// mq_notify(2): null takes the notification back. For SIGEV_THREAD the C library gives a netlink socket and a
+/// cookie. EBUSY, EINVAL, EBADF.
 pub fn mq_notify(context: &mut Context, fd: i32, event: UserAddress) -> Result<()> {
     let Some(address) = event.non_null() else {
         let (_, queue) = queue_file(context, fd)?;
@@ -135,14 +138,22 @@ pub fn mq_notify(context: &mut Context, fd: i32, event: UserAddress) -> Result<(
         return Ok(());
     };
     let event: SigEvent = context.read(address)?;
-    let signal = match event.notify {
-        SIGEV_NONE => None,
-        SIGEV_SIGNAL => Some((Signal::new(event.signo).ok_or(Errno::EINVAL)?, event.value)),
-        super::timer::SIGEV_THREAD => return Err(Errno::ENOSYS),
+    let how = match event.notify {
+        SIGEV_NONE => NotifyBy::Nothing,
+        SIGEV_SIGNAL => NotifyBy::Signal(Signal::new(event.signo).ok_or(Errno::EINVAL)?, event.value),
+        SIGEV_THREAD => {
+            let cookie: [u8; COOKIE_SIZE] = context.read(event.value)?;
+            let file = context.file(event.signo)?;
+            let socket = file.downcast::<SocketFile>().ok_or(Errno::ENOTSOCK)?.socket.clone();
+            if socket.as_any().downcast_ref::<NetlinkSocket>().is_none() {
+                return Err(Errno::EINVAL);
+            }
+            NotifyBy::Socket(socket, cookie)
+        }
         _ => return Err(Errno::EINVAL),
     };
     let (_, queue) = queue_file(context, fd)?;
-    queue.notify(context.process(), signal)
+    queue.notify(context.process(), how)
 }
 
 /// mq_getsetattr(2): of what is set only O_NONBLOCK counts.

@@ -37,8 +37,11 @@ bitflags::bitflags! {
     pub struct MemFdFlags: u32 {
         const CLOSE_ON_EXEC = 1;
         const ALLOW_SEALING = 2;
+        const HUGETLB = 4;
         const NOEXEC_SEAL = 8;
         const EXEC = 0x10;
+        /// The size of huge pages, as a power of two.
+        const HUGE_SIZE = 0x3f << 26;
     }
 }
 crate::flags_argument!(DescriptorFlags, PidFdFlags, MemFdFlags);
@@ -77,7 +80,7 @@ pub fn pidfd_open(context: &mut Context, pid: i32, flags: PidFdFlags) -> Result<
     install_object(context, Arc::new(PidFd::new(process)), read_write(flags.contains(PidFdFlags::NONBLOCK)), true)
 }
 
-/// pidfd_send_signal(2). EBADF where it is no pidfd, EINVAL, EPERM, ESRCH.
+/// pidfd_send_signal(2): to a pidfd or a /proc/PID. EBADF where it is neither, EINVAL, EPERM, ESRCH.
 pub fn pidfd_send_signal(context: &mut Context, fd: i32, signal: i32, info: UserAddress, flags: u32) -> Result<()> {
     /// A signal to the whole process: what a pidfd of a process does anyway.
     const PIDFD_SIGNAL_THREAD_GROUP: u32 = 2;
@@ -85,7 +88,14 @@ pub fn pidfd_send_signal(context: &mut Context, fd: i32, signal: i32, info: User
         return Err(Errno::EINVAL);
     }
     let file = context.file(fd)?;
-    let process = file.downcast::<PidFd>().ok_or(Errno::EBADF)?.living_or_zombie()?;
+    let process = &match (file.downcast::<PidFd>(), &file.path) {
+        (Some(pidfd), _) => pidfd.living_or_zombie()?.clone(),
+        (None, Some(place)) => {
+            let pid = crate::fs::proc::process_of_directory(&**place.inode()).ok_or(Errno::EBADF)?;
+            context.kernel().pids.process(pid)?
+        }
+        (None, None) => return Err(Errno::EBADF),
+    };
     let sent = if signal == 0 { None } else { Some(Signal::new(signal).ok_or(Errno::EINVAL)?) };
     let own = context.process();
     let given: Option<SignalInfo> = info.non_null().map(|address| context.read(address)).transpose()?;
@@ -128,12 +138,18 @@ pub fn pidfd_getfd(context: &mut Context, pidfd: i32, target: i32, flags: u32) -
 /// The longest name, without what Linux puts before it.
 const MEMFD_NAME_MAX: usize = 249;
 
-/// memfd_create(2). EINVAL for unknown flags (huge pages too) and names over 249 bytes, EFAULT, EMFILE.
+/// memfd_create(2). EINVAL for unknown flags and names over 249 bytes, ENODEV
+/// for huge pages, EFAULT, EMFILE.
 pub fn memfd_create(context: &mut Context, name: UserAddress, flags: MemFdFlags) -> Result<i32> {
-    if flags.contains(MemFdFlags::EXEC | MemFdFlags::NOEXEC_SEAL) {
+    let size_without_huge = flags.intersects(MemFdFlags::HUGE_SIZE) && !flags.contains(MemFdFlags::HUGETLB);
+    if flags.contains(MemFdFlags::EXEC | MemFdFlags::NOEXEC_SEAL) || size_without_huge {
         return Err(Errno::EINVAL);
     }
     let name = context.read_c_string(name.0, MEMFD_NAME_MAX + 1, Errno::EINVAL)?;
+    if flags.contains(MemFdFlags::HUGETLB) {
+        // No size of huge pages is there.
+        return Err(Errno::ENODEV);
+    }
     // MFD_NOEXEC_SEAL implies MFD_ALLOW_SEALING.
     let sealable = flags.intersects(MemFdFlags::ALLOW_SEALING | MemFdFlags::NOEXEC_SEAL);
     let sealing = if sealable { Sealing::Allowed } else { Sealing::Refused };

@@ -5,7 +5,7 @@ use crate::task::credentials::{
     CAP_LAST_CAP, CAP_SETPCAP, CAP_SYS_ADMIN, SECBIT_ALL, SECBIT_KEEP_CAPS, SECBIT_KEEP_CAPS_LOCKED,
     SECBIT_NO_CAP_AMBIENT_RAISE,
 };
-use crate::task::{seccomp as filters, Credentials, DEFAULT_TIMER_SLACK_NS};
+use crate::task::{seccomp as filters, Credentials};
 use crate::{Context, Errno, Result};
 use skerry_abi::raw::prctl as option;
 use skerry_abi::signal::Signal;
@@ -93,7 +93,7 @@ pub fn prctl(context: &mut Context, what: u32, a: u64, b: u64, c: u64, d: u64) -
             context.write(a, &i32::from(process.child_subreaper.load(Ordering::Relaxed))).and_then(done)
         }
         option::PR_SET_TIMERSLACK => {
-            let slack = if (a as i64) <= 0 { DEFAULT_TIMER_SLACK_NS } else { a };
+            let slack = if (a as i64) <= 0 { task.default_timer_slack_ns } else { a };
             task.timer_slack_ns.store(slack, Ordering::Relaxed);
             Ok(0)
         }

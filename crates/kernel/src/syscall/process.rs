@@ -78,12 +78,18 @@ pub fn set_robust_list(context: &mut Context, head: UserAddress, size: u64) -> R
 }
 
 pub fn get_robust_list(context: &mut Context, tid: i32, head: UserAddress, size: UserAddress) -> Result<()> {
-    let task = if tid == 0 { context.task.clone() } else { context.kernel().pids.task(tid)? };
-    if !super::system::may_inspect(context.task, task.process()) {
+    let pids = &context.kernel().pids;
+    let (process, list) = match tid {
+        0 => (context.process().clone(), context.task.robust_list.load(Ordering::Relaxed)),
+        // Pid 1 has no threads, and none of its own accord.
+        1 => (pids.process(1)?, 0),
+        _ => pids.task(tid).map(|task| (task.process().clone(), task.robust_list.load(Ordering::Relaxed)))?,
+    };
+    if !super::system::may_inspect(context.task, &process) {
         return Err(Errno::EPERM);
     }
     context.write(size.0, &ROBUST_LIST_HEAD_SIZE)?;
-    context.write(head.0, &task.robust_list.load(Ordering::Relaxed))
+    context.write(head.0, &list)
 }
 
 const WHICH_CHILDREN: WaitOptions = WaitOptions::NOTHREAD.union(WaitOptions::ALL).union(WaitOptions::CLONE);
@@ -129,7 +135,7 @@ pub fn waitid(context: &mut Context, kind: i32, id: i32, info: UserAddress, opti
         P_PIDFD if id >= 0 => {
             let file = context.file(id)?;
             nonblocking_pidfd = file.is_nonblocking() && !options.contains(WaitOptions::NOHANG);
-            Select::Process(process_of_pidfd(&file)?)
+            Select::Process(crate::event::pidfd::process_of(&file)?.pid())
         }
         _ => return Err(Errno::EINVAL),
     };
@@ -144,16 +150,6 @@ pub fn waitid(context: &mut Context, kind: i32, id: i32, info: UserAddress, opti
         context.write(address, &waited.usage)?;
     }
     info.non_null().map_or(Ok(()), |address| write_child_info(context, address, waited.as_ref()))
-}
-
-/// Which process a pidfd stands for, as its fdinfo says ("Pid:"); EBADF where it is none (waitid(2)).
-fn process_of_pidfd(file: &crate::fs::file::OpenFile) -> Result<i32> {
-    if file.operations.anonymous_name() != "anon_inode:[pidfd]" {
-        return Err(Errno::EBADF);
-    }
-    let text = file.operations.fdinfo();
-    let line = text.lines().find_map(|line| line.strip_prefix("Pid:")).ok_or(Errno::EBADF)?;
-    line.trim().parse().map_err(|_| Errno::EBADF)
 }
 
 /// Only the fields that waitid(2) names; all zero where no child had anything to tell.

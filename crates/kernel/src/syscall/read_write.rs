@@ -24,6 +24,7 @@ pub const TRANSFER_MAX: u64 = 0x7fff_f000;
 const SEGMENTS_MAX: u64 = 1024;
 
 /// Guest memory that a call reads or fills, piece by piece.
+#[derive(Clone)]
 pub struct Segments {
     list: Vec<IoVec>,
     index: usize,

@@ -9,7 +9,7 @@ use crate::task::{Process, Task};
 use crate::{Context, Errno, Result};
 use skerry_abi::raw::general as linux;
 use skerry_abi::structs::RLimit;
-use skerry_platform::engine::HostUsage;
+use skerry_platform::engine::{HostUsage, NativeCall};
 use std::sync::Arc;
 
 /// fs.nr_open: RLIMIT_NOFILE cannot be more.
@@ -114,12 +114,18 @@ pub fn times(context: &mut Context, buffer: UserAddress) -> Result<i64> {
 
 const PAGE: u64 = 4096;
 
-/// Memory of a sandbox is never swapped on purpose; locking it is allowed as far as Linux would allow it, and checked.
-fn check_lock(context: &Context, address: u64, length: u64) -> Result<()> {
+/// Locking is allowed as far as Linux would allow it, and brings the pages in; the host may page them out again.
+fn lock(context: &mut Context, address: u64, length: u64, advice: u32) -> Result<u64> {
+    let (start, length) = pages(address, length)?;
+    check_lock_limit(context, length)?;
+    advise(context, start, length, advice)
+}
+
+/// The pages that a range touches.
+fn pages(address: u64, length: u64) -> Result<(u64, u64)> {
     let start = address & !(PAGE - 1);
     let end = address.checked_add(length).and_then(|end| end.checked_next_multiple_of(PAGE)).ok_or(Errno::EINVAL)?;
-    check_lock_limit(context, end - start)?;
-    is_mapped(context, start, end)
+    Ok((start, end - start))
 }
 
 fn check_lock_limit(context: &Context, bytes: u64) -> Result<()> {
@@ -133,34 +139,34 @@ fn check_lock_limit(context: &Context, bytes: u64) -> Result<()> {
     }
 }
 
-/// ENOMEM unless the range begins and ends in memory.
-fn is_mapped(context: &Context, start: u64, end: u64) -> Result<()> {
-    let memory = context.memory();
-    let mut byte = [0u8];
-    let mapped = start == end || [start, end - PAGE].iter().all(|&page| memory.read(page, &mut byte) == 1);
-    if mapped {
-        Ok(())
-    } else {
-        Err(Errno::ENOMEM)
+/// The host's madvise(2) finds holes in the range (ENOMEM), as mlock(2) and munlock(2) do; what it cannot bring in, or on
+/// an older host does not know how to, does not matter here.
+fn advise(context: &mut Context, start: u64, length: u64, advice: u32) -> Result<u64> {
+    if length == 0 {
+        return Ok(0);
     }
+    let call = NativeCall::new(linux::__NR_madvise, [start, length, advice.into(), 0, 0, 0]);
+    let no_memory = Errno::ENOMEM.as_return_value();
+    let then = move |_: &mut Context, result: i64| if result == no_memory { Err(Errno::ENOMEM) } else { Ok(0) };
+    context.run_native(vec![call], Some(Box::new(then)))
 }
 
-pub fn mlock(context: &mut Context, address: u64, length: u64) -> Result<()> {
-    check_lock(context, address, length)
+pub fn mlock(context: &mut Context, address: u64, length: u64) -> Result<u64> {
+    lock(context, address, length, linux::MADV_POPULATE_READ)
 }
 
-pub fn mlock2(context: &mut Context, address: u64, length: u64, flags: u32) -> Result<()> {
+pub fn mlock2(context: &mut Context, address: u64, length: u64, flags: u32) -> Result<u64> {
     const MLOCK_ONFAULT: u32 = 1;
-    if flags & !MLOCK_ONFAULT != 0 {
-        return Err(Errno::EINVAL);
+    match flags {
+        0 => lock(context, address, length, linux::MADV_POPULATE_READ),
+        MLOCK_ONFAULT => lock(context, address, length, linux::MADV_NORMAL),
+        _ => Err(Errno::EINVAL),
     }
-    check_lock(context, address, length)
 }
 
-pub fn munlock(context: &mut Context, address: u64, length: u64) -> Result<()> {
-    let start = address & !(PAGE - 1);
-    let end = address.checked_add(length).and_then(|end| end.checked_next_multiple_of(PAGE)).ok_or(Errno::EINVAL)?;
-    is_mapped(context, start, end)
+pub fn munlock(context: &mut Context, address: u64, length: u64) -> Result<u64> {
+    let (start, length) = pages(address, length)?;
+    advise(context, start, length, linux::MADV_NORMAL)
 }
 
 pub fn mlockall(context: &mut Context, flags: u32) -> Result<()> {

@@ -2,7 +2,9 @@
 
 use crate::syscall::UserAddress;
 use crate::task::credentials::CAP_SYS_NICE;
-use crate::task::scheduling::{is_real_time, priority_range, sandbox_cpus, CpuSet, Scheduling, CPU_SET_SIZE};
+use crate::task::scheduling::{
+    is_real_time, pass_on_affinity, pass_on_nice, priority_range, sandbox_cpus, CpuSet, Scheduling, CPU_SET_SIZE,
+};
 use crate::task::{Process, Task};
 use crate::{Context, Errno, Result};
 use skerry_abi::raw::general as linux;
@@ -47,6 +49,10 @@ pub fn getpriority(context: &mut Context, which: u32, who: i32) -> Result<i32> {
 
 pub fn setpriority(context: &mut Context, which: u32, who: i32, nice: i32) -> Result<()> {
     let nice = nice.clamp(-20, 19);
+    // Pid 1 has no threads to change.
+    if which == 0 && who == 1 {
+        return Err(Errno::EPERM);
+    }
     let mut result = Ok(());
     for thread in threads_of(context, which, who)? {
         if let Err(errno) = set_nice(context, &thread, nice) {
@@ -71,6 +77,10 @@ fn set_nice(context: &Context, thread: &Task, nice: i32) -> Result<()> {
         }
     }
     scheduling.nice = nice;
+    let host = thread.host.read().clone();
+    if let Some(host) = host {
+        pass_on_nice(host.tid, nice);
+    }
     Ok(())
 }
 
@@ -94,6 +104,10 @@ pub fn sched_getscheduler(context: &mut Context, pid: i32) -> Result<u32> {
 pub fn sched_setscheduler(context: &mut Context, pid: i32, policy: i32, parameter: UserAddress) -> Result<()> {
     let policy = u32::try_from(policy).map_err(|_| Errno::EINVAL)?;
     let priority = read_priority(context, pid, parameter)?;
+    if pid == 1 {
+        let (lowest, highest) = priority_range(policy & !RESET_ON_FORK).ok_or(Errno::EINVAL)?;
+        return Err(if (lowest..=highest).contains(&priority) { Errno::EPERM } else { Errno::EINVAL });
+    }
     let thread = thread(context, pid)?;
     let present = *thread.scheduling.read();
     let (policy, reset_on_fork) = (policy & !RESET_ON_FORK, policy & RESET_ON_FORK != 0);
@@ -297,20 +311,9 @@ pub fn sched_setaffinity(context: &mut Context, pid: i32, length: u32, mask: Use
     }
     thread.scheduling.write().affinity = Some(wanted);
     if let Some(host) = &*thread.host.read() {
-        pass_on(host.tid, &wanted);
+        pass_on_affinity(host.tid, &wanted);
     }
     Ok(())
-}
-
-/// Where the host does not let us, the thread runs anywhere: nothing but speed depends on it.
-fn pass_on(tid: i32, wanted: &CpuSet) {
-    let mut set = rustix::thread::CpuSet::new();
-    for cpu in (0..CPU_SET_SIZE.min(rustix::thread::CpuSet::MAX_CPU)).filter(|&cpu| wanted[cpu / 64] & 1 << (cpu % 64) != 0) {
-        set.set(cpu);
-    }
-    if let Some(tid) = rustix::process::Pid::from_raw(tid) {
-        let _ = rustix::thread::sched_setaffinity(Some(tid), &set);
-    }
 }
 
 pub fn sched_yield(_context: &mut Context) -> Result<()> {

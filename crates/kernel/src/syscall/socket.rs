@@ -67,7 +67,7 @@ fn write_address(context: &Context, bytes: &[u8], address: UserAddress, length_a
 
 /// What `address` leads to for `socket`.
 fn destination(context: &Context, socket: &dyn Socket, address: Address) -> Result<Destination> {
-    if socket.common().domain != linux::AF_UNIX {
+    if socket.common().domain() != linux::AF_UNIX {
         return Ok(Destination::plain(address));
     }
     let unix = match &address {
@@ -146,12 +146,21 @@ pub fn socket(context: &mut Context, domain: i32, kind: i32, protocol: i32) -> R
 pub fn socketpair(context: &mut Context, domain: i32, kind: i32, protocol: i32, descriptors: UserAddress) -> Result<()> {
     let (flags, close_on_exec) = creation_flags(kind & !0xf)?;
     let protocol = u32::try_from(protocol).map_err(|_| Errno::EINVAL)?;
+    let caller = Caller::of(context);
+    let network = &context.kernel().net;
+    // Both sockets are made before it shows that they cannot be a pair.
     match u32::try_from(domain) {
         Ok(linux::AF_UNIX) => {}
-        Ok(linux::AF_INET | linux::AF_INET6 | linux::AF_NETLINK) => return Err(Errno::EOPNOTSUPP),
+        Ok(domain @ (linux::AF_INET | linux::AF_INET6)) => {
+            inet::create(network, &caller, domain, socket_type(kind)?, protocol)?;
+            return Err(Errno::EOPNOTSUPP);
+        }
+        Ok(linux::AF_NETLINK) => {
+            netlink::create(network, &caller, socket_type(kind)?, protocol)?;
+            return Err(Errno::EOPNOTSUPP);
+        }
         _ => return Err(Errno::EAFNOSUPPORT),
     }
-    let caller = Caller::of(context);
     let [one, other] = unix::pair(&context.kernel().net, &caller, socket_type(kind)?, protocol)?;
     let first = context.install(SocketFile::open(one, flags), close_on_exec)?;
     let second = match context.install(SocketFile::open(other, flags), close_on_exec) {

@@ -375,7 +375,11 @@ pub fn unshare(context: &mut Context, flags: u64) -> Result<()> {
 
 pub fn setns(context: &mut Context, fd: i32, _kind: u32) -> Result<()> {
     context.file(fd)?;
-    Err(Errno::EINVAL)
+    if context.task.credentials().has_capability(CAP_SYS_ADMIN) {
+        Err(Errno::EINVAL)
+    } else {
+        Err(Errno::EPERM)
+    }
 }
 
 const REBOOT_MAGIC: u32 = 0xfee1_dead;

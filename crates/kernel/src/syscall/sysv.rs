@@ -45,6 +45,16 @@ fn find_to_show<T: Object>(
     Ok((value, object))
 }
 
+/// A limit that root may have changed in /proc/sys.
+fn limit(context: &Context, setting: &str) -> usize {
+    usize::try_from(context.kernel().settings.number(setting)).unwrap_or(0)
+}
+
+/// The id that root wishes for the next object; for one only.
+fn next_id(context: &Context, setting: &str) -> Option<i32> {
+    i32::try_from(context.kernel().settings.take_number(setting)).ok().filter(|&id| id >= 0)
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Lookup {
     Id,
@@ -60,14 +70,16 @@ pub fn shmget(context: &mut Context, key: i32, size: u64, flags: i32) -> Result<
     context.kernel().sysv.segments.get(
         key,
         flags,
-        shared_memory::SHMMNI,
+        limit(context, "kernel/shmmni"),
+        || next_id(context, "kernel/shm_next_id"),
         &credentials,
         |segment| if size > segment.size() { Err(Errno::EINVAL) } else { Ok(()) },
         || {
             if size == 0 || size > shared_memory::SHMMAX {
                 return Err(Errno::EINVAL);
             }
-            let memory = crate::event::memfd::anonymous_memory(context, size.next_multiple_of(4096))?;
+            let rounded = size.checked_next_multiple_of(PAGE).filter(|&size| size <= i64::MAX as u64).ok_or(Errno::ENOMEM)?;
+            let memory = crate::event::memfd::anonymous_memory(context, rounded)?;
             Ok(Segment::new(permission, memory, size, pid))
         },
     )
@@ -107,8 +119,8 @@ pub fn shmctl(context: &mut Context, id: i32, command: i32, buffer: UserAddress)
         }
         IPC_INFO => {
             // struct shminfo64: shmmax, shmmin, shmmni, shmseg, shmall, and four spare words.
-            let most = shared_memory::SHMMNI as u64;
-            context.write(buffer.0, &[shared_memory::SHMMAX, 1, most, most, shared_memory::SHMMAX / 4096, 0, 0, 0, 0])?;
+            let most = limit(context, "kernel/shmmni") as u64;
+            context.write(buffer.0, &[shared_memory::SHMMAX, 1, most, most, shared_memory::SHMMAX, 0, 0, 0, 0])?;
             return Ok(segments.highest_index());
         }
         SHM_INFO => {
@@ -185,6 +197,7 @@ pub fn semget(context: &mut Context, key: i32, count: i32, flags: i32) -> Result
         key,
         flags,
         semaphore::SEMMNI,
+        || next_id(context, "kernel/sem_next_id"),
         &credentials,
         |set| if count as usize > set.count() { Err(Errno::EINVAL) } else { Ok(()) },
         || {
@@ -326,7 +339,8 @@ pub fn msgget(context: &mut Context, key: i32, flags: i32) -> Result<i32> {
     let permission = permission(context, key, flags);
     let sysv = &context.kernel().sysv;
     let make = || Ok(MessageQueue::new(permission, sysv.message_bytes.clone()));
-    sysv.queues.get(key, flags, message::MSGMNI, &credentials, |_| Ok(()), make)
+    let most = limit(context, "kernel/msgmni");
+    sysv.queues.get(key, flags, most, || next_id(context, "kernel/msg_next_id"), &credentials, |_| Ok(()), make)
 }
 
 /// Waits, unless IPC_NOWAIT. Never restarted where a handler runs.
@@ -429,10 +443,10 @@ pub fn msgctl(context: &mut Context, id: i32, command: i32, buffer: UserAddress)
                 let messages = all.iter().map(|queue| queue.count as i32).sum();
                 (all.len() as i32, messages, all.iter().map(|queue| queue.bytes as i32).sum())
             } else {
-                (message::MSGMNI as i32, message::MSGMNB as i32, message::MSGMNB as i32)
+                (limit(context, "kernel/msgmni") as i32, message::MSGMNB as i32, message::MSGMNB as i32)
             };
             // struct msginfo: msgpool, msgmap, msgmax, msgmnb, msgmni, msgssz, msgtql (ints), msgseg (short).
-            let most = message::MSGMNI as i32;
+            let most = limit(context, "kernel/msgmni") as i32;
             let info = [in_use, messages, message::MSGMAX as i32, message::MSGMNB as i32, most, 16, bytes, 0xffff];
             context.write(buffer.0, &info)?;
             return Ok(queues.highest_index());

@@ -198,7 +198,7 @@ rows! {
     146 sched_get_priority_max crate::syscall::scheduling::sched_get_priority_max, Kernel Full "";
     147 sched_get_priority_min crate::syscall::scheduling::sched_get_priority_min, Kernel Full "";
     148 sched_rr_get_interval crate::syscall::scheduling::sched_rr_get_interval, Kernel Full "";
-    149 mlock crate::syscall::resource::mlock, Kernel Partial "checked against RLIMIT_MEMLOCK call by call; nothing is locked";
+    149 mlock crate::syscall::resource::mlock, Kernel Partial "checked against RLIMIT_MEMLOCK call by call; the host may still page out";
     150 munlock crate::syscall::resource::munlock, Kernel Partial "see mlock";
     151 mlockall crate::syscall::resource::mlockall, Kernel Partial "see mlock";
     152 munlockall crate::syscall::resource::munlockall, Kernel Partial "see mlock";
@@ -274,7 +274,7 @@ rows! {
     230 clock_nanosleep crate::syscall::time::clock_nanosleep, Kernel Full "";
     231 exit_group crate::syscall::process::exit_group, Kernel Full "";
     232 epoll_wait crate::syscall::event::epoll_wait, Kernel Full "";
-    233 epoll_ctl crate::syscall::event::epoll_ctl, Kernel Full "EPOLLEXCLUSIVE wakes all";
+    233 epoll_ctl crate::syscall::event::epoll_ctl, Kernel Full "";
     234 tgkill crate::syscall::signal::tgkill, Kernel Full "";
     235 utimes crate::syscall::attribute::utimes, Kernel Full "";
     236 vserver crate::syscall::system::absent, Kernel Refused "";
@@ -285,7 +285,7 @@ rows! {
     241 mq_unlink crate::syscall::mqueue::mq_unlink, Kernel Full "";
     242 mq_timedsend crate::syscall::mqueue::mq_timedsend, Kernel Full "";
     243 mq_timedreceive crate::syscall::mqueue::mq_timedreceive, Kernel Full "";
-    244 mq_notify crate::syscall::mqueue::mq_notify, Kernel Partial "no SIGEV_THREAD";
+    244 mq_notify crate::syscall::mqueue::mq_notify, Kernel Full "";
     245 mq_getsetattr crate::syscall::mqueue::mq_getsetattr, Kernel Full "";
     246 kexec_load crate::syscall::system::absent, Kernel Refused "";
     247 waitid crate::syscall::process::waitid, Kernel Full "";

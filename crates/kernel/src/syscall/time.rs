@@ -70,10 +70,11 @@ pub fn nanosleep(context: &mut Context, request: UserAddress, remaining: UserAdd
     clock_nanosleep(context, CLOCK_MONOTONIC, 0, request, remaining)
 }
 
-/// clock_nanosleep(2). EINVAL for a bad time, a bad clock, or a thread's own CPU clock; EINTR; EFAULT.
+/// clock_nanosleep(2). EINVAL for a bad time or clock, EOPNOTSUPP for one that cannot be slept on; EINTR; EFAULT.
 pub fn clock_nanosleep(context: &mut Context, clock: i32, flags: u32, request: UserAddress, remaining: UserAddress) -> Result<()> {
-    if clock == CLOCK_THREAD_CPUTIME_ID {
-        return Err(Errno::EINVAL);
+    // A thread's own CPU time, and the raw and coarse clocks, cannot be slept on.
+    if (CLOCK_THREAD_CPUTIME_ID..=6).contains(&clock) {
+        return Err(Errno::EOPNOTSUPP);
     }
     let clock = Clock::from_id(context, clock)?;
     let request: TimeSpec = context.read(request.0)?;

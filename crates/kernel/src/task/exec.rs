@@ -181,5 +181,6 @@ pub fn exec_reset(task: &Arc<Task>, name: &[u8], program: Program, file: &ExecFi
     // execve(2): the termination signal is reset to SIGCHLD.
     process.exit_signal.store(skerry_abi::signal::Signal::SIGCHLD.number(), Ordering::Relaxed);
     super::limits::apply_to_host(process);
+    super::scheduling::apply_to_host(task);
     exit::release_vfork_parent(process);
 }

@@ -64,6 +64,28 @@ pub(crate) fn make_init(kernel: &Arc<Kernel>) {
     }
 }
 
+/// A thread of pid 1 with its rights, which no table lists and which never runs: whoever acts from outside (the control
+/// server's file operations) acts as it.
+pub(crate) fn outside_task(kernel: &Arc<Kernel>, root: crate::fs::path::Path) -> Arc<Task> {
+    Task::new(
+        1,
+        kernel.init().clone(),
+        TaskParts {
+            name: b"init".to_vec(),
+            files: Arc::default(),
+            fs: Arc::new(RwLock::new(FsContext { root: root.clone(), current: root, umask: 0 })),
+            credentials: Arc::new(Credentials::new(0, 0, Vec::new())),
+            memory: Arc::new(GuestMemory::new(0)),
+            blocked: SignalSet::EMPTY,
+            stack: DISABLED_STACK,
+            personality: 0,
+            timer_slack_ns: DEFAULT_TIMER_SLACK_NS,
+            scheduling: Scheduling::default(),
+            seccomp: None,
+        },
+    )
+}
+
 /// Puts a process and its group and session where others find them.
 fn list_process(kernel: &Kernel, process: &Arc<Process>) {
     let group = process.group();
@@ -125,28 +147,6 @@ pub fn spawn(kernel: &Arc<Kernel>, request: SpawnRequest) -> Result<Arc<Task>> {
     list_process(kernel, &process);
     kernel.pids.insert_task(task.clone());
     Ok(task)
-}
-
-/// A thread of pid 1 that does what the control protocol asks for (files), with root's rights on the whole tree. Nothing
-/// lists it: it has no descriptors, no memory and no host thread, no signal reaches it, and it goes with its last user.
-pub(crate) fn service_task(kernel: &Arc<Kernel>) -> Result<Arc<Task>> {
-    let root = kernel.mounts.root().ok_or(Errno::ENOENT)?;
-    let init = kernel.init();
-    let parts = TaskParts {
-        name: b"init".to_vec(),
-        files: Arc::new(FdTable::default()),
-        // Modes that are asked for are taken as they are.
-        fs: Arc::new(RwLock::new(FsContext { root: root.clone(), current: root, umask: 0 })),
-        credentials: init.credentials(),
-        memory: Arc::new(GuestMemory::new(0)),
-        blocked: SignalSet::EMPTY,
-        stack: DISABLED_STACK,
-        personality: 0,
-        timer_slack_ns: DEFAULT_TIMER_SLACK_NS,
-        scheduling: Scheduling::default(),
-        seccomp: None,
-    };
-    Ok(Task::new(init.pid(), init.clone(), parts))
 }
 
 /// The next id. EAGAIN at `--pids`, of which an event tells once a second at the most.

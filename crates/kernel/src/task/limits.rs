@@ -43,6 +43,6 @@ pub(crate) fn watch_cpu_time(process: &Arc<Process>) {
         IntervalTimer::new(process.kernel().timers.clone(), Timeline::ProcessCpu(Arc::downgrade(process)), Some(action))
     });
     // Zero seconds count as one, as on Linux.
-    let next = first.max(1).saturating_mul(SECOND_NS);
+    let next = i64::try_from(first.max(1).saturating_mul(SECOND_NS)).unwrap_or(i64::MAX);
     let _ = timer.set(Schedule { next: Some(next), interval: SECOND_NS });
 }

@@ -1,6 +1,8 @@
-//! Priorities, policies and CPU affinity (sched(7), nice(2), ioprio_set(2)): stored and told, enforced by nobody but
-//! the host's scheduler, which is fair to all. Affinity is passed on to the host where it lets us.
+//! Priorities, policies and CPU affinity (sched(7), nice(2), ioprio_set(2)): stored and told. Affinity and niceness are
+//! passed on to the host as far as it lets us (it lets nobody be less nice than before without a capability); policies
+//! are not.
 
+use super::Task;
 use crate::Kernel;
 use skerry_abi::raw::general::{SCHED_BATCH, SCHED_DEADLINE, SCHED_FIFO, SCHED_IDLE, SCHED_NORMAL, SCHED_RR};
 use std::sync::OnceLock;
@@ -106,4 +108,33 @@ pub fn sandbox_cpus(kernel: &Kernel) -> CpuSet {
 /// How many CPUs the sandbox has (nproc, /proc/cpuinfo).
 pub fn cpu_count(kernel: &Kernel) -> usize {
     sandbox_cpus(kernel).iter().map(|word| word.count_ones() as usize).sum()
+}
+
+/// Where the host does not let us, the thread runs anywhere: nothing but speed depends on it.
+pub(crate) fn pass_on_affinity(tid: i32, wanted: &CpuSet) {
+    let mut set = rustix::thread::CpuSet::new();
+    for cpu in (0..CPU_SET_SIZE.min(rustix::thread::CpuSet::MAX_CPU)).filter(|&cpu| wanted[cpu / 64] & 1 << (cpu % 64) != 0) {
+        set.set(cpu);
+    }
+    if let Some(tid) = rustix::process::Pid::from_raw(tid) {
+        let _ = rustix::thread::sched_setaffinity(Some(tid), &set);
+    }
+}
+
+pub(crate) fn pass_on_nice(tid: i32, nice: i32) {
+    if let Some(tid) = rustix::process::Pid::from_raw(tid) {
+        let _ = rustix::process::setpriority_process(Some(tid), nice);
+    }
+}
+
+/// A task has a fresh host thread (execve(2)), which knows nothing yet.
+pub(crate) fn apply_to_host(task: &Task) {
+    let Some(host) = task.host.read().clone() else { return };
+    let scheduling = *task.scheduling.read();
+    if let Some(affinity) = &scheduling.affinity {
+        pass_on_affinity(host.tid, affinity);
+    }
+    if scheduling.nice != 0 {
+        pass_on_nice(host.tid, scheduling.nice);
+    }
 }

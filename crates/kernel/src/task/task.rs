@@ -46,6 +46,8 @@ pub struct Task {
     pub clear_child_tid: AtomicU64,
     pub robust_list: AtomicU64,
     pub timer_slack_ns: AtomicU64,
+    /// What PR_SET_TIMERSLACK with 0 goes back to: its maker's at that time.
+    pub default_timer_slack_ns: u64,
     pub personality: AtomicU32,
     /// What restart_syscall(2), or a return without a handler, goes on with.
     pub restart: Mutex<Option<RestartBlock>>,
@@ -103,6 +105,7 @@ impl Task {
             clear_child_tid: AtomicU64::new(0),
             robust_list: AtomicU64::new(0),
             timer_slack_ns: AtomicU64::new(parts.timer_slack_ns),
+            default_timer_slack_ns: parts.timer_slack_ns,
             personality: AtomicU32::new(parts.personality),
             host: RwLock::new(None),
             in_kernel: AtomicBool::new(true),

@@ -27,7 +27,11 @@ pub enum Timeline {
 }
 
 impl Timeline {
-    pub fn now(&self) -> u64 {
+    pub fn now(&self) -> i64 {
+        i64::try_from(self.nanos()).unwrap_or(i64::MAX)
+    }
+
+    fn nanos(&self) -> u64 {
         match self {
             Timeline::Monotonic => Clock::Host(ClockId::Monotonic).now_nanos(),
             Timeline::Cpu(clock) => clock.nanos(),
@@ -41,8 +45,8 @@ impl Timeline {
     }
 
     /// When to look again for a timer that is due at `target`; `None`: never.
-    fn look_at(&self, target: u64) -> Option<Instant> {
-        let left = Duration::from_nanos(target.saturating_sub(self.now()));
+    fn look_at(&self, target: i64) -> Option<Instant> {
+        let left = Duration::from_nanos(nanos_until(target, self.now()));
         let threads = match self {
             Timeline::Monotonic => return Instant::now().checked_add(left),
             Timeline::Cpu(clock) => clock.threads(),
@@ -54,30 +58,50 @@ impl Timeline {
     }
 }
 
+/// 0 where `target` is past.
+pub fn nanos_until(target: i64, now: i64) -> u64 {
+    if target > now {
+        target.abs_diff(now)
+    } else {
+        0
+    }
+}
+
+/// Where a timer that is set to `value` lies on a timeline that shows `now`, given as a time of a clock that shows
+/// `clock_now` (absolute), or from now.
+pub fn target(now: i64, value: u64, clock_now: Option<u64>) -> i64 {
+    let value = i64::try_from(value).unwrap_or(i64::MAX);
+    let from_now = match clock_now {
+        Some(clock_now) => value.saturating_sub(i64::try_from(clock_now).unwrap_or(i64::MAX)),
+        None => value,
+    };
+    now.saturating_add(from_now)
+}
+
 /// When a timer is due, and how it repeats.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Schedule {
-    /// `None`: not set.
-    pub next: Option<u64>,
+    /// `None`: not set. May lie before the timeline's start: what was missed since then counts (timer_settime(2)).
+    pub next: Option<i64>,
     /// 0: once.
     pub interval: u64,
 }
 
 impl Schedule {
     /// How often it has come due by `now` since the last time this was asked.
-    pub fn expirations(&mut self, now: u64) -> u64 {
+    pub fn expirations(&mut self, now: i64) -> u64 {
         let Some(next) = self.next.filter(|&next| next <= now) else { return 0 };
         if self.interval == 0 {
             self.next = None;
             return 1;
         }
-        let count = (now - next) / self.interval + 1;
-        self.next = Some(next.saturating_add(count.saturating_mul(self.interval)));
+        let count = now.abs_diff(next) / self.interval + 1;
+        self.next = Some(next.saturating_add_unsigned(count.saturating_mul(self.interval)));
         count
     }
 
-    pub fn remaining(&self, now: u64) -> u64 {
-        self.next.map_or(0, |next| next.saturating_sub(now))
+    pub fn remaining(&self, now: i64) -> u64 {
+        self.next.map_or(0, |next| nanos_until(next, now))
     }
 }
 
@@ -126,7 +150,7 @@ impl IntervalTimer {
         self.left(&mut self.state.lock(), now)
     }
 
-    fn left(&self, state: &mut State, now: u64) -> (u64, u64) {
+    fn left(&self, state: &mut State, now: i64) -> (u64, u64) {
         if self.action.is_none() {
             state.schedule.expirations(now);
         }
@@ -174,6 +198,8 @@ mod tests {
         let mut repeated = Schedule { next: Some(10), interval: 5 };
         assert_eq!(repeated.expirations(21), 3);
         assert_eq!((repeated.next, repeated.remaining(21)), (Some(25), 4));
+        let mut long_past = Schedule { next: Some(target(1000, 1, Some(1_000_000))), interval: 1 };
+        assert_eq!(long_past.expirations(1000), 1_000_000);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The three interval timers of a process (setitimer(2), alarm(2)).
 
-use super::interval::{Action, IntervalTimer, Schedule, Timeline};
+use super::interval::{target, Action, IntervalTimer, Schedule, Timeline};
 use crate::task::Process;
 use crate::{Errno, Result};
 use parking_lot::Mutex;
@@ -47,7 +47,7 @@ impl ITimers {
     /// the interval before.
     pub fn set(&self, process: &Arc<Process>, which: Which, value: u64, interval: u64) -> Result<(u64, u64)> {
         let timer = self.timer(process, which);
-        let next = (value != 0).then(|| timer.timeline().now().saturating_add(value));
+        let next = (value != 0).then(|| target(timer.timeline().now(), value, None));
         timer.set(Schedule { next, interval })
     }
 
@@ -70,14 +70,14 @@ impl ITimers {
 }
 
 fn make(process: &Arc<Process>, which: Which) -> Arc<IntervalTimer> {
-    let target: Weak<Process> = Arc::downgrade(process);
+    let process_of_timer: Weak<Process> = Arc::downgrade(process);
     let timeline = match which {
         Which::Real => Timeline::Monotonic,
-        Which::Virtual => Timeline::User(target.clone()),
-        Which::Prof => Timeline::ProcessCpu(target.clone()),
+        Which::Virtual => Timeline::User(process_of_timer.clone()),
+        Which::Prof => Timeline::ProcessCpu(process_of_timer.clone()),
     };
     let action: Action = Box::new(move |_| {
-        if let Some(process) = target.upgrade() {
+        if let Some(process) = process_of_timer.upgrade() {
             process.send_signal(SignalInfo::kernel(which.signal()));
         }
     });

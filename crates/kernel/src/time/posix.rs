@@ -3,7 +3,7 @@
 //! A timer has at most one signal pending: while that waits to be delivered, further expirations are counted in its
 //! overrun. Lock order: the list of timers > a timer's state; signals are sent with neither held.
 
-use super::interval::{Action, IntervalTimer, Schedule, Timeline};
+use super::interval::{target, Action, IntervalTimer, Schedule, Timeline};
 use super::Clock;
 use crate::signal::PendingSignals;
 use crate::task::{Process, Task};
@@ -96,8 +96,8 @@ impl PosixTimer {
     /// the interval before.
     pub fn set(&self, value: u64, interval: u64, absolute: bool) -> Result<(u64, u64)> {
         let next = (value != 0).then(|| {
-            let from_now = if absolute { value.saturating_sub(self.clock.now_nanos()) } else { value };
-            self.timer.timeline().now().saturating_add(from_now)
+            let clock_now = absolute.then(|| self.clock.now_nanos());
+            target(self.timer.timeline().now(), value, clock_now)
         });
         self.overrun.store(0, Ordering::Relaxed);
         self.timer.set(Schedule { next, interval })

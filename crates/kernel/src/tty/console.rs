@@ -78,7 +78,12 @@ impl Console {
         let deadline = Instant::now() + timeout;
         let waiter = Waiter::new();
         let _registration = self.done_queue.register(waiter.clone());
-        while !self.output_done.load(Ordering::Acquire) && waiter.sleep(Some(deadline)) {}
+        loop {
+            let done = self.output_done.load(Ordering::Acquire);
+            if done || !waiter.sleep(Some(deadline)) {
+                break;
+            }
+        }
         drop(self.master.lock().take());
     }
 

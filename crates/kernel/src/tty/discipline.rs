@@ -51,6 +51,7 @@ pub const PACKET_NO_STOP: u8 = 16;
 pub const PACKET_DO_STOP: u8 = 32;
 
 /// See the module's text.
+#[derive(Default)]
 pub struct Discipline {
     termios: Termios,
     input: VecDeque<Cell>,
@@ -69,23 +70,6 @@ pub struct Discipline {
     column: usize,
     /// Stopped by VSTOP or TCOOFF.
     stopped: bool,
-}
-
-impl Default for Discipline {
-    fn default() -> Discipline {
-        Discipline {
-            termios: Termios::default(),
-            input: VecDeque::new(),
-            readable: 0,
-            line_start_column: 0,
-            literal_next: false,
-            erasing: false,
-            output: VecDeque::new(),
-            echo: VecDeque::new(),
-            column: 0,
-            stopped: false,
-        }
-    }
 }
 
 fn is_continuation(byte: u8) -> bool {
@@ -126,10 +110,6 @@ impl Discipline {
 
     fn local(&self, flags: Local) -> bool {
         self.termios.local().contains(flags)
-    }
-
-    pub fn is_stopped(&self) -> bool {
-        self.stopped
     }
 
     /// TCXONC. Whether that changed anything.

@@ -108,7 +108,7 @@ impl FileOperations for SlaveFile {
     }
 
     fn read_timed_out(&self, _file: &OpenFile, buffer: &mut [u8]) -> Option<Result<usize>> {
-        let Some((minimum, time)) = self.byte_mode() else { return None };
+        let (minimum, time) = self.byte_mode()?;
         if minimum > 0 {
             // The clock runs from the last byte, and only once there is one.
             let last = self.terminal.state().last_input;

@@ -31,7 +31,8 @@ const ALLOWED: &[libc::c_long] = &[
     libc::SYS_shutdown, libc::SYS_getsockname, libc::SYS_getpeername,
     // Guests.
     libc::SYS_process_vm_readv, libc::SYS_process_vm_writev, libc::SYS_pidfd_open, libc::SYS_pidfd_send_signal,
-    libc::SYS_tgkill, libc::SYS_kill, libc::SYS_waitid, libc::SYS_wait4, libc::SYS_prlimit64, libc::SYS_sched_setaffinity,
+    libc::SYS_tgkill, libc::SYS_kill, libc::SYS_waitid, libc::SYS_wait4, libc::SYS_prlimit64,
+    libc::SYS_sched_setaffinity, libc::SYS_setpriority,
     // Its own process.
     libc::SYS_munmap, libc::SYS_mremap, libc::SYS_madvise, libc::SYS_brk, libc::SYS_rt_sigaction,
     libc::SYS_rt_sigprocmask, libc::SYS_rt_sigreturn, libc::SYS_sigaltstack, libc::SYS_getpid, libc::SYS_gettid,

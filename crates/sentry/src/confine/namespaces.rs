@@ -18,12 +18,18 @@ use std::process::ExitCode;
 const NO_USER_MAP: i32 = 70;
 const NO_PROC: i32 = 71;
 
-/// What to leave out, by the names that tests use.
+/// What to leave out (by the names that tests use), and what is asked for.
 #[derive(Clone, Copy, Default)]
-pub struct Without {
-    pub user_namespace: bool,
-    pub pid_namespace: bool,
+pub struct Wishes {
+    pub without_user_namespace: bool,
+    pub without_pid_namespace: bool,
+    /// A namespace was required by name, so that a user namespace is entered if need be.
+    pub namespace_required: bool,
 }
+
+/// Why an ordinary user's sandbox has no namespaces unless they are asked for.
+const OWNERS_WOULD_BE_LOST: &str = "an ordinary user gets it only inside a user namespace, in which the owners of host files \
+    cannot be told (all show as nobody); entered if this layer is required";
 
 /// Who we are after [`enter`].
 pub enum Role {
@@ -34,13 +40,13 @@ pub enum Role {
 }
 
 /// Splits into guardian and sentry. To be called with one thread.
-pub fn enter(without: Without, close_in_guardian: impl FnOnce()) -> Result<Role, skerry_platform::HostError> {
+pub fn enter(wishes: Wishes, close_in_guardian: impl FnOnce()) -> Result<Role, skerry_platform::HostError> {
     let _ = set_child_subreaper(Pid::from_raw(1));
     // Inside a fresh user namespace our ids read as the overflow ones.
     let ids = (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw());
     let mut close_in_guardian = Some(close_in_guardian);
     let mut reasons: Vec<(Layer, String)> = Vec::new();
-    for attempt in attempts(without, &mut reasons) {
+    for attempt in attempts(wishes, &mut reasons) {
         let (settled, settled_here) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
             .map_err(|error| skerry_platform::HostError { what: "pipe", source: error.into() })?;
         let forked = match fork_into_namespaces(attempt.flags) {
@@ -94,19 +100,26 @@ struct Attempt {
 }
 
 /// From the most to the least.
-fn attempts(without: Without, reasons: &mut Vec<(Layer, String)>) -> Vec<Attempt> {
+fn attempts(wishes: Wishes, reasons: &mut Vec<(Layer, String)>) -> Vec<Attempt> {
     let others = (UnshareFlags::NEWNS | UnshareFlags::NEWNET | UnshareFlags::NEWIPC | UnshareFlags::NEWUTS).bits();
     let privileged = rustix::thread::capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_ADMIN));
     let user = !privileged;
     let user_flag = if user { UnshareFlags::NEWUSER.bits() } else { 0 };
     let pid_flag = UnshareFlags::NEWPID.bits();
     let mut attempts = Vec::new();
-    if user && without.user_namespace {
+    let left_out = if wishes.without_user_namespace {
+        Some("switched off by a test")
+    } else if !wishes.namespace_required {
+        Some(OWNERS_WOULD_BE_LOST)
+    } else {
+        None
+    };
+    if let (true, Some(why)) = (user, left_out) {
         for layer in [Layer::UserNamespace, Layer::MountNamespace, Layer::NetworkNamespace, Layer::PidNamespace] {
-            reasons.push((layer, "switched off by a test".into()));
+            reasons.push((layer, why.into()));
         }
     } else {
-        if without.pid_namespace {
+        if wishes.without_pid_namespace {
             reasons.push((Layer::PidNamespace, "switched off by a test".into()));
         } else {
             attempts.push(Attempt { flags: user_flag | others | pid_flag, user, pid: true });

@@ -53,6 +53,14 @@ impl Wake for Item {
             epoll.item_woken(self);
         }
     }
+
+    fn wake_exclusive(&self) -> bool {
+        let Some(epoll) = self.epoll.upgrade() else { return false };
+        // Without a waiter it is only kept, and another list may have one.
+        let heard = epoll.has_waiters();
+        epoll.item_woken(self);
+        heard
+    }
 }
 
 impl Item {

@@ -111,7 +111,9 @@ impl Epoll {
             watchers.push(self.this.clone());
         }
         file.epoll_items.add(&item);
-        *item.queue_key.lock() = Some(queue.add(item.clone()));
+        let exclusive = wanted.events & EPOLLEXCLUSIVE != 0;
+        let queue_key = if exclusive { queue.add_exclusive(item.clone()) } else { queue.add(item.clone()) };
+        *item.queue_key.lock() = Some(queue_key);
         if self.items.lock().get(&key(fd, file)).is_none_or(|present| !Arc::ptr_eq(present, &item)) {
             // Removed by another thread meanwhile, before it was in the queue.
             item.unregister(&*file.operations);
@@ -181,6 +183,10 @@ impl Epoll {
             ready.push_back(item.clone());
         }
         self.queue.wake_all();
+    }
+
+    pub(super) fn has_waiters(&self) -> bool {
+        !self.queue.is_empty()
     }
 
     /// A file's wake-up.
@@ -274,21 +280,29 @@ impl Epoll {
 
     /// Waits for events; none at the timeout. ERESTARTSYS on a signal.
     pub fn wait(&self, context: &Context, limit: usize, timeout: Timeout) -> Result<Vec<Taken>> {
-        let attempt = || {
+        let taken = self.take(limit);
+        if !taken.is_empty() || timeout == Timeout::Now {
+            return Ok(taken);
+        }
+        // One event wakes one waiter.
+        let registration = self.queue.register_exclusive(context.task.waiter());
+        let result = loop {
             let taken = self.take(limit);
-            if taken.is_empty() {
-                Err(Errno::EAGAIN)
-            } else {
-                Ok(taken)
+            if !taken.is_empty() {
+                break Ok(taken);
+            }
+            match context.sleep(timeout.deadline()) {
+                Ok(()) => {}
+                Err(Errno::ETIMEDOUT) => break Ok(self.take(limit)),
+                Err(error) => break Err(error),
             }
         };
-        if timeout == Timeout::Now {
-            return Ok(self.take(limit));
+        drop(registration);
+        // The wake-up may have been meant for what is left in the list: somebody else is to look.
+        if !self.ready.lock().is_empty() {
+            self.queue.wake_all();
         }
-        match context.block_on(&self.queue, timeout.deadline(), attempt) {
-            Err(Errno::ETIMEDOUT) => Ok(self.take(limit)),
-            other => other,
-        }
+        result
     }
 
     /// Whether some item is ready, without taking any; drops those that are not.

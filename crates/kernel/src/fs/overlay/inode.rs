@@ -169,6 +169,17 @@ impl OverlayInode {
 
     /// All names, "." and ".." not among them.
     pub(super) fn names(&self) -> Result<Vec<Name>> {
+        let lower = self.open_lower()?;
+        self.names_with(lower.as_deref())
+    }
+
+    /// The lower part, open to be listed: EACCES where the host does not let us.
+    fn open_lower(&self) -> Result<Option<Arc<dyn FileOperations>>> {
+        let lower = self.parts.read().lower.clone();
+        lower.map(|lower| lower.open_data(StatusFlags::DIRECTORY)).transpose()
+    }
+
+    fn names_with(&self, open_lower: Option<&dyn FileOperations>) -> Result<Vec<Name>> {
         let parts = self.parts();
         let mut names = Vec::new();
         let mut seen = HashSet::new();
@@ -191,9 +202,9 @@ impl OverlayInode {
                 names.push((name, number, kind));
             }
         }
-        if let Some(lower) = &parts.lower {
+        if let (Some(lower), Some(open)) = (&parts.lower, open_lower) {
             let device = lower.metadata()?.device;
-            for (name, number, kind) in list(lower)? {
+            for (name, number, kind) in list_open(open)? {
                 if !seen.contains(&name) {
                     names.push((name, self.overlay.lower_number(device, number), kind));
                 }
@@ -248,7 +259,10 @@ impl OverlayInode {
 
 /// The names of a directory of another file system, "." and ".." left out.
 pub(super) fn list(directory: &Arc<dyn Inode>) -> Result<Vec<Name>> {
-    let open = directory.clone().open_data(StatusFlags::DIRECTORY)?;
+    list_open(&*directory.clone().open_data(StatusFlags::DIRECTORY)?)
+}
+
+fn list_open(open: &dyn FileOperations) -> Result<Vec<Name>> {
     let mut names = Vec::new();
     open.read_directory(0, &mut |entry| {
         if entry.name != b"." && entry.name != b".." {
@@ -411,7 +425,9 @@ impl Inode for OverlayInode {
             FileType::Directory => {
                 let parent = self.place.read().parent.as_ref().map_or(self.number, |parent| parent.number);
                 let directory = self.clone();
-                Ok(Arc::new(ListedDirectory::new(self, parent, Box::new(move || directory.names()))))
+                let lower = self.open_lower()?;
+                let list = Box::new(move || directory.names_with(lower.as_deref()));
+                Ok(Arc::new(ListedDirectory::new(self, parent, list)))
             }
             FileType::Regular => Ok(Arc::new(OverlayFile::open(self, flags)?)),
             FileType::Symlink => Err(Errno::ELOOP),

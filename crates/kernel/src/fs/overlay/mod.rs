@@ -44,6 +44,9 @@ enum Root {
     Taken(Weak<OverlayInode>),
 }
 
+/// A directory's object, by its address, and a name in it.
+type PlaceKey = (usize, Vec<u8>);
+
 /// An overlay.
 pub struct Overlay {
     me: Weak<Overlay>,
@@ -55,7 +58,7 @@ pub struct Overlay {
     /// The object for an upper inode: files with several names are one.
     by_upper: Mutex<HashMap<usize, Weak<OverlayInode>>>,
     /// The object for a name that has a lower part only: its directory's object and the name.
-    by_place: Mutex<HashMap<(usize, Vec<u8>), Weak<OverlayInode>>>,
+    by_place: Mutex<HashMap<PlaceKey, Weak<OverlayInode>>>,
     /// Devices of the lower tree in the order in which they were met.
     lower_devices: Mutex<Vec<Device>>,
     /// Held while the upper tree changes, so that a change of several steps is one.

@@ -86,7 +86,9 @@ impl Node for DescriptorDirectory {
             inode: first + 1 + fd as u64,
             kind: self.kind.item_kind(),
         };
-        Ok(self.view.task()?.files().descriptors().into_iter().map(entry).collect())
+        // A process without threads has nothing open.
+        let Some(task) = &self.view.task else { return Ok(Vec::new()) };
+        Ok(task.files().descriptors().into_iter().map(entry).collect())
     }
 }
 

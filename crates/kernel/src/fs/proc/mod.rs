@@ -19,6 +19,7 @@ mod tests;
 mod view;
 
 pub use map::MappedNames;
+pub(crate) use process::process_of_directory;
 pub(crate) use settings::Settings;
 pub(crate) use status::{cpu_list, cpu_mask};
 pub(crate) use system::{memory_figures, online_cpus};

@@ -90,9 +90,9 @@ static FILES: &[File] = &[
     file("smaps", 0o444, Access::Trace, |view, _| Ok(host_map(view, "smaps"))),
     file("smaps_rollup", 0o444, Access::Trace, |view, _| Ok(rollup(&host_map(view, "smaps")))),
     file("stack", 0o400, Access::Trace, |_, _| Ok(Vec::new())),
-    file("stat", 0o444, Access::Mode, |view, reader| status::stat(view, reader)),
+    file("stat", 0o444, Access::Mode, status::stat),
     file("statm", 0o444, Access::Mode, |view, _| status::statm(view)),
-    file("status", 0o444, Access::Mode, |view, reader| status::status(view, reader)),
+    file("status", 0o444, Access::Mode, status::status),
     file("syscall", 0o400, Access::Trace, |_, _| Ok(b"running\n".to_vec())),
     setting(
         "timerslack_ns",
@@ -127,6 +127,16 @@ static NAMESPACES: &[(&str, &str, u64)] = &[
 ];
 
 /// The number of a process's directory.
+/// Whose directory this is, where it is /proc/PID (pidfd_send_signal(2) takes one for a pidfd).
+pub(crate) fn process_of_directory(inode: &dyn crate::fs::inode::Inode) -> Option<i32> {
+    if inode.kind() != FileType::Directory || inode.file_system().type_name() != "proc" {
+        return None;
+    }
+    let number = inode.metadata().ok()?.inode;
+    let pid = i32::try_from(number >> 20).ok()?;
+    (pid > 0 && directory_inode(pid) == number).then_some(pid)
+}
+
 pub(super) fn directory_inode(pid: i32) -> u64 {
     (pid as u64) << 20
 }

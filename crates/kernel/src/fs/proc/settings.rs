@@ -24,6 +24,20 @@ impl Settings {
     fn get(&self, path: &'static str, default: &str) -> String {
         self.values.lock().get(path).cloned().unwrap_or_else(|| default.to_owned())
     }
+
+    /// A number of the table, as it is set now; 0 for what is not in it.
+    pub(crate) fn number(&self, path: &str) -> i64 {
+        let written = self.values.lock().get(path).and_then(|text| text.parse().ok());
+        let default = || NUMBERS.iter().find(|(name, ..)| *name == path).map_or(0, |(_, default, ..)| *default);
+        written.unwrap_or_else(default)
+    }
+
+    /// Takes a number that is used once: it has its default again afterwards.
+    pub(crate) fn take_number(&self, path: &str) -> i64 {
+        let number = self.number(path);
+        self.values.lock().remove(path);
+        number
+    }
 }
 
 /// Numbers that can be read, and written by root between the bounds: path, default, lowest, highest.
@@ -60,6 +74,7 @@ static NUMBERS: &[(&str, i64, i64, i64)] = &[
     ("kernel/msgmax", 8192, 0, i32::MAX as i64),
     ("kernel/msgmnb", 16384, 0, i32::MAX as i64),
     ("kernel/msgmni", 32000, 0, 32768),
+    ("kernel/msg_next_id", -1, 0, i32::MAX as i64),
     ("kernel/panic", 0, i32::MIN as i64, i32::MAX as i64),
     ("kernel/panic_on_oops", 0, 0, 1),
     ("kernel/perf_event_paranoid", 4, -1, 4),
@@ -71,6 +86,8 @@ static NUMBERS: &[(&str, i64, i64, i64)] = &[
     ("kernel/sched_rt_period_us", 1_000_000, 1, i32::MAX as i64),
     ("kernel/sched_rt_runtime_us", 950_000, -1, i32::MAX as i64),
     ("kernel/shm_rmid_forced", 0, 0, 1),
+    ("kernel/sem_next_id", -1, 0, i32::MAX as i64),
+    ("kernel/shm_next_id", -1, 0, i32::MAX as i64),
     ("kernel/shmmni", 4096, 0, 32768),
     ("kernel/sysrq", 0, 0, 511),
     ("kernel/tainted", 0, 0, i64::MAX),
@@ -161,7 +178,7 @@ static TEXTS: &[(&str, &str)] = &[
     ("kernel/core_pattern", "core"),
     ("kernel/modprobe", ""),
     ("kernel/printk", "4\t4\t1\t7"),
-    ("kernel/sem", "32000\t1024000000\t500\t32000"),
+    ("kernel/sem", "32000\t1048576\t500\t32000"),
     ("kernel/shmall", "18446744073692774399"),
     ("kernel/shmmax", "18446744073692774399"),
     ("net/core/default_qdisc", "pfifo_fast"),

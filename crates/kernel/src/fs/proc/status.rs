@@ -58,13 +58,13 @@ pub(super) fn stat(view: &View, reader: &Arc<Task>) -> Result<Vec<u8>> {
     let mut text = format!("{} (", view.id()).into_bytes();
     text.extend_from_slice(&escaped_name(&view.name()));
     let mut rest = String::new();
-    let _ = write!(
+    let _ = writeln!(
         rest,
         ") {state} {parent} {group} {session} {terminal_number} {foreground} {flags} {minor} 0 {major} 0 {user} {system} \
          {children_user} {children_system} {priority} {nice} {threads} 0 {start} {size} {resident_pages} {rss_limit} \
          {code_start} {code_end} {stack} 0 0 {pending} {blocked} {ignored} {caught} 0 0 0 {exit_signal} {processor} \
          {real_time} {policy} 0 0 0 \
-         0 0 {brk} {arguments_start} {arguments_end} {environment_start} {environment_end} {exit_code}\n",
+         0 0 {brk} {arguments_start} {arguments_end} {environment_start} {environment_end} {exit_code}",
         state = view.state(Some(reader)).0,
         group = group.id,
         session = session.id,
@@ -143,7 +143,7 @@ pub(super) fn status(view: &View, reader: &Arc<Task>) -> Result<Vec<u8>> {
     if let Some(host) = view.host() {
         memory_lines(&mut rest, host.pid);
     }
-    let _ = write!(rest, "Threads:\t{}\n", process.threads.lock().len().max(1));
+    let _ = writeln!(rest, "Threads:\t{}", process.threads.lock().len().max(1));
     let [pending, shared, blocked, ignored, caught] = view.signal_sets();
     let limit = process.rlimit(skerry_abi::raw::general::RLIMIT_SIGPENDING).current;
     let queued = (pending.0.count_ones() + shared.0.count_ones()) as u64;
@@ -163,7 +163,7 @@ pub(super) fn status(view: &View, reader: &Arc<Task>) -> Result<Vec<u8>> {
     ] {
         let _ = writeln!(rest, "{name}:\t{set:016x}");
     }
-    let _ = write!(rest, "NoNewPrivs:\t{}\n", u8::from(credentials.no_new_privs));
+    let _ = writeln!(rest, "NoNewPrivs:\t{}", u8::from(credentials.no_new_privs));
     // What the guest itself has set: the sandbox's own filters are not the guest's to see.
     let filters = view.task.as_ref().and_then(|task| task.seccomp.read().clone());
     let (mode, count) = filters.map_or((0, 0), |chain| (chain.mode(), chain.depth()));

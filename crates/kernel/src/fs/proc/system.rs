@@ -5,6 +5,7 @@
 
 use super::host::Usage;
 use super::status::cpu_list;
+use crate::ipc::sysv::tables;
 use crate::fs::pseudo::tree::Tree;
 use crate::fs::pseudo::{Attributes, Content, Entry, Node};
 use crate::fs::inode::FileType;
@@ -56,9 +57,9 @@ pub(super) fn add(tree: &mut Tree) {
     tree.add_file("cgroups", |_| Ok(b"#subsys_name\thierarchy\tnum_cgroups\tenabled\ncpuset\t0\t1\t1\ncpu\t0\t1\t1\ncpuacct\t0\t1\t1\nmemory\t0\t1\t1\npids\t0\t1\t1\n".to_vec()));
     tree.add_text("cmdline", "quiet");
     tree.add_directory("bus").add_directory("driver").add_directory("fs").add_directory("irq");
-    tree.add_file("sysvipc/msg", |_| Ok(SYSV_MESSAGES.into()));
-    tree.add_file("sysvipc/sem", |_| Ok(SYSV_SEMAPHORES.into()));
-    tree.add_file("sysvipc/shm", |_| Ok(SYSV_MEMORY.into()));
+    tree.add_file("sysvipc/msg", |kernel| Ok((SYSV_MESSAGES.to_owned() + &tables::messages(kernel)).into_bytes()));
+    tree.add_file("sysvipc/sem", |kernel| Ok((SYSV_SEMAPHORES.to_owned() + &tables::semaphores(kernel)).into_bytes()));
+    tree.add_file("sysvipc/shm", |kernel| Ok((SYSV_MEMORY.to_owned() + &tables::segments(kernel)).into_bytes()));
     tree.add_file("tty/drivers", |_| Ok(TERMINAL_DRIVERS.into()));
     tree.add_file("tty/ldiscs", |_| Ok(b"n_tty       0\n".to_vec()));
     tree.add_directory("tty/driver");

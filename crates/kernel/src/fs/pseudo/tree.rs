@@ -10,9 +10,12 @@ use std::sync::Arc;
 
 /// Makes a file's text from the kernel's state.
 pub type Generate = Box<dyn Fn(&Kernel) -> Result<Vec<u8>> + Send + Sync>;
+/// Takes what was written to a file.
+type Store = dyn Fn(&Kernel, &[u8]) -> Result<()> + Send + Sync;
+
 enum Kind {
     Directory(BTreeMap<Vec<u8>, Tree>),
-    File { generate: Arc<Generate>, store: Option<Arc<dyn Fn(&Kernel, &[u8]) -> Result<()> + Send + Sync>> },
+    File { generate: Arc<Generate>, store: Option<Arc<Store>> },
     Link(Vec<u8>),
     Other(Arc<dyn Node>),
 }
@@ -119,7 +122,7 @@ impl Tree {
 
 enum Built {
     Directory(BTreeMap<Vec<u8>, Arc<dyn Node>>),
-    File { generate: Arc<Generate>, store: Option<Arc<dyn Fn(&Kernel, &[u8]) -> Result<()> + Send + Sync>> },
+    File { generate: Arc<Generate>, store: Option<Arc<Store>> },
     Link(Vec<u8>),
 }
 
@@ -134,7 +137,7 @@ struct StaticNode {
 struct StaticContent {
     kernel: Arc<Kernel>,
     generate: Arc<Generate>,
-    store: Option<Arc<dyn Fn(&Kernel, &[u8]) -> Result<()> + Send + Sync>>,
+    store: Option<Arc<Store>>,
 }
 
 impl Content for StaticContent {

@@ -2,7 +2,6 @@
 
 mod host;
 mod overlay;
-mod service;
 mod tmpfs;
 mod walk;
 

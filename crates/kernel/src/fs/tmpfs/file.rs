@@ -63,7 +63,7 @@ impl FileOperations for TmpfsFile {
     }
 
     fn allocate(&self, mode: u32, offset: u64, length: u64) -> Result<()> {
-        self.inode.check_seals_for_write(offset, length)?;
+        self.inode.check_seals_for_allocation(mode, offset, length)?;
         self.inode.content()?.write().allocate(mode, offset, length)?;
         self.inode.modified();
         Ok(())

@@ -187,6 +187,18 @@ impl TmpfsInode {
         Ok(())
     }
 
+    /// fallocate(2): punching a hole is a write, more room only a growth.
+    pub(super) fn check_seals_for_allocation(&self, mode: u32, offset: u64, length: u64) -> Result<()> {
+        if mode & linux::FALLOC_FL_PUNCH_HOLE != 0 {
+            return self.check_seals_for_write(offset, length);
+        }
+        let grows = offset.saturating_add(length) > self.content()?.read().size()?;
+        if grows && self.seals() & linux::F_SEAL_GROW != 0 {
+            return Err(Errno::EPERM);
+        }
+        Ok(())
+    }
+
     pub(super) fn check_seals_for_mapping(&self) -> Result<()> {
         if self.seals() & (linux::F_SEAL_WRITE | linux::F_SEAL_FUTURE_WRITE) != 0 {
             return Err(Errno::EPERM);

@@ -64,7 +64,9 @@ fn open_end(
         (false, true) => Side::Write,
         (false, false) => Side::Read,
     };
-    if side == Side::Write && nonblocking && pipe.state.lock().readers == 0 {
+    // A pipe without a name is open at both ends already, or was: nobody waits for a partner (/proc/PID/fd/N).
+    let has_name = fifo.is_some();
+    if has_name && side == Side::Write && nonblocking && pipe.state.lock().readers == 0 {
         return Err(Errno::ENXIO);
     }
     let mut end = PipeEnd::new(pipe.clone(), side, fifo);
@@ -77,7 +79,7 @@ fn open_end(
             Side::Both => (1, 0),
         }
     };
-    if partners > 0 {
+    if partners > 0 || !has_name {
         return Ok(Arc::new(end));
     }
     if nonblocking {

@@ -13,7 +13,6 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 pub const MSGMAX: usize = 8192;
 /// A new queue's size in bytes.
 pub const MSGMNB: u64 = 16384;
-pub const MSGMNI: usize = 32000;
 /// What CAP_SYS_RESOURCE may raise a queue to.
 pub const LARGEST_QUEUE: u64 = 16 << 20;
 /// Bytes in all queues of a sandbox.

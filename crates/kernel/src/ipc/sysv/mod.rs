@@ -7,6 +7,7 @@ pub mod message;
 pub mod registry;
 pub mod semaphore;
 pub mod shared_memory;
+pub mod tables;
 
 use crate::Kernel;
 use message::MessageQueue;

@@ -3,7 +3,7 @@
 use crate::task::Credentials;
 use crate::{Errno, Result};
 use parking_lot::Mutex;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -122,12 +122,16 @@ pub struct Registry<T> {
 
 struct Inner<T> {
     objects: BTreeMap<i32, Arc<T>>,
+    /// Which object has which key; a key that is no more that of its object is forgotten when it is looked up.
+    keys: HashMap<i32, i32>,
+    /// All below this are in use.
+    lowest_free: i32,
     sequence: u16,
 }
 
 impl<T> Default for Registry<T> {
     fn default() -> Registry<T> {
-        Registry { inner: Mutex::new(Inner { objects: BTreeMap::new(), sequence: 0 }) }
+        Registry { inner: Mutex::new(Inner { objects: BTreeMap::new(), keys: HashMap::new(), lowest_free: 0, sequence: 0 }) }
     }
 }
 
@@ -136,19 +140,23 @@ const MOST_SEQUENCE: u16 = (i32::MAX / ID_SPACE) as u16;
 
 impl<T: Object> Registry<T> {
     /// The object with `key`, checked with `check`, or one made with `make` (shmget(2), semget(2), msgget(2)).
-    /// EEXIST, ENOENT, EACCES; ENOSPC where there are `most` already.
+    /// EEXIST, ENOENT, EACCES; ENOSPC where there are `most` already. A new object gets the id of `next_id` if that is
+    /// free (/proc/sys/kernel/*_next_id).
+    #[allow(clippy::too_many_arguments)]
     pub fn get(
         &self,
         key: i32,
         flags: i32,
         most: usize,
+        next_id: impl FnOnce() -> Option<i32>,
         credentials: &Credentials,
         check: impl FnOnce(&T) -> Result<()>,
         make: impl FnOnce() -> Result<T>,
     ) -> Result<i32> {
         let mut inner = self.inner.lock();
         if key != IPC_PRIVATE {
-            let found = inner.objects.iter().find(|(_, object)| object.permission().key == key);
+            let found = inner.keys.get(&key).and_then(|index| inner.objects.get_key_value(index));
+            let found = found.filter(|(_, object)| object.permission().key == key);
             if let Some((&index, object)) = found {
                 if flags & IPC_CREAT != 0 && flags & IPC_EXCL != 0 {
                     return Err(Errno::EEXIST);
@@ -164,12 +172,24 @@ impl<T: Object> Registry<T> {
         if inner.objects.len() >= most {
             return Err(Errno::ENOSPC);
         }
-        let index = (0..ID_SPACE).find(|index| !inner.objects.contains_key(index)).ok_or(Errno::ENOSPC)?;
         let mut object = make()?;
-        let sequence = inner.sequence;
-        inner.sequence = if sequence >= MOST_SEQUENCE { 0 } else { sequence + 1 };
+        let wished = next_id().filter(|id| !inner.objects.contains_key(&(id % ID_SPACE)));
+        let (index, sequence) = match wished {
+            Some(id) => (id % ID_SPACE, (id / ID_SPACE) as u16),
+            None => {
+                let start = inner.lowest_free;
+                let index = (start..ID_SPACE).find(|index| !inner.objects.contains_key(index)).ok_or(Errno::ENOSPC)?;
+                inner.lowest_free = index + 1;
+                let sequence = inner.sequence;
+                inner.sequence = if sequence >= MOST_SEQUENCE { 0 } else { sequence + 1 };
+                (index, sequence)
+            }
+        };
         object.set_sequence(sequence);
         inner.objects.insert(index, Arc::new(object));
+        if key != IPC_PRIVATE {
+            inner.keys.insert(key, index);
+        }
         Ok(id_of(index, sequence))
     }
 
@@ -185,8 +205,12 @@ impl<T: Object> Registry<T> {
         Ok(object)
     }
 
-    /// By index (SHM_STAT and its kin); with the id. EINVAL.
+    /// By index (SHM_STAT and its kin), of which an id is a form too; with the id. EINVAL.
     pub fn find_index(&self, index: i32) -> Result<(i32, Arc<T>)> {
+        if index < 0 {
+            return Err(Errno::EINVAL);
+        }
+        let index = index % ID_SPACE;
         let object = self.inner.lock().objects.get(&index).cloned().ok_or(Errno::EINVAL)?;
         Ok((id_of(index, object.permission().sequence), object))
     }
@@ -200,8 +224,18 @@ impl<T: Object> Registry<T> {
                 return;
             }
             inner.objects.remove(&index);
+            inner.lowest_free = inner.lowest_free.min(index);
         }
+        self.release_key(object.permission().key, id);
         object.removed();
+    }
+
+    /// The key no more leads to this object.
+    pub fn release_key(&self, key: i32, id: i32) {
+        let mut inner = self.inner.lock();
+        if inner.keys.get(&key) == Some(&(id % ID_SPACE)) {
+            inner.keys.remove(&key);
+        }
     }
 
     /// All, with their ids.

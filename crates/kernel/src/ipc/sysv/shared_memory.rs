@@ -12,9 +12,8 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-pub const SHMMNI: usize = 4096;
-/// Half of the address space that programs have.
-pub const SHMMAX: u64 = 1 << 46;
+/// As Linux has it: no limit but what can be counted.
+pub const SHMMAX: u64 = u64::MAX - (1 << 24);
 /// Segments that one process may have attached.
 const MOST_ATTACHED: usize = 65536;
 
@@ -71,7 +70,7 @@ impl Segment {
     }
 
     /// What the address space needs: whole pages.
-    fn mapped_size(&self) -> u64 {
+    pub fn mapped_size(&self) -> u64 {
         self.size.next_multiple_of(4096)
     }
 
@@ -121,6 +120,7 @@ impl Segment {
 
 /// IPC_RMID.
 pub fn remove(kernel: &Kernel, id: i32, segment: &Arc<Segment>) {
+    kernel.sysv.segments.release_key(segment.permission().key, id);
     if segment.mark_for_removal() {
         kernel.sysv.segments.remove(id, segment);
     }

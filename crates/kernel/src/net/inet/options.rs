@@ -24,12 +24,27 @@ const MAXIMUM_MEMBERSHIPS: usize = 20;
 const MEMBERSHIPS: (u32, u32) = (SOL_IP, 0x1_0000);
 
 pub fn families(common: &Common) -> Families {
-    if common.domain == linux::AF_INET {
+    if common.domain() == linux::AF_INET {
         Families::V4
     } else if common.options.lock().kept_integer(SOL_IPV6, linux::IPV6_V6ONLY).unwrap_or(0) != 0 {
         Families::V6Only
     } else {
         Families::Both
+    }
+}
+
+/// IPV6_ADDRFORM (ipv6(7)): makes an IPv4 socket of one that is connected to a mapped address.
+pub fn become_ipv4(common: &Common, value: &[u8], peer: Option<std::net::SocketAddr>) -> Result<()> {
+    if integer(value)? as u32 != linux::AF_INET {
+        return Err(Errno::EINVAL);
+    }
+    match peer {
+        None => Err(Errno::ENOTCONN),
+        Some(peer) if families(common) != Families::Both || !peer.is_ipv4() => Err(Errno::EADDRNOTAVAIL),
+        Some(_) => {
+            common.set_domain(linux::AF_INET);
+            Ok(())
+        }
     }
 }
 
@@ -183,14 +198,14 @@ pub fn set_ip(common: &Common, caller: &Caller, level: u32, name: u32, value: &[
     match level {
         // tcp(7): IPv4's options work on IPv6 sockets, too.
         SOL_IP => set_ipv4(common, caller, name, value),
-        SOL_IPV6 if common.domain == linux::AF_INET6 => set_ipv6(common, caller, name, value),
+        SOL_IPV6 if common.domain() == linux::AF_INET6 => set_ipv6(common, caller, name, value),
         linux::SOL_UDP if common.protocol == IPPROTO_UDP => set_udp(common, name, value),
         linux::SOL_UDPLITE if common.protocol == IPPROTO_UDPLITE => set_udplite(common, name, value),
         _ => Err(Errno::ENOPROTOOPT),
     }
 }
 
-const UDP_CORK: u32 = 1;
+pub const UDP_CORK: u32 = 1;
 const UDP_NO_CHECK6_TX: u32 = 101;
 const UDP_NO_CHECK6_RX: u32 = 102;
 const UDP_SEGMENT: u32 = 103;
@@ -198,9 +213,9 @@ const UDP_GRO: u32 = 104;
 
 fn set_udp(common: &Common, name: u32, value: &[u8]) -> Result<()> {
     match name {
-        UDP_NO_CHECK6_TX | UDP_NO_CHECK6_RX | UDP_GRO => keep(common, linux::SOL_UDP, name, i32::from(integer(value)? != 0)),
-        // Joining and splitting of datagrams is not served: as on a Linux before 4.18.
-        UDP_CORK | UDP_SEGMENT if integer(value)? == 0 => Ok(()),
+        UDP_CORK | UDP_NO_CHECK6_TX | UDP_NO_CHECK6_RX | UDP_GRO => keep(common, linux::SOL_UDP, name, i32::from(integer(value)? != 0)),
+        // Splitting of datagrams is not served: as on a Linux before 4.18.
+        UDP_SEGMENT if integer(value)? == 0 => Ok(()),
         _ => Err(Errno::ENOPROTOOPT),
     }
 }
@@ -344,8 +359,6 @@ fn set_ipv6(common: &Common, caller: &Caller, name: u32, value: &[u8]) -> Result
             }
             keep(common, SOL_IPV6, name, i32::from(number != 0))
         }
-        // Turning the socket into an IPv4 one.
-        linux::IPV6_ADDRFORM => Err(Errno::ENOTCONN),
         linux::IPV6_V6ONLY
         | linux::IPV6_RECVPKTINFO
         | linux::IPV6_2292PKTINFO
@@ -432,7 +445,7 @@ pub fn get_ip(common: &Common, level: u32, name: u32, connected: bool) -> Result
             | linux::IP_LOCAL_PORT_RANGE => 0,
             _ => return Err(Errno::ENOPROTOOPT),
         },
-        SOL_IPV6 if common.domain == linux::AF_INET6 => match name {
+        SOL_IPV6 if common.domain() == linux::AF_INET6 => match name {
             linux::IPV6_UNICAST_HOPS => 64,
             linux::IPV6_MULTICAST_HOPS | linux::IPV6_MULTICAST_LOOP | linux::IPV6_MULTICAST_ALL | linux::IPV6_MTU_DISCOVER => 1,
             linux::IPV6_AUTOFLOWLABEL => 1,

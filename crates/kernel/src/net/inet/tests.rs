@@ -256,3 +256,20 @@ fn datagrams_arrive_whole_and_refusals_are_told_later() {
     receiver.close();
     assert_eq!(network.budget.used(), 0);
 }
+
+#[test]
+fn what_more_follows_is_held_back() {
+    let (client, server) = pair(&network());
+    let send_more = |data| client.send(&caller(), data, &mut Outgoing { flags: MessageFlags::MORE, ..Outgoing::default() });
+    assert_eq!(send_more(b"one "), Ok(4));
+    assert_eq!(receive(&server), Err(Errno::EAGAIN));
+    assert_eq!(send(&client, b"two"), Ok(3));
+    assert_eq!(receive(&server).unwrap(), b"one two");
+    send_more(b"late").unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    assert_eq!(receive(&server).unwrap(), b"late");
+    send_more(b"last").unwrap();
+    client.close();
+    assert_eq!(receive(&server).unwrap(), b"last");
+    assert_eq!(receive(&server).unwrap(), b"");
+}

@@ -42,6 +42,8 @@ struct State {
     /// Bytes in the queue, with their overhead.
     queued: usize,
     dropped: u32,
+    /// A datagram that is being put together (MSG_MORE, UDP_CORK), and where it goes.
+    corked: Option<(SocketAddr, Vec<u8>)>,
     read_closed: bool,
     write_closed: bool,
     closed: bool,
@@ -169,7 +171,7 @@ impl UdpSocket {
     pub fn diagnosis(&self) -> Diagnosis {
         let state = self.state.lock();
         Diagnosis {
-            local: state.bound.as_ref().map_or_else(|| address::unspecified(self.common.domain), |bound| bound.local),
+            local: state.bound.as_ref().map_or_else(|| address::unspecified(self.common.domain()), |bound| bound.local),
             peer: state.peer,
             receive_queue: state.queued as u32,
             dropped: state.dropped,
@@ -194,7 +196,7 @@ impl UdpSocket {
     /// An address of a call, as this socket can reach it.
     fn reachable(&self, address: &Address) -> Result<SocketAddr> {
         let Address::Inet(address) = address else { return Err(Errno::EAFNOSUPPORT) };
-        if address.is_ipv6() && self.common.domain == linux::AF_INET {
+        if address.is_ipv6() && self.common.domain() == linux::AF_INET {
             return Err(Errno::EAFNOSUPPORT);
         }
         let broadcast = matches!(address.ip(), IpAddr::V4(v4) if v4.is_broadcast() || v4.octets() == [127, 255, 255, 255]);
@@ -225,6 +227,35 @@ impl UdpSocket {
         drop(state);
         self.common.queue.wake_all();
         true
+    }
+
+    /// Sends one datagram.
+    fn transmit(&self, data: &[u8], destination: SocketAddr, header: Header) -> Result<usize> {
+        let mut source = self.diagnosis().local;
+        if source.ip().is_unspecified() || source.ip().is_multicast() {
+            source.set_ip(address::source_for(destination.ip()));
+        }
+        if source.is_ipv4() != destination.is_ipv4() {
+            return Err(Errno::ENETUNREACH);
+        }
+        self.common.network.interface.count(data.len());
+        let found = self.ports().find_receiver(destination, source);
+        let receiver = found.as_ref().and_then(|found| found.as_any().downcast_ref::<UdpSocket>());
+        let delivered = receiver.is_some_and(|receiver| receiver.deliver(data, source, destination.ip(), header));
+        if !delivered && (self.state.lock().peer == Some(destination) || options::is_on(&self.common, linux::SOL_IP, linux::IP_RECVERR)) {
+            self.common.set_error(Errno::ECONNREFUSED);
+        }
+        Ok(data.len())
+    }
+
+    /// UDP_CORK was taken off: what was put together goes.
+    fn uncork(&self) -> Result<()> {
+        let corked = self.state.lock().corked.take();
+        if let Some((destination, data)) = corked {
+            let header = Header::new(&self.common, destination, &[])?;
+            self.transmit(&data, destination, header)?;
+        }
+        Ok(())
     }
 
     /// Control messages that the receiver asked for.
@@ -266,7 +297,7 @@ impl UdpSocket {
                 put(linux::SOL_IP, linux::IP_ORIGDSTADDR, Address::Inet(SocketAddr::new(datagram.destination, port)).encode());
             }
         }
-        if self.common.domain == linux::AF_INET6 {
+        if self.common.domain() == linux::AF_INET6 {
             if on(linux::SOL_IPV6, linux::IPV6_RECVPKTINFO) {
                 // struct in6_pktinfo: address, index.
                 let destination = match datagram.destination {
@@ -295,7 +326,7 @@ impl UdpSocket {
         Incoming {
             count,
             full_length: datagram.data.len(),
-            source: Some(Address::Inet(address::presented(self.common.domain, datagram.source))),
+            source: Some(Address::Inet(address::presented(self.common.domain(), datagram.source))),
             control: self.control(datagram),
             flags,
             boundary: true,
@@ -310,7 +341,7 @@ impl Socket for UdpSocket {
     }
 
     fn bind(&self, caller: &Caller, address: &Address) -> Result<()> {
-        let address = address::to_bind(&self.common.network, self.common.domain, self.families(), address, Multicast::Allowed)?;
+        let address = address::to_bind(&self.common.network, self.common.domain(), self.families(), address, Multicast::Allowed)?;
         if (1..1024).contains(&address.port()) && !caller.credentials.has_capability(CAP_NET_BIND_SERVICE) {
             return Err(Errno::EACCES);
         }
@@ -335,7 +366,7 @@ impl Socket for UdpSocket {
             return Ok(());
         }
         let peer = self.reachable(&destination.address)?;
-        self.bind_any(self.request(address::unspecified(self.common.domain)))?;
+        self.bind_any(self.request(address::unspecified(self.common.domain())))?;
         let mut state = self.state.lock();
         let Some(bound) = &mut state.bound else { return Err(Errno::EAGAIN) };
         let ip = if bound.original.is_unspecified() { address::source_for(peer.ip()) } else { bound.original };
@@ -361,12 +392,12 @@ impl Socket for UdpSocket {
     }
 
     fn local_address(&self) -> Address {
-        Address::Inet(address::presented(self.common.domain, self.diagnosis().local))
+        Address::Inet(address::presented(self.common.domain(), self.diagnosis().local))
     }
 
     fn peer_address(&self) -> Result<Address> {
         let peer = self.state.lock().peer.ok_or(Errno::ENOTCONN)?;
-        Ok(Address::Inet(address::presented(self.common.domain, peer)))
+        Ok(Address::Inet(address::presented(self.common.domain(), peer)))
     }
 
     fn send(&self, _caller: &Caller, data: &[u8], outgoing: &mut Outgoing) -> Result<usize> {
@@ -386,7 +417,8 @@ impl Socket for UdpSocket {
         if destination.port() == 0 {
             return Err(Errno::EINVAL);
         }
-        if data.len() > if destination.is_ipv4() { MAXIMUM_V4 } else { MAXIMUM_V6 } {
+        let maximum = if destination.is_ipv4() { MAXIMUM_V4 } else { MAXIMUM_V6 };
+        if data.len() > maximum {
             return Err(Errno::EMSGSIZE);
         }
         let header = Header::new(&self.common, destination, &outgoing.control)?;
@@ -394,20 +426,22 @@ impl Socket for UdpSocket {
         if write_closed {
             return Err(Errno::EPIPE);
         }
-        self.bind_any(self.request(address::unspecified(self.common.domain)))?;
-        let mut source = self.diagnosis().local;
-        if source.ip().is_unspecified() || source.ip().is_multicast() {
-            source.set_ip(address::source_for(destination.ip()));
+        self.bind_any(self.request(address::unspecified(self.common.domain())))?;
+        let corked = self.state.lock().corked.take();
+        let more = outgoing.flags.contains(MessageFlags::MORE) || options::is_on(&self.common, linux::SOL_UDP, options::UDP_CORK);
+        if !more && corked.is_none() {
+            return self.transmit(data, destination, header);
         }
-        if source.is_ipv4() != destination.is_ipv4() {
-            return Err(Errno::ENETUNREACH);
+        // udp(7): what is joined goes where its first part was to go.
+        let (destination, mut whole) = corked.unwrap_or((destination, Vec::new()));
+        if whole.len() + data.len() > maximum {
+            return Err(Errno::EMSGSIZE);
         }
-        self.common.network.interface.count(data.len());
-        let found = self.ports().find_receiver(destination, source);
-        let receiver = found.as_ref().and_then(|found| found.as_any().downcast_ref::<UdpSocket>());
-        let delivered = receiver.is_some_and(|receiver| receiver.deliver(data, source, destination.ip(), header));
-        if !delivered && (peer == Some(destination) || options::is_on(&self.common, linux::SOL_IP, linux::IP_RECVERR)) {
-            self.common.set_error(Errno::ECONNREFUSED);
+        whole.extend(data);
+        if more {
+            self.state.lock().corked = Some((destination, whole));
+        } else {
+            self.transmit(&whole, destination, header)?;
         }
         Ok(data.len())
     }
@@ -457,7 +491,14 @@ impl Socket for UdpSocket {
         if level == linux::SOL_IPV6 && name == linux::IPV6_V6ONLY && self.is_bound() {
             return Err(Errno::EINVAL);
         }
-        options::set_ip(&self.common, caller, level, name, value)
+        if level == linux::SOL_IPV6 && name == linux::IPV6_ADDRFORM && self.common.domain() == linux::AF_INET6 {
+            return options::become_ipv4(&self.common, value, self.diagnosis().peer);
+        }
+        options::set_ip(&self.common, caller, level, name, value)?;
+        if level == linux::SOL_UDP && name == options::UDP_CORK && !options::is_on(&self.common, level, name) {
+            self.uncork()?;
+        }
+        Ok(())
     }
 
     fn get_option(&self, level: u32, name: u32, _length: usize) -> Result<Vec<u8>> {

@@ -79,7 +79,7 @@ fn address_field(domain: u32, address: SocketAddr) -> [u8; 16] {
 
 /// `struct inet_diag_sockid`.
 fn socket_id(socket: &dyn Socket, shown: &InternetSocket) -> Vec<u8> {
-    let domain = socket.common().domain;
+    let domain = socket.common().domain();
     let peer = shown.peer.unwrap_or_else(|| address::unspecified(domain));
     let mut id = shown.local.port().to_be_bytes().to_vec();
     id.extend(peer.port().to_be_bytes());
@@ -100,7 +100,7 @@ fn internet(network: &NetworkStack, header: &Header, family: u8, payload: &[u8],
         return Err(Errno::ENOENT);
     }
     for socket in network.sockets() {
-        if socket.common().domain != u32::from(family) {
+        if socket.common().domain() != u32::from(family) {
             continue;
         }
         let Some(shown) = internet_socket(socket.as_ref(), protocol) else { continue };
@@ -127,7 +127,7 @@ fn internet(network: &NetworkStack, header: &Header, family: u8, payload: &[u8],
 /// `struct inet_diag_msg` and the extensions that were asked for.
 fn internet_message(socket: &dyn Socket, shown: &InternetSocket, id: &[u8], extensions: u8) -> Message {
     let common = socket.common();
-    let mut fixed = vec![common.domain as u8, shown.state, 0, 0];
+    let mut fixed = vec![common.domain() as u8, shown.state, 0, 0];
     fixed.extend(id);
     for word in [0, shown.receive_queue, shown.send_queue, common.creator.user.uid, common.inode as u32] {
         fixed.extend(word.to_ne_bytes());
@@ -156,7 +156,7 @@ fn internet_message(socket: &dyn Socket, shown: &InternetSocket, id: &[u8], exte
         }
     }
     message = message.u8(8, 0); // INET_DIAG_SHUTDOWN
-    if common.domain == linux::AF_INET6 {
+    if common.domain() == linux::AF_INET6 {
         let only = options::families(common) == address::Families::V6Only;
         message = message.u8(11, only.into()); // INET_DIAG_SKV6ONLY
     }

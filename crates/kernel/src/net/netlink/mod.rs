@@ -113,6 +113,11 @@ impl NetlinkSocket {
         Ok(state.port)
     }
 
+    /// A datagram from elsewhere in the kernel (mq_notify(2)).
+    pub fn deliver(&self, datagram: Vec<u8>) {
+        self.enqueue(vec![datagram]);
+    }
+
     fn enqueue(&self, datagrams: Vec<Vec<u8>>) {
         if datagrams.is_empty() {
             return;

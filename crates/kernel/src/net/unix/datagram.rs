@@ -247,6 +247,9 @@ impl Socket for UnixDatagram {
         if flags.contains(MessageFlags::OOB) {
             return Err(Errno::EOPNOTSUPP);
         }
+        if flags.contains(MessageFlags::ERRQUEUE) {
+            return Err(Errno::EAGAIN);
+        }
         self.common.check_error()?;
         let pass = self.common.options.lock().pass_credentials;
         let fill = |buffer: &mut [u8], message: &Message, rights: InFlight| {

@@ -306,6 +306,9 @@ impl Socket for UnixStream {
         if flags.contains(MessageFlags::OOB) {
             return Err(Errno::EOPNOTSUPP);
         }
+        if flags.contains(MessageFlags::ERRQUEUE) {
+            return Err(Errno::EAGAIN);
+        }
         let connection = self.connection().map_err(|_| {
             // Linux: EINVAL for a stream, ENOTCONN for packets.
             if self.common.kind == SocketType::Stream {

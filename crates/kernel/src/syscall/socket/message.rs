@@ -183,13 +183,15 @@ fn send(context: &Context, file: &OpenFile, socket: &dyn Socket, segments: &Segm
 fn receive(context: &Context, file: &OpenFile, socket: &dyn Socket, segments: &Segments, flags: MessageFlags) -> Result<Incoming> {
     let timeout = socket.common().options.lock().receive_timeout;
     let blocking = blocking(file, flags, timeout);
+    // The queue of errors is looked at, never waited for.
+    let blocking = if flags.contains(MessageFlags::ERRQUEUE) { Blocking::Never } else { blocking };
     let stream = socket.common().kind == SocketType::Stream;
     let mut scratch = Scratch::take(segments.total.min(if stream { CHUNK } else { MAXIMUM_DATAGRAM }));
     let size = segments.total.min(scratch.0.len());
     let buffer = &mut scratch.0[..size];
     let mut incoming = attempt(context, socket, blocking, || socket.receive(&mut *buffer, flags))?;
     // tcp(7): MSG_TRUNC on a stream throws the bytes away.
-    let discard = stream && flags.contains(MessageFlags::TRUNC) && socket.common().domain != linux::AF_UNIX;
+    let discard = stream && flags.contains(MessageFlags::TRUNC) && socket.common().domain() != linux::AF_UNIX;
     if discard {
         return Ok(incoming);
     }
@@ -299,7 +301,7 @@ pub fn recvfrom(
 
 /// Control messages of a send. EINVAL, EBADF, EPERM, ETOOMANYREFS.
 fn parse_control(context: &Context, socket: &dyn Socket, control: &[u8], outgoing: &mut Outgoing) -> Result<()> {
-    let unix = socket.common().domain == linux::AF_UNIX;
+    let unix = socket.common().domain() == linux::AF_UNIX;
     let mut files: Vec<Arc<OpenFile>> = Vec::new();
     let mut rest = control;
     while rest.len() >= CONTROL_HEADER {
@@ -318,7 +320,7 @@ fn parse_control(context: &Context, socket: &dyn Socket, control: &[u8], outgoin
                     files.push(context.task.files().get(descriptor)?);
                 }
             }
-            [linux::SOL_SOCKET, linux::SCM_CREDENTIALS] if unix || socket.common().domain == linux::AF_NETLINK => {
+            [linux::SOL_SOCKET, linux::SCM_CREDENTIALS] if unix || socket.common().domain() == linux::AF_NETLINK => {
                 let claimed = UserCredentials::read_from_bytes(data).map_err(|_| Errno::EINVAL)?;
                 outgoing.credentials = Some(check_credentials(context, claimed)?);
             }

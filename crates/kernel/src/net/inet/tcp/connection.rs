@@ -1,5 +1,6 @@
 //! The connected state: one channel each way, and the ways in which it ends (tcp(7); RFC 9293, 3.6 and 3.10.7.4).
 
+use super::cork::Cork;
 use super::{Bound, Diagnosis, TCP_CLOSE, TCP_CLOSE_WAIT, TCP_ESTABLISHED, TCP_FIN_WAIT2};
 use crate::fs::file::Events;
 use crate::net::channel::{Channel, Framing, ReceiveMode};
@@ -11,7 +12,7 @@ use crate::{Errno, Result};
 use parking_lot::Mutex;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// One end of a connection.
 pub(super) struct Connection {
@@ -24,6 +25,15 @@ pub(super) struct Connection {
     /// Something was sent to a peer that is gone; its reset has been noted.
     reset_by_peer: AtomicBool,
     lease: Mutex<Option<PortLease>>,
+    /// Once something has been held back.
+    cork: OnceLock<Arc<Cork>>,
+}
+
+/// Whether the sender says that more follows (MSG_MORE, TCP_CORK).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum More {
+    Yes,
+    No,
 }
 
 /// How an end goes away.
@@ -52,6 +62,7 @@ impl Connection {
             read_shut: AtomicBool::new(false),
             reset_by_peer: AtomicBool::new(false),
             lease: Mutex::new(lease),
+            cork: OnceLock::new(),
         };
         (end(&back, &forth, local, peer, Some(bound.lease)), end(&forth, &back, peer, local, None))
     }
@@ -60,9 +71,16 @@ impl Connection {
         *self.lease.lock() = Some(lease);
     }
 
-    pub fn send(&self, common: &Common, data: &[u8]) -> Result<usize> {
+    pub fn send(&self, common: &Common, data: &[u8], more: More) -> Result<usize> {
         common.check_error()?;
-        match self.outgoing.send(data, &mut InFlight::none(), UserCredentials::NOBODY) {
+        let sent = match (more, self.cork.get()) {
+            (More::No, None) => self.outgoing.send(data, &mut InFlight::none(), UserCredentials::NOBODY),
+            (More::No, Some(cork)) => cork.send(data),
+            (More::Yes, _) => {
+                self.cork.get_or_init(|| Cork::new(self.outgoing.clone())).hold(&common.network.timers, data)
+            }
+        };
+        match sent {
             Err(Errno::EPIPE) => {}
             result => return result,
         }
@@ -96,8 +114,16 @@ impl Connection {
         }
     }
 
+    /// What TCP_CORK or MSG_MORE holds back leaves now.
+    pub fn flush(&self) {
+        if let Some(cork) = self.cork.get() {
+            cork.flush();
+        }
+    }
+
     pub fn shutdown(&self, how: Shutdown) {
         if how.writes() {
+            self.flush();
             self.outgoing.close_write();
         }
         if how.reads() {
@@ -107,6 +133,7 @@ impl Connection {
 
     /// This end is closed.
     pub fn hang_up(&self, end: End) {
+        self.flush();
         let lost = self.incoming.abandon();
         if (lost || end == End::Reset) && !self.outgoing.is_read_closed() {
             self.outgoing.fail(Errno::ECONNRESET);

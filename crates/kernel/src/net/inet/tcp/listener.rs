@@ -111,7 +111,7 @@ pub(super) fn take_up(listener: &TcpSocket, client: &TcpSocket) {
     let common = Common::new(
         &listener.common.network,
         listener.common.creator.clone(),
-        listener.common.domain,
+        listener.common.domain(),
         listener.common.kind,
         listener.common.protocol,
     );

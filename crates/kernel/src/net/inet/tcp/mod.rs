@@ -5,6 +5,7 @@
 //! client stays in `Connecting` and accept(2) goes on with it.
 
 mod connection;
+mod cork;
 mod listener;
 
 use super::address::{self, Families, Multicast};
@@ -18,12 +19,13 @@ use crate::net::socket::{
 use crate::net::NetworkStack;
 use crate::task::credentials::CAP_NET_BIND_SERVICE;
 use crate::{Errno, Result};
-use connection::Connection;
+use connection::{Connection, More};
 use listener::Listener;
 use parking_lot::Mutex;
 use skerry_abi::raw::net as linux;
 use std::any::Any;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
 /// States as tcp_states.h numbers them, for TCP_INFO, /proc/net/tcp and sock_diag(7).
@@ -39,6 +41,8 @@ pub struct TcpSocket {
     common: Common,
     me: Weak<TcpSocket>,
     state: Mutex<State>,
+    /// TCP_CORK.
+    corked: AtomicBool,
 }
 
 enum State {
@@ -76,7 +80,12 @@ impl TcpSocket {
     }
 
     fn with_state(common: Common, state: State) -> Arc<TcpSocket> {
-        Arc::new_cyclic(|me| TcpSocket { common, me: me.clone(), state: Mutex::new(state) })
+        Arc::new_cyclic(|me| TcpSocket {
+            common,
+            me: me.clone(),
+            state: Mutex::new(state),
+            corked: AtomicBool::new(false),
+        })
     }
 
     fn families(&self) -> Families {
@@ -110,7 +119,7 @@ impl TcpSocket {
     }
 
     pub fn diagnosis(&self) -> Diagnosis {
-        let none = address::unspecified(self.common.domain);
+        let none = address::unspecified(self.common.domain());
         match &*self.state.lock() {
             State::Init(bound) => Diagnosis {
                 state: TCP_CLOSE,
@@ -184,7 +193,7 @@ impl Socket for TcpSocket {
     }
 
     fn bind(&self, caller: &Caller, address: &Address) -> Result<()> {
-        let address = address::to_bind(&self.common.network, self.common.domain, self.families(), address, Multicast::Refused)?;
+        let address = address::to_bind(&self.common.network, self.common.domain(), self.families(), address, Multicast::Refused)?;
         if (1..1024).contains(&address.port()) && !caller.credentials.has_capability(CAP_NET_BIND_SERVICE) {
             return Err(Errno::EACCES);
         }
@@ -204,7 +213,7 @@ impl Socket for TcpSocket {
         match &mut *state {
             State::Init(bound) => {
                 if bound.is_none() {
-                    let local = address::unspecified(self.common.domain);
+                    let local = address::unspecified(self.common.domain());
                     let lease = self.common.network.tcp_ports.bind(self.request(local))?;
                     let local_bound = SocketAddr::new(local.ip(), lease.port);
                     *bound = Some(Bound { local: local_bound, lease, explicit: Some(local.ip()) });
@@ -230,7 +239,7 @@ impl Socket for TcpSocket {
                 self.disconnect();
                 return Ok(());
             }
-            Address::Inet(peer) if peer.is_ipv6() == (self.common.domain == linux::AF_INET6) => peer,
+            Address::Inet(peer) if peer.is_ipv6() == (self.common.domain() == linux::AF_INET6) => peer,
             _ => return Err(Errno::EAFNOSUPPORT),
         };
         {
@@ -323,21 +332,21 @@ impl Socket for TcpSocket {
     }
 
     fn local_address(&self) -> Address {
-        Address::Inet(address::presented(self.common.domain, self.diagnosis().local))
+        Address::Inet(address::presented(self.common.domain(), self.diagnosis().local))
     }
 
     fn peer_address(&self) -> Result<Address> {
         match &*self.state.lock() {
             State::Connected(connection) if !connection.is_over() => {
-                Ok(Address::Inet(address::presented(self.common.domain, connection.peer)))
+                Ok(Address::Inet(address::presented(self.common.domain(), connection.peer)))
             }
             _ => Err(Errno::ENOTCONN),
         }
     }
 
     fn accepted_address(&self) -> Address {
-        let peer = self.diagnosis().peer.unwrap_or_else(|| address::unspecified(self.common.domain));
-        Address::Inet(address::presented(self.common.domain, peer))
+        let peer = self.diagnosis().peer.unwrap_or_else(|| address::unspecified(self.common.domain()));
+        Address::Inet(address::presented(self.common.domain(), peer))
     }
 
     fn send(&self, _caller: &Caller, data: &[u8], outgoing: &mut Outgoing) -> Result<usize> {
@@ -351,7 +360,8 @@ impl Socket for TcpSocket {
             Err(Errno::ENOTCONN) => return Err(Errno::EPIPE),
             Err(errno) => return Err(errno),
         };
-        let result = connection.send(&self.common, data);
+        let more = outgoing.flags.contains(MessageFlags::MORE) || self.corked.load(Ordering::Relaxed);
+        let result = connection.send(&self.common, data, if more { More::Yes } else { More::No });
         if let Ok(count) = result {
             self.common.network.interface.count(count);
         }
@@ -409,8 +419,21 @@ impl Socket for TcpSocket {
         if level == linux::SOL_IPV6 && name == linux::IPV6_V6ONLY && !matches!(*self.state.lock(), State::Init(None)) {
             return Err(Errno::EINVAL);
         }
+        if level == linux::SOL_IPV6 && name == linux::IPV6_ADDRFORM && self.common.domain() == linux::AF_INET6 {
+            return options::become_ipv4(&self.common, value, self.connection().map(|connection| connection.peer));
+        }
         match level {
-            linux::SOL_TCP => options::set_tcp(&self.common, name, value),
+            linux::SOL_TCP => {
+                options::set_tcp(&self.common, name, value)?;
+                let corked = options::is_on(&self.common, linux::SOL_TCP, linux::TCP_CORK);
+                self.corked.store(corked, Ordering::Relaxed);
+                if matches!(name, linux::TCP_CORK | linux::TCP_NODELAY) && (!corked || name == linux::TCP_NODELAY) {
+                    if let Some(connection) = self.connection() {
+                        connection.flush();
+                    }
+                }
+                Ok(())
+            }
             _ => options::set_ip(&self.common, caller, level, name, value),
         }
     }
