@@ -187,6 +187,8 @@ class SentryGuest:
             how = "closed its control socket and did not end"
         elif status < 0:
             how = f"was killed by signal {-status}"
+        elif status > 128:  # as the guardian tells of the guest kernel's end
+            how = f"was killed by signal {status - 128}"
         else:
             how = f"ended with status {status}"
         said = f"; it said:\n{text}" if text else ""

@@ -107,3 +107,6 @@ impl NetworkStack {
         Arc::new(Credentials::new(uid, gid, Vec::new()))
     }
 }
+
+#[cfg(test)]
+mod fuzz_tests;

@@ -144,7 +144,7 @@ fn read_start(file: &OpenFile, buffer: &mut [u8]) -> Result<usize> {
 }
 
 /// The interpreter, and the rest of the line as one argument.
-fn parse_script_line(line: &[u8], cut_off: bool) -> Result<(Vec<u8>, Option<Vec<u8>>)> {
+pub(super) fn parse_script_line(line: &[u8], cut_off: bool) -> Result<(Vec<u8>, Option<Vec<u8>>)> {
     let blank = |byte: &u8| matches!(byte, b' ' | b'\t');
     let (line, whole) = match line.iter().position(|byte| *byte == b'\n' || *byte == 0) {
         Some(end) => (&line[..end], true),

@@ -11,6 +11,8 @@
 
 mod enrol;
 mod exec;
+#[cfg(test)]
+mod fuzz_tests;
 mod files;
 mod pool;
 mod program;

@@ -41,4 +41,6 @@ pub use argument::{Argument, Handler, ReturnValue, UserAddress};
 pub(crate) use dispatch::dispatch;
 
 #[cfg(test)]
+mod fuzz_tests;
+#[cfg(test)]
 mod tests;

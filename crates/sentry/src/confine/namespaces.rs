@@ -7,7 +7,7 @@
 use super::Layers;
 use rustix::mount::{mount, mount_change, MountFlags, MountPropagationFlags};
 use rustix::process::{
-    set_child_subreaper, set_parent_process_death_signal, waitpid, Pid, Signal, WaitOptions, WaitStatus,
+    set_child_subreaper, set_parent_process_death_signal, waitpid, Pid, Signal, WaitOptions,
 };
 use rustix::thread::{CapabilitySet, UnshareFlags};
 use skerry_control::Layer;
@@ -201,7 +201,8 @@ fn own_host_pid() -> i32 {
 fn wait(child: Pid) -> Option<i32> {
     loop {
         match waitpid(Some(child), WaitOptions::empty()) {
-            Ok(Some((_, status))) => return WaitStatus::exit_status(status),
+            // A signal as a shell tells it.
+            Ok(Some((_, status))) => return status.exit_status().or_else(|| status.terminating_signal().map(|signal| 128 + signal)),
             Ok(None) | Err(rustix::io::Errno::INTR) => {}
             Err(_) => return None,
         }
