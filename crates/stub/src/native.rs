@@ -24,6 +24,10 @@ const MAP_NATIVE: u64 = 0x3 | MAP_FIXED | MAP_ANONYMOUS | 0x40 | 0x800 | 0x1000 
 /// GROWSDOWN, LOCKED, HUGETLB: taken for what they also are without them.
 const MAP_DROPPED: u64 = 0x100 | 0x2000;
 
+/// READ, WRITE, EXEC.
+const PROTECTION: u64 = 7;
+const PROT_SEM: u64 = 8;
+
 const FUTEX_WAIT: u64 = 0;
 const FUTEX_WAKE: u64 = 1;
 const FUTEX_REQUEUE: u64 = 3;
@@ -53,14 +57,23 @@ pub fn try_native(thread: &mut ThreadBlock, context: &mut Context, call_number: 
             } else {
                 // A hint into the reserved range is only a hint.
                 let hint = if touches_stub(a, b) { 0 } else { a };
-                call!(number::MMAP, hint, b, c, flags, -1i64, context.r9)
+                // Unknown protection bits are passed over, as by Linux.
+                call!(number::MMAP, hint, b, c & PROTECTION, flags, -1i64, context.r9)
             }
         }
-        number::MUNMAP | number::MPROTECT | number::MSYNC => {
+        number::MUNMAP | number::MSYNC => {
             if touches_stub(a, b) {
                 EINVAL
             } else {
                 call!(call_number, a, b, c)
+            }
+        }
+        number::MPROTECT => {
+            // GROWSDOWN and GROWSUP need a mapping that grows, of which there is none.
+            if touches_stub(a, b) || c & !(PROTECTION | PROT_SEM) != 0 {
+                EINVAL
+            } else {
+                call!(number::MPROTECT, a, b, c & PROTECTION)
             }
         }
         number::MADVISE => {
@@ -78,8 +91,8 @@ pub fn try_native(thread: &mut ThreadBlock, context: &mut Context, call_number: 
             }
         }
         number::MREMAP => {
-            const MREMAP_DONTUNMAP: u64 = 4;
-            if touches_stub(a, b) || d & 2 != 0 && touches_stub(context.r8, c) || d & MREMAP_DONTUNMAP != 0 {
+            // MAYMOVE, FIXED; not DONTUNMAP.
+            if touches_stub(a, b) || d & 2 != 0 && touches_stub(context.r8, c) || d & !3 != 0 {
                 EINVAL
             } else {
                 call!(number::MREMAP, a, b, c, d, context.r8)

@@ -91,6 +91,10 @@ pub trait FileOperations: Send + Sync + Any {
     fn is_seekable(&self) -> bool {
         false
     }
+    /// lseek(2) is taken, and always leads to 0 (/dev/null and the like).
+    fn stays_at_zero(&self) -> bool {
+        false
+    }
     /// lseek(2) for SEEK_END, SEEK_DATA, SEEK_HOLE: the file's size, or the next data or hole at or behind `offset`.
     fn size(&self) -> Result<u64> {
         Ok(self.metadata()?.size)

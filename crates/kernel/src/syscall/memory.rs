@@ -19,6 +19,8 @@ fn pass_result_on() -> Continuation {
 /// mmap(2) of a file (and of anonymous memory with flags that the stub does not know).
 pub fn mmap(context: &mut Context, address: u64, length: u64, protection: u32, flags: u32, fd: i32, offset: u64) -> Result<u64> {
     const SYNC: u32 = 0x8_0000;
+    // Unknown bits are passed over, as by Linux.
+    let protection = protection & (linux::PROT_READ | linux::PROT_WRITE | linux::PROT_EXEC);
     let kind = flags & linux::MAP_TYPE;
     // A wrong descriptor is found before any wrong argument.
     let file = if flags & linux::MAP_ANONYMOUS == 0 { Some(context.file(fd)?) } else { None };

@@ -30,6 +30,10 @@ fn read_name(context: &Context, name: UserAddress) -> Result<Vec<u8>> {
     if name.is_empty() {
         return Err(Errno::ERANGE);
     }
+    // A namespace alone is no name.
+    if matches!(&name[..], b"user." | b"trusted." | b"security." | b"system.") {
+        return Err(Errno::EINVAL);
+    }
     Ok(name)
 }
 

@@ -35,6 +35,10 @@ pub(super) fn register(registry: &DeviceRegistry) {
 }
 
 impl FileOperations for MemoryDevice {
+    fn stays_at_zero(&self) -> bool {
+        matches!(self.kind, Kind::Null | Kind::Zero | Kind::Full)
+    }
+
     fn read(&self, _file: &OpenFile, buffer: &mut [u8], _offset: u64) -> Result<usize> {
         match self.kind {
             Kind::Null => Ok(0),
