@@ -70,6 +70,7 @@ pub fn execute(context: &mut Context, mut execution: Execution) -> Result<()> {
     task::kill_other_threads(context)?;
     let pool_thread = engine.pool.take(&engine, || context.before_slow_host_call())?;
     let old = context.process().host.read().clone();
+    task::robust::release(context.task);
     move_in(&engine, context, &pool_thread, plan.brk);
     if let Some(old) = old {
         old.kill();

@@ -189,6 +189,7 @@ impl Engine {
         if whole_process {
             return self.answer(thread, Reply { action: action::EXIT_PROCESS, ..Reply::default() });
         }
+        task::robust::release(task);
         self.threads.write().remove(&thread.host.tid);
         task::thread_gone(task);
         self.answer(thread, Reply { action: action::EXIT_THREAD, ..Reply::default() });

@@ -49,6 +49,10 @@ pub fn exit_group(task: &Task, status: ExitStatus) {
 pub(crate) fn kill_host(process: &Process) {
     let host = process.host.read().clone();
     if let Some(host) = host {
+        let threads = process.threads.lock().clone();
+        for thread in threads {
+            super::robust::release(&thread);
+        }
         host.kill();
     }
     // Sleeping in the guest kernel: sigtimedwait and the like look again and find that they are to end.

@@ -17,6 +17,7 @@ pub(crate) mod lifecycle;
 pub(crate) mod limits;
 mod pid_table;
 mod process;
+pub(crate) mod robust;
 pub(crate) mod scheduling;
 pub mod seccomp;
 #[allow(clippy::module_inception)]
