@@ -19,7 +19,7 @@ pub fn answer(files: &OutsideFiles, call: FileCall) -> Result<Value, Failure> {
     };
     let failed = |errno: Errno| Failure {
         kind: FailureKind::File,
-        message: format!("{}: {errno}", String::from_utf8_lossy(&path.0)),
+        message: format!("{}: {errno}{}", String::from_utf8_lossy(&path.0), hint(errno)),
         errno: Some(errno.0),
     };
     match call {
@@ -54,6 +54,17 @@ pub fn answer(files: &OutsideFiles, call: FileCall) -> Result<Value, Failure> {
             files.rename(&from.0, &to.0).map_err(failed)?;
             Ok(json!({}))
         }
+    }
+}
+
+/// What an error's name does not say.
+fn hint(errno: Errno) -> &'static str {
+    match errno {
+        Errno::ENXIO => " (it is neither a regular file nor a directory)",
+        Errno::EOVERFLOW => " (there are too many entries for one answer)",
+        Errno::ETIMEDOUT => " (it takes too long; the programs of the sandbox may be changing it)",
+        Errno::EBUSY => " (something is mounted there)",
+        _ => "",
     }
 }
 

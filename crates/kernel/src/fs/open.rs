@@ -41,6 +41,15 @@ pub struct OpenHow {
     /// Permission bits of a new file; umask(2) not yet applied.
     pub mode: u32,
     pub resolve: ResolveFlags,
+    pub kinds: Kinds,
+}
+
+/// What may be opened at all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kinds {
+    Any,
+    /// Regular files and directories: ENXIO for all that could wait, or act, when it is opened.
+    Data,
 }
 
 impl OpenHow {
@@ -54,7 +63,7 @@ impl OpenHow {
             // As Linux sets it for every 64-bit program (O_LARGEFILE).
             flags |= 0o100000;
         }
-        OpenHow { flags, mode: mode & 0o7777, resolve: ResolveFlags::empty() }
+        OpenHow { flags, mode: mode & 0o7777, resolve: ResolveFlags::empty(), kinds: Kinds::Any }
     }
 
     fn has(&self, flag: u32) -> bool {
@@ -182,6 +191,9 @@ fn open_place(context: &Context, place: Path, how: OpenHow, created: Created) ->
     if kind == FileType::Symlink {
         return Err(Errno::ELOOP);
     }
+    if how.kinds == Kinds::Data && !matches!(kind, FileType::Regular | FileType::Directory) {
+        return Err(Errno::ENXIO);
+    }
     if how.has(TMPFILE) {
         return open_unnamed(context, &place, how);
     }
@@ -283,6 +295,11 @@ impl FileOperations for PathOnly {
     fn as_any(&self) -> &dyn std::any::Any {
         self
     }
+}
+
+/// Opens a directory that a walk has found, for reading its names. ENOTDIR.
+pub fn open_directory(context: &Context, place: &Path) -> Result<Arc<OpenFile>> {
+    open_place(context, place.clone(), OpenHow::from_open(linux::O_RDONLY | linux::O_DIRECTORY, 0), Created::No)
 }
 
 /// Opens a regular file or directory without a task: boot and the control server, with all rights.

@@ -5,28 +5,34 @@
 //! by its name again; a symbolic link that appears under a removal is removed, never followed.
 
 use crate::context::{Call, Lead};
-use crate::fs::file::{OpenFile, StatusFlags};
+use crate::fs::close;
+use crate::fs::file::OpenFile;
 use crate::fs::inode::{FileType, Metadata, NewNodeKind, RenameFlags};
 use crate::fs::names::{self, End, Removal};
 use crate::fs::notify::NotifyMask;
-use crate::fs::open::{open, open_at_boot, OpenHow};
+use crate::fs::open::{open, open_directory, Kinds, OpenHow};
 use crate::fs::path::Path;
 use crate::fs::walk::{self, Follow, Last};
 use crate::task::{lifecycle, Task};
 use crate::{Context, Errno, Kernel, Result};
 use skerry_abi::raw::general as linux;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// The most that one read gives.
 const MAXIMUM_READ: usize = 1 << 20;
 
 /// The most bytes that one listing may come to, as a message: a guest decides how many names there are.
-const MAXIMUM_LISTING: usize = 8 << 20;
+const MAXIMUM_LISTING: usize = 12 << 20;
 /// What one entry comes to beside its name.
 const ENTRY_BYTES: usize = 160;
 
-/// The most names that one recursive removal takes: a guest may make new ones as fast as they go.
-const MAXIMUM_REMOVALS: usize = 16 << 20;
+/// The most names of a directory that a removal looks at together.
+const BATCH: usize = 512;
+/// How often a directory is emptied once more because a guest made something in it meanwhile.
+const TRIES: u32 = 100;
+/// How long one removal may take: a guest may make new names as fast as they go.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The calling thread receives nothing, and may block.
 struct NoLead;
@@ -56,30 +62,9 @@ impl OutsideFiles {
     /// Up to `length` bytes (and never more than a MiB) from `offset` on, and whether the file ends with them.
     pub fn read(&self, path: &[u8], offset: u64, length: u64) -> Result<(Vec<u8>, bool)> {
         let file = self.open(path, linux::O_RDONLY, 0)?;
-        let length = usize::try_from(length).unwrap_or(MAXIMUM_READ).min(MAXIMUM_READ);
-        let mut data = vec![0; length];
-        let mut filled = 0;
-        let mut ended = false;
-        while let Some(room) = data.get_mut(filled..).filter(|room| !room.is_empty()) {
-            let position = offset.checked_add(filled as u64).ok_or(Errno::EINVAL)?;
-            match file.operations.read(&file, room, position) {
-                Ok(0) => {
-                    ended = true;
-                    break;
-                }
-                Ok(count) => filled += count,
-                Err(Errno::EAGAIN) if filled > 0 => break,
-                Err(errno) => return Err(errno),
-            }
-        }
-        data.truncate(filled);
-        // A regular file that says its size needs no empty read to tell that it is over (those of /proc say 0).
-        if !ended && file.operations.is_seekable() {
-            let size = file.operations.size()?;
-            ended = size != 0 && offset.saturating_add(filled as u64) >= size;
-        }
-        file.operations.flush(&file);
-        Ok((data, ended))
+        let result = read_piece(&file, offset, length);
+        close::closed(self.task.process(), file);
+        result
     }
 
     /// Writes all of `data` at `offset`; makes the file where it is missing.
@@ -89,24 +74,18 @@ impl OutsideFiles {
         }
         let truncation = if truncate { linux::O_TRUNC } else { 0 };
         let file = self.open(path, linux::O_WRONLY | linux::O_CREAT | truncation, mode)?;
-        let mut rest = data;
-        let mut position = offset;
-        while !rest.is_empty() {
-            let count = file.operations.write(&file, rest, position)?;
-            rest = rest.get(count..).filter(|_| count != 0).ok_or(Errno::EIO)?;
-            position += count as u64;
-        }
+        let result = write_piece(&file, offset, data);
         if let Some(path) = &file.path {
             self.kernel().watches.report_with_parent(&path.dentry, NotifyMask::MODIFY);
         }
-        file.operations.flush(&file);
-        Ok(())
+        close::closed(self.task.process(), file);
+        result
     }
 
     /// The entries of a directory, "." and ".." left out. EOVERFLOW where they are too many for one message.
     pub fn list(&self, path: &[u8]) -> Result<Vec<Entry>> {
         let directory = self.resolve(path, Follow::Yes)?;
-        let names = list_names(&directory)?;
+        let names = self.names(&directory, usize::MAX)?;
         let walker = self.walker_root();
         let mut entries = Vec::new();
         for name in names {
@@ -137,41 +116,56 @@ impl OutsideFiles {
     /// Removes a whole tree. Mounts in it are EBUSY.
     pub fn remove_all(&self, path: &[u8]) -> Result<()> {
         let (directory, last) = self.parent(path)?;
-        // Directories on the way down, each with the names in it that are still to be looked at: no recursion, since a
-        // guest decides how deep it goes.
-        let mut above: Vec<(Path, Last, Vec<Vec<u8>>)> = Vec::new();
-        let mut current = (directory, last);
-        let mut budget = MAXIMUM_REMOVALS;
-        loop {
-            budget = budget.checked_sub(1).ok_or(Errno::EBUSY)?;
-            let (directory, last) = current;
-            let inner = match &last {
-                Last::Name { name, .. } => Some(directory.dentry.lookup(name)?).filter(|dentry| dentry.is_directory()),
-                _ => None,
-            };
-            match inner {
-                Some(dentry) if dentry.is_mount_point() => return Err(Errno::EBUSY),
-                Some(dentry) => {
-                    let inner = Path { mount: directory.mount.clone(), dentry };
-                    let names = list_names(&inner)?;
-                    above.push((directory, last, Vec::new()));
-                    above.push((inner, Last::Dot, names));
-                }
-                None => self.remove_name(&directory, &last)?,
-            }
-            // The next name of the innermost directory; those that are done are removed themselves.
-            current = loop {
-                let Some((directory, last, mut names)) = above.pop() else { return Ok(()) };
-                if let Some(name) = names.pop() {
-                    let next = (directory.clone(), Last::Name { name, trailing_slash: false });
-                    above.push((directory, last, names));
-                    break next;
-                }
-                if let Last::Name { .. } = last {
-                    names::remove(&self.task, &directory, &last, Removal::Directory)?;
-                }
-            };
+        let Last::Name { name, .. } = &last else { return self.remove_name(&directory, &last) };
+        let top = directory.dentry.lookup(name)?;
+        if !top.is_directory() || top.is_mount_point() {
+            return self.remove_name(&directory, &last);
         }
+        let end = Instant::now() + PATIENCE;
+        // The directories on the way down to the one that is being emptied: no recursion, since a guest decides how deep
+        // it goes.
+        let mut levels = vec![Level::new(Path { mount: directory.mount.clone(), dentry: top })];
+        while let Some(level) = levels.last_mut() {
+            if Instant::now() > end {
+                return Err(Errno::ETIMEDOUT);
+            }
+            if let Some(name) = level.names.pop() {
+                match names::remove(&self.task, &level.place, &ordinary(name.clone()), Removal::Name) {
+                    Err(Errno::EISDIR) => {
+                        let Ok(below) = level.place.dentry.lookup(&name) else { continue };
+                        if below.is_mount_point() {
+                            return Err(Errno::EBUSY);
+                        }
+                        let place = Path { mount: level.place.mount.clone(), dentry: below };
+                        levels.push(Level::new(place));
+                    }
+                    Ok(()) | Err(Errno::ENOENT) => {}
+                    Err(errno) => return Err(errno),
+                }
+                continue;
+            }
+            level.names = match self.names(&level.place, BATCH) {
+                Ok(names) => names,
+                // Somebody else has removed it.
+                Err(Errno::ENOENT) => Vec::new(),
+                Err(errno) => return Err(errno),
+            };
+            if level.names.is_empty() {
+                let Some(mut level) = levels.pop() else { break };
+                let above = levels.last().map_or(&directory, |above| &above.place);
+                match names::remove(&self.task, above, &ordinary(level.place.dentry.name()), Removal::Directory) {
+                    // A guest was quicker with a new entry: once more.
+                    Err(Errno::ENOTEMPTY) if level.tries < TRIES => {
+                        level.tries += 1;
+                        levels.push(level);
+                    }
+                    // What is under its name now is found when the directory above is looked at again.
+                    Err(Errno::ENOTDIR | Errno::ENOENT) if !levels.is_empty() => {}
+                    done => done?,
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Makes a directory; with `parents` also those above it that are missing. EEXIST where it is there.
@@ -229,12 +223,95 @@ impl OutsideFiles {
         walk::resolve_parent(&self.task, linux::AT_FDCWD, checked(path)?)
     }
 
-    /// Never waits for a FIFO's other end.
+    /// Regular files and directories only: a FIFO could wait, a device could act, and both are the programs' own. ENXIO.
     fn open(&self, path: &[u8], flags: u32, mode: u32) -> Result<Arc<OpenFile>> {
         let context = Context::new(&self.task, &NoLead, Call::default());
-        let how = OpenHow::from_open(flags | linux::O_NONBLOCK | linux::O_NOCTTY, mode);
+        let mut how = OpenHow::from_open(flags | linux::O_NONBLOCK | linux::O_NOCTTY, mode);
+        how.kinds = Kinds::Data;
         open(&context, linux::AT_FDCWD, checked(path)?, how)
     }
+
+    /// At most `limit` names in a directory, "." and ".." left out. ENOTDIR; EOVERFLOW where they are too long together.
+    fn names(&self, directory: &Path, limit: usize) -> Result<Vec<Vec<u8>>> {
+        if directory.inode().kind() != FileType::Directory {
+            return Err(Errno::ENOTDIR);
+        }
+        let context = Context::new(&self.task, &NoLead, Call::default());
+        let file = open_directory(&context, directory)?;
+        let mut names = Vec::new();
+        let mut size = 0;
+        let read = file.operations.read_directory(0, &mut |entry| {
+            if entry.name != b"." && entry.name != b".." {
+                // In the message a byte may take six.
+                size += 6 * entry.name.len() + ENTRY_BYTES;
+                names.push(entry.name.clone());
+            }
+            size <= MAXIMUM_LISTING && names.len() < limit
+        });
+        close::closed(self.task.process(), file);
+        read?;
+        if size > MAXIMUM_LISTING {
+            return Err(Errno::EOVERFLOW);
+        }
+        Ok(names)
+    }
+}
+
+/// A directory on the way down in a removal, with the names that are still to be removed.
+struct Level {
+    place: Path,
+    names: Vec<Vec<u8>>,
+    tries: u32,
+}
+
+impl Level {
+    fn new(place: Path) -> Level {
+        Level { place, names: Vec::new(), tries: 0 }
+    }
+}
+
+fn ordinary(name: Vec<u8>) -> Last {
+    Last::Name { name, trailing_slash: false }
+}
+
+fn read_piece(file: &OpenFile, offset: u64, length: u64) -> Result<(Vec<u8>, bool)> {
+    if offset > i64::MAX as u64 {
+        return Err(Errno::EINVAL);
+    }
+    let length = usize::try_from(length).unwrap_or(MAXIMUM_READ).min(MAXIMUM_READ);
+    let mut data = vec![0; length];
+    let mut filled = 0;
+    let mut ended = false;
+    while let Some(room) = data.get_mut(filled..).filter(|room| !room.is_empty()) {
+        let position = offset.checked_add(filled as u64).ok_or(Errno::EINVAL)?;
+        match file.operations.read(file, room, position) {
+            Ok(0) => {
+                ended = true;
+                break;
+            }
+            Ok(count) => filled += count,
+            Err(Errno::EAGAIN) if filled > 0 => break,
+            Err(errno) => return Err(errno),
+        }
+    }
+    data.truncate(filled);
+    // A regular file that says its size needs no empty read to tell that it is over (those of /proc say 0).
+    if !ended && file.operations.is_seekable() {
+        let size = file.operations.size()?;
+        ended = size != 0 && offset.saturating_add(filled as u64) >= size;
+    }
+    Ok((data, ended))
+}
+
+fn write_piece(file: &OpenFile, offset: u64, data: &[u8]) -> Result<()> {
+    let mut rest = data;
+    let mut position = offset;
+    while !rest.is_empty() {
+        let count = file.operations.write(file, rest, position)?;
+        rest = rest.get(count..).filter(|_| count != 0).ok_or(Errno::EIO)?;
+        position += count as u64;
+    }
+    Ok(())
 }
 
 fn checked(path: &[u8]) -> Result<&[u8]> {
@@ -247,23 +324,6 @@ fn checked(path: &[u8]) -> Result<&[u8]> {
     Ok(path)
 }
 
-/// The names in a directory, "." and ".." left out.
-fn list_names(directory: &Path) -> Result<Vec<Vec<u8>>> {
-    if directory.inode().kind() != FileType::Directory {
-        return Err(Errno::ENOTDIR);
-    }
-    let file = open_at_boot(directory, StatusFlags::DIRECTORY)?;
-    let mut names = Vec::new();
-    let mut size = 0;
-    file.operations.read_directory(0, &mut |entry| {
-        if entry.name != b"." && entry.name != b".." {
-            size += entry.name.len() + ENTRY_BYTES;
-            names.push(entry.name.clone());
-        }
-        size <= MAXIMUM_LISTING
-    })?;
-    if size > MAXIMUM_LISTING {
-        return Err(Errno::EOVERFLOW);
-    }
-    Ok(names)
-}
+#[cfg(test)]
+#[path = "files_tests.rs"]
+mod tests;

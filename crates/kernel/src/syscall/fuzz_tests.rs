@@ -7,7 +7,6 @@
 
 use crate::context::Call;
 use crate::fs::fd_table::FdTable;
-use crate::fs::walk::Follow;
 use crate::fs::Services;
 use crate::task::{self, Credentials, FsContext, SpawnRequest, Task};
 use crate::testing::{NoLead, Random};
@@ -102,10 +101,9 @@ fn kernel() -> Arc<Kernel> {
     crate::fs::build(&kernel.mounts, &services, &mounts, Default::default(), &pseudo).unwrap();
     crate::tty::mount(&kernel, services.new_device()).unwrap();
     let _ = crate::fs::sys::mount_control_group(&kernel, services.new_device());
-    let service = crate::fs::service::FileService::new(&kernel).unwrap();
-    service.make_directories(b"/d/e", 0o755).unwrap();
-    service.write(b"/f", 0, &[b'x'; 10_000], crate::fs::service::Truncate::Yes, 0o644).unwrap();
-    service.stat(b"/dev/null", Follow::Yes).unwrap();
+    let files = crate::run::OutsideFiles::new(&kernel).unwrap();
+    files.make_directory(b"/d/e", true, 0o755).unwrap();
+    files.write(b"/f", 0, &[b'x'; 10_000], true, 0o644).unwrap();
     kernel
 }
 
@@ -379,9 +377,9 @@ impl Interrupter {
 /// Makes calls until time is up; returns the panics, each place once.
 fn run(random: &mut Random) -> Vec<String> {
     let lender = Lender::new();
-    let memory = Arc::new(GuestMemory::new(lender.child.id() as i32));
+    let memory = Arc::new(GuestMemory::of_pid(lender.child.id() as i32));
     assert_eq!(memory.write(lender.start, b"x"), 1, "the helper process's memory cannot be written");
-    let unmapped = Arc::new(GuestMemory::new(0));
+    let unmapped = Arc::new(GuestMemory::none());
     let kernel = kernel();
     let numbers: Vec<u64> = super::table::ROWS.iter().map(|row| row.number).filter(|number| SKIPPED.iter().all(|(skipped, _)| skipped != number)).collect();
     let by_name = |name: &str| super::table::ROWS.iter().find(|row| row.name == name).map(|row| row.number);
