@@ -228,6 +228,9 @@ pub fn accept(context: &mut Context, fd: i32, address: UserAddress, length_at: U
 pub fn accept4(context: &mut Context, fd: i32, address: UserAddress, length_at: UserAddress, flags: i32) -> Result<i32> {
     let (status, close_on_exec) = creation_flags(flags)?;
     let (file, socket) = socket_of(context, fd)?;
+    // A full table leaves the connection where it is (EMFILE before anything is accepted).
+    let free = context.install(file.clone(), true)?;
+    context.task.files().remove(free)?;
     let timeout = socket.common().options.lock().receive_timeout;
     let blocking = Blocking::new(file.is_nonblocking(), timeout);
     let accepted = attempt(context, socket.as_ref(), blocking, || socket.accept())?;
