@@ -18,7 +18,7 @@ use parking_lot::Mutex;
 use skerry_abi::raw::{general, net as linux};
 use skerry_abi::structs::TimeSpec;
 use std::any::Any;
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::{Arc, Weak};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -281,6 +281,8 @@ pub struct Common {
     pub options: Mutex<Options>,
     /// SO_ERROR: reported once, then cleared.
     error: AtomicI32,
+    /// A non-blocking connect(2) gave EINPROGRESS: the next one reports the outcome.
+    pub connect_unreported: AtomicBool,
 }
 
 impl Common {
@@ -295,6 +297,7 @@ impl Common {
             queue: Arc::new(WaitQueue::new()),
             options: Mutex::new(Options::new(domain, kind)),
             error: AtomicI32::new(0),
+            connect_unreported: AtomicBool::new(false),
         }
     }
 

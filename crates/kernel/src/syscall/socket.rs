@@ -9,10 +9,11 @@ use super::UserAddress;
 use crate::fs::file::{OpenFile, StatusFlags};
 use crate::net::address::{Address, UnixName, STORAGE_SIZE};
 use crate::net::options;
-use crate::net::socket::{Caller, Destination, Socket, SocketFile, SocketType};
+use crate::net::socket::{Caller, Common, Destination, Socket, SocketFile, SocketType};
 use crate::net::{inet, netlink, unix};
 use crate::{Context, Errno, Result};
 use skerry_abi::raw::net as linux;
+use std::sync::atomic::Ordering;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -204,6 +205,10 @@ pub fn connect(context: &mut Context, fd: i32, address: UserAddress, length: i32
     let caller = Caller::of(context);
     let timeout = socket.common().options.lock().send_timeout;
     let blocking = Blocking::new(file.is_nonblocking(), timeout);
+    let common = socket.common();
+    if matches!(blocking, Blocking::Never) && is_tcp(common) && !matches!(destination.address, Address::Unspecified) {
+        return connect_in_background(socket.as_ref(), &caller, &destination);
+    }
     match attempt(context, socket.as_ref(), blocking, || socket.connect(&caller, &destination)) {
         Err(Errno::EINPROGRESS | Errno::EALREADY) if !matches!(blocking, Blocking::Never) => {
             match attempt(context, socket.as_ref(), blocking, || socket.connect_result()) {
@@ -214,6 +219,30 @@ pub fn connect(context: &mut Context, fd: i32, address: UserAddress, length: i32
         }
         result => result,
     }
+}
+
+fn is_tcp(common: &Common) -> bool {
+    common.kind == SocketType::Stream && matches!(common.domain, linux::AF_INET | linux::AF_INET6)
+}
+
+/// A TCP connection always takes its time, says Linux, even over loopback: a non-blocking connect(2) gives EINPROGRESS, and
+/// poll(2), SO_ERROR or the next connect(2) what has become of it. Programs count on it.
+fn connect_in_background(socket: &dyn Socket, caller: &Caller, destination: &Destination) -> Result<()> {
+    let common = socket.common();
+    let old_error = common.has_error();
+    let begun = match socket.connect(caller, destination) {
+        Err(Errno::EISCONN) if common.connect_unreported.swap(false, Ordering::AcqRel) => return Ok(()),
+        Err(Errno::ECONNREFUSED) if !old_error => {
+            common.set_error(Errno::ECONNREFUSED);
+            Err(Errno::EINPROGRESS)
+        }
+        Ok(()) => Err(Errno::EINPROGRESS),
+        result => result,
+    };
+    if begun == Err(Errno::EINPROGRESS) {
+        common.connect_unreported.store(true, Ordering::Release);
+    }
+    begun
 }
 
 /// accept(2).
