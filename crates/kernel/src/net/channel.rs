@@ -197,7 +197,7 @@ impl Channel {
         }
         if self.framing == Framing::Packets || !rights.is_empty() || sender != state.last_sender {
             state.last_sender = sender;
-            let rights = std::mem::replace(rights, InFlight::none());
+            let rights = std::mem::take(rights);
             state.marks.push_back(Mark { position, length: count, rights, sender });
         }
         drop(state);
@@ -415,7 +415,7 @@ impl State {
             sender = mark.sender;
             passed = index + 1;
             if !mark.rights.is_empty() {
-                rights = if mode.peek { mark.rights.duplicate() } else { std::mem::replace(&mut mark.rights, InFlight::none()) };
+                rights = if mode.peek { mark.rights.duplicate() } else { std::mem::take(&mut mark.rights) };
                 limit = limit.min(mark.length);
                 boundary = true;
                 break;

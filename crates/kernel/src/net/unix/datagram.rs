@@ -130,7 +130,7 @@ impl UnixDatagram {
         if !self.common.network.budget.reserve(data.len() + OVERHEAD) {
             return Err(Errno::ENOBUFS);
         }
-        let rights = std::mem::replace(rights, InFlight::none());
+        let rights = std::mem::take(rights);
         let message = Message { data: data.to_vec(), source, rights, sender };
         state.queued += message.cost();
         state.queue.push_back(message);
@@ -300,7 +300,7 @@ impl Socket for UnixDatagram {
         drop(state);
         self.common.network.budget.release(message.cost());
         blocked.wake();
-        let rights = std::mem::replace(&mut message.rights, InFlight::none());
+        let rights = std::mem::take(&mut message.rights);
         Ok(fill(buffer, &message, rights))
     }
 
