@@ -125,5 +125,6 @@ fn memory_files_cap(limits: &Limits) -> u64 {
         (info.totalram as u64).saturating_mul(info.mem_unit.into()) / 2
     };
     let cap = limits.memory_files.or(limits.memory).unwrap_or_else(half_of_host);
-    limits.memory.map_or(cap, |memory| cap.min(memory))
+    // Half of it at the most: files alone never make a sandbox run out of memory, they give ENOSPC before.
+    limits.memory.map_or(cap, |memory| cap.min(memory / 2))
 }

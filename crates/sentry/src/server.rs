@@ -44,10 +44,9 @@ const OUTPUT_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Serves until the other end closes or says `shutdown`.
 pub fn serve(mut connection: Connection) -> Result<ExitCode, Box<dyn std::error::Error>> {
-    let sender = connection.sender();
     let Some((request, _)) = connection.receive()? else { return Ok(ExitCode::SUCCESS) };
     let Call::Boot(wanted) = request.call else {
-        sender.reply(request.id, Err(failure(FailureKind::Invalid, "the first request must be boot")));
+        connection.sender().reply(request.id, Err(failure(FailureKind::Invalid, "the first request must be boot")));
         return Ok(ExitCode::SUCCESS);
     };
     let without = |wish: &str| wanted.without.iter().any(|name| name == wish);

@@ -172,6 +172,8 @@ pub mod number {
     pub const RECVFROM: u64 = 45;
     pub const EXIT: u64 = 60;
     pub const GETPPID: u64 = 110;
+    pub const CHDIR: u64 = 80;
+    pub const CHROOT: u64 = 161;
     pub const CAPSET: u64 = 126;
     pub const SIGALTSTACK: u64 = 131;
     pub const PRCTL: u64 = 157;

@@ -46,6 +46,7 @@ extern "C" fn zygote_main(stack: *const u64) -> ! {
     // SAFETY: the stack is as execve(2) lays it: count, arguments, null, environment, null, auxiliary vector.
     let vdso = unsafe { auxiliary(stack, AT_SYSINFO_EHDR) };
     call!(number::PRCTL, PR_SET_NAME, c"skerry-guest".as_ptr());
+    leave_the_tree();
     drop_capabilities();
     if call!(number::PRCTL, PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0 {
         fail(STAGE_NO_NEW_PRIVS, 0);
@@ -77,6 +78,14 @@ extern "C" fn zygote_main(stack: *const u64) -> ! {
             }
             _ => {}
         }
+    }
+}
+
+/// Where the host allows it, application processes have an empty root: a directory of /proc that dies with the zygote and
+/// holds no file that could be of use before.
+fn leave_the_tree() {
+    if call!(number::CHROOT, c"/proc/self/fdinfo".as_ptr()) == 0 {
+        call!(number::CHDIR, c"/".as_ptr());
     }
 }
 

@@ -84,6 +84,13 @@ pub fn enter(wishes: Wishes, close_in_guardian: impl FnOnce()) -> Result<Role, s
                 if let Some(close) = close_in_guardian.take() {
                     close();
                 }
+                // From here on it needs no right but to wait, and to kill what has its own user id.
+                let _ = rustix::thread::set_no_new_privs(true);
+                let none = CapabilitySet::empty();
+                let _ = rustix::thread::set_capabilities(
+                    None,
+                    rustix::thread::CapabilitySets { effective: none, permitted: none, inheritable: none },
+                );
                 let status = wait(child);
                 end_orphans();
                 return Ok(Role::Guardian(exit_code(status)));
