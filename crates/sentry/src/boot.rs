@@ -72,6 +72,9 @@ pub fn boot(
     };
     let kernel = Kernel::new(boot.hostname.as_bytes(), boot.limits.clone(), boot.network, boot.trace, events);
     kernel.memory_files.limit.store(memory_files_cap(&boot.limits), Ordering::Relaxed);
+    if let Some(memory) = boot.limits.memory {
+        kernel.net.set_memory_limit((memory / 4) as _);
+    }
     let services = Services::new(kernel.memory_files.clone()).map_err(|errno| internal(&errno))?;
     let _ = kernel.file_services.set(services.clone());
     let pseudo = |kind: &MountKind, services: &Arc<Services>| -> Option<Arc<dyn fs::inode::FileSystem>> {

@@ -250,7 +250,7 @@ impl Socket for TcpSocket {
             Address::Inet(peer) if peer.is_ipv6() == (self.common.domain() == linux::AF_INET6) => peer,
             _ => return Err(Errno::EAFNOSUPPORT),
         };
-        {
+        let peer = {
             let mut state = self.state.lock();
             let bound = match &mut *state {
                 State::Init(bound) => bound,
@@ -282,7 +282,8 @@ impl Socket for TcpSocket {
                 }
             };
             *state = State::Connecting { bound, peer };
-        }
+            peer
+        };
         let result = listener::knock(self, peer);
         if result.is_err() && result != Err(Errno::EINPROGRESS) {
             self.connect_failed();
