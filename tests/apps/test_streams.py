@@ -68,11 +68,11 @@ def test_appending_shares_the_callers_file(caller: harness.Caller, tmp_path: Pat
 def test_signals_are_passed_on(caller: harness.Caller, number: signal.Signals) -> None:
     name = number.name.removeprefix("SIG")
     script = f"trap 'echo got; exit 9' {name}; echo ready; while :; do sleep 0.05; done"
-    process = start(caller, "sh", "-c", script, stdout=subprocess.PIPE, text=True)
-    assert process.stdout.readline() == "ready\n"
-    deliver(process.pid, number)
-    assert process.stdout.read() == "got\n"
-    assert process.wait(30) == 9
+    with start(caller, "sh", "-c", script, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "ready\n"
+        deliver(process.pid, number)
+        assert process.stdout.read() == "got\n"
+        assert process.wait(30) == 9
 
 
 def deliver(pid: int, number: int) -> None:
@@ -82,10 +82,10 @@ def deliver(pid: int, number: int) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_death_by_a_signal_is_128_plus_n(caller: harness.Caller, number: signal.Signals) -> None:
-    process = start(caller, "sh", "-c", "echo ready; exec sleep 60", stdout=subprocess.PIPE, text=True)
-    assert process.stdout.readline() == "ready\n"
-    deliver(process.pid, number)
-    assert process.wait(30) in (128 + number, -number)
+    with start(caller, "sh", "-c", "echo ready; exec sleep 60", stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "ready\n"
+        deliver(process.pid, number)
+        assert process.wait(30) in (128 + number, -number)
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT, signal.SIGPIPE, 34, 64])
