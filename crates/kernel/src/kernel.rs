@@ -120,7 +120,7 @@ impl Kernel {
 
     /// Starts the host's side: from here on programs can run.
     pub fn start(self: &Arc<Self>, zygote: Zygote) -> Result<(), HostError> {
-        let engine = Engine::start(self, zygote)?;
+        let engine = Engine::start(zygote)?;
         let _ = self.engine.set(engine);
         Ok(())
     }

@@ -106,6 +106,12 @@ impl Zygote {
                 source: std::io::Error::from_raw_os_error(words.get(2).copied().unwrap_or(0) as i32),
             });
         }
+        if words.is_empty() {
+            return Err(HostError::new(
+                "the zygote ended before it said anything (as it does in a nested sandbox)",
+                std::io::Error::other("end of file"),
+            ));
+        }
         let [message::HELLO, vdso, gadget_start, gadget_end, ..] = words[..] else {
             return Err(HostError::new("the zygote's greeting", std::io::Error::other("unexpected message")));
         };

@@ -280,6 +280,9 @@ fn spawn_failure(name: &str, directory: &[u8], error: SpawnError) -> Failure {
             format!("the working directory {} cannot be entered: {errno}", String::from_utf8_lossy(directory)),
             Some(errno),
         ),
+        SpawnError::Host(why) => {
+            with(FailureKind::Unsupported, format!("application processes cannot be made on this host: {why}"), None)
+        }
         SpawnError::Other(errno) => with(FailureKind::Internal, format!("{name} could not be started: {errno}"), Some(errno)),
     }
 }

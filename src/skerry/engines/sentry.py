@@ -72,6 +72,15 @@ def _is_program(path: str) -> bool:
     return os.path.isfile(path) and os.access(path, os.X_OK)
 
 
+def _signal_name(number: int) -> str:
+    import signal  # late: only for this message
+
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
 class SentryEngine:
     """Starts sentries."""
 
@@ -186,14 +195,12 @@ class SentryGuest:
         if status is None:
             how = "closed its control socket and did not end"
         elif status < 0:
-            how = f"was killed by signal {-status}"
-        elif status > 128:  # as the guardian tells of the guest kernel's end
-            how = f"was killed by signal {status - 128}"
+            how = f"was killed by {_signal_name(-status)}"
         else:
             how = f"ended with status {status}"
         said = f"; it said:\n{text}" if text else ""
         return errors.SentryDied(
-            f"the guest kernel {how}, and every process of the sandbox ended with it; start a new sandbox{said}",
+            f"the guest kernel ({PROGRAM}) {how}, and every process of the sandbox ended with it; start a new sandbox{said}",
             status=status,
             stderr=text,
         )

@@ -29,7 +29,6 @@ pub use spawn::{spawn, Spawn, SpawnError};
 
 use crate::context::Continuation;
 use crate::task::Task;
-use crate::Kernel;
 use parking_lot::{Mutex, RwLock};
 use skerry_platform::channel::Channel;
 use skerry_platform::engine::{HostProcess, HostThread};
@@ -39,11 +38,10 @@ use skerry_platform::zygote::Zygote;
 use skerry_platform::HostError;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 
 /// The host's side of a sandbox.
 pub struct Engine {
-    kernel: Weak<Kernel>,
     zygote: Zygote,
     threads: RwLock<HashMap<i32, Arc<GuestThread>>>,
     enrolments: Mutex<HashMap<[u64; 2], Arc<enrol::Enrolment>>>,
@@ -115,10 +113,9 @@ impl Door {
 
 impl Engine {
     /// Starts the pool, the reaper and the first receivers. `zygote` was started before the sentry confined itself.
-    pub fn start(kernel: &Arc<Kernel>, zygote: Zygote) -> Result<Arc<Engine>, HostError> {
+    pub fn start(zygote: Zygote) -> Result<Arc<Engine>, HostError> {
         skerry_platform::engine::install_interrupter();
         let engine = Arc::new(Engine {
-            kernel: Arc::downgrade(kernel),
             zygote,
             threads: RwLock::default(),
             enrolments: Mutex::default(),
@@ -129,10 +126,6 @@ impl Engine {
         reaper::Reaper::run(&engine)?;
         pool::Pool::run(&engine)?;
         Ok(engine)
-    }
-
-    fn kernel(&self) -> Option<Arc<Kernel>> {
-        self.kernel.upgrade()
     }
 
     fn thread(&self, tid: i32) -> Option<Arc<GuestThread>> {

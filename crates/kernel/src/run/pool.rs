@@ -15,6 +15,8 @@ use std::time::{Duration, Instant};
 const TARGET: usize = 3;
 /// How long an exec waits for a process before it gives up.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// The same for the first one of all: where the host does not pass rings on, none ever comes.
+const FIRST_PATIENCE: Duration = Duration::from_secs(10);
 
 #[derive(Default)]
 pub(super) struct Pool {
@@ -29,6 +31,8 @@ struct State {
     /// Why the last order failed.
     failure: Option<String>,
     closed: bool,
+    /// There has been one.
+    works: bool,
 }
 
 impl Pool {
@@ -75,6 +79,7 @@ impl Pool {
         let mut state = self.state.lock();
         state.ordered = state.ordered.saturating_sub(1);
         state.idle.push(thread);
+        state.works = true;
         self.ready.notify_one();
     }
 
@@ -93,7 +98,7 @@ impl Pool {
     /// One that is idle, waiting for it if need be; `before_waiting` runs first then. EAGAIN where the host gives none.
     pub fn take(&self, engine: &Arc<Engine>, before_waiting: impl FnOnce()) -> Result<Arc<GuestThread>> {
         let mut before_waiting = Some(before_waiting);
-        let deadline = Instant::now() + PATIENCE;
+        let started = Instant::now();
         loop {
             {
                 let mut state = self.state.lock();
@@ -112,7 +117,11 @@ impl Pool {
             }
             let mut state = self.state.lock();
             if state.idle.is_empty() && !state.closed {
-                let patience = self.ready.wait_until(&mut state, deadline);
+                let patience = if state.works { PATIENCE } else { FIRST_PATIENCE };
+                let patience = self.ready.wait_until(&mut state, started + patience);
+                if patience.timed_out() && !state.works && state.failure.is_none() {
+                    state.failure = Some("no process has rung within 10 s: seccomp user notifications do not arrive here".into());
+                }
                 if state.idle.is_empty() && (patience.timed_out() || state.failure.is_some()) {
                     return Err(Errno::EAGAIN);
                 }

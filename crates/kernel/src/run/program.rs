@@ -132,10 +132,6 @@ impl Image {
         })
     }
 
-    pub fn size(&self) -> u64 {
-        self.high - self.low
-    }
-
     /// Where it ends, loaded with `bias`.
     pub fn end(&self, bias: u64) -> u64 {
         self.high.wrapping_add(bias)

@@ -25,6 +25,8 @@ pub struct Spawn {
 /// Why a program could not be started.
 #[derive(Debug)]
 pub enum SpawnError {
+    /// The host gives no process to run it in; why.
+    Host(String),
     /// No file of that name (in PATH, or as given).
     NotFound,
     /// It is there, but cannot be executed: why.
@@ -101,6 +103,10 @@ fn start(task: &Arc<Task>, program: &[u8], arguments: Vec<Vec<u8>>, environment:
         // The file itself was found: what is missing is what it names.
         Errno::ENOENT => SpawnError::NoInterpreter,
         Errno::EACCES | Errno::ENOEXEC | Errno::ELIBBAD | Errno::EISDIR | Errno::EPERM | Errno::ELOOP => SpawnError::NotExecutable(errno),
+        Errno::EAGAIN => match context.kernel().engine().and_then(|engine| engine.pool.failure()) {
+            Some(why) => SpawnError::Host(why),
+            None => SpawnError::Other(errno),
+        },
         other => SpawnError::Other(other),
     })
 }

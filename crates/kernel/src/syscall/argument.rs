@@ -107,8 +107,3 @@ impl<T: Argument> Argument for Option<T> {
         }
     }
 }
-
-/// ENOSYS, for rows that name a call which is not served.
-pub fn unsupported(_context: &mut Context) -> Result<()> {
-    Err(Errno::ENOSYS)
-}

@@ -7,7 +7,7 @@
 use super::Layers;
 use rustix::mount::{mount, mount_change, MountFlags, MountPropagationFlags};
 use rustix::process::{
-    set_child_subreaper, set_parent_process_death_signal, waitpid, Pid, Signal, WaitOptions,
+    set_child_subreaper, set_parent_process_death_signal, waitpid, Pid, Signal, WaitOptions, WaitStatus,
 };
 use rustix::thread::{CapabilitySet, UnshareFlags};
 use skerry_control::Layer;
@@ -73,7 +73,7 @@ pub fn enter(wishes: Wishes, close_in_guardian: impl FnOnce()) -> Result<Role, s
                 let usable = matches!(rustix::io::retry_on_intr(|| rustix::io::read(&settled, &mut [0u8; 1])), Ok(1));
                 if !usable {
                     let status = wait(child);
-                    let why = match status {
+                    let why = match status.and_then(WaitStatus::exit_status) {
                         Some(NO_PROC) => "no /proc can be mounted in it",
                         Some(NO_USER_MAP) => "its user map was refused",
                         _ => return Ok(Role::Guardian(exit_code(status))),
@@ -204,20 +204,31 @@ fn own_host_pid() -> i32 {
     std::fs::read_link("/proc/self").ok().and_then(|link| link.to_str()?.parse().ok()).unwrap_or_else(|| std::process::id() as i32)
 }
 
-/// The exit status of `child`; `None` where a signal ended it.
-fn wait(child: Pid) -> Option<i32> {
+/// How `child` ended.
+fn wait(child: Pid) -> Option<WaitStatus> {
     loop {
         match waitpid(Some(child), WaitOptions::empty()) {
-            // A signal as a shell tells it.
-            Ok(Some((_, status))) => return status.exit_status().or_else(|| status.terminating_signal().map(|signal| 128 + signal)),
+            Ok(Some((_, status))) => return Some(status),
             Ok(None) | Err(rustix::io::Errno::INTR) => {}
             Err(_) => return None,
         }
     }
 }
 
-fn exit_code(status: Option<i32>) -> ExitCode {
-    ExitCode::from(status.and_then(|status| u8::try_from(status).ok()).unwrap_or(super::super::FAILURE))
+/// The guardian ends as the sentry did: with its exit status, or by the same signal, so that the caller hears of it.
+fn exit_code(status: Option<WaitStatus>) -> ExitCode {
+    if let Some(number) = status.and_then(WaitStatus::terminating_signal) {
+        if let Some(signal) = Signal::from_named_raw(number) {
+            // One core file is enough, if any.
+            let none = rustix::process::Rlimit { current: Some(0), maximum: Some(0) };
+            let _ = rustix::process::setrlimit(rustix::process::Resource::Core, none);
+            let _ = rustix::process::kill_process(rustix::process::getpid(), signal);
+        }
+        // It is caught or ignored here.
+        eprintln!("skerry-sentry: the guest kernel was killed by signal {number}");
+    }
+    let code = status.and_then(WaitStatus::exit_status).and_then(|code| u8::try_from(code).ok());
+    ExitCode::from(code.unwrap_or(super::super::FAILURE))
 }
 
 /// Kills what the sentry has left to us, until there is nothing more.

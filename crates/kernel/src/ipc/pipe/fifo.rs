@@ -69,8 +69,8 @@ fn open_end(
     if has_name && side == Side::Write && nonblocking && pipe.state.lock().readers == 0 {
         return Err(Errno::ENXIO);
     }
-    let mut end = PipeEnd::new(pipe.clone(), side, fifo);
-    // Counted, not looked at: a partner that came and went again has been a partner.
+    // Counted, not looked at: a partner that came and went again has been a partner. Counted before we show up, which is
+    // what lets a waiting partner go on: it may be gone before we look.
     let (partners, opens) = {
         let state = pipe.state.lock();
         match side {
@@ -79,6 +79,7 @@ fn open_end(
             Side::Both => (1, 0),
         }
     };
+    let mut end = PipeEnd::new(pipe.clone(), side, fifo);
     if partners > 0 || !has_name {
         return Ok(Arc::new(end));
     }
