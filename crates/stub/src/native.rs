@@ -58,7 +58,14 @@ pub fn try_native(thread: &mut ThreadBlock, context: &mut Context, call_number: 
                 // A hint into the reserved range is only a hint.
                 let hint = if touches_stub(a, b) { 0 } else { a };
                 // Unknown protection bits are passed over, as by Linux.
-                call!(number::MMAP, hint, b, c & PROTECTION, flags, -1i64, context.r9)
+                let mapped: i64 = call!(number::MMAP, hint, b, c & PROTECTION, flags, -1i64, context.r9);
+                if mapped > 0 && touches_stub(mapped as u64, b) {
+                    // The rest of the address space is full: the reserved range is not for the guest.
+                    call!(number::MUNMAP, mapped, b);
+                    ENOMEM
+                } else {
+                    mapped
+                }
             }
         }
         number::MUNMAP | number::MSYNC => {
@@ -102,8 +109,12 @@ pub fn try_native(thread: &mut ThreadBlock, context: &mut Context, call_number: 
         number::GETRANDOM => call!(number::GETRANDOM, a, b, c),
         number::RSEQ => call!(number::RSEQ, a, b, c, d),
         number::MEMBARRIER => match a {
-            // QUERY, and the private commands with their registrations.
-            0 | 8 | 16 | 32 | 64 => call!(number::MEMBARRIER, a, b, c),
+            // QUERY, and the private commands with their registrations, which are all that it says there are.
+            0 => match call!(number::MEMBARRIER, 0, b, c) {
+                commands if commands > 0 => commands & (8 | 16 | 32 | 64),
+                error => error,
+            },
+            8 | 16 | 32 | 64 => call!(number::MEMBARRIER, a, b, c),
             _ => EINVAL,
         },
         number::ARCH_PRCTL => match a {

@@ -9,6 +9,10 @@ int main(void)
     CHECK_ERR(open("f", O_WRONLY | O_NONBLOCK), ENXIO);
     int reader = open("f", O_RDONLY | O_NONBLOCK);
     CHECK(reader >= 0);
+    struct stat by_name, by_descriptor; /* one and the same, as rmtree and fwalk make sure */
+    CHECK_EQ(stat("f", &by_name) | fstat(reader, &by_descriptor), 0);
+    CHECK_EQ(by_descriptor.st_ino, by_name.st_ino);
+    CHECK_EQ(by_descriptor.st_dev, by_name.st_dev);
     CHECK_EQ(read(reader, buffer, 1), 0); /* no writer: end of file, not EAGAIN */
     struct pollfd waiting = { reader, POLLIN, 0 };
     CHECK_EQ(poll(&waiting, 1, 0), 0);

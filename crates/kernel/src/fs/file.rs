@@ -220,6 +220,18 @@ impl Drop for OpenFile {
 }
 
 impl OpenFile {
+    /// What fstat(2) shows. A FIFO or device that was opened by name is its node, however the file system made the
+    /// object behind it (the overlay opens its upper's node).
+    pub fn metadata(&self) -> Result<Metadata> {
+        use crate::fs::inode::FileType;
+        match &self.path {
+            Some(path) if matches!(path.inode().kind(), FileType::Fifo | FileType::CharacterDevice | FileType::BlockDevice) => {
+                path.inode().metadata()
+            }
+            _ => self.operations.metadata(),
+        }
+    }
+
     pub fn new(operations: Arc<dyn FileOperations>, flags: StatusFlags, path: Option<Path>) -> Arc<OpenFile> {
         Arc::new(OpenFile {
             operations,

@@ -19,6 +19,8 @@ fn pass_result_on() -> Continuation {
 /// mmap(2) of a file (and of anonymous memory with flags that the stub does not know).
 pub fn mmap(context: &mut Context, address: u64, length: u64, protection: u32, flags: u32, fd: i32, offset: u64) -> Result<u64> {
     const SYNC: u32 = 0x8_0000;
+    /// MAP_TYPE, and all flags from MAP_FIXED to MAP_FIXED_NOREPLACE that have a meaning, with the sizes of huge pages.
+    const KNOWN: u32 = 0xfc1f_f97f;
     // Unknown bits are passed over, as by Linux.
     let protection = protection & (linux::PROT_READ | linux::PROT_WRITE | linux::PROT_EXEC);
     let kind = flags & linux::MAP_TYPE;
@@ -41,7 +43,7 @@ pub fn mmap(context: &mut Context, address: u64, length: u64, protection: u32, f
         // No huge pages are reserved in a sandbox.
         return Err(Errno::ENOMEM);
     }
-    if kind == linux::MAP_SHARED_VALIDATE && flags & SYNC != 0 {
+    if kind == linux::MAP_SHARED_VALIDATE && (flags & SYNC != 0 || flags & !KNOWN != 0) {
         return Err(Errno::EOPNOTSUPP);
     }
     let mut host_flags = flags

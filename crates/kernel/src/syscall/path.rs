@@ -102,7 +102,7 @@ pub fn openat2(context: &mut Context, dirfd: i32, path: UserAddress, how: UserAd
 fn metadata_at(context: &Context, dirfd: i32, path: &[u8], flags: u32) -> Result<Metadata> {
     match walk::resolve_at(context.task, dirfd, path, follow_unless(flags), allow_empty(flags))? {
         Target::Path(path) => path.inode().metadata(),
-        Target::File(file) => file.operations.metadata(),
+        Target::File(file) => file.metadata(),
     }
 }
 
@@ -124,7 +124,7 @@ pub fn lstat(context: &mut Context, path: UserAddress, buffer: UserAddress) -> R
 }
 
 pub fn fstat(context: &mut Context, fd: i32, buffer: UserAddress) -> Result<()> {
-    let metadata = context.task.files().get(fd)?.operations.metadata()?;
+    let metadata = context.task.files().get(fd)?.metadata()?;
     context.write(buffer.0, &metadata.stat())
 }
 
@@ -139,7 +139,7 @@ pub fn statx(context: &mut Context, dirfd: i32, path: UserAddress, flags: u32, m
         Target::File(file) => {
             let place = file.path.as_ref();
             let is_root = place.is_some_and(|path| Arc::ptr_eq(&path.dentry, &path.mount.root));
-            (file.operations.metadata()?, place.map_or(0, |path| path.mount.id), is_root)
+            (file.metadata()?, place.map_or(0, |path| path.mount.id), is_root)
         }
     };
     context.write(buffer.0, &statx_of(&metadata, mount_id, is_root))
@@ -195,7 +195,7 @@ pub fn faccessat2(context: &mut Context, dirfd: i32, path: UserAddress, mode: u3
     let (metadata, place) = if path.is_empty() && flags & linux::AT_EMPTY_PATH != 0 {
         match walk::resolve_at(context.task, dirfd, &path, Follow::Yes, AllowEmpty::Yes)? {
             Target::Path(path) => (path.inode().metadata()?, Some(path)),
-            Target::File(file) => (file.operations.metadata()?, file.path.clone()),
+            Target::File(file) => (file.metadata()?, file.path.clone()),
         }
     } else {
         let place = walk::resolve_as(context.task, &checked, dirfd, &path, follow_unless(flags))?;
