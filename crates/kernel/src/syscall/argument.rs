@@ -1,6 +1,6 @@
 //! Registers to typed arguments, and results to registers.
 
-use crate::{Context, Errno, Result};
+use crate::{Context, Result};
 
 /// Something that a handler can take: made from one register, EINVAL (or what Linux gives) where it is not valid.
 pub trait Argument: Sized {
