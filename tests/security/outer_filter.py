@@ -1,7 +1,8 @@
-"""Runs a command under a seccomp filter like a container's default one: `outer_filter.py [--listener] -- COMMAND...`.
+"""Runs a command under a seccomp filter like a container's default one: `outer_filter.py [--listener] [--old] -- COMMAND...`.
 
 Without capabilities such a profile lets through what ordinary programs need, and answers EPERM to the rest; clone3, whose
-flags a filter cannot see, gets ENOSYS, so that the C library takes clone. With `--listener` the filter also has a
+flags a filter cannot see, gets ENOSYS, so that the C library takes clone. With `--old` it has not heard of Linux 5.9 and
+later either, as profiles of that age. With `--listener` the filter also has a
 listener, as a nested sandbox would find one.
 """
 
@@ -33,6 +34,7 @@ CLONE3 = 435
 #: The first number that an older profile has not heard of (after faccessat2 and epoll_pwait2); but for the ones that it has.
 NEWER = 442
 NEWER_ALLOWED = {444, 445, 446}  # landlock_*
+NOT_KNOWN_TO_OLD = {"close_range": 436, "openat2": 437, "faccessat2": 439, "epoll_pwait2": 441}
 X32 = 0x4000_0000
 NAMESPACES = 0x7E02_0000  # CLONE_NEW*, but NEWTIME
 
@@ -47,16 +49,17 @@ def refuse(error: int) -> int:
     return 0x0005_0000 | error
 
 
-def program(listener: bool) -> list[tuple[int, int, int, int]]:
+def program(listener: bool, old: bool) -> list[tuple[int, int, int, int]]:
     """(code, jump if true, jump if false, operand); every block goes on behind itself where it does not match."""
     code = [(LOAD, 0, 0, 4), (JUMP_EQUAL, 1, 0, X86_64), (RETURN, 0, 0, refuse(errno.EPERM)), (LOAD, 0, 0, 0)]
     code += [(JUMP_GREATER_OR_EQUAL, 0, 1, X32), (RETURN, 0, 0, refuse(errno.EPERM))]
     if listener:
         code += [(JUMP_EQUAL, 0, 1, NEVER_MADE), (RETURN, 0, 0, USER_NOTIFICATION)]
     code += [(JUMP_EQUAL, 0, 1, CLONE3), (RETURN, 0, 0, refuse(errno.ENOSYS))]
-    for number in sorted(REFUSED.values()):
+    refused = REFUSED | (NOT_KNOWN_TO_OLD if old else {})
+    for number in sorted(refused.values()):
         code += [(JUMP_EQUAL, 0, 1, number), (RETURN, 0, 0, refuse(errno.EPERM))]
-    for number in sorted(NEWER_ALLOWED):
+    for number in () if old else sorted(NEWER_ALLOWED):
         code += [(JUMP_EQUAL, 0, 1, number), (RETURN, 0, 0, ALLOW)]
     code += [(JUMP_GREATER_OR_EQUAL, 0, 1, NEWER), (RETURN, 0, 0, refuse(errno.EPERM))]
     # clone without new namespaces; the lower half of its flags is the first word of the first argument.
@@ -64,9 +67,9 @@ def program(listener: bool) -> list[tuple[int, int, int, int]]:
     return [*code, (RETURN, 0, 0, ALLOW)]
 
 
-def install(listener: bool) -> None:
+def install(listener: bool, old: bool) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
-    code = b"".join(struct.pack("HBBI", *instruction) for instruction in program(listener))
+    code = b"".join(struct.pack("HBBI", *instruction) for instruction in program(listener, old))
     buffer = ctypes.create_string_buffer(code, len(code))
     header = ctypes.create_string_buffer(struct.pack("HxxxxxxP", len(code) // 8, ctypes.addressof(buffer)))
     if libc.prctl(38, 1, 0, 0, 0) != 0:
@@ -80,9 +83,9 @@ def install(listener: bool) -> None:
 
 def main() -> None:
     words = sys.argv[1:]
-    listener = words[0] == "--listener"
-    command = words[words.index("--") + 1 :]
-    install(listener)
+    end = words.index("--")
+    options, command = words[:end], words[end + 1 :]
+    install("--listener" in options, "--old" in options)
     os.execvp(command[0], command)
 
 

@@ -40,11 +40,11 @@ def under(caller: harness.Caller, *options: str) -> harness.Caller:
     return harness.Caller(caller.name, prefix, caller.skerry, caller.owner)
 
 
-@pytest.fixture
-def contained(caller: harness.Caller) -> harness.Caller:
+@pytest.fixture(params=[(), ("--old",)], ids=["default", "old"])
+def contained(request: pytest.FixtureRequest, caller: harness.Caller) -> harness.Caller:
     if reason := harness.missing("setpriv", "python3"):
         pytest.skip(reason)
-    return under(caller)
+    return under(caller, *request.param)
 
 
 def test_the_outer_filter_refuses(contained: harness.Caller) -> None:

@@ -78,7 +78,7 @@ impl Zygote {
         let mut command = Command::new(format!("/proc/self/fd/{}", image.as_raw_fd()));
         command.arg0("skerry-guest").env_clear().current_dir("/");
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        // SAFETY: between fork and exec only async-signal-safe calls: dup2, fcntl, close_range, setrlimit.
+        // SAFETY: between fork and exec only async-signal-safe calls: dup2, fcntl, close_range, setrlimit, setsid.
         unsafe {
             command.pre_exec(move || {
                 if raw == ZYGOTE_SOCKET {
@@ -87,7 +87,13 @@ impl Zygote {
                     return Err(std::io::Error::last_os_error());
                 }
                 // Everything else goes with exec (the image's own descriptor is still needed until then).
-                libc::syscall(libc::SYS_close_range, ZYGOTE_SOCKET + 1, u32::MAX, libc::CLOSE_RANGE_CLOEXEC);
+                let first = ZYGOTE_SOCKET + 1;
+                if libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) < 0 {
+                    // Kernels before 5.11, and profiles that refuse it; numbers that are not open do no harm.
+                    for descriptor in first..1024 {
+                        libc::fcntl(descriptor, libc::F_SETFD, libc::FD_CLOEXEC);
+                    }
+                }
                 let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
                 libc::setrlimit(libc::RLIMIT_CORE, &none);
                 libc::setsid();
