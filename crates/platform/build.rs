@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 fn main() {
-    let stub = Path::new(env!("CARGO_MANIFEST_DIR")).join("../stub/src");
+    // Asked for when it runs: one baked in would name another checkout where a target folder was copied.
+    let manifest = PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR"));
+    let stub = manifest.join("../stub/src");
     println!("cargo:rerun-if-changed={}", stub.display());
     println!("cargo:rerun-if-changed=build.rs");
     let output = PathBuf::from(std::env::var_os("OUT_DIR").expect("cargo sets OUT_DIR")).join("skerry-stub");

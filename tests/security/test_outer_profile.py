@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -90,6 +92,27 @@ def test_memory_that_may_not_be_touched_gives_efault(contained: harness.Caller) 
     with contained.workspace() as work:
         done = contained.sandbox(["/usr/bin/python3", "-c", code], cwd=work)
     assert done.stdout == "-1 14\n-1 14\n", done
+
+
+def test_application_processes_hold_no_descriptor(contained: harness.Caller) -> None:
+    """Also where close_range is refused: what is in the table a hostile program can use."""
+    with contained.workspace() as work:
+        words = [*contained.command, "do", "--", "sh", "-c", "echo; sleep 100"]
+        process = subprocess.Popen(
+            words, cwd=work, env=contained.environment(work), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True
+        )
+        try:
+            process.stdout.readline()
+            # Behind the outer filters each has two of its own, the sentry one, the zygote none.
+            filters = {pid: int(harness.status_of(pid).get("Seccomp_filters", 0)) for pid in harness.descendants(process.pid)}
+            applications = [pid for pid, count in filters.items() if count == max(filters.values())]
+            assert len(applications) >= 2, filters
+            for pid in applications:
+                assert os.listdir(f"/proc/{pid}/fd") == [], pid
+        finally:
+            process.terminate()
+            process.wait()
+            process.stdout.close()
 
 
 def test_a_listener_outside_is_told_of(caller: harness.Caller) -> None:
