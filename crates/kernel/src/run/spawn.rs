@@ -78,7 +78,7 @@ pub fn spawn(kernel: &Arc<Kernel>, request: Spawn) -> Result<Arc<Process>, Spawn
             let files = task.files();
             task::discard_clone(&task);
             for file in files.take_all() {
-                file.operations.flush(&file);
+                crate::fs::close::closed(task.process(), file);
             }
             Err(error)
         }
