@@ -8,6 +8,7 @@ use super::{Door, Engine};
 use crate::context::Lead;
 use parking_lot::{Condvar, Mutex};
 use skerry_platform::engine::{current_thread, interrupt};
+use skerry_platform::listener::Notification;
 use std::cell::Cell;
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
@@ -117,7 +118,7 @@ fn receive(engine: &Arc<Engine>, door: &Arc<Door>) {
         let received = door.listener.receive();
         door.receiving.store(false, Ordering::Release);
         match received {
-            Ok(Some(notification)) => engine.serve(&holder, notification),
+            Ok(Some(notification)) => serve_or_end(engine, &holder, notification),
             Ok(None) => {}
             Err(_) => break,
         }
@@ -126,5 +127,15 @@ fn receive(engine: &Arc<Engine>, door: &Arc<Door>) {
     let mut receiver = door.receiver.lock();
     if holder.held.get() || receiver.as_ref().is_some_and(|thread| thread.tid == own.tid) {
         *receiver = None;
+    }
+}
+
+/// A bug of ours that panics ends the application process that met it, not the sandbox: the door keeps its receiver.
+fn serve_or_end(engine: &Arc<Engine>, holder: &Holder, notification: Notification) {
+    let served = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| engine.serve(holder, notification)));
+    if served.is_err() {
+        if let Some(thread) = engine.thread(notification.tid) {
+            thread.process.kill();
+        }
     }
 }
