@@ -20,6 +20,9 @@ pub struct Connection {
     sender: Sender,
 }
 
+/// A request, with the descriptors that came with it.
+pub type Received = (Request, Vec<OwnedFd>);
+
 /// Sends replies and events. Cheap to clone.
 #[derive(Clone)]
 pub struct Sender {
@@ -48,7 +51,7 @@ impl Connection {
     }
 
     /// The next request, with the descriptors that came with it. `None`: the other end is closed.
-    pub fn receive(&mut self) -> Result<Option<(Request, Vec<OwnedFd>)>, Box<dyn std::error::Error>> {
+    pub fn receive(&mut self) -> Result<Option<Received>, Box<dyn std::error::Error>> {
         loop {
             if let Some(request) = frame::take::<Request>(&mut self.received)? {
                 let own = request.descriptors.min(self.descriptors.len());

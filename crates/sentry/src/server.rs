@@ -24,6 +24,9 @@ use std::time::{Duration, Instant};
 /// How long processes have to die at shutdown before the sentry goes anyway (the host then kills what is left).
 const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(3);
 
+/// A program's standard streams, and the terminal behind them if they are one of ours.
+type Streams = ([Arc<OpenFile>; 3], Option<Arc<Console>>);
+
 struct Server {
     sandbox: Sandbox,
     ended: std::sync::mpsc::Sender<Arc<Process>>,
@@ -150,7 +153,7 @@ impl Server {
         Ok(json!(Spawned { process: pid }))
     }
 
-    fn stdio(&self, wanted: &Stdio, descriptors: Vec<OwnedFd>) -> Result<([Arc<OpenFile>; 3], Option<Arc<Console>>), Failure> {
+    fn stdio(&self, wanted: &Stdio, descriptors: Vec<OwnedFd>) -> Result<Streams, Failure> {
         let mut descriptors: Vec<Option<OwnedFd>> = descriptors.into_iter().map(Some).collect();
         let mut take = |index: usize| {
             descriptors

@@ -100,12 +100,12 @@ fn readable_if(ready: bool) -> Events {
 impl FileOperations for SignalFd {
     fn read_for(&self, context: &Context, _file: &OpenFile, buffer: &mut [u8]) -> Result<usize> {
         let mask = *self.mask.lock();
-        let mut chunks = buffer.chunks_exact_mut(size_of::<SignalFdInfo>());
+        let chunks = buffer.chunks_exact_mut(size_of::<SignalFdInfo>());
         if chunks.len() == 0 {
             return Err(Errno::EINVAL);
         }
         let mut count = 0;
-        while let Some(chunk) = chunks.next() {
+        for chunk in chunks {
             let Some(info) = crate::signal::dequeue(context.task, mask) else { break };
             chunk.copy_from_slice(SignalFdInfo::new(&info).as_bytes());
             count += chunk.len();

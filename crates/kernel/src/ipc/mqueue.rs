@@ -428,10 +428,10 @@ mod tests {
 
     #[test]
     fn a_notification_comes_once_and_only_to_an_empty_queue() {
-        let mut state = State::default();
-        state.notification = Some(Notification { process: Weak::new(), how: NotifyBy::Nothing });
+        let notification = || Some(Notification { process: Weak::new(), how: NotifyBy::Nothing });
+        let mut state = State { notification: notification(), ..State::default() };
         assert!(state.push(vec![1], 0).is_some());
-        state.notification = Some(Notification { process: Weak::new(), how: NotifyBy::Nothing });
+        state.notification = notification();
         assert!(state.push(vec![1], 0).is_none());
     }
 

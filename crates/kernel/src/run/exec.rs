@@ -152,7 +152,7 @@ pub(super) fn parse_script_line(line: &[u8], cut_off: bool) -> Result<(Vec<u8>, 
         None => (line, !cut_off),
     };
     let line = line.trim_ascii();
-    let end = line.iter().position(|byte| blank(byte)).unwrap_or(line.len());
+    let end = line.iter().position(blank).unwrap_or(line.len());
     let interpreter = &line[..end];
     // A name that may go on behind what was read is no name.
     if interpreter.is_empty() || !whole && end == line.len() {

@@ -92,7 +92,7 @@ impl Engine {
             // Else it has executed another program since, in another host process.
             if current == Some(host.pid) {
                 let unexpected = status.map(|status| match status.terminating_signal() {
-                    Some(signal) => ExitStatus::Signaled(Signal::new(signal as i32).unwrap_or(Signal::SIGKILL), false),
+                    Some(signal) => ExitStatus::Signaled(Signal::new(signal).unwrap_or(Signal::SIGKILL), false),
                     None => ExitStatus::Signaled(Signal::SIGKILL, false),
                 });
                 task::host_gone(process, unexpected);

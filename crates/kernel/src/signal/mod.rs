@@ -93,6 +93,7 @@ pub const DISABLED_STACK: SignalStack =
 
 /// What a task does when it leaves the guest kernel; made by [`prepare_return`], carried out by the engine and the stub.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant)] // made once per call and moved once: a box would cost more
 pub enum Return {
     /// Goes on with this in rax (a value or -errno).
     Value(i64),

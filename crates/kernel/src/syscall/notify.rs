@@ -128,7 +128,8 @@ pub fn pidfd_getfd(context: &mut Context, pidfd: i32, target: i32, flags: u32) -
         && [theirs.rgid, theirs.egid, theirs.sgid].iter().all(|&gid| gid == mine.rgid);
     let dumpable = process.dumpable.load(std::sync::atomic::Ordering::Relaxed);
     let own = Arc::ptr_eq(process, context.process());
-    if !own && !(same_user && dumpable) && !mine.has_capability(CAP_SYS_PTRACE) {
+    let allowed = own || (same_user && dumpable) || mine.has_capability(CAP_SYS_PTRACE);
+    if !allowed {
         return Err(Errno::EPERM);
     }
     let taken = task.files().get(target)?;

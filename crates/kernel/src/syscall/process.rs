@@ -100,10 +100,10 @@ pub fn wait4(context: &mut Context, pid: i32, status: UserAddress, options: u32,
         return Err(Errno::EINVAL);
     }
     let select = match pid {
-        i32::MIN => return Err(Errno::ESRCH),
         -1 => Select::Any,
         0 => Select::Group(context.process().group().id),
-        ..-1 => Select::Group(-pid),
+        // -pid of the lowest number does not exist: no group has that id.
+        ..-1 => Select::Group(pid.checked_neg().ok_or(Errno::ESRCH)?),
         _ => Select::Process(pid),
     };
     let Some(waited) = wait(context, select, options | WaitOptions::EXITED)? else { return Ok(0) };

@@ -86,7 +86,7 @@ pub fn sysinfo(context: &mut Context, address: UserAddress) -> Result<()> {
     let total_memory = kernel.limits.memory.map_or(total, |limit| limit.min(total));
     let answer = SystemInformation {
         uptime: kernel.booted.elapsed().as_secs() as i64 + 1,
-        loads: host.loads.map(|load| load as u64),
+        loads: host.loads,
         total_memory,
         free_memory: free.min(total_memory),
         shared_memory: kernel.memory_files.used.load(Ordering::Relaxed),

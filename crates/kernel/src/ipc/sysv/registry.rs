@@ -181,7 +181,7 @@ impl<T: Object> Registry<T> {
                 let index = (start..ID_SPACE).find(|index| !inner.objects.contains_key(index)).ok_or(Errno::ENOSPC)?;
                 inner.lowest_free = index + 1;
                 let sequence = inner.sequence;
-                inner.sequence = if sequence >= MOST_SEQUENCE { 0 } else { sequence + 1 };
+                inner.sequence = if sequence == MOST_SEQUENCE { 0 } else { sequence + 1 };
                 (index, sequence)
             }
         };

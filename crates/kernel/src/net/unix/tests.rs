@@ -33,6 +33,7 @@ fn receive(socket: &dyn Socket, size: usize) -> Result<Vec<u8>> {
     Ok(buffer)
 }
 
+#[allow(clippy::type_complexity)] // a stack, a listener and both ends
 fn connected(kind: SocketType) -> (Arc<NetworkStack>, Arc<dyn Socket>, Arc<dyn Socket>, Arc<dyn Socket>) {
     let network = network();
     let listener = create(&network, &caller(1), kind, 0).unwrap();
