@@ -16,7 +16,7 @@ import pytest
 import harness
 
 sys.path.insert(0, str(harness.ROOT / "src"))
-import skerry  # noqa: E402  (the checkout's own)
+import skerry
 
 pytestmark = pytest.mark.sandbox
 

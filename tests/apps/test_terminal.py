@@ -9,9 +9,9 @@ import time
 from pathlib import Path
 
 import pytest
+from terminal import Screen, Terminal
 
 import harness
-from terminal import Screen, Terminal
 
 PROMPT = r"ready> $"
 
@@ -272,31 +272,29 @@ def test_vim(place: Place, needs) -> None:
 
 def test_less(place: Place, needs) -> None:
     needs("less", "tmux")
-    with place.caller.workspace() as work:
-        with draw(place, work, "less", "text.txt") as screen:
-            assert screen.expect("line 23 of the text").startswith("line 1 of the text")
-            screen.send("Space")
-            screen.expect("^line 24 of the text")
-            screen.send("/line 50", "Enter")
-            screen.expect("^line (3[5-9]|50) of")
-            screen.send("G")
-            screen.expect("END")
+    with place.caller.workspace() as work, draw(place, work, "less", "text.txt") as screen:
+        assert screen.expect("line 23 of the text").startswith("line 1 of the text")
+        screen.send("Space")
+        screen.expect("^line 24 of the text")
+        screen.send("/line 50", "Enter")
+        screen.expect("^line (3[5-9]|50) of")
+        screen.send("G")
+        screen.expect("END")
 
 
 def test_top(place: Place, needs) -> None:
     needs("top", "tmux")
-    with place.caller.workspace() as work:
-        with draw(place, work, "top", "-d", "0.5") as screen:
-            text = screen.expect(r"PID\s+USER.*COMMAND")
-            assert re.match(r"top - \d\d:\d\d:\d\d up", text), text
-            assert re.search(r"^Tasks:\s+\d+ total", text, re.MULTILINE), text
-            assert re.search(r"^%Cpu", text, re.MULTILINE) and re.search(r"^.iB Mem", text, re.MULTILINE), text
-            screen.expect(r"\d+ \w+.* (top|\w+)$")
-            screen.resize(30, 100)
-            screen.send("M")
-            assert "COMMAND" in screen.settled(0.3)
-            if place.inside:
-                assert re.search(r" top\s*$", screen.text(), re.MULTILINE), screen.text()
+    with place.caller.workspace() as work, draw(place, work, "top", "-d", "0.5") as screen:
+        text = screen.expect(r"PID\s+USER.*COMMAND")
+        assert re.match(r"top - \d\d:\d\d:\d\d up", text), text
+        assert re.search(r"^Tasks:\s+\d+ total", text, re.MULTILINE), text
+        assert re.search(r"^%Cpu", text, re.MULTILINE) and re.search(r"^.iB Mem", text, re.MULTILINE), text
+        screen.expect(r"\d+ \w+.* (top|\w+)$")
+        screen.resize(30, 100)
+        screen.send("M")
+        assert "COMMAND" in screen.settled(0.3)
+        if place.inside:
+            assert re.search(r" top\s*$", screen.text(), re.MULTILINE), screen.text()
 
 
 def test_tmux_inside(place: Place, needs) -> None:
