@@ -32,6 +32,8 @@ pub struct HostInode {
     /// The descriptor must not be given up: the file has no name any more by which it could be opened again.
     pinned: AtomicBool,
     recently_used: AtomicBool,
+    /// From its creation until it is first opened: who creates a file may open it whatever its mode says.
+    fresh: Mutex<Option<OwnedFd>>,
     special: SpecialState,
 }
 
@@ -46,6 +48,7 @@ impl HostInode {
             descriptor: Mutex::new(Some(Arc::new(descriptor))),
             pinned: AtomicBool::new(true),
             recently_used: AtomicBool::new(false),
+            fresh: Mutex::new(None),
             special: SpecialState::default(),
         })
     }
@@ -60,6 +63,7 @@ impl HostInode {
             descriptor: Mutex::new(None),
             pinned: AtomicBool::new(false),
             recently_used: AtomicBool::new(false),
+            fresh: Mutex::new(None),
             special: SpecialState::default(),
         })
     }
@@ -245,10 +249,11 @@ impl Inode for HostInode {
         let directory = self.descriptor()?;
         // The host's own umask must not cut what the guest asked for: the sentry runs with umask 0.
         let mode = Mode::from_raw_mode(node.permissions & 0o7777);
+        let mut fresh = None;
         match &node.kind {
             NewNodeKind::Regular => {
-                let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                rustix::fs::openat(&*directory, name, flags, mode).map_err(host_error)?;
+                let flags = OFlags::CREATE | OFlags::EXCL | OFlags::RDWR | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                fresh = Some(rustix::fs::openat(&*directory, name, flags, mode).map_err(host_error)?);
             }
             NewNodeKind::Directory => rustix::fs::mkdirat(&*directory, name, mode).map_err(host_error)?,
             NewNodeKind::Symlink(target) => rustix::fs::symlinkat(&target[..], &*directory, name).map_err(host_error)?,
@@ -265,7 +270,10 @@ impl Inode for HostInode {
             NewNodeKind::CharacterDevice(_) | NewNodeKind::BlockDevice(_) => return Err(Errno::EPERM),
         }
         match self.made(&directory, name, &node) {
-            Ok(inode) => Ok(inode),
+            Ok(inode) => {
+                *inode.fresh.lock() = fresh;
+                Ok(inode)
+            }
             Err(errno) => {
                 let flags = if matches!(node.kind, NewNodeKind::Directory) { AtFlags::REMOVEDIR } else { AtFlags::empty() };
                 let _ = rustix::fs::unlinkat(&*directory, name, flags);
@@ -423,6 +431,10 @@ impl Inode for HostInode {
                 };
                 if host_flags != OFlags::RDONLY {
                     self.check_writable()?;
+                }
+                let fresh = self.fresh.lock().take();
+                if let Some(fresh) = fresh {
+                    return Ok(Arc::new(HostRegularFile::new(self, fresh, OFlags::RDWR)));
                 }
                 let file = self.open_host(host_flags)?;
                 Ok(Arc::new(HostRegularFile::new(self, file, host_flags)))
