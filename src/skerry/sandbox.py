@@ -127,6 +127,7 @@ class Sandbox:
         self._closed = False
         self._processes: dict[int, Process] = {}
         self._ended_early: dict[int, messages.Exited] = {}  # told before the reply to their `spawn`
+        self._out_of_memory_early: set[int] = set()  # likewise
         self._files: Files | None = None
 
     # --- its life ---
@@ -395,7 +396,10 @@ class Sandbox:
                 process._finish(exited, None)
         elif kind == "out_of_memory":
             with self._state:
-                victim = self._processes.get(event.get("process", 0))
+                number = event.get("process", 0)
+                victim = self._processes.get(number)
+                if victim is None and len(self._out_of_memory_early) < 1024:
+                    self._out_of_memory_early.add(number)
                 # A child of a command was killed: whichever runs may be the one that it belonged to.
                 for process in [victim] if victim is not None else list(self._processes.values()):
                     process._end.out_of_memory = True
@@ -408,6 +412,9 @@ class Sandbox:
         """A command has been started; its end may have been told already."""
         with self._state:
             exited = self._ended_early.pop(process.id, None)
+            if process.id in self._out_of_memory_early:
+                self._out_of_memory_early.discard(process.id)
+                process._end.out_of_memory = True
             if exited is None:
                 self._processes[process.id] = process
         if exited is not None:
