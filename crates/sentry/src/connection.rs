@@ -4,7 +4,7 @@ use parking_lot::Mutex;
 use rustix::io::retry_on_intr;
 use rustix::net::{recvmsg, send, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags};
 use serde_json::Value;
-use skerry_control::{frame, Event, Failure, Outcome, Reply, Request};
+use skerry_control::{frame, Event, Failure, FailureKind, Outcome, Reply, Request};
 use std::io::IoSliceMut;
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
@@ -83,23 +83,32 @@ impl Sender {
             Ok(value) => Outcome::Ok(value),
             Err(failure) => Outcome::Error(failure),
         };
-        self.send(&Reply { id, outcome });
+        if !self.send(&Reply { id, outcome }) {
+            // Too long for a frame: the client must not wait for ever.
+            let failure = Failure {
+                kind: FailureKind::Internal,
+                message: "the answer is too long for one message; ask for less at a time".into(),
+                errno: None,
+            };
+            self.send(&Reply { id, outcome: Outcome::Error(failure) });
+        }
     }
 
     pub fn event(&self, event: &Event) {
         self.send(event);
     }
 
-    /// Errors are left to the reader, who sees the end of the connection.
-    fn send(&self, message: &impl serde::Serialize) {
-        let Ok(bytes) = frame::encode(message) else { return };
+    /// False: it cannot be said in this protocol. Errors of the socket are left to the reader, who sees its end.
+    fn send(&self, message: &impl serde::Serialize) -> bool {
+        let Ok(bytes) = frame::encode(message) else { return false };
         let _order = self.lock.lock();
         let mut rest = &bytes[..];
         while !rest.is_empty() {
             match retry_on_intr(|| send(&self.socket, rest, SendFlags::NOSIGNAL)) {
                 Ok(count) => rest = &rest[count..],
-                Err(_) => return,
+                Err(_) => break,
             }
         }
+        true
     }
 }
