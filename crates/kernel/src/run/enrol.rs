@@ -166,7 +166,6 @@ impl Engine {
     /// The caller's stub reports how its host clone(2) went.
     pub(super) fn clone_done(
         self: &Arc<Self>,
-        holder: &Holder,
         thread: &Arc<GuestThread>,
         mut context: Context,
         enrolment: Arc<Enrolment>,
@@ -191,7 +190,6 @@ impl Engine {
             self.parent_returns(thread, &mut context, &enrolment);
         }
         // Else the child's enrolment finishes this call, on whichever worker serves it.
-        let _ = holder;
     }
 
     fn finish_parent(self: &Arc<Self>, holder: &Holder, enrolment: &Enrolment) {

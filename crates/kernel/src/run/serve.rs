@@ -108,7 +108,7 @@ impl Engine {
                 signal::force_signal(task, SignalInfo::fault(signal, request.fault_code, request.fault_address));
                 None
             }
-            request::NATIVE_DONE => return self.native_done(holder, thread, context, request.status),
+            request::NATIVE_DONE => return self.native_done(thread, context, request.status),
             request::SIGNAL_RETURN => {
                 let [mask, base, flags, size, ..] = request.arguments;
                 let stack = SignalStack { base, flags: flags as i32, _padding: 0, size };
@@ -128,13 +128,13 @@ impl Engine {
         self.finish(thread, &mut context, result);
     }
 
-    fn native_done(self: &Arc<Self>, holder: &Holder, thread: &Arc<GuestThread>, mut context: Context, status: i64) {
+    fn native_done(self: &Arc<Self>, thread: &Arc<GuestThread>, mut context: Context, status: i64) {
         let (continuation, clone) = {
             let mut state = thread.state.lock();
             (state.continuation.take(), state.clone.take())
         };
         if let Some(enrolment) = clone {
-            return self.clone_done(holder, thread, context, enrolment, status);
+            return self.clone_done(thread, context, enrolment, status);
         }
         let result = match continuation {
             Some(continuation) => continuation(&mut context, status),
