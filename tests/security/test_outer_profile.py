@@ -106,9 +106,14 @@ def test_application_processes_hold_no_descriptor(contained: harness.Caller) -> 
             # Behind the outer filters each has two of its own, the sentry one, the zygote none.
             filters = {pid: int(harness.status_of(pid).get("Seccomp_filters", 0)) for pid in harness.descendants(process.pid)}
             applications = [pid for pid, count in filters.items() if count == max(filters.values())]
-            assert len(applications) >= 2, filters
+            looked_at = 0
             for pid in applications:
-                assert os.listdir(f"/proc/{pid}/fd") == [], pid
+                try:
+                    assert os.listdir(f"/proc/{pid}/fd") == [], pid
+                except FileNotFoundError:
+                    continue  # The process that called execve goes when its program runs in another one.
+                looked_at += 1
+            assert looked_at >= 2, filters
         finally:
             process.terminate()
             process.wait()
