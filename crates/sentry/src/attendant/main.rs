@@ -48,7 +48,8 @@ const STDERR_KEPT: usize = 16 << 10;
 struct Failed(u8, String);
 
 fn main() -> ExitCode {
-    let number = std::env::args().nth(1).and_then(|text| text.parse().ok());
+    // What follows is the first half's command line, for those who look at the list of processes.
+    let number = std::env::args_os().nth(1).and_then(|text| text.to_str()?.parse().ok());
     let state = number.ok_or("it is started by 'skerry do' only".into()).and_then(read_state);
     let state = match state {
         Ok(state) => state,
@@ -57,6 +58,9 @@ fn main() -> ExitCode {
             return ExitCode::from(FAILURE);
         }
     };
+    // What the caller had open besides is not needed here, and might keep a pipe from ending.
+    let ours = [0, 1, 2, state.control, state.engine_stderr, state.events_file.unwrap_or(0), state.report_file.unwrap_or(0)];
+    skerry_platform::foreground::close_all_but(ours);
     ExitCode::from(attend(state))
 }
 
