@@ -74,5 +74,5 @@ def test_every_program_is_here() -> None:
     """Guards against a glob that silently finds nothing."""
     assert len(PROGRAMS) > 50
     assert {os.path.dirname(name) for name in PROGRAMS} == {
-        "file", "ipc", "memory", "path", "proc", "process", "signal", "socket", "time", "tty",
+        "file", "ipc", "memory", "path", "proc", "process", "signal", "socket", "time", "tty", "wait",
     }  # fmt: skip

@@ -1,6 +1,7 @@
 //! What a system call handler is given: who calls, its memory, and how to wait.
 
 use crate::fs::file::{OpenFile, StatusFlags};
+use crate::sync::Waiter;
 use crate::task::{Process, Task};
 use crate::{Errno, Kernel, Result};
 use skerry_platform::memory::GuestMemory;
@@ -11,9 +12,16 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 /// The longest path, with its terminating zero (PATH_MAX, limits.h).
 pub const PATH_MAX: usize = 4096;
 
-/// Told before a handler blocks, so that someone else receives the next call. Implemented by the engine's workers.
+/// How a handler waits so that others are served meanwhile. Implemented by the engine's workers.
 pub trait Lead {
+    /// The calling thread is about to block: someone else is to receive the next call.
     fn before_blocking(&self);
+
+    /// Sleeps on `waiter`; false at the deadline. May return on another thread.
+    fn sleep(&self, waiter: &Arc<Waiter>, deadline: Option<Instant>) -> bool {
+        self.before_blocking();
+        waiter.sleep(deadline)
+    }
 }
 
 /// One call of one task.
@@ -98,8 +106,7 @@ impl<'a> Context<'a> {
         if self.task.is_interrupted() {
             return Err(Errno::ERESTARTSYS);
         }
-        self.lead.before_blocking();
-        let woken = self.task.waiter().sleep(deadline);
+        let woken = self.lead.sleep(self.task.waiter_ref(), deadline);
         if self.task.is_interrupted() {
             return Err(Errno::ERESTARTSYS);
         }
@@ -111,10 +118,9 @@ impl<'a> Context<'a> {
     }
 
     /// Sleeps until the task's waiter is woken, whatever signals are pending: for waits that only death ends. The caller
-    /// checks for that itself.
-    pub(crate) fn sleep_uninterrupted(&self) {
-        self.lead.before_blocking();
-        self.task.waiter().sleep(None);
+    /// checks for that itself. False at the deadline.
+    pub(crate) fn sleep_uninterrupted(&self, deadline: Option<Instant>) -> bool {
+        self.lead.sleep(self.task.waiter_ref(), deadline)
     }
 
     /// Sleeps until `attempt` gives something other than EAGAIN. `queue` is the object's.

@@ -120,9 +120,16 @@ impl Kernel {
 
     /// Starts the host's side: from here on programs can run.
     pub fn start(self: &Arc<Self>, zygote: Zygote) -> Result<(), HostError> {
-        let engine = Engine::start(zygote)?;
+        let engine = Engine::start(zygote, self.timers.clone())?;
         let _ = self.engine.set(engine);
         Ok(())
+    }
+
+    /// Calls that wait keep a thread of the host each, as they do where no stacks can be had for them: for tests.
+    pub fn switch_suspension_off(&self) {
+        if let Some(engine) = self.engine.get() {
+            engine.switch_suspension_off();
+        }
     }
 
     /// The host's side; `None` before [`Kernel::start`].

@@ -6,6 +6,7 @@
 //! - [`zygote`]: where application processes come from.
 //! - [`filter`]: the two seccomp filters of an application.
 //! - [`own`]: the sentry's own process. [`foreground`]: what `skerry-attendant` needs of the host.
+//! - [`fiber`]: stacks that change threads, for calls that wait.
 //! - [`engine`]: host threads and processes: kick, kill, wait. [`cpu_clock`]: their CPU time. [`host`]: the host's /proc.
 //!
 //! Its neighbours: `skerry-stub` (the other side of channel and doorbell; `layout.rs` is compiled into both) below,
@@ -14,6 +15,7 @@
 pub mod channel;
 pub mod cpu_clock;
 pub mod engine;
+pub mod fiber;
 pub mod filter;
 pub mod foreground;
 pub mod host;

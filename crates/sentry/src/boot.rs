@@ -36,12 +36,14 @@ pub fn boot(
 ) -> Result<Sandbox, Failure> {
     let internal = |error: &dyn std::fmt::Display| failure(FailureKind::Internal, error);
     let mut features = Features::default();
+    let mut suspension = true;
     for name in &boot.without {
         match name.as_str() {
             "sync_wake_up" => features.sync_wake_up = false,
             "wait_killable" => features.wait_killable = false,
             "addfd_send" => features.addfd_send = false,
             "process_vm" => skerry_platform::memory::set_access(skerry_platform::memory::Access::ProcMem),
+            "suspension" => suspension = false,
             "user_namespace" | "landlock" | "pid_namespace" => {}
             other => return Err(failure(FailureKind::Invalid, format!("there is no host feature {other:?} to do without"))),
         }
@@ -96,6 +98,9 @@ pub fn boot(
     refuse_missing(&boot.require, &layers)?;
     kernel.reactor.prepare().map_err(|errno| internal(&errno))?;
     kernel.start(zygote).map_err(|error| internal(&error))?;
+    if !suspension {
+        kernel.switch_suspension_off();
+    }
     let peak_memory = Arc::default();
     limits::watch_memory(&kernel, boot.limits.memory, Arc::clone(&peak_memory)).map_err(|error| internal(&error))?;
     let booted = Booted {

@@ -80,7 +80,8 @@ thread_local! {
 }
 
 /// Drops files one after the other, never nested: a socket whose queue holds a socket whose queue holds a socket ... would
-/// otherwise use up the sentry's own stack.
+/// otherwise use up the sentry's own stack. Not inlined, because of the thread-local (`run::worker`).
+#[inline(never)]
 fn release(files: Vec<Arc<OpenFile>>) {
     let outermost = RELEASING.with(|releasing| {
         let mut releasing = releasing.borrow_mut();

@@ -214,6 +214,6 @@ fn wait_for_vfork(context: &Context, child: &Arc<Task>) {
     let process = child.process();
     let _registration = process.vfork_queue.register(context.task.waiter());
     while !process.vfork_done.load(Ordering::Acquire) && context.task.process().signals.lock().group_exit.is_none() {
-        context.sleep_uninterrupted();
+        context.sleep_uninterrupted(None);
     }
 }

@@ -6,8 +6,8 @@
 //! an address space), `program` (ELF images and stacks), `exec` (giving a process its program), `files` (file operations
 //! from outside).
 //!
-//! Exactly one thread receives on each listener; whoever is about to block in a call passes that on first
-//! ([`crate::context::Lead`]). Lock order: `Engine::threads` > `GuestThread::state`; both are released before a handler runs.
+//! Exactly one thread receives on each listener; a call that has to wait leaves it to that, and whoever is about to block
+//! it in host work passes the receiving on first ([`crate::context::Lead`]). Lock order: `Engine::threads` > `GuestThread::state`; both are released before a handler runs.
 
 mod enrol;
 mod exec;
@@ -29,6 +29,7 @@ pub use spawn::{spawn, Spawn, SpawnError};
 
 use crate::context::Continuation;
 use crate::task::Task;
+use crate::time::queue::TimerQueue;
 use parking_lot::{Mutex, RwLock};
 use skerry_platform::channel::Channel;
 use skerry_platform::engine::{HostProcess, HostThread};
@@ -38,10 +39,12 @@ use skerry_platform::zygote::Zygote;
 use skerry_platform::HostError;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 /// The host's side of a sandbox.
 pub struct Engine {
+    this: Weak<Engine>,
+    timers: Arc<TimerQueue>,
     zygote: Zygote,
     threads: RwLock<HashMap<i32, Arc<GuestThread>>>,
     enrolments: Mutex<HashMap<[u64; 2], Arc<enrol::Enrolment>>>,
@@ -113,19 +116,28 @@ impl Door {
 
 impl Engine {
     /// Starts the pool, the reaper and the first receivers. `zygote` was started before the sentry confined itself.
-    pub fn start(zygote: Zygote) -> Result<Arc<Engine>, HostError> {
+    /// `timers` end waits that have a deadline.
+    pub fn start(zygote: Zygote, timers: Arc<TimerQueue>) -> Result<Arc<Engine>, HostError> {
         skerry_platform::engine::install_interrupter();
-        let engine = Arc::new(Engine {
+        let reaper = reaper::Reaper::new()?;
+        let engine = Arc::new_cyclic(|this| Engine {
+            this: this.clone(),
+            timers,
             zygote,
             threads: RwLock::default(),
             enrolments: Mutex::default(),
             pool: pool::Pool::default(),
             workers: worker::Workers::default(),
-            reaper: reaper::Reaper::new()?,
+            reaper,
         });
         reaper::Reaper::run(&engine)?;
         pool::Pool::run(&engine)?;
         Ok(engine)
+    }
+
+    /// Waiting calls keep their threads from now on: for tests of how it is without.
+    pub(crate) fn switch_suspension_off(&self) {
+        self.workers.switch_suspension_off();
     }
 
     fn thread(&self, tid: i32) -> Option<Arc<GuestThread>> {

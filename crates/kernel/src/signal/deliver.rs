@@ -231,8 +231,7 @@ fn sleep_while_stopped(context: &Context) {
                 return;
             }
         }
-        context.before_slow_host_call();
-        task.waiter().sleep(None);
+        context.sleep_uninterrupted(None);
     }
 }
 

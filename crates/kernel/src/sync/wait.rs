@@ -11,13 +11,16 @@
 //! }
 //! ```
 //! Registering before looking is what makes a wake-up impossible to miss. A task sleeps on at most one [`Waiter`], its
-//! own, however many queues that is registered in (poll). Other wakers (epoll) implement [`Wake`].
+//! own, however many queues that is registered in (poll). What sleeps is a thread of the host or, for calls that an engine's
+//! worker serves, the call alone ([`Suspended`]). Other wakers (epoll) implement [`Wake`].
 //!
 //! Who registers exclusively must pass a wake-up on that it does not use: by waking the queue again.
 //!
 //! Lock order: a queue's lock is innermost; [`Wake::wake`] is called with it released.
 
+use crate::time::queue::Expire;
 use parking_lot::{Condvar, Mutex};
+use skerry_platform::fiber::Fiber;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -124,11 +127,49 @@ impl Drop for Registration<'_> {
     }
 }
 
-/// What a thread of the sentry sleeps on.
+/// What a task sleeps on, or a thread of the sentry's own.
 #[derive(Default)]
 pub struct Waiter {
-    notified: Mutex<bool>,
+    state: Mutex<WaiterState>,
     condition: Condvar,
+}
+
+#[derive(Default)]
+struct WaiterState {
+    /// Woken since the last sleep ended.
+    notified: bool,
+    /// A deadline has come since the last sleep began.
+    expired: bool,
+    sleeper: Sleeper,
+}
+
+/// Who sleeps on a waiter now.
+#[derive(Default)]
+enum Sleeper {
+    #[default]
+    Nobody,
+    /// A thread of the host, in [`Waiter::sleep`].
+    Thread,
+    /// A call whose thread does something else meanwhile.
+    Suspended(Suspended),
+}
+
+/// A call that waits, without a thread.
+pub struct Suspended {
+    pub fiber: Fiber,
+    pub home: Arc<dyn Home>,
+}
+
+/// Who sees to it that suspended calls go on.
+pub trait Home: Send + Sync {
+    /// The call can go on. As for [`Wake::wake`]: any thread, any locks held; so the call goes on later, or elsewhere.
+    fn resume(&self, fiber: Fiber);
+}
+
+impl Suspended {
+    fn resume(self) {
+        self.home.resume(self.fiber);
+    }
 }
 
 impl Waiter {
@@ -136,31 +177,74 @@ impl Waiter {
         Arc::new(Waiter::default())
     }
 
-    /// Sleeps until woken (also by a wake-up since the last sleep) or until `deadline`; false at the deadline.
+    /// Blocks the calling thread until woken (also by a wake-up since the last sleep) or until `deadline`; false at the
+    /// deadline.
     pub fn sleep(&self, deadline: Option<Instant>) -> bool {
-        let mut notified = self.notified.lock();
-        while !*notified {
+        let mut state = self.state.lock();
+        state.sleeper = Sleeper::Thread;
+        while !state.notified {
             match deadline {
                 Some(deadline) => {
-                    if self.condition.wait_until(&mut notified, deadline).timed_out() && !*notified {
+                    if self.condition.wait_until(&mut state, deadline).timed_out() && !state.notified {
+                        state.sleeper = Sleeper::Nobody;
                         return false;
                     }
                 }
-                None => self.condition.wait(&mut notified),
+                None => self.condition.wait(&mut state),
             }
         }
-        *notified = false;
+        state.notified = false;
+        state.sleeper = Sleeper::Nobody;
         true
+    }
+
+    /// Takes a wake-up that has come since the last sleep, if one has. For those that suspend; a sleep begins so.
+    pub fn take_notice(&self) -> bool {
+        let mut state = self.state.lock();
+        state.expired = false;
+        std::mem::take(&mut state.notified)
+    }
+
+    /// `call` sleeps here from now on. Where a wake-up or its deadline came since [`Waiter::take_notice`], it goes on at
+    /// once: that is why this can be called only after the call has been left.
+    pub fn suspend(&self, call: Suspended) {
+        {
+            let mut state = self.state.lock();
+            if !state.notified && !state.expired {
+                state.sleeper = Sleeper::Suspended(call);
+                return;
+            }
+        }
+        call.resume();
+    }
+
+    fn end_sleep(&self, mark: impl FnOnce(&mut WaiterState)) {
+        let mut state = self.state.lock();
+        mark(&mut state);
+        match std::mem::take(&mut state.sleeper) {
+            Sleeper::Nobody => {}
+            Sleeper::Thread => {
+                state.sleeper = Sleeper::Thread;
+                self.condition.notify_one();
+            }
+            Sleeper::Suspended(call) => {
+                drop(state);
+                call.resume();
+            }
+        }
     }
 }
 
 impl Wake for Waiter {
     fn wake(&self) {
-        let mut notified = self.notified.lock();
-        if !*notified {
-            *notified = true;
-            self.condition.notify_one();
-        }
+        self.end_sleep(|state| state.notified = true);
+    }
+}
+
+impl Expire for Waiter {
+    /// The deadline of a suspended call, or of one that has gone on meanwhile: that only looks once more.
+    fn expire(self: Arc<Self>) {
+        self.end_sleep(|state| state.expired = true);
     }
 }
 

@@ -112,8 +112,7 @@ pub fn kill_other_threads(context: &Context) -> Result<()> {
         if process.group_exit().is_some() {
             return Err(Errno::ERESTARTNOINTR);
         }
-        context.before_slow_host_call();
-        if !task.waiter().sleep(Some(deadline)) {
+        if !context.sleep_uninterrupted(Some(deadline)) {
             let stragglers: Vec<_> = process.threads.lock().iter().filter(|other| !Arc::ptr_eq(other, task)).cloned().collect();
             let _tree = context.kernel().tree.lock();
             for straggler in stragglers {

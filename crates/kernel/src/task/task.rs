@@ -173,6 +173,9 @@ impl Task {
     pub fn waiter(&self) -> Arc<Waiter> {
         self.waiter.clone()
     }
+    pub fn waiter_ref(&self) -> &Arc<Waiter> {
+        &self.waiter
+    }
     /// Whether sleeping must end: a signal that is not blocked is pending, or the task is to die.
     pub fn is_interrupted(&self) -> bool {
         self.interrupted.load(Ordering::Acquire)

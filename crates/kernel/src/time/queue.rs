@@ -30,6 +30,9 @@ struct Shared {
 struct State {
     entries: BTreeMap<(Instant, u64), Weak<dyn Expire>>,
     last_id: u64,
+    /// The thread sleeps, or has been told to wake: until when (`None`: for ever).
+    idle: bool,
+    armed: Option<Instant>,
     running: bool,
     stopping: bool,
 }
@@ -56,9 +59,14 @@ impl TimerQueue {
         state.last_id += 1;
         let key = (deadline, state.last_id);
         state.entries.insert(key, target);
-        let is_first = state.entries.first_key_value().is_some_and(|(first, _)| *first == key);
+        // Waking the thread costs more than the rest of a call: not where it wakes soon enough by itself, as it does where
+        // the first deadlines are taken back again and again (a program that polls with a timeout).
+        let too_late = state.idle && state.armed.is_none_or(|armed| deadline < armed);
+        if too_late {
+            state.armed = Some(deadline);
+        }
         drop(state);
-        if is_first {
+        if too_late {
             self.shared.changed.notify_one();
         }
         Ok(Ticket { key, shared: self.shared.clone() })
@@ -76,14 +84,17 @@ impl Shared {
     fn run(&self) {
         let mut state = self.state.lock();
         while !state.stopping {
-            let Some(&(deadline, id)) = state.entries.keys().next() else {
-                self.changed.wait(&mut state);
+            let first = state.entries.keys().next().copied();
+            let Some((deadline, id)) = first.filter(|(deadline, _)| *deadline <= Instant::now()) else {
+                state.idle = true;
+                state.armed = first.map(|(deadline, _)| deadline);
+                match state.armed {
+                    Some(deadline) => drop(self.changed.wait_until(&mut state, deadline)),
+                    None => self.changed.wait(&mut state),
+                }
+                state.idle = false;
                 continue;
             };
-            if deadline > Instant::now() {
-                self.changed.wait_until(&mut state, deadline);
-                continue;
-            }
             let target = state.entries.remove(&(deadline, id)).and_then(|target| target.upgrade());
             if let Some(target) = target {
                 parking_lot::MutexGuard::unlocked(&mut state, || target.expire());

@@ -46,9 +46,15 @@ thread_local! {
 /// The thread's scratch buffer, borrowed for one call: what earlier calls left in it is overwritten before it is used.
 struct Scratch(Vec<u8>);
 
+/// Puts a buffer in the place of the thread's. Not inlined: a call that waits may come back on another thread.
+#[inline(never)]
+fn exchange_scratch(buffer: Vec<u8>) -> Vec<u8> {
+    SCRATCH.with(|scratch| std::mem::replace(&mut *scratch.borrow_mut(), buffer))
+}
+
 impl Scratch {
     fn take(size: usize) -> Scratch {
-        let mut buffer = SCRATCH.with(|scratch| std::mem::take(&mut *scratch.borrow_mut()));
+        let mut buffer = exchange_scratch(Vec::new());
         if buffer.len() < size {
             buffer.resize(size.next_power_of_two(), 0);
         }
@@ -59,8 +65,7 @@ impl Scratch {
 impl Drop for Scratch {
     fn drop(&mut self) {
         if self.0.len() <= CHUNK {
-            let buffer = std::mem::take(&mut self.0);
-            SCRATCH.with(|scratch| *scratch.borrow_mut() = buffer);
+            exchange_scratch(std::mem::take(&mut self.0));
         }
     }
 }

@@ -1,0 +1,88 @@
+"""What waits costs no thread of the sentry, and is not forgotten: with suspended calls and without."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import harness
+
+sys.path.insert(0, str(harness.ROOT / "src"))
+import skerry
+
+pytestmark = pytest.mark.sandbox
+
+#: Threads that wait in different calls, told on standard output once they do; then all of them are woken.
+MANY = """
+import os, select, socket, sys, threading
+count = int(sys.argv[1])
+threading.stack_size(64 << 10)
+reader, writer = os.pipe()
+one, other = socket.socketpair()
+woken = []
+def wait(number):
+    if number % 4 == 0:
+        os.read(reader, 1)
+    elif number % 4 == 1:
+        select.select([reader], [], [])
+    elif number % 4 == 2:
+        one.recv(1)
+    else:
+        poll = select.epoll()
+        poll.register(reader, select.EPOLLIN)
+        poll.poll()
+    woken.append(number)
+threads = [threading.Thread(target=wait, args=(number,)) for number in range(count)]
+[thread.start() for thread in threads]
+print("waiting", flush=True)
+sys.stdin.readline()
+os.write(writer, b"x" * count)
+other.sendall(b"x" * count)
+[thread.join() for thread in threads]
+print(len(woken), flush=True)
+"""
+
+
+def threads_of(pid: int) -> int:
+    return len(list(Path(f"/proc/{pid}/task").iterdir()))
+
+
+@pytest.mark.parametrize("suspended", [True, False], ids=["suspended", "on threads"])
+def test_many_wait_and_all_are_woken(monkeypatch: pytest.MonkeyPatch, suspended: bool) -> None:
+    count = 500
+    if not suspended:
+        monkeypatch.setenv("SKERRY_TEST_WITHOUT", "suspension")
+    with skerry.Sandbox() as sandbox:
+        sentry = sandbox.info().sentry_pid
+        process = sandbox.spawn(["/usr/bin/python3", "-c", MANY, str(count)], stdin=skerry.PIPE, stdout=skerry.PIPE)
+        assert process.stdin is not None and process.stdout is not None
+        assert process.stdout.readline() == b"waiting\n"
+        time.sleep(1)
+        threads = threads_of(sentry)
+        print(f"{threads} threads of the sentry")
+        assert threads < 30 if suspended else threads > count / 2
+        process.stdin.write(b"\n")
+        process.stdin.flush()
+        assert process.stdout.read() == b"%d\n" % count
+        assert process.wait(20) == 0
+        process.close()
+
+
+def test_a_waiting_sandbox_uses_no_time() -> None:
+    """Timeouts that never come to pass wake nobody, but once for the first."""
+    with skerry.Sandbox() as sandbox:
+        sentry = sandbox.info().sentry_pid
+        process = sandbox.spawn(["sh", "-c", "sleep 100 | cat"])
+        time.sleep(1)
+
+        def used() -> int:
+            return sum(map(int, Path(f"/proc/{sentry}/stat").read_text().rpartition(")")[2].split()[11:13]))
+
+        before = used()
+        time.sleep(2)
+        assert used() - before <= 1, f"{(used() - before) / os.sysconf('SC_CLK_TCK')} s"
+        process.close()
