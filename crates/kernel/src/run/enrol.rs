@@ -12,7 +12,7 @@ use crate::{Context, Errno, Result};
 use parking_lot::Mutex;
 use skerry_platform::channel::Channel;
 use skerry_platform::engine::{HostProcess, HostThread};
-use skerry_platform::layout::{CLONE_PROCESS, CLONE_THREAD};
+use skerry_platform::layout::{CLONE_PROCESS, CLONE_THREAD, CLONE_VFORK};
 use skerry_platform::listener::Notification;
 use skerry_platform::memory::GuestMemory;
 use std::os::fd::AsFd;
@@ -97,7 +97,7 @@ impl Engine {
         if self.take_in(&enrolment, notification).is_err() {
             holder.door.listener.answer(notification.id, Errno::ENOMEM.as_return_value());
             if let Some(child) = &enrolment.child {
-                task::exit_group(child, task::ExitStatus::Signaled(skerry_abi::signal::Signal::SIGKILL, false));
+                task::kill_group(child.process(), task::ExitStatus::Signaled(skerry_abi::signal::Signal::SIGKILL, false));
             }
         }
         let parent_waits = {
@@ -141,6 +141,7 @@ impl Engine {
             listener: enrolment.door.clone(),
             space: space.clone(),
             slot: enrolment.slot,
+            borrows_memory: enrolment.flags == CLONE_VFORK || is_thread && parent.is_some_and(|parent| parent.borrows_memory),
             state: Mutex::new(ThreadState { task: enrolment.child.clone(), ..ThreadState::default() }),
         });
         self.threads.write().insert(notification.tid, thread);

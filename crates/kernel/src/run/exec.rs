@@ -9,7 +9,7 @@ use crate::fs::inode::FileType;
 use crate::fs::mount::MountFlags;
 use crate::fs::path::Path;
 use crate::fs::walk::{self, Follow};
-use crate::task::{self, AccessMode, ExecFile, ExitStatus, Program};
+use crate::task::{self, AccessMode, Dying, ExecFile, ExitStatus, Program};
 use crate::{Context, Errno, Result};
 use skerry_abi::raw::{auxvec, general as linux};
 use skerry_abi::signal::Signal;
@@ -69,16 +69,9 @@ pub fn execute(context: &mut Context, mut execution: Execution) -> Result<()> {
     let plan = Plan::make(context, &engine, &execution, image, interpreter, &credentials, secure)?;
     task::kill_other_threads(context)?;
     let pool_thread = engine.pool.take(&engine, || context.before_slow_host_call())?;
-    let old = context.process().host.read().clone();
     task::robust::release(context.task);
+    leave_old_process(&engine, context);
     move_in(&engine, context, &pool_thread, plan.brk);
-    if let Some(old) = old {
-        old.kill();
-        if !old.wait_until_dead(0) {
-            context.before_slow_host_call();
-            old.wait_until_dead(DEATH_TIMEOUT_MS);
-        }
-    }
     let mut program = plan.program;
     program.executable = Some(path);
     task::exec_reset(context.task, &execution.name, program, &exec_file, credentials);
@@ -97,7 +90,7 @@ pub fn execute(context: &mut Context, mut execution: Execution) -> Result<()> {
         })),
     };
     if engine.ask_native(&pool_thread, context, native).is_err() {
-        task::exit_group(context.task, ExitStatus::Signaled(Signal::SIGKILL, false));
+        task::kill_group(context.process(), ExitStatus::Signaled(Signal::SIGKILL, false));
     }
     context.after = After::Replaced;
     Ok(())
@@ -173,6 +166,23 @@ fn open_executable(context: &Context, path: &Path) -> Result<Arc<OpenFile>> {
     Ok(OpenFile::new(operations, StatusFlags::empty(), Some(path.clone())))
 }
 
+/// The task is in its old host process no longer. That runs no guest code from here on: the calling thread waits in this
+/// call, and others, which might be told so late, are waited for, as is whatever the host still does to memory that
+/// another process shares when the thread ends (CLONE_CHILD_CLEARTID). Otherwise it dies by itself.
+fn leave_old_process(engine: &Arc<Engine>, context: &Context) {
+    let process = context.process();
+    let Some(old) = process.host.write().take() else { return };
+    let caller = context.task.host.read().clone().and_then(|host| engine.thread(host.tid));
+    let must_be_dead = caller.is_none_or(|caller| caller.must_be_seen_dead(context.task));
+    let dying = Dying::new(old.clone());
+    engine.leave(&old, &dying);
+    process.add_dying(dying);
+    if must_be_dead && !old.wait_until_dead(0) {
+        context.before_slow_host_call();
+        old.wait_until_dead(DEATH_TIMEOUT_MS);
+    }
+}
+
 /// The task's host side becomes the pool's thread.
 fn move_in(engine: &Arc<Engine>, context: &Context, thread: &Arc<GuestThread>, brk: Brk) {
     let task = context.task;
@@ -182,10 +192,7 @@ fn move_in(engine: &Arc<Engine>, context: &Context, thread: &Arc<GuestThread>, b
     task.set_memory(Arc::new(GuestMemory::of(thread.process.clone())));
     task.set_address_space(thread.space.clone());
     let process = task.process();
-    let previous = process.host.write().replace(thread.process.clone());
-    if let Some(previous) = previous {
-        process.add_usage(previous.usage());
-    }
+    *process.host.write() = Some(thread.process.clone());
     engine.reaper.assign(thread.host.pid, process);
     if process.signals.lock().group_exit.is_some() {
         task::kill_host(process);
