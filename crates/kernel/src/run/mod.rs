@@ -60,6 +60,8 @@ pub(crate) struct GuestThread {
     listener: Arc<Door>,
     space: Arc<AddressSpace>,
     slot: u64,
+    /// In the pool: what it has mapped for its program.
+    stack: Option<pool::PreparedStack>,
     /// Its memory is that of another process too (vfork(2)).
     borrows_memory: bool,
     state: Mutex<ThreadState>,

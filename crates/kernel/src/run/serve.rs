@@ -298,6 +298,29 @@ impl Engine {
         Ok(operations)
     }
 
+    /// Has a fresh process make `calls`, and start its program when they went well; else it ends.
+    pub(super) fn run_program(
+        self: &Arc<Self>,
+        thread: &Arc<GuestThread>,
+        context: &mut Context,
+        calls: &[NativeCall],
+        entry: u64,
+        stack: u64,
+    ) -> Result<()> {
+        let operations = self.inject_all(thread, calls)?;
+        if !thread.channel.put_operations(&operations) {
+            return Err(Errno::ENOMEM);
+        }
+        match signal::prepare_return(context, None) {
+            Return::Gone => self.end(thread, context.task),
+            _ => {
+                let operations = operations.len() as u32;
+                self.answer(thread, Reply { action: action::RUN, operations, entry, stack, ..Reply::default() });
+            }
+        }
+        Ok(())
+    }
+
     fn ask_clone(self: &Arc<Self>, thread: &Arc<GuestThread>, plan: &crate::context::ClonePlan) -> Result<()> {
         let (enrolment, slot) = Enrolment::prepare(self, thread, plan)?;
         let order = CloneOrder {
