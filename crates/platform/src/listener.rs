@@ -90,11 +90,20 @@ impl Listener {
         if unsafe { libc::ioctl(self.descriptor.as_raw_fd(), NOTIF_RECV as _, &mut raw) } < 0 {
             let error = std::io::Error::last_os_error();
             return match error.raw_os_error() {
-                Some(libc::EINTR | libc::ENOENT) => Ok(None),
+                Some(libc::EINTR) => Ok(None),
+                // Who rang is gone; or all are, and then the host does not wait at all but answers this at once, for ever.
+                Some(libc::ENOENT) if !self.is_hung_up() => Ok(None),
                 _ => Err(HostError::new("receiving a notification", error)),
             };
         }
         Ok(Some(Notification { id: raw.id, tid: raw.pid as i32, number: raw.number, arguments: raw.arguments }))
+    }
+
+    /// Whether nobody is left who could ring.
+    pub fn is_hung_up(&self) -> bool {
+        let mut poll = libc::pollfd { fd: self.descriptor.as_raw_fd(), events: 0, revents: 0 };
+        // SAFETY: one live structure.
+        unsafe { libc::poll(&mut poll, 1, 0) == 1 && poll.revents & libc::POLLHUP != 0 }
     }
 
     /// Ends the ring: its call returns `value` (0 or more) or -errno. False: who rang is gone.

@@ -5,6 +5,7 @@ use crate::layout::{zygote as message, ZYGOTE_SOCKET};
 use crate::listener::{Features, Listener};
 use crate::{filter, HostError};
 use rustix::fs::{memfd_create, MemfdFlags};
+use rustix::event::{poll, PollFd, PollFlags, Timespec};
 use rustix::io::{retry_on_intr, write};
 use rustix::net::{
     recvmsg, send, socketpair, AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, SocketFlags,
@@ -15,6 +16,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 /// The connection to a running zygote.
 pub struct Zygote {
@@ -23,6 +25,14 @@ pub struct Zygote {
     features: Features,
     /// Where the vDSO lies in every application process (AT_SYSINFO_EHDR).
     pub vdso: u64,
+}
+
+/// A pool process that is to be made.
+pub struct Order {
+    /// It announces itself with this.
+    pub token: [u64; 2],
+    /// Start and size of what it maps for its program's stack.
+    pub stack: (u64, u64),
 }
 
 /// What comes from the zygote's socket.
@@ -43,6 +53,7 @@ fn stage_name(stage: u64) -> &'static str {
         4 => "mapping its thread block",
         5 => "installing a seccomp filter with a listener (is there one already, as in a nested sandbox?)",
         6 => "installing the seccomp filter",
+        7 => "mapping its stack",
         _ => "an unknown stage",
     }
 }
@@ -140,13 +151,28 @@ impl Zygote {
         self.features
     }
 
-    /// Orders a pool process; it announces itself with `token`.
-    pub fn order(&self, token: [u64; 2]) -> Result<(), HostError> {
-        self.send_words(&[message::FORK, token[0], token[1]])
+    /// Orders pool processes, at most `MAXIMUM_FORKS`.
+    pub fn order(&self, orders: &[Order]) -> Result<(), HostError> {
+        let mut words = vec![message::FORK, orders.len() as u64];
+        for order in orders {
+            words.extend([order.token[0], order.token[1], order.stack.0, order.stack.1]);
+        }
+        self.send_words(&words)
     }
 
-    /// Waits for the next message.
-    pub fn receive(&self) -> Result<Message, HostError> {
+    /// Waits for the next message; `None`: none came before `timeout`.
+    pub fn receive(&self, timeout: Option<Duration>) -> Result<Option<Message>, HostError> {
+        if let Some(timeout) = timeout {
+            let timeout = Timespec { tv_sec: timeout.as_secs() as i64, tv_nsec: timeout.subsec_nanos().into() };
+            let came = retry_on_intr(|| poll(&mut [PollFd::new(&self.socket, PollFlags::IN)], Some(&timeout)));
+            if came.map_err(|error| HostError::new("waiting for the zygote", error))? == 0 {
+                return Ok(None);
+            }
+        }
+        self.receive_message().map(Some)
+    }
+
+    fn receive_message(&self) -> Result<Message, HostError> {
         let (words, descriptor) = self.receive_words()?;
         match (&words[..], descriptor) {
             ([message::POOL, first, second, ..], Some(listener)) => {

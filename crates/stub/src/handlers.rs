@@ -375,8 +375,12 @@ pub fn wait_for_program(thread: &mut ThreadBlock) -> ! {
                 filled.sequence = thread.sequence;
                 filled.status = result;
             }
-            // SAFETY: the program's entry and stack, as the sentry laid them out.
-            action::RUN => unsafe { host::start_program(answer.entry, answer.stack) },
+            // SAFETY: the program's entry and stack, as the sentry laid them out. The block is read again by the program's
+            // first call, which the compiler does not see.
+            action::RUN if run_operations(thread, answer.operations) >= 0 => unsafe {
+                core::ptr::write_volatile(&raw mut thread.sequence, thread.sequence);
+                host::start_program(answer.entry, answer.stack)
+            },
             _ => host::exit_process(1),
         }
     }

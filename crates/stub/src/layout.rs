@@ -63,7 +63,7 @@ pub mod action {
     pub const HANDLER: u32 = 4;
     /// Carry out `operations`; then go on with the last result, or with NATIVE_DONE if `then` is set.
     pub const NATIVE: u32 = 5;
-    /// Start at `entry` with `stack` (a pool process).
+    /// A pool process: carry out `operations`, and start at `entry` with `stack` if none failed, else end.
     pub const RUN: u32 = 6;
     /// Make a thread or process (`clone`), then NATIVE_DONE.
     pub const CLONE: u32 = 7;
@@ -198,8 +198,12 @@ pub mod zygote {
     pub const HELLO: u64 = 1;
     /// Sentry to zygote: listener flags, lengths of both filters (instructions), then the filters.
     pub const FILTERS: u64 = 2;
-    /// Sentry to zygote: make a pool process; its token (two words).
+    /// Sentry to zygote: make pool processes: how many; then for each its token (two words), and start and size of the
+    /// stack that it maps for its program.
     pub const FORK: u64 = 3;
+    /// Words for each process in there, and how many there can be.
+    pub const FORK_WORDS: usize = 4;
+    pub const MAXIMUM_FORKS: usize = 16;
     /// Pool process to sentry: its token; the listener comes with it.
     pub const POOL: u64 = 4;
     /// Pool process or zygote to sentry: what failed (stage), errno.

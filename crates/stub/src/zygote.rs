@@ -26,6 +26,7 @@ const STAGE_FORK: u64 = 3;
 const STAGE_SLOT: u64 = 4;
 const STAGE_LISTENER: u64 = 5;
 const STAGE_FILTER: u64 = 6;
+const STAGE_STACK: u64 = 7;
 
 #[repr(C)]
 struct Program {
@@ -66,14 +67,16 @@ extern "C" fn zygote_main(stack: *const u64) -> ! {
             message::FILTERS => filters = Some(install_filters(&buffer)),
             message::FORK => {
                 let Some(filters) = &filters else { continue };
-                let token = [buffer[1], buffer[2]];
-                // SAFETY: the child goes on with a copy of this stack.
-                let child = unsafe { host::clone_call(layout::CLONE_PROCESS, 0, 0, 0, 0) };
-                if child == 0 {
-                    become_pool_process(filters, token);
-                }
-                if child < 0 {
-                    send(&[message::FAILED, STAGE_FORK, -child as u64], None);
+                let count = (buffer[1] as usize).min(message::MAXIMUM_FORKS);
+                for order in buffer[2..].chunks_exact(message::FORK_WORDS).take(count) {
+                    // SAFETY: the child goes on with a copy of this stack.
+                    let child = unsafe { host::clone_call(layout::CLONE_PROCESS, 0, 0, 0, 0) };
+                    if child == 0 {
+                        become_pool_process(filters, [order[0], order[1]], (order[2], order[3]));
+                    }
+                    if child < 0 {
+                        send(&[message::FAILED, STAGE_FORK, -child as u64], None);
+                    }
                 }
             }
             _ => {}
@@ -156,8 +159,15 @@ fn install_filters(buffer: &[u64]) -> Filters {
     Filters { listener_flags: buffer[1], listener: program(buffer[2], 0), strict: program(buffer[3], buffer[2]) }
 }
 
-fn become_pool_process(filters: &Filters, token: [u64; 2]) -> ! {
+fn become_pool_process(filters: &Filters, token: [u64; 2], stack: (u64, u64)) -> ! {
+    /// PRIVATE, ANONYMOUS, NORESERVE, STACK, FIXED_NOREPLACE.
+    const STACK_FLAGS: u64 = 0x2 | 0x20 | 0x4000 | 0x2_0000 | 0x10_0000;
+    const PROT_READ_WRITE: u64 = 3;
     handlers::set_death_signal();
+    let mapped = call!(number::MMAP, stack.0, stack.1, PROT_READ_WRITE, STACK_FLAGS, -1i64, 0);
+    if mapped != stack.0 as i64 {
+        fail(STAGE_STACK, -mapped as u64);
+    }
     let thread = match handlers::map_slot(0) {
         Ok(thread) => thread,
         Err(error) => fail(STAGE_SLOT, -error as u64),

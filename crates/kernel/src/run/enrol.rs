@@ -4,6 +4,7 @@
 //! one-time token; the host reports that clone, and it is let through; the child rings with the token and gets its own
 //! channel; the caller reports the result, and its call returns once the child has presented itself.
 
+use super::pool::PreparedStack;
 use super::worker::Holder;
 use super::{AddressSpace, Door, Engine, GuestThread, ThreadState};
 use crate::context::{After, ClonePlan};
@@ -12,7 +13,7 @@ use crate::{Context, Errno, Result};
 use parking_lot::Mutex;
 use skerry_platform::channel::Channel;
 use skerry_platform::engine::{HostProcess, HostThread};
-use skerry_platform::layout::{CLONE_PROCESS, CLONE_THREAD};
+use skerry_platform::layout::{CLONE_PROCESS, CLONE_THREAD, CLONE_VFORK};
 use skerry_platform::listener::Notification;
 use skerry_platform::memory::GuestMemory;
 use std::os::fd::AsFd;
@@ -33,6 +34,7 @@ pub(crate) struct Enrolment {
     door: Arc<Door>,
     space: Option<Arc<AddressSpace>>,
     slot: u64,
+    stack: Option<PreparedStack>,
     progress: Mutex<Progress>,
 }
 
@@ -46,7 +48,7 @@ struct Progress {
 
 impl Enrolment {
     /// For a pool process.
-    pub(super) fn for_pool(engine: &Engine, token: [u64; 2], door: Arc<Door>) -> Arc<Enrolment> {
+    pub(super) fn for_pool(engine: &Engine, token: [u64; 2], door: Arc<Door>, stack: PreparedStack) -> Arc<Enrolment> {
         let enrolment = Arc::new(Enrolment {
             token,
             flags: 0,
@@ -57,6 +59,7 @@ impl Enrolment {
             door,
             space: None,
             slot: 0,
+            stack: Some(stack),
             progress: Mutex::default(),
         });
         engine.enrolments.lock().insert(token, enrolment.clone());
@@ -78,6 +81,7 @@ impl Enrolment {
             door: thread.listener.clone(),
             space: shares_memory.then(|| thread.space.clone()),
             slot,
+            stack: None,
             progress: Mutex::default(),
         });
         engine.enrolments.lock().insert(token, enrolment.clone());
@@ -97,7 +101,7 @@ impl Engine {
         if self.take_in(&enrolment, notification).is_err() {
             holder.door.listener.answer(notification.id, Errno::ENOMEM.as_return_value());
             if let Some(child) = &enrolment.child {
-                task::exit_group(child, task::ExitStatus::Signaled(skerry_abi::signal::Signal::SIGKILL, false));
+                task::kill_group(child.process(), task::ExitStatus::Signaled(skerry_abi::signal::Signal::SIGKILL, false));
             }
         }
         let parent_waits = {
@@ -141,6 +145,8 @@ impl Engine {
             listener: enrolment.door.clone(),
             space: space.clone(),
             slot: enrolment.slot,
+            stack: enrolment.stack,
+            borrows_memory: enrolment.flags == CLONE_VFORK || is_thread && parent.is_some_and(|parent| parent.borrows_memory),
             state: Mutex::new(ThreadState { task: enrolment.child.clone(), ..ThreadState::default() }),
         });
         self.threads.write().insert(notification.tid, thread);

@@ -1,15 +1,16 @@
 //! Giving a process its program (execve(2)): scripts, images, and the move into a fresh host process.
 
-use super::program::{read_exactly, Image, StackLayout};
+use super::pool::PreparedStack;
+use super::program::{Executable, Image, StackLayout};
 use super::space::Brk;
 use super::{Engine, GuestThread};
 use crate::context::{After, NativePlan};
 use crate::fs::file::{OpenFile, StatusFlags};
-use crate::fs::inode::FileType;
+use crate::fs::inode::{FileType, Metadata};
 use crate::fs::mount::MountFlags;
 use crate::fs::path::Path;
 use crate::fs::walk::{self, Follow};
-use crate::task::{self, AccessMode, ExecFile, ExitStatus, Program};
+use crate::task::{self, AccessMode, Dying, ExecFile, ExitStatus, Program};
 use crate::{Context, Errno, Result};
 use skerry_abi::raw::{auxvec, general as linux};
 use skerry_abi::signal::Signal;
@@ -25,7 +26,7 @@ const SCRIPT_LINE: usize = 256;
 /// MAX_ARG_STRLEN, with its zero.
 pub const MAXIMUM_STRING: usize = 131_072;
 /// Three quarters of _STK_LIM, over which no stack limit lets arguments grow.
-const MAXIMUM_STRINGS: u64 = 6 << 20;
+pub(super) const MAXIMUM_STRINGS: u64 = 6 << 20;
 const PAGE: u64 = 4096;
 /// The largest stack that is mapped, however high RLIMIT_STACK is.
 const MAXIMUM_STACK: u64 = 1 << 30;
@@ -49,16 +50,15 @@ pub fn execute(context: &mut Context, mut execution: Execution) -> Result<()> {
     check_size(context, &execution)?;
     let kernel = context.kernel().clone();
     let engine = kernel.engine().ok_or(Errno::ENOSYS)?;
-    let (file, path) = find_program(context, &mut execution)?;
-    let metadata = path.inode().metadata()?;
+    let (file, metadata, path) = find_program(context, &mut execution)?;
     let no_suid = path.mount.flags().contains(MountFlags::NOSUID);
     let exec_file = ExecFile::new(&metadata, no_suid);
     let (credentials, secure) = exec_file.credentials(&context.task.credentials())?;
-    let image = Image::parse(file)?;
+    let image = Image::parse(&file)?;
     let interpreter = match &image.interpreter {
         Some(name) => {
             let path = walk::resolve(context.task, linux::AT_FDCWD, name, Follow::Yes)?;
-            let image = Image::parse(open_executable(context, &path)?).map_err(|error| match error {
+            let image = Image::parse(&open_executable(context, &path)?.0).map_err(|error| match error {
                 Errno::ENOEXEC => Errno::ELIBBAD,
                 other => other,
             })?;
@@ -66,41 +66,63 @@ pub fn execute(context: &mut Context, mut execution: Execution) -> Result<()> {
         }
         None => None,
     };
-    let plan = Plan::make(context, &engine, &execution, image, interpreter, &credentials, secure)?;
+    let fresh = engine.pool.take(&engine, || context.before_slow_host_call())?;
+    let plan = Plan::make(context, &engine, &execution, image, interpreter, &credentials, secure, fresh.thread().stack)?;
     task::kill_other_threads(context)?;
-    let pool_thread = engine.pool.take(&engine, || context.before_slow_host_call())?;
-    let old = context.process().host.read().clone();
+    let pool_thread = fresh.keep();
     task::robust::release(context.task);
+    leave_old_process(&engine, context);
     move_in(&engine, context, &pool_thread, plan.brk);
-    if let Some(old) = old {
-        old.kill();
-        if !old.wait_until_dead(0) {
-            context.before_slow_host_call();
-            old.wait_until_dead(DEATH_TIMEOUT_MS);
-        }
-    }
     let mut program = plan.program;
     program.executable = Some(path);
     task::exec_reset(context.task, &execution.name, program, &exec_file, credentials);
-    let (entry, stack_pointer, stack) = (plan.entry, plan.stack_pointer, plan.stack);
-    let native = NativePlan {
-        calls: plan.calls,
-        then: Some(Box::new(move |context, status| {
-            if status < 0 || context.memory().write(stack_pointer, &stack) != stack.len() {
-                // Past the point of no return: as Linux, which kills such a process.
-                task::exit_group(context.task, ExitStatus::Signaled(Signal::SIGKILL, false));
-                context.after = After::Gone;
-            } else {
-                context.after = After::Run { entry, stack: stack_pointer };
-            }
-            Ok(0)
-        })),
+    let started = if plan.has_prepared_stack {
+        start_at_once(&engine, &pool_thread, context, &plan.start, &plan.calls)
+    } else {
+        start_when_mapped(&engine, &pool_thread, context, plan.start, plan.calls)
     };
-    if engine.ask_native(&pool_thread, context, native).is_err() {
-        task::exit_group(context.task, ExitStatus::Signaled(Signal::SIGKILL, false));
+    if started.is_err() {
+        // Past the point of no return: as Linux, which kills such a process.
+        task::kill_group(context.process(), ExitStatus::Signaled(Signal::SIGKILL, false));
     }
     context.after = After::Replaced;
+    engine.pool.refill(&engine);
     Ok(())
+}
+
+/// The stack is mapped already: what lies on it is written first, and the process goes on from its mappings to the program
+/// without another call.
+fn start_at_once(
+    engine: &Arc<Engine>,
+    thread: &Arc<GuestThread>,
+    context: &mut Context,
+    start: &Start,
+    calls: &[NativeCall],
+) -> Result<()> {
+    if context.memory().write(start.stack_pointer, &start.stack) != start.stack.len() {
+        return Err(Errno::EFAULT);
+    }
+    engine.run_program(thread, context, calls, start.entry, start.stack_pointer)
+}
+
+/// The process maps its stack among the rest; then that is written.
+fn start_when_mapped(
+    engine: &Arc<Engine>,
+    thread: &Arc<GuestThread>,
+    context: &Context,
+    start: Start,
+    calls: Vec<NativeCall>,
+) -> Result<()> {
+    let then = move |context: &mut Context, status: i64| {
+        if status < 0 || context.memory().write(start.stack_pointer, &start.stack) != start.stack.len() {
+            task::exit_group(context.task, ExitStatus::Signaled(Signal::SIGKILL, false));
+            context.after = After::Gone;
+        } else {
+            context.after = After::Run { entry: start.entry, stack: start.stack_pointer };
+        }
+        Ok(0)
+    };
+    engine.ask_native(thread, context, NativePlan { calls, then: Some(Box::new(then)) })
 }
 
 /// E2BIG where arguments and environment are more than the stack limit allows (execve(2), "Limits on size").
@@ -116,17 +138,16 @@ fn check_size(context: &Context, execution: &Execution) -> Result<()> {
 }
 
 /// Opens what is to be executed, following scripts to their interpreters; `execution`'s arguments grow by them.
-fn find_program(context: &Context, execution: &mut Execution) -> Result<(Arc<OpenFile>, Path)> {
+fn find_program(context: &Context, execution: &mut Execution) -> Result<(Executable, Metadata, Path)> {
     let mut path = execution.path.clone();
     let mut script_name = execution.name.clone();
     for _ in 0..MAXIMUM_SCRIPTS {
-        let file = open_executable(context, &path)?;
-        let mut line = [0u8; SCRIPT_LINE];
-        let count = read_start(&file, &mut line)?;
-        if !line[..count].starts_with(b"#!") {
-            return Ok((file, path));
+        let (file, metadata) = open_executable(context, &path)?;
+        let line = file.start(SCRIPT_LINE);
+        if !line.starts_with(b"#!") {
+            return Ok((file, metadata, path));
         }
-        let (interpreter, argument) = parse_script_line(&line[2..count], count == SCRIPT_LINE)?;
+        let (interpreter, argument) = parse_script_line(&line[2..], line.len() == SCRIPT_LINE)?;
         let mut arguments = vec![interpreter.clone()];
         arguments.extend(argument);
         arguments.push(script_name);
@@ -136,12 +157,6 @@ fn find_program(context: &Context, execution: &mut Execution) -> Result<(Arc<Ope
         script_name = interpreter;
     }
     Err(Errno::ELOOP)
-}
-
-fn read_start(file: &OpenFile, buffer: &mut [u8]) -> Result<usize> {
-    let size = file.operations.size()?.min(buffer.len() as u64) as usize;
-    read_exactly(file, &mut buffer[..size], 0)?;
-    Ok(size)
 }
 
 /// The interpreter, and the rest of the line as one argument.
@@ -163,14 +178,32 @@ pub(super) fn parse_script_line(line: &[u8], cut_off: bool) -> Result<(Vec<u8>, 
 }
 
 /// EACCES where it is not a regular file, may not be executed, or its mount forbids it.
-fn open_executable(context: &Context, path: &Path) -> Result<Arc<OpenFile>> {
+fn open_executable(context: &Context, path: &Path) -> Result<(Executable, Metadata)> {
     let metadata = path.inode().metadata()?;
     if metadata.kind != FileType::Regular || path.mount.flags().contains(MountFlags::NOEXEC) {
         return Err(Errno::EACCES);
     }
     context.task.credentials().check_access(&metadata, AccessMode::EXECUTE)?;
     let operations = path.inode().clone().open(context, StatusFlags::empty())?;
-    Ok(OpenFile::new(operations, StatusFlags::empty(), Some(path.clone())))
+    let file = OpenFile::new(operations, StatusFlags::empty(), Some(path.clone()));
+    Ok((Executable::new(file)?, metadata))
+}
+
+/// The task is in its old host process no longer. That runs no guest code from here on: the calling thread waits in this
+/// call, and others, which might be told so late, are waited for, as is whatever the host still does to memory that
+/// another process shares when the thread ends (CLONE_CHILD_CLEARTID). Otherwise it dies by itself.
+fn leave_old_process(engine: &Arc<Engine>, context: &Context) {
+    let process = context.process();
+    let Some(old) = process.host.write().take() else { return };
+    let caller = context.task.host.read().clone().and_then(|host| engine.thread(host.tid));
+    let must_be_dead = caller.is_none_or(|caller| caller.must_be_seen_dead(context.task));
+    let dying = Dying::new(old.clone());
+    engine.leave(&old, &dying);
+    process.add_dying(dying);
+    if must_be_dead && !old.wait_until_dead(0) {
+        context.before_slow_host_call();
+        old.wait_until_dead(DEATH_TIMEOUT_MS);
+    }
 }
 
 /// The task's host side becomes the pool's thread.
@@ -182,27 +215,32 @@ fn move_in(engine: &Arc<Engine>, context: &Context, thread: &Arc<GuestThread>, b
     task.set_memory(Arc::new(GuestMemory::of(thread.process.clone())));
     task.set_address_space(thread.space.clone());
     let process = task.process();
-    let previous = process.host.write().replace(thread.process.clone());
-    if let Some(previous) = previous {
-        process.add_usage(previous.usage());
-    }
+    *process.host.write() = Some(thread.process.clone());
     engine.reaper.assign(thread.host.pid, process);
     if process.signals.lock().group_exit.is_some() {
         task::kill_host(process);
     }
 }
 
-/// Everything that the new process maps and starts with.
-struct Plan {
-    calls: Vec<NativeCall>,
+/// Where the program begins, and what lies on its stack then.
+struct Start {
     entry: u64,
     stack_pointer: u64,
     stack: Vec<u8>,
+}
+
+/// Everything that the new process maps and starts with.
+struct Plan {
+    calls: Vec<NativeCall>,
+    /// The stack is where the fresh process has one already.
+    has_prepared_stack: bool,
+    start: Start,
     program: Program,
     brk: Brk,
 }
 
 impl Plan {
+    #[allow(clippy::too_many_arguments)] // each is something that was found out on its own
     fn make(
         context: &Context,
         engine: &Engine,
@@ -211,6 +249,7 @@ impl Plan {
         interpreter: Option<Image>,
         credentials: &task::Credentials,
         secure: bool,
+        prepared: Option<PreparedStack>,
     ) -> Result<Plan> {
         const ADDR_NO_RANDOMIZE: u32 = 0x004_0000;
         let mut random = [0u64; 7];
@@ -220,31 +259,40 @@ impl Plan {
             *word = u64::from_ne_bytes(chunk.try_into().unwrap_or_default());
         }
         let at_random: [u8; 16] = bytes[..16].try_into().unwrap_or_default();
-        if context.task.personality.load(Ordering::Relaxed) & ADDR_NO_RANDOMIZE != 0 {
+        let is_random = context.task.personality.load(Ordering::Relaxed) & ADDR_NO_RANDOMIZE == 0;
+        if !is_random {
             random = [0; 7];
         }
         let pages = |word: u64, bits: u32| (word & ((1 << bits) - 1)) * PAGE;
         // Where Linux has a program, below all mappings that the host places by itself (from 0x7eff_... up).
         let bias = image.bias(0x5555_5555_4000 + pages(random[2], 28));
         let interpreter_bias = interpreter.as_ref().map(|image| image.bias(0x7e90_0000_0000 + pages(random[3], 24)));
-        let stack_top = 0x7ee0_0000_0000 + pages(random[4], 24);
         let limit = context.process().rlimit(linux::RLIMIT_STACK).current;
         let stack_size =
             if limit == u64::MAX { DEFAULT_UNLIMITED_STACK } else { limit.clamp(32 * PAGE, MAXIMUM_STACK) } / PAGE * PAGE;
+        // Room for arguments beyond the limit on the stack itself, as execve(2) counts them separately.
+        let stack_size = stack_size + MAXIMUM_STRINGS;
+        let fitting = prepared.filter(|prepared| is_random && prepared.size == stack_size);
+        let stack_top = match &fitting {
+            Some(prepared) => prepared.top(),
+            None => PreparedStack::TOP + pages(random[4], PreparedStack::RANDOM_BITS),
+        };
 
         let mut calls = Vec::new();
         image.map(bias, &mut calls)?;
         if let (Some(interpreter), Some(bias)) = (&interpreter, interpreter_bias) {
             interpreter.map(bias, &mut calls)?;
         }
-        let flags = linux::MAP_PRIVATE | linux::MAP_ANONYMOUS | linux::MAP_FIXED_NOREPLACE | linux::MAP_NORESERVE | linux::MAP_STACK;
-        let protection = u64::from(linux::PROT_READ | linux::PROT_WRITE);
-        // Room for arguments beyond the limit on the stack itself, as execve(2) counts them separately.
-        let stack_size = stack_size + MAXIMUM_STRINGS;
-        calls.push(NativeCall::new(
-            linux::__NR_mmap,
-            [stack_top - stack_size, stack_size, protection, flags.into(), u64::MAX, 0],
-        ));
+        if fitting.is_none() {
+            if let Some(prepared) = &prepared {
+                calls.insert(0, NativeCall::new(linux::__NR_munmap, [prepared.start, prepared.size, 0, 0, 0, 0]));
+            }
+            let flags =
+                linux::MAP_PRIVATE | linux::MAP_ANONYMOUS | linux::MAP_FIXED_NOREPLACE | linux::MAP_NORESERVE | linux::MAP_STACK;
+            let protection = u64::from(linux::PROT_READ | linux::PROT_WRITE);
+            let start = stack_top - stack_size;
+            calls.push(NativeCall::new(linux::__NR_mmap, [start, stack_size, protection, flags.into(), u64::MAX, 0]));
+        }
         let entry = match (&interpreter, interpreter_bias) {
             (Some(interpreter), Some(bias)) => interpreter.entry(bias),
             _ => image.entry(bias),
@@ -295,9 +343,8 @@ impl Plan {
         };
         Ok(Plan {
             calls,
-            entry,
-            stack_pointer: laid.stack_pointer,
-            stack: laid.bytes,
+            has_prepared_stack: fitting.is_some(),
+            start: Start { entry, stack_pointer: laid.stack_pointer, stack: laid.bytes },
             program,
             brk: Brk { start, current: start },
         })

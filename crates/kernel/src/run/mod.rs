@@ -51,6 +51,8 @@ pub struct Engine {
     pool: pool::Pool,
     workers: worker::Workers,
     reaper: reaper::Reaper,
+    /// Host processes that nobody has any more and that are not dead yet.
+    leaving: AtomicUsize,
 }
 
 /// A thread of an application, as the host has it.
@@ -61,7 +63,19 @@ pub(crate) struct GuestThread {
     listener: Arc<Door>,
     space: Arc<AddressSpace>,
     slot: u64,
+    /// In the pool: what it has mapped for its program.
+    stack: Option<pool::PreparedStack>,
+    /// Its memory is that of another process too (vfork(2)).
+    borrows_memory: bool,
     state: Mutex<ThreadState>,
+}
+
+impl GuestThread {
+    /// Whether what the host does when the thread ends may be seen by others than its own process, so that nobody must
+    /// go on before.
+    fn must_be_seen_dead(&self, task: &Task) -> bool {
+        self.borrows_memory && task.clear_child_tid.load(Ordering::Relaxed) != 0
+    }
 }
 
 #[derive(Default)]
@@ -129,6 +143,8 @@ impl Engine {
             pool: pool::Pool::default(),
             workers: worker::Workers::default(),
             reaper,
+            reaper: reaper::Reaper::new()?,
+            leaving: AtomicUsize::new(0),
         });
         reaper::Reaper::run(&engine)?;
         pool::Pool::run(&engine)?;

@@ -69,8 +69,49 @@ pub(super) struct Image {
     pub interpreter: Option<Vec<u8>>,
 }
 
+/// A file that is to be executed, and its start: what the headers of most programs fit into.
+pub(super) struct Executable {
+    pub file: Arc<OpenFile>,
+    start: Vec<u8>,
+}
+
+/// What is read of a file at once. A script's first line is looked for in its first 256 bytes (execve(2)).
+const START: usize = 1024;
+
+impl Executable {
+    pub fn new(file: Arc<OpenFile>) -> Result<Executable> {
+        let mut start = vec![0; START];
+        let mut count = 0;
+        while count < START {
+            match file.operations.read(&file, &mut start[count..], count as u64)? {
+                0 => break,
+                more => count += more,
+            }
+        }
+        start.truncate(count);
+        Ok(Executable { file, start })
+    }
+
+    /// At most the first `length` bytes.
+    pub fn start(&self, length: usize) -> &[u8] {
+        &self.start[..length.min(self.start.len())]
+    }
+
+    /// As [`read_exactly`].
+    fn read(&self, buffer: &mut [u8], offset: u64) -> Result<()> {
+        let known = usize::try_from(offset).ok().and_then(|offset| self.start.get(offset..offset.checked_add(buffer.len())?));
+        match known {
+            Some(bytes) => {
+                buffer.copy_from_slice(bytes);
+                Ok(())
+            }
+            None => read_exactly(&self.file, buffer, offset),
+        }
+    }
+}
+
 /// Reads exactly `buffer.len()` bytes, or ENOEXEC.
-pub(super) fn read_exactly(file: &OpenFile, buffer: &mut [u8], offset: u64) -> Result<()> {
+fn read_exactly(file: &OpenFile, buffer: &mut [u8], offset: u64) -> Result<()> {
     let mut done = 0;
     while done < buffer.len() {
         match file.operations.read(file, &mut buffer[done..], offset.checked_add(done as u64).ok_or(Errno::ENOEXEC)?)? {
@@ -83,9 +124,9 @@ pub(super) fn read_exactly(file: &OpenFile, buffer: &mut [u8], offset: u64) -> R
 
 impl Image {
     /// ENOEXEC where it is not an x86-64 ELF program.
-    pub fn parse(file: Arc<OpenFile>) -> Result<Image> {
+    pub fn parse(executable: &Executable) -> Result<Image> {
         let mut bytes = [0u8; size_of::<FileHeader>()];
-        read_exactly(&file, &mut bytes, 0)?;
+        executable.read(&mut bytes, 0)?;
         let header = FileHeader::read_from_bytes(&bytes).map_err(|_| Errno::ENOEXEC)?;
         let is_ours = header.identification.starts_with(b"\x7fELF\x02\x01") && header.machine == EM_X86_64;
         if !is_ours || !matches!(header.kind, ET_EXEC | ET_DYN) {
@@ -96,7 +137,7 @@ impl Image {
             return Err(Errno::ENOEXEC);
         }
         let mut bytes = vec![0u8; count * size_of::<ProgramHeader>()];
-        read_exactly(&file, &mut bytes, header.program_headers)?;
+        executable.read(&mut bytes, header.program_headers)?;
         let headers: Vec<ProgramHeader> = bytes
             .chunks_exact(size_of::<ProgramHeader>())
             .filter_map(|chunk| ProgramHeader::read_from_bytes(chunk).ok())
@@ -117,11 +158,11 @@ impl Image {
             return Err(Errno::ENOEXEC);
         }
         let interpreter = match headers.iter().find(|header| header.kind == PT_INTERP) {
-            Some(header) => Some(read_interpreter(&file, header)?),
+            Some(header) => Some(read_interpreter(executable, header)?),
             None => None,
         };
         Ok(Image {
-            file,
+            file: executable.file.clone(),
             headers,
             position_independent: header.kind == ET_DYN,
             entry: header.entry,
@@ -227,13 +268,13 @@ fn protection(flags: u32) -> u64 {
     protection.into()
 }
 
-fn read_interpreter(file: &OpenFile, header: &ProgramHeader) -> Result<Vec<u8>> {
+fn read_interpreter(executable: &Executable, header: &ProgramHeader) -> Result<Vec<u8>> {
     let size = usize::try_from(header.file_size).map_err(|_| Errno::ENOEXEC)?;
     if !(2..=crate::context::PATH_MAX).contains(&size) {
         return Err(Errno::ENOEXEC);
     }
     let mut path = vec![0u8; size];
-    read_exactly(file, &mut path, header.offset)?;
+    executable.read(&mut path, header.offset)?;
     if path.pop() != Some(0) || path.contains(&0) {
         return Err(Errno::ENOEXEC);
     }

@@ -2,7 +2,7 @@
 
 use super::worker::Workers;
 use super::{Door, Engine};
-use crate::task::{self, ExitStatus, Process};
+use crate::task::{self, Dying, ExitStatus, Process};
 use parking_lot::Mutex;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::process::{waitid, WaitId, WaitIdOptions};
@@ -11,6 +11,7 @@ use skerry_platform::engine::HostProcess;
 use skerry_platform::HostError;
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
+use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
 pub(super) struct Reaper {
@@ -22,6 +23,8 @@ struct Watched {
     host: Arc<HostProcess>,
     door: Arc<Door>,
     process: Option<Arc<Process>>,
+    /// It has been left already, and only what it used is of interest.
+    dying: Option<Arc<Dying>>,
 }
 
 impl Reaper {
@@ -43,10 +46,19 @@ impl Reaper {
     /// Tells `process` (if it is one already) of the death of `host`.
     pub fn watch(&self, host: Arc<HostProcess>, door: Arc<Door>, process: Option<Arc<Process>>) {
         let pid = host.pid;
-        self.watched.lock().insert(pid, Watched { host: host.clone(), door, process });
+        self.watched.lock().insert(pid, Watched { host: host.clone(), door, process, dying: None });
         let data = EventData::new_u64(pid as u64);
         // Fails only for want of memory; the process is then reaped when the sentry ends.
         let _ = epoll::add(&self.epoll, host.death(), data, EventFlags::IN | EventFlags::ONESHOT);
+    }
+
+    /// The host process `pid` runs nothing any more; what it used is settled once it is dead. False: it is.
+    pub fn leave(&self, pid: i32, dying: &Arc<Dying>) -> bool {
+        let mut all = self.watched.lock();
+        let Some(watched) = all.get_mut(&pid) else { return false };
+        watched.process = None;
+        watched.dying = Some(dying.clone());
+        true
     }
 
     /// The pool process `pid` has become `process`.
@@ -87,6 +99,10 @@ impl Engine {
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
         let status = waitid(WaitId::PidFd(host.death()), options).ok().flatten();
         self.threads.write().retain(|_, thread| thread.process.pid != host.pid);
+        if let Some(dying) = &watched.dying {
+            dying.settle();
+            self.leaving.fetch_sub(1, Ordering::AcqRel);
+        }
         if let Some(process) = &watched.process {
             let current = process.host.read().as_ref().map(|current| current.pid);
             // Else it has executed another program since, in another host process.

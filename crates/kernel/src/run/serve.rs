@@ -5,17 +5,20 @@ use super::worker::Holder;
 use super::{Engine, GuestThread};
 use crate::context::{After, Call, NativePlan};
 use crate::signal::{self, HandlerFrame, Resume, Return};
-use crate::task::{self, Task};
+use crate::task::{self, Dying, Task};
 use crate::{syscall, Context, Errno, Result};
 use skerry_abi::raw::general as linux;
 use skerry_abi::signal::{Signal, SignalInfo, SignalSet, SignalStack};
-use skerry_platform::engine::NativeCall;
+use skerry_platform::engine::{HostProcess, NativeCall};
 use skerry_platform::layout::{self, action, operation, request, CloneOrder, Frame, Operation, Reply, Request};
 use skerry_platform::listener::Notification;
 use std::os::fd::AsFd;
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
 use zerocopy::IntoBytes;
+
+/// Host processes that may be dying while nobody waits for them: more would be a way around `--pids`.
+const MAXIMUM_LEAVING: usize = 32;
 
 impl Engine {
     /// Serves one ring. Everything in it is hostile but `tid`, `number` and the arguments, which the host vouches for.
@@ -185,14 +188,34 @@ impl Engine {
 
     /// The thread is not to run guest code any more.
     fn end(self: &Arc<Self>, thread: &Arc<GuestThread>, task: &Arc<Task>) {
-        let whole_process = task.process().signals.lock().group_exit.is_some();
+        let process = task.process();
+        let whole_process = process.signals.lock().group_exit.is_some();
         if whole_process {
-            return self.answer(thread, Reply { action: action::EXIT_PROCESS, ..Reply::default() });
+            let is_alone = process.threads.lock().iter().all(|other| Arc::ptr_eq(other, task));
+            if !is_alone || thread.must_be_seen_dead(task) || self.leaving.load(Ordering::Acquire) >= MAXIMUM_LEAVING {
+                task::kill_host(process);
+                return self.answer(thread, Reply { action: action::EXIT_PROCESS, ..Reply::default() });
+            }
+            let dying = Dying::new(thread.process.clone());
+            self.leave(&thread.process, &dying);
+            return task::host_leaves(task, dying);
         }
         task::robust::release(task);
         self.threads.write().remove(&thread.host.tid);
         task::thread_gone(task);
         self.answer(thread, Reply { action: action::EXIT_THREAD, ..Reply::default() });
+    }
+
+    /// Nobody runs in `host` any more: its threads are in calls that are not answered. It is killed, and dies by itself.
+    pub(super) fn leave(&self, host: &HostProcess, dying: &Arc<Dying>) {
+        self.threads.write().retain(|_, thread| thread.process.pid != host.pid);
+        self.leaving.fetch_add(1, Ordering::AcqRel);
+        if self.reaper.leave(host.pid, dying) {
+            host.kill();
+        } else {
+            self.leaving.fetch_sub(1, Ordering::AcqRel);
+            dying.settle();
+        }
     }
 
     /// Publishes a reply and ends the ring.
@@ -273,6 +296,29 @@ impl Engine {
             return Err(Errno::ENFILE);
         }
         Ok(operations)
+    }
+
+    /// Has a fresh process make `calls`, and start its program when they went well; else it ends.
+    pub(super) fn run_program(
+        self: &Arc<Self>,
+        thread: &Arc<GuestThread>,
+        context: &mut Context,
+        calls: &[NativeCall],
+        entry: u64,
+        stack: u64,
+    ) -> Result<()> {
+        let operations = self.inject_all(thread, calls)?;
+        if !thread.channel.put_operations(&operations) {
+            return Err(Errno::ENOMEM);
+        }
+        match signal::prepare_return(context, None) {
+            Return::Gone => self.end(thread, context.task),
+            _ => {
+                let operations = operations.len() as u32;
+                self.answer(thread, Reply { action: action::RUN, operations, entry, stack, ..Reply::default() });
+            }
+        }
+        Ok(())
     }
 
     fn ask_clone(self: &Arc<Self>, thread: &Arc<GuestThread>, plan: &crate::context::ClonePlan) -> Result<()> {

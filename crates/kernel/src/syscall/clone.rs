@@ -12,6 +12,7 @@ use skerry_platform::layout;
 /// Arguments or environment strings that one execve(2) may have: with MAX_ARG_STRINGS Linux has no other bound than the
 /// size, and a pointer counts towards that.
 const MAXIMUM_STRINGS: usize = (6 << 20) / 8;
+const PAGE: u64 = 4096;
 
 /// clone(2), as x86-64 orders its arguments.
 pub fn clone(context: &mut Context, flags: u64, stack: u64, parent_tid: u64, child_tid: u64, tls: u64) -> Result<u64> {
@@ -111,17 +112,68 @@ pub fn execveat(
     run::execute(context, Execution { path, name, arguments, environment })
 }
 
+/// The last page that was read of the caller's memory: the strings of an array mostly lie behind each other, and so do the
+/// array's words.
+#[derive(Default)]
+struct Window {
+    start: u64,
+    bytes: Vec<u8>,
+}
+
+impl Window {
+    /// What there is from `address` to the end of its page; at least one byte, or EFAULT.
+    fn at(&mut self, context: &Context, address: u64) -> Result<&[u8]> {
+        let known = address.checked_sub(self.start).is_some_and(|offset| offset < self.bytes.len() as u64);
+        if !known {
+            self.bytes.resize((PAGE - address % PAGE) as usize, 0);
+            let count = context.memory().read(address, &mut self.bytes);
+            self.bytes.truncate(count);
+            self.start = address;
+        }
+        match &self.bytes[(address - self.start) as usize..] {
+            [] => Err(Errno::EFAULT),
+            rest => Ok(rest),
+        }
+    }
+
+    /// The word at `address`, which may lie across two pages.
+    fn word(&mut self, context: &Context, address: u64) -> Result<u64> {
+        match self.at(context, address)?.first_chunk() {
+            Some(bytes) => Ok(u64::from_ne_bytes(*bytes)),
+            None => context.read(address),
+        }
+    }
+
+    /// The string at `address`; E2BIG where it is longer than execve(2) takes.
+    fn string(&mut self, context: &Context, mut address: u64) -> Result<Vec<u8>> {
+        let mut string = Vec::new();
+        loop {
+            let rest = self.at(context, address)?;
+            if let Some(end) = rest.iter().position(|byte| *byte == 0) {
+                string.extend_from_slice(&rest[..end]);
+                return if string.len() < run::MAXIMUM_STRING { Ok(string) } else { Err(Errno::E2BIG) };
+            }
+            string.extend_from_slice(rest);
+            if string.len() >= run::MAXIMUM_STRING {
+                return Err(Errno::E2BIG);
+            }
+            address = address.checked_add(rest.len() as u64).ok_or(Errno::EFAULT)?;
+        }
+    }
+}
+
 /// A null-terminated array of strings; a null array counts as an empty one. E2BIG, EFAULT.
 fn read_strings(context: &Context, array: UserAddress) -> Result<Vec<Vec<u8>>> {
     let mut strings = Vec::new();
     let Some(mut address) = array.non_null() else { return Ok(strings) };
+    let (mut words, mut texts) = (Window::default(), Window::default());
     let mut total = 0;
     loop {
-        let pointer: u64 = context.read(address)?;
+        let pointer = words.word(context, address)?;
         if pointer == 0 {
             return Ok(strings);
         }
-        let string = context.read_c_string(pointer, run::MAXIMUM_STRING, Errno::E2BIG)?;
+        let string = texts.string(context, pointer)?;
         total += string.len() + 1 + 8;
         if strings.len() >= MAXIMUM_STRINGS || total > MAXIMUM_STRINGS * 8 {
             return Err(Errno::E2BIG);

@@ -111,7 +111,7 @@ pub fn wait4(context: &mut Context, pid: i32, status: UserAddress, options: u32,
         context.write(address, &waited.status)?;
     }
     if let Some(address) = usage.non_null() {
-        context.write(address, &waited.usage)?;
+        context.write(address, &waited.usage())?;
     }
     Ok(waited.pid)
 }
@@ -147,7 +147,7 @@ pub fn waitid(context: &mut Context, kind: i32, id: i32, info: UserAddress, opti
         return Err(Errno::EAGAIN);
     }
     if let (Some(address), Some(waited)) = (usage.non_null(), &waited) {
-        context.write(address, &waited.usage)?;
+        context.write(address, &waited.usage())?;
     }
     info.non_null().map_or(Ok(()), |address| write_child_info(context, address, waited.as_ref()))
 }

@@ -105,7 +105,7 @@ pub fn getrusage(context: &mut Context, who: i32, address: UserAddress) -> Resul
 pub fn times(context: &mut Context, buffer: UserAddress) -> Result<i64> {
     let process = context.process();
     if let Some(address) = buffer.non_null() {
-        let (own, children) = (process.time_ns(), *process.children_time_ns.lock());
+        let (own, children) = (process.time_ns(), process.children_usage().time_ns);
         let ticks = [own.0, own.1, children.0, children.1].map(|time_ns| time_ns / TICK_NS);
         context.write(address, &ticks)?;
     }

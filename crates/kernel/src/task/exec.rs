@@ -179,7 +179,7 @@ pub fn exec_reset(task: &Arc<Task>, name: &[u8], program: Program, file: &ExecFi
     process.executed.store(true, Ordering::Relaxed);
     // execve(2): the termination signal is reset to SIGCHLD.
     process.exit_signal.store(skerry_abi::signal::Signal::SIGCHLD.number(), Ordering::Relaxed);
-    super::limits::apply_to_host(process);
+    super::limits::apply_to_fresh_host(process);
     super::scheduling::apply_to_host(task);
     exit::release_vfork_parent(process);
 }

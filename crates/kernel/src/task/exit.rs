@@ -2,8 +2,10 @@
 //!
 //! A process ends in two steps: [`exit_group`] (or a fatal signal) marks it, wakes its threads and has the host process
 //! killed; once the host process is dead the engine calls [`host_gone`], which lets go of everything and tells the
-//! parent. A single thread: [`exit_thread`], then [`thread_gone`].
+//! parent. Where the only thread of a process ends it, nothing of it runs any more when it has called: the engine does not
+//! wait for the host then ([`host_leaves`]). A single thread: [`exit_thread`], then [`thread_gone`].
 
+use super::usage::Dying;
 use super::{job_control, ExitStatus, Process, Task};
 use crate::fs::fd_table::FdTable;
 use crate::signal::{self, begin_group_exit};
@@ -38,9 +40,22 @@ pub fn exit_thread(task: &Arc<Task>, code: i32) {
     }
 }
 
-/// The whole process is to end. The first caller's status counts.
+/// The whole process is to end, as its thread `task` says in a call of its own: the engine sees to that thread's end. The
+/// first caller's status counts.
 pub fn exit_group(task: &Task, status: ExitStatus) {
     let process = task.process();
+    begin_group_exit(process, &mut process.signals.lock(), status);
+    let is_alone = process.threads.lock().iter().all(|other| std::ptr::eq(&**other, task));
+    if is_alone {
+        super::robust::release(task);
+        process.signal_queue.wake_all();
+    } else {
+        kill_host(process);
+    }
+}
+
+/// As [`exit_group`], when none of its threads has called: its host process is killed.
+pub(crate) fn kill_group(process: &Process, status: ExitStatus) {
     begin_group_exit(process, &mut process.signals.lock(), status);
     kill_host(process);
 }
@@ -89,7 +104,27 @@ pub fn host_gone(process: &Arc<Process>, unexpected: Option<ExitStatus>) {
     for task in &threads {
         remove_thread(&kernel, task);
     }
+    if let Some(host) = process.host.write().take() {
+        let dying = Dying::new(host);
+        dying.settle();
+        process.add_dying(dying);
+    }
     finish_process(&kernel, process, unexpected);
+}
+
+/// As [`host_gone`] for a process that [`exit_group`] has marked and whose only thread waits in that call: it runs no code
+/// any more, but its host process is not dead yet. What it used is to be settled when it is.
+pub(crate) fn host_leaves(task: &Arc<Task>, dying: Arc<Dying>) {
+    let process = task.process();
+    let kernel = process.kernel().clone();
+    let _tree = kernel.tree.lock();
+    if process.is_dead() {
+        return;
+    }
+    remove_thread(&kernel, task);
+    *process.host.write() = None;
+    process.add_dying(dying);
+    finish_process(&kernel, process, None);
 }
 
 /// Lets go of what a thread has. The caller holds `Kernel::tree`.
@@ -173,7 +208,7 @@ fn finish_process(kernel: &Arc<Kernel>, process: &Arc<Process>, unexpected: Opti
         status
     };
     if let Some(host) = process.host.write().take() {
-        process.add_usage(host.final_usage().unwrap_or_else(|| host.usage()));
+        process.add_dying(Dying::new(host));
     }
     process.timers.exited();
     *process.cpu_limit.lock() = None;
@@ -261,7 +296,7 @@ pub(crate) fn exit_info(process: &Process, signal: Signal, status: ExitStatus) -
         ExitStatus::Signaled(signal, false) => (CLD_KILLED, signal.number()),
         ExitStatus::Signaled(signal, true) => (CLD_DUMPED, signal.number()),
     };
-    let (user, system) = process.time_ns();
+    let (user, system) = process.time_ns_at_exit();
     let ticks = |time_ns: u64| i64::try_from(time_ns / TICK_NS).unwrap_or(i64::MAX);
     let uid = process.credentials().ruid;
     let mut info = SignalInfo::child(code, process.pid(), uid, value, ticks(user), ticks(system));

@@ -10,8 +10,14 @@ use std::sync::Arc;
 const SECOND_NS: u64 = 1_000_000_000;
 const INFINITY: u64 = u64::MAX;
 
-/// Puts the limits in force that the host watches: after a change, and for a new host process (which fork(2) copies them
-/// to, and execve(2) does not).
+/// As [`apply_to_host`], for a host process that has no limits yet: execve(2) gives a task such a one.
+pub(crate) fn apply_to_fresh_host(process: &Process) {
+    if process.rlimit(linux::RLIMIT_AS).current != INFINITY {
+        apply_to_host(process);
+    }
+}
+
+/// Puts the limits in force that the host watches, after a change.
 pub(crate) fn apply_to_host(process: &Process) {
     let Some(host) = process.host.read().clone() else { return };
     let Some(pid) = rustix::process::Pid::from_raw(host.pid) else { return };

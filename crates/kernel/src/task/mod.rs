@@ -27,7 +27,8 @@ pub(crate) mod wait;
 
 pub use credentials::{AccessMode, Capabilities, Credentials};
 pub use exec::{exec_reset, kill_other_threads, ExecFile};
-pub(crate) use exit::kill_host;
+pub(crate) use exit::{host_leaves, kill_group, kill_host};
+pub(crate) use usage::Dying;
 pub use exit::{exit_group, exit_thread, host_gone, kill_all, thread_gone};
 pub use lifecycle::{clone_task, discard_clone, spawn, CloneRequest, SpawnRequest};
 pub use pid_table::PidTable;

@@ -7,7 +7,6 @@ use crate::Kernel;
 use parking_lot::{Mutex, RwLock};
 use skerry_abi::signal::{SigAction, SignalInfo};
 use skerry_abi::structs::RLimit;
-use skerry_platform::engine::HostUsage;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::{Arc, Weak};
 
@@ -124,9 +123,8 @@ pub struct Process {
     pub program: RwLock<crate::task::Program>,
     /// When it started, nanoseconds since boot.
     pub start_time_ns: u64,
-    /// CPU time of children that were waited for, and of earlier host processes of this one (exec): (user, system) ns.
-    pub children_time_ns: Mutex<(u64, u64)>,
-    pub earlier_time_ns: Mutex<(u64, u64)>,
+    /// What it has used; see `usage`.
+    pub(super) account: Mutex<super::usage::Account>,
     pub child_subreaper: AtomicBool,
     pub dumpable: AtomicBool,
     pub oom_score_adj: AtomicI32,
@@ -138,9 +136,6 @@ pub struct Process {
     pub host: RwLock<Option<Arc<skerry_platform::engine::HostProcess>>>,
     /// execve(2) has succeeded (setpgid(2), EACCES).
     pub(crate) executed: AtomicBool,
-    /// What else the earlier host processes of this one have used, and the children that were waited for: all but times.
-    pub(crate) earlier_counts: Mutex<HostUsage>,
-    pub(crate) children_counts: Mutex<HostUsage>,
     /// What watches RLIMIT_CPU, where there is such a limit.
     pub(super) cpu_limit: Mutex<Option<Arc<crate::time::interval::IntervalTimer>>>,
     /// Those of the last thread, for a zombie's sake.
@@ -184,8 +179,7 @@ impl Process {
             exit_signal: AtomicI32::new(parts.exit_signal),
             program: RwLock::new(parts.program),
             start_time_ns,
-            children_time_ns: Mutex::new((0, 0)),
-            earlier_time_ns: Mutex::new((0, 0)),
+            account: Mutex::default(),
             child_subreaper: AtomicBool::new(false),
             dumpable: AtomicBool::new(parts.dumpable),
             oom_score_adj: AtomicI32::new(parts.oom_score_adj),
@@ -193,8 +187,6 @@ impl Process {
             timers: crate::time::ProcessTimers::default(),
             host: RwLock::new(None),
             executed: AtomicBool::new(false),
-            earlier_counts: Mutex::default(),
-            children_counts: Mutex::default(),
             cpu_limit: Mutex::new(None),
             last_credentials: RwLock::new(parts.credentials),
             last_name: RwLock::new(Vec::new()),
@@ -222,13 +214,6 @@ impl Process {
     /// How it is about to end: exit_group(2) or a fatal signal has come.
     pub fn group_exit(&self) -> Option<ExitStatus> {
         self.signals.lock().group_exit
-    }
-    /// CPU time used so far by itself: (user, system) in nanoseconds.
-    pub fn time_ns(&self) -> (u64, u64) {
-        let earlier = *self.earlier_time_ns.lock();
-        let host = self.host.read().clone();
-        let (user, system) = host.map_or((0, 0), |host| host.cpu_time_ns());
-        (earlier.0.saturating_add(user), earlier.1.saturating_add(system))
     }
     pub fn pid(&self) -> i32 {
         self.pid

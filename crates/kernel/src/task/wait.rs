@@ -33,7 +33,7 @@ pub enum Select {
 }
 
 /// What a child had to tell.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone)]
 pub struct Waited {
     pub pid: i32,
     pub uid: u32,
@@ -43,7 +43,14 @@ pub struct Waited {
     pub value: i32,
     /// As wait4(2) encodes it.
     pub status: i32,
-    pub usage: RUsage,
+    child: Arc<Process>,
+}
+
+impl Waited {
+    /// What the child and its children have used. May wait for a moment: until the host process is dead as well.
+    pub fn usage(&self) -> RUsage {
+        to_rusage(self.child.usage().plus(self.child.children_usage()))
+    }
 }
 
 /// Waits for a child; `None` with WNOHANG where none has anything to tell. ECHILD where there is none at all.
@@ -95,7 +102,7 @@ fn ask(kernel: &Kernel, parent: &Arc<Process>, child: &Arc<Process>, options: Wa
         code,
         value,
         status,
-        usage: to_rusage(child.usage().plus(child.children_usage())),
+        child: child.clone(),
     };
     if child.is_dead() {
         if !options.contains(WaitOptions::EXITED) {

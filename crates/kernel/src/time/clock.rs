@@ -102,7 +102,7 @@ impl CpuClock {
     pub fn nanos(&self) -> u64 {
         match self {
             CpuClock::Process(process) => {
-                let (user, system) = *process.earlier_time_ns.lock();
+                let (user, system) = process.earlier_usage().time_ns;
                 let host = process.host.read().clone();
                 let now = host.and_then(|host| skerry_platform::cpu_clock::process_cpu_time_ns(host.pid)).unwrap_or(0);
                 user.saturating_add(system).saturating_add(now)

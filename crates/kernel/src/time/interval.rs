@@ -38,7 +38,7 @@ impl Timeline {
             Timeline::User(process) => process.upgrade().map_or(0, |process| {
                 let host = process.host.read().clone();
                 let now = host.map_or(0, |host| host.cpu_time_ns().0);
-                process.earlier_time_ns.lock().0.saturating_add(now)
+                process.earlier_usage().time_ns.0.saturating_add(now)
             }),
             Timeline::ProcessCpu(process) => process.upgrade().map_or(0, |process| CpuClock::Process(process).nanos()),
         }

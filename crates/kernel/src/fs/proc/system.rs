@@ -236,7 +236,7 @@ fn busy_ticks(kernel: &Kernel) -> (u64, u64) {
     let mut sum = (0u64, 0u64);
     for process in kernel.pids.processes() {
         let host = process.host.read().clone().map_or((0, 0), |host| host.cpu_time_ns());
-        for part in [host, *process.earlier_time_ns.lock(), *process.children_time_ns.lock()] {
+        for part in [host, process.earlier_usage().time_ns, process.children_usage().time_ns] {
             sum.0 = sum.0.saturating_add(part.0);
             sum.1 = sum.1.saturating_add(part.1);
         }

@@ -169,8 +169,8 @@ impl View {
             Some(stat) => stat.times_ticks(),
             None => (0, 0),
         };
-        let earlier = if self.of_thread { (0, 0) } else { *self.process.earlier_time_ns.lock() };
-        let children = *self.process.children_time_ns.lock();
+        let earlier = if self.of_thread { (0, 0) } else { self.process.earlier_usage().time_ns };
+        let children = self.process.children_usage().time_ns;
         const TICK_NS: u64 = 10_000_000;
         [own.0 + earlier.0 / TICK_NS, own.1 + earlier.1 / TICK_NS, children.0 / TICK_NS, children.1 / TICK_NS]
     }
