@@ -4,6 +4,7 @@ use crate::fs::file::{OpenFile, StatusFlags};
 use crate::sync::Waiter;
 use crate::task::{Process, Task};
 use crate::{Errno, Kernel, Result};
+use skerry_platform::channel::Channel;
 use skerry_platform::memory::GuestMemory;
 use std::sync::Arc;
 use std::time::Instant;
@@ -30,6 +31,8 @@ pub struct Context<'a> {
     lead: &'a dyn Lead,
     /// Call number and argument registers, as the guest had them.
     pub call: Call,
+    /// Where `call`'s instruction and stack pointer still are to be read from.
+    channel: Option<&'a Channel>,
     /// What is to happen beside the return of a value.
     pub(crate) after: After,
 }
@@ -39,8 +42,9 @@ pub struct Context<'a> {
 pub struct Call {
     pub number: u64,
     pub arguments: [u64; 6],
-    /// Instruction behind the `syscall`.
+    /// Instruction behind the `syscall`. Few calls need it: see [`Context::instruction_pointer`].
     pub instruction_pointer: u64,
+    /// See [`Context::stack_pointer`].
     pub stack_pointer: u64,
 }
 
@@ -84,7 +88,32 @@ pub struct NativePlan {
 
 impl<'a> Context<'a> {
     pub fn new(task: &'a Arc<Task>, lead: &'a dyn Lead, call: Call) -> Context<'a> {
-        Context { task, lead, call, after: After::Nothing }
+        Context { task, lead, call, channel: None, after: After::Nothing }
+    }
+
+    /// As [`Context::new`], for a call whose instruction and stack pointer are read from `channel` when they are needed.
+    pub(crate) fn of_channel(task: &'a Arc<Task>, lead: &'a dyn Lead, call: Call, channel: &'a Channel) -> Context<'a> {
+        Context { task, lead, call, channel: Some(channel), after: After::Nothing }
+    }
+
+    fn read_pointers(&mut self) {
+        if let Some(channel) = self.channel.take() {
+            let detail = channel.detail();
+            self.call.instruction_pointer = detail.instruction_pointer;
+            self.call.stack_pointer = detail.stack_pointer;
+        }
+    }
+
+    /// The instruction behind the caller's `syscall`, as far as it says the truth.
+    pub fn instruction_pointer(&mut self) -> u64 {
+        self.read_pointers();
+        self.call.instruction_pointer
+    }
+
+    /// The caller's stack pointer, as far as it says the truth.
+    pub fn stack_pointer(&mut self) -> u64 {
+        self.read_pointers();
+        self.call.stack_pointer
     }
 
     pub fn kernel(&self) -> &'a Arc<Kernel> {

@@ -3,12 +3,16 @@
 //! The other side is hostile: it may write anything, at any time. A request is therefore copied once, and nothing that
 //! the sentry wrote is ever read back from the channel.
 
-use crate::layout::{ChannelLayout, Operation, Reply, Request, CHANNEL_SIZE, MAXIMUM_OPERATIONS};
+use crate::layout::{
+    line_state, ChannelLayout, CloneOrder, Frame, Line, Operation, Phase, Reply, Request, RequestDetail, CHANNEL_SIZE,
+    MAXIMUM_OPERATIONS,
+};
 use crate::HostError;
 use rustix::fs::{fcntl_add_seals, ftruncate, memfd_create, MemfdFlags, SealFlags};
 use rustix::mm::{mmap, munmap, MapFlags, ProtFlags};
 use std::os::fd::OwnedFd;
 use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 /// The sentry's mapping of one thread's channel.
 pub struct Channel {
@@ -40,16 +44,62 @@ impl Channel {
         Ok((Channel { pages }, memory))
     }
 
-    /// A copy of the request as it is now.
-    pub fn request(&self) -> Request {
-        // SAFETY: inside the mapping, which lives as long as self.
-        unsafe { std::ptr::read_volatile(&raw const (*self.pages.as_ptr()).request) }
+    fn line(&self) -> *mut Line {
+        // SAFETY: inside the mapping, which lives as long as self; no reference is made.
+        unsafe { &raw mut (*self.pages.as_ptr()).line }
     }
 
-    /// Lays down an answer; the doorbell's own answer publishes it.
-    pub fn put_reply(&self, reply: &Reply) {
+    #[inline]
+    fn state(&self) -> &AtomicU64 {
+        // SAFETY: inside the mapping, aligned, and only ever accessed atomically here.
+        unsafe { AtomicU64::from_ptr(&raw mut (*self.line()).state) }
+    }
+
+    /// The line's state: with `Phase::Request` somebody asks. To be looked at again and again.
+    #[inline]
+    pub fn poll(&self) -> u64 {
+        self.state().load(Ordering::Acquire)
+    }
+
+    /// A copy of the request as it is now, without its detail.
+    #[inline]
+    pub fn request(&self) -> Request {
+        let state = self.poll();
         // SAFETY: inside the mapping.
-        unsafe { std::ptr::write_volatile(&raw mut (*self.pages.as_ptr()).reply, *reply) }
+        Request::from_line(state, unsafe { std::ptr::read_volatile(&raw const (*self.line()).words) })
+    }
+
+    /// A copy of what the request says beside the call itself.
+    pub fn detail(&self) -> RequestDetail {
+        // SAFETY: inside the mapping.
+        unsafe { std::ptr::read_volatile(&raw const (*self.pages.as_ptr()).detail) }
+    }
+
+    /// Lays down and publishes the answer to the request `sequence`.
+    #[inline]
+    pub fn put_reply(&self, sequence: u32, reply: &Reply) {
+        // SAFETY: inside the mapping.
+        unsafe { std::ptr::write_volatile((&raw mut (*self.line()).words).cast::<[u64; 4]>(), reply.to_words()) };
+        self.state().store(line_state(sequence, Phase::Reply), Ordering::Release);
+    }
+
+    /// Tells the stub on which CPU somebody watches this channel; `None`: nobody does.
+    pub fn set_watch(&self, cpu: Option<u32>) {
+        // SAFETY: inside the mapping, aligned.
+        let watch = unsafe { AtomicU32::from_ptr(&raw mut (*self.pages.as_ptr()).watch.cpu) };
+        watch.store(cpu.map_or(0, |cpu| cpu.wrapping_add(1)), Ordering::Release);
+    }
+
+    /// Lays down the frame of a handler that a reply asks for.
+    pub fn put_frame(&self, frame: &Frame) {
+        // SAFETY: inside the mapping.
+        unsafe { std::ptr::write_volatile(&raw mut (*self.pages.as_ptr()).frame, *frame) }
+    }
+
+    /// Lays down the clone that a reply asks for.
+    pub fn put_clone(&self, order: &CloneOrder) {
+        // SAFETY: inside the mapping.
+        unsafe { std::ptr::write_volatile(&raw mut (*self.pages.as_ptr()).clone, *order) }
     }
 
     /// Lays down the operations that a reply refers to. False: they are too many.
@@ -80,8 +130,9 @@ mod tests {
     fn a_channel_cannot_be_shrunk_under_the_sentry() {
         let (channel, memory) = Channel::create().unwrap();
         assert!(ftruncate(&memory, 0).is_err());
-        channel.put_reply(&Reply { value: 7, ..Reply::default() });
         assert_eq!(channel.request().kind, 0);
+        channel.put_reply(3, &Reply { value: 7, ..Reply::default() });
+        assert_eq!(channel.poll(), line_state(3, Phase::Reply));
         assert!(!channel.put_operations(&vec![Operation::default(); MAXIMUM_OPERATIONS + 1]));
     }
 }

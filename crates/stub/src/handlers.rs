@@ -4,6 +4,7 @@
 
 use crate::call;
 use crate::context::{Context, Info};
+use crate::handoff;
 use crate::host::{self, number};
 use crate::layout::{self, action, operation, request, CloneOrder, Reply, Request};
 use crate::native;
@@ -43,7 +44,7 @@ pub extern "C" fn on_kick(_signal: i32, _info: &Info, context: &mut Context) {
     let thread = thread::current();
     let (status, place) = interrupted_native(thread, context);
     let filled = new_request(thread, context, request::KICKED);
-    filled.status = status;
+    filled.detail.status = status;
     ring(thread);
     carry_out(thread, context, place);
 }
@@ -56,9 +57,9 @@ pub extern "C" fn on_fault(signal: i32, info: &Info, context: &mut Context) {
     }
     let thread = thread::current();
     let filled = new_request(thread, context, request::FAULT);
-    filled.fault_signal = signal;
-    filled.fault_code = info.code;
-    filled.fault_address = info.address;
+    filled.detail.fault_signal = signal;
+    filled.detail.fault_code = info.code;
+    filled.detail.fault_address = info.address;
     ring(thread);
     carry_out(thread, context, Place::OwnCode);
 }
@@ -105,30 +106,26 @@ fn signal_return(thread: &mut ThreadBlock, context: &mut Context) {
     carry_out(thread, context, Place::OwnCode);
 }
 
-/// The channel's request, numbered and with the registers that every kind has.
-fn new_request<'a>(thread: &mut ThreadBlock, context: &Context, kind: u32) -> &'a mut Request {
-    thread.sequence += 1;
-    // SAFETY: the channel is mapped for as long as the thread lives; the sentry writes only the reply.
-    let filled = unsafe { &mut (*thread.channel()).request };
+/// The next request, numbered and with the registers that every kind has. [`ring`] puts it into the channel.
+fn new_request<'a>(thread: &'a mut ThreadBlock, context: &Context, kind: u32) -> &'a mut Request {
+    thread.sequence = thread.sequence.wrapping_add(1);
+    let filled = &mut thread.request;
     filled.kind = kind;
     filled.sequence = thread.sequence;
-    filled.status = 0;
-    filled.instruction_pointer = context.rip;
-    filled.stack_pointer = context.rsp;
+    filled.detail.status = 0;
+    filled.detail.instruction_pointer = context.rip;
+    filled.detail.stack_pointer = context.rsp;
     filled
 }
 
-/// Rings and waits. Ends the process when nobody answers any more.
-fn ring(_thread: &mut ThreadBlock) {
-    if call!(number::GETPPID, layout::DOORBELL_MAGIC, layout::DOORBELL_REQUEST) < 0 {
-        host::exit_process(1);
-    }
+/// Asks and waits for the answer. Ends the process when nobody answers any more.
+fn ring(thread: &mut ThreadBlock) {
+    handoff::hand_over(thread);
 }
 
 /// A copy of the reply.
 fn reply(thread: &ThreadBlock) -> Reply {
-    // SAFETY: the channel is mapped; the reply is plain data, complete before the doorbell returns.
-    unsafe { core::ptr::read_volatile(&raw const (*thread.channel()).reply) }
+    handoff::reply(thread)
 }
 
 /// Does what the sentry's reply says, until the guest can go on.
@@ -142,8 +139,10 @@ fn carry_out(thread: &mut ThreadBlock, context: &mut Context, place: Place) {
             }
             action::HANDLER => {
                 resume(thread, context, place, answer.resume, answer.value, true);
-                let built = context.push_frame(&answer.frame);
-                if built && answer.frame.more == 0 {
+                // SAFETY: within the channel; plain data, complete before the answer is.
+                let frame = unsafe { core::ptr::read_volatile(&raw const (*thread.channel()).frame) };
+                let built = context.push_frame(&frame);
+                if built && frame.more == 0 {
                     return;
                 }
                 new_request(thread, context, if built { request::KICKED } else { request::FRAME_FAILED });
@@ -156,17 +155,19 @@ fn carry_out(thread: &mut ThreadBlock, context: &mut Context, place: Place) {
                     context.rax = result as u64;
                     return;
                 }
-                new_request(thread, context, request::NATIVE_DONE).status = result;
+                new_request(thread, context, request::NATIVE_DONE).detail.status = result;
                 ring(thread);
             }
             action::CLONE => {
-                let result = clone(thread, context, &answer.clone);
+                // SAFETY: as above.
+                let order = unsafe { core::ptr::read_volatile(&raw const (*thread.channel()).clone) };
+                let result = clone(thread, context, &order);
                 if result == 0 {
                     // The child of a plain fork: it has this very stack.
                     start_child(thread, context);
                     return;
                 }
-                new_request(thread, context, request::NATIVE_DONE).status = result;
+                new_request(thread, context, request::NATIVE_DONE).detail.status = result;
                 ring(thread);
             }
             action::EXIT_THREAD => loop {
@@ -359,21 +360,18 @@ pub fn set_death_signal() {
 
 /// A pool process's wait for its program.
 pub fn wait_for_program(thread: &mut ThreadBlock) -> ! {
-    thread.sequence += 1;
-    // SAFETY: the channel is mapped.
-    let filled = unsafe { &mut (*thread.channel()).request };
-    filled.kind = request::IDLE;
-    filled.sequence = thread.sequence;
+    let mut kind = request::IDLE;
+    let mut status = 0;
     loop {
+        thread.sequence = thread.sequence.wrapping_add(1);
+        thread.request = Request { kind, sequence: thread.sequence, ..Request::default() };
+        thread.request.detail.status = status;
         ring(thread);
         let answer = reply(thread);
         match answer.action {
             action::NATIVE => {
-                let result = run_operations(thread, answer.operations);
-                thread.sequence += 1;
-                filled.kind = request::NATIVE_DONE;
-                filled.sequence = thread.sequence;
-                filled.status = result;
+                status = run_operations(thread, answer.operations);
+                kind = request::NATIVE_DONE;
             }
             // SAFETY: the program's entry and stack, as the sentry laid them out. The block is read again by the program's
             // first call, which the compiler does not see.

@@ -71,6 +71,8 @@ pub mod action {
     pub const EXIT_THREAD: u32 = 8;
     /// End this process.
     pub const EXIT_PROCESS: u32 = 9;
+    /// Ring for the same request: what it needs can be done for a thread that waits in the doorbell only.
+    pub const RING: u32 = 10;
 }
 
 /// Kinds of [`Operation`].
@@ -83,21 +85,83 @@ pub mod operation {
     pub const ZERO: u64 = 3;
 }
 
+/// The cache line that a request and its reply travel in, the reply in the request's place: moving one line each way is
+/// what a call costs at the least. What it has no room for lies in the rest of the channel.
+#[repr(C, align(128))]
+pub struct Line {
+    /// See [`line_state`]; written last, and read first.
+    pub state: u64,
+    pub words: [u64; LINE_WORDS],
+}
+
+pub const LINE_WORDS: usize = 7;
+
+/// Whose turn it is.
+#[derive(Clone, Copy, PartialEq)]
+pub enum Phase {
+    Request = 1,
+    Reply = 2,
+}
+
+/// [`Line::state`] of a request, or of its reply.
+pub const fn line_state(sequence: u32, phase: Phase) -> u64 {
+    sequence as u64 | (phase as u64) << 32
+}
+
+/// What the sentry says about spinning for a channel; a line of its own, which hardly ever changes.
+#[repr(C, align(64))]
+pub struct Watch {
+    /// 0, or one more than the CPU on which a thread of the sentry watches this channel: a request is answered without
+    /// ringing, if its maker runs on another CPU.
+    pub cpu: u32,
+}
+
+/// How long a stub waits for an answer before it rings after all, in ticks of the processor's clock: tens of microseconds.
+pub const SPIN_TICKS: u64 = 100_000;
+
+/// What a stub asks. It travels in a [`Line`] and, of what only some requests are about, in [`RequestDetail`].
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
 pub struct Request {
     pub kind: u32,
-    pub _padding: u32,
     /// Counts up; a request that rings again with the same number gets the same reply.
-    pub sequence: u64,
+    pub sequence: u32,
     pub number: u64,
     pub arguments: [u64; 6],
+    pub detail: RequestDetail,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct RequestDetail {
     pub instruction_pointer: u64,
     pub stack_pointer: u64,
     pub status: i64,
     pub fault_signal: i32,
     pub fault_code: i32,
     pub fault_address: u64,
+}
+
+impl Request {
+    /// As the line has it, but for the state.
+    #[inline(always)]
+    pub fn to_words(&self) -> [u64; LINE_WORDS] {
+        let [a, b, c, d, e, f] = self.arguments;
+        [self.kind as u64 & 0xff | self.number << 32, a, b, c, d, e, f]
+    }
+
+    /// From a line; without its detail.
+    #[inline(always)]
+    pub fn from_line(state: u64, words: [u64; LINE_WORDS]) -> Request {
+        let [head, a, b, c, d, e, f] = words;
+        Request {
+            kind: head as u32 & 0xff,
+            sequence: state as u32,
+            number: head >> 32,
+            arguments: [a, b, c, d, e, f],
+            ..Request::default()
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -152,23 +216,44 @@ pub const CLONE_VFORK: u64 = 0x28_8111;
 /// PARENT|SIGCHLD
 pub const CLONE_PROCESS: u64 = 0x8011;
 
-#[derive(Clone, Copy, Debug, Default)]
+/// What the sentry answers. It travels in a [`Line`]; a handler's frame, a clone's order and native operations lie in the
+/// channel beside it.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 #[repr(C)]
 pub struct Reply {
     pub action: u32,
     /// With HANDLER: RETURN, RESTART or AS_IS, the state that the frame saves.
     pub resume: u32,
     pub value: i64,
-    /// The request that it answers.
-    pub sequence: u64,
     /// How many of the channel's operations are to be carried out.
     pub operations: u32,
     /// With NATIVE: 1 = ask again with NATIVE_DONE.
     pub then: u32,
     pub entry: u64,
     pub stack: u64,
-    pub frame: Frame,
-    pub clone: CloneOrder,
+}
+
+impl Reply {
+    /// As the line has it, but for the state.
+    #[inline(always)]
+    pub fn to_words(&self) -> [u64; 4] {
+        let head = (self.action & 0xff | (self.resume & 0xff) << 8 | (self.then & 0xff) << 16) as u64;
+        [head | (self.operations as u64) << 32, self.value as u64, self.entry, self.stack]
+    }
+
+    #[inline(always)]
+    pub fn from_words(words: [u64; 4]) -> Reply {
+        let [head, value, entry, stack] = words;
+        Reply {
+            action: head as u32 & 0xff,
+            resume: head as u32 >> 8 & 0xff,
+            then: head as u32 >> 16 & 0xff,
+            operations: (head >> 32) as u32,
+            value: value as i64,
+            entry,
+            stack,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -185,11 +270,16 @@ pub const MAXIMUM_OPERATIONS: usize = 128;
 /// What lies at the start of a channel; the rest of it is unused so far.
 #[repr(C)]
 pub struct ChannelLayout {
-    pub request: Request,
-    pub reply: Reply,
+    pub line: Line,
+    pub watch: Watch,
+    /// Written with every request, read for some.
+    pub detail: RequestDetail,
+    pub frame: Frame,
+    pub clone: CloneOrder,
     pub operations: [Operation; MAXIMUM_OPERATIONS],
 }
 
+const _: () = assert!(core::mem::offset_of!(ChannelLayout, line) == 0 && core::mem::size_of::<Line>() == 128);
 const _: () = assert!(core::mem::size_of::<ChannelLayout>() <= CHANNEL_SIZE as usize);
 
 /// Messages on the zygote's socket (sequenced packets of native-endian words; the first is the kind).

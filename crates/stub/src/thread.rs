@@ -1,12 +1,13 @@
 //! The thread block at the start of each slot.
 
-use crate::layout::{CHANNEL_OFFSET, SLOTS_BASE, SLOT_SIZE, STACK_OFFSET, STACK_SIZE, ChannelLayout};
+use crate::layout::{CHANNEL_OFFSET, SLOTS_BASE, SLOT_SIZE, STACK_OFFSET, STACK_SIZE, ChannelLayout, Request};
 
 /// Per-thread state. The gadgets read the fields from 0x40 on through gs.
 #[repr(C)]
 pub struct ThreadBlock {
     pub address: u64,
-    pub sequence: u64,
+    pub sequence: u32,
+    _padding: u32,
     /// The error that an interrupted native call stands for.
     pub native_error: i64,
     pub native_number: u64,
@@ -30,7 +31,12 @@ pub struct ThreadBlock {
     pub cleared_word: u64,
     /// Whether this is a process of its own (it must renew its death signal).
     pub is_process: u64,
+    _reserved_to_0x200: [u64; (0x200 - 0xa0) / 8],
+    /// What is asked of the sentry, before it is put into the channel.
+    pub request: Request,
 }
+
+const _: () = assert!(core::mem::offset_of!(ThreadBlock, request) == 0x200 && core::mem::size_of::<ThreadBlock>() <= 0x300);
 
 const _: () = assert!(core::mem::offset_of!(ThreadBlock, original_rsi) == 0x40);
 const _: () = assert!(core::mem::offset_of!(ThreadBlock, original_rdx) == 0x48);

@@ -27,7 +27,7 @@ pub use files::{Entry, OutsideFiles};
 pub use space::AddressSpace;
 pub use spawn::{spawn, Spawn, SpawnError};
 
-use crate::context::Continuation;
+use crate::context::{Continuation, NativePlan};
 use crate::task::Task;
 use crate::time::queue::TimerQueue;
 use parking_lot::{Mutex, RwLock};
@@ -83,9 +83,11 @@ struct ThreadState {
     /// `None` while it waits in the pool.
     task: Option<Arc<Task>>,
     /// The request that is being served, or was served last.
-    sequence: u64,
-    /// Its ring; a ring of the same request replaces it.
-    ring: u64,
+    sequence: u32,
+    /// Its ring; a ring of the same request replaces it. `None` while its thread waits by spinning.
+    ring: Option<u64>,
+    /// What is to be done once it has rung.
+    when_rung: Option<Box<NativePlan>>,
     in_service: bool,
     /// The answer to `sequence`, once there is one.
     reply: Option<Reply>,

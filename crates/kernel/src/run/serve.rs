@@ -2,13 +2,14 @@
 
 use super::enrol::Enrolment;
 use super::worker::Holder;
-use super::{Engine, GuestThread};
-use crate::context::{After, Call, NativePlan};
+use super::{Engine, GuestThread, ThreadState};
+use crate::context::{After, Call, Lead, NativePlan};
 use crate::signal::{self, HandlerFrame, Resume, Return};
 use crate::task::{self, Dying, Task};
 use crate::{syscall, Context, Errno, Result};
 use skerry_abi::raw::general as linux;
 use skerry_abi::signal::{Signal, SignalInfo, SignalSet, SignalStack};
+use skerry_platform::channel::Channel;
 use skerry_platform::engine::{HostProcess, NativeCall};
 use skerry_platform::layout::{self, action, operation, request, CloneOrder, Frame, Operation, Reply, Request};
 use skerry_platform::listener::Notification;
@@ -32,7 +33,7 @@ impl Engine {
         match notification.arguments[1] {
             layout::DOORBELL_ENROL => self.enrol(holder, &notification),
             layout::DOORBELL_REQUEST => match self.thread(notification.tid) {
-                Some(thread) => self.serve_request(holder, &thread, notification.id),
+                Some(thread) => self.serve_request(holder, &thread, Some(notification.id)),
                 None => refuse(Errno::ESRCH),
             },
             _ => refuse(Errno::EINVAL),
@@ -53,65 +54,55 @@ impl Engine {
         }
     }
 
-    fn serve_request(self: &Arc<Self>, holder: &Holder, thread: &Arc<GuestThread>, ring: u64) {
+    /// Serves what lies in the thread's channel; `ring` is where its maker waits, `None` where it spins.
+    pub(super) fn serve_request(self: &Arc<Self>, lead: &dyn Lead, thread: &Arc<GuestThread>, ring: Option<u64>) {
         let request = thread.channel.request();
-        let task = {
-            let mut state = thread.state.lock();
-            let again = request.sequence == state.sequence;
-            if !again && state.in_service {
-                // Two calls of one thread at once: only a program that has taken its stub over can ask for that.
-                thread.listener.listener.answer(ring, Errno::EBUSY.as_return_value());
-                return;
-            }
-            state.ring = ring;
-            if again && state.in_service {
-                // Its first ring was aborted by the host; whoever serves the request answers this one.
-                return;
-            }
-            if again {
-                if let Some(reply) = &state.reply {
-                    thread.channel.put_reply(reply);
+        let begun = thread.state.lock().begin(&thread.channel, request.sequence, ring);
+        match begun {
+            Begin::Serve(Some(task)) => self.serve_task(lead, thread, &task, &request),
+            Begin::Serve(None) if request.kind == request::IDLE => self.pool.add(thread.clone()),
+            Begin::Serve(None) => self.answer(thread, Reply { action: action::EXIT_PROCESS, ..Reply::default() }),
+            Begin::GoOn(task, plan) => self.go_on_rung(lead, thread, &task, *plan),
+            Begin::AnswerRing(value) => {
+                if let Some(ring) = ring {
+                    thread.listener.listener.answer(ring, value);
                 }
-                drop(state);
-                thread.listener.listener.answer(ring, 0);
-                return;
             }
-            state.sequence = request.sequence;
-            state.in_service = true;
-            state.reply = None;
-            state.task.clone()
-        };
-        match task {
-            Some(task) => self.serve_task(holder, thread, &task, &request),
-            None if request.kind == request::IDLE => self.pool.add(thread.clone()),
-            None => self.answer(thread, Reply { action: action::EXIT_PROCESS, ..Reply::default() }),
+            Begin::Nothing => {}
         }
     }
 
-    fn serve_task(self: &Arc<Self>, holder: &Holder, thread: &Arc<GuestThread>, task: &Arc<Task>, request: &Request) {
+    /// The thread has rung, as it was asked to, so that descriptors can be given to it.
+    fn go_on_rung(self: &Arc<Self>, lead: &dyn Lead, thread: &Arc<GuestThread>, task: &Arc<Task>, plan: NativePlan) {
+        let mut context = Context::new(task, lead, Call::default());
+        if let Err(errno) = self.ask_native(thread, &context, plan) {
+            self.finish(thread, &mut context, Some(Err(errno)));
+        }
+    }
+
+    fn serve_task(self: &Arc<Self>, lead: &dyn Lead, thread: &Arc<GuestThread>, task: &Arc<Task>, request: &Request) {
         task.in_kernel.store(true, Ordering::Release);
-        let call = Call {
-            number: request.number,
-            arguments: request.arguments,
-            instruction_pointer: request.instruction_pointer,
-            stack_pointer: request.stack_pointer,
-        };
-        let mut context = Context::new(task, holder, call);
+        let call = Call { number: request.number, arguments: request.arguments, ..Call::default() };
+        let mut context = Context::of_channel(task, lead, call, &thread.channel);
         let result = match request.kind {
             request::SYSCALL => Some(syscall::dispatch(&mut context)),
             request::KICKED => {
                 thread.state.lock().frame = None;
-                match Errno(request.status as i32) {
+                match Errno(thread.channel.detail().status as i32) {
                     errno @ (Errno::ERESTARTSYS | Errno::ERESTARTNOHAND) => Some(Err(errno)),
                     _ => None,
                 }
             }
             request::FAULT => {
-                let signal = Signal::new(request.fault_signal).filter(|signal| is_synchronous(*signal)).unwrap_or(Signal::SIGSEGV);
-                signal::force_signal(task, SignalInfo::fault(signal, request.fault_code, request.fault_address));
+                let fault = thread.channel.detail();
+                let signal = Signal::new(fault.fault_signal).filter(|signal| is_synchronous(*signal)).unwrap_or(Signal::SIGSEGV);
+                signal::force_signal(task, SignalInfo::fault(signal, fault.fault_code, fault.fault_address));
                 None
             }
-            request::NATIVE_DONE => return self.native_done(thread, context, request.status),
+            request::NATIVE_DONE => {
+                let status = thread.channel.detail().status;
+                return self.native_done(thread, context, status);
+            }
             request::SIGNAL_RETURN => {
                 let [mask, base, flags, size, ..] = request.arguments;
                 let stack = SignalStack { base, flags: flags as i32, _padding: 0, size };
@@ -177,7 +168,8 @@ impl Engine {
             Return::Restart => Reply { action: action::RESTART, ..Reply::default() },
             Return::AsIs => Reply { action: action::AS_IS, ..Reply::default() },
             Return::Handler { resume, frame } => {
-                let reply = handler_reply(resume, &frame);
+                let reply = handler_reply(resume);
+                thread.channel.put_frame(&channel_frame(&frame));
                 thread.state.lock().frame = Some(frame);
                 reply
             }
@@ -218,22 +210,34 @@ impl Engine {
         }
     }
 
-    /// Publishes a reply and ends the ring.
-    pub(super) fn answer(&self, thread: &GuestThread, mut reply: Reply) {
+    /// Publishes a reply, and ends the ring if its thread has rung.
+    pub(super) fn answer(&self, thread: &GuestThread, reply: Reply) {
         let ring = {
             let mut state = thread.state.lock();
-            reply.sequence = state.sequence;
-            thread.channel.put_reply(&reply);
+            thread.channel.put_reply(state.sequence, &reply);
             state.in_service = false;
             state.reply = Some(reply);
-            state.ring
+            state.ring.take()
         };
-        thread.listener.listener.answer(ring, 0);
+        if let Some(ring) = ring {
+            thread.listener.listener.answer(ring, 0);
+        }
     }
 
     /// Has the application make host calls itself.
     pub(super) fn ask_native(self: &Arc<Self>, thread: &Arc<GuestThread>, context: &Context, plan: NativePlan) -> Result<()> {
-        let operations = self.inject_all(thread, &plan.calls)?;
+        let injects = plan.calls.iter().any(|call| call.descriptor.is_some());
+        let ring = {
+            let mut state = thread.state.lock();
+            if injects && state.ring.is_none() {
+                // Descriptors can be given to a thread that has rung only.
+                state.when_rung = Some(Box::new(plan));
+                thread.channel.put_reply(state.sequence, &Reply { action: action::RING, ..Reply::default() });
+                return Ok(());
+            }
+            state.ring
+        };
+        let operations = self.inject_all(thread, ring, &plan.calls)?;
         if !thread.channel.put_operations(&operations) {
             return Err(Errno::ENOMEM);
         }
@@ -252,8 +256,7 @@ impl Engine {
     }
 
     /// Puts the descriptors that `calls` need into the application, each once, and closes them behind the last call.
-    fn inject_all(&self, thread: &GuestThread, calls: &[NativeCall]) -> Result<Vec<Operation>> {
-        let ring = thread.state.lock().ring;
+    fn inject_all(&self, thread: &GuestThread, ring: Option<u64>, calls: &[NativeCall]) -> Result<Vec<Operation>> {
         let mut injected: Vec<(*const std::os::fd::OwnedFd, i32)> = Vec::new();
         let mut operations = Vec::with_capacity(calls.len() + 2);
         let mut failed = false;
@@ -264,12 +267,12 @@ impl Engine {
                 let known = injected.iter().find(|(pointer, _)| *pointer == Arc::as_ptr(descriptor)).map(|(_, number)| *number);
                 let number = match known {
                     Some(number) => number,
-                    None => match thread.listener.listener.inject(ring, descriptor.as_fd()) {
-                        Ok(number) => {
+                    None => match ring.map(|ring| thread.listener.listener.inject(ring, descriptor.as_fd())) {
+                        Some(Ok(number)) => {
                             injected.push((Arc::as_ptr(descriptor), number));
                             number
                         }
-                        Err(_) => {
+                        Some(Err(_)) | None => {
                             failed = true;
                             break;
                         }
@@ -334,7 +337,8 @@ impl Engine {
             child_tid: plan.child.tid() as u64,
         };
         thread.state.lock().clone = Some(enrolment);
-        self.answer(thread, Reply { action: action::CLONE, clone: order, ..Reply::default() });
+        thread.channel.put_clone(&order);
+        self.answer(thread, Reply { action: action::CLONE, ..Reply::default() });
         Ok(())
     }
 }
@@ -343,28 +347,70 @@ fn is_synchronous(signal: Signal) -> bool {
     matches!(signal, Signal::SIGILL | Signal::SIGTRAP | Signal::SIGBUS | Signal::SIGFPE | Signal::SIGSEGV)
 }
 
-fn handler_reply(resume: Resume, frame: &HandlerFrame) -> Reply {
+fn handler_reply(resume: Resume) -> Reply {
     let (resume, value) = match resume {
         Resume::Value(value) => (action::RETURN, value),
         Resume::Restart => (action::RESTART, 0),
         Resume::AsIs => (action::AS_IS, 0),
     };
+    Reply { action: action::HANDLER, resume, value, ..Reply::default() }
+}
+
+fn channel_frame(frame: &HandlerFrame) -> Frame {
     let mut signal_info = [0u64; 16];
     signal_info.as_mut_bytes().copy_from_slice(frame.info.as_bytes());
     let saved = frame.saved_stack;
-    Reply {
-        action: action::HANDLER,
-        resume,
-        value,
-        frame: Frame {
-            handler: frame.action.handler,
-            restorer: frame.action.restorer,
-            mask: frame.saved_mask.0,
-            stack_top: frame.stack_top.unwrap_or(0),
-            saved_stack: layout::SignalStack { base: saved.base, flags: saved.flags, _padding: 0, size: saved.size },
-            signal_info,
-            more: 1,
-        },
-        ..Reply::default()
+    Frame {
+        handler: frame.action.handler,
+        restorer: frame.action.restorer,
+        mask: frame.saved_mask.0,
+        stack_top: frame.stack_top.unwrap_or(0),
+        saved_stack: layout::SignalStack { base: saved.base, flags: saved.flags, _padding: 0, size: saved.size },
+        signal_info,
+        more: 1,
+    }
+}
+
+/// What is to be done with what lies in a channel.
+enum Begin {
+    Serve(Option<Arc<Task>>),
+    /// The ring that the call in service needs is here.
+    GoOn(Arc<Task>, Box<NativePlan>),
+    /// The ring's answer is known already.
+    AnswerRing(i64),
+    Nothing,
+}
+
+impl ThreadState {
+    /// Takes on the request `sequence`, unless it is in service or answered. Both a ring and somebody who watches the
+    /// channel may bring the same one; what counts is what is written here, whatever the channel says.
+    fn begin(&mut self, channel: &Channel, sequence: u32, ring: Option<u64>) -> Begin {
+        let again = sequence == self.sequence;
+        if ring.is_none() && (again || self.in_service) {
+            return Begin::Nothing;
+        }
+        if !again && self.in_service {
+            // Two calls of one thread at once: only a program that has taken its stub over can ask for that.
+            return Begin::AnswerRing(Errno::EBUSY.as_return_value());
+        }
+        if !again {
+            self.sequence = sequence;
+            self.in_service = true;
+            self.reply = None;
+            self.ring = ring;
+            return Begin::Serve(self.task.clone());
+        }
+        if !self.in_service {
+            if let Some(reply) = &self.reply {
+                channel.put_reply(sequence, reply);
+            }
+            return Begin::AnswerRing(0);
+        }
+        // Its first ring was aborted by the host, or it has spun in vain; whoever serves the request answers this one.
+        self.ring = ring;
+        match (self.when_rung.take(), &self.task) {
+            (Some(plan), Some(task)) => Begin::GoOn(task.clone(), plan),
+            _ => Begin::Nothing,
+        }
     }
 }

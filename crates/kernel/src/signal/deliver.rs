@@ -106,7 +106,7 @@ fn look_at_signals(context: &mut Context, mut outcome: Outcome) -> Return {
                     Outcome::Interrupted(Errno::ERESTARTSYS) if action.flags & SA_RESTART != 0 => Resume::Restart,
                     Outcome::Interrupted(_) => Resume::Value(Errno::EINTR.as_return_value()),
                 };
-                let frame = enter_handler(task, context.call.stack_pointer, info, action);
+                let frame = enter_handler(task, context.stack_pointer(), info, action);
                 return Return::Handler { resume, frame };
             }
             Step::Nothing => {
@@ -282,6 +282,6 @@ pub fn frame_failed(context: &mut Context, frame: &HandlerFrame) {
 pub fn after_signal_return(context: &mut Context, mask: SignalSet, stack: SignalStack) {
     *context.task.restart.lock() = None;
     // As Linux does, a stack that is not valid is passed over in silence.
-    let _ = super::stack::set_stack(context.task, context.call.stack_pointer, stack);
+    let _ = super::stack::set_stack(context.task, context.stack_pointer(), stack);
     set_blocked(context.task, mask);
 }

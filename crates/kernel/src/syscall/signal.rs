@@ -125,7 +125,7 @@ fn wait_for_signal(context: &Context, wanted: SignalSet, deadline: Option<Instan
 }
 
 pub fn sigaltstack(context: &mut Context, new: UserAddress, old: UserAddress) -> Result<()> {
-    let stack_pointer = context.call.stack_pointer;
+    let stack_pointer = context.stack_pointer();
     let stack: Option<SignalStack> = new.non_null().map(|address| context.read(address)).transpose()?;
     let before = signal::stack::describe_stack(context.task, stack_pointer);
     if let Some(stack) = stack {

@@ -136,9 +136,10 @@ pub fn is_filtered(task: &Task) -> bool {
 }
 
 /// Asks the task's filters about the call that it is making. `None`: it is served as usual; else this is its result.
-pub fn before_call(context: &Context) -> Option<Result<u64>> {
+pub fn before_call(context: &mut Context) -> Option<Result<u64>> {
     let task = context.task;
     let chain = task.seccomp.read().clone()?;
+    context.instruction_pointer();
     let verdict = evaluate(&chain, &context.call);
     let data = verdict & 0xffff;
     match verdict & ACTION_MASK {

@@ -1,0 +1,108 @@
+//! Handing a request over to the sentry, and waiting for the answer.
+//!
+//! The request goes into the channel's line first. If the sentry says that it watches this channel from another CPU, the
+//! answer comes there some hundred nanoseconds later, and nobody has entered the host's kernel. Otherwise, or when none
+//! has come within some tens of microseconds, the thread rings for the same request: the host switches to the sentry on
+//! this CPU, and the thread sleeps until it is answered. The sentry serves a request once, whatever way it hears of it.
+
+use crate::call;
+use crate::host::{self, number};
+use crate::layout::{self, action, line_state, Phase, Reply, SPIN_TICKS};
+use crate::thread::ThreadBlock;
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+/// Looks at the answer between two looks at whether there is still somebody who gives it.
+const LOOKS: u32 = 16;
+
+/// Publishes the thread's request and returns when its answer lies in the channel. Ends the process when nobody answers
+/// any more.
+pub fn hand_over(thread: &mut ThreadBlock) {
+    publish(thread);
+    if !(is_watched_from_elsewhere(thread) && spin(thread)) {
+        ring();
+    } else if reply(thread).action == action::RING {
+        ring();
+    }
+}
+
+/// A copy of the reply.
+#[inline(always)]
+pub fn reply(thread: &ThreadBlock) -> Reply {
+    // SAFETY: within the channel, which is mapped as long as the thread lives.
+    Reply::from_words(unsafe { core::ptr::read_volatile((&raw const (*thread.channel()).line.words).cast::<[u64; 4]>()) })
+}
+
+fn state(thread: &ThreadBlock) -> &AtomicU64 {
+    // SAFETY: within the channel, aligned, and accessed atomically only.
+    unsafe { AtomicU64::from_ptr(&raw mut (*thread.channel()).line.state) }
+}
+
+fn watch(thread: &ThreadBlock) -> &AtomicU32 {
+    // SAFETY: as above.
+    unsafe { AtomicU32::from_ptr(&raw mut (*thread.channel()).watch.cpu) }
+}
+
+#[inline(always)]
+fn publish(thread: &ThreadBlock) {
+    let channel = thread.channel();
+    // SAFETY: within the channel; the sentry does not read there before the state says so, and may read anything.
+    unsafe {
+        core::ptr::write_volatile(&raw mut (*channel).detail, thread.request.detail);
+        core::ptr::write_volatile(&raw mut (*channel).line.words, thread.request.to_words());
+    }
+    state(thread).store(line_state(thread.request.sequence, Phase::Request), Ordering::Release);
+}
+
+/// A watcher on our own CPU can answer only when we have left it.
+#[inline(always)]
+fn is_watched_from_elsewhere(thread: &ThreadBlock) -> bool {
+    match watch(thread).load(Ordering::Relaxed) {
+        0 => false,
+        cpu => cpu != current_cpu() + 1,
+    }
+}
+
+/// Waits for the answer for a while; false where none has come.
+#[inline(always)]
+fn spin(thread: &ThreadBlock) -> bool {
+    let answered = line_state(thread.request.sequence, Phase::Reply);
+    let start = ticks();
+    loop {
+        for _ in 0..LOOKS {
+            if state(thread).load(Ordering::Acquire) == answered {
+                return true;
+            }
+            core::hint::spin_loop();
+        }
+        if watch(thread).load(Ordering::Relaxed) == 0 || ticks().wrapping_sub(start) > SPIN_TICKS {
+            return false;
+        }
+    }
+}
+
+fn ring() {
+    if call!(number::GETPPID, layout::DOORBELL_MAGIC, layout::DOORBELL_REQUEST) < 0 {
+        host::exit_process(1);
+    }
+}
+
+/// The processor's clock. Not ordered with what is around it.
+#[inline(always)]
+fn ticks() -> u64 {
+    // SAFETY: reads a register.
+    unsafe { core::arch::x86_64::_rdtsc() }
+}
+
+/// The CPU that runs us, as Linux keeps it in the limit of a segment for user space (and the vDSO reads it).
+#[inline(always)]
+fn current_cpu() -> u32 {
+    const CPU_SEGMENT: u32 = 0x7b;
+    const CPU_BITS: u32 = 0xfff;
+    let limit: u32;
+    // SAFETY: reads a descriptor; where there is none, the result stays 0.
+    unsafe {
+        core::arch::asm!("lsl {limit:e}, {segment:e}", segment = in(reg) CPU_SEGMENT, limit = inout(reg) 0u32 => limit,
+            options(nomem, nostack))
+    };
+    limit & CPU_BITS
+}
