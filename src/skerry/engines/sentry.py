@@ -81,6 +81,17 @@ def _signal_name(number: int) -> str:
         return f"signal {number}"
 
 
+def sweep_groups(program: str) -> list[str]:
+    """Takes away the cgroups that killed sandboxes have left; gives their paths."""
+    try:
+        done = subprocess.run(
+            [program, "--sweep"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=10
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return []  # the next sandbox that needs a cgroup tries again
+    return os.fsdecode(done.stdout).splitlines()
+
+
 class SentryEngine:
     """Starts sentries."""
 
@@ -105,6 +116,7 @@ class SentryGuest:
         on_event: Callable[[Mapping[str, Any]], None],
         on_end: Callable[[errors.SandboxError], None],
     ) -> None:
+        self._program = program
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         self._stderr_tail = bytearray()
         self._closing = threading.Lock()
@@ -148,8 +160,20 @@ class SentryGuest:
             if not self._wait(_END_GRACE):
                 self._process.kill()
                 self._process.wait()
+            if self._process.returncode < 0:
+                self._sweep()
             if self._process.stderr is not None:
                 self._process.stderr.close()
+
+    def _sweep(self) -> None:
+        """A sentry that was killed could not take its cgroups away."""
+        assert self._process.stderr is not None
+        poll = select.poll()
+        poll.register(self._process.stderr, select.POLLIN)
+        # The end of the stream: all that shared it are dead.
+        while poll.poll(_END_GRACE * 1000) and self._read_stderr():
+            pass
+        sweep_groups(self._program)
 
     def _wait(self, timeout: float) -> bool:
         """Waits for the process without the polling intervals of `Popen.wait`."""
