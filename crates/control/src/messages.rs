@@ -107,7 +107,7 @@ pub struct Boot {
     #[serde(default)]
     pub require: Vec<Layer>,
     /// Features of the host to be treated as absent (tests): "process_vm", "sync_wake_up", "wait_killable", "addfd_send",
-    /// "user_namespace", "landlock", "pid_namespace".
+    /// "user_namespace", "landlock", "pid_namespace", "cgroups".
     #[serde(default)]
     pub without: Vec<String>,
 }
@@ -192,7 +192,7 @@ pub struct Booted {
     pub layers: Vec<Layer>,
     /// Layers that are not in force, each with the reason.
     pub missing: Vec<MissingLayer>,
-    /// How each limit is held: e.g. {"memory": "best effort: RLIMIT_DATA and polling"}.
+    /// How each limit is held: e.g. {"memory": "cgroup v2"} or {"memory": "polling (best effort): ..."}.
     pub limits: std::collections::BTreeMap<String, String>,
     pub version: String,
     /// How guest memory is reached: "process_vm" or "proc_mem".
@@ -279,7 +279,8 @@ pub struct Usage {
     pub user_ns: u64,
     pub system_ns: u64,
     pub wall_ns: u64,
-    /// Bytes, the highest seen for all processes of the sandbox together (polled).
+    /// Bytes, the highest seen for all processes of the sandbox together. With a cgroup that limits memory the host's own
+    /// count, which has cached file pages in it.
     pub peak_memory: u64,
     /// Bytes held by in-memory file systems now.
     pub memory_files: u64,

@@ -23,6 +23,10 @@ pub struct Kernel {
     pub domainname: RwLock<Vec<u8>>,
     pub limits: Limits,
     pub network: Network,
+    /// CPUs that a quota of the host leaves to the sandbox; not set where there is none. Who spins spends of it.
+    pub cpu_quota: OnceLock<f64>,
+    /// What the host has killed to keep the memory limit.
+    pub host_kills: crate::task::HostKills,
     /// When the sandbox was made: uptime counts from here.
     pub booted: Instant,
     pub system_calls: AtomicU64,
@@ -87,6 +91,8 @@ impl Kernel {
             domainname: RwLock::new(b"(none)".to_vec()),
             limits,
             network,
+            cpu_quota: OnceLock::new(),
+            host_kills: Default::default(),
             booted: Instant::now(),
             system_calls: AtomicU64::new(0),
             events,

@@ -1,5 +1,6 @@
 //! From the `boot` message to a running kernel.
 
+use crate::confine::cgroup::{ControlGroups, Controller};
 use crate::confine::{capabilities, filter, landlock, Layers};
 use skerry_control::{Boot, Booted, Event, Failure, FailureKind, Identity, Layer, MountKind};
 use skerry_kernel::fs::host::IdMap;
@@ -7,8 +8,7 @@ use skerry_kernel::fs::{self, Services};
 use skerry_kernel::Kernel;
 use skerry_platform::listener::Features;
 use skerry_platform::zygote::Zygote;
-use crate::limits;
-use parking_lot::Mutex;
+use crate::limits::{self, MemoryUse};
 use skerry_control::Limits;
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
@@ -19,8 +19,7 @@ pub struct Sandbox {
     pub booted: Booted,
     /// The caller's (uid, gid) on the host, where they appear as 0 inside.
     pub caller: Option<(u32, u32)>,
-    /// Bytes; kept where memory is limited.
-    pub peak_memory: Arc<Mutex<u64>>,
+    pub memory: Arc<MemoryUse>,
 }
 
 pub fn failure(kind: FailureKind, message: impl std::fmt::Display) -> Failure {
@@ -31,6 +30,7 @@ pub fn failure(kind: FailureKind, message: impl std::fmt::Display) -> Failure {
 pub fn boot(
     boot: &Boot,
     mut layers: Layers,
+    mut groups: ControlGroups,
     host_pid: i32,
     events: Box<dyn Fn(Event) + Send + Sync>,
 ) -> Result<Sandbox, Failure> {
@@ -44,10 +44,12 @@ pub fn boot(
             "addfd_send" => features.addfd_send = false,
             "process_vm" => skerry_platform::memory::set_access(skerry_platform::memory::Access::ProcMem),
             "suspension" => suspension = false,
-            "user_namespace" | "landlock" | "pid_namespace" => {}
+            "user_namespace" | "landlock" | "pid_namespace" | "cgroups" => {}
             other => return Err(failure(FailureKind::Invalid, format!("there is no host feature {other:?} to do without"))),
         }
     }
+    groups.join();
+    let memory = Arc::new(MemoryUse::new(groups.memory_events()));
     if boot.without.iter().any(|name| name == "landlock") {
         layers.miss(Layer::Landlock, "switched off by a test");
     } else {
@@ -63,7 +65,8 @@ pub fn boot(
         )
     })?;
     let _ = skerry_platform::host::proc_directory();
-    if let Some(cpus) = boot.limits.cpus {
+    groups.take_in_guests(zygote.pid());
+    if let Some(cpus) = boot.limits.cpus.filter(|_| groups.version_of(Controller::Cpu).is_none()) {
         limits::bind_to_cpus(zygote.pid(), cpus).map_err(|error| {
             failure(FailureKind::Unenforceable, format!("the limit of CPUs cannot be held here: {error}"))
         })?;
@@ -94,19 +97,30 @@ pub fn boot(
     capabilities::drop_all_but_file_access(boot, own_user_namespace, &mut layers).map_err(|error| internal(&error))?;
     filter::install().map_err(|error| failure(FailureKind::Unsupported, format!("the sentry cannot confine itself: {error}")))?;
     layers.add(Layer::Seccomp);
-    layers.miss(Layer::Cgroup, "not used yet");
+    match groups.missing() {
+        None => layers.add(Layer::Cgroup),
+        Some(reason) => layers.miss(Layer::Cgroup, reason),
+    }
     refuse_missing(&boot.require, &layers)?;
     kernel.reactor.prepare().map_err(|errno| internal(&errno))?;
+    if let Some(quota) = groups.cpu_quota(boot.limits.cpus) {
+        let _ = kernel.cpu_quota.set(quota);
+    }
+    if groups.version_of(Controller::Memory).is_some() {
+        let memory = memory.clone();
+        kernel.host_kills.count_with(move || memory.host_kills());
+    }
     kernel.start(zygote).map_err(|error| internal(&error))?;
     if !suspension {
         kernel.switch_suspension_off();
     }
-    let peak_memory = Arc::default();
-    limits::watch_memory(&kernel, boot.limits.memory, Arc::clone(&peak_memory)).map_err(|error| internal(&error))?;
+    if let Some(limit) = boot.limits.memory.filter(|_| groups.version_of(Controller::Memory).is_none()) {
+        limits::watch_memory(&kernel, limit, memory.clone()).map_err(|error| internal(&error))?;
+    }
     let booted = Booted {
         layers: layers.present,
         missing: layers.missing,
-        limits: limits::describe(&boot.limits),
+        limits: limits::describe(&boot.limits, &groups),
         version: env!("CARGO_PKG_VERSION").into(),
         guest_memory: match skerry_platform::memory::access() {
             skerry_platform::memory::Access::ProcessVm => "process_vm".into(),
@@ -114,7 +128,7 @@ pub fn boot(
         },
         sentry_pid: host_pid,
     };
-    Ok(Sandbox { kernel, booted, caller, peak_memory })
+    Ok(Sandbox { kernel, booted, caller, memory })
 }
 
 /// A layer that was demanded and is not there is an error that names it and says why.

@@ -1,16 +1,16 @@
-//! Limits that the host does not hold for us: memory by looking, CPUs by affinity. (Processes and in-memory files are
-//! counted by the guest kernel itself.)
+//! How limits are held: by the host's control groups where they are granted (`confine::cgroup`); else memory by looking
+//! and CPUs by affinity. (Processes and in-memory files are counted by the guest kernel itself.)
 //!
-//! Memory is best effort: a guest can overshoot between two looks. The looks come the closer together the less is left,
+//! Looking is best effort: a guest can overshoot between two looks. The looks come the closer together the less is left,
 //! and none are made where there is no limit.
 
-use parking_lot::Mutex;
+use crate::confine::cgroup::{ControlGroups, Controller, MemoryEvents};
 use skerry_abi::signal::{Signal, SignalInfo};
 use skerry_control::{Event, Limits};
 use skerry_kernel::task::Process;
 use skerry_kernel::Kernel;
 use skerry_platform::host::read_proc_of;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -21,20 +21,49 @@ const SHORTEST: Duration = Duration::from_millis(2);
 const LONGEST: Duration = Duration::from_millis(250);
 
 /// How each limit that was asked for is held, for `info`.
-pub fn describe(limits: &Limits) -> std::collections::BTreeMap<String, String> {
+pub fn describe(limits: &Limits, groups: &ControlGroups) -> std::collections::BTreeMap<String, String> {
     let mut how = std::collections::BTreeMap::new();
     if limits.memory.is_some() {
-        how.insert("memory".into(), "best effort: use is polled, the largest process is killed; overshoot is possible".into());
+        let text = groups.describe(Controller::Memory).unwrap_or_else(|why| {
+            format!("polling (best effort): the largest process is killed; overshoot is possible; no cgroup: {why}")
+        });
+        how.insert("memory".into(), text);
     }
     if let Some(cpus) = limits.cpus {
         let count = cpus.ceil().max(1.0);
-        how.insert("cpus".into(), format!("best effort: affinity to {count} CPU(s); a fraction is rounded up"));
+        let text = groups.describe(Controller::Cpu).unwrap_or_else(|why| {
+            format!("affinity to {count} CPU(s) (best effort): a fraction is rounded up; no cgroup: {why}")
+        });
+        how.insert("cpus".into(), text);
     }
     if limits.pids.is_some() {
-        how.insert("pids".into(), "exact: counted by the guest kernel".into());
+        let net = groups.describe(Controller::Pids).map(|group| format!("; behind that {group}")).unwrap_or_default();
+        how.insert("pids".into(), format!("exact: counted by the guest kernel{net}"));
     }
     how.insert("memory_files".into(), "exact: counted by the guest kernel".into());
     how
+}
+
+/// What is known of the memory that the sandbox uses: from the host where a group of ours holds the limit, else by looking.
+pub struct MemoryUse {
+    host: Option<MemoryEvents>,
+    seen: AtomicU64,
+}
+
+impl MemoryUse {
+    pub fn new(host: Option<MemoryEvents>) -> MemoryUse {
+        MemoryUse { host, seen: AtomicU64::new(0) }
+    }
+
+    /// Bytes, the highest so far; 0 where memory is not limited.
+    pub fn peak(&self) -> u64 {
+        self.host.as_ref().map_or(0, MemoryEvents::peak).max(self.seen.load(Ordering::Relaxed))
+    }
+
+    /// Processes that the host has killed at the limit.
+    pub fn host_kills(&self) -> u64 {
+        self.host.as_ref().map_or(0, MemoryEvents::kills)
+    }
 }
 
 /// Confines `pid` (the zygote, from which all applications come) to as many CPUs as `cpus` asks for.
@@ -53,25 +82,21 @@ pub fn bind_to_cpus(pid: i32, cpus: f64) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Starts watching memory, if there is a limit.
-pub fn watch_memory(kernel: &Arc<Kernel>, limit: Option<u64>, peak: Arc<Mutex<u64>>) -> std::io::Result<()> {
-    let Some(limit) = limit else { return Ok(()) };
+/// Starts watching memory, against `limit` bytes.
+pub fn watch_memory(kernel: &Arc<Kernel>, limit: u64, memory: Arc<MemoryUse>) -> std::io::Result<()> {
     let kernel = Arc::downgrade(kernel);
-    std::thread::Builder::new().name("skerry-memory".into()).stack_size(128 << 10).spawn(move || watch(&kernel, limit, &peak))?;
+    std::thread::Builder::new().name("skerry-memory".into()).stack_size(128 << 10).spawn(move || watch(&kernel, limit, &memory))?;
     Ok(())
 }
 
-fn watch(kernel: &Weak<Kernel>, limit: u64, peak: &Mutex<u64>) {
+fn watch(kernel: &Weak<Kernel>, limit: u64, memory: &MemoryUse) {
     while let Some(kernel) = kernel.upgrade() {
         let (mut used, largest) = quick_use(&kernel);
         if used > limit {
             // Pages that processes share after a fork were counted once for each.
             used = exact_use(&kernel).min(used);
         }
-        {
-            let mut peak = peak.lock();
-            *peak = used.max(*peak);
-        }
+        memory.seen.fetch_max(used, Ordering::Relaxed);
         if used > limit {
             if let Some(process) = largest {
                 (kernel.events)(Event::OutOfMemory { process: process.pid() as u32, limit });

@@ -17,14 +17,21 @@ use std::process::ExitCode;
 /// Our own failure, as the command line tells it.
 const FAILURE: u8 = 125;
 
-const USAGE: &str = "usage: skerry-sentry --control-fd N\n\
-    The guest kernel of one sandbox; started by the skerry command. N is a connected stream socket.";
+const USAGE: &str = "usage: skerry-sentry --control-fd N | --sweep | --version\n\
+    The guest kernel of one sandbox; started by the skerry command. N is a connected stream socket.\n\
+    --sweep takes away the cgroups that killed sandboxes have left, and prints them.";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let number = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["--version"] => {
             println!("skerry-sentry {}", env!("CARGO_PKG_VERSION"));
+            return ExitCode::SUCCESS;
+        }
+        ["--sweep"] => {
+            for path in confine::cgroup::sweep() {
+                println!("{}", path.display());
+            }
             return ExitCode::SUCCESS;
         }
         ["--control-fd", number] => number.parse().ok(),

@@ -1,7 +1,9 @@
 //! The control protocol's server: requests in order, each answered once; events as they come.
 
 use crate::boot::{boot, failure, Sandbox};
+use crate::confine::cgroup::ControlGroups;
 use crate::confine::namespaces::{self, Role, Wishes};
+use crate::limits::MemoryUse;
 use crate::connection::{Connection, Sender};
 use parking_lot::Mutex;
 use serde_json::{json, Value};
@@ -53,7 +55,9 @@ pub fn serve(mut connection: Connection) -> Result<ExitCode, Box<dyn std::error:
         return Ok(ExitCode::SUCCESS);
     };
     let without = |wish: &str| wanted.without.iter().any(|name| name == wish);
+    let groups = ControlGroups::make(&wanted.limits, wanted.require.contains(&Layer::Cgroup), without("cgroups"));
     let wishes = Wishes {
+        groups_to_remove: groups.any(),
         without_user_namespace: without("user_namespace"),
         without_pid_namespace: without("pid_namespace"),
         namespace_required: wanted.require.iter().any(|layer| {
@@ -61,13 +65,18 @@ pub fn serve(mut connection: Connection) -> Result<ExitCode, Box<dyn std::error:
             matches!(layer, UserNamespace | MountNamespace | PidNamespace | NetworkNamespace)
         }),
     };
-    let (layers, host_pid) = match namespaces::enter(wishes, || connection.let_go())? {
+    // Both sides of the fork have them; only one does the closing.
+    let groups = std::cell::Cell::new(Some(groups));
+    let end_groups = || groups.take().unwrap_or_default().end();
+    let role = namespaces::enter(wishes, || connection.let_go(), end_groups).inspect_err(|_| end_groups())?;
+    let (layers, host_pid) = match role {
         Role::Guardian(code) => return Ok(code),
         Role::Sentry(layers, host_pid) => (layers, host_pid),
     };
+    let groups = groups.take().unwrap_or_default();
     let sender = connection.sender();
     let events = sender.clone();
-    let sandbox = match boot(&wanted, layers, host_pid, Box::new(move |event| events.event(&event))) {
+    let sandbox = match boot(&wanted, layers, groups, host_pid, Box::new(move |event| events.event(&event))) {
         Ok(sandbox) => sandbox,
         Err(error) => {
             sender.reply(request.id, Err(error));
@@ -77,12 +86,12 @@ pub fn serve(mut connection: Connection) -> Result<ExitCode, Box<dyn std::error:
     sender.reply(request.id, Ok(serde_json::to_value(&sandbox.booted)?));
     let (ended, ends) = std::sync::mpsc::channel();
     let spawned: Arc<Mutex<BTreeMap<u32, Program>>> = Arc::default();
-    let (teller, programs, peak, kernel) =
-        (sender.clone(), spawned.clone(), sandbox.peak_memory.clone(), Arc::downgrade(&sandbox.kernel));
+    let (teller, programs, memory, kernel) =
+        (sender.clone(), spawned.clone(), sandbox.memory.clone(), Arc::downgrade(&sandbox.kernel));
     std::thread::Builder::new()
         .name("skerry-ends".into())
         .stack_size(128 << 10)
-        .spawn(move || tell_ends(ends, teller, programs, peak, kernel))?;
+        .spawn(move || tell_ends(ends, teller, programs, memory, kernel))?;
     let mut server = Server { sandbox, ended, started: Instant::now(), spawned };
     loop {
         let Ok(Some((request, descriptors))) = connection.receive() else { break };
@@ -245,7 +254,7 @@ impl Server {
             system_calls: kernel.system_calls.load(Ordering::Relaxed),
             pids: kernel.pids.task_count() as u32,
             memory_files: kernel.memory_files.used.load(Ordering::Relaxed),
-            peak_memory: *self.sandbox.peak_memory.lock(),
+            peak_memory: self.sandbox.memory.peak(),
             ..Usage::default()
         }
     }
@@ -318,7 +327,7 @@ fn tell_ends(
     ended: std::sync::mpsc::Receiver<Arc<Process>>,
     sender: Sender,
     spawned: Arc<Mutex<BTreeMap<u32, Program>>>,
-    peak_memory: Arc<Mutex<u64>>,
+    memory: Arc<MemoryUse>,
     kernel: Weak<Kernel>,
 ) {
     for process in ended {
@@ -333,7 +342,7 @@ fn tell_ends(
             user_ns,
             system_ns,
             wall_ns: program.map_or(0, |program| program.started.elapsed().as_nanos() as u64),
-            peak_memory: (*peak_memory.lock()).max(process.max_rss_bytes()),
+            peak_memory: memory.peak().max(process.max_rss_bytes()),
             system_calls: kernel.upgrade().map_or(0, |kernel| kernel.system_calls.load(Ordering::Relaxed)),
             ..Usage::default()
         };

@@ -221,32 +221,24 @@ def _mount_in_namespace() -> int:
     return 0
 
 
-def check_cgroup() -> tuple[str, str, str]:
-    """A cgroup of our own makes limits exact."""
-    mend = "run it under 'systemd-run --user --scope -p Delegate=yes', or in a container with a writable cgroup"
-    lost = "limits are held by the guest kernel's own counting (best effort for memory)"
+def check_limits() -> tuple[str, str, str]:
+    """How each limit would be held: by a cgroup where one is granted, which a sandbox with limits finds out."""
+    from ..engines.sentry import find_sentry, sweep_groups
+    from ..sandbox import Sandbox
+
     try:
-        with open("/proc/self/cgroup", encoding="utf-8") as file:
-            path = next((line[3:].strip() for line in file if line.startswith("0::")), None)
-    except OSError as error:
-        return NOTE, f"cgroup: {error.strerror}; {lost}", mend
-    folder = f"/sys/fs/cgroup{path}"
-    if path is None or not os.path.exists(os.path.join(folder, "cgroup.controllers")):
-        return NOTE, f"cgroup: no version 2 hierarchy; {lost}", "boot with systemd.unified_cgroup_hierarchy=1"
-    probe = os.path.join(folder, f"skerry-doctor-{os.getpid()}")
-    try:
-        os.mkdir(probe)
-    except OSError as error:
-        return NOTE, f"cgroup: {folder} is not delegated ({error.strerror}); {lost}", mend
-    try:
-        with open(os.path.join(probe, "cgroup.controllers"), encoding="ascii") as file:
-            controllers = file.read().split()
-    finally:
-        os.rmdir(probe)
-    absent = [name for name in ("cpu", "memory", "pids") if name not in controllers]
-    if absent:
-        return NOTE, f"cgroup: delegated without {', '.join(absent)}; {lost}", mend
-    return GOOD, "cgroup: delegated, with cpu, memory and pids", ""
+        swept = sweep_groups(find_sentry())
+        with Sandbox(memory="1g", cpus=1) as sandbox:
+            limits = sandbox.info().limits
+    except errors.SkerryError as error:
+        return NOTE, f"limits: could not be tried: {error}", ""
+    text = "limits: " + "; ".join(f"{name}: {how}" for name, how in sorted(limits.items()))
+    if swept:
+        text += f"; taken away, left by killed sandboxes: {', '.join(swept)}"
+    if all(limits[name].startswith("cgroup") for name in ("memory", "cpus")):
+        return GOOD, text, ""
+    mend = "run it under 'systemd-run --user --scope -p Delegate=yes', or where its cgroup can be written to"
+    return NOTE, text, mend
 
 
 def check_sentry() -> tuple[str, str, str]:
@@ -287,8 +279,8 @@ CHECKS = (
     ("yama", check_yama),
     ("landlock", check_landlock),
     ("namespaces", check_namespaces),
-    ("cgroup", check_cgroup),
     ("sentry", check_sentry),
+    ("limits", check_limits),
     ("sandbox", check_sandbox),
 )
 

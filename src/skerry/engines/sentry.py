@@ -94,6 +94,19 @@ def _signal_name(number: int) -> str:
         return f"signal {number}"
 
 
+def sweep_groups(program: str) -> list[str]:
+    """Takes away the cgroups that killed sandboxes have left; gives their paths."""
+    import subprocess  # late: it is slow to import
+
+    try:
+        done = subprocess.run(
+            [program, "--sweep"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=10
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return []  # the next sandbox that needs a cgroup tries again
+    return os.fsdecode(done.stdout).splitlines()
+
+
 class SentryEngine:
     """Starts sentries."""
 
@@ -193,6 +206,7 @@ class SentryGuest:
         on_event: Callable[[Mapping[str, Any]], None],
         on_end: Callable[[errors.SandboxError], None],
     ) -> None:
+        self._program = program
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         self._stderr, stderr = os.pipe()
         self._stderr_tail = bytearray()
@@ -233,6 +247,7 @@ class SentryGuest:
             "engine_stderr": self._stderr,
             "engine_pid": self._process.pid,
             "engine_program": PROGRAM,
+            "sweep": [self._program, "--sweep"],
             "unread": binascii.b2a_base64(unread, newline=False).decode("ascii"),
         }
 
@@ -246,7 +261,18 @@ class SentryGuest:
             if self._process.wait(_END_GRACE) is None:
                 self._process.kill()
                 self._process.wait(_END_GRACE)
+            if (self._process.poll() or 0) < 0:
+                self._sweep()
             os.close(self._stderr)
+
+    def _sweep(self) -> None:
+        """A sentry that was killed could not take its cgroups away."""
+        poll = select.poll()
+        poll.register(self._stderr, select.POLLIN)
+        # The end of the stream: all that shared it are dead.
+        while poll.poll(_END_GRACE * 1000) and self._read_stderr():
+            pass
+        sweep_groups(self._program)
 
     def _read_stderr(self) -> bool:
         """Takes what there is; False at the end of the stream."""

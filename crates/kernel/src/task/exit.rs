@@ -100,6 +100,7 @@ pub fn host_gone(process: &Arc<Process>, unexpected: Option<ExitStatus>) {
     if process.is_dead() {
         return;
     }
+    super::host_kill::tell(&kernel, process, unexpected);
     let threads = process.threads.lock().clone();
     for task in &threads {
         remove_thread(&kernel, task);

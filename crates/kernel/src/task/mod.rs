@@ -11,6 +11,7 @@
 pub mod credentials;
 pub(crate) mod exec;
 pub(crate) mod exit;
+pub(crate) mod host_kill;
 pub(crate) mod identity;
 pub(crate) mod job_control;
 pub(crate) mod lifecycle;
@@ -30,6 +31,7 @@ pub use exec::{exec_reset, kill_other_threads, ExecFile};
 pub(crate) use exit::{host_leaves, kill_group, kill_host};
 pub(crate) use usage::Dying;
 pub use exit::{exit_group, exit_thread, host_gone, kill_all, thread_gone};
+pub use host_kill::HostKills;
 pub use lifecycle::{clone_task, discard_clone, spawn, CloneRequest, SpawnRequest};
 pub use pid_table::PidTable;
 pub use process::{ExitStatus, Process, ProcessGroup, Relations, Session, SessionHangup, SignalActions};

@@ -84,7 +84,7 @@ fn attend(state: State) -> u8 {
     };
     engine.events = Events(take_file(state.events_file));
     let result = engine.run(&state, &mut outcome);
-    engine.end();
+    engine.end(&state.sweep);
     outcome.out_of_memory = engine.out_of_memory;
     match result {
         Ok(status) => {
@@ -327,7 +327,7 @@ impl Engine {
     }
 
     /// Ends the sandbox; nothing of it is left.
-    fn end(&mut self) {
+    fn end(&mut self, sweep: &[String]) {
         let _ = rustix::net::shutdown(&self.control, rustix::net::Shutdown::Both);
         if self.ended.is_none() {
             self.ended = wait_for_child(self.pid, END_GRACE);
@@ -338,6 +338,26 @@ impl Engine {
         }
         if let Some(raw) = &mut self.raw {
             raw.restore();
+        }
+        if matches!(self.ended, Some(Ended::Signal(_))) {
+            self.sweep(sweep);
+        }
+    }
+
+    /// An engine that was killed could not take its cgroups away.
+    fn sweep(&mut self, command: &[String]) {
+        // The end of its standard error: all that shared it are dead.
+        let patience = rustix::time::Timespec { tv_sec: END_GRACE.as_secs() as i64, tv_nsec: 0 };
+        while let Some(stderr) = &self.stderr {
+            if poll(&mut [PollFd::new(stderr, PollFlags::IN)], Some(&patience)) != Ok(1) {
+                break;
+            }
+            self.read_stderr();
+        }
+        if let Some((program, arguments)) = command.split_first() {
+            use std::process::{Command, Stdio};
+            // An error: the next sandbox that needs a cgroup tries again.
+            let _ = Command::new(program).args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
         }
     }
 }

@@ -25,6 +25,8 @@ pub struct Wishes {
     pub without_pid_namespace: bool,
     /// A namespace was required by name, so that a user namespace is entered if need be.
     pub namespace_required: bool,
+    /// There are cgroups that the guardian takes away at the end.
+    pub groups_to_remove: bool,
 }
 
 /// Why an ordinary user's sandbox has no namespaces unless they are asked for.
@@ -39,8 +41,13 @@ pub enum Role {
     Guardian(ExitCode),
 }
 
-/// Splits into guardian and sentry. To be called with one thread.
-pub fn enter(wishes: Wishes, close_in_guardian: impl FnOnce()) -> Result<Role, skerry_platform::HostError> {
+/// Splits into guardian and sentry. To be called with one thread. `close_in_guardian` runs in the guardian at its start,
+/// `at_the_end` when the sentry and all that it has left are dead.
+pub fn enter(
+    wishes: Wishes,
+    close_in_guardian: impl FnOnce(),
+    at_the_end: impl FnOnce(),
+) -> Result<Role, skerry_platform::HostError> {
     let _ = set_child_subreaper(Pid::from_raw(1));
     // Inside a fresh user namespace our ids read as the overflow ones.
     let ids = (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw());
@@ -76,7 +83,10 @@ pub fn enter(wishes: Wishes, close_in_guardian: impl FnOnce()) -> Result<Role, s
                     let why = match status.and_then(WaitStatus::exit_status) {
                         Some(NO_PROC) => "no /proc can be mounted in it",
                         Some(NO_USER_MAP) => "its user map was refused",
-                        _ => return Ok(Role::Guardian(exit_code(status))),
+                        _ => {
+                            at_the_end();
+                            return Ok(Role::Guardian(exit_code(status)));
+                        }
                     };
                     attempt.refused(&mut reasons, why);
                     continue;
@@ -84,15 +94,21 @@ pub fn enter(wishes: Wishes, close_in_guardian: impl FnOnce()) -> Result<Role, s
                 if let Some(close) = close_in_guardian.take() {
                     close();
                 }
-                // From here on it needs no right but to wait, and to kill what has its own user id.
+                // From here on it needs no right but to wait, and to kill what has its own user id; at the end also to write
+                // to the directory that its cgroups are in, which may be closed to root without this capability.
                 let _ = rustix::thread::set_no_new_privs(true);
+                let permitted = rustix::thread::capabilities(None).map_or(CapabilitySet::empty(), |sets| sets.permitted);
+                let at_last = if wishes.groups_to_remove { permitted & CapabilitySet::DAC_OVERRIDE } else { CapabilitySet::empty() };
                 let none = CapabilitySet::empty();
-                let _ = rustix::thread::set_capabilities(
-                    None,
-                    rustix::thread::CapabilitySets { effective: none, permitted: none, inheritable: none },
-                );
+                let have = |effective| {
+                    let sets = rustix::thread::CapabilitySets { effective, permitted: at_last, inheritable: none };
+                    let _ = rustix::thread::set_capabilities(None, sets);
+                };
+                have(none);
                 let status = wait(child);
                 end_orphans();
+                have(at_last);
+                at_the_end();
                 return Ok(Role::Guardian(exit_code(status)));
             }
         }
