@@ -24,6 +24,10 @@ pub struct Context<'a> {
     pub call: Call,
     /// What is to happen beside the return of a value.
     pub(crate) after: After,
+    /// The descriptor whose data was used, where its process may be given it to use by itself.
+    pub(crate) direct_offer: Option<(i32, Arc<OpenFile>)>,
+    /// The answer is that of a plain call, which can have operations for the stub with it.
+    pub(crate) may_carry_operations: bool,
 }
 
 /// The registers that a call is made of.
@@ -76,7 +80,7 @@ pub struct NativePlan {
 
 impl<'a> Context<'a> {
     pub fn new(task: &'a Arc<Task>, lead: &'a dyn Lead, call: Call) -> Context<'a> {
-        Context { task, lead, call, after: After::Nothing }
+        Context { task, lead, call, after: After::Nothing, direct_offer: None, may_carry_operations: false }
     }
 
     pub fn kernel(&self) -> &'a Arc<Kernel> {
@@ -225,6 +229,14 @@ impl<'a> Context<'a> {
             return Err(Errno::EBADF);
         }
         Ok(file)
+    }
+
+    /// `bytes` of a file's data were read or written through `fd`; after some such calls the process may get the file's host
+    /// descriptor ([`crate::fs::direct`]).
+    pub(crate) fn offer_direct(&mut self, fd: i32, file: &Arc<OpenFile>, bytes: u64) {
+        if self.may_carry_operations && file.uses_data(bytes) && file.operations.is_seekable() {
+            self.direct_offer = Some((fd, file.clone()));
+        }
     }
 
     /// The application is to make `calls` itself (host calls that its filter allows); the last one's result is the

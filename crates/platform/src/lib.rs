@@ -11,7 +11,9 @@
 //! `skerry-kernel` above.
 
 pub mod channel;
+
 pub mod cpu_clock;
+pub mod direct;
 pub mod engine;
 pub mod filter;
 pub mod host;

@@ -9,6 +9,7 @@
 //! Exactly one thread receives on each listener; whoever is about to block in a call passes that on first
 //! ([`crate::context::Lead`]). Lock order: `Engine::threads` > `GuestThread::state`; both are released before a handler runs.
 
+mod direct;
 mod enrol;
 mod exec;
 #[cfg(test)]
