@@ -303,7 +303,9 @@ impl OpenFile {
 
     pub fn is_writable(&self) -> bool {
         let flags = self.flags();
-        flags.intersects(StatusFlags::WRONLY | StatusFlags::RDWR) && !flags.contains(StatusFlags::PATH)
+        let access = flags & (StatusFlags::WRONLY | StatusFlags::RDWR);
+        // Both (3, open(2)): for ioctl(2) only.
+        (access == StatusFlags::WRONLY || access == StatusFlags::RDWR) && !flags.contains(StatusFlags::PATH)
     }
 
     pub fn is_nonblocking(&self) -> bool {
