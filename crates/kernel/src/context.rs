@@ -35,6 +35,10 @@ pub struct Context<'a> {
     channel: Option<&'a Channel>,
     /// What is to happen beside the return of a value.
     pub(crate) after: After,
+    /// The descriptor whose data was used, where its process may be given it to use by itself.
+    pub(crate) direct_offer: Option<(i32, Arc<OpenFile>)>,
+    /// The answer is that of a plain call, which can have operations for the stub with it.
+    pub(crate) may_carry_operations: bool,
 }
 
 /// The registers that a call is made of.
@@ -88,12 +92,12 @@ pub struct NativePlan {
 
 impl<'a> Context<'a> {
     pub fn new(task: &'a Arc<Task>, lead: &'a dyn Lead, call: Call) -> Context<'a> {
-        Context { task, lead, call, channel: None, after: After::Nothing }
+        Context { task, lead, call, channel: None, after: After::Nothing, direct_offer: None, may_carry_operations: false }
     }
 
     /// As [`Context::new`], for a call whose instruction and stack pointer are read from `channel` when they are needed.
     pub(crate) fn of_channel(task: &'a Arc<Task>, lead: &'a dyn Lead, call: Call, channel: &'a Channel) -> Context<'a> {
-        Context { task, lead, call, channel: Some(channel), after: After::Nothing }
+        Context { task, lead, call, channel: Some(channel), after: After::Nothing, direct_offer: None, may_carry_operations: false }
     }
 
     fn read_pointers(&mut self) {
@@ -260,6 +264,14 @@ impl<'a> Context<'a> {
             return Err(Errno::EBADF);
         }
         Ok(file)
+    }
+
+    /// `bytes` of a file's data were read or written through `fd`; after some such calls the process may get the file's host
+    /// descriptor ([`crate::fs::direct`]).
+    pub(crate) fn offer_direct(&mut self, fd: i32, file: &Arc<OpenFile>, bytes: u64) {
+        if self.may_carry_operations && file.uses_data(bytes) && file.operations.is_seekable() {
+            self.direct_offer = Some((fd, file.clone()));
+        }
     }
 
     /// The application is to make `calls` itself (host calls that its filter allows); the last one's result is the

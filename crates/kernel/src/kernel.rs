@@ -66,6 +66,8 @@ pub struct Kernel {
     pub message_queues: crate::ipc::mqueue::Namespace,
     /// Every call is told as an event.
     pub trace: bool,
+    /// Processes may read and write regular files by themselves ([`crate::fs::direct`]).
+    pub direct_data: std::sync::atomic::AtomicBool,
     /// Numbers of unknown calls that have been told.
     pub(crate) unknown_calls: Mutex<std::collections::HashSet<u64>>,
     /// The host's side, once [`Kernel::start`] has run.
@@ -117,6 +119,7 @@ impl Kernel {
             sysv: Default::default(),
             message_queues: Default::default(),
             trace,
+            direct_data: Default::default(),
             unknown_calls: Mutex::default(),
             engine: OnceLock::new(),
         });
@@ -141,6 +144,11 @@ impl Kernel {
     /// The host's side; `None` before [`Kernel::start`].
     pub(crate) fn engine(&self) -> Option<Arc<Engine>> {
         self.engine.get().cloned()
+    }
+
+    /// Which files processes use by themselves; `None` before there are files.
+    pub fn direct_registry(&self) -> Option<&crate::fs::direct::DirectRegistry> {
+        self.file_services.get().map(|services| &*services.direct)
     }
 
     /// Pid 1, which orphans become children of.

@@ -13,7 +13,9 @@
 //! `skerry-kernel` above.
 
 pub mod channel;
+
 pub mod cpu_clock;
+pub mod direct;
 pub mod engine;
 pub mod fiber;
 pub mod filter;

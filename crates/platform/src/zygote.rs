@@ -3,7 +3,8 @@
 
 use crate::layout::{zygote as message, ZYGOTE_SOCKET};
 use crate::listener::{Features, Listener};
-use crate::{filter, HostError};
+use crate::filter::{self, DataCalls};
+use crate::HostError;
 use rustix::fs::{memfd_create, MemfdFlags};
 use rustix::event::{poll, PollFd, PollFlags, Timespec};
 use rustix::io::{retry_on_intr, write};
@@ -61,7 +62,7 @@ fn stage_name(stage: u64) -> &'static str {
 impl Zygote {
     /// Starts the zygote. To be called from a thread that lives as long as the sentry: the host kills the zygote and all
     /// applications when it ends.
-    pub fn start(mut features: Features) -> Result<Zygote, HostError> {
+    pub fn start(mut features: Features, data: DataCalls) -> Result<Zygote, HostError> {
         let flags = MemfdFlags::CLOEXEC;
         let image = memfd_create(c"skerry-stub", flags | MemfdFlags::EXEC)
             .or_else(|_| memfd_create(c"skerry-stub", flags))
@@ -135,7 +136,7 @@ impl Zygote {
         zygote.vdso = vdso;
         features.wait_killable = features.wait_killable && supports_wait_killable();
         zygote.features = features;
-        let (listener, strict) = (filter::listener(), filter::strict((gadget_start, gadget_end)));
+        let (listener, strict) = (filter::listener(), filter::strict((gadget_start, gadget_end), data));
         let mut words = vec![message::FILTERS, listener_flags(features), listener.len() as u64, strict.len() as u64];
         words.extend(listener);
         words.extend(strict);

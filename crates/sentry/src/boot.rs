@@ -6,6 +6,7 @@ use skerry_control::{Boot, Booted, Event, Failure, FailureKind, Identity, Layer,
 use skerry_kernel::fs::host::IdMap;
 use skerry_kernel::fs::{self, Services};
 use skerry_kernel::Kernel;
+use skerry_platform::filter::DataCalls;
 use skerry_platform::listener::Features;
 use skerry_platform::zygote::Zygote;
 use crate::limits::{self, MemoryUse};
@@ -37,6 +38,7 @@ pub fn boot(
     let internal = |error: &dyn std::fmt::Display| failure(FailureKind::Internal, error);
     let mut features = Features::default();
     let mut suspension = true;
+    let mut direct = true;
     for name in &boot.without {
         match name.as_str() {
             "sync_wake_up" => features.sync_wake_up = false,
@@ -45,6 +47,7 @@ pub fn boot(
             "process_vm" => skerry_platform::memory::set_access(skerry_platform::memory::Access::ProcMem),
             "suspension" => suspension = false,
             "user_namespace" | "landlock" | "pid_namespace" | "cgroups" => {}
+            "direct" => direct = false,
             other => return Err(failure(FailureKind::Invalid, format!("there is no host feature {other:?} to do without"))),
         }
     }
@@ -55,7 +58,8 @@ pub fn boot(
     } else {
         landlock::restrict(boot, &mut layers);
     }
-    let zygote = Zygote::start(features).map_err(|error| {
+    let data_calls = if direct { DataCalls::Direct } else { DataCalls::Mediated };
+    let zygote = Zygote::start(features, data_calls).map_err(|error| {
         failure(FailureKind::Unsupported, format!("application processes cannot be made on this host: {error}"))
     })?;
     skerry_platform::memory::choose_access(zygote.pid(), zygote.vdso).map_err(|error| {
@@ -76,6 +80,7 @@ pub fn boot(
         Identity::Host => None,
     };
     let kernel = Kernel::new(boot.hostname.as_bytes(), boot.limits.clone(), boot.network, boot.trace, events);
+    kernel.direct_data.store(direct, Ordering::Relaxed);
     kernel.memory_files.limit.store(memory_files_cap(&boot.limits), Ordering::Relaxed);
     if let Some(memory) = boot.limits.memory {
         kernel.net.set_memory_limit((memory / 4) as _);

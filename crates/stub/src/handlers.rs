@@ -4,6 +4,7 @@
 
 use crate::call;
 use crate::context::{Context, Info};
+use crate::direct;
 use crate::handoff;
 use crate::host::{self, number};
 use crate::layout::{self, action, operation, request, CloneOrder, Reply, Request};
@@ -32,6 +33,10 @@ pub extern "C" fn on_syscall(_signal: i32, info: &Info, context: &mut Context) {
         return;
     }
     let arguments = [context.rdi, context.rsi, context.rdx, context.r10, context.r8, context.r9];
+    if let Some(result) = direct::try_direct(thread, call_number, &arguments) {
+        context.rax = result as u64;
+        return;
+    }
     let filled = new_request(thread, context, request::SYSCALL);
     filled.number = call_number;
     filled.arguments = arguments;
@@ -214,6 +219,8 @@ pub fn run_operations(thread: &ThreadBlock, count: u32) -> i64 {
                 result = host::call_array(one.number, &one.arguments);
                 failed = (-4095..0).contains(&result);
             }
+            operation::VALUE if !failed => result = one.arguments[0] as i64,
+            operation::DIRECT_TABLE => direct::map_table(one.arguments[0]),
             operation::ALWAYS => {
                 host::call_array(one.number, &one.arguments);
             }
@@ -283,11 +290,14 @@ fn clone(thread: &mut ThreadBlock, context: &mut Context, wanted: &CloneOrder) -
         let result = unsafe { host::clone_call(wanted.flags, 0, 0, 0, 0) };
         if result != 0 {
             (context.rax, context.rsp) = (rax, rsp);
-        } else if wanted.tls != 0 {
+            return result;
+        }
+        direct::forked(thread);
+        if wanted.tls != 0 {
             const ARCH_SET_FS: u64 = 0x1002;
             call!(number::ARCH_PRCTL, ARCH_SET_FS, wanted.tls);
         }
-        return result;
+        return 0;
     }
     let child = match map_slot(wanted.slot) {
         Ok(child) => child,
@@ -297,6 +307,9 @@ fn clone(thread: &mut ThreadBlock, context: &mut Context, wanted: &CloneOrder) -
     child.set_child_tid = wanted.set_child_tid;
     child.child_tid = wanted.child_tid;
     child.is_process = (wanted.flags == layout::CLONE_VFORK) as u64;
+    if wanted.flags == layout::CLONE_VFORK || direct::is_off(thread) {
+        direct::turn_off(child);
+    }
     let mut tls = wanted.tls;
     if tls == 0 {
         call!(number::ARCH_PRCTL, ARCH_GET_FS, &mut tls as *mut u64);

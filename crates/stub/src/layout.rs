@@ -11,6 +11,11 @@ pub const SLOTS_BASE: u64 = 0x7010_0000_0000;
 pub const SLOT_SIZE: u64 = 0x1_0000;
 /// Threads that one address space can have.
 pub const MAXIMUM_SLOTS: u64 = 16384;
+/// Where the table of direct descriptors lies, once a process has one: an array of [`DirectEntry`] by guest descriptor.
+pub const DIRECT_BASE: u64 = 0x7012_0000_0000;
+/// Guest descriptors from here on are never direct.
+pub const DIRECT_ENTRIES: u64 = 1024;
+pub const DIRECT_SIZE: u64 = DIRECT_ENTRIES * core::mem::size_of::<DirectEntry>() as u64;
 /// The guest may map nothing between STUB_BASE and here.
 pub const RESERVED_END: u64 = 0x7020_0000_0000;
 
@@ -83,6 +88,30 @@ pub mod operation {
     pub const ALWAYS: u64 = 2;
     /// Zero `arguments[1]` bytes at `arguments[0]`.
     pub const ZERO: u64 = 3;
+    /// No call: the result is `arguments[0]`.
+    pub const VALUE: u64 = 4;
+    /// Map the table of direct descriptors from descriptor `arguments[0]`, which is closed then.
+    pub const DIRECT_TABLE: u64 = 5;
+}
+
+/// What the stub may do itself with one guest descriptor. Only the sentry writes it; zero: nothing.
+#[repr(C)]
+pub struct DirectEntry {
+    /// The host's descriptor, with the rights of [`direct`] above it.
+    pub word: core::sync::atomic::AtomicU64,
+    /// Writes that end beyond this position are the sentry's.
+    pub write_end: core::sync::atomic::AtomicU64,
+}
+
+/// Bits of [`DirectEntry::word`].
+pub mod direct {
+    pub const DESCRIPTOR: u64 = 0xffff_ffff;
+    /// The entry is in use: lseek(2) may be made.
+    pub const VALID: u64 = 1 << 32;
+    pub const READ: u64 = 1 << 33;
+    pub const WRITE: u64 = 1 << 34;
+    /// As [`super::DirectEntry::write_end`]: no limit.
+    pub const NO_END: u64 = u64::MAX;
 }
 
 /// The cache line that a request and its reply travel in, the reply in the request's place: moving one line each way is

@@ -192,6 +192,9 @@ impl Inotify {
         };
         let number = watch.number;
         kernel.watches.watch(inode, watch);
+        if let Some(direct) = kernel.direct_registry() {
+            direct.clear_watched(inode);
+        }
         Ok(number)
     }
 

@@ -3,7 +3,7 @@
 //! The bytes lie in a tmpfs of the sandbox's own that is mounted nowhere, so that they count towards its limits and can
 //! be mapped and sealed like any file there.
 
-use crate::fs::file::{Events, FileOperations, MappingRequest, OpenFile, StatusFlags};
+use crate::fs::file::{Events, FileOperations, HostDescription, MappingRequest, OpenFile, StatusFlags};
 use crate::fs::inode::{Inode, Metadata};
 use crate::fs::tmpfs::{Tmpfs, TmpfsInode};
 use crate::sync::WaitQueue;
@@ -98,6 +98,15 @@ impl FileOperations for MemFd {
     }
     fn mapping_descriptor(&self, request: MappingRequest) -> Result<Arc<OwnedFd>> {
         self.file.mapping_descriptor(request)
+    }
+    fn host_description(&self, flags: StatusFlags) -> Result<Option<HostDescription>> {
+        self.file.host_description(flags)
+    }
+    fn direct_write_end(&self, flags: StatusFlags) -> Option<u64> {
+        self.file.direct_write_end(flags)
+    }
+    fn write_at_host_offset(&self, descriptor: &OwnedFd, flags: StatusFlags, buffer: &[u8]) -> Result<usize> {
+        self.file.write_at_host_offset(descriptor, flags, buffer)
     }
     fn flush(&self, file: &OpenFile) {
         self.file.flush(file);

@@ -4,6 +4,7 @@
 //! these descriptors only.
 
 use crate::fs::dev;
+use crate::fs::direct::DirectRegistry;
 use crate::fs::host::{host_error, Access, DescriptorCache, HostTree, IdMap, Reopener};
 use crate::fs::inode::{Device, FileSystem, NewNodeKind, FileType};
 use crate::fs::mount::{MountFlags, MountTable, NewMount};
@@ -24,6 +25,8 @@ pub struct Services {
     pub memory_files: Arc<Quota>,
     pub content: Arc<ContentShared>,
     pub descriptors: Arc<DescriptorCache>,
+    /// Files that processes use by themselves.
+    pub direct: Arc<DirectRegistry>,
     next_device: AtomicU32,
 }
 
@@ -40,6 +43,7 @@ impl Services {
             memory_files,
             content: ContentShared::new(reopener.clone()),
             descriptors: DescriptorCache::new(DESCRIPTORS_KEPT, reopener),
+            direct: Arc::default(),
             next_device: AtomicU32::new(0),
         }))
     }
@@ -205,7 +209,9 @@ fn make(services: &Arc<Services>, mount: &Mount, ids: IdMap, others: MakeFileSys
             if place != FileType::Directory {
                 return Err(Errno::ENOTDIR);
             }
-            new(Overlay::new(services.new_device(), lower, upper)?, b"overlay", String::new(), default_flags)
+            let overlay = Overlay::new(services.new_device(), lower, upper)?;
+            overlay.tell(services.direct.clone());
+            new(overlay, b"overlay", String::new(), default_flags)
         }
         MountKind::Tmpfs { size, mode } => {
             let options = if *size == 0 { format!("mode={mode:o}") } else { format!("size={}k,mode={mode:o}", size / 1024) };

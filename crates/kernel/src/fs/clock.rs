@@ -8,6 +8,11 @@ pub fn now() -> TimeSpec {
     TimeSpec { sec: time.tv_sec, nsec: time.tv_nsec }
 }
 
+/// Whether `a` is earlier than `b`.
+pub fn is_before(a: TimeSpec, b: TimeSpec) -> bool {
+    (a.sec, a.nsec) < (b.sec, b.nsec)
+}
+
 /// Whether reading a file at `now` is to be recorded under mount(8)'s "relatime": the last access is not after the last
 /// change, or is a day old.
 pub fn relatime_wants(accessed: TimeSpec, modified: TimeSpec, changed: TimeSpec, now: TimeSpec) -> bool {

@@ -1,14 +1,17 @@
 //! A process's descriptors (fork(2), close(2), fcntl(2) F_DUPFD).
 
+use crate::fs::direct::DirectTable;
 use crate::fs::file::OpenFile;
 use crate::{Errno, Result};
 use parking_lot::RwLock;
+use skerry_platform::direct::Rights;
 use std::sync::Arc;
 
 /// Descriptor to open file, with the close-on-exec flag. Shared by threads (CLONE_FILES), copied by fork.
 #[derive(Default)]
 pub struct FdTable {
     entries: RwLock<Vec<Option<Entry>>>,
+    direct: RwLock<Direct>,
 }
 
 #[derive(Clone)]
@@ -17,10 +20,20 @@ struct Entry {
     close_on_exec: bool,
 }
 
+/// Whether a process may use some of the files by itself ([`crate::fs::direct`]).
+#[derive(Default, Clone)]
+enum Direct {
+    #[default]
+    NotYet,
+    Table(Arc<DirectTable>),
+    /// Not this table's: it is not the descriptor table of exactly one process.
+    Never,
+}
+
 impl FdTable {
     /// A copy for fork(2).
     pub fn fork(&self) -> FdTable {
-        FdTable { entries: RwLock::new(self.entries.read().clone()) }
+        FdTable { entries: RwLock::new(self.entries.read().clone()), direct: RwLock::default() }
     }
 
     /// EBADF where `fd` is not open.
@@ -55,13 +68,16 @@ impl FdTable {
         if index >= entries.len() {
             entries.resize(index + 1, None);
         }
+        self.gone(index);
         Ok(entries[index].replace(Entry { file, close_on_exec }).map(|entry| entry.file))
     }
 
     /// Takes `fd` out; the caller flushes it.
     pub fn remove(&self, fd: i32) -> Result<Arc<OpenFile>> {
         let index = usize::try_from(fd).map_err(|_| Errno::EBADF)?;
-        let entry = self.entries.write().get_mut(index).and_then(Option::take).ok_or(Errno::EBADF)?;
+        let mut entries = self.entries.write();
+        let entry = entries.get_mut(index).and_then(Option::take).ok_or(Errno::EBADF)?;
+        self.gone(index);
         Ok(entry.file)
     }
 
@@ -79,9 +95,10 @@ impl FdTable {
     /// Takes out and returns all that exec(2) closes.
     pub fn take_close_on_exec(&self) -> Vec<Arc<OpenFile>> {
         let mut taken = Vec::new();
-        for slot in self.entries.write().iter_mut() {
+        for (index, slot) in self.entries.write().iter_mut().enumerate() {
             if slot.as_ref().is_some_and(|entry| entry.close_on_exec) {
                 taken.extend(slot.take().map(|entry| entry.file));
+                self.gone(index);
             }
         }
         taken
@@ -89,7 +106,69 @@ impl FdTable {
 
     /// Takes out and returns all (exit).
     pub fn take_all(&self) -> Vec<Arc<OpenFile>> {
+        self.never_direct();
         std::mem::take(&mut *self.entries.write()).into_iter().flatten().map(|entry| entry.file).collect()
+    }
+
+    /// A descriptor is about to be another one or none. With the entries' lock held, so that no process uses what it was.
+    fn gone(&self, index: usize) {
+        if let Direct::Table(table) = &*self.direct.read() {
+            table.clear(index as i32);
+        }
+    }
+
+    /// The table of direct descriptors of the host process `pid`; made by `make` where there can be one and is none.
+    pub fn direct_table(&self, pid: i32, make: impl FnOnce() -> Option<Arc<DirectTable>>) -> Option<Arc<DirectTable>> {
+        match &*self.direct.read() {
+            Direct::Table(table) => return (table.pid == pid).then(|| table.clone()),
+            Direct::Never => return None,
+            Direct::NotYet => {}
+        }
+        let mut direct = self.direct.write();
+        if let Direct::NotYet = *direct {
+            *direct = Direct::Table(make()?);
+        }
+        match &*direct {
+            Direct::Table(table) => (table.pid == pid).then(|| table.clone()),
+            _ => None,
+        }
+    }
+
+    /// The same, if there is one.
+    pub fn present_direct_table(&self, pid: i32) -> Option<Arc<DirectTable>> {
+        match &*self.direct.read() {
+            Direct::Table(table) if table.pid == pid => Some(table.clone()),
+            _ => None,
+        }
+    }
+
+    /// `fd` is direct from now on, if it is still `file`.
+    pub fn set_direct(&self, table: &DirectTable, fd: i32, file: &Arc<OpenFile>, descriptor: i32, rights: Rights) -> bool {
+        let entries = self.entries.read();
+        let same = usize::try_from(fd).ok().and_then(|index| entries.get(index)?.as_ref()).is_some_and(|entry| Arc::ptr_eq(&entry.file, file));
+        same && matches!(&*self.direct.read(), Direct::Table(present) if std::ptr::eq(&**present, table)) && table.set(fd, file, descriptor, rights)
+    }
+
+    /// Several processes share this table, or one has several: nothing is direct any more.
+    pub fn never_direct(&self) {
+        if let Direct::Table(table) = std::mem::replace(&mut *self.direct.write(), Direct::Never) {
+            table.clear_all();
+        }
+    }
+
+    /// All goes through the sentry until it is made direct again.
+    pub fn clear_direct(&self) {
+        if let Direct::Table(table) = &*self.direct.read() {
+            table.clear_all();
+        }
+    }
+
+    /// Its process goes on as another host process (exec).
+    pub fn leave_direct(&self) {
+        let mut direct = self.direct.write();
+        if let Direct::Table(table) = std::mem::take(&mut *direct) {
+            table.clear_all();
+        }
     }
 
     /// Open descriptors in order.

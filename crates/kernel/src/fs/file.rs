@@ -7,6 +7,7 @@
 
 use crate::fs::inode::{DirectoryEntry, Metadata};
 use crate::fs::path::Path;
+use crate::fs::position::{HandedOver, Position};
 use crate::sync::WaitQueue;
 use crate::{Context, Errno, Result};
 use parking_lot::{Mutex, RwLock};
@@ -170,6 +171,23 @@ pub trait FileOperations: Send + Sync + Any {
     fn mapping_descriptor(&self, request: MappingRequest) -> Result<Arc<OwnedFd>> {
         Err(Errno::ENODEV)
     }
+    /// The object that holds the data now, where that is another one (overlays).
+    fn underlying(&self) -> Option<Result<Arc<dyn FileOperations>>> {
+        None
+    }
+    /// A host description of this file and nothing else, for one open file with `flags`: see [`crate::fs::direct`].
+    /// `None`: its data goes through the sentry only.
+    fn host_description(&self, flags: StatusFlags) -> Result<Option<HostDescription>> {
+        Ok(None)
+    }
+    /// Up to where processes that have the file's host description may write by themselves; `None`: nowhere.
+    fn direct_write_end(&self, flags: StatusFlags) -> Option<u64> {
+        None
+    }
+    /// Writes at the host description's own offset (or at the end, with O_APPEND), which moves.
+    fn write_at_host_offset(&self, descriptor: &OwnedFd, flags: StatusFlags, buffer: &[u8]) -> Result<usize> {
+        rustix::io::write(descriptor, buffer).map_err(crate::fs::host::host_error)
+    }
     /// Called at each close(2) of a descriptor (not only the last): releases POSIX locks, flushes.
     fn flush(&self, file: &OpenFile) {}
     /// Status flags were changed by fcntl(F_SETFL).
@@ -186,13 +204,23 @@ pub trait FileOperations: Send + Sync + Any {
     fn as_any(&self) -> &dyn Any;
 }
 
+/// What [`FileOperations::host_description`] gives.
+pub struct HostDescription {
+    /// Open with exactly the guest's access mode.
+    pub descriptor: Arc<OwnedFd>,
+    /// Let go with the open file.
+    pub keep: Option<Box<dyn Send + Sync>>,
+}
+
 /// An open file description (open(2), "Open file descriptions").
 pub struct OpenFile {
     pub operations: Arc<dyn FileOperations>,
     /// Where it was opened, if it has a name in the tree.
     pub path: Option<Path>,
     flags: AtomicU32,
-    pub position: Mutex<u64>,
+    pub position: Position,
+    /// How often its data was used, up to a point: see [`crate::fs::direct`].
+    pub(crate) data_use: AtomicU32,
     /// fcntl(F_SETOWN), F_SETSIG: (owner: pid, or negative process group; signal or 0).
     pub owner: RwLock<(i32, i32)>,
     /// The owner is one thread (F_SETOWN_EX with F_OWNER_TID).
@@ -237,7 +265,8 @@ impl OpenFile {
             operations,
             path,
             flags: AtomicU32::new(flags.bits()),
-            position: Mutex::new(0),
+            position: Position::default(),
+            data_use: AtomicU32::new(0),
             owner: RwLock::new((0, 0)),
             owner_is_thread: AtomicBool::new(false),
             signal_io: Mutex::new(None),
@@ -261,6 +290,10 @@ impl OpenFile {
 
     pub fn set_flags(&self, flags: StatusFlags) {
         self.flags.store(flags.bits(), Ordering::Relaxed);
+        if let Some(host) = self.position.handed_over() {
+            let appends = if flags.contains(StatusFlags::APPEND) { rustix::fs::OFlags::APPEND } else { rustix::fs::OFlags::empty() };
+            let _ = rustix::fs::fcntl_setfl(&*host.descriptor, appends);
+        }
         self.operations.flags_changed(flags);
     }
 
@@ -270,11 +303,28 @@ impl OpenFile {
 
     pub fn is_writable(&self) -> bool {
         let flags = self.flags();
-        flags.intersects(StatusFlags::WRONLY | StatusFlags::RDWR) && !flags.contains(StatusFlags::PATH)
+        let access = flags & (StatusFlags::WRONLY | StatusFlags::RDWR);
+        // Both (3, open(2)): for ioctl(2) only.
+        (access == StatusFlags::WRONLY || access == StatusFlags::RDWR) && !flags.contains(StatusFlags::PATH)
     }
 
     pub fn is_nonblocking(&self) -> bool {
         self.flags().contains(StatusFlags::NONBLOCK)
+    }
+
+    /// The object that holds the data now.
+    pub fn underlying(&self) -> Result<Arc<dyn FileOperations>> {
+        self.operations.underlying().unwrap_or_else(|| Ok(self.operations.clone()))
+    }
+
+    /// The host description that has been handed to processes, as long as it is one of the file that is open.
+    pub fn direct(&self) -> Option<&HandedOver> {
+        let host = self.position.handed_over()?;
+        let current = match self.operations.underlying() {
+            None => true,
+            Some(underlying) => underlying.is_ok_and(|underlying| Arc::ptr_eq(&underlying, &host.operations)),
+        };
+        current.then_some(host)
     }
 
     /// The object as `T`, if it is one.

@@ -144,7 +144,7 @@ impl HostFile {
         };
         let file = HostFile { host: Arc::new(host), sequence: Mutex::new(Sequence::Shared { expected: position }) };
         let file = OpenFile::new(Arc::new(file), status, None);
-        *file.position.lock() = position;
+        let _ = file.position.lock().set(position);
         Ok(file)
     }
 
@@ -404,7 +404,7 @@ impl FileOperations for HostFile {
             return Err(Errno::ENOTTY);
         }
         let available = match self.host.transfer {
-            Transfer::Positioned => self.size()?.saturating_sub(*file.position.lock()),
+            Transfer::Positioned => self.size()?.saturating_sub(file.position.lock().get()),
             Transfer::Immediate => return Err(Errno::ENOTTY),
             Transfer::NonBlocking | Transfer::Socket | Transfer::Polled => {
                 rustix::io::ioctl_fionread(&*self.host.descriptor).map_err(host_error)?
@@ -450,7 +450,7 @@ impl FileOperations for HostFile {
             return;
         }
         // The caller goes on where the guest stands (`head -1` seeks back to behind the line before it ends).
-        let position = *file.position.lock();
+        let position = file.position.lock().get();
         if let Sequence::Shared { expected } = &mut *self.sequence.lock() {
             if *expected != position && rustix::fs::seek(&*self.host.descriptor, SeekFrom::Start(position)).is_ok() {
                 *expected = position;
@@ -493,15 +493,15 @@ mod tests {
     /// read(2) as the call layer does it: at the description's position, which moves.
     fn read(file: &Arc<OpenFile>, buffer: &mut [u8]) -> Result<usize> {
         let mut position = file.position.lock();
-        let count = file.operations.read(file, buffer, *position)?;
-        *position += count as u64;
+        let count = file.operations.read(file, buffer, position.get())?;
+        position.advance(count as u64);
         Ok(count)
     }
 
     fn write(file: &Arc<OpenFile>, buffer: &[u8]) -> Result<usize> {
         let mut position = file.position.lock();
-        let count = file.operations.write(file, buffer, *position)?;
-        *position += count as u64;
+        let count = file.operations.write(file, buffer, position.get())?;
+        position.advance(count as u64);
         Ok(count)
     }
 
@@ -570,7 +570,7 @@ mod tests {
         assert_eq!(read(&file, &mut buffer), Ok(8));
         assert_eq!(file_of_caller.stream_position().unwrap(), 8);
         // What head(1) does: back to behind the first line, then close.
-        *file.position.lock() = 4;
+        file.position.lock().set(4).unwrap();
         file.operations.flush(&file);
         assert_eq!(file_of_caller.stream_position().unwrap(), 4);
         assert_eq!(read(&file, &mut buffer[..4]), Ok(4));

@@ -248,6 +248,10 @@ fn report_rename(task: &Task, moved: &Arc<Dentry>, replaced: Option<&Arc<Dentry>
     if !watches.is_active() {
         return;
     }
+    if watches.is_watched(&to.0.inode) {
+        // Where it is now somebody wants to know of its reads and writes.
+        crate::fs::direct::clear(task.kernel(), &moved.inode);
+    }
     let directory = if moved.is_directory() { NotifyMask::ISDIR } else { NotifyMask::empty() };
     let cookie = watches.next_cookie();
     watches.report(&from.0.inode, NotifyMask::MOVED_FROM | directory, from.1, cookie);

@@ -79,6 +79,11 @@ impl NotifyRegistry {
         self.count.load(Ordering::Acquire) != 0
     }
 
+    /// Whether somebody is told of what happens to `inode`.
+    pub fn is_watched(&self, inode: &Arc<dyn Inode>) -> bool {
+        self.is_active() && self.watches.read().contains_key(&inode_key(inode))
+    }
+
     /// Joins the two halves of a rename.
     pub fn next_cookie(&self) -> u32 {
         self.cookie.fetch_add(1, Ordering::Relaxed).wrapping_add(1)

@@ -219,6 +219,7 @@ fn open_place(context: &Context, place: Path, how: OpenHow, created: Created) ->
             return Err(Errno::EACCES);
         }
         if how.has(linux::O_TRUNC) && kind == FileType::Regular {
+            crate::fs::direct::before_truncation(context.kernel(), &inode, metadata.size, 0);
             inode.set_attributes(&SetAttributes { size: Some(0), ..SetAttributes::default() })?;
             permission::drop_set_id(context.task, &inode)?;
             context.kernel().watches.report_with_parent(&place.dentry, NotifyMask::MODIFY);

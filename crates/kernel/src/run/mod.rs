@@ -9,6 +9,7 @@
 //! Exactly one thread receives on each listener; a call that has to wait leaves it to that, and whoever is about to block
 //! it in host work passes the receiving on first ([`crate::context::Lead`]). Lock order: `Engine::threads` > `GuestThread::state`; both are released before a handler runs.
 
+mod direct;
 mod enrol;
 mod exec;
 #[cfg(test)]

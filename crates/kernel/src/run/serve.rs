@@ -84,6 +84,7 @@ impl Engine {
         task.in_kernel.store(true, Ordering::Release);
         let call = Call { number: request.number, arguments: request.arguments, ..Call::default() };
         let mut context = Context::of_channel(task, lead, call, &thread.channel);
+        context.may_carry_operations = request.kind == request::SYSCALL;
         let result = match request.kind {
             request::SYSCALL => Some(syscall::dispatch(&mut context)),
             request::KICKED => {
@@ -164,7 +165,7 @@ impl Engine {
             (_, result) => result,
         };
         let reply = match signal::prepare_return(context, result) {
-            Return::Value(value) => Reply { action: action::RETURN, value, ..Reply::default() },
+            Return::Value(value) => self.value_reply(thread, context, value),
             Return::Restart => Reply { action: action::RESTART, ..Reply::default() },
             Return::AsIs => Reply { action: action::AS_IS, ..Reply::default() },
             Return::Handler { resume, frame } => {
@@ -176,6 +177,15 @@ impl Engine {
             Return::Gone => return self.end(thread, context.task),
         };
         self.answer(thread, reply);
+    }
+
+    /// The call returns `value`, after what is to be done for direct descriptors.
+    fn value_reply(&self, thread: &GuestThread, context: &mut Context, value: i64) -> Reply {
+        let operations = self.direct_operations(thread, context, value);
+        if operations.is_empty() || !thread.channel.put_operations(&operations) {
+            return Reply { action: action::RETURN, value, ..Reply::default() };
+        }
+        Reply { action: action::NATIVE, operations: operations.len() as u32, ..Reply::default() }
     }
 
     /// The thread is not to run guest code any more.

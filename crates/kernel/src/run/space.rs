@@ -4,12 +4,17 @@
 use parking_lot::Mutex;
 use skerry_platform::engine::HostThread;
 use skerry_platform::layout::MAXIMUM_SLOTS;
+use std::sync::atomic::AtomicBool;
 use std::sync::Arc;
 
 /// One address space; shared by the threads of a process, and with a vfork(2) child.
 #[derive(Default)]
 pub struct AddressSpace {
     slots: Mutex<Vec<Slot>>,
+    /// The host process that it was made for; a vfork(2) child that uses it too is another one.
+    pub(super) owner: i32,
+    /// Its stub has a table of direct descriptors.
+    pub(super) has_direct: AtomicBool,
     pub brk: Mutex<Brk>,
 }
 
@@ -30,9 +35,10 @@ enum Slot {
 impl AddressSpace {
     /// With one thread, in `slot`.
     pub fn new(slot: u64, thread: Arc<HostThread>, brk: Brk) -> Arc<AddressSpace> {
+        let owner = thread.pid;
         let mut slots: Vec<Slot> = (0..slot).map(|_| Slot::Free).collect();
         slots.push(Slot::Used(thread));
-        Arc::new(AddressSpace { slots: Mutex::new(slots), brk: Mutex::new(brk) })
+        Arc::new(AddressSpace { slots: Mutex::new(slots), owner, has_direct: AtomicBool::new(false), brk: Mutex::new(brk) })
     }
 
     /// A slot whose last thread, if it had one, is really gone. `None`: too many threads.

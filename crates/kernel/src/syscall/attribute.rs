@@ -1,6 +1,7 @@
 //! chmod(2), chown(2), utimensat(2), truncate(2) and theirs, statfs(2).
 
 use crate::fs::clock;
+use crate::fs::direct;
 use crate::fs::file::OpenFile;
 use crate::fs::inode::{FileType, Inode, Metadata, SetAttributes};
 use crate::fs::mount::{Mount, MountFlags};
@@ -34,6 +35,10 @@ fn place_of_file(file: &OpenFile) -> Result<Path> {
 
 fn change(context: &Context, place: &Path, attributes: &SetAttributes) -> Result<()> {
     place.inode().set_attributes(attributes)?;
+    if attributes.permissions.is_some_and(|permissions| permissions & 0o6000 != 0) {
+        // The sentry takes such bits away when the file is written.
+        direct::clear(context.kernel(), place.inode());
+    }
     context.kernel().watches.report_with_parent(&place.dentry, NotifyMask::ATTRIB);
     Ok(())
 }
@@ -271,6 +276,7 @@ pub fn truncate(context: &mut Context, path: UserAddress, length: i64) -> Result
     context.task.credentials().check_access(&metadata, AccessMode::WRITE)?;
     place.mount.check_writable()?;
     let size = length_of(context, &metadata, length)?;
+    direct::before_truncation(context.kernel(), inode, metadata.size, size);
     inode.set_attributes(&SetAttributes { size: Some(size), ..SetAttributes::default() })?;
     permission::drop_set_id(context.task, inode)?;
     context.kernel().watches.report_with_parent(&place.dentry, NotifyMask::MODIFY);
@@ -285,7 +291,11 @@ pub fn ftruncate(context: &mut Context, fd: i32, length: i64) -> Result<()> {
     if !file.is_writable() || !file.operations.is_seekable() {
         return Err(Errno::EINVAL);
     }
-    let size = length_of(context, &file.operations.metadata()?, length)?;
+    let metadata = file.operations.metadata()?;
+    let size = length_of(context, &metadata, length)?;
+    if let Some(place) = &file.path {
+        direct::before_truncation(context.kernel(), place.inode(), metadata.size, size);
+    }
     file.operations.truncate(size)?;
     if let Some(place) = &file.path {
         permission::drop_set_id(context.task, place.inode())?;

@@ -145,7 +145,7 @@ impl<'a> Cursor<'a> {
     fn offset(&self) -> u64 {
         match self.own {
             Some((_, offset)) => offset,
-            None => *self.file.position.lock(),
+            None => self.file.position.lock().get(),
         }
     }
 
@@ -162,8 +162,7 @@ impl<'a> Cursor<'a> {
         match &mut self.own {
             Some((_, offset)) => *offset += count,
             None if self.file.operations.is_seekable() => {
-                let mut position = self.file.position.lock();
-                *position = position.saturating_add(count);
+                self.file.position.lock().advance(count);
             }
             None => {}
         }

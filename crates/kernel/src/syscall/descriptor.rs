@@ -32,7 +32,11 @@ pub fn close_range(context: &mut Context, first: u32, last: u32, flags: u32) -> 
         return Err(Errno::EINVAL);
     }
     if flags & CLOSE_RANGE_UNSHARE != 0 {
-        context.task.set_files(Arc::new(context.task.files().fork()));
+        let files = context.task.files();
+        files.never_direct();
+        let own = files.fork();
+        own.never_direct();
+        context.task.set_files(Arc::new(own));
     }
     let files = context.task.files();
     for fd in files.descriptors() {
@@ -192,6 +196,11 @@ fn set_flags(context: &Context, fd: i32, file: &Arc<OpenFile>, argument: u32) ->
         }
     }
     signal_io::set_flags(context.kernel(), file, fd, (old - CHANGEABLE) | new);
+    if (old ^ file.flags()).contains(StatusFlags::APPEND) {
+        if let Some(direct) = context.kernel().direct_registry() {
+            direct.clear_file(file);
+        }
+    }
     Ok(())
 }
 
@@ -211,7 +220,7 @@ pub fn ioctl(context: &mut Context, fd: i32, request: u32, argument: UserAddress
             return Ok(0);
         }
         ioctl::FIONREAD if is_regular(&file) => {
-            let left = file.operations.size()?.saturating_sub(*file.position.lock());
+            let left = file.operations.size()?.saturating_sub(file.position.lock().get());
             context.write(argument.0, &(left.min(i32::MAX as u64) as i32))?;
             return Ok(0);
         }

@@ -27,8 +27,8 @@ fn list(context: &Context, fd: i32, buffer: UserAddress, count: u64, header: usi
                 return Err(Errno::ENOENT);
             }
         }
-        let mut next = *position;
-        file.operations.read_directory(*position, &mut |entry| {
+        let mut next = position.get();
+        file.operations.read_directory(next, &mut |entry| {
             let length = record_length(header, &entry.name);
             if listing.len() + length > limit {
                 too_small = listing.is_empty();
@@ -38,7 +38,7 @@ fn list(context: &Context, fd: i32, buffer: UserAddress, count: u64, header: usi
             next = entry.next_cursor;
             true
         })?;
-        *position = next;
+        position.set(next)?;
     }
     if too_small {
         return Err(Errno::EINVAL);

@@ -29,7 +29,7 @@ fn inode_of(file: &OpenFile) -> Result<Arc<dyn Inode>> {
 fn range(file: &OpenFile, lock: &Flock) -> Result<(u64, u64)> {
     let base = match lock.whence as u32 {
         linux::SEEK_SET => 0,
-        linux::SEEK_CUR => *file.position.lock() as i64,
+        linux::SEEK_CUR => file.position.lock().get() as i64,
         linux::SEEK_END => file.operations.size()? as i64,
         _ => return Err(Errno::EINVAL),
     };

@@ -4,6 +4,7 @@
 //! across a copy from or to guest memory.
 
 use crate::fs::file::{OpenFile, StatusFlags, Transfer};
+use crate::fs::host::host_error;
 use crate::fs::inode::FileType;
 use crate::fs::notify::NotifyMask;
 use crate::fs::permission;
@@ -165,8 +166,12 @@ pub fn read_into(context: &Context, file: &OpenFile, buffer: &mut [u8], at: At, 
         At::Offset(offset) => attempt(context, file, waiting, None, || operations.read(file, buffer, offset)),
         At::Position if operations.is_seekable() => {
             let mut position = file.position.lock();
-            let count = operations.read(file, buffer, *position)?;
-            *position = position.saturating_add(count as u64);
+            if let Some(host) = file.direct() {
+                // One step for all who share the offset.
+                return rustix::io::read(&*host.descriptor, buffer).map_err(host_error);
+            }
+            let count = operations.read(file, buffer, position.get())?;
+            position.advance(count as u64);
             Ok(count)
         }
         At::Position => {
@@ -195,13 +200,16 @@ pub fn write_from(context: &Context, file: &OpenFile, buffer: &[u8], at: At, wai
         At::Offset(offset) => operations.write(file, buffer, offset),
         At::Position if operations.is_seekable() => {
             let mut position = file.position.lock();
+            if let Some(host) = file.direct() {
+                return host.operations.write_at_host_offset(&host.descriptor, file.flags(), buffer);
+            }
             if appends {
                 let (count, end) = operations.append(file, buffer)?;
-                *position = end;
+                position.set(end)?;
                 return Ok(count);
             }
-            let count = operations.write(file, buffer, *position)?;
-            *position = position.saturating_add(count as u64);
+            let count = operations.write(file, buffer, position.get())?;
+            position.advance(count as u64);
             Ok(count)
         }
         At::Position => {
@@ -241,8 +249,7 @@ pub fn read_segments(context: &Context, file: &OpenFile, mut segments: Segments,
         total += copied as u64;
         if copied < count {
             if at == At::Position && operations.is_seekable() {
-                let mut position = file.position.lock();
-                *position = position.saturating_sub((count - copied) as u64);
+                file.position.lock().retreat((count - copied) as u64);
             }
             if total == 0 {
                 return Err(Errno::EFAULT);
@@ -293,7 +300,7 @@ pub fn write_segments(context: &Context, file: &OpenFile, mut segments: Segments
     if regular {
         let start = match at {
             At::Offset(offset) => offset,
-            At::Position => *file.position.lock(),
+            At::Position => file.position.lock().get(),
         };
         allowed = check_file_size_limit(context, start, allowed)?;
         if let Some(path) = &file.path {
@@ -360,47 +367,63 @@ fn file_at(context: &Context, fd: i32, offset: i64) -> Result<(Arc<OpenFile>, At
 
 pub fn read(context: &mut Context, fd: i32, buffer: UserAddress, count: u64) -> Result<u64> {
     let file = context.file(fd)?;
-    read_segments(context, &file, Segments::one(buffer.0, count), At::Position, waiting_of(&file))
+    let count = read_segments(context, &file, Segments::one(buffer.0, count), At::Position, waiting_of(&file))?;
+    context.offer_direct(fd, &file, count);
+    Ok(count)
 }
 
 pub fn write(context: &mut Context, fd: i32, buffer: UserAddress, count: u64) -> Result<u64> {
     let file = context.file(fd)?;
-    write_segments(context, &file, Segments::one(buffer.0, count), At::Position, waiting_of(&file))
+    let count = write_segments(context, &file, Segments::one(buffer.0, count), At::Position, waiting_of(&file))?;
+    context.offer_direct(fd, &file, count);
+    Ok(count)
 }
 
 pub fn pread64(context: &mut Context, fd: i32, buffer: UserAddress, count: u64, offset: i64) -> Result<u64> {
     let (file, at) = file_at(context, fd, offset)?;
-    read_segments(context, &file, Segments::one(buffer.0, count), at, waiting_of(&file))
+    let count = read_segments(context, &file, Segments::one(buffer.0, count), at, waiting_of(&file))?;
+    context.offer_direct(fd, &file, count);
+    Ok(count)
 }
 
 pub fn pwrite64(context: &mut Context, fd: i32, buffer: UserAddress, count: u64, offset: i64) -> Result<u64> {
     let (file, at) = file_at(context, fd, offset)?;
-    write_segments(context, &file, Segments::one(buffer.0, count), at, waiting_of(&file))
+    let count = write_segments(context, &file, Segments::one(buffer.0, count), at, waiting_of(&file))?;
+    context.offer_direct(fd, &file, count);
+    Ok(count)
 }
 
 pub fn readv(context: &mut Context, fd: i32, vector: UserAddress, count: u64) -> Result<u64> {
     let file = context.file(fd)?;
     let segments = Segments::from_guest(context, vector.0, count)?;
-    read_segments(context, &file, segments, At::Position, waiting_of(&file))
+    let count = read_segments(context, &file, segments, At::Position, waiting_of(&file))?;
+    context.offer_direct(fd, &file, count);
+    Ok(count)
 }
 
 pub fn writev(context: &mut Context, fd: i32, vector: UserAddress, count: u64) -> Result<u64> {
     let file = context.file(fd)?;
     let segments = Segments::from_guest(context, vector.0, count)?;
-    write_segments(context, &file, segments, At::Position, waiting_of(&file))
+    let count = write_segments(context, &file, segments, At::Position, waiting_of(&file))?;
+    context.offer_direct(fd, &file, count);
+    Ok(count)
 }
 
 /// `offset` comes as two halves, of which x86-64 uses the first only.
 pub fn preadv(context: &mut Context, fd: i32, vector: UserAddress, count: u64, offset: i64) -> Result<u64> {
     let (file, at) = file_at(context, fd, offset)?;
     let segments = Segments::from_guest(context, vector.0, count)?;
-    read_segments(context, &file, segments, at, waiting_of(&file))
+    let count = read_segments(context, &file, segments, at, waiting_of(&file))?;
+    context.offer_direct(fd, &file, count);
+    Ok(count)
 }
 
 pub fn pwritev(context: &mut Context, fd: i32, vector: UserAddress, count: u64, offset: i64) -> Result<u64> {
     let (file, at) = file_at(context, fd, offset)?;
     let segments = Segments::from_guest(context, vector.0, count)?;
-    write_segments(context, &file, segments, at, waiting_of(&file))
+    let count = write_segments(context, &file, segments, at, waiting_of(&file))?;
+    context.offer_direct(fd, &file, count);
+    Ok(count)
 }
 
 bitflags::bitflags! {
@@ -467,7 +490,7 @@ fn write_at_end(context: &Context, file: &OpenFile, mut segments: Segments, at: 
             Err(errno) => return Err(errno),
         };
         if at == At::Position {
-            *file.position.lock() = end;
+            file.position.lock().set(end)?;
         }
         total += count as u64;
         if count < wanted {
@@ -492,15 +515,19 @@ pub fn lseek(context: &mut Context, fd: i32, offset: i64, whence: u32) -> Result
     let mut position = file.position.lock();
     let base = match whence {
         linux::SEEK_SET => 0,
-        linux::SEEK_CUR => *position,
+        linux::SEEK_CUR => position.get(),
         linux::SEEK_END => file.operations.size()?,
         _ => {
             let offset = u64::try_from(offset).map_err(|_| Errno::ENXIO)?;
-            *position = file.operations.seek_data_or_hole(offset, whence == linux::SEEK_HOLE)?;
-            return Ok(*position);
+            let found = file.operations.seek_data_or_hole(offset, whence == linux::SEEK_HOLE)?;
+            position.set(found)?;
+            return Ok(found);
         }
     };
     let new = (base as i64).checked_add(offset).ok_or(Errno::EOVERFLOW)?;
-    *position = u64::try_from(new).map_err(|_| Errno::EINVAL)?;
-    Ok(*position)
+    let new = u64::try_from(new).map_err(|_| Errno::EINVAL)?;
+    position.set(new)?;
+    drop(position);
+    context.offer_direct(fd, &file, 0);
+    Ok(new)
 }

@@ -77,6 +77,8 @@ fn change_limit(context: &Context, process: &Arc<Process>, number: u32, new: RLi
     }
     match number {
         linux::RLIMIT_AS => limits::apply_to_host(process),
+        // Who writes by itself does not heed it: from now on nobody does.
+        linux::RLIMIT_FSIZE => process.threads.lock().iter().for_each(|task| task.files().clear_direct()),
         linux::RLIMIT_CPU => limits::watch_cpu_time(process),
         _ => {}
     }

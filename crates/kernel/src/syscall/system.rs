@@ -367,7 +367,10 @@ pub fn unshare(context: &mut Context, flags: u64) -> Result<()> {
         let files = task.files();
         // Alone with it already, but for the two references here: nothing to copy.
         if Arc::strong_count(&files) > 2 {
-            task.set_files(Arc::new(files.fork()));
+            files.never_direct();
+            let own = files.fork();
+            own.never_direct();
+            task.set_files(Arc::new(own));
         }
     }
     Ok(())

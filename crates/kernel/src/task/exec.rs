@@ -147,6 +147,7 @@ pub fn exec_reset(task: &Arc<Task>, name: &[u8], program: Program, file: &ExecFi
     } else {
         files
     };
+    files.leave_direct();
     for closed in files.take_close_on_exec() {
         crate::fs::close::closed(process, closed);
     }

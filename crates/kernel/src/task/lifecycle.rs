@@ -315,6 +315,9 @@ fn copy_task(caller: &Task, request: &CloneRequest) -> TaskParts {
         let shares_stack = request.has(linux::CLONE_VM) && !request.has(linux::CLONE_VFORK);
         (signals.blocked, if shares_stack { DISABLED_STACK } else { signals.stack })
     };
+    if request.has(linux::CLONE_FILES) && !request.has(linux::CLONE_THREAD) {
+        caller.files().never_direct();
+    }
     let files = if request.has(linux::CLONE_FILES) { caller.files() } else { Arc::new(caller.files().fork()) };
     let fs = if request.has(linux::CLONE_FS) { caller.fs_cell() } else { Arc::new(RwLock::new(caller.fs())) };
     TaskParts {

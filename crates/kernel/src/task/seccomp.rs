@@ -80,6 +80,7 @@ impl Drop for FilterChain {
 
 /// SECCOMP_SET_MODE_STRICT. EINVAL where filters are in force.
 pub fn set_strict(task: &Task) -> Result<()> {
+    task.files().never_direct();
     let mut chain = task.seccomp.write();
     match chain.as_ref().map(|chain| chain.mode()) {
         None => *chain = Some(Arc::new(FilterChain { filter: Filter::Strict, previous: None, total: 0, depth: 0 })),
@@ -116,6 +117,8 @@ pub fn add_filter(task: &Arc<Task>, program: Vec<Instruction>, all_threads: bool
     let depth = present.as_ref().map_or(0, |chain| chain.depth) + 1;
     let chain = Arc::new(FilterChain { filter: Filter::Program(program), previous: present, total, depth });
     *task.seccomp.write() = Some(chain.clone());
+    // From now on every call is looked at.
+    task.files().never_direct();
     if all_threads {
         let no_new_privs = task.credentials().no_new_privs;
         for thread in threads.iter().filter(|thread| !Arc::ptr_eq(thread, task)) {

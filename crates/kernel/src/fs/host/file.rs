@@ -1,7 +1,7 @@
 //! Open files and directories of a host tree.
 
 use super::{host_error, status_of, HostInode};
-use crate::fs::file::{FileOperations, MappingRequest, OpenFile};
+use crate::fs::file::{FileOperations, HostDescription, MappingRequest, OpenFile, StatusFlags};
 use crate::fs::inode::{DirectoryEntry, FileType, Metadata};
 use crate::{Errno, Result};
 use parking_lot::Mutex;
@@ -11,6 +11,7 @@ use std::any::Any;
 use std::io::IoSlice;
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 
 /// A regular file of the host, open there with the same access as inside.
@@ -20,11 +21,13 @@ pub struct HostRegularFile {
     access: OFlags,
     /// A read-only twin of a writable descriptor, for mappings.
     read_only: Mutex<Option<Arc<OwnedFd>>>,
+    /// An open file has its position in `descriptor`; another one of the same object needs a description of its own.
+    described: AtomicBool,
 }
 
 impl HostRegularFile {
     pub(super) fn new(inode: Arc<HostInode>, descriptor: OwnedFd, access: OFlags) -> HostRegularFile {
-        HostRegularFile { inode, descriptor: Arc::new(descriptor), access, read_only: Mutex::new(None) }
+        HostRegularFile { inode, descriptor: Arc::new(descriptor), access, read_only: Mutex::new(None), described: AtomicBool::new(false) }
     }
 
     /// The host's own descriptor, open with the same access as the guest's.
@@ -53,7 +56,7 @@ impl FileOperations for HostRegularFile {
     }
 
     fn seek_data_or_hole(&self, offset: u64, hole: bool) -> Result<u64> {
-        // The descriptor's own position is used for nothing else.
+        // The descriptor's own position, where it is the open file's, is going to be what is found.
         let whence = if hole { SeekFrom::Hole(offset) } else { SeekFrom::Data(offset) };
         rustix::fs::seek(&*self.descriptor, whence).map_err(host_error)
     }
@@ -89,6 +92,27 @@ impl FileOperations for HostRegularFile {
         let descriptor = Arc::new(self.inode.tree().cache.reopener().reopen(&*self.descriptor, OFlags::RDONLY)?);
         *read_only = Some(descriptor.clone());
         Ok(descriptor)
+    }
+
+    fn host_description(&self, flags: StatusFlags) -> Result<Option<HostDescription>> {
+        let access = match flags & (StatusFlags::WRONLY | StatusFlags::RDWR) {
+            StatusFlags::WRONLY => OFlags::WRONLY,
+            StatusFlags::RDWR => OFlags::RDWR,
+            _ => OFlags::RDONLY,
+        };
+        let appends = if flags.contains(StatusFlags::APPEND) { OFlags::APPEND } else { OFlags::empty() };
+        let descriptor = if self.access == access && !self.described.swap(true, Ordering::AcqRel) {
+            rustix::fs::fcntl_setfl(&*self.descriptor, appends).map_err(host_error)?;
+            self.descriptor.clone()
+        } else {
+            Arc::new(self.inode.tree().cache.reopener().reopen(&*self.descriptor, access | appends)?)
+        };
+        Ok(Some(HostDescription { descriptor, keep: None }))
+    }
+
+    fn direct_write_end(&self, flags: StatusFlags) -> Option<u64> {
+        // What must be on the disk before the call returns is written by the sentry.
+        (!flags.intersects(StatusFlags::SYNC | StatusFlags::DSYNC)).then_some(u64::MAX)
     }
 
     fn as_any(&self) -> &dyn Any {

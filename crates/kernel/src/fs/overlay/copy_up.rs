@@ -98,6 +98,12 @@ impl OverlayInode {
             let lower = parts.lower.take();
             drop(parts);
             drop(lower);
+        } else {
+            drop(parts);
+        }
+        if let Some(direct) = self.overlay.direct.get() {
+            let me: Arc<dyn Inode> = me;
+            direct.clear_inode(&me);
         }
         Ok(upper)
     }

@@ -91,6 +91,10 @@ impl FileOperations for OverlayFile {
         self.real()?.mapping_descriptor(request)
     }
 
+    fn underlying(&self) -> Option<Result<Arc<dyn FileOperations>>> {
+        Some(self.real())
+    }
+
     fn as_any(&self) -> &dyn Any {
         self
     }

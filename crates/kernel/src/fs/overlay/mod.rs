@@ -17,6 +17,7 @@ mod rename;
 
 pub use inode::OverlayInode;
 
+use crate::fs::direct::DirectRegistry;
 use crate::fs::inode::{Device, FileSystem, FileType, Inode, NewNode, NewNodeKind};
 use crate::fs::path::inode_key;
 use crate::{Errno, Result};
@@ -24,7 +25,7 @@ use inode::Parts;
 use parking_lot::Mutex;
 use skerry_abi::structs::StatFs;
 use std::collections::HashMap;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
 const OPAQUE: &[u8] = b"user.overlay.opaque";
 const REDIRECT: &[u8] = b"user.overlay.redirect";
@@ -61,6 +62,8 @@ pub struct Overlay {
     by_place: Mutex<HashMap<PlaceKey, Weak<OverlayInode>>>,
     /// Devices of the lower tree in the order in which they were met.
     lower_devices: Mutex<Vec<Device>>,
+    /// Told when a file that processes read by themselves becomes another one.
+    pub(super) direct: OnceLock<Arc<DirectRegistry>>,
     /// Held while the upper tree changes, so that a change of several steps is one.
     change_lock: Mutex<()>,
 }
@@ -93,10 +96,16 @@ impl Overlay {
             by_upper: Mutex::default(),
             by_place: Mutex::default(),
             lower_devices: Mutex::default(),
+            direct: OnceLock::new(),
             change_lock: Mutex::new(()),
         });
         *overlay.root.lock() = Some(Root::Held(overlay.new_root()?));
         Ok(overlay)
+    }
+
+    /// Has copies of files told to `registry`.
+    pub fn tell(&self, registry: Arc<DirectRegistry>) {
+        let _ = self.direct.set(registry);
     }
 
     fn arc(&self) -> Arc<Overlay> {

@@ -175,7 +175,7 @@ fn information(view: &View, fd: i32) -> Result<Vec<u8>> {
     if files.close_on_exec(fd).unwrap_or(false) {
         flags |= linux::O_CLOEXEC;
     }
-    let position = *file.position.lock();
+    let position = file.position.lock().get();
     let mount = file.path.as_ref().map_or(15, |path| path.mount.id);
     let inode = file.operations.metadata().map_or(0, |metadata| metadata.inode);
     let mut text = format!("pos:\t{position}\nflags:\t0{flags:o}\nmnt_id:\t{mount}\nino:\t{inode}\n");

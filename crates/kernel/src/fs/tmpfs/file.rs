@@ -1,7 +1,7 @@
 //! An open regular file in memory.
 
 use super::TmpfsInode;
-use crate::fs::file::{FileOperations, MappingRequest, OpenFile, StatusFlags};
+use crate::fs::file::{FileOperations, HostDescription, MappingRequest, OpenFile, StatusFlags};
 use crate::fs::inode::{Inode, Metadata};
 use crate::Result;
 use std::any::Any;
@@ -80,6 +80,24 @@ impl FileOperations for TmpfsFile {
             self.inode.modified();
         }
         self.inode.content()?.write().mapping_descriptor(writable)
+    }
+
+    fn host_description(&self, flags: StatusFlags) -> Result<Option<HostDescription>> {
+        self.inode.host_description(flags)
+    }
+
+    fn direct_write_end(&self, flags: StatusFlags) -> Option<u64> {
+        // Where the end is a write finds out only when it is made.
+        if flags.contains(StatusFlags::APPEND) {
+            return None;
+        }
+        self.inode.content().ok()?.read().direct_write_end()
+    }
+
+    fn write_at_host_offset(&self, descriptor: &OwnedFd, flags: StatusFlags, buffer: &[u8]) -> Result<usize> {
+        let count = self.inode.content()?.write().write_at_offset_of(descriptor, flags.contains(StatusFlags::APPEND), buffer)?;
+        self.inode.modified();
+        Ok(count)
     }
 
     fn as_any(&self) -> &dyn Any {

@@ -1,16 +1,17 @@
 //! A file in memory.
 
-use super::content::Content;
+use super::content::{Content, ContentStatus, HostTimes};
 use super::directory::{Directory, OpenDirectory};
 use super::file::TmpfsFile;
 use super::{Tmpfs, INODE_COST};
 use crate::fs::clock;
-use crate::fs::file::{FileOperations, StatusFlags};
+use crate::fs::file::{FileOperations, HostDescription, StatusFlags};
 use crate::fs::inode::{Device, FileSystem, FileType, Inode, Metadata, NewNode, NewNodeKind, RenameFlags, SetAttributes};
 use crate::fs::special::SpecialState;
 use crate::fs::xattr::Xattrs;
 use crate::{Context, Errno, Result};
 use parking_lot::{Mutex, RwLock};
+use rustix::fs::OFlags;
 use skerry_abi::raw::general as linux;
 use skerry_abi::structs::TimeSpec;
 use std::any::Any;
@@ -34,6 +35,38 @@ struct Attributes {
     modified: TimeSpec,
     changed: TimeSpec,
     created: TimeSpec,
+    /// The host's times of the memfd as they were last looked at, once processes use it by themselves.
+    seen: Option<HostTimes>,
+}
+
+impl Attributes {
+    /// Takes over what the host has noticed of reads and writes that did not come this way.
+    fn take_over(&mut self, times: Option<HostTimes>) {
+        let (Some(seen), Some(now)) = (&mut self.seen, times) else { return };
+        let before = std::mem::replace(seen, now);
+        if now.modified != before.modified {
+            self.modified = now.modified;
+            if clock::is_before(self.changed, now.modified) {
+                self.changed = now.modified;
+            }
+        }
+        if now.accessed != before.accessed && clock::relatime_wants(self.accessed, self.modified, self.changed, now.accessed) {
+            self.accessed = now.accessed;
+        }
+    }
+}
+
+/// An open file through which processes write by themselves.
+struct DirectWriter {
+    inode: Arc<TmpfsInode>,
+}
+
+impl Drop for DirectWriter {
+    fn drop(&mut self) {
+        if let Ok(content) = self.inode.content() {
+            content.write().end_direct_writing();
+        }
+    }
 }
 
 /// A file in memory.
@@ -86,6 +119,7 @@ impl TmpfsInode {
             modified: now,
             changed: now,
             created: now,
+            seen: None,
         };
         Arc::new_cyclic(|me| TmpfsInode {
             me: me.clone(),
@@ -149,6 +183,35 @@ impl TmpfsInode {
         content.write().truncate(size)?;
         self.modified();
         Ok(())
+    }
+
+    /// A host description for an open file with `flags`, for processes to use by themselves.
+    pub(super) fn host_description(&self, flags: StatusFlags) -> Result<Option<HostDescription>> {
+        let writes = flags.intersects(StatusFlags::WRONLY | StatusFlags::RDWR);
+        let access = match flags & (StatusFlags::WRONLY | StatusFlags::RDWR) {
+            StatusFlags::WRONLY => OFlags::WRONLY,
+            StatusFlags::RDWR => OFlags::RDWR,
+            _ => OFlags::RDONLY,
+        };
+        let appends = if flags.contains(StatusFlags::APPEND) { OFlags::APPEND } else { OFlags::empty() };
+        let mut content = self.content()?.write();
+        let Some((descriptor, counted)) = content.describe(access | appends)? else { return Ok(None) };
+        let times = content.status()?.times;
+        if writes {
+            content.begin_direct_writing();
+        }
+        drop(content);
+        let mut attributes = self.attributes.lock();
+        attributes.seen = attributes.seen.or(times);
+        drop(attributes);
+        let keep: Box<dyn Send + Sync> = if writes {
+            let inode = self.arc()?;
+            self.file_system.content.add_written_directly(&inode);
+            Box::new((DirectWriter { inode }, counted))
+        } else {
+            Box::new(counted)
+        };
+        Ok(Some(HostDescription { descriptor: Arc::new(descriptor), keep: Some(keep) }))
     }
 
     /// Allows fcntl(F_ADD_SEALS) (memfd_create(2), MFD_ALLOW_SEALING).
@@ -232,10 +295,10 @@ impl TmpfsInode {
 
 impl Inode for TmpfsInode {
     fn metadata(&self) -> Result<Metadata> {
-        let (size, blocks) = match &self.body {
-            Body::Regular(content) => content.read().size_and_blocks()?,
-            Body::Symlink(target) => (target.len() as u64, 0),
-            _ => (0, 0),
+        let ContentStatus { size, blocks, times } = match &self.body {
+            Body::Regular(content) => content.read().status()?,
+            Body::Symlink(target) => ContentStatus { size: target.len() as u64, ..ContentStatus::default() },
+            _ => ContentStatus::default(),
         };
         let links = match &self.body {
             Body::Directory(directory) => {
@@ -245,7 +308,8 @@ impl Inode for TmpfsInode {
             _ => self.links.load(Ordering::Relaxed),
         };
         let represents = if let Body::Device(_, device) = &self.body { *device } else { Device::default() };
-        let attributes = self.attributes.lock();
+        let mut attributes = self.attributes.lock();
+        attributes.take_over(times);
         Ok(Metadata {
             device: self.file_system.device,
             inode: self.number,
@@ -435,7 +499,10 @@ impl Inode for TmpfsInode {
         if let Some(size) = new.size {
             self.truncate(size)?;
         }
+        let times = if let Body::Regular(content) = &self.body { content.read().status()?.times } else { None };
         let mut attributes = self.attributes.lock();
+        // What has happened so far is not to count over what is set now.
+        attributes.take_over(times);
         if let Some(permissions) = new.permissions {
             attributes.permissions = permissions & 0o7777;
         }

@@ -29,6 +29,14 @@ impl Quota {
             .map_err(|_| Errno::ENOSPC)
     }
 
+    /// Bytes that can still be taken.
+    pub fn free(&self) -> u64 {
+        match self.limit.load(Ordering::Relaxed) {
+            0 => u64::MAX,
+            limit => limit.saturating_sub(self.used.load(Ordering::Relaxed)),
+        }
+    }
+
     /// Takes `bytes` whatever the cap says: what a guest's mapping has touched already is in use.
     pub fn charge_unchecked(&self, bytes: u64) {
         self.used.fetch_add(bytes, Ordering::Relaxed);
@@ -50,6 +58,10 @@ impl Quotas {
     pub fn charge(&self, bytes: u64) -> Result<()> {
         self.sandbox.charge(bytes)?;
         self.own.charge(bytes).inspect_err(|_| self.sandbox.release(bytes))
+    }
+
+    pub fn free(&self) -> u64 {
+        self.sandbox.free().min(self.own.free())
     }
 
     pub fn charge_unchecked(&self, bytes: u64) {

@@ -1,0 +1,321 @@
+//! Direct descriptors: open regular files that a process reads and writes by itself, on a host descriptor of its own.
+//!
+//! What is safe about them is only what is in a process's table: a descriptor of a regular file, open with exactly the
+//! access that the guest has, so that whatever a hostile program does with it is its right anyway. It cannot be taken
+//! back. What must go through the sentry for other reasons (somebody watches the file, it grows, a limit is set) is held
+//! by agreement with the stub: a [`DirectTable`] says which descriptors may be used at present, and an entry that is
+//! cleared counts at once.
+//!
+//! A file becomes direct after some use ([`USES`], [`BYTES_A_USE`]): short-lived ones never pay for it. The engine
+//! injects (`run::direct`); [`crate::fs::fd_table`] clears entries when descriptors go; [`DirectRegistry`] finds all entries of a file.
+//! Lock order: `DirectRegistry::places` > `FdTable` > `DirectTable::state`.
+
+use crate::fs::file::{OpenFile, StatusFlags};
+use crate::fs::inode::{FileType, Inode};
+use crate::fs::notify::NotifyRegistry;
+use crate::fs::path::same_inode;
+use crate::fs::position::HandedOver;
+use crate::{Kernel, Result};
+use parking_lot::Mutex;
+use rustix::fs::OFlags;
+use skerry_platform::direct::{DirectPages, Rights};
+use skerry_platform::layout::DIRECT_ENTRIES;
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
+
+/// After so many uses a file's data becomes direct.
+const USES: u32 = 6;
+/// A transfer counts as one more use for each of these.
+const BYTES_A_USE: u64 = 64 * 1024;
+/// Direct descriptors that one process has at most: they count towards the host's RLIMIT_NOFILE.
+const ENTRIES_MAX: usize = 256;
+/// That a sandbox has.
+const PLACES_MAX: usize = 8192;
+
+/// A file that loses less by truncation stays direct.
+const LOST_MAX: u64 = 1024 * 1024;
+
+const SET_ID: u32 = 0o6000;
+
+/// Which of a host process's descriptors stand for which of the guest's.
+pub struct DirectTable {
+    /// The host process.
+    pub pid: i32,
+    pages: DirectPages,
+    state: Mutex<TableState>,
+    /// There are descriptors to be closed.
+    closing: AtomicBool,
+}
+
+#[derive(Default)]
+struct TableState {
+    entries: BTreeMap<i32, Entry>,
+    /// The process's own descriptors that stand for nothing any more.
+    to_close: Vec<i32>,
+}
+
+struct Entry {
+    descriptor: i32,
+    rights: Rights,
+    file: Weak<OpenFile>,
+}
+
+impl DirectTable {
+    /// A table for the host process `pid`, and the descriptor that its stub is to map.
+    pub fn create(pid: i32) -> Result<(Arc<DirectTable>, OwnedFd)> {
+        let (pages, memory) = DirectPages::create().map_err(|_| crate::Errno::ENOMEM)?;
+        Ok((Arc::new(DirectTable { pid, pages, state: Mutex::default(), closing: AtomicBool::new(false) }), memory))
+    }
+
+    /// Whether `fd` can get an entry.
+    pub fn has_room_for(&self, fd: i32) -> bool {
+        let state = self.state.lock();
+        fd >= 0 && (fd as u64) < DIRECT_ENTRIES && state.entries.len() < ENTRIES_MAX && !state.entries.contains_key(&fd)
+    }
+
+    /// The guest's `fd`, which is `file`, is the process's own `descriptor`. False: it has an entry already.
+    pub(super) fn set(&self, fd: i32, file: &Arc<OpenFile>, descriptor: i32, rights: Rights) -> bool {
+        let mut state = self.state.lock();
+        if state.entries.contains_key(&fd) || !self.pages.set(fd as u64, descriptor, rights) {
+            return false;
+        }
+        state.entries.insert(fd, Entry { descriptor, rights, file: Arc::downgrade(file) });
+        true
+    }
+
+    /// Where `fd` is direct and its rights are not `rights` any more: corrects them. False: it is not direct.
+    pub fn refresh(&self, fd: i32, file: &Arc<OpenFile>, rights: Rights) -> bool {
+        let mut state = self.state.lock();
+        let Some(entry) = state.entries.get_mut(&fd) else { return false };
+        if !std::ptr::eq(entry.file.as_ptr(), Arc::as_ptr(file)) {
+            return false;
+        }
+        if entry.rights != rights {
+            self.pages.set(fd as u64, entry.descriptor, rights);
+            entry.rights = rights;
+        }
+        true
+    }
+
+    /// `fd` is the sentry's again.
+    pub fn clear(&self, fd: i32) {
+        let mut state = self.state.lock();
+        if let Some(entry) = state.entries.remove(&fd) {
+            self.pages.clear(fd as u64);
+            state.to_close.push(entry.descriptor);
+            self.closing.store(true, Ordering::Release);
+        }
+    }
+
+    pub fn clear_all(&self) {
+        let mut state = self.state.lock();
+        for (fd, entry) in std::mem::take(&mut state.entries) {
+            self.pages.clear(fd as u64);
+            state.to_close.push(entry.descriptor);
+            self.closing.store(true, Ordering::Release);
+        }
+    }
+
+    /// A descriptor of the process that did not become an entry.
+    pub fn close_later(&self, descriptor: i32) {
+        self.state.lock().to_close.push(descriptor);
+        self.closing.store(true, Ordering::Release);
+    }
+
+    /// Descriptors that the process is to close, at most `limit`.
+    pub fn take_closing(&self, limit: usize) -> Vec<i32> {
+        if !self.closing.load(Ordering::Acquire) {
+            return Vec::new();
+        }
+        let mut state = self.state.lock();
+        let first = state.to_close.len().saturating_sub(limit);
+        let taken = state.to_close.split_off(first);
+        self.closing.store(!state.to_close.is_empty(), Ordering::Release);
+        taken
+    }
+
+    fn holds(&self, fd: i32, file: &Weak<OpenFile>) -> bool {
+        self.state.lock().entries.get(&fd).is_some_and(|entry| Weak::ptr_eq(&entry.file, file))
+    }
+}
+
+/// One entry of one table.
+struct Place {
+    table: Weak<DirectTable>,
+    fd: i32,
+    file: Weak<OpenFile>,
+}
+
+impl Place {
+    fn is_current(&self) -> bool {
+        self.table.upgrade().is_some_and(|table| table.holds(self.fd, &self.file))
+    }
+
+    fn clear(&self) {
+        if let Some(table) = self.table.upgrade() {
+            if table.holds(self.fd, &self.file) {
+                table.clear(self.fd);
+            }
+        }
+    }
+}
+
+/// All entries of all tables, by what file they are.
+#[derive(Default)]
+pub struct DirectRegistry {
+    /// Length of the list, so that nothing is locked where there is none.
+    count: AtomicUsize,
+    places: Mutex<Places>,
+}
+
+#[derive(Default)]
+struct Places {
+    list: Vec<Place>,
+    /// At this length what is gone is taken out.
+    clean_at: usize,
+}
+
+impl Places {
+    fn make_room(&mut self) -> bool {
+        if self.list.len() >= self.clean_at {
+            self.list.retain(Place::is_current);
+            self.clean_at = (2 * self.list.len()).max(64);
+        }
+        self.list.len() < PLACES_MAX
+    }
+}
+
+impl DirectRegistry {
+    /// Runs `set`, which makes the entry `fd` of `table`, unless somebody watches the file; whoever begins to watch it
+    /// later finds the entry.
+    pub fn add(&self, watches: &NotifyRegistry, table: &Arc<DirectTable>, fd: i32, file: &Arc<OpenFile>, set: impl FnOnce() -> bool) -> bool {
+        let mut places = self.places.lock();
+        if !places.make_room() || is_watched(watches, file) || !set() {
+            return false;
+        }
+        places.list.push(Place { table: Arc::downgrade(table), fd, file: Arc::downgrade(file) });
+        self.count.store(places.list.len(), Ordering::Release);
+        true
+    }
+
+    fn clear_where(&self, wanted: impl Fn(&OpenFile) -> bool) {
+        if self.count.load(Ordering::Acquire) == 0 {
+            return;
+        }
+        // Let go behind the lock: one of them may be the last of its file.
+        let mut seen = Vec::new();
+        let mut places = self.places.lock();
+        places.list.retain(|place| {
+            let Some(file) = place.file.upgrade() else { return false };
+            let kept = !wanted(&file);
+            if !kept {
+                place.clear();
+            }
+            seen.push(file);
+            kept
+        });
+        self.count.store(places.list.len(), Ordering::Release);
+        drop(places);
+        drop(seen);
+    }
+
+    /// All data of `inode` goes through the sentry from now on, until it is made direct again.
+    pub fn clear_inode(&self, inode: &Arc<dyn Inode>) {
+        self.clear_where(|file| file.path.as_ref().is_some_and(|path| same_inode(path.inode(), inode)));
+    }
+
+    /// As [`DirectRegistry::clear_inode`], for an inode or what lies in it.
+    pub fn clear_watched(&self, inode: &Arc<dyn Inode>) {
+        self.clear_where(|file| {
+            file.path.as_ref().is_some_and(|path| {
+                same_inode(path.inode(), inode) || path.dentry.parent().is_some_and(|parent| same_inode(&parent.inode, inode))
+            })
+        });
+    }
+
+    /// As [`DirectRegistry::clear_inode`], for one open file.
+    pub fn clear_file(&self, file: &OpenFile) {
+        self.clear_where(|other| std::ptr::eq(other, file));
+    }
+}
+
+/// All data of `inode` goes through the sentry from now on, until it is made direct again.
+pub fn clear(kernel: &Kernel, inode: &Arc<dyn Inode>) {
+    if let Some(registry) = kernel.direct_registry() {
+        registry.clear_inode(inode);
+    }
+}
+
+/// A file is about to lose much of its length: what has been charged for writes beyond is given back.
+pub fn before_truncation(kernel: &Kernel, inode: &Arc<dyn Inode>, old_size: u64, new_size: u64) {
+    if old_size.saturating_sub(new_size) > LOST_MAX {
+        clear(kernel, inode);
+    }
+}
+
+fn is_watched(watches: &NotifyRegistry, file: &OpenFile) -> bool {
+    let Some(path) = &file.path else { return false };
+    watches.is_watched(path.inode()) || path.dentry.parent().is_some_and(|parent| watches.is_watched(&parent.inode))
+}
+
+impl OpenFile {
+    /// Counts a use of the data; true once there have been enough.
+    pub fn uses_data(&self, bytes: u64) -> bool {
+        const ENOUGH: u32 = USES;
+        let uses = self.data_use.load(Ordering::Relaxed);
+        if uses > ENOUGH {
+            return true;
+        }
+        let more = 1 + u32::try_from(bytes / BYTES_A_USE).unwrap_or(ENOUGH).min(ENOUGH);
+        self.data_use.store(uses.saturating_add(more), Ordering::Relaxed);
+        false
+    }
+
+    /// What a process may do with the file by itself; `limited`: its RLIMIT_FSIZE is to be heeded.
+    pub fn direct_rights(&self, limited: bool) -> Rights {
+        let flags = self.flags();
+        let mut write_end = match self.direct() {
+            Some(host) if self.is_writable() && !limited => host.operations.direct_write_end(flags),
+            _ => None,
+        };
+        if write_end.is_some() {
+            // Writing takes set-id bits away, which the sentry does.
+            let permissions = self.operations.metadata().map_or(SET_ID, |metadata| metadata.permissions);
+            if permissions & SET_ID != 0 {
+                write_end = None;
+            }
+        }
+        Rights { read: self.is_readable(), write_end }
+    }
+
+    /// The host description for processes to use, made where there is none yet. `None`: this file is not for that.
+    pub fn hand_over(&self) -> Result<Option<&HandedOver>> {
+        let flags = self.flags();
+        let both = StatusFlags::WRONLY | StatusFlags::RDWR;
+        if flags.contains(both) || flags.contains(StatusFlags::PATH) || !self.operations.is_seekable() {
+            return Ok(None);
+        }
+        if self.position.handed_over().is_none() {
+            let operations = self.underlying()?;
+            let Some(description) = operations.host_description(flags)? else { return Ok(None) };
+            let made = HandedOver { descriptor: description.descriptor, operations, keep: description.keep };
+            self.position.hand_over(|| Ok(made))?;
+        }
+        let Some(host) = self.direct() else { return Ok(None) };
+        Ok(is_harmless(&host.descriptor, flags).then_some(host))
+    }
+}
+
+/// The invariant: a regular file, open with exactly this access. Asked of the host, for every descriptor that goes out.
+fn is_harmless(descriptor: &OwnedFd, flags: StatusFlags) -> bool {
+    let wanted = match flags & (StatusFlags::WRONLY | StatusFlags::RDWR) {
+        StatusFlags::WRONLY => OFlags::WRONLY,
+        StatusFlags::RDWR => OFlags::RDWR,
+        _ => OFlags::RDONLY,
+    };
+    let is_regular = rustix::fs::fstat(descriptor).is_ok_and(|status| FileType::from_mode(status.st_mode) == Some(FileType::Regular));
+    let access = rustix::fs::fcntl_getfl(descriptor).map(|flags| flags & (OFlags::RDWR | OFlags::WRONLY | OFlags::PATH));
+    is_regular && access == Ok(wanted)
+}

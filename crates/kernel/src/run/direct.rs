@@ -1,0 +1,105 @@
+//! Making descriptors direct: at the end of a call on a file's data, while the caller still waits for the answer, the
+//! file's host descriptor goes into its process, and the table entry that lets its stub use it. See [`crate::fs::direct`].
+
+use super::{Engine, GuestThread};
+use crate::context::Context;
+use crate::fs::direct::DirectTable;
+use crate::fs::file::OpenFile;
+use crate::Kernel;
+use skerry_abi::raw::general as linux;
+use skerry_platform::layout::{operation, Operation};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::Ordering;
+use std::sync::Arc;
+
+/// Descriptors that one answer has closed at most.
+const CLOSED_AT_ONCE: usize = 32;
+
+fn operation(kind: u64, number: u32, argument: u64) -> Operation {
+    Operation { kind, number: number.into(), arguments: [argument, 0, 0, 0, 0, 0] }
+}
+
+impl Engine {
+    /// What the thread is to do for its process's direct descriptors before its call returns `value`; nothing, usually.
+    pub(super) fn direct_operations(&self, thread: &GuestThread, context: &mut Context, value: i64) -> Vec<Operation> {
+        let mut operations = Vec::new();
+        if let Some((fd, file)) = context.direct_offer.take() {
+            self.make_direct(thread, context, fd, &file, &mut operations);
+        }
+        // The memory that a vfork(2) child uses is its parent's; descriptors are not.
+        if context.may_carry_operations && thread.space.has_direct.load(Ordering::Acquire) {
+            if let Some(table) = context.task.files().present_direct_table(thread.process.pid) {
+                let close = |descriptor: i32| operation(operation::ALWAYS, linux::__NR_close, descriptor as u64);
+                operations.extend(table.take_closing(CLOSED_AT_ONCE).into_iter().map(close));
+            }
+        }
+        if !operations.is_empty() {
+            operations.push(operation(operation::VALUE, 0, value as u64));
+        }
+        operations
+    }
+
+    fn make_direct(&self, thread: &GuestThread, context: &Context, fd: i32, file: &Arc<OpenFile>, operations: &mut Vec<Operation>) {
+        let kernel = context.kernel();
+        let (process, task) = (context.process(), context.task);
+        let Some(registry) = kernel.direct_registry() else { return };
+        let pid = thread.process.pid;
+        if !may_have_direct(kernel, thread, context) {
+            return;
+        }
+        let files = task.files();
+        let limited = process.rlimit(linux::RLIMIT_FSIZE).current != u64::MAX;
+        let present = files.present_direct_table(pid);
+        if let Some(table) = &present {
+            if file.direct().is_some() && table.refresh(fd, file, file.direct_rights(limited)) || !table.has_room_for(fd) {
+                return;
+            }
+        }
+        let Ok(Some(host)) = file.hand_over() else { return };
+        let rights = file.direct_rights(limited);
+        if !rights.read && rights.write_end.is_none() {
+            return;
+        }
+        let mut memory = None;
+        let made = || {
+            let (table, pages) = DirectTable::create(pid).ok()?;
+            memory = Some(pages);
+            Some(table)
+        };
+        let Some(table) = present.or_else(|| files.direct_table(pid, made)) else { return };
+        if let Some(memory) = memory {
+            if !self.inject_table(thread, &memory, operations) {
+                files.leave_direct();
+                return;
+            }
+            thread.space.has_direct.store(true, Ordering::Release);
+        }
+        let ring = thread.state.lock().ring;
+        let Ok(descriptor) = thread.listener.listener.inject(ring, host.descriptor.as_fd()) else { return };
+        if !registry.add(&kernel.watches, &table, fd, file, || files.set_direct(&table, fd, file, descriptor, rights)) {
+            table.close_later(descriptor);
+        }
+    }
+
+    fn inject_table(&self, thread: &GuestThread, memory: &OwnedFd, operations: &mut Vec<Operation>) -> bool {
+        let ring = thread.state.lock().ring;
+        match thread.listener.listener.inject(ring, memory.as_fd()) {
+            Ok(descriptor) => {
+                operations.push(operation(operation::DIRECT_TABLE, 0, descriptor as u64));
+                true
+            }
+            Err(_) => false,
+        }
+    }
+}
+
+/// Not where every call is to be seen (traces, guest filters), and not for a vfork(2) child, whose table would lie in its
+/// parent's memory.
+fn may_have_direct(kernel: &Kernel, thread: &GuestThread, context: &Context) -> bool {
+    kernel.direct_data.load(Ordering::Relaxed)
+        && !kernel.trace
+        && context.may_carry_operations
+        && thread.space.owner == thread.process.pid
+        && context.task.seccomp.read().is_none()
+        && !context.task.traced.load(Ordering::Relaxed)
+}

@@ -1,0 +1,113 @@
+//! The table through which a process is told what it may read and write by itself: written here, read there.
+//!
+//! The other side maps it, and could write to it: that would harm that process only, and nothing is ever read back.
+
+use crate::layout::{direct, DirectEntry, DIRECT_ENTRIES, DIRECT_SIZE};
+use crate::HostError;
+use rustix::fs::{fcntl_add_seals, ftruncate, memfd_create, MemfdFlags, SealFlags};
+use rustix::mm::{mmap, munmap, MapFlags, ProtFlags};
+use std::os::fd::OwnedFd;
+use std::ptr::NonNull;
+use std::sync::atomic::Ordering;
+
+/// What a process may do with one of its descriptors.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Rights {
+    pub read: bool,
+    /// Writes up to this position; `None`: no writes.
+    pub write_end: Option<u64>,
+}
+
+/// The sentry's mapping of one process's table.
+pub struct DirectPages {
+    pages: NonNull<DirectEntry>,
+}
+
+// SAFETY: the pages are plain memory shared with another process anyway; all access is atomic.
+unsafe impl Send for DirectPages {}
+// SAFETY: as above.
+unsafe impl Sync for DirectPages {}
+
+impl DirectPages {
+    /// A new, empty table, and the descriptor to be mapped by the application's stub.
+    pub fn create() -> Result<(DirectPages, OwnedFd), HostError> {
+        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+        let memory = memfd_create(c"skerry-direct", flags | MemfdFlags::NOEXEC_SEAL)
+            .or_else(|_| memfd_create(c"skerry-direct", flags))
+            .map_err(|error| HostError::new("memfd_create for a table", error))?;
+        ftruncate(&memory, DIRECT_SIZE).map_err(|error| HostError::new("ftruncate of a table", error))?;
+        fcntl_add_seals(&memory, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)
+            .map_err(|error| HostError::new("sealing a table", error))?;
+        // SAFETY: a fresh mapping at an address of the host's choice; its size cannot change any more (sealed).
+        let pages = unsafe {
+            mmap(std::ptr::null_mut(), DIRECT_SIZE as usize, ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED, &memory, 0)
+        }
+        .map_err(|error| HostError::new("mmap of a table", error))?;
+        let pages = NonNull::new(pages.cast()).ok_or_else(|| HostError::last("mmap of a table"))?;
+        Ok((DirectPages { pages }, memory))
+    }
+
+    fn entry(&self, index: u64) -> Option<&DirectEntry> {
+        // SAFETY: an entry inside the mapping, which lives as long as self; entries consist of atomics.
+        (index < DIRECT_ENTRIES).then(|| unsafe { &*self.pages.as_ptr().add(index as usize) })
+    }
+
+    /// The guest's descriptor `index` is the process's own `descriptor` from now on. False: no such entry.
+    pub fn set(&self, index: u64, descriptor: i32, rights: Rights) -> bool {
+        let Some(entry) = self.entry(index) else { return false };
+        let mut word = u64::from(descriptor as u32) | direct::VALID;
+        if rights.read {
+            word |= direct::READ;
+        }
+        if let Some(end) = rights.write_end {
+            word |= direct::WRITE;
+            entry.write_end.store(end, Ordering::Relaxed);
+        }
+        entry.word.store(word, Ordering::Release);
+        true
+    }
+
+    /// Another end for writes of an entry that has them.
+    pub fn set_write_end(&self, index: u64, end: u64) {
+        if let Some(entry) = self.entry(index) {
+            entry.write_end.store(end, Ordering::Relaxed);
+        }
+    }
+
+    /// The guest's descriptor `index` is the sentry's again.
+    pub fn clear(&self, index: u64) {
+        if let Some(entry) = self.entry(index) {
+            entry.word.store(0, Ordering::Release);
+        }
+    }
+}
+
+impl Drop for DirectPages {
+    fn drop(&mut self) {
+        // SAFETY: unmaps exactly what `create` mapped; no reference into it exists.
+        let _ = unsafe { munmap(self.pages.as_ptr().cast(), DIRECT_SIZE as usize) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entries_say_what_was_set_and_nothing_once_cleared() {
+        let (table, memory) = DirectPages::create().unwrap();
+        assert!(ftruncate(&memory, 0).is_err());
+        assert!(table.set(3, 7, Rights { read: true, write_end: None }));
+        let word = |index| {
+            let mut bytes = [0; 16];
+            rustix::io::pread(&memory, &mut bytes, index * 16).unwrap();
+            u64::from_ne_bytes(bytes[..8].try_into().unwrap())
+        };
+        assert_eq!(word(3), 7 | direct::VALID | direct::READ);
+        assert!(table.set(3, 9, Rights { read: false, write_end: Some(5) }));
+        assert_eq!(word(3), 9 | direct::VALID | direct::WRITE);
+        table.clear(3);
+        assert_eq!(word(3), 0);
+        assert!(!table.set(DIRECT_ENTRIES, 1, Rights::default()));
+    }
+}

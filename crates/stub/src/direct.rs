@@ -1,0 +1,112 @@
+//! Reads and writes of open regular files, made by the stub itself on a descriptor that the sentry has put into this
+//! process.
+//!
+//! Which guest descriptor is which host descriptor, with what rights, is in a table that the sentry alone writes: an
+//! entry that it clears counts from the next call on. Nothing here is a wall: a program that ignores the table can do no
+//! more than use files that it was allowed to use.
+
+use crate::call;
+use crate::host::{self, number};
+use crate::layout::{self, direct as right, DirectEntry};
+use crate::thread::ThreadBlock;
+use core::sync::atomic::{AtomicBool, Ordering};
+
+/// The table is mapped. One per address space: a fork's child has none until it gets its own.
+static MAPPED: AtomicBool = AtomicBool::new(false);
+
+/// Offset in the thread block of a word that is set for threads that must not use the table: those of a vfork(2) child,
+/// which sees its parent's memory but has descriptors of its own.
+const OFF_WORD: u64 = 0x400;
+
+const EBADF: i64 = -9;
+const SEEK_CUR: u64 = 1;
+const PROT_READ: u64 = 1;
+const MAP_SHARED_FIXED: u64 = 0x11;
+const MADV_DONTFORK: u64 = 10;
+/// More descriptors than a process ever has at once.
+const MANY: u64 = 1024;
+
+fn off_word(thread: &ThreadBlock) -> *mut u64 {
+    (thread.address + OFF_WORD) as *mut u64
+}
+
+pub fn is_off(thread: &ThreadBlock) -> bool {
+    // SAFETY: within the thread's own block.
+    unsafe { off_word(thread).read() != 0 }
+}
+
+pub fn turn_off(thread: &ThreadBlock) {
+    // SAFETY: as above; `thread` does not run yet.
+    unsafe { off_word(thread).write(1) };
+}
+
+/// The child of a plain fork: it has copies of its parent's descriptors, and no table that says which they are.
+pub fn forked(thread: &ThreadBlock) {
+    // SAFETY: as above.
+    unsafe { off_word(thread).write(0) };
+    if MAPPED.swap(false, Ordering::Relaxed) && call!(number::CLOSE_RANGE, 0, u32::MAX, 0) < 0 {
+        for descriptor in 0..MANY {
+            call!(number::CLOSE, descriptor);
+        }
+    }
+}
+
+/// Maps the table from `descriptor`.
+pub fn map_table(descriptor: u64) {
+    let mapped =
+        call!(number::MMAP, layout::DIRECT_BASE, layout::DIRECT_SIZE, PROT_READ, MAP_SHARED_FIXED, descriptor, 0);
+    call!(number::CLOSE, descriptor);
+    if mapped == layout::DIRECT_BASE as i64
+        && call!(number::MADVISE, layout::DIRECT_BASE, layout::DIRECT_SIZE, MADV_DONTFORK) == 0
+    {
+        MAPPED.store(true, Ordering::Release);
+    }
+}
+
+/// Serves a call on a direct descriptor. `None`: it is the sentry's.
+#[inline]
+pub fn try_direct(thread: &ThreadBlock, call_number: u64, arguments: &[u64; 6]) -> Option<i64> {
+    let wanted = match call_number {
+        number::READ | number::PREAD64 | number::READV | number::PREADV => right::READ,
+        number::WRITE | number::PWRITE64 | number::WRITEV | number::PWRITEV => right::WRITE,
+        number::LSEEK => right::VALID,
+        _ => return None,
+    };
+    let guest = arguments[0] & 0xffff_ffff;
+    if guest >= layout::DIRECT_ENTRIES || !MAPPED.load(Ordering::Acquire) || is_off(thread) {
+        return None;
+    }
+    // SAFETY: the table is mapped, and `guest` is one of its entries.
+    let entry = unsafe { &*(layout::DIRECT_BASE as *const DirectEntry).add(guest as usize) };
+    let word = entry.word.load(Ordering::Acquire);
+    if word & wanted == 0 {
+        return None;
+    }
+    let descriptor = word & right::DESCRIPTOR;
+    if wanted == right::WRITE && !may_write(entry, descriptor, call_number, arguments) {
+        return None;
+    }
+    let [_, b, c, d, e, f] = *arguments;
+    // SAFETY: a call that reads or writes the guest's memory, at addresses that the guest gave.
+    let result = unsafe { host::host_call(call_number, descriptor, b, c, d, e, f) };
+    // Closed under our feet (the program closes it in another thread): the sentry knows what is there now.
+    (result != EBADF).then_some(result)
+}
+
+/// Whether the write stays where the sentry has allowed writes.
+fn may_write(entry: &DirectEntry, descriptor: u64, call_number: u64, arguments: &[u64; 6]) -> bool {
+    let end = entry.write_end.load(Ordering::Relaxed);
+    if end == right::NO_END {
+        return true;
+    }
+    let start = match call_number {
+        number::PWRITE64 => arguments[3],
+        number::WRITE => match call!(number::LSEEK, descriptor, 0, SEEK_CUR) {
+            position if position >= 0 => position as u64,
+            _ => return false,
+        },
+        // How long they are lies in guest memory.
+        _ => return false,
+    };
+    start.checked_add(arguments[2]).is_some_and(|write_end| write_end <= end)
+}
