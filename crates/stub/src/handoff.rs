@@ -14,6 +14,8 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 /// Looks at the answer between two looks at whether there is still somebody who gives it.
 const LOOKS: u32 = 16;
 
+const EINTR: i64 = -4;
+
 /// Publishes the thread's request and returns when its answer lies in the channel. Ends the process when nobody answers
 /// any more.
 pub fn hand_over(thread: &mut ThreadBlock) {
@@ -81,8 +83,13 @@ fn spin(thread: &ThreadBlock) -> bool {
 }
 
 fn ring() {
-    if call!(number::GETPPID, layout::DOORBELL_MAGIC, layout::DOORBELL_REQUEST) < 0 {
-        host::exit_process(1);
+    loop {
+        match call!(number::GETPPID, layout::DOORBELL_MAGIC, layout::DOORBELL_REQUEST) {
+            // A host signal that does not restart calls: the same request rings again.
+            EINTR => {}
+            error if error < 0 => host::exit_process(1),
+            _ => return,
+        }
     }
 }
 
