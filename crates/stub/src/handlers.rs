@@ -216,6 +216,11 @@ pub fn run_operations(thread: &ThreadBlock, count: u32) -> i64 {
             operation::ALWAYS => {
                 host::call_array(one.number, &one.arguments);
             }
+            operation::OVER_LAST if !failed => {
+                let mut arguments = one.arguments;
+                arguments[0] = arguments[0].wrapping_add(result as u64);
+                host::call_array(one.number, &arguments);
+            }
             operation::ZERO if !failed => {
                 // SAFETY: a fault here ends the process, as it may: the range was mapped by the calls before it.
                 unsafe {

@@ -81,6 +81,9 @@ pub mod operation {
     pub const ALWAYS: u64 = 2;
     /// Zero `arguments[1]` bytes at `arguments[0]`.
     pub const ZERO: u64 = 3;
+    /// A host call whose first argument counts from the last CALL's result; its own result is passed over. Not made after
+    /// an error.
+    pub const OVER_LAST: u64 = 4;
 }
 
 #[derive(Clone, Copy, Debug, Default)]

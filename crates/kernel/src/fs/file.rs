@@ -170,6 +170,10 @@ pub trait FileOperations: Send + Sync + Any {
     fn mapping_descriptor(&self, request: MappingRequest) -> Result<Arc<OwnedFd>> {
         Err(Errno::ENODEV)
     }
+    /// The host's file behind it, if nothing in the sandbox can write to that.
+    fn unchanging_descriptor(&self) -> Option<Arc<OwnedFd>> {
+        None
+    }
     /// Called at each close(2) of a descriptor (not only the last): releases POSIX locks, flushes.
     fn flush(&self, file: &OpenFile) {}
     /// Status flags were changed by fcntl(F_SETFL).

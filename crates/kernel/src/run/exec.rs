@@ -233,9 +233,9 @@ impl Plan {
             if limit == u64::MAX { DEFAULT_UNLIMITED_STACK } else { limit.clamp(32 * PAGE, MAXIMUM_STACK) } / PAGE * PAGE;
 
         let mut calls = Vec::new();
-        image.map(bias, &mut calls)?;
+        image.map(bias, &context.kernel().images, &mut calls)?;
         if let (Some(interpreter), Some(bias)) = (&interpreter, interpreter_bias) {
-            interpreter.map(bias, &mut calls)?;
+            interpreter.map(bias, &context.kernel().images, &mut calls)?;
         }
         let flags = linux::MAP_PRIVATE | linux::MAP_ANONYMOUS | linux::MAP_FIXED_NOREPLACE | linux::MAP_NORESERVE | linux::MAP_STACK;
         let protection = u64::from(linux::PROT_READ | linux::PROT_WRITE);

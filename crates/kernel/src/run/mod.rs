@@ -15,7 +15,7 @@ mod exec;
 mod fuzz_tests;
 mod files;
 mod pool;
-mod program;
+pub(crate) mod program;
 mod reaper;
 mod serve;
 mod space;

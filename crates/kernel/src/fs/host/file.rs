@@ -1,6 +1,6 @@
 //! Open files and directories of a host tree.
 
-use super::{host_error, status_of, HostInode};
+use super::{host_error, status_of, Access, HostInode};
 use crate::fs::file::{FileOperations, MappingRequest, OpenFile};
 use crate::fs::inode::{DirectoryEntry, FileType, Metadata};
 use crate::{Errno, Result};
@@ -89,6 +89,10 @@ impl FileOperations for HostRegularFile {
         let descriptor = Arc::new(self.inode.tree().cache.reopener().reopen(&*self.descriptor, OFlags::RDONLY)?);
         *read_only = Some(descriptor.clone());
         Ok(descriptor)
+    }
+
+    fn unchanging_descriptor(&self) -> Option<Arc<OwnedFd>> {
+        (self.inode.tree().access() == Access::ReadOnly).then(|| self.descriptor.clone())
     }
 
     fn as_any(&self) -> &dyn Any {

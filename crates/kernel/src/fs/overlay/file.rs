@@ -91,6 +91,10 @@ impl FileOperations for OverlayFile {
         self.real()?.mapping_descriptor(request)
     }
 
+    fn unchanging_descriptor(&self) -> Option<Arc<OwnedFd>> {
+        self.real().ok()?.unchanging_descriptor()
+    }
+
     fn as_any(&self) -> &dyn Any {
         self
     }
