@@ -4,16 +4,20 @@
 
 use crate::call;
 use crate::context::{Context, Info};
+use crate::entry::{self, Interrupted};
 use crate::host::{self, number};
 use crate::layout::{self, action, operation, request, CloneOrder, Reply, Request};
-use crate::native;
+use crate::registers::Registers;
+use crate::serve::{self, Outcome};
 use crate::thread::{self, ThreadBlock};
 
 const AUDIT_ARCH_X86_64: u32 = 0xc000_003e;
 const ENOSYS: i64 = -38;
 const EINTR: i64 = -4;
+const SIGTRAP: i32 = 5;
+const TRAP_TRACE: i32 = 2;
 
-/// SIGSYS: the filter trapped a call of the guest.
+/// SIGSYS: the filter trapped a call of the guest, or the direct entry wants a frame.
 pub extern "C" fn on_syscall(_signal: i32, info: &Info, context: &mut Context) {
     let thread = thread::current();
     if info.arch != AUDIT_ARCH_X86_64 {
@@ -21,28 +25,58 @@ pub extern "C" fn on_syscall(_signal: i32, info: &Info, context: &mut Context) {
         context.rax = ENOSYS as u64;
         return;
     }
-    let call_number = u64::from(info.syscall as u32);
-    context.rax = call_number;
-    if native::try_native(thread, context, call_number) {
-        return;
+    if entry::is_own_trap(context) {
+        leave_directly(thread, context);
+    } else {
+        context.rax = u64::from(info.syscall as u32);
+        serve_in_frame(thread, context);
     }
-    if call_number == number::RT_SIGRETURN {
-        signal_return(thread, context);
-        return;
+    if core::mem::take(&mut thread.kicked) != 0 {
+        // While the direct entry had the call, before this frame blocked it.
+        new_request(thread, context.rip, context.rsp, request::KICKED);
+        ring(thread);
+        carry_out(thread, context, Place::OwnCode);
     }
-    let arguments = [context.rdi, context.rsi, context.rdx, context.r10, context.r8, context.r9];
-    let filled = new_request(thread, context, request::SYSCALL);
-    filled.number = call_number;
-    filled.arguments = arguments;
-    ring(thread);
-    carry_out(thread, context, Place::Syscall);
+}
+
+fn serve_in_frame(thread: &mut ThreadBlock, context: &mut Context) {
+    if context.rax == number::RT_SIGRETURN {
+        return signal_return(thread, context);
+    }
+    let mut registers = Registers::of(context);
+    match serve::serve(thread, &mut registers) {
+        Outcome::Return(value) => context.rax = value as u64,
+        Outcome::Native => {
+            registers.put_into(context);
+            context.rip = host::native_call_address();
+        }
+        Outcome::Reply | Outcome::NeedsFrame => carry_out(thread, context, Place::Syscall),
+    }
+}
+
+/// The rest of a patched call that needs this frame.
+fn leave_directly(thread: &mut ThreadBlock, context: &mut Context) {
+    match entry::take_frame(thread, context) {
+        entry::leave::REPLY => carry_out(thread, context, Place::Syscall),
+        entry::leave::CALL => serve_in_frame(thread, context),
+        // A kick is what brought these here.
+        _ => interrupt(thread, context),
+    }
 }
 
 /// SIGSTKFLT, and any other signal of the host: the sentry wants to be asked.
 pub extern "C" fn on_kick(_signal: i32, _info: &Info, context: &mut Context) {
     let thread = thread::current();
+    match entry::on_interruption(thread, context) {
+        Interrupted::AtWork => {}
+        Interrupted::OnTheWayOut | Interrupted::NotTheStub => interrupt(thread, context),
+    }
+}
+
+/// Asks the sentry, in the middle of the guest's own code or of a native call.
+fn interrupt(thread: &mut ThreadBlock, context: &mut Context) {
     let (status, place) = interrupted_native(thread, context);
-    let filled = new_request(thread, context, request::KICKED);
+    let filled = new_request(thread, context.rip, context.rsp, request::KICKED);
     filled.status = status;
     ring(thread);
     carry_out(thread, context, place);
@@ -54,8 +88,12 @@ pub extern "C" fn on_fault(signal: i32, info: &Info, context: &mut Context) {
         context.rip = host::guarded_copy_end_address();
         return;
     }
+    if signal == SIGTRAP && info.code == TRAP_TRACE && entry::is_in_image(context.rip) {
+        // A guest that steps through its own code sees one step for a call.
+        return;
+    }
     let thread = thread::current();
-    let filled = new_request(thread, context, request::FAULT);
+    let filled = new_request(thread, context.rip, context.rsp, request::FAULT);
     filled.fault_signal = signal;
     filled.fault_code = info.code;
     filled.fault_address = info.address;
@@ -97,7 +135,7 @@ fn restore_arguments(thread: &ThreadBlock, context: &mut Context) {
 
 fn signal_return(thread: &mut ThreadBlock, context: &mut Context) {
     let frame = context.pop_frame();
-    let filled = new_request(thread, context, if frame.is_some() { request::SIGNAL_RETURN } else { request::FRAME_FAILED });
+    let filled = new_request(thread, context.rip, context.rsp, if frame.is_some() { request::SIGNAL_RETURN } else { request::FRAME_FAILED });
     if let Some((mask, stack)) = frame {
         filled.arguments = [mask, stack.base, stack.flags as u32 as u64, stack.size, 0, 0];
     }
@@ -106,22 +144,29 @@ fn signal_return(thread: &mut ThreadBlock, context: &mut Context) {
 }
 
 /// The channel's request, numbered and with the registers that every kind has.
-fn new_request<'a>(thread: &mut ThreadBlock, context: &Context, kind: u32) -> &'a mut Request {
+pub fn new_request<'a>(thread: &mut ThreadBlock, instruction_pointer: u64, stack_pointer: u64, kind: u32) -> &'a mut Request {
     thread.sequence += 1;
+    // Whatever a kick before this was about, the sentry looks at it on the way out of this request.
+    thread.kicked = 0;
     // SAFETY: the channel is mapped for as long as the thread lives; the sentry writes only the reply.
     let filled = unsafe { &mut (*thread.channel()).request };
     filled.kind = kind;
     filled.sequence = thread.sequence;
     filled.status = 0;
-    filled.instruction_pointer = context.rip;
-    filled.stack_pointer = context.rsp;
+    filled.instruction_pointer = instruction_pointer;
+    filled.stack_pointer = stack_pointer;
     filled
 }
 
 /// Rings and waits. Ends the process when nobody answers any more.
-fn ring(_thread: &mut ThreadBlock) {
-    if call!(number::GETPPID, layout::DOORBELL_MAGIC, layout::DOORBELL_REQUEST) < 0 {
-        host::exit_process(1);
+pub fn ring(_thread: &mut ThreadBlock) {
+    loop {
+        match call!(number::GETPPID, layout::DOORBELL_MAGIC, layout::DOORBELL_REQUEST) {
+            // A host signal that does not restart calls: the same request rings again.
+            EINTR => {}
+            error if error < 0 => host::exit_process(1),
+            _ => return,
+        }
     }
 }
 
@@ -146,7 +191,7 @@ fn carry_out(thread: &mut ThreadBlock, context: &mut Context, place: Place) {
                 if built && answer.frame.more == 0 {
                     return;
                 }
-                new_request(thread, context, if built { request::KICKED } else { request::FRAME_FAILED });
+                new_request(thread, context.rip, context.rsp, if built { request::KICKED } else { request::FRAME_FAILED });
                 ring(thread);
                 return carry_out(thread, context, Place::OwnCode);
             }
@@ -156,7 +201,7 @@ fn carry_out(thread: &mut ThreadBlock, context: &mut Context, place: Place) {
                     context.rax = result as u64;
                     return;
                 }
-                new_request(thread, context, request::NATIVE_DONE).status = result;
+                new_request(thread, context.rip, context.rsp, request::NATIVE_DONE).status = result;
                 ring(thread);
             }
             action::CLONE => {
@@ -166,7 +211,7 @@ fn carry_out(thread: &mut ThreadBlock, context: &mut Context, place: Place) {
                     start_child(thread, context);
                     return;
                 }
-                new_request(thread, context, request::NATIVE_DONE).status = result;
+                new_request(thread, context.rip, context.rsp, request::NATIVE_DONE).status = result;
                 ring(thread);
             }
             action::EXIT_THREAD => loop {
@@ -252,6 +297,8 @@ pub fn map_slot(slot: u64) -> Result<&'static mut ThreadBlock, i64> {
     call!(number::MPROTECT, address + layout::CHANNEL_OFFSET, layout::STACK_OFFSET - layout::CHANNEL_OFFSET, 0);
     let thread = thread::at(address);
     thread.address = address;
+    thread.direct_entry = entry::address();
+    thread.direct_stack = thread.stack_top();
     Ok(thread)
 }
 
@@ -350,7 +397,7 @@ fn start_child(thread: &mut ThreadBlock, context: &mut Context) {
         let tid = thread.child_tid as u32;
         host::copy(thread.set_child_tid, &raw const tid as u64, 4);
     }
-    new_request(thread, context, request::KICKED);
+    new_request(thread, context.rip, context.rsp, request::KICKED);
     ring(thread);
     carry_out(thread, context, Place::OwnCode);
 }

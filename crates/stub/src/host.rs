@@ -42,7 +42,8 @@ native_done:
     mov rdx, gs:[0x48]
     mov r10, gs:[0x50]
     mov r9, gs:[0x58]
-    jmp qword ptr gs:[0x60]
+    mov rcx, gs:[0x60]
+    jmp rcx
     .globl native_end
 native_end:
 

@@ -2,8 +2,9 @@
 //!
 //! It begins its life as the *zygote*, a process of its own that the sentry starts before anything secret exists, and
 //! that forks the pool; each pool process puts itself behind the filters and becomes an application when the sentry gives
-//! it a program. From then on it runs only in signal handlers: [`handlers`] has a trapped call's way to the sentry
-//! and back, [`native`] the calls that the host serves directly, [`context`] signal frames.
+//! it a program. From then on it runs only where a call of the guest comes in: trapped, in a signal handler ([`handlers`]), or
+//! from a patched site ([`entry`]); [`serve`] has a call's way from there, [`native`] the calls that the host serves
+//! directly, [`context`] signal frames.
 //!
 //! Nothing here is trusted once guest code has run in the process: see `layout.rs` for what the sentry may believe.
 //! Built for x86_64-unknown-none, so that no vector register is ever touched: they are the guest's.
@@ -12,11 +13,14 @@
 #![deny(unsafe_op_in_unsafe_fn)]
 
 mod context;
+mod entry;
 mod handlers;
 mod host;
 #[allow(dead_code)]
 mod layout;
 mod native;
+mod registers;
+mod serve;
 mod thread;
 mod zygote;
 

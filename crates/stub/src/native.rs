@@ -2,9 +2,10 @@
 //! process; the filter bounds their arguments, and what is checked here keeps the guest from tripping over the stub.
 
 use crate::call;
-use crate::context::Context;
 use crate::host::{self, number};
 use crate::layout::{RESERVED_END, STUB_BASE};
+use crate::registers::Registers;
+use crate::serve::Outcome;
 use crate::thread::ThreadBlock;
 
 const ENOMEM: i64 = -12;
@@ -40,17 +41,18 @@ const FUTEX_CLOCK_REALTIME: u64 = 256;
 const BITSET_MATCH_ANY: u64 = 0xffff_ffff;
 const CLOCK_MONOTONIC: u64 = 1;
 
-/// Serves `call_number` if it is one of these. False: it is the sentry's.
-pub fn try_native(thread: &mut ThreadBlock, context: &mut Context, call_number: u64) -> bool {
-    let (a, b, c, d) = (context.rdi, context.rsi, context.rdx, context.r10);
+/// Serves the call if it is one of these. `None`: it is the sentry's.
+pub fn try_native(thread: &mut ThreadBlock, registers: &mut Registers) -> Option<Outcome> {
+    let call_number = registers.rax;
+    let [a, b, c, d, e, f] = registers.arguments();
     let result = match call_number {
         number::MMAP => {
             if d & MAP_ANONYMOUS == 0 {
-                return false;
+                return None;
             }
             let flags = d & !MAP_DROPPED;
             if flags & !MAP_NATIVE != 0 || !matches!(flags & MAP_TYPE, MAP_SHARED | 2) {
-                return false;
+                return None;
             }
             if flags & (MAP_FIXED | MAP_FIXED_NOREPLACE) != 0 && touches_stub(a, b) {
                 ENOMEM
@@ -58,7 +60,7 @@ pub fn try_native(thread: &mut ThreadBlock, context: &mut Context, call_number: 
                 // A hint into the reserved range is only a hint.
                 let hint = if touches_stub(a, b) { 0 } else { a };
                 // Unknown protection bits are passed over, as by Linux.
-                let mapped: i64 = call!(number::MMAP, hint, b, c & PROTECTION, flags, -1i64, context.r9);
+                let mapped: i64 = call!(number::MMAP, hint, b, c & PROTECTION, flags, -1i64, f);
                 if mapped > 0 && touches_stub(mapped as u64, b) {
                     // The rest of the address space is full: the reserved range is not for the guest.
                     call!(number::MUNMAP, mapped, b);
@@ -92,17 +94,17 @@ pub fn try_native(thread: &mut ThreadBlock, context: &mut Context, call_number: 
                     0..=4 | 8 | 10 | 11 | 14..=19 | 22 | 23 => call!(number::MADVISE, a, b, c),
                     // MERGEABLE, UNMERGEABLE, COLD, PAGEOUT, COLLAPSE: hints that need not be taken.
                     12 | 13 | 20 | 21 | 25 => 0,
-                    9 => return false,
+                    9 => return None,
                     _ => EINVAL,
                 }
             }
         }
         number::MREMAP => {
             // MAYMOVE, FIXED; not DONTUNMAP.
-            if touches_stub(a, b) || d & 2 != 0 && touches_stub(context.r8, c) || d & !3 != 0 {
+            if touches_stub(a, b) || d & 2 != 0 && touches_stub(e, c) || d & !3 != 0 {
                 EINVAL
             } else {
-                call!(number::MREMAP, a, b, c, d, context.r8)
+                call!(number::MREMAP, a, b, c, d, e)
             }
         }
         number::SCHED_YIELD => call!(number::SCHED_YIELD),
@@ -133,18 +135,12 @@ pub fn try_native(thread: &mut ThreadBlock, context: &mut Context, call_number: 
         },
         number::SET_TID_ADDRESS => {
             call!(number::SET_TID_ADDRESS, a);
-            return false;
+            return None;
         }
-        number::FUTEX => match futex(thread, context) {
-            Some(result) => result,
-            None => return false,
-        },
-        _ => return false,
+        number::FUTEX => return futex(thread, registers),
+        _ => return None,
     };
-    if call_number != number::FUTEX || context.rip != host::native_call_address() {
-        context.rax = result as u64;
-    }
-    true
+    Some(Outcome::Return(result))
 }
 
 fn touches_stub(address: u64, length: u64) -> bool {
@@ -152,29 +148,30 @@ fn touches_stub(address: u64, length: u64) -> bool {
 }
 
 /// futex(2) without priority inheritance. Waits are made in the guest's own context, through the gadget.
-fn futex(thread: &mut ThreadBlock, context: &mut Context) -> Option<i64> {
-    let operation = context.rsi & 0xffff_ffff;
+fn futex(thread: &mut ThreadBlock, registers: &mut Registers) -> Option<Outcome> {
+    let operation = registers.rsi & 0xffff_ffff;
     let command = operation & !(FUTEX_PRIVATE | FUTEX_CLOCK_REALTIME);
     match command {
         FUTEX_WAKE | FUTEX_REQUEUE | FUTEX_CMP_REQUEUE | FUTEX_WAKE_OP | FUTEX_WAKE_BITSET => {
-            Some(call!(number::FUTEX, context.rdi, operation, context.rdx, context.r10, context.r8, context.r9))
+            let [address, _, third, fourth, fifth, sixth] = registers.arguments();
+            Some(Outcome::Return(call!(number::FUTEX, address, operation, third, fourth, fifth, sixth)))
         }
-        FUTEX_WAIT | FUTEX_WAIT_BITSET => Some(futex_wait(thread, context, operation, command)),
+        FUTEX_WAIT | FUTEX_WAIT_BITSET => Some(futex_wait(thread, registers, operation, command)),
         _ => None,
     }
 }
 
-fn futex_wait(thread: &mut ThreadBlock, context: &mut Context, operation: u64, command: u64) -> i64 {
-    let bitset = if command == FUTEX_WAIT { BITSET_MATCH_ANY } else { context.r9 };
+fn futex_wait(thread: &mut ThreadBlock, registers: &mut Registers, operation: u64, command: u64) -> Outcome {
+    let bitset = if command == FUTEX_WAIT { BITSET_MATCH_ANY } else { registers.r9 };
     let mut new_operation = operation & !0x7f | FUTEX_WAIT_BITSET;
     let mut timeout = 0;
-    if context.r10 != 0 {
+    if registers.r10 != 0 {
         let mut given = [0u64; 2];
-        if !host::copy(&raw mut given as u64, context.r10, 16) {
-            return EFAULT;
+        if !host::copy(&raw mut given as u64, registers.r10, 16) {
+            return Outcome::Return(EFAULT);
         }
         if given[1] >= 1_000_000_000 || (given[0] as i64) < 0 {
-            return EINVAL;
+            return Outcome::Return(EINVAL);
         }
         if command == FUTEX_WAIT {
             // A relative time becomes an absolute one, so that the call can be made again after a kick.
@@ -195,20 +192,18 @@ fn futex_wait(thread: &mut ThreadBlock, context: &mut Context, operation: u64, c
         call!(number::CLOCK_GETTIME, CLOCK_MONOTONIC, &raw mut now);
         let nanoseconds = now[1] + 10_000_000;
         let short = [now[0] + nanoseconds / 1_000_000_000, nanoseconds % 1_000_000_000];
-        let result = call!(number::FUTEX, context.rdi, new_operation, context.rdx, &raw const short, 0, bitset);
-        return if result == -110 { 0 } else { result };
+        let result = call!(number::FUTEX, registers.rdi, new_operation, registers.rdx, &raw const short, 0, bitset);
+        return Outcome::Return(if result == -110 { 0 } else { result });
     }
     thread.native_error = if timeout == 0 { ERESTARTSYS } else { ERESTARTNOHAND };
     thread.native_number = number::FUTEX;
-    thread.original_rsi = context.rsi;
-    thread.original_rdx = context.rdx;
-    thread.original_r10 = context.r10;
-    thread.original_r9 = context.r9;
-    thread.resume = context.rip;
-    context.rsi = new_operation;
-    context.r10 = timeout;
-    context.r9 = bitset;
-    context.rax = number::FUTEX;
-    context.rip = host::native_call_address();
-    0
+    thread.original_rsi = registers.rsi;
+    thread.original_rdx = registers.rdx;
+    thread.original_r10 = registers.r10;
+    thread.original_r9 = registers.r9;
+    thread.resume = registers.rip;
+    registers.rsi = new_operation;
+    registers.r10 = timeout;
+    registers.r9 = bitset;
+    Outcome::Native
 }

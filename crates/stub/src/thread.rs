@@ -1,8 +1,9 @@
 //! The thread block at the start of each slot.
 
 use crate::layout::{CHANNEL_OFFSET, SLOTS_BASE, SLOT_SIZE, STACK_OFFSET, STACK_SIZE, ChannelLayout};
+use crate::registers::Registers;
 
-/// Per-thread state. The gadgets read the fields from 0x40 on through gs.
+/// Per-thread state. The gadgets read the fields from 0x40 on through gs, patched call sites the one at 0x100.
 #[repr(C)]
 pub struct ThreadBlock {
     pub address: u64,
@@ -30,6 +31,18 @@ pub struct ThreadBlock {
     pub cleared_word: u64,
     /// Whether this is a process of its own (it must renew its death signal).
     pub is_process: u64,
+    _reserved_to_0x100: [u64; 12],
+    /// The direct entry, where patched call sites jump to (`entry.rs`, which knows the offsets of all that follows).
+    pub direct_entry: u64,
+    /// The stack that it uses.
+    pub direct_stack: u64,
+    /// The registers of the patched call that is being served.
+    pub direct: Registers,
+    /// A host signal came while the stub worked: the sentry is to be asked before the guest goes on.
+    pub kicked: u64,
+    /// How the patched call is left; one of `entry::leave`.
+    pub leaving: u64,
+    _reserved_to_0x200: [u64; 18],
 }
 
 const _: () = assert!(core::mem::offset_of!(ThreadBlock, original_rsi) == 0x40);
@@ -37,6 +50,12 @@ const _: () = assert!(core::mem::offset_of!(ThreadBlock, original_rdx) == 0x48);
 const _: () = assert!(core::mem::offset_of!(ThreadBlock, original_r10) == 0x50);
 const _: () = assert!(core::mem::offset_of!(ThreadBlock, original_r9) == 0x58);
 const _: () = assert!(core::mem::offset_of!(ThreadBlock, resume) == 0x60);
+const _: () = assert!(core::mem::offset_of!(ThreadBlock, direct_entry) == 0x100);
+const _: () = assert!(core::mem::offset_of!(ThreadBlock, direct_stack) == 0x108);
+const _: () = assert!(core::mem::offset_of!(ThreadBlock, direct) == 0x110);
+const _: () = assert!(core::mem::offset_of!(ThreadBlock, kicked) == 0x160);
+const _: () = assert!(core::mem::offset_of!(ThreadBlock, leaving) == 0x168);
+const _: () = assert!(core::mem::size_of::<ThreadBlock>() == 0x200);
 
 pub fn slot_address(slot: u64) -> u64 {
     SLOTS_BASE + slot * SLOT_SIZE

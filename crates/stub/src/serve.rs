@@ -1,0 +1,74 @@
+//! One call of the guest, in the order of the classes: what the stub answers itself, what the host serves in this process,
+//! and the rest, which goes to the sentry. Trapped calls (`handlers.rs`) and patched sites (`entry.rs`) both come here.
+
+use crate::call;
+use crate::handlers::{self, new_request, run_operations};
+use crate::host::{self, number};
+use crate::layout::{action, request};
+use crate::native;
+use crate::registers::Registers;
+use crate::thread::ThreadBlock;
+
+const ARCH_SET_GS: u64 = 0x1001;
+
+/// How a call goes on.
+pub enum Outcome {
+    /// It has its result.
+    Return(i64),
+    /// To be made by the gadget of native calls, with the registers as they are now.
+    Native,
+    /// The reply in the channel says; it needs the frame of a signal.
+    Reply,
+    /// Nothing has been done yet: it needs the frame of a signal from the start.
+    NeedsFrame,
+}
+
+/// Serves a call for which there is no frame yet.
+pub fn serve_directly(thread: &mut ThreadBlock, registers: &mut Registers) -> Outcome {
+    match registers.rax {
+        // Its registers are in a frame; and behind a change of gs the direct entry would not find its way out.
+        number::RT_SIGRETURN => Outcome::NeedsFrame,
+        number::ARCH_PRCTL if registers.rdi == ARCH_SET_GS => Outcome::NeedsFrame,
+        _ => serve(thread, registers),
+    }
+}
+
+/// Serves any call but rt_sigreturn(2).
+pub fn serve(thread: &mut ThreadBlock, registers: &mut Registers) -> Outcome {
+    if let Some(outcome) = native::try_native(thread, registers) {
+        return outcome;
+    }
+    let filled = new_request(thread, registers.rip, registers.rsp, request::SYSCALL);
+    filled.number = registers.rax;
+    filled.arguments = registers.arguments();
+    handlers::ring(thread);
+    loop {
+        // SAFETY: the channel is mapped; the reply is plain data, complete before the doorbell returns.
+        let reply = unsafe { &raw const (*thread.channel()).reply };
+        // SAFETY: as above.
+        let (action, value, operations, then) = unsafe {
+            (
+                (&raw const (*reply).action).read_volatile(),
+                (&raw const (*reply).value).read_volatile(),
+                (&raw const (*reply).operations).read_volatile(),
+                (&raw const (*reply).then).read_volatile(),
+            )
+        };
+        match action {
+            action::RETURN => return Outcome::Return(value),
+            action::NATIVE => {
+                let result = run_operations(thread, operations);
+                if then == 0 {
+                    return Outcome::Return(result);
+                }
+                new_request(thread, registers.rip, registers.rsp, request::NATIVE_DONE).status = result;
+                handlers::ring(thread);
+            }
+            action::EXIT_THREAD => loop {
+                call!(number::EXIT, 0);
+            },
+            action::RESTART | action::AS_IS | action::HANDLER | action::CLONE => return Outcome::Reply,
+            _ => host::exit_process(0),
+        }
+    }
+}
