@@ -42,7 +42,7 @@ pub fn boot(
             "wait_killable" => features.wait_killable = false,
             "addfd_send" => features.addfd_send = false,
             "process_vm" => skerry_platform::memory::set_access(skerry_platform::memory::Access::ProcMem),
-            "user_namespace" | "landlock" | "pid_namespace" => {}
+            "user_namespace" | "landlock" | "pid_namespace" | "patching" => {}
             other => return Err(failure(FailureKind::Invalid, format!("there is no host feature {other:?} to do without"))),
         }
     }
@@ -71,6 +71,9 @@ pub fn boot(
         Identity::Host => None,
     };
     let kernel = Kernel::new(boot.hostname.as_bytes(), boot.limits.clone(), boot.network, boot.trace, events);
+    if boot.without.iter().any(|name| name == "patching") {
+        kernel.images.switch_off();
+    }
     kernel.memory_files.limit.store(memory_files_cap(&boot.limits), Ordering::Relaxed);
     if let Some(memory) = boot.limits.memory {
         kernel.net.set_memory_limit((memory / 4) as _);

@@ -10,6 +10,7 @@ use crate::layout::{self, action, operation, request, CloneOrder, Reply, Request
 use crate::registers::Registers;
 use crate::serve::{self, Outcome};
 use crate::thread::{self, ThreadBlock};
+use crate::trampoline;
 
 const AUDIT_ARCH_X86_64: u32 = 0xc000_003e;
 const ENOSYS: i64 = -38;
@@ -69,7 +70,11 @@ pub extern "C" fn on_kick(_signal: i32, _info: &Info, context: &mut Context) {
     let thread = thread::current();
     match entry::on_interruption(thread, context) {
         Interrupted::AtWork => {}
-        Interrupted::OnTheWayOut | Interrupted::NotTheStub => interrupt(thread, context),
+        Interrupted::OnTheWayOut => interrupt(thread, context),
+        Interrupted::NotTheStub => {
+            trampoline::leave(context);
+            interrupt(thread, context);
+        }
     }
 }
 
@@ -88,7 +93,7 @@ pub extern "C" fn on_fault(signal: i32, info: &Info, context: &mut Context) {
         context.rip = host::guarded_copy_end_address();
         return;
     }
-    if signal == SIGTRAP && info.code == TRAP_TRACE && entry::is_in_image(context.rip) {
+    if signal == SIGTRAP && info.code == TRAP_TRACE && (entry::is_in_image(context.rip) || trampoline::is_within(context)) {
         // A guest that steps through its own code sees one step for a call.
         return;
     }

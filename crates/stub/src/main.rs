@@ -22,6 +22,7 @@ mod native;
 mod registers;
 mod serve;
 mod thread;
+mod trampoline;
 mod zygote;
 
 #[panic_handler]
