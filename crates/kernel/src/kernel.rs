@@ -52,7 +52,9 @@ pub struct Kernel {
     /// Places for open files without a name.
     pub anonymous_files: crate::fs::anonymous::AnonymousFiles,
     /// What /proc/PID/maps calls the files that are mapped.
-    pub mapped_names: crate::fs::proc::MappedNames,
+    pub mapped_names: Arc<crate::fs::proc::MappedNames>,
+    /// Files whose executable pages are mapped with their system calls patched.
+    pub images: Arc<crate::image::Images>,
     /// What was written to /proc/sys.
     pub(crate) settings: crate::fs::proc::Settings,
     pub pipes: Arc<crate::ipc::pipe::PipeAccount>,
@@ -84,6 +86,7 @@ impl Kernel {
         events: Box<dyn Fn(Event) + Send + Sync>,
     ) -> Arc<Kernel> {
         let timers = Arc::default();
+        let mapped_names = Arc::default();
         let kernel = Arc::new(Kernel {
             pids: PidTable::default(),
             tree: Mutex::new(()),
@@ -108,7 +111,8 @@ impl Kernel {
             reactor: Arc::default(),
             terminals: Default::default(),
             anonymous_files: Default::default(),
-            mapped_names: Default::default(),
+            images: crate::image::Images::new(&mapped_names),
+            mapped_names,
             settings: Default::default(),
             pipes: Arc::default(),
             epoll_limits: Arc::default(),

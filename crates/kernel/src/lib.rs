@@ -13,6 +13,7 @@
 pub mod context;
 pub mod event;
 pub mod fs;
+pub mod image;
 pub mod ipc;
 pub mod kernel;
 pub mod net;

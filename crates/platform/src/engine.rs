@@ -13,8 +13,19 @@ pub struct NativeCall {
     pub arguments: [u64; 6],
     /// A descriptor to inject first, and the argument that is to have its number. It is closed again afterwards.
     pub descriptor: Option<(usize, Arc<OwnedFd>)>,
+    pub kind: NativeKind,
+}
+
+/// How an application makes a [`NativeCall`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum NativeKind {
+    /// Its result is the list's if it is the last; an error ends the list.
+    #[default]
+    Call,
     /// Not a call: zero `arguments[1]` bytes at `arguments[0]`.
-    pub zero: bool,
+    Zero,
+    /// `arguments[0]` counts from the last `Call`'s result, and its own result is of no interest.
+    OverLast,
 }
 
 impl NativeCall {
@@ -24,11 +35,17 @@ impl NativeCall {
 
     /// A call that takes an injected descriptor as its argument `index`.
     pub fn with_descriptor(number: u32, arguments: [u64; 6], index: usize, descriptor: Arc<OwnedFd>) -> NativeCall {
-        NativeCall { number: number.into(), arguments, descriptor: Some((index, descriptor)), zero: false }
+        NativeCall { number: number.into(), arguments, descriptor: Some((index, descriptor)), ..NativeCall::default() }
+    }
+
+    /// A call that puts an injected descriptor's memory over what the last call has mapped; `arguments[0]` is how far
+    /// from its start.
+    pub fn over_last(number: u32, arguments: [u64; 6], index: usize, descriptor: Arc<OwnedFd>) -> NativeCall {
+        NativeCall { kind: NativeKind::OverLast, ..NativeCall::with_descriptor(number, arguments, index, descriptor) }
     }
 
     pub fn zero(address: u64, length: u64) -> NativeCall {
-        NativeCall { arguments: [address, length, 0, 0, 0, 0], zero: true, ..NativeCall::default() }
+        NativeCall { arguments: [address, length, 0, 0, 0, 0], kind: NativeKind::Zero, ..NativeCall::default() }
     }
 }
 

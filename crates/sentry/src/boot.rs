@@ -46,8 +46,8 @@ pub fn boot(
             "addfd_send" => features.addfd_send = false,
             "process_vm" => skerry_platform::memory::set_access(skerry_platform::memory::Access::ProcMem),
             "suspension" => suspension = false,
-            "user_namespace" | "landlock" | "pid_namespace" | "cgroups" => {}
             "direct" => direct = false,
+            "user_namespace" | "landlock" | "pid_namespace" | "cgroups" | "patching" => {}
             other => return Err(failure(FailureKind::Invalid, format!("there is no host feature {other:?} to do without"))),
         }
     }
@@ -81,6 +81,9 @@ pub fn boot(
     };
     let kernel = Kernel::new(boot.hostname.as_bytes(), boot.limits.clone(), boot.network, boot.trace, events);
     kernel.direct_data.store(direct, Ordering::Relaxed);
+    if boot.without.iter().any(|name| name == "patching") {
+        kernel.images.switch_off();
+    }
     kernel.memory_files.limit.store(memory_files_cap(&boot.limits), Ordering::Relaxed);
     if let Some(memory) = boot.limits.memory {
         kernel.net.set_memory_limit((memory / 4) as _);

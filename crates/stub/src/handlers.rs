@@ -12,6 +12,7 @@ use crate::layout::{self, action, operation, request, CloneOrder, Reply, Request
 use crate::registers::Registers;
 use crate::serve::{self, Outcome};
 use crate::thread::{self, ThreadBlock};
+use crate::trampoline;
 
 const AUDIT_ARCH_X86_64: u32 = 0xc000_003e;
 const ENOSYS: i64 = -38;
@@ -71,7 +72,11 @@ pub extern "C" fn on_kick(_signal: i32, _info: &Info, context: &mut Context) {
     let thread = thread::current();
     match entry::on_interruption(thread, context) {
         Interrupted::AtWork => {}
-        Interrupted::OnTheWayOut | Interrupted::NotTheStub => interrupt(thread, context),
+        Interrupted::OnTheWayOut => interrupt(thread, context),
+        Interrupted::NotTheStub => {
+            trampoline::leave(context);
+            interrupt(thread, context);
+        }
     }
 }
 
@@ -90,7 +95,7 @@ pub extern "C" fn on_fault(signal: i32, info: &Info, context: &mut Context) {
         context.rip = host::guarded_copy_end_address();
         return;
     }
-    if signal == SIGTRAP && info.code == TRAP_TRACE && entry::is_in_image(context.rip) {
+    if signal == SIGTRAP && info.code == TRAP_TRACE && (entry::is_in_image(context.rip) || trampoline::is_within(context)) {
         // A guest that steps through its own code sees one step for a call.
         return;
     }
@@ -259,6 +264,11 @@ pub fn run_operations(thread: &ThreadBlock, count: u32) -> i64 {
             operation::DIRECT_TABLE => direct::map_table(one.arguments[0]),
             operation::ALWAYS => {
                 host::call_array(one.number, &one.arguments);
+            }
+            operation::OVER_LAST if !failed => {
+                let mut arguments = one.arguments;
+                arguments[0] = arguments[0].wrapping_add(result as u64);
+                host::call_array(one.number, &arguments);
             }
             operation::ZERO if !failed => {
                 // SAFETY: a fault here ends the process, as it may: the range was mapped by the calls before it.

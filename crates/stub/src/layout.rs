@@ -92,6 +92,9 @@ pub mod operation {
     pub const VALUE: u64 = 4;
     /// Map the table of direct descriptors from descriptor `arguments[0]`, which is closed then.
     pub const DIRECT_TABLE: u64 = 5;
+    /// A host call whose first argument counts from the last CALL's result; its own result is passed over. Not made after
+    /// an error.
+    pub const OVER_LAST: u64 = 6;
 }
 
 /// What the stub may do itself with one guest descriptor. Only the sentry writes it; zero: nothing.

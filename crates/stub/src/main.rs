@@ -24,6 +24,7 @@ mod native;
 mod registers;
 mod serve;
 mod thread;
+mod trampoline;
 mod zygote;
 
 #[panic_handler]

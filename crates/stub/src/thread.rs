@@ -60,7 +60,6 @@ const _: () = assert!(core::mem::offset_of!(ThreadBlock, direct_stack) == 0x108)
 const _: () = assert!(core::mem::offset_of!(ThreadBlock, direct) == 0x110);
 const _: () = assert!(core::mem::offset_of!(ThreadBlock, kicked) == 0x160);
 const _: () = assert!(core::mem::offset_of!(ThreadBlock, leaving) == 0x168);
-const _: () = assert!(core::mem::size_of::<ThreadBlock>() == 0x200);
 
 pub fn slot_address(slot: u64) -> u64 {
     SLOTS_BASE + slot * SLOT_SIZE

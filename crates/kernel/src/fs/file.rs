@@ -188,6 +188,10 @@ pub trait FileOperations: Send + Sync + Any {
     fn write_at_host_offset(&self, descriptor: &OwnedFd, flags: StatusFlags, buffer: &[u8]) -> Result<usize> {
         rustix::io::write(descriptor, buffer).map_err(crate::fs::host::host_error)
     }
+    /// The host's file behind it, if nothing in the sandbox can write to that.
+    fn unchanging_descriptor(&self) -> Option<Arc<OwnedFd>> {
+        None
+    }
     /// Called at each close(2) of a descriptor (not only the last): releases POSIX locks, flushes.
     fn flush(&self, file: &OpenFile) {}
     /// Status flags were changed by fcntl(F_SETFL).

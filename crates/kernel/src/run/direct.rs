@@ -44,6 +44,8 @@ impl Engine {
         let (process, task) = (context.process(), context.task);
         let Some(registry) = kernel.direct_registry() else { return };
         let pid = thread.process.pid;
+        // Descriptors can be given to a thread that has rung only; a later call will.
+        let Some(ring) = thread.state.lock().ring else { return };
         if !may_have_direct(kernel, thread, context) {
             return;
         }
@@ -68,21 +70,19 @@ impl Engine {
         };
         let Some(table) = present.or_else(|| files.direct_table(pid, made)) else { return };
         if let Some(memory) = memory {
-            if !self.inject_table(thread, &memory, operations) {
+            if !self.inject_table(thread, ring, &memory, operations) {
                 files.leave_direct();
                 return;
             }
             thread.space.has_direct.store(true, Ordering::Release);
         }
-        let ring = thread.state.lock().ring;
         let Ok(descriptor) = thread.listener.listener.inject(ring, host.descriptor.as_fd()) else { return };
         if !registry.add(&kernel.watches, &table, fd, file, || files.set_direct(&table, fd, file, descriptor, rights)) {
             table.close_later(descriptor);
         }
     }
 
-    fn inject_table(&self, thread: &GuestThread, memory: &OwnedFd, operations: &mut Vec<Operation>) -> bool {
-        let ring = thread.state.lock().ring;
+    fn inject_table(&self, thread: &GuestThread, ring: u64, memory: &OwnedFd, operations: &mut Vec<Operation>) -> bool {
         match thread.listener.listener.inject(ring, memory.as_fd()) {
             Ok(descriptor) => {
                 operations.push(operation(operation::DIRECT_TABLE, 0, descriptor as u64));

@@ -279,9 +279,9 @@ impl Plan {
         };
 
         let mut calls = Vec::new();
-        image.map(bias, &mut calls)?;
+        image.map(bias, &context.kernel().images, &mut calls)?;
         if let (Some(interpreter), Some(bias)) = (&interpreter, interpreter_bias) {
-            interpreter.map(bias, &mut calls)?;
+            interpreter.map(bias, &context.kernel().images, &mut calls)?;
         }
         if fitting.is_none() {
             if let Some(prepared) = &prepared {

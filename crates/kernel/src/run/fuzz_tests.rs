@@ -5,6 +5,7 @@ use super::program::Image;
 use crate::fs::file::{OpenFile, StatusFlags};
 use crate::fs::inode::{FileSystem, NewNode, NewNodeKind};
 use crate::fs::Services;
+use crate::image::Images;
 use crate::testing::Random;
 use skerry_abi::raw::general as linux;
 use std::sync::Arc;
@@ -71,7 +72,7 @@ fn damaged_programs_are_refused_or_stay_in_their_place() {
             let bias = image.bias(base);
             let _ = (image.entry(bias), image.headers_address(bias), image.end(bias), image.header_count());
             let mut calls = Vec::new();
-            if image.map(bias, &mut calls).is_err() {
+            if image.map(bias, &Images::new(&Arc::default()), &mut calls).is_err() {
                 continue;
             }
             mapped += 1;

@@ -16,7 +16,7 @@ mod exec;
 mod fuzz_tests;
 mod files;
 mod pool;
-mod program;
+pub(crate) mod program;
 mod reaper;
 mod serve;
 mod space;
@@ -146,7 +146,6 @@ impl Engine {
             pool: pool::Pool::default(),
             workers: worker::Workers::default(),
             reaper,
-            reaper: reaper::Reaper::new()?,
             leaving: AtomicUsize::new(0),
         });
         reaper::Reaper::run(&engine)?;

@@ -3,6 +3,7 @@
 //! Everything in a file is the guest's: sizes and offsets are checked before they are added.
 
 use crate::fs::file::{MappingRequest, OpenFile};
+use crate::image::Images;
 use crate::{Errno, Result};
 use skerry_abi::raw::{auxvec, general as linux};
 use skerry_platform::engine::NativeCall;
@@ -17,43 +18,43 @@ const MAXIMUM_PROGRAM_HEADERS: usize = 64;
 
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
-struct FileHeader {
-    identification: [u8; 16],
-    kind: u16,
-    machine: u16,
-    version: u32,
-    entry: u64,
-    program_headers: u64,
-    section_headers: u64,
-    flags: u32,
-    header_size: u16,
-    program_header_size: u16,
-    program_header_count: u16,
-    section_header_size: u16,
-    section_header_count: u16,
-    section_names: u16,
+pub(crate) struct FileHeader {
+    pub identification: [u8; 16],
+    pub kind: u16,
+    pub machine: u16,
+    pub version: u32,
+    pub entry: u64,
+    pub program_headers: u64,
+    pub section_headers: u64,
+    pub flags: u32,
+    pub header_size: u16,
+    pub program_header_size: u16,
+    pub program_header_count: u16,
+    pub section_header_size: u16,
+    pub section_header_count: u16,
+    pub section_names: u16,
 }
 
 #[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
-struct ProgramHeader {
-    kind: u32,
-    flags: u32,
-    offset: u64,
-    address: u64,
-    physical: u64,
-    file_size: u64,
-    memory_size: u64,
-    alignment: u64,
+pub(crate) struct ProgramHeader {
+    pub kind: u32,
+    pub flags: u32,
+    pub offset: u64,
+    pub address: u64,
+    pub physical: u64,
+    pub file_size: u64,
+    pub memory_size: u64,
+    pub alignment: u64,
 }
 
-const PT_LOAD: u32 = 1;
+pub(crate) const PT_LOAD: u32 = 1;
 const PT_INTERP: u32 = 3;
 const ET_EXEC: u16 = 2;
 const ET_DYN: u16 = 3;
 const EM_X86_64: u16 = 62;
-const PF_X: u32 = 1;
-const PF_W: u32 = 2;
+pub(crate) const PF_X: u32 = 1;
+pub(crate) const PF_W: u32 = 2;
 const PF_R: u32 = 4;
 
 /// A checked ELF file, ready to be mapped.
@@ -208,7 +209,7 @@ impl Image {
     }
 
     /// The host calls that map it. ENOEXEC where it would lie over the stub.
-    pub fn map(&self, bias: u64, calls: &mut Vec<NativeCall>) -> Result<()> {
+    pub fn map(&self, bias: u64, images: &Arc<Images>, calls: &mut Vec<NativeCall>) -> Result<()> {
         let start = self.low.wrapping_add(bias);
         let end = self.high.wrapping_add(bias);
         if start < 0x1000 || end > ADDRESS_END || start < RESERVED_END && end > STUB_BASE {
@@ -237,6 +238,10 @@ impl Image {
                 let arguments =
                     [page, file_pages_end - page, protection, private | linux::MAP_FIXED as u64, 0, request.offset];
                 calls.push(NativeCall::with_descriptor(linux::__NR_mmap, arguments, 4, descriptor));
+                if load.flags & PF_X != 0 && load.flags & PF_W == 0 {
+                    let mapped = (request.offset, request.length);
+                    images.lay_over(&*self.file.operations, mapped, protection, calls);
+                }
                 if memory_end > file_end && load.flags & PF_W != 0 && file_pages_end > file_end {
                     calls.push(NativeCall::zero(file_end, file_pages_end - file_end));
                 }

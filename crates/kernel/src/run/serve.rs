@@ -10,7 +10,7 @@ use crate::{syscall, Context, Errno, Result};
 use skerry_abi::raw::general as linux;
 use skerry_abi::signal::{Signal, SignalInfo, SignalSet, SignalStack};
 use skerry_platform::channel::Channel;
-use skerry_platform::engine::{HostProcess, NativeCall};
+use skerry_platform::engine::{HostProcess, NativeCall, NativeKind};
 use skerry_platform::layout::{self, action, operation, request, CloneOrder, Frame, Operation, Reply, Request};
 use skerry_platform::listener::Notification;
 use std::os::fd::AsFd;
@@ -271,7 +271,11 @@ impl Engine {
         let mut operations = Vec::with_capacity(calls.len() + 2);
         let mut failed = false;
         for call in calls {
-            let kind = if call.zero { operation::ZERO } else { operation::CALL };
+            let kind = match call.kind {
+                NativeKind::Call => operation::CALL,
+                NativeKind::Zero => operation::ZERO,
+                NativeKind::OverLast => operation::OVER_LAST,
+            };
             let mut one = Operation { kind, number: call.number, arguments: call.arguments };
             if let Some((index, descriptor)) = &call.descriptor {
                 let known = injected.iter().find(|(pointer, _)| *pointer == Arc::as_ptr(descriptor)).map(|(_, number)| *number);
@@ -320,7 +324,8 @@ impl Engine {
         entry: u64,
         stack: u64,
     ) -> Result<()> {
-        let operations = self.inject_all(thread, calls)?;
+        let ring = thread.state.lock().ring;
+        let operations = self.inject_all(thread, ring, calls)?;
         if !thread.channel.put_operations(&operations) {
             return Err(Errno::ENOMEM);
         }

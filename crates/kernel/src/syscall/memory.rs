@@ -79,8 +79,11 @@ pub fn mmap(context: &mut Context, address: u64, length: u64, protection: u32, f
         context.kernel().mapped_names.remember(&descriptor, path, context.kernel());
     }
     let arguments = [hint, length, protection.into(), host_flags.into(), 0, offset];
-    let call = NativeCall::with_descriptor(linux::__NR_mmap, arguments, 4, descriptor);
-    context.run_native(vec![call], Some(pass_result_on()))
+    let mut calls = vec![NativeCall::with_descriptor(linux::__NR_mmap, arguments, 4, descriptor)];
+    if !shared && protection & linux::PROT_EXEC != 0 && !wants_write {
+        context.kernel().images.lay_over(&*file.operations, (offset, length), protection.into(), &mut calls);
+    }
+    context.run_native(calls, Some(pass_result_on()))
 }
 
 /// brk(2): the new end, or the old one where the heap cannot be as asked.

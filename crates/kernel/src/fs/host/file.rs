@@ -1,6 +1,6 @@
 //! Open files and directories of a host tree.
 
-use super::{host_error, status_of, HostInode};
+use super::{host_error, status_of, Access, HostInode};
 use crate::fs::file::{FileOperations, HostDescription, MappingRequest, OpenFile, StatusFlags};
 use crate::fs::inode::{DirectoryEntry, FileType, Metadata};
 use crate::{Errno, Result};
@@ -113,6 +113,10 @@ impl FileOperations for HostRegularFile {
     fn direct_write_end(&self, flags: StatusFlags) -> Option<u64> {
         // What must be on the disk before the call returns is written by the sentry.
         (!flags.intersects(StatusFlags::SYNC | StatusFlags::DSYNC)).then_some(u64::MAX)
+    }
+
+    fn unchanging_descriptor(&self) -> Option<Arc<OwnedFd>> {
+        (self.inode.tree().access() == Access::ReadOnly).then(|| self.descriptor.clone())
     }
 
     fn as_any(&self) -> &dyn Any {

@@ -95,6 +95,10 @@ impl FileOperations for OverlayFile {
         Some(self.real())
     }
 
+    fn unchanging_descriptor(&self) -> Option<Arc<OwnedFd>> {
+        self.real().ok()?.unchanging_descriptor()
+    }
+
     fn as_any(&self) -> &dyn Any {
         self
     }

@@ -1,13 +1,14 @@
 //! /proc/PID/maps, smaps and what counts from them: the host's, as the guest is to see them.
 //!
-//! The host's text is right about addresses and sizes, and wrong about three things, which are mended here: the sandbox's
-//! own mappings are not shown, names of host objects become names in the guest's tree ([`MappedNames`]), and \[heap\] and
-//! \[stack\] stand where the guest's are.
+//! The host's text is right about addresses and sizes, and wrong about four things, which are mended here: the sandbox's
+//! own mappings are not shown, names of host objects become names in the guest's tree ([`MappedNames`]), \[heap\] and
+//! \[stack\] stand where the guest's are, and the patched pages of a file ([`crate::image`]) are the file's.
 
 use crate::fs::inode::Device;
 use crate::fs::path::Path;
 use crate::Kernel;
 use parking_lot::Mutex;
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 
@@ -23,6 +24,15 @@ const NAMES_MAX: usize = 1 << 16;
 #[derive(Default)]
 pub struct MappedNames {
     files: Mutex<HashMap<(u32, u32, u64), MappedFile>>,
+    images: Mutex<HashMap<(u32, u32, u64), ImageOf>>,
+}
+
+/// The host's file that a patched image has pages of.
+#[derive(Clone)]
+struct ImageOf {
+    device: (u32, u32),
+    inode: u64,
+    name: Vec<u8>,
 }
 
 /// A file's name, device and inode in the guest's tree.
@@ -51,6 +61,20 @@ impl MappedNames {
         files.insert((device.0, device.1, inode), file);
     }
 
+    /// Pages of the host object `image` (device, inode) are to be shown as those of `file`, which the host calls `name`.
+    pub fn stands_for(&self, image: ((u32, u32), u64), file: ((u32, u32), u64), name: Vec<u8>) {
+        let mut images = self.images.lock();
+        if images.len() >= NAMES_MAX {
+            images.clear();
+        }
+        let ((major, minor), inode) = image;
+        images.insert((major, minor, inode), ImageOf { device: file.0, inode: file.1, name });
+    }
+
+    fn image_of(&self, device: (u32, u32), inode: u64) -> Option<ImageOf> {
+        self.images.lock().get(&(device.0, device.1, inode)).cloned()
+    }
+
     fn find(&self, device: (u32, u32), inode: u64) -> Option<MappedFile> {
         self.files.lock().get(&(device.0, device.1, inode)).cloned()
     }
@@ -75,12 +99,12 @@ struct Line<'a> {
     name: &'a [u8],
 }
 
-impl Line<'_> {
+impl<'a> Line<'a> {
     /// `None` for a line that is no mapping's first (smaps: "Rss: ...").
-    fn parse(line: &[u8]) -> Option<Line<'_>> {
+    fn parse(line: &'a [u8]) -> Option<Line<'a>> {
         // Everything but the name is ASCII; the name may be anything.
         let mut rest = line;
-        let mut word = || -> Option<&str> {
+        let mut word = || -> Option<&'a str> {
             let start = rest.iter().position(|&byte| byte != b' ')?;
             let length = rest[start..].iter().position(|&byte| byte == b' ').unwrap_or(rest.len() - start);
             let (word, behind) = rest[start..].split_at(length);
@@ -121,49 +145,138 @@ impl Line<'_> {
         }
     }
 
-    fn write(&self, text: &mut Vec<u8>, names: &MappedNames, landmarks: Landmarks) {
-        let known = match self.inode {
-            0 => None,
-            inode => self.device_numbers().and_then(|device| names.find(device, inode)),
+    /// As the guest is to see it.
+    fn shown(&self, names: &MappedNames, landmarks: Landmarks) -> Shown<'a> {
+        let host = if self.inode == 0 { None } else { self.device_numbers() };
+        let image = host.and_then(|device| names.image_of(device, self.inode));
+        let (host, inode) = match &image {
+            Some(file) => (Some(file.device), file.inode),
+            None => (host, self.inode),
         };
+        let known = host.and_then(|device| names.find(device, inode));
         // What stat(2) shows of a file in the guest is what is shown here.
-        let (device, inode, name) = match &known {
-            Some(file) => (format!("{:02x}:{:02x}", file.device.major, file.device.minor), file.inode, &file.name[..]),
-            None => (self.device.to_owned(), self.inode, self.label(landmarks).unwrap_or(self.name)),
+        let (device, inode, name) = match (known, &image, host) {
+            (Some(file), _, _) => (format!("{:02x}:{:02x}", file.device.major, file.device.minor), file.inode, file.name),
+            (None, Some(file), Some((major, minor))) => (format!("{major:02x}:{minor:02x}"), inode, file.name.clone()),
+            _ => (self.device.to_owned(), inode, self.label(landmarks).unwrap_or(self.name).to_vec()),
         };
-        let fixed =
-            format!("{:08x}-{:08x} {} {} {device} {inode}", self.start, self.end, self.permissions, self.offset);
+        Shown {
+            start: self.start,
+            end: self.end,
+            permissions: self.permissions,
+            offset: u64::from_str_radix(self.offset, 16).unwrap_or(0),
+            device,
+            inode,
+            name,
+            is_patched: image.is_some(),
+            details: Vec::new(),
+        }
+    }
+}
+
+/// A mapping as the guest sees it, with the lines about it that smaps has.
+struct Shown<'a> {
+    start: u64,
+    end: u64,
+    permissions: &'a str,
+    offset: u64,
+    device: String,
+    inode: u64,
+    name: Vec<u8>,
+    is_patched: bool,
+    details: Vec<Cow<'a, [u8]>>,
+}
+
+impl<'a> Shown<'a> {
+    /// Whether the two are one mapping of the guest's, in which pages have been patched.
+    fn goes_on_with(&self, next: &Shown) -> bool {
+        (self.is_patched || next.is_patched)
+            && self.end == next.start
+            && self.offset.checked_add(self.end.wrapping_sub(self.start)) == Some(next.offset)
+            && (self.permissions, self.inode, &self.device, &self.name)
+                == (next.permissions, next.inode, &next.device, &next.name)
+    }
+
+    fn append(&mut self, next: Shown<'a>) {
+        self.end = next.end;
+        self.is_patched = next.is_patched;
+        if self.details.len() != next.details.len() {
+            return;
+        }
+        for (own, other) in self.details.iter_mut().zip(&next.details) {
+            if let Some((name, sum)) = amount(own).zip(amount(other)).map(|((name, one), (_, two))| (name, one + two)) {
+                *own = Cow::Owned(detail(name, sum).into_bytes());
+            }
+        }
+    }
+
+    fn write(&self, text: &mut Vec<u8>) {
+        let fixed = format!(
+            "{:08x}-{:08x} {} {:08x} {} {}",
+            self.start, self.end, self.permissions, self.offset, self.device, self.inode
+        );
         text.extend_from_slice(fixed.as_bytes());
-        if name.is_empty() {
+        if self.name.is_empty() {
             text.push(b' ');
         } else {
             // The name begins in column 74 (proc_pid_maps(5) aligns it).
             let width = fixed.len().max(72) + 1;
             text.resize(text.len() + width - fixed.len(), b' ');
-            text.extend_from_slice(name);
+            text.extend_from_slice(&self.name);
         }
         text.push(b'\n');
+        for line in &self.details {
+            text.extend_from_slice(line);
+            text.push(b'\n');
+        }
     }
+}
+
+/// What a line of smaps says that adds up: "Rss:   8 kB".
+fn amount(line: &[u8]) -> Option<(&str, u64)> {
+    let (name, value) = std::str::from_utf8(line).ok()?.split_once(':')?;
+    let value = value.trim().strip_suffix(" kB")?.trim().parse().ok()?;
+    (!matches!(name, "KernelPageSize" | "MMUPageSize")).then_some((name, value))
+}
+
+fn detail(name: &str, kib: u64) -> String {
+    format!("{:<16}{kib:>8} kB", format!("{name}:"))
 }
 
 /// Makes the guest's maps or smaps from the host's.
 pub(super) fn guest_maps(host: &[u8], names: &MappedNames, landmarks: Landmarks) -> Vec<u8> {
-    let mut text = Vec::with_capacity(host.len());
+    let mut shown: Vec<Shown> = Vec::new();
     let mut hidden = false;
+    // The last is not joined to the one before it until its details are known.
+    let join = |shown: &mut Vec<Shown>| {
+        if let Some(last) = shown.pop() {
+            match shown.last_mut().filter(|before| before.goes_on_with(&last)) {
+                Some(before) => before.append(last),
+                None => shown.push(last),
+            }
+        }
+    };
     for line in host.split(|&byte| byte == b'\n').filter(|line| !line.is_empty()) {
         match Line::parse(line) {
             Some(mapping) => {
                 hidden = mapping.is_hidden(landmarks);
                 if !hidden {
-                    mapping.write(&mut text, names, landmarks);
+                    join(&mut shown);
+                    shown.push(mapping.shown(names, landmarks));
                 }
             }
             None if hidden => {}
             None => {
-                text.extend_from_slice(line);
-                text.push(b'\n');
+                if let Some(last) = shown.last_mut() {
+                    last.details.push(Cow::Borrowed(line));
+                }
             }
         }
+    }
+    join(&mut shown);
+    let mut text = Vec::with_capacity(host.len());
+    for mapping in shown {
+        mapping.write(&mut text);
     }
     text
 }
@@ -198,12 +311,7 @@ pub(super) fn rollup(guest_smaps: &[u8]) -> Vec<u8> {
             bounds = Some((bounds.map_or(mapping.start, |(start, _)| start), mapping.end));
             continue;
         }
-        let Some((name, value)) = std::str::from_utf8(line).ok().and_then(|line| line.split_once(':')) else { continue };
-        let value = value.trim().strip_suffix(" kB").and_then(|value| value.trim().parse::<u64>().ok());
-        let Some(value) = value else { continue };
-        if matches!(name, "Size" | "KernelPageSize" | "MMUPageSize") {
-            continue;
-        }
+        let Some((name, value)) = amount(line).filter(|(name, _)| *name != "Size") else { continue };
         match sums.iter_mut().find(|(known, _)| known == name) {
             Some((_, sum)) => *sum += value,
             None => sums.push((name.to_owned(), value)),
@@ -212,7 +320,7 @@ pub(super) fn rollup(guest_smaps: &[u8]) -> Vec<u8> {
     let (start, end) = bounds.unwrap_or_default();
     let mut text = format!("{start:08x}-{end:08x} ---p 00000000 00:00 0                                  [rollup]\n");
     for (name, value) in sums {
-        text.push_str(&format!("{:<16}{value:>8} kB\n", format!("{name}:")));
+        text.push_str(&format!("{}\n", detail(&name, value)));
     }
     text.into_bytes()
 }
@@ -259,6 +367,26 @@ mod tests {
         let sums = String::from_utf8(rollup(&guest)).unwrap();
         assert!(sums.starts_with("00001000-00004000 ---p"));
         assert!(sums.contains("Rss:                  12 kB\n"));
+    }
+
+    #[test]
+    fn patched_pages_are_shown_as_the_file_and_their_details_added_up() {
+        let smaps = b"1000-2000 r--p 00000000 fe:00 7  /lib/x\nRss:                   4 kB\n\
+            2000-4000 r-xp 00001000 fe:00 7  /lib/x\nSize:                  8 kB\nRss:                   8 kB\nKernelPageSize:        4 kB\nVmFlags: rd\n\
+            4000-5000 r-xp 00003000 00:01 99  /memfd:image (deleted)\nSize:                  4 kB\nRss:                   4 kB\nKernelPageSize:        4 kB\nVmFlags: rd\n\
+            5000-6000 r-xp 00004000 fe:00 7  /lib/x\nSize:                  4 kB\nRss:                   0 kB\nKernelPageSize:        4 kB\nVmFlags: rd\n\
+            6000-7000 r-xp 00009000 fe:00 7  /lib/x\nSize:                  4 kB\nRss:                   0 kB\nKernelPageSize:        4 kB\nVmFlags: rd\n\
+            7000-8000 r--p 0000a000 fe:00 7  /lib/x\nRss:                   4 kB\n";
+        let names = MappedNames::default();
+        names.stands_for(((0, 1), 99), ((0xfe, 0), 7), b"/lib/x".to_vec());
+        let text = String::from_utf8(guest_maps(smaps, &names, Landmarks::default())).unwrap();
+        let lines: Vec<&str> = text.lines().collect();
+        let mappings: Vec<&&str> = lines.iter().filter(|line| line.contains("/lib/x")).collect();
+        assert_eq!(mappings.len(), 4, "{text}");
+        assert!(mappings[1].starts_with("00002000-00006000 r-xp 00001000 fe:00 7 "));
+        assert!(mappings[2].starts_with("00006000-00007000 r-xp 00009000 fe:00 7 "));
+        assert_eq!(lines[3..7], ["Size:                 16 kB", "Rss:                  12 kB", "KernelPageSize:        4 kB", "VmFlags: rd"]);
+        assert!(!text.contains("memfd"));
     }
 
     #[test]

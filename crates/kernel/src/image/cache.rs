@@ -1,0 +1,205 @@
+//! Which files have an image, and when one is made.
+
+use super::{build, Image};
+use crate::fs::file::FileOperations;
+use crate::fs::proc::MappedNames;
+use crate::fs::inode::Device;
+use parking_lot::Mutex;
+use rustix::fs::Stat;
+use skerry_platform::engine::NativeCall;
+use std::collections::{HashMap, VecDeque};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+/// How often a file is mapped to be run before an image is made for it.
+const USES_BEFORE: u32 = 2;
+/// Files that are remembered.
+const MAXIMUM_FILES: usize = 256;
+/// Bytes of all images together.
+const MAXIMUM_BYTES: u64 = 4 << 20;
+/// Images that nobody has used for so long make room for others.
+const IDLE: Duration = Duration::from_secs(60);
+/// A file that was changed less than this ago might be changed once more without its times showing it.
+const SETTLED: Duration = Duration::from_secs(2);
+/// nice(2) of the thread that makes images.
+const NICENESS: i32 = 15;
+
+/// Images of one kernel.
+pub struct Images {
+    enabled: AtomicBool,
+    state: Mutex<State>,
+    names: Arc<MappedNames>,
+}
+
+#[derive(Default)]
+struct State {
+    files: HashMap<(u64, u64), Known>,
+    waiting: VecDeque<((u64, u64), Version, Arc<OwnedFd>)>,
+    /// A thread is at work on what waits.
+    working: bool,
+}
+
+/// What tells one content of a file from another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Version {
+    size: i64,
+    modified: (i64, u64),
+    changed: (i64, u64),
+}
+
+struct Known {
+    version: Version,
+    used: Instant,
+    stage: Stage,
+}
+
+enum Stage {
+    Seen(u32),
+    Waiting,
+    /// There is nothing to gain.
+    Plain,
+    Ready(Arc<Image>),
+}
+
+impl Known {
+    fn bytes(&self) -> u64 {
+        match &self.stage {
+            Stage::Ready(image) => image.bytes(),
+            _ => 0,
+        }
+    }
+}
+
+fn identify(status: &Stat) -> ((u64, u64), Version) {
+    let version = Version {
+        size: status.st_size,
+        modified: (status.st_mtime, status.st_mtime_nsec),
+        changed: (status.st_ctime, status.st_ctime_nsec),
+    };
+    ((status.st_dev, status.st_ino), version)
+}
+
+impl Version {
+    fn is_settled(&self) -> bool {
+        let changed = SystemTime::UNIX_EPOCH + Duration::from_secs(self.changed.0.max(0).unsigned_abs());
+        changed.elapsed().is_ok_and(|age| age > SETTLED)
+    }
+}
+
+impl Images {
+    pub fn new(names: &Arc<MappedNames>) -> Arc<Images> {
+        Arc::new(Images { enabled: AtomicBool::new(true), state: Mutex::default(), names: names.clone() })
+    }
+
+    /// From now on every file is mapped as it is.
+    pub fn switch_off(&self) {
+        self.enabled.store(false, Ordering::Relaxed);
+    }
+
+    /// Adds what is to be laid over a private, executable mapping of `file` that the last of `calls` makes.
+    pub fn lay_over(
+        self: &Arc<Self>,
+        file: &dyn FileOperations,
+        (offset, length): (u64, u64),
+        protection: u64,
+        calls: &mut Vec<NativeCall>,
+    ) {
+        if !self.enabled.load(Ordering::Relaxed) {
+            return;
+        }
+        if let Some(image) = file.unchanging_descriptor().and_then(|descriptor| self.of(&descriptor)) {
+            image.lay_over(offset, length, protection, calls);
+        }
+    }
+
+    /// The image of a file, if there is one; being asked again and again brings it about.
+    fn of(self: &Arc<Self>, file: &Arc<OwnedFd>) -> Option<Arc<Image>> {
+        let (identity, version) = identify(&rustix::fs::fstat(file).ok()?);
+        let mut state = self.state.lock();
+        if state.files.len() >= MAXIMUM_FILES && !state.files.contains_key(&identity) {
+            state.files.retain(|_, known| matches!(known.stage, Stage::Ready(_)));
+        }
+        let now = Instant::now();
+        let fresh = || Known { version, used: now, stage: Stage::Seen(0) };
+        let known = state.files.entry(identity).or_insert_with(fresh);
+        if known.version != version {
+            *known = fresh();
+        }
+        known.used = now;
+        match &mut known.stage {
+            Stage::Ready(image) => return Some(image.clone()),
+            Stage::Seen(uses) => {
+                *uses = uses.saturating_add(1);
+                if *uses < USES_BEFORE || !version.is_settled() {
+                    return None;
+                }
+            }
+            Stage::Waiting | Stage::Plain => return None,
+        }
+        known.stage = Stage::Waiting;
+        state.waiting.push_back((identity, version, file.clone()));
+        if !state.working {
+            let images = self.clone();
+            let thread = std::thread::Builder::new().name("skerry-images".into()).stack_size(256 << 10);
+            state.working = thread.spawn(move || images.work()).is_ok();
+        }
+        None
+    }
+
+    /// Makes what waits, and ends.
+    fn work(&self) {
+        let _ = rustix::process::setpriority_process(None, NICENESS);
+        loop {
+            let next = {
+                let mut state = self.state.lock();
+                let next = state.waiting.pop_front();
+                state.working = next.is_some();
+                next
+            };
+            let Some((identity, version, file)) = next else { return };
+            let image = self.make(identity, version, &file);
+            let mut state = self.state.lock();
+            let stage = match image {
+                Some(image) if state.make_room(image.bytes()) => Stage::Ready(Arc::new(image)),
+                _ => Stage::Plain,
+            };
+            if let Some(known) = state.files.get_mut(&identity).filter(|known| known.version == version) {
+                known.stage = stage;
+            }
+        }
+    }
+
+    fn make(&self, identity: (u64, u64), version: Version, file: &OwnedFd) -> Option<Image> {
+        let image = build::image(file)?;
+        // Not of a file that was changed while it was read.
+        if identify(&rustix::fs::fstat(file).ok()?) != (identity, version) {
+            return None;
+        }
+        let pages = rustix::fs::fstat(&image.pages).ok()?;
+        let numbers = |device: u64| {
+            let device = Device::decode(device);
+            (device.major, device.minor)
+        };
+        let number = file.as_raw_fd().to_string();
+        let name = rustix::fs::readlinkat(skerry_platform::host::own_descriptors()?, number, Vec::new()).ok()?;
+        self.names.stands_for(
+            (numbers(pages.st_dev), pages.st_ino),
+            (numbers(identity.0), identity.1),
+            name.into_bytes(),
+        );
+        Some(image)
+    }
+}
+
+impl State {
+    /// Whether `bytes` more fit, after images that nobody uses any more are gone.
+    fn make_room(&mut self, bytes: u64) -> bool {
+        let total = |files: &HashMap<(u64, u64), Known>| files.values().map(Known::bytes).sum::<u64>();
+        if total(&self.files) + bytes > MAXIMUM_BYTES {
+            self.files.retain(|_, known| !matches!(known.stage, Stage::Ready(_)) || known.used.elapsed() < IDLE);
+        }
+        total(&self.files) + bytes <= MAXIMUM_BYTES
+    }
+}

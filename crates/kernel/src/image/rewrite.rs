@@ -1,0 +1,152 @@
+//! The rewriting of system call sites.
+//!
+//! A site keeps a valid instruction at its own address and at the one behind it, whatever happens: a thread that stands
+//! there (in a signal's frame, behind a fork) and an unwinder see what they would see in the plain file, and a call that
+//! is made once more from the site's own address works. Two forms do that:
+//!
+//! ```text
+//!      mov  $n,%eax               jmp  trampoline              the `syscall` stays, for those who come back to it
+//!      syscall             =>     syscall
+//!
+//!      syscall             =>     jmp  near (2 bytes)          near: jmp trampoline, within 127 bytes
+//! ```
+//!
+//! and a trampoline, whose last part several may share, is
+//!
+//! ```text
+//!      mov  $n,%eax               (first form only)
+//!      lea  behind(%rip),%rcx     where the call returns to: the instruction behind the `syscall`
+//!      jmp  *%gs:0x100            the stub's direct entry
+//! ```
+//!
+//! It may be in pieces with jumps between them. The stub knows a thread within it by these bytes alone
+//! (`trampoline.rs` there): up to the last jump, nothing has happened yet.
+
+use super::code::Site;
+use super::padding::Padding;
+use super::Run;
+
+/// Bytes that replace others, at an offset of the file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Patch {
+    pub at: u64,
+    pub bytes: Vec<u8>,
+}
+
+impl Patch {
+    fn lies_in(&self, runs: &[Run]) -> bool {
+        let end = self.at + self.bytes.len() as u64;
+        runs.iter().any(|run| run.start <= self.at && end <= run.end)
+    }
+}
+
+/// `jmp *%gs:0x100`.
+const ENTER: [u8; 8] = [0x65, 0xff, 0x24, 0x25, 0x00, 0x01, 0x00, 0x00];
+const LOAD_LENGTH: u64 = 5;
+const RETURN_LENGTH: u64 = 7;
+const JUMP_LENGTH: u64 = 5;
+
+/// Calls that need a frame of the host's anyway, or never come back, and those whose sites others know by their bytes:
+/// rt_sigreturn (debuggers, unwinders), clone, fork, vfork, execve, exit, exit_group, execveat, clone3.
+const LEFT_ALONE: [u32; 9] = [15, 56, 57, 58, 59, 60, 231, 322, 435];
+
+/// Whether a site is worth a rewriting at all.
+pub(super) fn is_wanted(site: &Site) -> bool {
+    site.load.is_none_or(|load| !LEFT_ALONE.contains(&load.number))
+}
+
+/// Rewrites as many sites as there is room for in `padding`, with patches that lie within `runs`.
+pub(super) fn rewrite(sites: &[Site], mut padding: Padding, runs: &[Run]) -> Vec<Patch> {
+    let mut patches = Vec::new();
+    let Some(exit) = padding.take(ENTER.len() as u64, 0..u64::MAX) else { return patches };
+    patches.push(Patch { at: exit, bytes: ENTER.to_vec() });
+    // The near jumps first: there are few places for each.
+    let (long, short): (Vec<&Site>, Vec<&Site>) = sites.iter().filter(|site| is_wanted(site)).partition(|site| site.load.is_some());
+    for site in short.into_iter().chain(long) {
+        let mut group = Vec::new();
+        if redirect(site, exit, &mut padding, &mut group).is_some() && group.iter().all(|patch| patch.lies_in(runs)) {
+            patches.append(&mut group);
+        }
+    }
+    patches
+}
+
+/// `None` where there is no room; what was taken for it by then stays dead.
+fn redirect(site: &Site, exit: u64, padding: &mut Padding, patches: &mut Vec<Patch>) -> Option<()> {
+    let behind = site.at + 2;
+    match site.load {
+        Some(load) => {
+            let start = site.at - load.length;
+            let trampoline = trampoline(Some(load.number), behind, exit, padding, patches)?;
+            let mut bytes = jump(start, trampoline)?;
+            // What is left of a longer load is never run.
+            bytes.resize(load.length as usize, 0x90);
+            patches.push(Patch { at: start, bytes });
+        }
+        None => {
+            let reach = behind.saturating_sub(128)..behind + 128;
+            let near = padding.take(JUMP_LENGTH, reach)?;
+            let trampoline = trampoline(None, behind, exit, padding, patches)?;
+            patches.push(Patch { at: near, bytes: jump(near, trampoline)? });
+            let distance = i8::try_from(near as i64 - behind as i64).ok()?;
+            patches.push(Patch { at: site.at, bytes: vec![0xeb, distance as u8] });
+        }
+    }
+    Some(())
+}
+
+/// Writes a trampoline; returns where it begins.
+fn trampoline(number: Option<u32>, behind: u64, exit: u64, padding: &mut Padding, patches: &mut Vec<Patch>) -> Option<u64> {
+    let anywhere = 0..u64::MAX;
+    let load = number.map_or(Vec::new(), |number| [&[0xb8], &number.to_le_bytes()[..]].concat());
+    let whole = load.len() as u64 + RETURN_LENGTH + ENTER.len() as u64;
+    if let Some(at) = padding.take(whole, anywhere.clone()) {
+        let mut bytes = load;
+        load_return(&mut bytes, at, behind)?;
+        bytes.extend(ENTER);
+        patches.push(Patch { at, bytes });
+        return Some(at);
+    }
+    let shared = load.len() as u64 + RETURN_LENGTH + JUMP_LENGTH;
+    if let Some(at) = padding.take(shared, anywhere.clone()) {
+        let mut bytes = load;
+        load_return(&mut bytes, at, behind)?;
+        append_jump(&mut bytes, at, exit)?;
+        patches.push(Patch { at, bytes });
+        return Some(at);
+    }
+    number?;
+    let second = padding.take(RETURN_LENGTH + JUMP_LENGTH, anywhere.clone())?;
+    let Some(first) = padding.take(LOAD_LENGTH + JUMP_LENGTH, anywhere) else {
+        padding.add(second, second + RETURN_LENGTH + JUMP_LENGTH);
+        return None;
+    };
+    let mut bytes = Vec::new();
+    load_return(&mut bytes, second, behind)?;
+    append_jump(&mut bytes, second, exit)?;
+    patches.push(Patch { at: second, bytes });
+    let mut bytes = load;
+    append_jump(&mut bytes, first, second)?;
+    patches.push(Patch { at: first, bytes });
+    Some(first)
+}
+
+/// `lea behind(%rip),%rcx`, behind what is in `bytes`, which lie at `at`.
+fn load_return(bytes: &mut Vec<u8>, at: u64, behind: u64) -> Option<()> {
+    let next = at + bytes.len() as u64 + RETURN_LENGTH;
+    let distance = i32::try_from(behind as i64 - next as i64).ok()?;
+    bytes.extend([0x48, 0x8d, 0x0d]);
+    bytes.extend(distance.to_le_bytes());
+    Some(())
+}
+
+fn append_jump(bytes: &mut Vec<u8>, at: u64, target: u64) -> Option<()> {
+    bytes.extend(jump(at + bytes.len() as u64, target)?);
+    Some(())
+}
+
+/// `jmp rel32`.
+fn jump(at: u64, target: u64) -> Option<Vec<u8>> {
+    let distance = i32::try_from(target as i64 - (at + JUMP_LENGTH) as i64).ok()?;
+    Some([&[0xe9], &distance.to_le_bytes()[..]].concat())
+}

@@ -1,0 +1,255 @@
+//! Whether rewritten code is what it should be: by hand for each form, and by following every site of real files.
+
+use super::code::{self, Load, Site};
+use super::elf::{Elf, Function, Source};
+use super::padding::Padding;
+use super::rewrite::{self, Patch};
+use super::{build, Image, Run};
+use iced_x86::{Decoder, DecoderOptions, Mnemonic, Register};
+use std::collections::BTreeSet;
+use std::os::fd::OwnedFd;
+
+const ENTER: [u8; 8] = [0x65, 0xff, 0x24, 0x25, 0, 1, 0, 0];
+const WHOLE: [Run; 1] = [Run { start: 0, end: 0x2000 }];
+
+fn room(pieces: &[(u64, u64)]) -> Padding {
+    let mut padding = Padding::default();
+    for (start, end) in pieces {
+        padding.add(*start, *end);
+    }
+    padding
+}
+
+fn loaded(at: u64, number: u32, length: u64) -> Site {
+    Site { at, load: Some(Load { number, length }) }
+}
+
+fn patch(at: u64, bytes: &[u8]) -> Patch {
+    Patch { at, bytes: bytes.to_vec() }
+}
+
+#[test]
+fn a_site_behind_its_number_keeps_its_syscall() {
+    let patches = rewrite::rewrite(&[loaded(0x105, 39, 5)], room(&[(0x200, 0x208), (0x300, 0x314)]), &WHOLE);
+    let mut trampoline = vec![0xb8, 39, 0, 0, 0, 0x48, 0x8d, 0x0d, 0xfb, 0xfd, 0xff, 0xff];
+    trampoline.extend(ENTER);
+    assert_eq!(patches, [patch(0x200, &ENTER), patch(0x300, &trampoline), patch(0x100, &[0xe9, 0xfb, 0x01, 0, 0])]);
+}
+
+#[test]
+fn a_longer_load_is_filled_up() {
+    let patches = rewrite::rewrite(&[loaded(0x107, 39, 7)], room(&[(0x200, 0x208), (0x300, 0x314)]), &WHOLE);
+    assert_eq!(patches.last(), Some(&patch(0x100, &[0xe9, 0xfb, 0x01, 0, 0, 0x90, 0x90])));
+}
+
+#[test]
+fn a_trampoline_shares_its_end_or_comes_in_two_where_there_is_less_room() {
+    let shared = rewrite::rewrite(&[loaded(0x105, 39, 5)], room(&[(0x200, 0x208), (0x300, 0x311)]), &WHOLE);
+    let bytes = [0xb8, 39, 0, 0, 0, 0x48, 0x8d, 0x0d, 0xfb, 0xfd, 0xff, 0xff, 0xe9, 0xef, 0xfe, 0xff, 0xff];
+    assert_eq!(shared[1], patch(0x300, &bytes));
+    let split = rewrite::rewrite(&[loaded(0x105, 39, 5)], room(&[(0x200, 0x208), (0x300, 0x30c), (0x400, 0x40a)]), &WHOLE);
+    assert_eq!(split[1], patch(0x300, &[0x48, 0x8d, 0x0d, 0, 0xfe, 0xff, 0xff, 0xe9, 0xf4, 0xfe, 0xff, 0xff]));
+    assert_eq!(split[2], patch(0x400, &[0xb8, 39, 0, 0, 0, 0xe9, 0xf6, 0xfe, 0xff, 0xff]));
+    assert_eq!(split[3].at, 0x100);
+}
+
+#[test]
+fn a_bare_site_jumps_near_and_then_far() {
+    let site = Site { at: 0x100, load: None };
+    let patches = rewrite::rewrite(&[site], room(&[(0x180, 0x185), (0x200, 0x208), (0x300, 0x30f)]), &WHOLE);
+    let mut trampoline = vec![0x48, 0x8d, 0x0d, 0xfb, 0xfd, 0xff, 0xff];
+    trampoline.extend(ENTER);
+    let near = patch(0x180, &[0xe9, 0x7b, 0x01, 0, 0]);
+    assert_eq!(patches, [patch(0x200, &ENTER), patch(0x300, &trampoline), near, patch(0x100, &[0xeb, 0x7e])]);
+    let far_only = rewrite::rewrite(&[site], room(&[(0x182, 0x187), (0x200, 0x208), (0x300, 0x30f)]), &WHOLE);
+    assert_eq!(far_only.len(), 1, "nothing within reach");
+}
+
+#[test]
+fn without_room_or_outside_of_the_pages_a_site_stays() {
+    assert_eq!(rewrite::rewrite(&[loaded(0x105, 39, 5)], room(&[]), &WHOLE), []);
+    assert_eq!(rewrite::rewrite(&[loaded(0x105, 39, 5)], room(&[(0x200, 0x208), (0x300, 0x30b)]), &WHOLE).len(), 1);
+    let across = rewrite::rewrite(&[loaded(0x1001, 39, 5)], room(&[(0x1200, 0x1300)]), &[Run { start: 0x1000, end: 0x2000 }]);
+    assert_eq!(across.len(), 1, "its load begins on a page that is not patched");
+}
+
+#[test]
+fn calls_that_others_know_by_their_bytes_stay() {
+    for number in [15, 56, 57, 58, 59, 60, 231, 322, 435] {
+        assert_eq!(rewrite::rewrite(&[loaded(0x105, number, 5)], room(&[(0x200, 0x300)]), &WHOLE).len(), 1, "{number}");
+    }
+}
+
+fn decoded(bytes: &[u8]) -> Option<code::Code> {
+    code::decode(Function { start: 0x1000, end: 0x1000 + bytes.len() as u64 }, bytes)
+}
+
+#[test]
+fn functions_are_decoded_from_their_start() {
+    // mov $39,%eax; syscall; ret
+    let code = decoded(&[0xb8, 39, 0, 0, 0, 0x0f, 0x05, 0xc3]).unwrap();
+    assert_eq!((code.sites, code.ends), (vec![loaded(0x1005, 39, 5)], true));
+    // mov $39,%rax; syscall; falls out
+    let code = decoded(&[0x48, 0xc7, 0xc0, 39, 0, 0, 0, 0x0f, 0x05]).unwrap();
+    assert_eq!((code.sites, code.ends), (vec![loaded(0x1007, 39, 7)], false));
+    // mov $0x050f,%eax; ret: bytes that only look like a call
+    assert_eq!(decoded(&[0xb8, 0x0f, 0x05, 0, 0, 0xc3]).unwrap().sites, []);
+    // xor %eax,%eax; syscall; jmp to before the function
+    let code = decoded(&[0x31, 0xc0, 0x0f, 0x05, 0xeb, 0xf0]).unwrap();
+    assert_eq!((code.sites, code.leads_to, code.ends), (vec![Site { at: 0x1002, load: None }], vec![0xff6], true));
+    // call at the end: whatever it calls might come back
+    assert!(!decoded(&[0x0f, 0x05, 0xe8, 0, 0, 0, 1]).unwrap().ends);
+}
+
+#[test]
+fn what_does_not_come_out_even_is_not_believed() {
+    assert!(decoded(&[0xb8, 39, 0, 0]).is_none(), "cut off");
+    assert!(decoded(&[0x06, 0xc3]).is_none(), "no instruction");
+    // A branch into the middle of the `mov` before the call.
+    assert!(decoded(&[0xb8, 39, 0, 0, 0, 0x0f, 0x05, 0xeb, 0xf9, 0xc3]).is_none());
+    // To its start, and to the call itself: fine.
+    assert!(decoded(&[0xb8, 39, 0, 0, 0, 0x0f, 0x05, 0xeb, 0xf7]).is_some());
+    assert!(decoded(&[0xb8, 39, 0, 0, 0, 0x0f, 0x05, 0xeb, 0xfc]).is_some());
+}
+
+#[test]
+fn filling_is_told_from_code() {
+    assert!(code::is_filling(&[0x66, 0x2e, 0x0f, 0x1f, 0x84, 0, 0, 0, 0, 0, 0x90, 0xcc, 0x66, 0x90], 0));
+    assert!(!code::is_filling(&[0x90, 0xc3, 0x90], 0));
+    assert!(!code::is_filling(&[0x0f, 0x1f], 0));
+}
+
+/// A file's bytes, once as they are and once as the image has them.
+struct Both {
+    plain: Vec<u8>,
+    patched: Vec<u8>,
+}
+
+impl Both {
+    fn of(path: &str) -> Option<(Both, Image)> {
+        let file: OwnedFd = std::fs::File::open(path).ok()?.into();
+        let image = build::image(&file)?;
+        let plain = std::fs::read(path).unwrap();
+        let mut patched = plain.clone();
+        let pages = Source(&image.pages);
+        for run in image.segments.iter().flat_map(|segment| &segment.runs) {
+            patched.resize(patched.len().max(run.end as usize), 0);
+            pages.fill(&mut patched[run.start as usize..run.end as usize], run.start).unwrap();
+        }
+        let mut plain = plain;
+        plain.resize(patched.len(), 0);
+        Some((Both { plain, patched }, image))
+    }
+
+    /// Follows the code at `at` to the direct entry: (number, return address).
+    fn follow(&self, mut at: u64) -> Option<(Option<u32>, u64)> {
+        let (mut number, mut behind) = (None, None);
+        for _ in 0..8 {
+            let bytes = &self.patched[at as usize..];
+            if bytes.starts_with(&ENTER) {
+                return Some((number, behind?));
+            }
+            let instruction = Decoder::with_ip(64, bytes, at, DecoderOptions::NONE).decode();
+            at = instruction.next_ip();
+            match instruction.mnemonic() {
+                Mnemonic::Mov if instruction.op0_register() == Register::EAX => number = Some(instruction.immediate32()),
+                Mnemonic::Lea if instruction.op0_register() == Register::RCX => behind = Some(instruction.ip_rel_memory_address()),
+                Mnemonic::Jmp => at = instruction.near_branch_target(),
+                _ => return None,
+            }
+        }
+        None
+    }
+}
+
+/// Every site of a real file's image leads to the entry with its own number and return address, and nothing else but
+/// filling was changed. Returns how many of the file's sites there are, and how many are patched.
+fn examine(path: &str) -> Option<(usize, usize)> {
+    let (both, image) = Both::of(path)?;
+    let file: OwnedFd = std::fs::File::open(path).unwrap().into();
+    let source = Source(&file);
+    let elf = Elf::read(&source).unwrap();
+    let functions = elf.functions(&source).unwrap();
+    let mut changed: BTreeSet<u64> =
+        (0..both.plain.len()).filter(|index| both.plain[*index] != both.patched[*index]).map(|index| index as u64).collect();
+    let (mut all, mut patched) = (0, 0);
+    for function in &functions {
+        let bytes = &both.plain[function.start as usize..function.end as usize];
+        let Some(code) = code::decode(*function, bytes) else { continue };
+        for site in code.sites {
+            all += 1;
+            let start = site.load.map_or(site.at, |load| site.at - load.length);
+            if !(start..site.at + 2).any(|at| changed.contains(&at)) {
+                continue;
+            }
+            patched += 1;
+            let expected = (site.load.map(|load| load.number), site.at + 2);
+            assert_eq!(both.follow(start), Some(expected), "{path} at {:#x}", site.at);
+            if site.load.is_some() {
+                assert_eq!(both.patched[site.at as usize..][..2], [0x0f, 0x05]);
+            }
+            changed.retain(|at| !(start..site.at + 2).contains(at));
+        }
+        assert!(changed.range(function.start..function.end).next().is_none(), "{path}: code of {function:x?} was changed");
+    }
+    for at in &changed {
+        let end = functions[functions.partition_point(|function| function.start < *at) - 1].end;
+        assert!(end <= *at, "{path}: {at:#x}");
+        let run = image.segments.iter().flat_map(|segment| &segment.runs).find(|run| (run.start..run.end).contains(at));
+        assert!(run.is_some());
+    }
+    Some((all, patched))
+}
+
+#[test]
+fn every_site_of_the_c_library_and_its_linker_leads_to_the_entry() {
+    let mut seen = 0;
+    for path in ["/lib64/ld-linux-x86-64.so.2", "/lib/x86_64-linux-gnu/libc.so.6", "/usr/lib64/libc.so.6"] {
+        let Ok(path) = std::fs::canonicalize(path) else { continue };
+        let path = path.to_str().unwrap();
+        let begun = std::time::Instant::now();
+        let Some((all, patched)) = examine(path) else { panic!("{path} has no image") };
+        let (_, image) = Both::of(path).unwrap();
+        let runs: Vec<_> = image.segments.iter().flat_map(|segment| &segment.runs).collect();
+        println!("{path}: {patched} of {all} sites, {} KiB in {} runs, {:?}", image.bytes() >> 10, runs.len(), begun.elapsed());
+        assert!(patched * 10 >= all * 7, "{path}: only {patched} of {all} sites");
+        seen += 1;
+    }
+    println!("{seen} files");
+}
+
+#[test]
+fn other_files_come_to_no_harm() {
+    for path in ["/usr/local/go/bin/go", "/usr/bin/python3", "/usr/bin/busybox", "/bin/sh", "/usr/bin/git", "/etc/passwd"] {
+        if std::fs::metadata(path).is_ok() {
+            println!("{path}: {:?}", examine(path));
+        }
+    }
+}
+
+#[test]
+fn damaged_files_come_to_no_harm() {
+    let Ok(plain) = std::fs::read("/lib64/ld-linux-x86-64.so.2") else { return };
+    let mut state = 88172645463325252u64;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state
+    };
+    let place = rustix::fs::memfd_create("damaged", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+    for round in 0..200 {
+        let mut bytes = plain.clone();
+        let reach = if round % 2 == 0 { 0x400 } else { bytes.len() as u64 };
+        for _ in 0..8 {
+            let at = (next() % reach) as usize;
+            bytes[at] = next() as u8;
+        }
+        if round % 10 == 0 {
+            bytes.truncate((next() % plain.len() as u64) as usize);
+        }
+        rustix::fs::ftruncate(&place, 0).unwrap();
+        rustix::io::pwrite(&place, &bytes, 0).unwrap();
+        let _ = build::image(&place);
+    }
+}
