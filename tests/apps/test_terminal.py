@@ -93,6 +93,7 @@ def test_control_c(place: Place) -> None:
         assert ask(terminal, "echo $?") == "130"
         terminal.send("half a line")
         terminal.expect("half a line")
+        time.sleep(0.3)  # until readline waits: what comes right before that waits for the next key, natively too
         terminal.send("\x03")
         terminal.expect(PROMPT)
         terminal.send("while :; do :; done\r")
