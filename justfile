@@ -7,8 +7,8 @@ check: lint test
 
 # Formatting, types, lints.
 lint:
-    ruff format --check src tests
-    ruff check src tests packaging
+    ruff format --check src tests benches
+    ruff check src tests benches packaging
     mypy
     cargo fmt --check
     cargo clippy --workspace --all-targets -- -D warnings
@@ -23,6 +23,10 @@ test-python:
 # The Rust side.
 test-rust:
     cargo test --workspace
+
+# Native and Skerry side by side; `just bench --peer name='prefix'` adds a column.
+bench *options:
+    python -m benches {{options}}
 
 # A wheel in dist/.
 wheel:

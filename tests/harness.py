@@ -210,6 +210,17 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
+def descriptors_of(pid: int) -> dict[int, str]:
+    """The descriptors of a process and where they lead; empty where the process is gone."""
+    found = {}
+    try:
+        for entry in Path(f"/proc/{pid}/fd").iterdir():
+            found[int(entry.name)] = os.readlink(entry)
+    except FileNotFoundError:
+        return {}
+    return found
+
+
 def status_of(pid: int) -> dict[str, str]:
     """/proc/PID/status as a table; empty where the process is gone."""
     try:

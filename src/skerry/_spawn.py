@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import IO, Any
 
+    from ._options import Options
     from .sandbox import Sandbox
 
 _PIPE, _STDOUT, _DEVNULL = -1, -2, -3
@@ -130,18 +131,8 @@ def start(
     terminal: bool,
 ) -> Process:
     """Sends the request; the process is known to the sandbox before any later message is looked at."""
-    options = sandbox._options
-    directory = options.cwd if cwd is None else os.path.normpath(os.path.join(options.cwd, os.fsdecode(cwd)))
-    uid, gid, groups = options.identity(user)
-    params = messages.spawn(
-        arguments=argv,
-        environment=options.command_environment(env),
-        directory=directory,
-        uid=uid,
-        gid=gid,
-        groups=groups,
-        stdio=stdio,
-    )
+    params = parameters(sandbox._options, argv, stdio, cwd=cwd, env=env, user=user)
+    directory = os.fsdecode(messages.read_bytes(params["directory"]))
 
     def registered(value: Any) -> Process:
         process = Process(sandbox, argv, messages.read_spawned(value), terminal=terminal)
@@ -155,6 +146,28 @@ def start(
             raise errors.UsageError(error.message, option="cwd") from None
         raise
     return process
+
+
+def parameters(
+    options: Options,
+    argv: list[Any],
+    stdio: Mapping[str, Any],
+    *,
+    cwd: Any = None,
+    env: Mapping[str, str | None] | None = None,
+    user: Any = None,
+) -> dict[str, Any]:
+    """Those of the `spawn` request."""
+    uid, gid, groups = options.identity(user)
+    return messages.spawn(
+        arguments=argv,
+        environment=options.command_environment(env),
+        directory=options.cwd if cwd is None else os.path.normpath(os.path.join(options.cwd, os.fsdecode(cwd))),
+        uid=uid,
+        gid=gid,
+        groups=groups,
+        stdio=stdio,
+    )
 
 
 def reconnect(process: Process) -> Process:

@@ -120,6 +120,7 @@ class Sandbox:
         self._events_callback = events
         self._events: _EventThread | None = None
         self._on_event_now: Callable[[Mapping[str, Any]], None] | None = None  # the command line's own, in the reader thread
+        self._handed_over = False  # the command line's: another program goes on after the boot
         self._starting = threading.Lock()
         self._state = threading.Lock()
         self._guest: Guest | None = None
@@ -298,7 +299,7 @@ class Sandbox:
                     self._events = _EventThread(self._events_callback)
                 guest = engine(self._options.engine).start(boot, self._on_event, self._on_end)
                 try:
-                    self._booted = guest.client.call("boot", boot, on_reply=messages.read_booted)
+                    self._booted = guest.client.call("boot", boot, on_reply=messages.read_booted, last=self._handed_over)
                 except BaseException:
                     guest.close()
                     if self._events is not None:

@@ -85,17 +85,21 @@ def test_application_processes_hold_no_descriptors(caller: harness.Caller) -> No
     """Whatever is in the table is the program's to read and write natively: so nothing but files it may use anyway."""
     with running(caller) as sandbox:
         for pid in sandbox.applications:
-            for entry in Path(f"/proc/{pid}/fd").iterdir():
-                target = os.readlink(entry)
-                assert stat.S_ISREG(entry.stat().st_mode), f"{pid} holds {target}"
+            for number, target in harness.descriptors_of(pid).items():
+                try:
+                    mode = os.stat(f"/proc/{pid}/fd/{number}").st_mode
+                    lines = Path(f"/proc/{pid}/fdinfo/{number}").read_text().splitlines()
+                except FileNotFoundError:
+                    continue  # Closed, or the process is gone, meanwhile.
+                assert stat.S_ISREG(mode), f"{pid} holds {target}"
                 assert not target.startswith(("/memfd:skerry", "/memfd:channel", "/proc", "/sys", "/dev")), f"{pid} holds {target}"
-                flags = next(line for line in Path(f"/proc/{pid}/fdinfo/{entry.name}").read_text().splitlines() if line.startswith("flags:"))
+                flags = next(line for line in lines if line.startswith("flags:"))
                 assert not int(flags.split()[1], 8) & os.O_PATH, f"{pid} holds {target} with O_PATH"
 
 
 def test_a_program_that_only_waits_holds_nothing(caller: harness.Caller) -> None:
     with running(caller) as sandbox:
-        waiting = [pid for pid in sandbox.applications if not list(Path(f"/proc/{pid}/fd").iterdir())]
+        waiting = [pid for pid in sandbox.applications if not harness.descriptors_of(pid)]
         assert waiting, "every application process holds descriptors"
 
 

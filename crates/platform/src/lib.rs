@@ -5,6 +5,7 @@
 //! - [`listener`]: the seccomp notifications that ring for it, and the injection of descriptors.
 //! - [`zygote`]: where application processes come from.
 //! - [`filter`]: the two seccomp filters of an application.
+//! - [`own`]: the sentry's own process. [`foreground`]: what `skerry-attendant` needs of the host.
 //! - [`engine`]: host threads and processes: kick, kill, wait. [`cpu_clock`]: their CPU time. [`host`]: the host's /proc.
 //!
 //! Its neighbours: `skerry-stub` (the other side of channel and doorbell; `layout.rs` is compiled into both) below,
@@ -14,6 +15,7 @@ pub mod channel;
 pub mod cpu_clock;
 pub mod engine;
 pub mod filter;
+pub mod foreground;
 pub mod host;
 #[path = "../../stub/src/layout.rs"]
 pub mod layout;

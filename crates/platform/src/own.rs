@@ -2,7 +2,7 @@
 
 use crate::HostError;
 use rustix::process::Pid;
-use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 /// Takes over a descriptor that the caller left open for us.
 ///
@@ -44,4 +44,26 @@ pub fn fork_into_namespaces(flags: u32) -> Result<Forked, HostError> {
         0 => Ok(Forked::Child),
         pid => Pid::from_raw(pid as i32).map(Forked::Parent).ok_or_else(|| HostError::last("clone")),
     }
+}
+
+/// Sends bytes over a stream socket, with descriptors of ours (by number) that go with the first of them.
+pub fn send(socket: &OwnedFd, bytes: &[u8], descriptors: &[RawFd]) -> Result<(), HostError> {
+    use rustix::net::{sendmsg, SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
+    /// More than one frame of the control protocol carries.
+    const MAXIMUM: usize = 16;
+    let failed = |error: rustix::io::Errno| HostError::new("sending over the control socket", error);
+    // SAFETY: the caller names descriptors that are open, and stay so while they are sent.
+    let borrowed: Vec<BorrowedFd> = descriptors.iter().map(|number| unsafe { BorrowedFd::borrow_raw(*number) }).collect();
+    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAXIMUM))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    if !borrowed.is_empty() && !ancillary.push(SendAncillaryMessage::ScmRights(&borrowed)) {
+        return Err(failed(rustix::io::Errno::INVAL));
+    }
+    let mut sent = 0;
+    while sent < bytes.len() {
+        let rest = [std::io::IoSlice::new(&bytes[sent..])];
+        sent += rustix::io::retry_on_intr(|| sendmsg(socket, &rest, &mut ancillary, SendFlags::NOSIGNAL)).map_err(failed)?;
+        ancillary.clear();
+    }
+    Ok(())
 }

@@ -1,29 +1,28 @@
 """`skerry do [OPTIONS] -- COMMAND [ARG...]`: one command in a sandbox of its own.
 
-The command gets our own standard streams: nothing is copied here. On a terminal it gets a terminal inside, and ours is in
-raw mode meanwhile. Signals to us go on to the command. Our part is the exit status, the timeout and the reports.
+This is its first half: it reads the options, boots the sandbox, and then becomes `skerry-attendant` (crates/sentry), which
+starts the command and stays with it, so that no interpreter is in memory while a command runs. The command gets our own
+standard streams: nothing is copied.
 """
 
 from __future__ import annotations
 
 import os
-import select
 import signal
-import time
+import sys
 
 from .. import _spawn, errors
 from ..control import messages
 from ..sandbox import Sandbox
-from . import EXIT_FAILURE, EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, EXIT_TIMEOUT, EXIT_USAGE, complain, printable
+from . import EXIT_FAILURE, EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, EXIT_USAGE, complain
 from ._parser import Option, help_text, parse
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from typing import IO, Any
+    from typing import IO, Any, NoReturn
 
-    from .._process import Process
-    from ._terminal import RawTerminal
+    from .._records import SandboxInfo
 
 OPTIONS = [
     Option("--rw", "read_write", "PATH", "writes below PATH go to the host", many=True),
@@ -62,14 +61,14 @@ _NOTES = (
 _FLAGS = {option.key: option.names[-1] for option in OPTIONS}
 _FLAGS["inherit_env"] = "--env-all"
 
-#: To the command alone, as `kill` does; and to its process group, as the terminal does.
-_TO_PROCESS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
-_TO_GROUP = (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGTSTP, signal.SIGCONT, signal.SIGWINCH)
-
 #: What ends us while there is no command yet.
 _ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 
-_GRACE = 1.0
+#: What is passed on to the command, once there is one.
+_PASSED_ON = (*_ENDING, signal.SIGTSTP, signal.SIGCONT, signal.SIGWINCH)
+
+#: The identifier of the request that starts the command; the boot's is 1.
+_SPAWN = 2
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -110,19 +109,15 @@ class _Interrupted(BaseException):
 
 
 class _Run:
-    """One run, from the command line to the exit status."""
+    """One run, from the command line to the program that goes on with it."""
 
     def __init__(self, arguments: Sequence[str]) -> None:
+        self.arguments = arguments
         self.values, self.command = parse(OPTIONS, arguments)
         self.sandbox: Sandbox | None = None
-        self.process: Process | None = None
-        self.terminal: RawTerminal | None = None
+        self.events: list[Mapping[str, Any]] = []
         self.events_file: IO[str] | None = None
         self.json_file: IO[str] | None = None
-        self.started = False
-        self.timed_out = False
-        self.out_of_memory = False
-        self.wake_reader = self.wake_writer = -1
 
     def run(self) -> int:
         if self.values.get("help"):
@@ -132,37 +127,58 @@ class _Run:
             raise errors.UsageError("there is no command; write: skerry do [OPTIONS] -- COMMAND [ARG...]")
         _fill_standard_descriptors()
         argv = _spawn.arguments(self.command, False)
-        options = self._sandbox_options()
-        trace = bool(self.values.get("trace"))
-        self.sandbox = Sandbox(trace=trace, **options)
+        self.sandbox = Sandbox(trace=bool(self.values.get("trace")), **self._sandbox_options())
         self.json_file = self._open_report("json")
         self.events_file = self._open_report("events")
-        self.sandbox._on_event_now = self._on_event
-        on_terminal = self._wants_terminal()
-        self._take_signals()
+        self.sandbox._on_event_now = self.events.append
+        self.sandbox._handed_over = True
+        for number in _ENDING:
+            if signal.getsignal(number) is not signal.SIG_IGN:  # what the caller ignores stays ignored
+                signal.signal(number, _interrupt)
         try:
-            if on_terminal and os.isatty(0):
-                from ._terminal import RawTerminal
-
-                self.terminal = RawTerminal(0)
-                self.terminal.start()
             self.sandbox.start()
-            self.started = True  # the command may run before the reply is here: from now on signals are for it
-            self.process = self._spawn(argv, on_terminal)
-            self.process.add_done_callback(self._wake)
-            status = self._wait()
+            self._go_on(argv)
         finally:
-            try:
-                self.sandbox.close()
-            finally:
-                if self.terminal is not None:
-                    self.terminal.restore()
-                if self.events_file is not None:
-                    self.events_file.close()
-        if self.out_of_memory and status == 137:
-            complain(f"do: out of memory: the sandbox reached its limit of {self.sandbox._options.memory} bytes (--memory)")
-        self.report(status)
-        return status
+            self.sandbox.close()
+
+    def _go_on(self, argv: list[Any]) -> NoReturn:
+        """Becomes the program that starts the command and stays with it. Signals from here on are for the command."""
+        import json
+
+        from ..engines.sentry import find_attendant
+
+        assert self.sandbox is not None and self.sandbox._guest is not None
+        on_terminal = self._wants_terminal()
+        info, options = self.sandbox._booted, self.sandbox._options
+        state = {
+            **self.sandbox._guest.hand_over(),
+            "spawn": messages.request(_SPAWN, "spawn", _spawn.parameters(options, argv, _stdio(on_terminal)), 3),
+            "descriptors": [0, 1, 2],
+            "events": self.events,
+            "on_terminal": on_terminal,
+            "raw_terminal": on_terminal and os.isatty(0),
+            "timeout_ns": None if options.timeout is None else int(options.timeout * 1e9),
+            "memory": options.memory,
+            "trace": bool(self.values.get("trace")),
+            "events_file": _inherited(self.events_file),
+            "report_file": _inherited(self.json_file),
+            "report": _facts(info),
+        }
+        program = find_attendant()
+        shown = ["do", *map(os.fsencode, self.arguments)]  # for those who look at the list of processes
+        handed = os.memfd_create("skerry-attendant", 0)
+        with open(handed, "w", encoding="utf-8", errors="surrogateescape", closefd=False) as file:
+            json.dump(state, file)
+        os.lseek(handed, 0, os.SEEK_SET)
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:
+                stream.flush()
+        # What comes between the two programs waits for the second.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _PASSED_ON)
+        try:
+            os.execv(program, [program, str(handed), *shown])  # noqa: S606  # no shell is wanted
+        except OSError as error:
+            raise errors.SentryNotFound(f"{program!r} could not be started: {error.strerror}; reinstall Skerry") from error
 
     # --- options ---
 
@@ -190,130 +206,22 @@ class _Run:
         chosen = self.values.get("tty")
         return bool(chosen) if chosen is not None else os.isatty(0) and os.isatty(1)
 
-    # --- the command ---
-
-    def _spawn(self, argv: list[Any], on_terminal: bool) -> Process:
-        assert self.sandbox is not None
-        if on_terminal:
-            from ._terminal import window_size
-
-            columns, rows = window_size(1 if os.isatty(1) else 0)
-            # Standard error that leads elsewhere goes there and not to the terminal.
-            stdio = messages.stdio_terminal(0, 1, None if os.isatty(2) else 2, columns, rows)
-        else:
-            stdio = messages.stdio_descriptors(0, 1, 2)
-        return _spawn.start(self.sandbox, argv, stdio, [0, 1, 2], cwd=None, env=None, user=None, terminal=on_terminal)
-
-    def _take_signals(self) -> None:
-        """From here on each signal is a byte in a pipe, in order. What the caller ignores stays ignored."""
-        self.wake_reader, self.wake_writer = os.pipe()
-        os.set_blocking(self.wake_reader, False)
-        os.set_blocking(self.wake_writer, False)
-        signal.set_wakeup_fd(self.wake_writer, warn_on_full_buffer=False)
-        for number in _TO_PROCESS + _TO_GROUP:
-            if signal.getsignal(number) is not signal.SIG_IGN:
-                signal.signal(number, self._noted)
-
-    def _noted(self, number: int, _: object) -> None:
-        """The pipe has it already; before there is a command, what would end us does."""
-        if not self.started and number in _ENDING:
-            raise _Interrupted(number)
-
-    def _wake(self) -> None:
-        """The command has ended: byte 0."""
-        try:
-            os.write(self.wake_writer, b"\0")
-        except BlockingIOError:
-            pass  # it is full of signals: it wakes anyway
-
-    def _wait(self) -> int:
-        """Passes signals on until the command ends; keeps its time."""
-        assert self.sandbox is not None and self.process is not None
-        seconds = self.sandbox._options.timeout
-        deadline = None if seconds is None else time.monotonic() + seconds
-        escalation = iter((signal.SIGTERM, signal.SIGKILL))
-        poll = select.poll()
-        poll.register(self.wake_reader, select.POLLIN)
-        while True:
-            returncode = self.process.poll()
-            if returncode is not None:
-                return EXIT_TIMEOUT if self.timed_out else returncode
-            remaining = None if deadline is None else deadline - time.monotonic()
-            if remaining is not None and remaining <= 0:
-                self.timed_out = True
-                stronger = next(escalation, None)
-                if stronger is None:  # it outlives SIGKILL: the sandbox ends with us
-                    return EXIT_TIMEOUT
-                self.process.signal(stronger, target="all")
-                deadline = time.monotonic() + _GRACE
-                continue
-            poll.poll(None if remaining is None else max(1, int(remaining * 1000)))
-            try:
-                numbers = os.read(self.wake_reader, 4096)
-            except BlockingIOError:
-                continue
-            for number in numbers:
-                if number:
-                    self._pass_on(signal.Signals(number))
-
-    def _pass_on(self, number: signal.Signals) -> None:
-        assert self.process is not None
-        if number == signal.SIGWINCH and self.process.pty:
-            from ._terminal import window_size
-
-            self.process.resize(*window_size(1 if os.isatty(1) else 0))
-            return
-        self.process.signal(number, target="group" if number in _TO_GROUP else "process")
-        if number == signal.SIGTSTP and self.terminal is None:
-            # The caller's shell waits for us to stop too; its SIGCONT comes in as a signal to pass on.
-            os.kill(os.getpid(), signal.SIGSTOP)
-
-    # --- reports ---
-
-    def _on_event(self, event: Mapping[str, Any]) -> None:
-        """In the reader thread: a slow file or terminal slows the sandbox's events, and loses none."""
-        kind = event.get("event")
-        if kind == "out_of_memory":
-            self.out_of_memory = True
-        elif kind == "trace" and self.values.get("trace"):
-            text = printable(f"[{event.get('process')}] {event.get('text')}")
-            end = "\r\n" if self.terminal is not None else "\n"
-            try:
-                os.write(2, (text + end).encode("utf-8", "backslashreplace"))
-            except OSError:
-                pass  # nobody listens
-        if self.events_file is not None:
-            import json
-
-            try:
-                self.events_file.write(json.dumps(event) + "\n")
-                self.events_file.flush()
-            except OSError as error:
-                self.events_file = None
-                complain(f"do: --events: {error.strerror}; no more events are written")
-
-    def report(self, status: int, error: str | None = None) -> None:
-        """Writes the file of --json; `error` is why there was no command to its end."""
+    def report(self, status: int, error: str) -> None:
+        """Writes the file of --json, where there was no command; `error` is why."""
         if self.json_file is None:
             return
         import json
 
-        exited = None if self.process is None else self.process._end.exited
-        info = None if self.sandbox is None else self.sandbox._booted
         report: dict[str, Any] = {
             "exit_status": status,
-            "status": None if exited is None else exited.status,
-            "signal": None if exited is None else exited.signal,
-            "core_dumped": exited is not None and exited.core_dumped,
-            "timed_out": self.timed_out,
-            "out_of_memory": self.out_of_memory,
+            "status": None,
+            "signal": None,
+            "core_dumped": False,
+            "timed_out": False,
+            "out_of_memory": False,
             "error": error,
-            "usage": None if exited is None else exited.usage.as_dict(),
-            "layers": None if info is None else info.layers,
-            "missing": None if info is None else [layer.as_dict() for layer in info.missing],
-            "limits": None if info is None else info.limits,
-            "guest_memory": None if info is None else info.guest_memory,
-            "version": None if info is None else info.version,
+            "usage": None,
+            **_facts(None if self.sandbox is None else self.sandbox._booted),
         }
         file, self.json_file = self.json_file, None
         try:
@@ -322,6 +230,40 @@ class _Run:
                 file.write("\n")
         except OSError as problem:
             complain(f"do: --json: the result could not be written: {problem.strerror}")
+
+
+def _interrupt(number: int, _: object) -> None:
+    """There is no command yet: what would end us does."""
+    raise _Interrupted(number)
+
+
+def _facts(info: SandboxInfo | None) -> dict[str, Any]:
+    """What the report says of the sandbox itself."""
+    return {
+        "layers": None if info is None else info.layers,
+        "missing": None if info is None else [layer.as_dict() for layer in info.missing],
+        "limits": None if info is None else info.limits,
+        "guest_memory": None if info is None else info.guest_memory,
+        "version": None if info is None else info.version,
+    }
+
+
+def _inherited(file: IO[str] | None) -> int | None:
+    if file is None:
+        return None
+    os.set_inheritable(file.fileno(), True)
+    return file.fileno()
+
+
+def _stdio(on_terminal: bool) -> dict[str, Any]:
+    if not on_terminal:
+        return messages.stdio_descriptors(0, 1, 2)
+    try:
+        columns, rows = os.get_terminal_size(1 if os.isatty(1) else 0)
+    except OSError:
+        columns = rows = 0
+    # Standard error that leads elsewhere goes there and not to the terminal.
+    return messages.stdio_terminal(0, 1, None if os.isatty(2) else 2, columns or 80, rows or 24)
 
 
 def _environment(entries: Any) -> dict[str, str]:
@@ -352,6 +294,8 @@ def _fill_standard_descriptors() -> None:
             os.fstat(number)
         except OSError:
             opened = os.open(os.devnull, os.O_RDWR)
-            if opened != number:
+            if opened == number:
+                os.set_inheritable(number, True)
+            else:
                 os.dup2(opened, number)
                 os.close(opened)

@@ -26,9 +26,10 @@ if TYPE_CHECKING:
 class _Pending:
     """A request whose reply is awaited."""
 
-    __slots__ = ("done", "error", "on_reply", "value")
+    __slots__ = ("done", "error", "last", "on_reply", "value")
 
     def __init__(self, on_reply: Callable[[Any], Any] | None) -> None:
+        self.last = False
         self.done = threading.Event()
         self.value: Any = None
         self.error: BaseException | None = None
@@ -58,6 +59,8 @@ class Client:
         self._pending: dict[int, _Pending] = {}
         self._end: errors.SandboxError | None = None
         self._closing = False
+        self._handed_over = False
+        self._unread = b""
         self._reader = threading.Thread(target=self._read_until_end, name="skerry-control", daemon=True)
         self._reader.start()
 
@@ -68,9 +71,14 @@ class Client:
         descriptors: Sequence[int] = (),
         on_reply: Callable[[Any], Any] | None = None,
         timeout: float | None = None,
+        last: bool = False,
     ) -> Any:
-        """Sends a request and waits for its reply: the value (what `on_reply` made of it), or the failure as an error."""
+        """Sends a request and waits for its reply: the value (what `on_reply` made of it), or the failure as an error.
+
+        After the reply to the `last` request nothing more is read: see `hand_over`.
+        """
         pending = _Pending(on_reply)
+        pending.last = last
         with self._state:
             if self._end is not None:
                 raise self._end.with_traceback(None)
@@ -87,6 +95,11 @@ class Client:
         if pending.error is not None:
             raise pending.error
         return pending.value
+
+    def hand_over(self) -> tuple[int, bytes]:
+        """After the last request: the connection's descriptor, and the bytes that were read and not looked at."""
+        self._reader.join()
+        return self._connection.fileno(), self._unread
 
     def close(self, timeout: float = 2.0) -> None:
         """Closes the socket, which ends the sandbox, and waits for the reader."""
@@ -120,6 +133,8 @@ class Client:
         problem: errors.SandboxError | None = None
         try:
             self._read()
+            if self._handed_over:
+                return
         except errors.SandboxError as error:
             problem = error
         except Exception as error:  # a message that nobody foresaw must end the sandbox, not the reader alone
@@ -163,6 +178,9 @@ class Client:
                 buffer += data
                 while (message := frame.take(buffer)) is not None:
                     self._dispatch(message)
+                    if self._handed_over:
+                        self._unread = bytes(buffer)
+                        return
 
     def _dispatch(self, message: dict[str, Any]) -> None:
         if "event" in message:
@@ -174,6 +192,7 @@ class Client:
             pending = self._pending.pop(identifier, None) if isinstance(identifier, int) else None
         if pending is None:
             return  # the caller gave up waiting
+        self._handed_over = pending.last and "ok" in message
         try:
             if "ok" in message:
                 pending.value = message["ok"]

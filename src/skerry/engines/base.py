@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
         def close(self) -> None: ...
 
+        def hand_over(self) -> dict[str, Any]:
+            """After the client's last request: what another program in our place needs (state.rs of the attendant)."""
+
     class Engine(Protocol):
         """Makes guests. An option that the engine cannot enforce is an error that names it, never ignored."""
 

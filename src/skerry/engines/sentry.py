@@ -9,9 +9,9 @@ from __future__ import annotations
 import os
 import select
 import socket
-import subprocess
 import sys
 import threading
+import time
 
 from .. import errors
 from ..control.client import Client
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 PROGRAM = "skerry-sentry"
+ATTENDANT = "skerry-attendant"
 
 _STDERR_KEPT = 16 << 10
 #: How long a sentry may take to end after its control socket closed, before it is killed.
@@ -36,9 +37,21 @@ def find_sentry(environment: Mapping[str, str] | None = None) -> str:
         if _is_program(override):
             return override
         raise errors.SentryNotFound(f"SKERRY_SENTRY names {override!r}, which is not an executable file; unset or mend it")
+    return _find(PROGRAM, environment)
+
+
+def find_attendant(environment: Mapping[str, str] | None = None) -> str:
+    """The path of the `skerry-attendant` program, which the command line becomes: beside the sentry that is in use."""
+    environment = os.environ if environment is None else environment
+    override = environment.get("SKERRY_SENTRY")
+    beside = os.path.join(os.path.dirname(override), ATTENDANT) if override else ""
+    return beside if _is_program(beside) else _find(ATTENDANT, environment)
+
+
+def _find(program: str, environment: Mapping[str, str]) -> str:
     looked: list[str] = []
     for place in _places(environment):
-        path = os.path.join(place, PROGRAM)
+        path = os.path.join(place, program)
         if path in looked:
             continue
         if _is_program(path):
@@ -46,8 +59,8 @@ def find_sentry(environment: Mapping[str, str] | None = None) -> str:
         looked.append(path)
     listing = "\n  ".join(looked)
     raise errors.SentryNotFound(
-        f"the program {PROGRAM!r} is not installed; install Skerry with 'pip install skerry', or set SKERRY_SENTRY to "
-        f"its path. Looked at:\n  {listing}"
+        f"the program {program!r} is not installed; install Skerry with 'pip install skerry', or set SKERRY_SENTRY to "
+        f"the sentry's path. Looked at:\n  {listing}"
     )
 
 
@@ -83,6 +96,8 @@ def _signal_name(number: int) -> str:
 
 def sweep_groups(program: str) -> list[str]:
     """Takes away the cgroups that killed sandboxes have left; gives their paths."""
+    import subprocess  # late: it is slow to import
+
     try:
         done = subprocess.run(
             [program, "--sweep"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=10
@@ -107,6 +122,81 @@ class SentryEngine:
         return SentryGuest(find_sentry(), on_event, on_end)
 
 
+class _Child:
+    """A sentry's process: started without the `subprocess` module, whose import takes longer than the start."""
+
+    def __init__(self, program: str, control: int, stderr: int) -> None:
+        """OSError where it cannot be started."""
+        # Where a caller has closed standard streams, ours may have their numbers: out of the way first.
+        control, stderr = (_above(descriptor) for descriptor in (control, stderr))
+        try:
+            self.pid = os.posix_spawn(
+                program,
+                [program, "--control-fd", "3"],
+                os.environ,
+                file_actions=[
+                    (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDWR, 0),
+                    (os.POSIX_SPAWN_DUP2, 0, 1),
+                    (os.POSIX_SPAWN_DUP2, stderr, 2),
+                    (os.POSIX_SPAWN_DUP2, control, 3),  # the sentry closes all others itself
+                ],
+                setsid=True,
+                setsigdef=_IGNORED_BY_PYTHON,
+            )
+        finally:
+            os.close(control)
+            os.close(stderr)
+        self._lock = threading.Lock()
+        self._status: int | None = None
+
+    def poll(self) -> int | None:
+        """The status (negative: the signal that killed it), or None while it runs."""
+        with self._lock:
+            if self._status is None:
+                try:
+                    pid, status = os.waitpid(self.pid, os.WNOHANG)
+                except ChildProcessError:  # the caller ignores SIGCHLD, or waits for all its children
+                    pid, status = self.pid, 0
+                if pid:
+                    self._status = os.waitstatus_to_exitcode(status)
+            return self._status
+
+    def wait(self, timeout: float) -> int | None:
+        """Its status, waited for at most `timeout` seconds."""
+        if self.poll() is None:
+            try:
+                descriptor = os.pidfd_open(self.pid)
+            except OSError:  # a seccomp profile may forbid it, or it has just been waited for
+                deadline = time.monotonic() + timeout
+                while self.poll() is None and time.monotonic() < deadline:
+                    time.sleep(0.005)
+            else:
+                try:
+                    poll = select.poll()
+                    poll.register(descriptor, select.POLLIN)
+                    poll.poll(timeout * 1000)
+                finally:
+                    os.close(descriptor)
+        return self.poll()
+
+    def kill(self) -> None:
+        """SIGKILL, if it still runs."""
+        with self._lock:
+            if self._status is None:
+                os.kill(self.pid, 9)
+
+
+#: SIGPIPE and SIGXFSZ, which Python ignores and its children would inherit so.
+_IGNORED_BY_PYTHON = (13, 25)
+
+
+def _above(descriptor: int) -> int:
+    """A copy of a descriptor above all numbers that the start uses."""
+    import fcntl  # small, and built in nearly everywhere
+
+    return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 10)
+
+
 class SentryGuest:
     """One sentry process and the client that speaks to it."""
 
@@ -118,37 +208,48 @@ class SentryGuest:
     ) -> None:
         self._program = program
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._stderr, stderr = os.pipe()
         self._stderr_tail = bytearray()
         self._closing = threading.Lock()
         self._closed = False
         try:
             with theirs:
-                self._process = subprocess.Popen(
-                    [program, "--control-fd", str(theirs.fileno())],
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,
-                    stderr=subprocess.PIPE,
-                    pass_fds=(theirs.fileno(),),
-                    start_new_session=True,
-                )
+                self._process = _Child(program, theirs.fileno(), stderr)
         except OSError as error:
             ours.close()
+            os.close(self._stderr)
             raise errors.SentryNotFound(f"{program!r} could not be started: {error.strerror}; reinstall Skerry") from error
-        assert self._process.stderr is not None
-        stderr = self._process.stderr.fileno()
-        os.set_blocking(stderr, False)
+        finally:
+            os.close(stderr)
+        os.set_blocking(self._stderr, False)
         self.client = Client(
             ours,
             on_event=on_event,
             on_end=on_end,
             describe_end=self._describe_end,
-            watched={stderr: self._read_stderr},
+            watched={self._stderr: self._read_stderr},
         )
 
     @property
     def pid(self) -> int:
         """The host's process id of the sentry."""
         return self._process.pid
+
+    def hand_over(self) -> dict[str, Any]:
+        """See `Guest`; both descriptors are inherited by the program that we become."""
+        import binascii
+
+        control, unread = self.client.hand_over()
+        for descriptor in (control, self._stderr):
+            os.set_inheritable(descriptor, True)
+        return {
+            "control": control,
+            "engine_stderr": self._stderr,
+            "engine_pid": self._process.pid,
+            "engine_program": PROGRAM,
+            "engine_cleanup": [self._program, "--sweep"],
+            "unread": binascii.b2a_base64(unread, newline=False).decode("ascii"),
+        }
 
     def close(self) -> None:
         """Closes the control socket, waits until the sentry has ended everything, and kills it if it does not."""
@@ -157,48 +258,22 @@ class SentryGuest:
                 return
             self._closed = True
             self.client.close()
-            if not self._wait(_END_GRACE):
+            if self._process.wait(_END_GRACE) is None:
                 self._process.kill()
-                self._process.wait()
-            if self._process.returncode < 0:
-                self._sweep()
-            if self._process.stderr is not None:
-                self._process.stderr.close()
-
-    def _sweep(self) -> None:
-        """A sentry that was killed could not take its cgroups away."""
-        assert self._process.stderr is not None
-        poll = select.poll()
-        poll.register(self._process.stderr, select.POLLIN)
-        # The end of the stream: all that shared it are dead.
-        while poll.poll(_END_GRACE * 1000) and self._read_stderr():
-            pass
-        sweep_groups(self._program)
-
-    def _wait(self, timeout: float) -> bool:
-        """Waits for the process without the polling intervals of `Popen.wait`."""
-        if self._process.poll() is not None:
-            return True
-        try:
-            descriptor = os.pidfd_open(self._process.pid)
-        except OSError:  # a seccomp profile may forbid it
-            try:
-                self._process.wait(timeout)
-            except subprocess.TimeoutExpired:
-                return False
-            return True
-        try:
-            poll = select.poll()
-            poll.register(descriptor, select.POLLIN)
-            return bool(poll.poll(timeout * 1000)) and self._process.wait() is not None
-        finally:
-            os.close(descriptor)
+                self._process.wait(_END_GRACE)
+            if (self._process.poll() or 0) < 0:
+                # A sentry that was killed could not take its cgroups away. The end of its standard error: all are dead.
+                poll = select.poll()
+                poll.register(self._stderr, select.POLLIN)
+                while poll.poll(_END_GRACE * 1000) and self._read_stderr():
+                    pass
+                sweep_groups(self._program)
+            os.close(self._stderr)
 
     def _read_stderr(self) -> bool:
         """Takes what there is; False at the end of the stream."""
-        assert self._process.stderr is not None
         try:
-            data = os.read(self._process.stderr.fileno(), 1 << 16)
+            data = os.read(self._stderr, 1 << 16)
         except BlockingIOError:
             return True
         except OSError:
@@ -208,14 +283,12 @@ class SentryGuest:
         return bool(data)
 
     def _describe_end(self) -> errors.SandboxError:
-        ended = self._wait(2.0)
-        assert self._process.stderr is not None
+        status = self._process.wait(2.0)
         poll = select.poll()
-        poll.register(self._process.stderr, select.POLLIN)
+        poll.register(self._stderr, select.POLLIN)
         while poll.poll(0) and self._read_stderr():
             pass  # the last words
         text = self._stderr_tail.decode("utf-8", "backslashreplace").strip()
-        status = self._process.returncode if ended else None
         if status is None:
             how = "closed its control socket and did not end"
         elif status < 0:
