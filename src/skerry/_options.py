@@ -84,6 +84,7 @@ class Options:
     def boot_message(self) -> dict[str, Any]:
         """The parameters of the `boot` request."""
         placed: list[tuple[str, dict[str, Any]]] = list(_SYSTEM_MOUNTS)
+        placed += _names(self.hostname, [place for place, _ in self.mounts])
         placed += self.mounts
         placed.sort(key=lambda mount: 0 if mount[0] == "/" else mount[0].count("/"))  # stable
         return messages.boot(
@@ -179,6 +180,34 @@ def _placed(target: Any, default: str, option: str, make: Any, *args: Any, **key
     if path == "/" and make is messages.mount_tmpfs:
         raise UsageError("the root of the sandbox cannot be a tmpfs; name a directory below it", option=option)
     return path, make(path, *args, **keywords)
+
+
+#: The most that is taken over of the host's /etc/hosts.
+_HOSTS_MAXIMUM = 1 << 20
+
+
+def _names(hostname: str, places: list[str]) -> list[tuple[str, Any]]:
+    """/etc/hosts and /etc/hostname with the sandbox's own name, as container runtimes have them; not where there are none,
+    nor below a tree that the caller has put there."""
+    mounts = []
+    for path in ("/etc/hosts", "/etc/hostname"):
+        target = os.path.realpath(path)
+        if not os.path.isfile(target) or any(place != "/" and f"{target}/".startswith(f"{place}/") for place in places):
+            continue
+        content = hostname.encode() + b"\n"
+        if path == "/etc/hosts":
+            try:
+                with open(target, "rb") as file:
+                    hosts = file.read(_HOSTS_MAXIMUM + 1)
+            except OSError:
+                continue
+            known = {name for line in hosts.splitlines() for name in line.partition(b"#")[0].split()[1:]}
+            if hostname.encode() in known or len(hosts) > _HOSTS_MAXIMUM:
+                continue
+            end = b"" if not hosts or hosts.endswith(b"\n") else b"\n"
+            content = hosts + end + b"127.0.1.1\t" + content
+        mounts.append((target, messages.mount_file(target, content)))
+    return mounts
 
 
 def _overlay_directory(value: Any) -> str:

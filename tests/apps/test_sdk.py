@@ -250,6 +250,35 @@ def test_a_tree_that_grows_while_it_is_removed(sandbox: skerry.Sandbox) -> None:
     assert not sandbox.files.exists("/tmp/grow")
 
 
+def test_a_long_removal_delays_nobody(sandbox: skerry.Sandbox) -> None:
+    """The tree grows as fast as it goes: the removal takes as long as the program runs."""
+    script = "mkdir -p /tmp/long; i=0; while :; do i=$((i+1)); : > /tmp/long/$i; done"
+
+    def remove() -> None:
+        try:
+            sandbox.files.remove("/tmp/long", recursive=True)
+        except skerry.FileError:
+            pass
+
+    with sandbox.spawn(script, shell=True, background=True) as process:
+        remover = threading.Thread(target=remove)
+        time.sleep(0.5)
+        remover.start()
+        start = time.monotonic()
+        for number in range(20):
+            sandbox.files.write("/tmp/other", str(number))
+            assert sandbox.files.read_text("/tmp/other") == str(number)
+            sandbox.usage()
+        seconds = time.monotonic() - start
+        was_busy = remover.is_alive()
+        process.kill()
+        process.wait(20)
+        remover.join(70)
+    assert seconds < 10 and not remover.is_alive()
+    if not was_busy:
+        pytest.skip("the removal was done before anything else could be tried")
+
+
 def test_files_written_through_to_the_host(tmp_path: Path) -> None:
     with skerry.Sandbox(read_write=[tmp_path], cwd=tmp_path) as sandbox:
         sandbox.files.write("inside", b"1")

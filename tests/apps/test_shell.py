@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+
 import pytest
 
 import harness
@@ -120,6 +123,14 @@ class TestOfItsOwn:
         done = caller.do(["--hostname", "rock"], ["sh", "-c", "uname -n; cat /proc/sys/kernel/hostname"])
         assert done.stdout == "rock\nrock\n", done
 
+    def test_its_own_name_resolves(self, caller: harness.Caller) -> None:
+        script = (
+            "import socket\nname = socket.gethostname()\nprint(name, socket.gethostbyname(name))\n"
+            "server = socket.create_server((name, 0))\nprint(socket.create_connection(server.getsockname()).getpeername()[0])"
+        )
+        done = caller.do(["--hostname", "rock"], ["sh", "-c", f'cat /etc/hostname; /usr/bin/python3 -c "{script}"'])
+        assert done.stdout == "rock\nrock 127.0.1.1\n127.0.1.1\n", done
+
     def test_uname(self, caller: harness.Caller) -> None:
         assert caller.sandbox(["uname", "-sm"]).stdout == "Linux x86_64\n"
 
@@ -131,7 +142,7 @@ class TestOfItsOwn:
     def test_writes_stay_inside(self, caller: harness.Caller) -> None:
         with caller.workspace() as work:
             (work / "kept").write_text("host")
-            script = "echo guest > kept; echo new > made; rm -f /etc/hostname; cat kept made; ls /etc/hostname"
+            script = "echo guest > kept; echo new > made; rm -f /etc/passwd; cat kept made; ls /etc/passwd"
             done = caller.sandbox(["sh", "-c", script], cwd=work)
             assert done.stdout == "guest\nnew\n", done
             assert (work / "kept").read_text() == "host"
@@ -151,14 +162,42 @@ class TestOfItsOwn:
         with caller.workspace() as work:
             upper = work / "upper"
             upper.mkdir()
-            harness.os.chown(upper, *caller.owner)
+            os.chown(upper, *caller.owner)
             options = ["--overlay-dir", str(upper)]
-            first = caller.do(options, ["sh", "-c", "echo kept > note; rm -f /etc/hostname"], cwd=work)
+            first = caller.do(options, ["sh", "-c", "echo kept > note; rm -f /etc/passwd"], cwd=work)
             assert first.returncode == 0, first
             assert not (work / "note").exists()
-            again = caller.do(options, ["sh", "-c", "cat note; ls /etc/hostname"], cwd=work)
+            again = caller.do(options, ["sh", "-c", "cat note; ls /etc/passwd"], cwd=work)
             assert again.stdout == "kept\n", again
             assert again.returncode == 2, again
+
+    def test_overlay_dir_without_attributes(self, ourselves: harness.Caller) -> None:
+        """On a file system that keeps no user.* attributes (ramfs does not) only moving a directory of below is refused."""
+        if os.geteuid() != 0:
+            pytest.skip("only root can mount a ramfs")
+        with ourselves.workspace() as work:
+            lower, upper = work / "lower", work / "upper"
+            for folder in ("one", "two", "three"):
+                (lower / folder).mkdir(parents=True)
+                (lower / folder / "old").write_text(folder)
+            upper.mkdir()
+            if subprocess.run(["mount", "-t", "ramfs", "none", upper], stderr=subprocess.DEVNULL).returncode != 0:
+                pytest.skip("a ramfs cannot be mounted here")
+            try:
+                script = (
+                    "rm -r one && mkdir one && echo 1 > one/new && mkdir fresh && echo 2 > fresh/new && rm -r two && mv fresh two && "
+                    "echo 3 > two/old && rm two/old && python3 -c \"import os, errno\ntry: os.rename('three', 'four')\n"
+                    "except OSError as e: print(e.errno == errno.EXDEV)\" && mv three five"
+                )
+                look = "ls -d *; ls one two five; cat five/old"
+                wanted = "five\none\ntwo\nfive:\nold\n\none:\nnew\n\ntwo:\nnew\nthree"
+                options = ["--overlay-dir", str(upper)]
+                first = ourselves.do(options, ["sh", "-c", f"{script} && {look}"], cwd=lower)
+                assert first.stdout == f"True\n{wanted}", first
+                assert ourselves.do(options, ["sh", "-c", look], cwd=lower).stdout == wanted
+                assert (lower / "one/old").exists()
+            finally:
+                subprocess.run(["umount", upper], check=True)
 
     def test_hide_tmpfs_and_ro(self, caller: harness.Caller) -> None:
         with caller.workspace() as work:

@@ -26,6 +26,7 @@ REQUESTS: dict[str, tuple[str, Any]] = {
                 messages.mount_plain("/sys", "sysfs"),
                 messages.mount_plain("/dev", "devtmpfs"),
                 messages.mount_tmpfs("/run", mode=0o755),
+                messages.mount_file("/etc/hostname", b"skerry\n"),
                 messages.mount_host("/data", "/srv/data", writable=False),
                 messages.mount_host("/home/me/work", "/home/me/work", writable=True),
                 messages.mount_overlay("/var/lib", "/var/lib", "/home/me/upper"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import base64
 import pathlib
 from typing import Any
 
@@ -13,7 +14,9 @@ from skerry._options import Options
 
 
 def targets(**options: Any) -> list[tuple[str, str]]:
-    return [(mount["target"], mount["type"]) for mount in Options(**options).boot_message()["mounts"]]
+    """Where what is mounted, in order; the files with the sandbox's own name have a test of theirs."""
+    mounts = Options(**options).boot_message()["mounts"]
+    return [(mount["target"], mount["type"]) for mount in mounts if mount["type"] != "file"]
 
 
 def test_the_host_shows_through_and_its_system_directories_do_not() -> None:
@@ -41,6 +44,21 @@ def test_a_deeper_mount_lies_over_the_one_above_it(tmp_path: pathlib.Path) -> No
         (str(tmp_path), "hide"), (str(tmp_path / "a"), "host_read_write"), (str(inner), "host_read_only"), (str(inner / "c"), "tmpfs"),
     ]  # fmt: skip
     assert targets(read_only="/etc", hide="/etc")[-2:-1] + targets(read_write="/usr")[-2:-1]
+
+
+def test_the_own_name_is_in_the_files_that_have_names(tmp_path: pathlib.Path) -> None:
+    def files(**options: Any) -> dict[str, bytes]:
+        mounts = Options(**options).boot_message()["mounts"]
+        return {mount["target"]: base64.b64decode(mount["content"]) for mount in mounts if mount["type"] == "file"}
+
+    if not pathlib.Path("/etc/hosts").is_file() or not pathlib.Path("/etc/hostname").is_file():
+        pytest.skip("the host has no such files")
+    found = files(hostname="rock")
+    assert found["/etc/hosts"].startswith(pathlib.Path("/etc/hosts").read_bytes())
+    assert found["/etc/hosts"].endswith(b"\n127.0.1.1\trock\n") and found["/etc/hostname"] == b"rock\n"
+    assert "/etc/hosts" not in files(hostname="localhost"), "it is there already"
+    for mine in ({"read_write": "/etc"}, {"tmpfs": "/etc"}, {"hide": "/etc/hosts"}, {"read_only": [(tmp_path, "/etc/hosts")]}):
+        assert "/etc/hosts" not in files(**mine), mine
 
 
 def test_paths(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:

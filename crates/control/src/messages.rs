@@ -131,6 +131,8 @@ pub enum MountKind {
     Overlay { source: Bytes, #[serde(default)] upper: Option<Bytes> },
     /// Empty, in memory. `size`: bytes, 0 = the sandbox's own cap. `mode`: permission bits.
     Tmpfs { #[serde(default)] size: u64, #[serde(default = "default_tmpfs_mode")] mode: u32 },
+    /// A regular file in memory, with this content (base64).
+    File { content: String, #[serde(default = "default_file_mode")] mode: u32 },
     Proc,
     Sysfs,
     Devtmpfs,
@@ -140,6 +142,10 @@ pub enum MountKind {
 
 fn default_tmpfs_mode() -> u32 {
     0o1777
+}
+
+fn default_file_mode() -> u32 {
+    0o644
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -2,14 +2,15 @@
 //! told what to be (`boot`) and what to run (`spawn`); when the socket closes, the sandbox ends.
 //!
 //! Parts: `confine` (namespaces, Landlock, capabilities, the own seccomp filter), `boot` (from the `boot` message to a
-//! running kernel), `server` (the control protocol), `files` (its file operations).
+//! running kernel), `server` (the control protocol), `files` (its file operations, on the threads of `file_workers`).
 #![forbid(unsafe_code)]
 
 mod boot;
 mod confine;
 mod connection;
-mod limits;
+mod file_workers;
 mod files;
+mod limits;
 mod server;
 
 use std::process::ExitCode;

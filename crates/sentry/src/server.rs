@@ -1,17 +1,18 @@
-//! The control protocol's server: requests in order, each answered once; events as they come.
+//! The control protocol's server: each request is answered once, in order but for file operations; events as they come.
 
 use crate::boot::{boot, failure, Sandbox};
 use crate::confine::cgroup::ControlGroups;
 use crate::confine::namespaces::{self, Role, Wishes};
-use crate::limits::MemoryUse;
 use crate::connection::{Connection, Sender};
+use crate::file_workers::FileWorkers;
+use crate::limits::MemoryUse;
 use parking_lot::Mutex;
 use serde_json::{json, Value};
 use skerry_abi::signal::{Signal, SignalInfo, SI_USER};
 use skerry_control::{Call, Event, Failure, FailureKind, Layer, ProcessState, SignalTarget, Spawn, Spawned, Stdio, Usage};
 use skerry_kernel::fs::file::OpenFile;
 use skerry_kernel::fs::host_file::HostFile;
-use skerry_kernel::run::{self, OutsideFiles, SpawnError};
+use skerry_kernel::run::{self, SpawnError};
 use skerry_kernel::sync::Wake;
 use skerry_kernel::task::{self, Credentials, ExitStatus, Process};
 use skerry_kernel::tty::Console;
@@ -92,6 +93,7 @@ pub fn serve(mut connection: Connection) -> Result<ExitCode, Box<dyn std::error:
         .name("skerry-ends".into())
         .stack_size(128 << 10)
         .spawn(move || tell_ends(ends, teller, programs, memory, kernel))?;
+    let files = FileWorkers::new(sandbox.kernel.clone(), sender.clone());
     let mut server = Server { sandbox, ended, started: Instant::now(), spawned };
     loop {
         let Ok(Some((request, descriptors))) = connection.receive() else { break };
@@ -100,8 +102,10 @@ pub fn serve(mut connection: Connection) -> Result<ExitCode, Box<dyn std::error:
             sender.reply(request.id, Ok(json!({})));
             return Ok(ExitCode::SUCCESS);
         }
-        let outcome = server.answer(request.call, descriptors);
-        sender.reply(request.id, outcome);
+        match request.call {
+            Call::File(call) => files.give(request.id, call),
+            call => sender.reply(request.id, server.answer(call, descriptors)),
+        }
     }
     server.end_all();
     Ok(ExitCode::SUCCESS)
@@ -127,10 +131,7 @@ impl Server {
                     .collect();
                 Ok(json!({ "processes": states }))
             }
-            Call::File(call) => {
-                let files = OutsideFiles::new(&self.sandbox.kernel).map_err(|errno| failure(FailureKind::Internal, errno))?;
-                crate::files::answer(&files, call)
-            }
+            Call::File(_) => Err(failure(FailureKind::Internal, "file operations have threads of their own")),
             Call::Usage => Ok(json!(self.usage())),
             Call::Info => Ok(json!(self.sandbox.booted)),
             Call::Shutdown => Ok(json!({})),

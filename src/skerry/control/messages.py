@@ -113,6 +113,12 @@ def mount_tmpfs(target: str | bytes, *, size: int = 0, mode: int = 0o1777) -> di
     return {"target": write_bytes(target), "type": "tmpfs", "size": size, "mode": mode}
 
 
+def mount_file(target: str | bytes, content: bytes, *, mode: int = 0o644) -> dict[str, Any]:
+    """A regular file in memory."""
+    encoded = binascii.b2a_base64(content, newline=False).decode("ascii")
+    return {"target": write_bytes(target), "type": "file", "content": encoded, "mode": mode}
+
+
 def mount_plain(target: str | bytes, kind: str) -> dict[str, Any]:
     """`proc`, `sysfs`, `devtmpfs` or `hide`."""
     return {"target": write_bytes(target), "type": kind}

@@ -247,7 +247,7 @@ class SentryGuest:
             "engine_stderr": self._stderr,
             "engine_pid": self._process.pid,
             "engine_program": PROGRAM,
-            "sweep": [self._program, "--sweep"],
+            "engine_cleanup": [self._program, "--sweep"],
             "unread": binascii.b2a_base64(unread, newline=False).decode("ascii"),
         }
 
@@ -262,17 +262,13 @@ class SentryGuest:
                 self._process.kill()
                 self._process.wait(_END_GRACE)
             if (self._process.poll() or 0) < 0:
-                self._sweep()
+                # A sentry that was killed could not take its cgroups away. The end of its standard error: all are dead.
+                poll = select.poll()
+                poll.register(self._stderr, select.POLLIN)
+                while poll.poll(_END_GRACE * 1000) and self._read_stderr():
+                    pass
+                sweep_groups(self._program)
             os.close(self._stderr)
-
-    def _sweep(self) -> None:
-        """A sentry that was killed could not take its cgroups away."""
-        poll = select.poll()
-        poll.register(self._stderr, select.POLLIN)
-        # The end of the stream: all that shared it are dead.
-        while poll.poll(_END_GRACE * 1000) and self._read_stderr():
-            pass
-        sweep_groups(self._program)
 
     def _read_stderr(self) -> bool:
         """Takes what there is; False at the end of the stream."""

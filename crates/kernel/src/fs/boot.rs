@@ -6,7 +6,8 @@
 use crate::fs::dev;
 use crate::fs::direct::DirectRegistry;
 use crate::fs::host::{host_error, Access, DescriptorCache, HostTree, IdMap, Reopener};
-use crate::fs::inode::{Device, FileSystem, NewNodeKind, FileType};
+use crate::fs::file::{OpenFile, StatusFlags};
+use crate::fs::inode::{Device, FileSystem, FileType, Inode, NewNodeKind};
 use crate::fs::mount::{MountFlags, MountTable, NewMount};
 use crate::fs::overlay::Overlay;
 use crate::fs::path::Path;
@@ -14,7 +15,7 @@ use crate::fs::tmpfs::{ContentShared, Quota, Tmpfs, TmpfsOptions};
 use crate::fs::walk::{self, Follow};
 use crate::{Errno, Result};
 use rustix::fs::{Mode, OFlags};
-use skerry_control::{Bytes, Mount, MountKind};
+use skerry_control::{base64, Bytes, Mount, MountKind};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::Arc;
@@ -147,6 +148,7 @@ fn is_file_source(kind: &MountKind) -> Option<bool> {
             Some(FileType::from_mode(status.st_mode) != Some(FileType::Directory))
         }
         MountKind::Hide => None,
+        MountKind::File { .. } => Some(true),
         _ => Some(false),
     }
 }
@@ -180,6 +182,20 @@ fn mount_point(table: &MountTable, root: &Path, target: &[u8], is_file: Option<b
         };
     }
     Ok(place)
+}
+
+/// A regular file of the sandbox's root user.
+fn file_with(tmpfs: &Arc<Tmpfs>, content: &[u8], permissions: u32) -> Result<Arc<dyn Inode>> {
+    let inode: Arc<dyn Inode> = tmpfs.anonymous_file(permissions & 0o777, 0, 0)?;
+    let file = OpenFile::new(inode.clone().open_data(StatusFlags::WRONLY)?, StatusFlags::WRONLY, None);
+    let mut written = 0;
+    while written < content.len() {
+        written += match file.operations.write(&file, &content[written..], written as u64)? {
+            0 => return Err(Errno::EIO),
+            count => count,
+        };
+    }
+    Ok(inode)
 }
 
 fn make(services: &Arc<Services>, mount: &Mount, ids: IdMap, others: MakeFileSystem, place: FileType) -> Result<NewMount> {
@@ -216,6 +232,20 @@ fn make(services: &Arc<Services>, mount: &Mount, ids: IdMap, others: MakeFileSys
         MountKind::Tmpfs { size, mode } => {
             let options = if *size == 0 { format!("mode={mode:o}") } else { format!("size={}k,mode={mode:o}", size / 1024) };
             new(services.tmpfs(*size, *mode, "tmpfs"), b"tmpfs", options, default_flags | MountFlags::NOSUID | MountFlags::NODEV)
+        }
+        MountKind::File { content, mode } => {
+            let content = base64::decode(content).ok_or(Errno::EINVAL)?;
+            if place == FileType::Directory {
+                return Err(Errno::EISDIR);
+            }
+            let tmpfs = services.tmpfs(0, 0o755, "tmpfs");
+            NewMount {
+                root: Some(crate::fs::path::Dentry::new_root(file_with(&tmpfs, &content, *mode)?)),
+                file_system: tmpfs,
+                source: b"tmpfs".to_vec(),
+                options: String::new(),
+                flags: default_flags,
+            }
         }
         MountKind::Devtmpfs => {
             let tmpfs = services.tmpfs(0, 0o755, "tmpfs");

@@ -23,7 +23,7 @@ use skerry_platform::own::take_descriptor;
 use state::State;
 use std::fs::File;
 use std::io::Read;
-use std::process::ExitCode;
+use std::process::{ExitCode, Stdio};
 use std::time::{Duration, Instant};
 use terminal::RawTerminal;
 
@@ -84,7 +84,7 @@ fn attend(state: State) -> u8 {
     };
     engine.events = Events(take_file(state.events_file));
     let result = engine.run(&state, &mut outcome);
-    engine.end(&state.sweep);
+    engine.end();
     outcome.out_of_memory = engine.out_of_memory;
     match result {
         Ok(status) => {
@@ -111,6 +111,7 @@ struct Engine {
     stderr: Option<OwnedFd>,
     pid: Pid,
     program: String,
+    cleanup: Vec<String>,
     signals: Signals,
     buffer: Vec<u8>,
     next_identifier: u64,
@@ -133,6 +134,7 @@ impl Engine {
             stderr: Some(take_descriptor(state.engine_stderr).map_err(tell)?),
             pid: Pid::from_raw(state.engine_pid).ok_or("the engine has no process")?,
             program: state.engine_program.clone(),
+            cleanup: state.engine_cleanup.clone(),
             buffer: base64::decode(&state.unread).unwrap_or_default(),
             next_identifier: state.spawn.get("id").and_then(Value::as_u64).unwrap_or(0) + 1,
             last_words: Vec::new(),
@@ -327,7 +329,7 @@ impl Engine {
     }
 
     /// Ends the sandbox; nothing of it is left.
-    fn end(&mut self, sweep: &[String]) {
+    fn end(&mut self) {
         let _ = rustix::net::shutdown(&self.control, rustix::net::Shutdown::Both);
         if self.ended.is_none() {
             self.ended = wait_for_child(self.pid, END_GRACE);
@@ -336,16 +338,19 @@ impl Engine {
             let _ = kill_process(self.pid, Signal::KILL);
             self.ended = wait_for_child(self.pid, END_GRACE);
         }
+        if let Some(Ended::Signal(_)) = self.ended {
+            self.clean_up();
+        }
         if let Some(raw) = &mut self.raw {
             raw.restore();
         }
-        if matches!(self.ended, Some(Ended::Signal(_))) {
-            self.sweep(sweep);
-        }
     }
 
-    /// An engine that was killed could not take its cgroups away.
-    fn sweep(&mut self, command: &[String]) {
+    /// An engine that was killed could not do it itself.
+    fn clean_up(&mut self) {
+        let Some((program, arguments)) = self.cleanup.split_first() else { return };
+        let mut command = std::process::Command::new(program);
+        command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         // The end of its standard error: all that shared it are dead.
         let patience = rustix::time::Timespec { tv_sec: END_GRACE.as_secs() as i64, tv_nsec: 0 };
         while let Some(stderr) = &self.stderr {
@@ -354,11 +359,7 @@ impl Engine {
             }
             self.read_stderr();
         }
-        if let Some((program, arguments)) = command.split_first() {
-            use std::process::{Command, Stdio};
-            // An error: the next sandbox that needs a cgroup tries again.
-            let _ = Command::new(program).args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
-        }
+        let _ = command.status();
     }
 }
 

@@ -13,8 +13,8 @@ pub struct State {
     /// The engine's process, a child of ours, and its program's name.
     pub engine_pid: i32,
     pub engine_program: String,
-    /// What takes away the cgroups of an engine that was killed.
-    pub sweep: Vec<String>,
+    /// What takes away what the engine has left on the host, if it is killed.
+    pub engine_cleanup: Vec<String>,
     /// The request that starts the command, with its descriptors.
     pub spawn: Value,
     pub descriptors: Vec<i32>,

@@ -1,7 +1,7 @@
 //! One file of an overlay.
 
 use super::file::OverlayFile;
-use super::{found, has_flag, is_whiteout, make_whiteout, Overlay, OPAQUE, OWN_PREFIX, REDIRECT};
+use super::{found, has_flag, hide_lower, is_whiteout, make_whiteout, Hidden, Overlay, OPAQUE, OWN_PREFIX, REDIRECT};
 use crate::fs::file::{FileOperations, StatusFlags};
 use crate::fs::inode::{Device, FileSystem, FileType, Inode, Metadata, NewNode, NewNodeKind, RenameFlags, SetAttributes};
 use crate::fs::listing::{ListedDirectory, Name};
@@ -318,15 +318,20 @@ impl Inode for OverlayInode {
         let upper = self.ensure_upper_locked()?;
         let is_directory = matches!(node.kind, NewNodeKind::Directory);
         let covered = self.clear_whiteout(&upper, name)?;
+        let mut hidden = Hidden::ByMark;
         let made = upper.create(name, node).and_then(|inode| {
             if covered && is_directory {
-                inode.set_xattr(OPAQUE, b"y", 0).inspect_err(|_| {
+                let lower = self.lower_child(&self.parts(), name)?;
+                hidden = hide_lower(&inode, lower.as_ref()).inspect_err(|_| {
+                    let _ = Self::clear_whiteouts(&inode);
                     let _ = upper.remove_directory(name);
                 })?;
             }
             Ok(inode)
         });
         let inode = match made {
+            // It has a lower part whose names are all covered.
+            Ok(_) if hidden == Hidden::ByWhiteouts => return Ok(self.find(name)?),
             Ok(inode) => inode,
             Err(errno) => {
                 if covered {

@@ -2,7 +2,8 @@
 //!
 //! The upper tree uses the form that Linux's own overlay file system has with its `userxattr` option: a whiteout is a
 //! character device 0/0, an opaque directory has `user.overlay.opaque`, a directory that was moved away from its lower
-//! part has `user.overlay.redirect`. [`OverlayInode`] is one file with its upper and lower part; changing one copies it
+//! part has `user.overlay.redirect`. Where the upper tree keeps no attributes, whiteouts for all that is below stand for the
+//! first mark; without the second, moving such a directory is EXDEV (as with Linux's `redirect_dir=off`). [`OverlayInode`] is one file with its upper and lower part; changing one copies it
 //! up first ([`copy_up`]), with the directories above it.
 //!
 //! All files have the overlay's own device number, and inode numbers that stay what they were across a copy-up.
@@ -245,6 +246,29 @@ fn is_whiteout(inode: &Arc<dyn Inode>) -> Result<bool> {
 fn make_whiteout(directory: &Arc<dyn Inode>, name: &[u8]) -> Result<()> {
     let kind = NewNodeKind::CharacterDevice(Device::default());
     directory.create(name, NewNode { kind, permissions: 0, uid: 0, gid: 0 }).map(|_| ())
+}
+
+/// How the lower part of a directory is kept from showing.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Hidden {
+    ByMark,
+    /// Where the upper tree keeps no attributes: each name in it is covered, and it is the directory's lower part still.
+    ByWhiteouts,
+}
+
+/// Has nothing of `lower` show in the upper directory, which is about to be at the same place.
+fn hide_lower(upper: &Arc<dyn Inode>, lower: Option<&Arc<dyn Inode>>) -> Result<Hidden> {
+    match upper.set_xattr(OPAQUE, b"y", 0) {
+        Err(Errno::EOPNOTSUPP) => {}
+        result => return result.map(|()| Hidden::ByMark),
+    }
+    let Some(lower) = lower.filter(|lower| lower.kind() == FileType::Directory) else { return Ok(Hidden::ByMark) };
+    for (name, _, _) in inode::list(lower)? {
+        if found(upper.lookup(&name))?.is_none() {
+            make_whiteout(upper, &name)?;
+        }
+    }
+    Ok(Hidden::ByWhiteouts)
 }
 
 fn has_flag(inode: &Arc<dyn Inode>, name: &[u8]) -> bool {

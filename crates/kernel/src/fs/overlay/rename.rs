@@ -1,7 +1,7 @@
 //! rename(2) in an overlay.
 
 use super::inode::{OverlayInode, Parts};
-use super::{found, is_whiteout, make_whiteout, OPAQUE, REDIRECT};
+use super::{found, hide_lower, is_whiteout, make_whiteout, Hidden, REDIRECT};
 use crate::fs::inode::{FileType, Inode, RenameFlags};
 use crate::{Errno, Result};
 use std::sync::atomic::Ordering;
@@ -39,12 +39,12 @@ impl OverlayInode {
         let from = self.ensure_upper_locked()?;
         let to = new_parent.ensure_upper_locked()?;
         let covers_old = self.lower_child(&self.parts(), name)?.is_some();
-        let covers_new = new_parent.lower_child(&new_parent.parts(), new_name)?.is_some();
+        let new_place = (new_parent, new_name);
         // A directory takes its lower part along by name, and must not take on another at its new place.
-        settle_directory(&source, covers_new)?;
+        settle_directory(&source, new_place)?;
         if exchange {
             let target = target.ok_or(Errno::ENOENT)?;
-            settle_directory(&target, covers_old)?;
+            settle_directory(&target, (self, name))?;
             from.rename(name, &to, new_name, RenameFlags::EXCHANGE)?;
             source.set_place(Some(new_parent.arc()?), new_name);
             target.set_place(Some(self.arc()?), name);
@@ -81,16 +81,24 @@ impl OverlayInode {
     }
 }
 
-/// Before a directory moves: says in the upper tree where its lower part is, or that it has none.
-fn settle_directory(inode: &Arc<OverlayInode>, covers_new: bool) -> Result<()> {
+/// Before a directory moves to a name in another: says in the upper tree where its lower part is, or that it has none.
+fn settle_directory(inode: &Arc<OverlayInode>, (new_parent, new_name): (&OverlayInode, &[u8])) -> Result<()> {
     if inode.kind() != FileType::Directory {
         return Ok(());
     }
     let Parts { upper, lower, lower_path } = inode.parts();
     let upper = upper.ok_or(Errno::ESTALE)?;
-    match lower {
-        Some(_) => upper.set_xattr(REDIRECT, &lower_path, 0),
-        None if covers_new => upper.set_xattr(OPAQUE, b"y", 0),
-        None => Ok(()),
+    if lower.is_some() {
+        return match upper.set_xattr(REDIRECT, &lower_path, 0) {
+            Err(Errno::EOPNOTSUPP) => Err(Errno::EXDEV),
+            result => result,
+        };
     }
+    let parent = new_parent.parts();
+    let Some(lower) = new_parent.lower_child(&parent, new_name)? else { return Ok(()) };
+    if hide_lower(&upper, Some(&lower))? == Hidden::ByWhiteouts {
+        let lower_path = [&parent.lower_path[..], b"/", new_name].concat();
+        *inode.parts.write() = Parts { upper: Some(upper), lower: Some(lower), lower_path };
+    }
+    Ok(())
 }
