@@ -57,6 +57,7 @@ class Options:
         pids: Any = DEFAULT_PIDS,
         network: str = "loopback",
         engine: str = "sentry",
+        profile: str = "default",
         trace: bool = False,
         require: Any = (),
         without: Iterable[str] = (),
@@ -77,6 +78,7 @@ class Options:
         self.pids = None if pids is None else _values.count(pids, "pids")
         self.network = _values.choice(network, messages.NETWORKS, "network")
         self.engine = engine
+        self.profile = _values.choice(profile, messages.PROFILES, "profile")
         self.trace = bool(trace)
         self.require = tuple(_values.choice(layer, messages.LAYERS, "require") for layer in _many(require, "require"))
         self.without = tuple(without)
@@ -97,6 +99,7 @@ class Options:
             pids=self.pids,
             # What is kept in memory counts towards the memory limit; without one, as much as a tmpfs of Linux may hold.
             memory_files=self.memory if self.memory is not None else _host.host_memory() // 2,
+            profile=self.profile,
             trace=self.trace,
             require=self.require,
             without=self.without,

@@ -176,7 +176,7 @@ class MissingLayer(Record):
 class SandboxInfo(Record):
     """What the sandbox's wall is made of on this host."""
 
-    __slots__ = ("layers", "missing", "limits", "version", "guest_memory", "sentry_pid")
+    __slots__ = ("layers", "missing", "limits", "version", "guest_memory", "profile", "sentry_pid")
 
     def __init__(
         self,
@@ -185,6 +185,7 @@ class SandboxInfo(Record):
         limits: Mapping[str, str],
         version: str,
         guest_memory: str,
+        profile: str,
         sentry_pid: int,
     ) -> None:
         self.layers = layers
@@ -194,4 +195,6 @@ class SandboxInfo(Record):
         self.version = version
         #: How the sentry reaches a guest's memory: "process_vm" or "proc_mem".
         self.guest_memory = guest_memory
+        #: "default" or "strict".
+        self.profile = profile
         self.sentry_pid = sentry_pid

@@ -66,6 +66,8 @@ class Sandbox:
         "none" or "loopback".
     engine, require
         The wall; layers that must be in force (else `LayerUnavailable`).
+    profile
+        "default", or "strict": all data goes through the sentry, and what is mapped of the host's files is a copy.
     trace, events
         Report every system call; a function that gets each event as a dictionary.
     """
@@ -89,6 +91,7 @@ class Sandbox:
         pids: int | None = DEFAULT_PIDS,
         network: str = "loopback",
         engine: str = "sentry",
+        profile: str = "default",
         trace: bool = False,
         require: Iterable[str] | str = (),
         events: Callable[[Mapping[str, Any]], object] | None = None,
@@ -111,6 +114,7 @@ class Sandbox:
             pids=pids,
             network=network,
             engine=engine,
+            profile=profile,
             trace=trace,
             require=require,
             without=[name for name in hidden_features.split(",") if name],

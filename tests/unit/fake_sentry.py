@@ -110,6 +110,7 @@ class Sentry:
             "limits": {"memory": "none"},
             "version": "0.1.0-fake",
             "guest_memory": "process_vm",
+            "profile": self.boot["profile"],
             "sentry_pid": os.getpid(),
             "boot": self.boot,
         }

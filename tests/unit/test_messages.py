@@ -38,6 +38,7 @@ REQUESTS: dict[str, tuple[str, Any]] = {
             memory=512 << 20,
             cpus=1.5,
             pids=4096,
+            profile="strict",
             require=messages.LAYERS,
             without=["process_vm"],
         ),

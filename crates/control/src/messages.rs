@@ -100,6 +100,9 @@ pub struct Boot {
     pub limits: Limits,
     /// How ids of host files appear inside.
     pub identity: Identity,
+    /// What of the host's own paths stands before the programs.
+    #[serde(default)]
+    pub profile: Profile,
     /// Log every system call as a `trace` event.
     #[serde(default)]
     pub trace: bool,
@@ -107,7 +110,8 @@ pub struct Boot {
     #[serde(default)]
     pub require: Vec<Layer>,
     /// Features of the host to be treated as absent (tests): "process_vm", "sync_wake_up", "wait_killable", "addfd_send",
-    /// "user_namespace", "landlock", "pid_namespace", "cgroups".
+    /// "user_namespace", "landlock", "pid_namespace", "cgroups". Parts of ours to be switched off: "direct" (programs read and write no
+    /// file by themselves), "patching", "suspension", "spinning", "marshalling".
     #[serde(default)]
     pub without: Vec<String>,
 }
@@ -180,6 +184,16 @@ pub enum Identity {
     Host,
 }
 
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Profile {
+    /// Programs read and write open regular files by themselves, and map the host's files.
+    #[default]
+    Default,
+    /// All data goes through the sentry; what is mapped of the host's files is a copy.
+    Strict,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Layer {
@@ -203,6 +217,8 @@ pub struct Booted {
     pub version: String,
     /// How guest memory is reached: "process_vm" or "proc_mem".
     pub guest_memory: String,
+    #[serde(default)]
+    pub profile: Profile,
     pub sentry_pid: i32,
 }
 

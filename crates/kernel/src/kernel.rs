@@ -155,6 +155,18 @@ impl Kernel {
         self.file_services.get().map(|services| &*services.direct)
     }
 
+    /// The strict profile: programs map copies of the host's files, never the files.
+    pub fn maps_copies(&self) -> bool {
+        self.file_services.get().is_some_and(|services| services.descriptors.copies().is_some())
+    }
+
+    /// Counts what processes have written to files in memory by themselves.
+    pub fn settle_files(&self) {
+        if let Some(services) = self.file_services.get() {
+            services.content.settle_direct();
+        }
+    }
+
     /// Pid 1, which orphans become children of.
     pub fn init(&self) -> &Arc<Process> {
         self.init.get().expect("made by Kernel::new")

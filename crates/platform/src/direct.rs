@@ -16,6 +16,8 @@ pub struct Rights {
     pub read: bool,
     /// Writes up to this position; `None`: no writes.
     pub write_end: Option<u64>,
+    /// Writes go to the file's end.
+    pub append: bool,
 }
 
 /// The sentry's mapping of one process's table.
@@ -63,15 +65,11 @@ impl DirectPages {
             word |= direct::WRITE;
             entry.write_end.store(end, Ordering::Relaxed);
         }
+        if rights.append {
+            word |= direct::APPEND;
+        }
         entry.word.store(word, Ordering::Release);
         true
-    }
-
-    /// Another end for writes of an entry that has them.
-    pub fn set_write_end(&self, index: u64, end: u64) {
-        if let Some(entry) = self.entry(index) {
-            entry.write_end.store(end, Ordering::Relaxed);
-        }
     }
 
     /// The guest's descriptor `index` is the sentry's again.
@@ -97,14 +95,14 @@ mod tests {
     fn entries_say_what_was_set_and_nothing_once_cleared() {
         let (table, memory) = DirectPages::create().unwrap();
         assert!(ftruncate(&memory, 0).is_err());
-        assert!(table.set(3, 7, Rights { read: true, write_end: None }));
-        let word = |index| {
+        assert!(table.set(3, 7, Rights { read: true, ..Rights::default() }));
+        let word = |index: u64| {
             let mut bytes = [0; 16];
             rustix::io::pread(&memory, &mut bytes, index * 16).unwrap();
             u64::from_ne_bytes(bytes[..8].try_into().unwrap())
         };
         assert_eq!(word(3), 7 | direct::VALID | direct::READ);
-        assert!(table.set(3, 9, Rights { read: false, write_end: Some(5) }));
+        assert!(table.set(3, 9, Rights { write_end: Some(5), ..Rights::default() }));
         assert_eq!(word(3), 9 | direct::VALID | direct::WRITE);
         table.clear(3);
         assert_eq!(word(3), 0);

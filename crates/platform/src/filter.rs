@@ -52,8 +52,8 @@ pub enum DataCalls {
     Mediated,
 }
 
-/// Reading, writing and seeking; on any number, as the filter cannot tell descriptors apart.
-const DATA_CALLS: [u32; 9] = [
+/// Reading, writing, seeking and flushing; on any number, as the filter cannot tell descriptors apart.
+const DATA_CALLS: [u32; 11] = [
     nr::__NR_read,
     nr::__NR_write,
     nr::__NR_lseek,
@@ -63,6 +63,8 @@ const DATA_CALLS: [u32; 9] = [
     nr::__NR_writev,
     nr::__NR_preadv,
     nr::__NR_pwritev,
+    nr::__NR_fsync,
+    nr::__NR_fdatasync,
 ];
 
 fn rules(data: DataCalls) -> Vec<Rule> {
@@ -314,7 +316,7 @@ mod tests {
         let directly = |number, arguments| run(&strict(GADGET, DataCalls::Direct), number, AUDIT_ARCH_X86_64, INSIDE, arguments);
         let more: Vec<u32> =
             (0..600).filter(|&number| directly(number, [0; 6]) == ALLOW && strictly(number, [0; 6]) != ALLOW).collect();
-        assert_eq!(more, [0, 1, 8, 17, 18, 19, 20, 295, 296, 436]);
+        assert_eq!(more, [0, 1, 8, 17, 18, 19, 20, 74, 75, 295, 296, 436]);
         assert_eq!(directly(nr::__NR_close_range, [0, u32::MAX.into(), 2, 0, 0, 0]), TRAP, "CLOSE_RANGE_UNSHARE");
         // Page-cache side channels (RWF_NOWAIT), and ways to move data between descriptors.
         for number in [nr::__NR_preadv2, nr::__NR_pwritev2, nr::__NR_sendfile, nr::__NR_splice, nr::__NR_dup, nr::__NR_fcntl] {

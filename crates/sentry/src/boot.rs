@@ -2,7 +2,7 @@
 
 use crate::confine::cgroup::{ControlGroups, Controller};
 use crate::confine::{capabilities, filter, landlock, Layers};
-use skerry_control::{Boot, Booted, Event, Failure, FailureKind, Identity, Layer, MountKind};
+use skerry_control::{Boot, Booted, Event, Failure, FailureKind, Identity, Layer, MountKind, Profile};
 use skerry_kernel::fs::host::IdMap;
 use skerry_kernel::fs::{self, Services};
 use skerry_kernel::Kernel;
@@ -38,7 +38,7 @@ pub fn boot(
     let internal = |error: &dyn std::fmt::Display| failure(FailureKind::Internal, error);
     let mut features = Features::default();
     let mut suspension = true;
-    let mut direct = true;
+    let mut direct = boot.profile == Profile::Default;
     for name in &boot.without {
         match name.as_str() {
             "sync_wake_up" => features.sync_wake_up = false,
@@ -81,7 +81,8 @@ pub fn boot(
     };
     let kernel = Kernel::new(boot.hostname.as_bytes(), boot.limits.clone(), boot.network, boot.trace, events);
     kernel.direct_data.store(direct, Ordering::Relaxed);
-    if boot.without.iter().any(|name| name == "patching") {
+    // Patched images map files of the host: the strict profile maps copies only.
+    if boot.without.iter().any(|name| name == "patching") || boot.profile == Profile::Strict {
         kernel.images.switch_off();
     }
     kernel.memory_files.limit.store(memory_files_cap(&boot.limits), Ordering::Relaxed);
@@ -89,6 +90,9 @@ pub fn boot(
         kernel.net.set_memory_limit((memory / 4) as _);
     }
     let services = Services::new(kernel.memory_files.clone()).map_err(|errno| internal(&errno))?;
+    if boot.profile == Profile::Strict {
+        services.copy_what_is_mapped();
+    }
     let _ = kernel.file_services.set(services.clone());
     let pseudo = |kind: &MountKind, services: &Arc<Services>| -> Option<Arc<dyn fs::inode::FileSystem>> {
         match kind {
@@ -134,6 +138,7 @@ pub fn boot(
             skerry_platform::memory::Access::ProcessVm => "process_vm".into(),
             skerry_platform::memory::Access::ProcMem => "proc_mem".into(),
         },
+        profile: boot.profile,
         sentry_pid: host_pid,
     };
     Ok(Sandbox { kernel, booted, caller, memory })

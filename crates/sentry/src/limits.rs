@@ -91,6 +91,7 @@ pub fn watch_memory(kernel: &Arc<Kernel>, limit: u64, memory: Arc<MemoryUse>) ->
 
 fn watch(kernel: &Weak<Kernel>, limit: u64, memory: &MemoryUse) {
     while let Some(kernel) = kernel.upgrade() {
+        kernel.settle_files();
         let (mut used, largest) = quick_use(&kernel);
         if used > limit {
             // Pages that processes share after a fork were counted once for each.

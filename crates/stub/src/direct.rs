@@ -19,7 +19,11 @@ static MAPPED: AtomicBool = AtomicBool::new(false);
 const OFF_WORD: u64 = 0x400;
 
 const EBADF: i64 = -9;
+const SEEK_SET: u64 = 0;
 const SEEK_CUR: u64 = 1;
+const SEEK_END: u64 = 2;
+/// Writes of more pieces than these are the sentry's, where their length counts.
+const VECTORS: usize = 16;
 const PROT_READ: u64 = 1;
 const MAP_SHARED_FIXED: u64 = 0x11;
 const MADV_DONTFORK: u64 = 10;
@@ -69,7 +73,7 @@ pub fn try_direct(thread: &ThreadBlock, call_number: u64, arguments: &[u64; 6]) 
     let wanted = match call_number {
         number::READ | number::PREAD64 | number::READV | number::PREADV => right::READ,
         number::WRITE | number::PWRITE64 | number::WRITEV | number::PWRITEV => right::WRITE,
-        number::LSEEK => right::VALID,
+        number::LSEEK | number::FSYNC | number::FDATASYNC => right::VALID,
         _ => return None,
     };
     let guest = arguments[0] & 0xffff_ffff;
@@ -83,30 +87,56 @@ pub fn try_direct(thread: &ThreadBlock, call_number: u64, arguments: &[u64; 6]) 
         return None;
     }
     let descriptor = word & right::DESCRIPTOR;
-    if wanted == right::WRITE && !may_write(entry, descriptor, call_number, arguments) {
-        return None;
+    if wanted == right::WRITE && entry.write_end.load(Ordering::Relaxed) != right::NO_END {
+        return write_bounded(entry, word, call_number, arguments);
     }
+    answer(call_number, descriptor, arguments)
+}
+
+/// The host's answer. `None`: the descriptor was closed under our feet (the program closes it in another thread); the
+/// sentry knows what is there now.
+fn answer(call_number: u64, descriptor: u64, arguments: &[u64; 6]) -> Option<i64> {
     let [_, b, c, d, e, f] = *arguments;
     // SAFETY: a call that reads or writes the guest's memory, at addresses that the guest gave.
     let result = unsafe { host::host_call(call_number, descriptor, b, c, d, e, f) };
-    // Closed under our feet (the program closes it in another thread): the sentry knows what is there now.
     (result != EBADF).then_some(result)
 }
 
-/// Whether the write stays where the sentry has allowed writes.
-fn may_write(entry: &DirectEntry, descriptor: u64, call_number: u64, arguments: &[u64; 6]) -> bool {
-    let end = entry.write_end.load(Ordering::Relaxed);
-    if end == right::NO_END {
-        return true;
-    }
-    let start = match call_number {
-        number::PWRITE64 => arguments[3],
-        number::WRITE => match call!(number::LSEEK, descriptor, 0, SEEK_CUR) {
-            position if position >= 0 => position as u64,
-            _ => return false,
-        },
-        // How long they are lies in guest memory.
-        _ => return false,
+/// Writes where the file may not grow beyond a certain end; `None` where it would.
+fn write_bounded(entry: &DirectEntry, word: u64, call_number: u64, arguments: &[u64; 6]) -> Option<i64> {
+    let descriptor = word & right::DESCRIPTOR;
+    let length = match call_number {
+        number::WRITE | number::PWRITE64 => arguments[2],
+        _ => length_of_vectors(arguments[1], arguments[2])?,
     };
-    start.checked_add(arguments[2]).is_some_and(|write_end| write_end <= end)
+    let appends = word & right::APPEND != 0;
+    let positioned = matches!(call_number, number::PWRITE64 | number::PWRITEV);
+    let before = if appends || !positioned { position(descriptor, 0, SEEK_CUR)? } else { 0 };
+    let start = if appends {
+        position(descriptor, 0, SEEK_END)?
+    } else if positioned {
+        arguments[3]
+    } else {
+        before
+    };
+    let within = start.checked_add(length).is_some_and(|end| end <= entry.write_end.load(Ordering::Relaxed));
+    let result = if within { answer(call_number, descriptor, arguments) } else { None };
+    if appends && (positioned || !matches!(result, Some(0..))) {
+        // Looking for the end has moved the position, which nothing has done then.
+        position(descriptor, before, SEEK_SET);
+    }
+    result
+}
+
+fn position(descriptor: u64, offset: u64, whence: u64) -> Option<u64> {
+    u64::try_from(call!(number::LSEEK, descriptor, offset, whence)).ok()
+}
+
+/// What an array of `struct iovec` holds in all. `None`: too many to look at, or not readable.
+fn length_of_vectors(address: u64, count: u64) -> Option<u64> {
+    let mut vectors = [[0u64; 2]; VECTORS];
+    if count > VECTORS as u64 || !host::copy(&raw mut vectors as u64, address, count * 16) {
+        return None;
+    }
+    vectors[..count as usize].iter().try_fold(0u64, |sum, vector| sum.checked_add(vector[1]))
 }

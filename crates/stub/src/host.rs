@@ -166,6 +166,8 @@ pub mod number {
     pub const PWRITE64: u64 = 18;
     pub const READV: u64 = 19;
     pub const WRITEV: u64 = 20;
+    pub const FSYNC: u64 = 74;
+    pub const FDATASYNC: u64 = 75;
     pub const PREADV: u64 = 295;
     pub const PWRITEV: u64 = 296;
     pub const MMAP: u64 = 9;

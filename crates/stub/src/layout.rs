@@ -113,6 +113,8 @@ pub mod direct {
     pub const VALID: u64 = 1 << 32;
     pub const READ: u64 = 1 << 33;
     pub const WRITE: u64 = 1 << 34;
+    /// With O_APPEND: a write begins at the file's end.
+    pub const APPEND: u64 = 1 << 35;
     /// As [`super::DirectEntry::write_end`]: no limit.
     pub const NO_END: u64 = u64::MAX;
 }

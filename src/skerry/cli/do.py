@@ -42,6 +42,7 @@ OPTIONS = [
     Option("--network", "network", "none|loopback", "loopback (the default) stays inside the sandbox"),
     Option("--engine", "engine", "NAME", "the wall ('skerry engines' lists them; default: sentry)"),
     Option("--require", "require", "LAYER", "fail unless LAYER is in force: " + ", ".join(messages.LAYERS), many=True),
+    Option("--profile", "profile", "default|strict", "strict: no file of the host is read, written or mapped natively"),
     Option("-t --tty", "tty", None, "give the command a terminal (by itself where yours is one)"),
     Option("-T --no-tty", "tty", None, "give it none", value=False),
     Option("--trace", "trace", None, "print every system call to standard error"),
@@ -243,6 +244,7 @@ def _facts(info: SandboxInfo | None) -> dict[str, Any]:
         "layers": None if info is None else info.layers,
         "missing": None if info is None else [layer.as_dict() for layer in info.missing],
         "limits": None if info is None else info.limits,
+        "profile": None if info is None else info.profile,
         "guest_memory": None if info is None else info.guest_memory,
         "version": None if info is None else info.version,
     }

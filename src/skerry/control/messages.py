@@ -24,6 +24,7 @@ LAYERS = (
 )  # fmt: skip
 
 NETWORKS = ("none", "loopback")
+PROFILES = ("default", "strict")
 
 #: The most bytes that one file read or write carries.
 FILE_CHUNK = 1 << 20
@@ -79,6 +80,7 @@ def boot(
     cpus: float | None = None,
     pids: int | None = None,
     memory_files: int | None = None,
+    profile: str = "default",
     trace: bool = False,
     require: Iterable[str] = (),
     without: Iterable[str] = (),
@@ -89,6 +91,7 @@ def boot(
         "network": network,
         "limits": {"memory": memory, "cpus": cpus, "pids": pids, "memory_files": memory_files},
         "identity": identity,
+        "profile": profile,
         "trace": trace,
         "require": list(require),
         "without": list(without),
@@ -229,6 +232,7 @@ def read_booted(value: Any) -> SandboxInfo:
         limits={str(name): str(text) for name, text in limits.items()},
         version=_text(value, "version"),
         guest_memory=_text(value, "guest_memory"),
+        profile=_text(value, "profile"),
         sentry_pid=_number(value, "sentry_pid"),
     )
 

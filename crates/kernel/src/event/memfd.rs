@@ -99,8 +99,8 @@ impl FileOperations for MemFd {
     fn mapping_descriptor(&self, request: MappingRequest) -> Result<Arc<OwnedFd>> {
         self.file.mapping_descriptor(request)
     }
-    fn host_description(&self, flags: StatusFlags) -> Result<Option<HostDescription>> {
-        self.file.host_description(flags)
+    fn host_description(&self, flags: StatusFlags, position: u64) -> Result<Option<HostDescription>> {
+        self.file.host_description(flags, position)
     }
     fn direct_write_end(&self, flags: StatusFlags) -> Option<u64> {
         self.file.direct_write_end(flags)

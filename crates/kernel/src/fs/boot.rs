@@ -5,7 +5,7 @@
 
 use crate::fs::dev;
 use crate::fs::direct::DirectRegistry;
-use crate::fs::host::{host_error, Access, DescriptorCache, HostTree, IdMap, Reopener};
+use crate::fs::host::{host_error, Access, Copies, DescriptorCache, HostTree, IdMap, Reopener};
 use crate::fs::file::{OpenFile, StatusFlags};
 use crate::fs::inode::{Device, FileSystem, FileType, Inode, NewNodeKind};
 use crate::fs::mount::{MountFlags, MountTable, NewMount};
@@ -65,6 +65,11 @@ impl Services {
             content: self.content.clone(),
             type_name,
         })
+    }
+
+    /// The strict profile: programs map copies of the host's files, and no standard stream.
+    pub fn copy_what_is_mapped(&self) {
+        self.descriptors.map_copies(Copies::new(self.tmpfs(0, 0o700, "tmpfs")));
     }
 
     /// A host tree at `source` (absolute, on the host).

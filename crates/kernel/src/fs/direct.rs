@@ -10,7 +10,7 @@
 //! injects (`run::direct`); [`crate::fs::fd_table`] clears entries when descriptors go; [`DirectRegistry`] finds all entries of a file.
 //! Lock order: `DirectRegistry::places` > `FdTable` > `DirectTable::state`.
 
-use crate::fs::file::{OpenFile, StatusFlags};
+use crate::fs::file::{HostDescription, OpenFile, StatusFlags};
 use crate::fs::inode::{FileType, Inode};
 use crate::fs::notify::NotifyRegistry;
 use crate::fs::path::same_inode;
@@ -29,6 +29,8 @@ use std::sync::{Arc, Weak};
 const USES: u32 = 6;
 /// A transfer counts as one more use for each of these.
 const BYTES_A_USE: u64 = 64 * 1024;
+/// The count of a file that cannot become direct.
+const NEVER: u32 = u32::MAX;
 /// Direct descriptors that one process has at most: they count towards the host's RLIMIT_NOFILE.
 const ENTRIES_MAX: usize = 256;
 /// That a sandbox has.
@@ -255,7 +257,8 @@ pub fn before_truncation(kernel: &Kernel, inode: &Arc<dyn Inode>, old_size: u64,
     }
 }
 
-fn is_watched(watches: &NotifyRegistry, file: &OpenFile) -> bool {
+/// Whether somebody wants to know of what happens to the file.
+pub fn is_watched(watches: &NotifyRegistry, file: &OpenFile) -> bool {
     let Some(path) = &file.path else { return false };
     watches.is_watched(path.inode()) || path.dentry.parent().is_some_and(|parent| watches.is_watched(&parent.inode))
 }
@@ -263,14 +266,18 @@ fn is_watched(watches: &NotifyRegistry, file: &OpenFile) -> bool {
 impl OpenFile {
     /// Counts a use of the data; true once there have been enough.
     pub fn uses_data(&self, bytes: u64) -> bool {
-        const ENOUGH: u32 = USES;
         let uses = self.data_use.load(Ordering::Relaxed);
-        if uses > ENOUGH {
-            return true;
+        if uses > USES {
+            return uses != NEVER;
         }
-        let more = 1 + u32::try_from(bytes / BYTES_A_USE).unwrap_or(ENOUGH).min(ENOUGH);
-        self.data_use.store(uses.saturating_add(more), Ordering::Relaxed);
+        let more = 1 + (bytes / BYTES_A_USE).min(USES.into()) as u32;
+        self.data_use.store(uses + more, Ordering::Relaxed);
         false
+    }
+
+    /// It cannot become direct: nobody need try again.
+    pub fn stays_mediated(&self) {
+        self.data_use.store(NEVER, Ordering::Relaxed);
     }
 
     /// What a process may do with the file by itself; `limited`: its RLIMIT_FSIZE is to be heeded.
@@ -287,7 +294,7 @@ impl OpenFile {
                 write_end = None;
             }
         }
-        Rights { read: self.is_readable(), write_end }
+        Rights { read: self.is_readable(), write_end, append: flags.contains(StatusFlags::APPEND) }
     }
 
     /// The host description for processes to use, made where there is none yet. `None`: this file is not for that.
@@ -298,10 +305,11 @@ impl OpenFile {
             return Ok(None);
         }
         if self.position.handed_over().is_none() {
-            let operations = self.underlying()?;
-            let Some(description) = operations.host_description(flags)? else { return Ok(None) };
-            let made = HandedOver { descriptor: description.descriptor, operations, keep: description.keep };
-            self.position.hand_over(|| Ok(made))?;
+            self.position.hand_over(|position| {
+                let operations = self.underlying()?;
+                let description = operations.host_description(flags, position)?;
+                Ok(description.map(|HostDescription { descriptor, sharing, keep }| HandedOver { descriptor, operations, sharing, keep }))
+            })?;
         }
         let Some(host) = self.direct() else { return Ok(None) };
         Ok(is_harmless(&host.descriptor, flags).then_some(host))

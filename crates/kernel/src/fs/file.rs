@@ -175,9 +175,9 @@ pub trait FileOperations: Send + Sync + Any {
     fn underlying(&self) -> Option<Result<Arc<dyn FileOperations>>> {
         None
     }
-    /// A host description of this file and nothing else, for one open file with `flags`: see [`crate::fs::direct`].
-    /// `None`: its data goes through the sentry only.
-    fn host_description(&self, flags: StatusFlags) -> Result<Option<HostDescription>> {
+    /// A host description of this file and nothing else, for one open file with `flags` that stands at `position`: see
+    /// [`crate::fs::direct`]. `None`: its data goes through the sentry only.
+    fn host_description(&self, flags: StatusFlags, position: u64) -> Result<Option<HostDescription>> {
         Ok(None)
     }
     /// Up to where processes that have the file's host description may write by themselves; `None`: nowhere.
@@ -212,8 +212,18 @@ pub trait FileOperations: Send + Sync + Any {
 pub struct HostDescription {
     /// Open with exactly the guest's access mode.
     pub descriptor: Arc<OwnedFd>,
+    pub sharing: Sharing,
     /// Let go with the open file.
     pub keep: Option<Box<dyn Send + Sync>>,
+}
+
+/// Who else has a host description.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sharing {
+    /// Nobody: its flags and offset are the open file's to set.
+    Own,
+    /// The sandbox's caller: its flags are theirs, its offset is where the open file stands.
+    Callers,
 }
 
 /// An open file description (open(2), "Open file descriptions").
@@ -294,7 +304,7 @@ impl OpenFile {
 
     pub fn set_flags(&self, flags: StatusFlags) {
         self.flags.store(flags.bits(), Ordering::Relaxed);
-        if let Some(host) = self.position.handed_over() {
+        if let Some(host) = self.position.handed_over().filter(|host| host.sharing == Sharing::Own) {
             let appends = if flags.contains(StatusFlags::APPEND) { rustix::fs::OFlags::APPEND } else { rustix::fs::OFlags::empty() };
             let _ = rustix::fs::fcntl_setfl(&*host.descriptor, appends);
         }

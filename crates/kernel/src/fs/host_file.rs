@@ -12,7 +12,7 @@
 //! Lock order: `OpenFile::position` > `Sequence`. No lock is held while a waker is called.
 
 use crate::event::host::{host_error, HostReactor, HostWatch};
-use crate::fs::file::{Events, FileOperations, MappingRequest, OpenFile, StatusFlags};
+use crate::fs::file::{Events, FileOperations, HostDescription, MappingRequest, OpenFile, Sharing, StatusFlags};
 use crate::fs::inode::{Device, FileType, Metadata, SetAttributes};
 use crate::sync::{WaitQueue, Wake};
 use crate::{Context, Errno, Result};
@@ -82,12 +82,13 @@ pub struct HostFile {
     sequence: Mutex<Sequence>,
 }
 
-/// Whether transfers move the position that the caller shares.
+/// Whether transfers by [`HostFile`] move the position that the caller shares.
 enum Sequence {
     /// They do; `expected` is the guest's position after the last transfer. A transfer there goes on where the *host*
     /// stands, which may be further on when the caller or a second descriptor of the same description wrote meanwhile.
     Shared { expected: u64 },
-    /// They do not: opened a second time by the guest (/dev/stdout).
+    /// They do not: opened a second time by the guest (/dev/stdout), or the open file's position is the host's itself
+    /// ([`crate::fs::direct`]).
     Own,
 }
 
@@ -445,6 +446,33 @@ impl FileOperations for HostFile {
         descriptor.clone().ok_or(Errno::ENODEV)
     }
 
+    fn host_description(&self, _flags: StatusFlags, position: u64) -> Result<Option<HostDescription>> {
+        if self.host.transfer != Transfer::Positioned || self.host.metadata()?.kind != FileType::Regular {
+            return Ok(None);
+        }
+        let mut sequence = self.sequence.lock();
+        // From now on the host's own offset is where the guest stands; opened by name it has another one.
+        let Sequence::Shared { expected } = &*sequence else { return Ok(None) };
+        if *expected != position {
+            rustix::fs::seek(&*self.host.descriptor, SeekFrom::Start(position)).map_err(host_error)?;
+        }
+        *sequence = Sequence::Own;
+        Ok(Some(HostDescription { descriptor: self.host.descriptor.clone(), sharing: Sharing::Callers, keep: None }))
+    }
+
+    fn direct_write_end(&self, flags: StatusFlags) -> Option<u64> {
+        // O_APPEND that the guest has set or cleared is its own, not the caller's.
+        let appends = rustix::fs::fcntl_getfl(&*self.host.descriptor).is_ok_and(|flags| flags.contains(OFlags::APPEND));
+        let synchronous = flags.intersects(StatusFlags::SYNC | StatusFlags::DSYNC);
+        (appends == flags.contains(StatusFlags::APPEND) && !synchronous).then_some(u64::MAX)
+    }
+
+    fn write_at_host_offset(&self, descriptor: &OwnedFd, flags: StatusFlags, buffer: &[u8]) -> Result<usize> {
+        let append = if flags.contains(StatusFlags::APPEND) { ReadWriteFlags::APPEND } else { ReadWriteFlags::empty() };
+        // u64::MAX: at the description's offset, which moves.
+        rustix::io::pwritev2(descriptor, &[IoSlice::new(buffer)], u64::MAX, append).map_err(host_error)
+    }
+
     fn flush(&self, file: &OpenFile) {
         if self.host.transfer != Transfer::Positioned {
             return;
@@ -606,6 +634,29 @@ mod tests {
         file_of_caller.rewind().unwrap();
         file_of_caller.read_to_string(&mut text).unwrap();
         assert_eq!(text, "Xbcd");
+    }
+
+    #[test]
+    fn once_it_is_direct_the_callers_position_is_the_guests() {
+        let mut file_of_caller = temporary_file();
+        file_of_caller.write_all(b"one\ntwo\nthree\n").unwrap();
+        file_of_caller.rewind().unwrap();
+        let file = HostFile::open(duplicate(&file_of_caller), None, &reactor()).unwrap();
+        assert_eq!(read(&file, &mut [0; 2]), Ok(2));
+        // Somebody else has gone on with the description meanwhile: the guest goes on from there, as it would natively.
+        file_of_caller.seek(std::io::SeekFrom::Start(3)).unwrap();
+        assert!(file.hand_over().unwrap().is_some());
+        assert_eq!(file.position.lock().get(), 3);
+        file.position.lock().set(8).unwrap();
+        assert_eq!(file_of_caller.stream_position().unwrap(), 8);
+        assert_eq!(file.operations.read(&file, &mut [0; 4], 8), Ok(4));
+        assert_eq!(file_of_caller.stream_position().unwrap(), 8, "pread(2) moves nothing");
+        file.set_flags(StatusFlags::RDWR | StatusFlags::APPEND);
+        assert!(!rustix::fs::fcntl_getfl(&file_of_caller).unwrap().contains(OFlags::APPEND), "the caller's flags");
+        assert_eq!(file.direct_rights(false).write_end, None);
+        let host = file.direct().unwrap();
+        assert_eq!(file.operations.write_at_host_offset(&host.descriptor, file.flags(), b"end"), Ok(3));
+        assert_eq!(file_of_caller.stream_position().unwrap(), 17);
     }
 
     #[test]

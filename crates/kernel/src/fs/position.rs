@@ -4,7 +4,7 @@
 //! host description's own offset for good, which all who share the open file move, inside and here.
 //! Lock order: outside of the object's own locks.
 
-use crate::fs::file::FileOperations;
+use crate::fs::file::{FileOperations, Sharing};
 use crate::fs::host::host_error;
 use crate::Result;
 use parking_lot::{Mutex, MutexGuard};
@@ -18,6 +18,7 @@ pub struct HandedOver {
     pub descriptor: Arc<OwnedFd>,
     /// What it is a description of: an overlay's file may be another one later.
     pub operations: Arc<dyn FileOperations>,
+    pub sharing: Sharing,
     /// Let go with the open file.
     pub keep: Option<Box<dyn Send + Sync>>,
 }
@@ -45,18 +46,18 @@ impl Position {
         self.handed_over.get()
     }
 
-    /// Makes a host description's offset the position, unless one is that already; returns the one that is.
-    pub fn hand_over(&self, make: impl FnOnce() -> Result<HandedOver>) -> Result<&HandedOver> {
-        if let Some(present) = self.handed_over.get() {
-            return Ok(present);
-        }
+    /// Makes a host description's offset the position, unless one is that already; returns the one that is. `make` gets the
+    /// position as it is, and has none to give where the file cannot be used that way.
+    pub fn hand_over(&self, make: impl FnOnce(u64) -> Result<Option<HandedOver>>) -> Result<Option<&HandedOver>> {
         let own = self.own.lock();
         if let Some(present) = self.handed_over.get() {
-            return Ok(present);
+            return Ok(Some(present));
         }
-        let made = make()?;
-        rustix::fs::seek(&*made.descriptor, SeekFrom::Start(*own)).map_err(host_error)?;
-        Ok(self.handed_over.get_or_init(|| made))
+        let Some(made) = make(*own)? else { return Ok(None) };
+        if made.sharing == Sharing::Own {
+            rustix::fs::seek(&*made.descriptor, SeekFrom::Start(*own)).map_err(host_error)?;
+        }
+        Ok(Some(self.handed_over.get_or_init(|| made)))
     }
 }
 

@@ -3,7 +3,7 @@
 
 use super::{Engine, GuestThread};
 use crate::context::Context;
-use crate::fs::direct::DirectTable;
+use crate::fs::direct::{self, DirectTable};
 use crate::fs::file::OpenFile;
 use crate::Kernel;
 use skerry_abi::raw::general as linux;
@@ -57,7 +57,10 @@ impl Engine {
                 return;
             }
         }
-        let Ok(Some(host)) = file.hand_over() else { return };
+        if direct::is_watched(&kernel.watches, file) {
+            return;
+        }
+        let Ok(Some(host)) = file.hand_over() else { return file.stays_mediated() };
         let rights = file.direct_rights(limited);
         if !rights.read && rights.write_end.is_none() {
             return;

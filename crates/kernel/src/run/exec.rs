@@ -125,6 +125,15 @@ fn start_when_mapped(
     engine.ask_native(thread, context, NativePlan { calls, then: Some(Box::new(then)) })
 }
 
+/// Where the host's maps do not show an image's name, because a copy is mapped.
+fn remember_names(context: &Context, image: &Image, calls: &[NativeCall]) {
+    let kernel = context.kernel();
+    let Some(path) = image.file.path.as_ref().filter(|_| kernel.maps_copies()) else { return };
+    for (_, descriptor) in calls.iter().filter_map(|call| call.descriptor.as_ref()) {
+        kernel.mapped_names.remember(descriptor, path, kernel);
+    }
+}
+
 /// E2BIG where arguments and environment are more than the stack limit allows (execve(2), "Limits on size").
 fn check_size(context: &Context, execution: &Execution) -> Result<()> {
     let stack = context.process().rlimit(linux::RLIMIT_STACK).current;
@@ -280,8 +289,11 @@ impl Plan {
 
         let mut calls = Vec::new();
         image.map(bias, &context.kernel().images, &mut calls)?;
+        remember_names(context, &image, &calls);
         if let (Some(interpreter), Some(bias)) = (&interpreter, interpreter_bias) {
+            let first = calls.len();
             interpreter.map(bias, &context.kernel().images, &mut calls)?;
+            remember_names(context, interpreter, &calls[first..]);
         }
         if fitting.is_none() {
             if let Some(prepared) = &prepared {

@@ -59,7 +59,7 @@ const PF_R: u32 = 4;
 
 /// A checked ELF file, ready to be mapped.
 pub(super) struct Image {
-    file: Arc<OpenFile>,
+    pub(super) file: Arc<OpenFile>,
     headers: Vec<ProgramHeader>,
     pub position_independent: bool,
     entry: u64,

@@ -4,6 +4,7 @@
 use super::UserAddress;
 use crate::context::Continuation;
 use crate::fs::file::MappingRequest;
+use crate::fs::host_file::HostFile;
 use crate::{Context, Errno, Result};
 use skerry_abi::raw::general as linux;
 use skerry_platform::engine::NativeCall;
@@ -74,6 +75,10 @@ pub fn mmap(context: &mut Context, address: u64, length: u64, protection: u32, f
     }
     // A shared mapping of a writable file may become writable later.
     let request = MappingRequest { shared, writable: shared && file.is_writable(), offset, length };
+    if context.kernel().maps_copies() && file.downcast::<HostFile>().is_some() {
+        // Of the caller's own files there is no copy: they may be read.
+        return Err(Errno::ENODEV);
+    }
     let descriptor = file.operations.mapping_descriptor(request)?;
     if let Some(path) = &file.path {
         context.kernel().mapped_names.remember(&descriptor, path, context.kernel());

@@ -1,12 +1,12 @@
 //! Which host files keep an `O_PATH` descriptor: the most recently used ones.
 
-use super::{host_error, HostInode};
+use super::{host_error, Copies, HostInode};
 use crate::Result;
 use parking_lot::Mutex;
 use rustix::fs::{Mode, OFlags};
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
 /// Descriptors that files keep between calls, for all host trees of a sandbox together.
 pub struct DescriptorCache {
@@ -14,12 +14,23 @@ pub struct DescriptorCache {
     /// Oldest first; a file that was used since it was queued gets another round.
     queue: Mutex<VecDeque<Weak<HostInode>>>,
     reopener: Reopener,
+    /// Where programs may not map the files themselves.
+    copies: OnceLock<Copies>,
 }
 
 impl DescriptorCache {
     /// `limit`: how many descriptors may be kept.
     pub fn new(limit: usize, reopener: Reopener) -> Arc<DescriptorCache> {
-        Arc::new(DescriptorCache { limit, queue: Mutex::default(), reopener })
+        Arc::new(DescriptorCache { limit, queue: Mutex::default(), reopener, copies: OnceLock::new() })
+    }
+
+    /// From now on copies are mapped.
+    pub fn map_copies(&self, copies: Copies) {
+        let _ = self.copies.set(copies);
+    }
+
+    pub fn copies(&self) -> Option<&Copies> {
+        self.copies.get()
     }
 
     pub fn reopener(&self) -> &Reopener {

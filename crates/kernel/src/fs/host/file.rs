@@ -1,7 +1,7 @@
 //! Open files and directories of a host tree.
 
 use super::{host_error, status_of, Access, HostInode};
-use crate::fs::file::{FileOperations, HostDescription, MappingRequest, OpenFile, StatusFlags};
+use crate::fs::file::{FileOperations, HostDescription, MappingRequest, OpenFile, Sharing, StatusFlags};
 use crate::fs::inode::{DirectoryEntry, FileType, Metadata};
 use crate::{Errno, Result};
 use parking_lot::Mutex;
@@ -82,6 +82,9 @@ impl FileOperations for HostRegularFile {
     }
 
     fn mapping_descriptor(&self, request: MappingRequest) -> Result<Arc<OwnedFd>> {
+        if let Some(copies) = self.inode.tree().cache.copies() {
+            return copies.descriptor(&self.descriptor, request);
+        }
         if self.access == OFlags::RDONLY || (request.shared && request.writable) {
             return Ok(self.descriptor.clone());
         }
@@ -94,7 +97,7 @@ impl FileOperations for HostRegularFile {
         Ok(descriptor)
     }
 
-    fn host_description(&self, flags: StatusFlags) -> Result<Option<HostDescription>> {
+    fn host_description(&self, flags: StatusFlags, _position: u64) -> Result<Option<HostDescription>> {
         let access = match flags & (StatusFlags::WRONLY | StatusFlags::RDWR) {
             StatusFlags::WRONLY => OFlags::WRONLY,
             StatusFlags::RDWR => OFlags::RDWR,
@@ -107,7 +110,7 @@ impl FileOperations for HostRegularFile {
         } else {
             Arc::new(self.inode.tree().cache.reopener().reopen(&*self.descriptor, access | appends)?)
         };
-        Ok(Some(HostDescription { descriptor, keep: None }))
+        Ok(Some(HostDescription { descriptor, sharing: Sharing::Own, keep: None }))
     }
 
     fn direct_write_end(&self, flags: StatusFlags) -> Option<u64> {

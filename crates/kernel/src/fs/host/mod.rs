@@ -10,10 +10,12 @@
 //!
 //! Lock order: `HostTree::inodes`, `HostInode::place`, `HostInode::descriptor` are innermost, one at a time.
 
+mod copies;
 mod descriptors;
 mod file;
 mod inode;
 
+pub use copies::Copies;
 pub use descriptors::{DescriptorCache, Reopener};
 pub use file::HostRegularFile;
 pub use inode::HostInode;

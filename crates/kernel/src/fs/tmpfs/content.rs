@@ -25,7 +25,7 @@ const HEAP_EMERGENCY_MAX: u64 = 16 * 1024 * 1024;
 const MEMFDS_SOFT_MAX: usize = 6000;
 const PAGE: u64 = 4096;
 /// What is charged in advance, at least and at most, when a file grows that processes write to by themselves.
-const AHEAD_MIN: u64 = 64 * 1024;
+const AHEAD_MIN: u64 = 128 * 1024;
 const AHEAD_MAX: u64 = 4 * 1024 * 1024;
 /// A file with larger holes is not charged whole in advance.
 const HOLES_MAX: u64 = 4 * 1024 * 1024;
@@ -253,7 +253,7 @@ impl Content {
 
     /// Charges a growing file some way beyond `end`, where there is room.
     fn charge_ahead(&mut self, end: u64) {
-        let ahead = (end / 8).clamp(AHEAD_MIN, AHEAD_MAX).min(self.quotas.free() / 64);
+        let ahead = (end / 4).clamp(AHEAD_MIN, AHEAD_MAX).min(self.quotas.free() / 64);
         self.charge_until(round_up(end.saturating_add(ahead)));
     }
 

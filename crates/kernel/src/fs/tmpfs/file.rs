@@ -82,15 +82,11 @@ impl FileOperations for TmpfsFile {
         self.inode.content()?.write().mapping_descriptor(writable)
     }
 
-    fn host_description(&self, flags: StatusFlags) -> Result<Option<HostDescription>> {
+    fn host_description(&self, flags: StatusFlags, _position: u64) -> Result<Option<HostDescription>> {
         self.inode.host_description(flags)
     }
 
-    fn direct_write_end(&self, flags: StatusFlags) -> Option<u64> {
-        // Where the end is a write finds out only when it is made.
-        if flags.contains(StatusFlags::APPEND) {
-            return None;
-        }
+    fn direct_write_end(&self, _flags: StatusFlags) -> Option<u64> {
         self.inode.content().ok()?.read().direct_write_end()
     }
 

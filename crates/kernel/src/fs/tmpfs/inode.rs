@@ -5,7 +5,7 @@ use super::directory::{Directory, OpenDirectory};
 use super::file::TmpfsFile;
 use super::{Tmpfs, INODE_COST};
 use crate::fs::clock;
-use crate::fs::file::{FileOperations, HostDescription, StatusFlags};
+use crate::fs::file::{FileOperations, HostDescription, Sharing, StatusFlags};
 use crate::fs::inode::{Device, FileSystem, FileType, Inode, Metadata, NewNode, NewNodeKind, RenameFlags, SetAttributes};
 use crate::fs::special::SpecialState;
 use crate::fs::xattr::Xattrs;
@@ -211,7 +211,7 @@ impl TmpfsInode {
         } else {
             Box::new(counted)
         };
-        Ok(Some(HostDescription { descriptor: Arc::new(descriptor), keep: Some(keep) }))
+        Ok(Some(HostDescription { descriptor: Arc::new(descriptor), sharing: Sharing::Own, keep: Some(keep) }))
     }
 
     /// Allows fcntl(F_ADD_SEALS) (memfd_create(2), MFD_ALLOW_SEALING).
