@@ -1,11 +1,13 @@
 //! What a system call handler is given: who calls, its memory, and how to wait.
 
 use crate::fs::file::{OpenFile, StatusFlags};
+use crate::marshal::Marshalled;
 use crate::sync::Waiter;
 use crate::task::{Process, Task};
 use crate::{Errno, Kernel, Result};
 use skerry_platform::channel::Channel;
 use skerry_platform::memory::GuestMemory;
+use std::cell::RefCell;
 use std::sync::Arc;
 use std::time::Instant;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -33,6 +35,8 @@ pub struct Context<'a> {
     pub call: Call,
     /// Where `call`'s instruction and stack pointer still are to be read from.
     channel: Option<&'a Channel>,
+    /// Guest memory that came with the call and goes with its answer.
+    marshalled: RefCell<Marshalled>,
     /// What is to happen beside the return of a value.
     pub(crate) after: After,
     /// The descriptor whose data was used, where its process may be given it to use by itself.
@@ -92,12 +96,26 @@ pub struct NativePlan {
 
 impl<'a> Context<'a> {
     pub fn new(task: &'a Arc<Task>, lead: &'a dyn Lead, call: Call) -> Context<'a> {
-        Context { task, lead, call, channel: None, after: After::Nothing, direct_offer: None, may_carry_operations: false }
+        Context {
+            task,
+            lead,
+            call,
+            channel: None,
+            marshalled: RefCell::default(),
+            after: After::Nothing,
+            direct_offer: None,
+            may_carry_operations: false,
+        }
     }
 
     /// As [`Context::new`], for a call whose instruction and stack pointer are read from `channel` when they are needed.
     pub(crate) fn of_channel(task: &'a Arc<Task>, lead: &'a dyn Lead, call: Call, channel: &'a Channel) -> Context<'a> {
-        Context { task, lead, call, channel: Some(channel), after: After::Nothing, direct_offer: None, may_carry_operations: false }
+        Context { channel: Some(channel), ..Context::new(task, lead, call) }
+    }
+
+    /// As they came with the call; see [`crate::marshal`].
+    pub(crate) fn set_marshalled(&mut self, inputs: Vec<u8>) {
+        self.marshalled = RefCell::new(Marshalled::new(inputs));
     }
 
     fn read_pointers(&mut self) {
@@ -206,7 +224,7 @@ impl<'a> Context<'a> {
 
     /// Fills `bytes` whole, or EFAULT.
     pub fn read_bytes(&self, address: u64, bytes: &mut [u8]) -> Result<()> {
-        if self.memory().read(address, bytes) == bytes.len() {
+        if self.read_some(address, bytes) == bytes.len() {
             Ok(())
         } else {
             Err(Errno::EFAULT)
@@ -215,24 +233,79 @@ impl<'a> Context<'a> {
 
     /// Writes `bytes` whole, or EFAULT.
     pub fn write_bytes(&self, address: u64, bytes: &[u8]) -> Result<()> {
-        if self.memory().write(address, bytes) == bytes.len() {
+        if self.write_some(address, bytes) == bytes.len() {
             Ok(())
         } else {
             Err(Errno::EFAULT)
         }
     }
 
+    /// Fills `bytes` from `address`; returns how many bytes were readable from the start (less than asked: a fault).
+    pub fn read_some(&self, address: u64, bytes: &mut [u8]) -> usize {
+        let marshalled = self.marshalled.borrow();
+        let count = if marshalled.read(address, bytes) { bytes.len() } else { self.memory().read(address, bytes) };
+        if marshalled.has_results() {
+            marshalled.overlay(address, &mut bytes[..count]);
+        }
+        count
+    }
+
+    /// Writes `bytes` to `address`; returns how many were written from the start. The guest may see them only when the call
+    /// returns, but the call itself does at once.
+    pub fn write_some(&self, address: u64, bytes: &[u8]) -> usize {
+        let mut marshalled = self.marshalled.borrow_mut();
+        if marshalled.write(address, bytes) {
+            return bytes.len();
+        }
+        marshalled.forget(address, bytes.len());
+        drop(marshalled);
+        // What comes later counts where they overlap.
+        let _ = self.write_results();
+        self.memory().write(address, bytes)
+    }
+
+    /// What the stub is to write to the guest's memory on the way out.
+    pub(crate) fn take_results(&self) -> Vec<u8> {
+        self.marshalled.borrow_mut().take_results()
+    }
+
+    pub(crate) fn has_results(&self) -> bool {
+        self.marshalled.borrow().has_results()
+    }
+
+    /// Writes now what the stub was to write: it is not going to return from the call as usual. EFAULT where the memory
+    /// has changed since the call began.
+    pub(crate) fn write_results(&self) -> Result<()> {
+        let mut marshalled = self.marshalled.borrow_mut();
+        if !marshalled.has_results() {
+            return Ok(());
+        }
+        let memory = self.memory();
+        if marshalled.write_results(|address, bytes| memory.write(address, bytes)) {
+            Ok(())
+        } else {
+            Err(Errno::EFAULT)
+        }
+    }
+
+    /// The call begins anew: guest memory may be another by now.
+    pub(crate) fn forget_marshalled(&self) {
+        self.marshalled.borrow_mut().forget_all();
+    }
+
     /// Reads a zero-terminated string of at most `limit` bytes (zero included). Errors: EFAULT, and `too_long`.
     pub fn read_c_string(&self, address: u64, limit: usize, too_long: Errno) -> Result<Vec<u8>> {
+        if let Some(string) = self.marshalled.borrow().string(address) {
+            return if string.len() < limit { Ok(string.to_vec()) } else { Err(too_long) };
+        }
         let mut string = Vec::new();
-        let memory = self.memory();
         let mut position = address;
         while string.len() < limit {
             // Up to the end of the page, so that a string that ends before an unmapped page is read.
             let chunk = ((4096 - position % 4096) as usize).min(limit - string.len()).min(if string.is_empty() { 256 } else { 4096 });
             let start = string.len();
             string.resize(start + chunk, 0);
-            let got = memory.read(position, &mut string[start..]);
+            let got = self.read_some(position, &mut string[start..]);
             string.truncate(start + got);
             if let Some(end) = string[start..].iter().position(|&byte| byte == 0) {
                 string.truncate(start + end);

@@ -145,6 +145,13 @@ impl Kernel {
         }
     }
 
+    /// No guest memory travels with calls: for tests.
+    pub fn switch_marshalling_off(&self) {
+        if let Some(engine) = self.engine.get() {
+            engine.switch_marshalling_off();
+        }
+    }
+
     /// The host's side; `None` before [`Kernel::start`].
     pub(crate) fn engine(&self) -> Option<Arc<Engine>> {
         self.engine.get().cloned()

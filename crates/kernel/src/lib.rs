@@ -16,6 +16,7 @@ pub mod fs;
 pub mod image;
 pub mod ipc;
 pub mod kernel;
+mod marshal;
 pub mod net;
 pub mod run;
 pub mod signal;

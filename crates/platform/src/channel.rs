@@ -4,7 +4,7 @@
 //! the sentry wrote is ever read back from the channel.
 
 use crate::layout::{
-    line_state, ChannelLayout, CloneOrder, Frame, Line, Operation, Phase, Reply, Request, RequestDetail, CHANNEL_SIZE,
+    line_state, marshal, ChannelLayout, CloneOrder, Frame, Line, Operation, Phase, Reply, Request, RequestDetail, CHANNEL_SIZE,
     MAXIMUM_OPERATIONS,
 };
 use crate::HostError;
@@ -73,6 +73,29 @@ impl Channel {
     pub fn detail(&self) -> RequestDetail {
         // SAFETY: inside the mapping.
         unsafe { std::ptr::read_volatile(&raw const (*self.pages.as_ptr()).detail) }
+    }
+
+    /// A copy of the first `length` bytes of the area, as far as it has so many.
+    pub fn marshalled(&self, length: u32) -> Vec<u8> {
+        let length = length as usize;
+        if length > marshal::AREA {
+            return Vec::new();
+        }
+        let mut copy = Vec::with_capacity(length);
+        // SAFETY: `length` bytes inside the mapping go into a buffer with room for them, byte by byte as they are at that
+        // time; no reference into the mapping is made.
+        unsafe {
+            std::ptr::copy_nonoverlapping((&raw const (*self.pages.as_ptr()).area).cast::<u8>(), copy.as_mut_ptr(), length);
+            copy.set_len(length);
+        }
+        copy
+    }
+
+    /// Lays down what a reply has the stub write to the guest's memory; no more than the area holds.
+    pub fn put_results(&self, results: &[u8]) {
+        let length = results.len().min(marshal::AREA);
+        // SAFETY: inside the mapping; no reference into it is made.
+        unsafe { std::ptr::copy_nonoverlapping(results.as_ptr(), (&raw mut (*self.pages.as_ptr()).area).cast::<u8>(), length) }
     }
 
     /// Lays down and publishes the answer to the request `sequence`.

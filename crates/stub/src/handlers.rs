@@ -91,8 +91,8 @@ fn interrupt(thread: &mut ThreadBlock, context: &mut Context) {
 
 /// SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP.
 pub extern "C" fn on_fault(signal: i32, info: &Info, context: &mut Context) {
-    if context.rip == host::guarded_copy_address() {
-        context.rip = host::guarded_copy_end_address();
+    if let Some(end) = host::behind_guarded(context.rip) {
+        context.rip = end;
         return;
     }
     if signal == SIGTRAP && info.code == TRAP_TRACE && (entry::is_in_image(context.rip) || trampoline::is_within(context)) {
@@ -158,6 +158,7 @@ pub fn new_request(thread: &mut ThreadBlock, instruction_pointer: u64, stack_poi
     let filled = &mut thread.request;
     filled.kind = kind;
     filled.sequence = thread.sequence;
+    filled.marshalled = 0;
     filled.detail.status = 0;
     filled.detail.instruction_pointer = instruction_pointer;
     filled.detail.stack_pointer = stack_pointer;

@@ -84,6 +84,39 @@ guarded_copy_end:
     mov rax, rcx
     ret
 
+    // fn guarded_string(destination, source, limit) -> bytes copied, with the zero at the end; 0 where there is none within
+    // the limit, or at a fault of `guarded_string_load`.
+    .globl guarded_string
+guarded_string:
+    xor eax, eax
+1:  cmp rax, rdx
+    jae 2f
+    .globl guarded_string_load
+guarded_string_load:
+    movzx ecx, byte ptr [rsi + rax]
+    mov [rdi + rax], cl
+    inc rax
+    test ecx, ecx
+    jnz 1b
+    ret
+    .globl guarded_string_end
+guarded_string_end:
+2:  xor eax, eax
+    ret
+
+    // fn guarded_probe(address) -> 1 where the byte there can be written, which it is, as it is; 0 at a fault of
+    // `guarded_probe_touch`.
+    .globl guarded_probe
+guarded_probe:
+    xor eax, eax
+    .globl guarded_probe_touch
+guarded_probe_touch:
+    lock or byte ptr [rdi], 0
+    inc eax
+    .globl guarded_probe_end
+guarded_probe_end:
+    ret
+
     // fn start_program(entry, stack): never returns.
     .globl start_program
 start_program:
@@ -125,6 +158,8 @@ extern "C" {
     pub fn host_call(number: u64, a: u64, b: u64, c: u64, d: u64, e: u64, f: u64) -> i64;
     pub fn clone_call(flags: u64, child_stack: u64, clear_tid: u64, tls: u64, thread_block: u64) -> i64;
     pub fn guarded_copy(destination: u64, source: u64, length: u64) -> u64;
+    fn guarded_string(destination: u64, source: u64, limit: u64) -> u64;
+    fn guarded_probe(address: u64) -> u64;
     pub fn start_program(entry: u64, stack: u64) -> !;
     pub fn return_to_frame(frame: u64) -> !;
     fn gadget_start();
@@ -134,6 +169,10 @@ extern "C" {
     fn native_end();
     fn guarded_copy_instruction();
     fn guarded_copy_end();
+    fn guarded_string_load();
+    fn guarded_string_end();
+    fn guarded_probe_touch();
+    fn guarded_probe_end();
     fn restorer();
 }
 
@@ -153,9 +192,17 @@ label! {
     native_call_address = native_call;
     native_done_address = native_done;
     native_end_address = native_end;
-    guarded_copy_address = guarded_copy_instruction;
-    guarded_copy_end_address = guarded_copy_end;
     restorer_address = restorer;
+}
+
+/// Where a thread goes on that has faulted at `address`, if that is one of the guarded instructions.
+pub fn behind_guarded(address: u64) -> Option<u64> {
+    let guarded: [(unsafe extern "C" fn(), unsafe extern "C" fn()); 3] = [
+        (guarded_copy_instruction, guarded_copy_end),
+        (guarded_string_load, guarded_string_end),
+        (guarded_probe_touch, guarded_probe_end),
+    ];
+    guarded.into_iter().find(|(instruction, _)| *instruction as *const () as u64 == address).map(|(_, end)| end as *const () as u64)
 }
 
 pub mod number {
@@ -224,4 +271,17 @@ pub fn copy(destination: u64, source: u64, length: u64) -> bool {
     // SAFETY: a fault inside is caught by the fault handler; destination is either guest memory or a buffer of ours of at
     // least `length` bytes, as the callers say.
     unsafe { guarded_copy(destination, source, length) == 0 }
+}
+
+/// Copies a zero-terminated string of at most `limit` bytes, to a buffer of ours that has room for so many. Its length
+/// with the zero; 0 where it is longer or not readable.
+pub fn copy_string(destination: u64, source: u64, limit: u64) -> u64 {
+    // SAFETY: as above.
+    unsafe { guarded_string(destination, source, limit) }
+}
+
+/// Whether the byte at `address` can be written. What is there stays, whoever else writes it at the same time.
+pub fn is_writable(address: u64) -> bool {
+    // SAFETY: as above; the byte does not change.
+    unsafe { guarded_probe(address) != 0 }
 }

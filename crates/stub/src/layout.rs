@@ -121,7 +121,7 @@ pub mod direct {
 
 /// The cache line that a request and its reply travel in, the reply in the request's place: moving one line each way is
 /// what a call costs at the least. What it has no room for lies in the rest of the channel.
-#[repr(C, align(128))]
+#[repr(C, align(64))]
 pub struct Line {
     /// See [`line_state`]; written last, and read first.
     pub state: u64,
@@ -162,6 +162,8 @@ pub struct Request {
     pub sequence: u32,
     pub number: u64,
     pub arguments: [u64; 6],
+    /// Bytes of the channel's area that hold records ([`marshal`]) of the guest's memory, as the call's arguments name it.
+    pub marshalled: u32,
     pub detail: RequestDetail,
 }
 
@@ -181,7 +183,7 @@ impl Request {
     #[inline(always)]
     pub fn to_words(&self) -> [u64; LINE_WORDS] {
         let [a, b, c, d, e, f] = self.arguments;
-        [self.kind as u64 & 0xff | self.number << 32, a, b, c, d, e, f]
+        [self.kind as u64 & 0xff | (self.marshalled as u64 & 0xff_ffff) << 8 | self.number << 32, a, b, c, d, e, f]
     }
 
     /// From a line; without its detail.
@@ -193,6 +195,7 @@ impl Request {
             sequence: state as u32,
             number: head >> 32,
             arguments: [a, b, c, d, e, f],
+            marshalled: head as u32 >> 8,
             ..Request::default()
         }
     }
@@ -261,6 +264,8 @@ pub struct Reply {
     pub value: i64,
     /// How many of the channel's operations are to be carried out.
     pub operations: u32,
+    /// With RETURN: bytes of the channel's area that hold records to be written to the guest's memory first.
+    pub results: u32,
     /// With NATIVE: 1 = ask again with NATIVE_DONE.
     pub then: u32,
     pub entry: u64,
@@ -272,7 +277,8 @@ impl Reply {
     #[inline(always)]
     pub fn to_words(&self) -> [u64; 4] {
         let head = (self.action & 0xff | (self.resume & 0xff) << 8 | (self.then & 0xff) << 16) as u64;
-        [head | (self.operations as u64) << 32, self.value as u64, self.entry, self.stack]
+        let counts = (self.operations as u64 & 0xffff) << 32 | (self.results as u64) << 48;
+        [head | counts, self.value as u64, self.entry, self.stack]
     }
 
     #[inline(always)]
@@ -282,7 +288,8 @@ impl Reply {
             action: head as u32 & 0xff,
             resume: head as u32 >> 8 & 0xff,
             then: head as u32 >> 16 & 0xff,
-            operations: (head >> 32) as u32,
+            operations: (head >> 32) as u32 & 0xffff,
+            results: (head >> 48) as u32,
             value: value as i64,
             entry,
             stack,
@@ -301,10 +308,34 @@ pub struct Operation {
 /// How many operations one reply can have.
 pub const MAXIMUM_OPERATIONS: usize = 128;
 
-/// What lies at the start of a channel; the rest of it is unused so far.
+/// The records of marshalled memory in a channel's area: two words each, then the bytes of those that have any, filled up
+/// to whole words.
+pub mod marshal {
+    /// Bytes of the area. It begins behind the line, so that the little that most calls have comes with it.
+    pub const AREA: usize = 7040;
+    /// The most bytes of one record: larger data is read and written where it is.
+    pub const LIMIT: usize = 4096;
+
+    /// Flags of a record's second word, above its length.
+    /// The bytes follow, as the guest's memory had them when the call began.
+    pub const BYTES: u64 = 1 << 32;
+    /// The memory could be written then: results for it can go this way.
+    pub const WRITABLE: u64 = 1 << 33;
+    pub const LENGTH: u64 = 0xffff_ffff;
+
+    /// What a record with so many bytes takes up.
+    pub const fn size(bytes: usize) -> usize {
+        HEADER + bytes.next_multiple_of(8)
+    }
+    /// Address; length and flags.
+    pub const HEADER: usize = 16;
+}
+
+/// What lies in a channel.
 #[repr(C)]
 pub struct ChannelLayout {
     pub line: Line,
+    pub area: [u64; marshal::AREA / 8],
     pub watch: Watch,
     /// Written with every request, read for some.
     pub detail: RequestDetail,
@@ -313,7 +344,8 @@ pub struct ChannelLayout {
     pub operations: [Operation; MAXIMUM_OPERATIONS],
 }
 
-const _: () = assert!(core::mem::offset_of!(ChannelLayout, line) == 0 && core::mem::size_of::<Line>() == 128);
+const _: () = assert!(core::mem::offset_of!(ChannelLayout, line) == 0 && core::mem::size_of::<Line>() == 64);
+const _: () = assert!(core::mem::offset_of!(ChannelLayout, area) == 64 && core::mem::offset_of!(ChannelLayout, watch) % 64 == 0);
 const _: () = assert!(core::mem::size_of::<ChannelLayout>() <= CHANNEL_SIZE as usize);
 
 /// Messages on the zygote's socket (sequenced packets of native-endian words; the first is the kind).

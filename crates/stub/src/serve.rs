@@ -7,6 +7,7 @@ use crate::handlers::{self, new_request, run_operations};
 use crate::handoff;
 use crate::host::{self, number};
 use crate::layout::{action, request};
+use crate::marshal;
 use crate::native;
 use crate::registers::Registers;
 use crate::thread::ThreadBlock;
@@ -43,14 +44,19 @@ pub fn serve(thread: &mut ThreadBlock, registers: &mut Registers) -> Outcome {
     if let Some(result) = direct::try_direct(thread, registers.rax, &registers.arguments()) {
         return Outcome::Return(result);
     }
+    let marshalled = marshal::gather(thread, registers.rax, &registers.arguments());
     let filled = new_request(thread, registers.rip, registers.rsp, request::SYSCALL);
     filled.number = registers.rax;
     filled.arguments = registers.arguments();
+    filled.marshalled = marshalled;
     handlers::ring(thread);
     loop {
         let answer = handoff::reply(thread);
         match answer.action {
-            action::RETURN => return Outcome::Return(answer.value),
+            action::RETURN => {
+                let applied = marshal::apply(thread, answer.results);
+                return Outcome::Return(applied.err().unwrap_or(answer.value));
+            }
             action::NATIVE => {
                 let result = run_operations(thread, answer.operations);
                 if answer.then == 0 {

@@ -54,6 +54,8 @@ pub struct Engine {
     reaper: reaper::Reaper,
     /// Host processes that nobody has any more and that are not dead yet.
     leaving: AtomicUsize,
+    /// Guest memory that comes with a call is used, and results go with its answer.
+    marshalling: AtomicBool,
 }
 
 /// A thread of an application, as the host has it.
@@ -147,6 +149,7 @@ impl Engine {
             workers: worker::Workers::default(),
             reaper,
             leaving: AtomicUsize::new(0),
+            marshalling: AtomicBool::new(true),
         });
         reaper::Reaper::run(&engine)?;
         pool::Pool::run(&engine)?;
@@ -156,6 +159,11 @@ impl Engine {
     /// Waiting calls keep their threads from now on: for tests of how it is without.
     pub(crate) fn switch_suspension_off(&self) {
         self.workers.switch_suspension_off();
+    }
+
+    /// All guest memory is read and written where it is from now on: for tests of how it is without.
+    pub(crate) fn switch_marshalling_off(&self) {
+        self.marshalling.store(false, Ordering::Relaxed);
     }
 
     fn thread(&self, tid: i32) -> Option<Arc<GuestThread>> {

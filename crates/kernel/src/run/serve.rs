@@ -84,7 +84,12 @@ impl Engine {
         task.in_kernel.store(true, Ordering::Release);
         let call = Call { number: request.number, arguments: request.arguments, ..Call::default() };
         let mut context = Context::of_channel(task, lead, call, &thread.channel);
-        context.may_carry_operations = request.kind == request::SYSCALL;
+        if request.kind == request::SYSCALL {
+            context.may_carry_operations = true;
+            if self.marshalling.load(Ordering::Relaxed) {
+                context.set_marshalled(thread.channel.marshalled(request.marshalled));
+            }
+        }
         let result = match request.kind {
             request::SYSCALL => Some(syscall::dispatch(&mut context)),
             request::KICKED => {
@@ -141,6 +146,12 @@ impl Engine {
 
     /// The way out of a call: what the thread is told to do next.
     pub(super) fn finish(self: &Arc<Self>, thread: &Arc<GuestThread>, context: &mut Context, result: Option<Result<u64>>) {
+        let result = match (context.has_results(), &context.after) {
+            (false, _) | (_, After::Replaced) => result,
+            (true, After::Nothing) if !context.task.is_interrupted() => result,
+            // It may not return now, or only after something else.
+            _ => context.write_results().map_or_else(|errno| Some(Err(errno)), |()| result),
+        };
         let result = match (std::mem::take(&mut context.after), result) {
             (After::Native(plan), Some(Ok(_))) => match self.ask_native(thread, context, *plan) {
                 Ok(()) => return,
@@ -165,7 +176,7 @@ impl Engine {
             (_, result) => result,
         };
         let reply = match signal::prepare_return(context, result) {
-            Return::Value(value) => self.value_reply(thread, context, value),
+            Return::Value(value) => return self.answer(thread, self.value_reply(thread, context, value)),
             Return::Restart => Reply { action: action::RESTART, ..Reply::default() },
             Return::AsIs => Reply { action: action::AS_IS, ..Reply::default() },
             Return::Handler { resume, frame } => {
@@ -174,15 +185,27 @@ impl Engine {
                 thread.state.lock().frame = Some(frame);
                 reply
             }
-            Return::Gone => return self.end(thread, context.task),
+            Return::Gone => {
+                let _ = context.write_results();
+                return self.end(thread, context.task);
+            }
         };
+        // A signal has come meanwhile. As above.
+        let _ = context.write_results();
         self.answer(thread, reply);
     }
 
     /// The call returns `value`, after what is to be done for direct descriptors.
     fn value_reply(&self, thread: &GuestThread, context: &mut Context, value: i64) -> Reply {
         let operations = self.direct_operations(thread, context, value);
-        if operations.is_empty() || !thread.channel.put_operations(&operations) {
+        if operations.is_empty() {
+            let results = context.take_results();
+            thread.channel.put_results(&results);
+            return Reply { action: action::RETURN, value, results: results.len() as u32, ..Reply::default() };
+        }
+        // What has become unwritable since the call began is the caller's own doing.
+        let _ = context.write_results();
+        if !thread.channel.put_operations(&operations) {
             return Reply { action: action::RETURN, value, ..Reply::default() };
         }
         Reply { action: action::NATIVE, operations: operations.len() as u32, ..Reply::default() }

@@ -139,6 +139,7 @@ fn go_on(context: &mut Context, errno: Errno) -> Outcome {
         return Outcome::Settled(Resume::Restart);
     }
     let block = context.task.restart.lock().take();
+    context.forget_marshalled();
     match block.map_or(Err(Errno::EINTR), |block| block(context)) {
         Ok(value) => Outcome::Settled(Resume::Value(value as i64)),
         Err(errno) if is_restart_code(errno) => Outcome::Interrupted(errno),

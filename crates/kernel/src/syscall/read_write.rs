@@ -88,11 +88,10 @@ impl Segments {
 
     /// Copies `bytes` out to the guest; returns how many went (fewer: a fault).
     pub fn write_to_guest(&mut self, context: &Context, bytes: &[u8]) -> usize {
-        let memory = context.memory();
         let mut written = 0;
         while written < bytes.len() {
             let Some((address, length)) = self.next_stretch((bytes.len() - written) as u64) else { break };
-            let count = memory.write(address, &bytes[written..written + length as usize]);
+            let count = context.write_some(address, &bytes[written..written + length as usize]);
             self.advance(count as u64);
             written += count;
             if count < length as usize {
@@ -104,11 +103,10 @@ impl Segments {
 
     /// Fills `bytes` from the guest; returns how many came (fewer: a fault).
     pub fn read_from_guest(&mut self, context: &Context, bytes: &mut [u8]) -> usize {
-        let memory = context.memory();
         let mut read = 0;
         while read < bytes.len() {
             let Some((address, length)) = self.next_stretch((bytes.len() - read) as u64) else { break };
-            let count = memory.read(address, &mut bytes[read..read + length as usize]);
+            let count = context.read_some(address, &mut bytes[read..read + length as usize]);
             self.advance(count as u64);
             read += count;
             if count < length as usize {
