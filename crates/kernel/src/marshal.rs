@@ -145,3 +145,132 @@ impl Marshalled {
         whole
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{self, Random};
+
+    fn record(area: &mut Vec<u8>, address: u64, flags: u64, bytes: &[u8]) {
+        area.extend(address.to_ne_bytes());
+        area.extend((bytes.len() as u64 | flags).to_ne_bytes());
+        if flags & BYTES != 0 {
+            area.extend(bytes);
+            area.resize(area.len().next_multiple_of(8), 0xaa);
+        }
+    }
+
+    #[test]
+    fn what_came_is_read_whole_or_not_at_all() {
+        let mut area = Vec::new();
+        record(&mut area, 0x1000, BYTES, b"path\0");
+        record(&mut area, 0x2000, WRITABLE, &[0; 32]);
+        record(&mut area, 0x3000, BYTES | WRITABLE, &[7; 9]);
+        let mut marshalled = Marshalled::new(area);
+        let mut bytes = [0; 9];
+        assert!(marshalled.read(0x3000, &mut bytes) && bytes == [7; 9]);
+        assert!(marshalled.read(0x3008, &mut bytes[..1]));
+        assert!(!marshalled.read(0x3001, &mut bytes) && !marshalled.read(0x2fff, &mut bytes[..1]));
+        assert!(!marshalled.read(0x2000, &mut bytes[..1]), "what is there did not come");
+        assert_eq!(marshalled.string(0x1002), Some(&b"th"[..]));
+        assert_eq!(marshalled.string(0x3000), None, "without an end");
+        assert!(!marshalled.write(0x1000, b"p") && !marshalled.write(0x201f, b"ab"));
+        assert!(marshalled.write(0x201f, b"a") && marshalled.write(0x3000, b"bc"));
+        bytes = [7; 9];
+        marshalled.overlay(0x3001, &mut bytes);
+        assert_eq!(bytes, *b"c\x07\x07\x07\x07\x07\x07\x07\x07");
+        let mut written = Vec::new();
+        assert!(marshalled.write_results(|address, bytes| {
+            written.push((address, bytes.to_vec()));
+            bytes.len()
+        }));
+        assert_eq!(written, [(0x201f, b"a".to_vec()), (0x3000, b"bc".to_vec())]);
+        assert!(!marshalled.has_results());
+        marshalled.forget(0x2fff, 2);
+        assert!(!marshalled.read(0x3000, &mut bytes[..1]));
+    }
+
+    #[test]
+    fn a_call_sees_what_it_has_written_in_either_way() {
+        let kernel = testing::kernel();
+        let task = testing::process(&kernel);
+        let mut memory = *b"0123456789abcdef0123456789abcdef";
+        let address = testing::address_of_mut(&mut memory);
+        let mut area = Vec::new();
+        record(&mut area, address, BYTES | WRITABLE, &memory[..16]);
+        let mut context = testing::context(&task);
+        context.set_marshalled(area);
+        let word = |context: &crate::Context, at: u64| context.read::<[u8; 4]>(address + at).unwrap();
+        context.write_bytes(address + 2, b"XY").unwrap();
+        assert_eq!((&memory[..4], word(&context, 0)), (&b"0123"[..], *b"01XY"));
+        assert_eq!(word(&context, 14), *b"ef01", "half of it did not come");
+        // Not with the call: that goes there at once, behind what was to be written before it.
+        context.write_bytes(address + 3, &[b'z'; 20]).unwrap();
+        assert_eq!((&memory[..5], word(&context, 1)), (&b"01Xzz"[..], *b"1Xzz"));
+        assert!(context.take_results().is_empty());
+    }
+
+    /// Against a model: memory of bytes that are known one by one.
+    #[test]
+    fn any_area_is_taken_for_what_it_says_and_no_more() {
+        const BASE: u64 = 0x7f00_0000_0000;
+        let mut random = Random::new(5);
+        while random.is_time_left() {
+            let mut area = Vec::new();
+            for _ in 0..random.below(6) {
+                let length = *random.pick(&[0, 1, 7, 8, 16, 31, 100, 300]);
+                let flags = *random.pick(&[0, BYTES, WRITABLE, BYTES | WRITABLE]);
+                let bytes: Vec<u8> = (0..length).map(|_| random.next() as u8).collect();
+                record(&mut area, BASE + random.below(600) as u64, flags, &bytes);
+            }
+            if random.below(3) == 0 {
+                random.mutate(&mut area);
+                area.truncate(AREA);
+            }
+            let mut marshalled = Marshalled::new(area);
+            let whole = records(&marshalled.inputs).all(|record| record.bytes.len() <= AREA);
+            assert!(whole);
+            let mut pending = vec![None; 1024];
+            for _ in 0..20 {
+                let (at, length) = (random.below(700), random.below(40));
+                let address = if random.below(20) == 0 { random.next() } else { BASE + at as u64 };
+                let mut bytes = vec![0x55; length];
+                match random.below(5) {
+                    0 => {
+                        let writes = marshalled.write(address, &bytes);
+                        if writes && address == BASE + at as u64 {
+                            (at..at + length).for_each(|index| pending[index] = Some(0x55));
+                        }
+                    }
+                    1 => {
+                        let known = marshalled.read(address, &mut bytes);
+                        let again = bytes.clone();
+                        assert_eq!(marshalled.read(address, &mut bytes), known);
+                        assert_eq!(bytes, again);
+                    }
+                    2 if address == BASE + at as u64 => {
+                        bytes.fill(1);
+                        marshalled.overlay(address, &mut bytes);
+                        let expected: Vec<u8> = (at..at + length).map(|index| pending[index].unwrap_or(1)).collect();
+                        assert_eq!(bytes, expected);
+                    }
+                    3 => drop(marshalled.string(address).map(<[u8]>::to_vec)),
+                    _ => {
+                        let mut partly = 0;
+                        marshalled.overlay(address, &mut bytes);
+                        if random.below(8) == 0 {
+                            marshalled.write_results(|_, bytes| {
+                                partly += bytes.len();
+                                bytes.len()
+                            });
+                            pending.fill(None);
+                            marshalled.forget(address, length);
+                        }
+                        assert!(partly <= AREA);
+                    }
+                }
+                assert!(marshalled.results.len() <= AREA);
+            }
+        }
+    }
+}
