@@ -31,7 +31,8 @@ impl<'a> Record<'a> {
     }
 
     fn overlaps(&self, address: u64, length: usize) -> bool {
-        offset(self.address, address).is_some_and(|at| at < self.length) || offset(address, self.address).is_some_and(|at| at < length)
+        offset(self.address, address).is_some_and(|at| at < self.length)
+            || offset(address, self.address).is_some_and(|at| at < length)
     }
 
     /// The bytes from `address` on, if they are told.

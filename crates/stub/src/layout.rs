@@ -345,7 +345,8 @@ pub struct ChannelLayout {
 }
 
 const _: () = assert!(core::mem::offset_of!(ChannelLayout, line) == 0 && core::mem::size_of::<Line>() == 64);
-const _: () = assert!(core::mem::offset_of!(ChannelLayout, area) == 64 && core::mem::offset_of!(ChannelLayout, watch) % 64 == 0);
+const _: () =
+    assert!(core::mem::offset_of!(ChannelLayout, area) == 64 && core::mem::offset_of!(ChannelLayout, watch) % 64 == 0);
 const _: () = assert!(core::mem::size_of::<ChannelLayout>() <= CHANNEL_SIZE as usize);
 
 /// Messages on the zygote's socket (sequenced packets of native-endian words; the first is the kind).
