@@ -66,7 +66,7 @@ fn damaged_programs_are_refused_or_stay_in_their_place() {
         headers.extend(bytes);
         file.operations.truncate(0).unwrap();
         file.operations.write(&file, &headers, 0).unwrap();
-        let Ok(image) = Executable::new(file.clone()).and_then(|executable| Image::parse(&executable)) else { continue };
+        let Ok(image) = Executable::new(file.clone()).and_then(|file| Image::parse(&file)) else { continue };
         parsed += 1;
         for base in [0x1000, 0x5555_5555_4000, 0x7f00_0000_0000, ADDRESS_END - 0x1000] {
             let bias = image.bias(base);
