@@ -170,6 +170,31 @@ bitflags::bitflags! {
     }
 }
 
+/// Whether names that were looked up in a directory may be believed when they are asked for again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Names {
+    /// Nobody changes them behind the guest kernel's back.
+    Own,
+    /// They are what they were as long as the directory has this stamp.
+    At(Stamp),
+    /// They have to be looked up each time.
+    Changing,
+}
+
+/// When a directory on the host was last changed (its ctime, which nobody can set), and the other one that is merged with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stamp(pub [TimeSpec; 2]);
+
+/// How far a name that led to an object may be believed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Belief {
+    /// Until the guest itself changes it.
+    Always,
+    /// As [`Inode::names`] of its directory says.
+    AsDirectory,
+    Never,
+}
+
 /// An object of a file system. Directory operations give ENOTDIR by default, changes EROFS or EPERM.
 #[allow(unused_variables)]
 pub trait Inode: Send + Sync + Any {
@@ -179,6 +204,21 @@ pub trait Inode: Send + Sync + Any {
     /// `name` has no slash and is neither "." nor "..". ENOENT where it is not there.
     fn lookup(&self, name: &[u8]) -> Result<Arc<dyn Inode>> {
         Err(Errno::ENOTDIR)
+    }
+    /// As [`Inode::lookup`], with what [`Inode::metadata`] of the result would say now, where the search has shown it.
+    fn lookup_shown(&self, name: &[u8]) -> Result<(Arc<dyn Inode>, Option<Metadata>)> {
+        Ok((self.lookup(name)?, None))
+    }
+    /// Directories: how names in it stand now.
+    fn names(&self) -> Names {
+        if self.file_system().is_volatile() { Names::Changing } else { Names::Own }
+    }
+    fn belief(&self) -> Belief {
+        Belief::AsDirectory
+    }
+    /// Device and number alone.
+    fn identity(&self) -> Result<(Device, u64)> {
+        self.metadata().map(|metadata| (metadata.device, metadata.inode))
     }
     /// EEXIST where it is there. `node`'s ids are the guest's.
     fn create(&self, name: &[u8], node: NewNode) -> Result<Arc<dyn Inode>> {
@@ -262,7 +302,7 @@ pub trait FileSystem: Send + Sync + Any {
     fn is_read_only(&self) -> bool {
         false
     }
-    /// Whether names that were looked up may change without a call of the guest (a host tree): the walk must not cache.
+    /// Whether names come and go without a call that names them (proc): none is remembered.
     fn is_volatile(&self) -> bool {
         false
     }

@@ -6,6 +6,7 @@
 pub mod boot;
 pub mod clock;
 pub mod close;
+pub mod dentry_cache;
 pub mod dev;
 pub mod direct;
 pub mod exec;

@@ -3,7 +3,9 @@
 use super::file::{HostDirectory, HostRegularFile};
 use super::{host_error, status_of, Access, HostStatus, HostTree, Key};
 use crate::fs::file::{FileOperations, StatusFlags};
-use crate::fs::inode::{FileSystem, FileType, Inode, Metadata, NewNode, NewNodeKind, RenameFlags, SetAttributes};
+use crate::fs::inode::{
+    Belief, Device, FileSystem, FileType, Inode, Metadata, Names, NewNode, NewNodeKind, RenameFlags, SetAttributes, Stamp,
+};
 use crate::fs::special::SpecialState;
 use crate::{Context, Errno, Result};
 use parking_lot::{Mutex, RwLock};
@@ -12,8 +14,11 @@ use rustix::fs::{Gid, Uid};
 use skerry_abi::structs::TimeSpec;
 use std::any::Any;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
+
+/// A file whose status is asked for so often keeps a descriptor.
+const OFTEN: u32 = 3;
 
 struct Place {
     /// `None`: the root, whose descriptor is always held.
@@ -32,6 +37,10 @@ pub struct HostInode {
     /// The descriptor must not be given up: the file has no name any more by which it could be opened again.
     pinned: AtomicBool,
     recently_used: AtomicBool,
+    /// It was found by another name than its last one: only a search says which one holds.
+    several_names: AtomicBool,
+    /// How often its status was asked for by name.
+    asked: AtomicU32,
     /// From its creation until it is first opened: who creates a file may open it whatever its mode says.
     fresh: Mutex<Option<OwnedFd>>,
     special: SpecialState,
@@ -48,6 +57,8 @@ impl HostInode {
             descriptor: Mutex::new(Some(Arc::new(descriptor))),
             pinned: AtomicBool::new(true),
             recently_used: AtomicBool::new(false),
+            several_names: AtomicBool::new(false),
+            asked: AtomicU32::new(0),
             fresh: Mutex::new(None),
             special: SpecialState::default(),
         })
@@ -63,20 +74,31 @@ impl HostInode {
             descriptor: Mutex::new(None),
             pinned: AtomicBool::new(false),
             recently_used: AtomicBool::new(false),
+            several_names: AtomicBool::new(false),
+            asked: AtomicU32::new(0),
             fresh: Mutex::new(None),
             special: SpecialState::default(),
         })
     }
 
-    pub(super) fn set_place(&self, parent: &Arc<HostInode>, name: &[u8]) {
+    /// It was found by this name.
+    pub(super) fn found_at(&self, parent: &Arc<HostInode>, name: &[u8]) {
+        if self.set_place(parent, name) {
+            self.several_names.store(true, Ordering::Release);
+        }
+    }
+
+    /// True: it was known by another name.
+    fn set_place(&self, parent: &Arc<HostInode>, name: &[u8]) -> bool {
         let mut place = self.place.write();
         match &place.parent {
-            None => {}
-            Some(old) if Arc::ptr_eq(old, parent) && place.name == name => {}
+            None => false,
+            Some(old) if Arc::ptr_eq(old, parent) && place.name == name => false,
             Some(_) => {
                 let old = std::mem::replace(&mut *place, Place { parent: Some(parent.clone()), name: name.to_vec() });
                 drop(place);
                 drop(old);
+                true
             }
         }
     }
@@ -123,7 +145,8 @@ impl HostInode {
             let (_, name) = inode.place();
             let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let opened = rustix::fs::openat(&*directory, &name[..], flags, Mode::empty()).map_err(host_error)?;
-            if status_of(&opened, b"", AtFlags::EMPTY_PATH)?.key != inode.key {
+            let status = rustix::fs::fstat(&opened).map_err(host_error)?;
+            if (status.st_dev, status.st_ino) != inode.key {
                 return Err(Errno::ESTALE);
             }
             let opened = Arc::new(opened);
@@ -146,6 +169,10 @@ impl HostInode {
     pub(super) fn status(&self) -> Result<HostStatus> {
         if let Some(descriptor) = self.held_descriptor() {
             return status_of(&*descriptor, b"", AtFlags::EMPTY_PATH);
+        }
+        if self.asked.fetch_add(1, Ordering::Relaxed) == OFTEN {
+            // A descriptor answers faster than a name.
+            return status_of(&*self.descriptor()?, b"", AtFlags::EMPTY_PATH);
         }
         let (directory, name) = self.directory_and_name()?.ok_or(Errno::ESTALE)?;
         let status = status_of(&*directory, &name, AtFlags::empty())?;
@@ -181,7 +208,8 @@ impl HostInode {
                 rustix::fs::openat(&*directory, &name[..], flags, Mode::empty()).map_err(host_error)?
             }
         };
-        if status_of(&opened, b"", AtFlags::EMPTY_PATH)?.key != self.key {
+        let status = rustix::fs::fstat(&opened).map_err(host_error)?;
+        if (status.st_dev, status.st_ino) != self.key {
             return Err(Errno::ESTALE);
         }
         Ok(opened)
@@ -192,7 +220,7 @@ impl HostInode {
         let directory = self.descriptor().ok()?;
         let status = status_of(&*directory, name, AtFlags::empty()).ok()?;
         let inode = self.tree.inode_in_use(status.key)?;
-        inode.set_place(&self.me.upgrade()?, name);
+        inode.found_at(&self.me.upgrade()?, name);
         inode.descriptor().ok()?;
         inode.pinned.store(true, Ordering::Release);
         Some(inode)
@@ -235,13 +263,36 @@ impl Inode for HostInode {
     }
 
     fn lookup(&self, name: &[u8]) -> Result<Arc<dyn Inode>> {
+        self.lookup_shown(name).map(|(inode, _)| inode)
+    }
+
+    fn lookup_shown(&self, name: &[u8]) -> Result<(Arc<dyn Inode>, Option<Metadata>)> {
         if self.kind != FileType::Directory {
             return Err(Errno::ENOTDIR);
         }
         let directory = self.descriptor()?;
         let status = status_of(&*directory, name, AtFlags::empty())?;
         let inode = self.tree.inode(&status, &self.me.upgrade().ok_or(Errno::ESTALE)?, name)?;
-        Ok(inode)
+        Ok((inode, Some(status.metadata(self.tree.ids))))
+    }
+
+    fn names(&self) -> Names {
+        let Ok(descriptor) = self.descriptor() else { return Names::Changing };
+        match rustix::fs::fstat(&*descriptor) {
+            Ok(status) if status.st_nlink > 0 && self.tree.keeps_time(&descriptor, status.st_dev) => {
+                let changed = TimeSpec { sec: status.st_ctime, nsec: status.st_ctime_nsec as i64 };
+                Names::At(Stamp([changed, TimeSpec::default()]))
+            }
+            _ => Names::Changing,
+        }
+    }
+
+    fn belief(&self) -> Belief {
+        if self.several_names.load(Ordering::Acquire) { Belief::Never } else { Belief::AsDirectory }
+    }
+
+    fn identity(&self) -> Result<(Device, u64)> {
+        Ok((Device::decode(self.key.0), self.key.1))
     }
 
     fn create(&self, name: &[u8], node: NewNode) -> Result<Arc<dyn Inode>> {

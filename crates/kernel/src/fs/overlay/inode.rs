@@ -3,7 +3,9 @@
 use super::file::OverlayFile;
 use super::{found, has_flag, hide_lower, is_whiteout, make_whiteout, Hidden, Overlay, OPAQUE, OWN_PREFIX, REDIRECT};
 use crate::fs::file::{FileOperations, StatusFlags};
-use crate::fs::inode::{Device, FileSystem, FileType, Inode, Metadata, NewNode, NewNodeKind, RenameFlags, SetAttributes};
+use crate::fs::inode::{
+    Belief, Device, FileSystem, FileType, Inode, Metadata, Names, NewNode, NewNodeKind, RenameFlags, SetAttributes, Stamp,
+};
 use crate::fs::listing::{ListedDirectory, Name};
 use crate::{Context, Errno, Result};
 use parking_lot::RwLock;
@@ -118,8 +120,12 @@ impl OverlayInode {
 
     /// The name in the lower part of this directory; an opaque directory has none.
     pub(super) fn lower_child(&self, parts: &Parts, name: &[u8]) -> Result<Option<Arc<dyn Inode>>> {
+        self.lower_child_shown(parts, name).map(|found| found.map(|(inode, _)| inode))
+    }
+
+    fn lower_child_shown(&self, parts: &Parts, name: &[u8]) -> Result<Option<(Arc<dyn Inode>, Option<Metadata>)>> {
         match &parts.lower {
-            Some(lower) => match lower.lookup(name) {
+            Some(lower) => match lower.lookup_shown(name) {
                 Err(Errno::ENOENT | Errno::ENOTDIR) => Ok(None),
                 other => other.map(Some),
             },
@@ -128,6 +134,10 @@ impl OverlayInode {
     }
 
     pub(super) fn find(&self, name: &[u8]) -> Result<Arc<OverlayInode>> {
+        self.find_shown(name).map(|(inode, _)| inode)
+    }
+
+    fn find_shown(&self, name: &[u8]) -> Result<(Arc<OverlayInode>, Option<Metadata>)> {
         self.check_directory()?;
         let parts = self.parts();
         let upper = match &parts.upper {
@@ -141,6 +151,7 @@ impl OverlayInode {
         }
         let is_directory = upper.as_ref().is_some_and(|upper| upper.kind() == FileType::Directory);
         let mut lower = None;
+        let mut shown = None;
         let mut lower_path = Vec::new();
         if let Some(upper) = upper.as_ref().filter(|_| is_directory) {
             if !has_flag(upper, OPAQUE) {
@@ -153,18 +164,44 @@ impl OverlayInode {
                 }
             }
         } else if upper.is_none() {
-            lower = self.lower_child(&parts, name)?;
+            (lower, shown) = self.lower_child_shown(&parts, name)?.unzip();
             lower_path = [&parts.lower_path[..], b"/", name].concat();
         }
         let number = match (&upper, &lower) {
             (Some(upper), _) => self.overlay.number_of_upper(upper)?,
             (None, Some(lower)) => {
-                let metadata = lower.metadata()?;
-                self.overlay.lower_number(metadata.device, metadata.inode)
+                let (device, inode) = lower.identity()?;
+                self.overlay.lower_number(device, inode)
             }
             (None, None) => return Err(Errno::ENOENT),
         };
-        Ok(self.overlay.inode_for(Parts { upper, lower, lower_path }, number, &self.arc()?, name))
+        let inode = self.overlay.inode_for(Parts { upper, lower, lower_path }, number, &self.arc()?, name);
+        let shown = shown.flatten().map(|metadata| inode.shown(metadata));
+        Ok((inode, shown))
+    }
+
+    /// What shows of the metadata of the part that shows.
+    pub(super) fn shown(&self, metadata: Metadata) -> Metadata {
+        let mut metadata = metadata;
+        metadata.device = self.overlay.device;
+        metadata.inode = self.number;
+        let is_directory = self.kind == FileType::Directory;
+        let (has_upper, has_lower) = {
+            let parts = self.parts.read();
+            (parts.upper.is_some(), parts.lower.is_some())
+        };
+        if self.unlinked.load(Ordering::Acquire) {
+            if !has_upper {
+                metadata.links = metadata.links.saturating_sub(1);
+            }
+            if is_directory {
+                metadata.links = 0;
+            }
+        } else if is_directory && has_upper && has_lower {
+            // As Linux shows a merged directory: its subdirectories are not counted.
+            metadata.links = 1;
+        }
+        metadata
     }
 
     /// All names, "." and ".." not among them.
@@ -203,7 +240,7 @@ impl OverlayInode {
             }
         }
         if let (Some(lower), Some(open)) = (&parts.lower, open_lower) {
-            let device = lower.metadata()?.device;
+            let device = lower.identity()?.0;
             for (name, number, kind) in list_open(open)? {
                 if !seen.contains(&name) {
                     names.push((name, self.overlay.lower_number(device, number), kind));
@@ -275,22 +312,7 @@ fn list_open(open: &dyn FileOperations) -> Result<Vec<Name>> {
 
 impl Inode for OverlayInode {
     fn metadata(&self) -> Result<Metadata> {
-        let parts = self.parts();
-        let mut metadata = parts.top()?.metadata()?;
-        metadata.device = self.overlay.device;
-        metadata.inode = self.number;
-        if self.unlinked.load(Ordering::Acquire) {
-            if parts.upper.is_none() {
-                metadata.links = metadata.links.saturating_sub(1);
-            }
-            if self.kind == FileType::Directory {
-                metadata.links = 0;
-            }
-        } else if self.kind == FileType::Directory && parts.upper.is_some() && parts.lower.is_some() {
-            // As Linux shows a merged directory: its subdirectories are not counted.
-            metadata.links = 1;
-        }
-        Ok(metadata)
+        Ok(self.shown(self.top()?.0.metadata()?))
     }
 
     fn kind(&self) -> FileType {
@@ -306,16 +328,50 @@ impl Inode for OverlayInode {
         Ok(inode)
     }
 
+    fn lookup_shown(&self, name: &[u8]) -> Result<(Arc<dyn Inode>, Option<Metadata>)> {
+        let (inode, shown) = self.find_shown(name)?;
+        Ok((inode, shown))
+    }
+
+    fn names(&self) -> Names {
+        let (upper, lower) = {
+            let parts = self.parts.read();
+            (parts.upper.clone().filter(|_| !self.overlay.upper_is_own), parts.lower.clone())
+        };
+        match (upper.map(|upper| upper.names()), lower.map(|lower| lower.names())) {
+            (None | Some(Names::Own), None | Some(Names::Own)) => Names::Own,
+            (None | Some(Names::Own), Some(names)) | (Some(names), None | Some(Names::Own)) => names,
+            (Some(Names::At(Stamp([upper, _]))), Some(Names::At(Stamp([lower, _])))) => Names::At(Stamp([upper, lower])),
+            _ => Names::Changing,
+        }
+    }
+
+    fn belief(&self) -> Belief {
+        let parts = self.parts.read();
+        match (&parts.upper, &parts.lower) {
+            (Some(_), None) if self.overlay.upper_is_own => Belief::Always,
+            (None, Some(lower)) => lower.belief(),
+            _ => Belief::AsDirectory,
+        }
+    }
+
+    fn identity(&self) -> Result<(Device, u64)> {
+        Ok((self.overlay.device, self.number))
+    }
+
     fn create(&self, name: &[u8], node: NewNode) -> Result<Arc<dyn Inode>> {
         self.check_directory()?;
         if matches!(node.kind, NewNodeKind::CharacterDevice(device) if device == Device::default()) {
             return Err(Errno::EPERM);
         }
         let _change = self.overlay.change_lock.lock();
-        if found(self.find(name))?.is_some() {
-            return Err(Errno::EEXIST);
-        }
+        // Below there is nothing, or a whiteout covers it: that has just been looked at.
         let upper = self.ensure_upper_locked()?;
+        if let Some(there) = found(upper.lookup(name))? {
+            if !is_whiteout(&there)? {
+                return Err(Errno::EEXIST);
+            }
+        }
         let is_directory = matches!(node.kind, NewNodeKind::Directory);
         let covered = self.clear_whiteout(&upper, name)?;
         let mut hidden = Hidden::ByMark;
@@ -340,7 +396,7 @@ impl Inode for OverlayInode {
                 return Err(errno);
             }
         };
-        let number = self.overlay.upper_number(inode.metadata()?.inode);
+        let number = self.overlay.upper_number(inode.identity()?.1);
         let parts = Parts { upper: Some(inode), lower: None, lower_path: Vec::new() };
         Ok(self.overlay.inode_for(parts, number, &self.arc()?, name))
     }
@@ -400,7 +456,7 @@ impl Inode for OverlayInode {
 
     fn create_unnamed(&self, node: NewNode) -> Result<Arc<dyn Inode>> {
         let inode = self.overlay.upper_root.create_unnamed(node)?;
-        let number = self.overlay.upper_number(inode.metadata()?.inode);
+        let number = self.overlay.upper_number(inode.identity()?.1);
         let parts = Parts { upper: Some(inode), lower: None, lower_path: Vec::new() };
         Ok(self.overlay.inode_for(parts, number, &self.arc()?, b""))
     }

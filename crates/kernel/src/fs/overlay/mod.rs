@@ -19,7 +19,7 @@ mod rename;
 pub use inode::OverlayInode;
 
 use crate::fs::direct::DirectRegistry;
-use crate::fs::inode::{Device, FileSystem, FileType, Inode, NewNode, NewNodeKind};
+use crate::fs::inode::{Device, FileSystem, FileType, Inode, Names, NewNode, NewNodeKind};
 use crate::fs::path::inode_key;
 use crate::{Errno, Result};
 use inode::Parts;
@@ -56,6 +56,8 @@ pub struct Overlay {
     lower_root: Arc<dyn Inode>,
     upper_root: Arc<dyn Inode>,
     upper: Arc<dyn FileSystem>,
+    /// Nobody but the guest changes the upper tree.
+    pub(super) upper_is_own: bool,
     root: Mutex<Option<Root>>,
     /// The object for an upper inode: files with several names are one.
     by_upper: Mutex<HashMap<usize, Weak<OverlayInode>>>,
@@ -91,6 +93,7 @@ impl Overlay {
             me: me.clone(),
             device,
             lower_root,
+            upper_is_own: upper_root.names() == Names::Own,
             upper_root,
             upper,
             root: Mutex::new(None),
@@ -117,7 +120,8 @@ impl Overlay {
     }
 
     fn new_root(&self) -> Result<Arc<OverlayInode>> {
-        let number = self.lower_number(self.lower_root.metadata()?.device, self.lower_root.metadata()?.inode);
+        let (device, inode) = self.lower_root.identity()?;
+        let number = self.lower_number(device, inode);
         let parts = Parts { upper: Some(self.upper_root.clone()), lower: Some(self.lower_root.clone()), lower_path: Vec::new() };
         Ok(OverlayInode::new(self.arc(), FileType::Directory, number, parts, None, b""))
     }
@@ -150,7 +154,7 @@ impl Overlay {
                 return Ok(u64::from_le_bytes(bytes));
             }
         }
-        Ok(self.upper_number(upper.metadata()?.inode))
+        Ok(self.upper_number(upper.identity()?.1))
     }
 
     /// The object for an upper inode, made where there is none yet.
