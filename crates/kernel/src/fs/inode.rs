@@ -211,7 +211,11 @@ pub trait Inode: Send + Sync + Any {
     }
     /// Directories: how names in it stand now.
     fn names(&self) -> Names {
-        if self.file_system().is_volatile() { Names::Changing } else { Names::Own }
+        if self.file_system().is_volatile() {
+            Names::Changing
+        } else {
+            Names::Own
+        }
     }
     fn belief(&self) -> Belief {
         Belief::AsDirectory

@@ -188,7 +188,13 @@ fn create(context: &Context, directory: &Path, name: &[u8], how: OpenHow) -> Res
 }
 
 /// Opens what the walk has found, and perhaps has `shown` already.
-fn open_place(context: &Context, place: Path, shown: Option<Metadata>, how: OpenHow, created: Created) -> Result<Arc<OpenFile>> {
+fn open_place(
+    context: &Context,
+    place: Path,
+    shown: Option<Metadata>,
+    how: OpenHow,
+    created: Created,
+) -> Result<Arc<OpenFile>> {
     let inode = place.inode().clone();
     let kind = inode.kind();
     if how.has(linux::O_PATH) {
@@ -224,7 +230,8 @@ fn open_place(context: &Context, place: Path, shown: Option<Metadata>, how: Open
         if access.contains(AccessMode::WRITE) && matches!(kind, FileType::Regular | FileType::Directory) {
             place.mount.check_writable()?;
         }
-        if matches!(kind, FileType::CharacterDevice | FileType::BlockDevice) && place.mount.flags().contains(MountFlags::NODEV) {
+        if matches!(kind, FileType::CharacterDevice | FileType::BlockDevice) && place.mount.flags().contains(MountFlags::NODEV)
+        {
             return Err(Errno::EACCES);
         }
         if how.has(linux::O_TRUNC) && kind == FileType::Regular {

@@ -273,7 +273,6 @@ impl Children {
         }
         self.map.insert(name.to_vec(), Child { dentry: Arc::downgrade(dentry), names });
     }
-
 }
 
 /// A host's clock that stamps files goes in steps: what was changed this lately may be changed again without another
@@ -291,11 +290,19 @@ impl Names {
             let age_ns = seconds.saturating_mul(1_000_000_000).saturating_add(now.nsec - changed.nsec);
             age_ns > if changed.nsec == 0 { COARSE_STEP_NS } else { STEP_NS }
         };
-        if changes.into_iter().all(is_settled) { self } else { Names::Changing }
+        if changes.into_iter().all(is_settled) {
+            self
+        } else {
+            Names::Changing
+        }
     }
 
     fn if_own(self) -> Names {
-        if self == Names::Own { Names::Own } else { Names::Changing }
+        if self == Names::Own {
+            Names::Own
+        } else {
+            Names::Changing
+        }
     }
 }
 

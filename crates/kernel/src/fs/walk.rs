@@ -31,7 +31,10 @@ pub enum Follow {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Last {
     /// An ordinary name; whether slashes follow it.
-    Name { name: Vec<u8>, trailing_slash: bool },
+    Name {
+        name: Vec<u8>,
+        trailing_slash: bool,
+    },
     Dot,
     DotDot,
     /// The name was "/" (or only slashes).
@@ -306,7 +309,13 @@ pub fn resolve_as(task: &Task, credentials: &Credentials, dirfd: i32, path: &[u8
 }
 
 /// As [`resolve_as`], with the place's metadata.
-pub fn resolve_with_metadata(task: &Task, credentials: &Credentials, dirfd: i32, path: &[u8], follow: Follow) -> Result<(Path, Metadata)> {
+pub fn resolve_with_metadata(
+    task: &Task,
+    credentials: &Credentials,
+    dirfd: i32,
+    path: &[u8],
+    follow: Follow,
+) -> Result<(Path, Metadata)> {
     if path.is_empty() {
         return Err(Errno::ENOENT);
     }

@@ -6,7 +6,7 @@ use crate::fs::open::{self, OpenHow};
 use crate::fs::path::Path;
 use crate::fs::walk::{self, AllowEmpty, Follow, ResolveFlags, Target};
 use crate::syscall::UserAddress;
-use crate::task::credentials::{CAP_SYS_CHROOT, Capabilities};
+use crate::task::credentials::{Capabilities, CAP_SYS_CHROOT};
 use crate::task::{AccessMode, Credentials};
 use crate::{Context, Errno, Result};
 use skerry_abi::raw::general as linux;
@@ -135,7 +135,10 @@ pub fn fstat(context: &mut Context, fd: i32, buffer: UserAddress) -> Result<()> 
 
 pub fn statx(context: &mut Context, dirfd: i32, path: UserAddress, flags: u32, mask: u32, buffer: UserAddress) -> Result<()> {
     let known = linux::AT_SYMLINK_NOFOLLOW | linux::AT_EMPTY_PATH | linux::AT_NO_AUTOMOUNT | linux::AT_STATX_SYNC_TYPE;
-    if flags & !known != 0 || flags & linux::AT_STATX_SYNC_TYPE == linux::AT_STATX_SYNC_TYPE || mask & linux::STATX__RESERVED != 0 {
+    if flags & !known != 0
+        || flags & linux::AT_STATX_SYNC_TYPE == linux::AT_STATX_SYNC_TYPE
+        || mask & linux::STATX__RESERVED != 0
+    {
         return Err(Errno::EINVAL);
     }
     let path = read_path_or_empty(context, path, flags)?;
