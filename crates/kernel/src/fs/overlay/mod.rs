@@ -124,9 +124,6 @@ impl Overlay {
         let number = self.lower_number(device, inode);
         let parts =
             Parts { upper: Some(self.upper_root.clone()), lower: Some(self.lower_root.clone()), lower_path: Vec::new() };
-        let number = self.lower_number(self.lower_root.metadata()?.device, self.lower_root.metadata()?.inode);
-        let parts =
-            Parts { upper: Some(self.upper_root.clone()), lower: Some(self.lower_root.clone()), lower_path: Vec::new() };
         Ok(OverlayInode::new(self.arc(), FileType::Directory, number, parts, None, b""))
     }
 

@@ -1,5 +1,6 @@
 //! Tests of the file systems and the walk together, without a task.
 
+mod cache;
 mod host;
 mod overlay;
 mod tmpfs;
