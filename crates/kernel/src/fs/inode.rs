@@ -3,7 +3,9 @@
 //! File systems implement [`Inode`] and [`FileSystem`]; the path walk (`path`) and the system calls use them. Permission
 //! checks are the walk's and the caller's business ([`crate::task::Credentials`]), not the file system's.
 
+use crate::fs::clock;
 use crate::fs::file::{FileOperations, StatusFlags};
+use crate::fs::listing::NameList;
 use crate::{Errno, Result};
 use skerry_abi::structs::{Stat, StatFs, TimeSpec};
 use std::any::Any;
@@ -151,9 +153,9 @@ pub enum NewNodeKind {
 }
 
 /// One entry of a directory.
-#[derive(Clone, Debug)]
-pub struct DirectoryEntry {
-    pub name: Vec<u8>,
+#[derive(Clone, Copy, Debug)]
+pub struct DirectoryEntry<'a> {
+    pub name: &'a [u8],
     pub inode: u64,
     pub kind: FileType,
     /// Where to go on behind this entry (d_off).
@@ -184,6 +186,24 @@ pub enum Names {
 /// When a directory on the host was last changed (its ctime, which nobody can set), and the other one that is merged with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stamp(pub [TimeSpec; 2]);
+
+impl Names {
+    /// Whether a change from now on will show: else they have to be looked up again.
+    pub fn if_settled(self) -> Names {
+        match self {
+            Names::At(Stamp(changes)) if !changes.into_iter().all(clock::is_settled) => Names::Changing,
+            names => names,
+        }
+    }
+
+    pub(crate) fn if_own(self) -> Names {
+        if self == Names::Own {
+            Names::Own
+        } else {
+            Names::Changing
+        }
+    }
+}
 
 /// How far a name that led to an object may be believed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -220,6 +240,12 @@ pub trait Inode: Send + Sync + Any {
     fn belief(&self) -> Belief {
         Belief::AsDirectory
     }
+    /// Directories: all names, where they are known and hold still.
+    fn known_list(&self) -> Option<Arc<NameList>> {
+        None
+    }
+    /// All names, as they stood at `names`.
+    fn keep_list(&self, names: Names, list: &Arc<NameList>) {}
     /// Device and number alone.
     fn identity(&self) -> Result<(Device, u64)> {
         self.metadata().map(|metadata| (metadata.device, metadata.inode))

@@ -9,13 +9,11 @@
 //! (a parent's before a child's; two unrelated ones, for rename, only under `MountTable::rename_lock`, by address), and
 //! is outside of the file systems' own locks; `Dentry::place` and the cache's lock are innermost.
 
-use crate::fs::clock;
 use crate::fs::dentry_cache::{DentryCache, KeptAt};
-use crate::fs::inode::{Belief, FileType, Inode, Metadata, Names, Stamp};
+use crate::fs::inode::{Belief, FileType, Inode, Metadata, Names};
 use crate::fs::mount::Mount;
 use crate::{Errno, Result};
 use parking_lot::{Mutex, RwLock};
-use skerry_abi::structs::TimeSpec;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
@@ -272,37 +270,6 @@ impl Children {
             self.sweep_at = self.map.len() * 2;
         }
         self.map.insert(name.to_vec(), Child { dentry: Arc::downgrade(dentry), names });
-    }
-}
-
-/// A host's clock that stamps files goes in steps: what was changed this lately may be changed again without another
-/// stamp. Where there are whole seconds only, the steps are seconds.
-const STEP_NS: i64 = 50_000_000;
-const COARSE_STEP_NS: i64 = 3_000_000_000;
-
-impl Names {
-    /// Whether a change from now on will show: else they have to be looked up again.
-    fn if_settled(self) -> Names {
-        let Names::At(Stamp(changes)) = self else { return self };
-        let now = clock::now();
-        let is_settled = |changed: TimeSpec| {
-            let seconds = now.sec.saturating_sub(changed.sec);
-            let age_ns = seconds.saturating_mul(1_000_000_000).saturating_add(now.nsec - changed.nsec);
-            age_ns > if changed.nsec == 0 { COARSE_STEP_NS } else { STEP_NS }
-        };
-        if changes.into_iter().all(is_settled) {
-            self
-        } else {
-            Names::Changing
-        }
-    }
-
-    fn if_own(self) -> Names {
-        if self == Names::Own {
-            Names::Own
-        } else {
-            Names::Changing
-        }
     }
 }
 

@@ -266,6 +266,30 @@ impl HostStatus {
     }
 }
 
+impl HostStatus {
+    /// From fstat(2), which shows all but the birth time.
+    fn of(status: &rustix::fs::Stat, created: Option<TimeSpec>) -> Result<HostStatus> {
+        let time = |sec, nsec| TimeSpec { sec, nsec: nsec as i64 };
+        Ok(HostStatus {
+            key: (status.st_dev, status.st_ino),
+            device: Device::decode(status.st_dev),
+            kind: FileType::from_mode(status.st_mode).ok_or(Errno::EIO)?,
+            permissions: status.st_mode & 0o7777,
+            links: status.st_nlink,
+            uid: status.st_uid,
+            gid: status.st_gid,
+            represents: Device::decode(status.st_rdev),
+            size: u64::try_from(status.st_size).unwrap_or(0),
+            blocks: u64::try_from(status.st_blocks).unwrap_or(0),
+            block_size: u32::try_from(status.st_blksize).unwrap_or(4096),
+            accessed: time(status.st_atime, status.st_atime_nsec),
+            modified: time(status.st_mtime, status.st_mtime_nsec),
+            changed: time(status.st_ctime, status.st_ctime_nsec),
+            created,
+        })
+    }
+}
+
 /// statx(2) of `name` in `directory`, links not followed; an empty name with `AtFlags::EMPTY_PATH` is the descriptor.
 pub(crate) fn status_of(directory: impl AsFd, name: &[u8], flags: AtFlags) -> Result<HostStatus> {
     let mask = StatxFlags::BASIC_STATS | StatxFlags::BTIME;

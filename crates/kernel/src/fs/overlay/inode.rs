@@ -6,13 +6,13 @@ use crate::fs::file::{FileOperations, StatusFlags};
 use crate::fs::inode::{
     Belief, Device, FileSystem, FileType, Inode, Metadata, Names, NewNode, NewNodeKind, RenameFlags, SetAttributes, Stamp,
 };
-use crate::fs::listing::{ListedDirectory, Name};
+use crate::fs::listing::{ListedDirectory, NameList};
 use crate::{Context, Errno, Result};
 use parking_lot::RwLock;
 use std::any::Any;
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
 /// What a file is made of: at least one of the two.
 #[derive(Clone)]
@@ -205,28 +205,27 @@ impl OverlayInode {
     }
 
     /// All names, "." and ".." not among them.
-    pub(super) fn names(&self) -> Result<Vec<Name>> {
-        let lower = self.open_lower()?;
-        self.names_with(lower.as_deref())
+    pub(super) fn names_now(&self) -> Result<NameList> {
+        self.names_with(self.lower_list()?.as_ref())
     }
 
-    /// The lower part, open to be listed: EACCES where the host does not let us.
-    fn open_lower(&self) -> Result<Option<Arc<dyn FileOperations>>> {
+    /// The lower part, ready to be listed: EACCES where the host does not let us.
+    fn lower_list(&self) -> Result<Option<LowerList>> {
         let lower = self.parts.read().lower.clone();
-        lower.map(|lower| lower.open_data(StatusFlags::DIRECTORY)).transpose()
+        lower.map(LowerList::new).transpose()
     }
 
-    fn names_with(&self, open_lower: Option<&dyn FileOperations>) -> Result<Vec<Name>> {
+    fn names_with(&self, lower_list: Option<&LowerList>) -> Result<NameList> {
         let parts = self.parts();
-        let mut names = Vec::new();
+        let mut names = NameList::default();
         let mut seen = HashSet::new();
         if let Some(upper) = &parts.upper {
-            for (name, number, kind) in list(upper)? {
-                let child =
-                    if kind == FileType::CharacterDevice || parts.lower.is_some() { upper.lookup(&name).ok() } else { None };
+            for (name, number, kind) in list(upper)?.iter() {
+                let is_merged = parts.lower.is_some();
+                let child = if kind == FileType::CharacterDevice || is_merged { upper.lookup(name).ok() } else { None };
                 if let Some(child) = &child {
                     if is_whiteout(child)? {
-                        seen.insert(name);
+                        seen.insert(name.to_vec());
                         continue;
                     }
                 }
@@ -234,17 +233,17 @@ impl OverlayInode {
                     Some(child) => self.overlay.number_of_upper(child)?,
                     None => self.overlay.upper_number(number),
                 };
-                if parts.lower.is_some() {
-                    seen.insert(name.clone());
+                if is_merged {
+                    seen.insert(name.to_vec());
                 }
-                names.push((name, number, kind));
+                names.push(name, number, kind);
             }
         }
-        if let (Some(lower), Some(open)) = (&parts.lower, open_lower) {
-            let device = lower.identity()?.0;
-            for (name, number, kind) in list_open(open)? {
-                if !seen.contains(&name) {
-                    names.push((name, self.overlay.lower_number(device, number), kind));
+        if let (Some(lower), Some(list)) = (&parts.lower, lower_list) {
+            let mask = self.overlay.lower_mask(lower.identity()?.0);
+            for (name, number, kind) in list.names()?.iter() {
+                if seen.is_empty() || !seen.contains(name) {
+                    names.push(name, number ^ mask, kind);
                 }
             }
         }
@@ -261,9 +260,9 @@ impl OverlayInode {
 
     /// Empties an upper directory of whiteouts, so that it can be removed.
     pub(super) fn clear_whiteouts(directory: &Arc<dyn Inode>) -> Result<()> {
-        for (name, _, kind) in list(directory)? {
-            if kind == FileType::CharacterDevice && is_whiteout(&directory.lookup(&name)?)? {
-                directory.unlink(&name)?;
+        for (name, _, kind) in list(directory)?.iter() {
+            if kind == FileType::CharacterDevice && is_whiteout(&directory.lookup(name)?)? {
+                directory.unlink(name)?;
             }
         }
         Ok(())
@@ -296,19 +295,43 @@ impl OverlayInode {
 }
 
 /// The names of a directory of another file system, "." and ".." left out.
-pub(super) fn list(directory: &Arc<dyn Inode>) -> Result<Vec<Name>> {
-    list_open(&*directory.clone().open_data(StatusFlags::DIRECTORY)?)
+pub(super) fn list(directory: &Arc<dyn Inode>) -> Result<NameList> {
+    NameList::of(&*directory.clone().open_data(StatusFlags::DIRECTORY)?)
 }
 
-fn list_open(open: &dyn FileOperations) -> Result<Vec<Name>> {
-    let mut names = Vec::new();
-    open.read_directory(0, &mut |entry| {
-        if entry.name != b"." && entry.name != b".." {
-            names.push((entry.name.clone(), entry.inode, entry.kind));
+/// A lower directory that may be listed: open, unless its names are known.
+struct LowerList {
+    inode: Arc<dyn Inode>,
+    open: OnceLock<Arc<dyn FileOperations>>,
+}
+
+impl LowerList {
+    fn new(inode: Arc<dyn Inode>) -> Result<LowerList> {
+        let list = LowerList { inode, open: OnceLock::new() };
+        if list.inode.known_list().is_none() {
+            list.open()?;
         }
-        true
-    })?;
-    Ok(names)
+        Ok(list)
+    }
+
+    fn open(&self) -> Result<&dyn FileOperations> {
+        if self.open.get().is_none() {
+            let _ = self.open.set(self.inode.clone().open_data(StatusFlags::DIRECTORY)?);
+        }
+        self.open.get().map(|open| &**open).ok_or(Errno::EIO)
+    }
+
+    fn names(&self) -> Result<Arc<NameList>> {
+        if let Some(list) = self.inode.known_list() {
+            return Ok(list);
+        }
+        let names = self.inode.names().if_settled();
+        let mut list = NameList::of(self.open()?)?;
+        list.shrink();
+        let list = Arc::new(list);
+        self.inode.keep_list(names, &list);
+        Ok(list)
+    }
 }
 
 impl Inode for OverlayInode {
@@ -441,7 +464,7 @@ impl Inode for OverlayInode {
         let _change = self.overlay.change_lock.lock();
         let child = self.find(name)?;
         child.check_directory()?;
-        if !child.names()?.is_empty() {
+        if !child.names_now()?.is_empty() {
             return Err(Errno::ENOTEMPTY);
         }
         self.remove_name(name, &child, true)
@@ -487,8 +510,8 @@ impl Inode for OverlayInode {
             FileType::Directory => {
                 let parent = self.place.read().parent.as_ref().map_or(self.number, |parent| parent.number);
                 let directory = self.clone();
-                let lower = self.open_lower()?;
-                let list = Box::new(move || directory.names_with(lower.as_deref()));
+                let lower = self.lower_list()?;
+                let list = Box::new(move || directory.names_with(lower.as_ref()));
                 Ok(Arc::new(ListedDirectory::new(self, parent, list)))
             }
             FileType::Regular => Ok(Arc::new(OverlayFile::open(self, flags)?)),

@@ -129,6 +129,11 @@ impl Overlay {
 
     /// The inode number that shows for a file of the lower tree.
     fn lower_number(&self, device: Device, inode: u64) -> u64 {
+        inode ^ self.lower_mask(device)
+    }
+
+    /// What tells the numbers of one device of the lower tree from others'.
+    fn lower_mask(&self, device: Device) -> u64 {
         let mut devices = self.lower_devices.lock();
         let index = match devices.iter().position(|known| *known == device) {
             Some(index) => index,
@@ -140,7 +145,7 @@ impl Overlay {
         };
         // The first one's numbers are as they are; the upper tree's come second.
         let layer = if index == 0 { 0 } else { index as u64 + 1 };
-        inode ^ layer << NUMBERS_SHIFT
+        layer << NUMBERS_SHIFT
     }
 
     /// The inode number that shows for a file that was never below.
@@ -268,9 +273,9 @@ fn hide_lower(upper: &Arc<dyn Inode>, lower: Option<&Arc<dyn Inode>>) -> Result<
         result => return result.map(|()| Hidden::ByMark),
     }
     let Some(lower) = lower.filter(|lower| lower.kind() == FileType::Directory) else { return Ok(Hidden::ByMark) };
-    for (name, _, _) in inode::list(lower)? {
-        if found(upper.lookup(&name))?.is_none() {
-            make_whiteout(upper, &name)?;
+    for (name, _, _) in inode::list(lower)?.iter() {
+        if found(upper.lookup(name))?.is_none() {
+            make_whiteout(upper, name)?;
         }
     }
     Ok(Hidden::ByWhiteouts)
