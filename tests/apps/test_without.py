@@ -23,6 +23,7 @@ FEATURES = (
     "direct",
     "patching",
     "marshalling",
+    "caches",
 )
 
 SHELL = (

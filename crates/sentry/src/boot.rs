@@ -49,7 +49,7 @@ pub fn boot(
             "suspension" => suspension = false,
             "direct" => direct = false,
             "marshalling" => marshalling = false,
-            "user_namespace" | "landlock" | "pid_namespace" | "cgroups" | "patching" => {}
+            "user_namespace" | "landlock" | "pid_namespace" | "cgroups" | "patching" | "caches" => {}
             other => return Err(failure(FailureKind::Invalid, format!("there is no host feature {other:?} to do without"))),
         }
     }
@@ -85,6 +85,9 @@ pub fn boot(
     // Patched images map files of the host: the strict profile maps copies only.
     if boot.without.iter().any(|name| name == "patching") || boot.profile == Profile::Strict {
         kernel.images.switch_off();
+    }
+    if boot.without.iter().any(|name| name == "caches") {
+        kernel.mounts.dentries.limit_to(0);
     }
     kernel.memory_files.limit.store(memory_files_cap(&boot.limits), Ordering::Relaxed);
     if let Some(memory) = boot.limits.memory {

@@ -8,6 +8,19 @@ pub fn now() -> TimeSpec {
     TimeSpec { sec: time.tv_sec, nsec: time.tv_nsec }
 }
 
+/// A host's clock that stamps files goes in steps: what was changed this lately may be changed again without another
+/// stamp. Where there are whole seconds only, the steps are seconds.
+const STEP_NS: i64 = 50_000_000;
+const COARSE_STEP_NS: i64 = 3_000_000_000;
+
+/// Whether another change of what was last `changed` then will show.
+pub fn is_settled(changed: TimeSpec) -> bool {
+    let now = now();
+    let seconds = now.sec.saturating_sub(changed.sec);
+    let age_ns = seconds.saturating_mul(1_000_000_000).saturating_add(now.nsec - changed.nsec);
+    age_ns > if changed.nsec == 0 { COARSE_STEP_NS } else { STEP_NS }
+}
+
 /// Whether `a` is earlier than `b`.
 pub fn is_before(a: TimeSpec, b: TimeSpec) -> bool {
     (a.sec, a.nsec) < (b.sec, b.nsec)

@@ -3,7 +3,9 @@
 //! File systems implement [`Inode`] and [`FileSystem`]; the path walk (`path`) and the system calls use them. Permission
 //! checks are the walk's and the caller's business ([`crate::task::Credentials`]), not the file system's.
 
+use crate::fs::clock;
 use crate::fs::file::{FileOperations, StatusFlags};
+use crate::fs::listing::NameList;
 use crate::{Errno, Result};
 use skerry_abi::structs::{Stat, StatFs, TimeSpec};
 use std::any::Any;
@@ -151,9 +153,9 @@ pub enum NewNodeKind {
 }
 
 /// One entry of a directory.
-#[derive(Clone, Debug)]
-pub struct DirectoryEntry {
-    pub name: Vec<u8>,
+#[derive(Clone, Copy, Debug)]
+pub struct DirectoryEntry<'a> {
+    pub name: &'a [u8],
     pub inode: u64,
     pub kind: FileType,
     /// Where to go on behind this entry (d_off).
@@ -170,6 +172,49 @@ bitflags::bitflags! {
     }
 }
 
+/// Whether names that were looked up in a directory may be believed when they are asked for again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Names {
+    /// Nobody changes them behind the guest kernel's back.
+    Own,
+    /// They are what they were as long as the directory has this stamp.
+    At(Stamp),
+    /// They have to be looked up each time.
+    Changing,
+}
+
+/// When a directory on the host was last changed (its ctime, which nobody can set), and the other one that is merged with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stamp(pub [TimeSpec; 2]);
+
+impl Names {
+    /// Whether a change from now on will show: else they have to be looked up again.
+    pub fn if_settled(self) -> Names {
+        match self {
+            Names::At(Stamp(changes)) if !changes.into_iter().all(clock::is_settled) => Names::Changing,
+            names => names,
+        }
+    }
+
+    pub(crate) fn if_own(self) -> Names {
+        if self == Names::Own {
+            Names::Own
+        } else {
+            Names::Changing
+        }
+    }
+}
+
+/// How far a name that led to an object may be believed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Belief {
+    /// Until the guest itself changes it.
+    Always,
+    /// As [`Inode::names`] of its directory says.
+    AsDirectory,
+    Never,
+}
+
 /// An object of a file system. Directory operations give ENOTDIR by default, changes EROFS or EPERM.
 #[allow(unused_variables)]
 pub trait Inode: Send + Sync + Any {
@@ -179,6 +224,31 @@ pub trait Inode: Send + Sync + Any {
     /// `name` has no slash and is neither "." nor "..". ENOENT where it is not there.
     fn lookup(&self, name: &[u8]) -> Result<Arc<dyn Inode>> {
         Err(Errno::ENOTDIR)
+    }
+    /// As [`Inode::lookup`], with what [`Inode::metadata`] of the result would say now, where the search has shown it.
+    fn lookup_shown(&self, name: &[u8]) -> Result<(Arc<dyn Inode>, Option<Metadata>)> {
+        Ok((self.lookup(name)?, None))
+    }
+    /// Directories: how names in it stand now.
+    fn names(&self) -> Names {
+        if self.file_system().is_volatile() {
+            Names::Changing
+        } else {
+            Names::Own
+        }
+    }
+    fn belief(&self) -> Belief {
+        Belief::AsDirectory
+    }
+    /// Directories: all names, where they are known and hold still.
+    fn known_list(&self) -> Option<Arc<NameList>> {
+        None
+    }
+    /// All names, as they stood at `names`.
+    fn keep_list(&self, names: Names, list: &Arc<NameList>) {}
+    /// Device and number alone.
+    fn identity(&self) -> Result<(Device, u64)> {
+        self.metadata().map(|metadata| (metadata.device, metadata.inode))
     }
     /// EEXIST where it is there. `node`'s ids are the guest's.
     fn create(&self, name: &[u8], node: NewNode) -> Result<Arc<dyn Inode>> {
@@ -262,7 +332,7 @@ pub trait FileSystem: Send + Sync + Any {
     fn is_read_only(&self) -> bool {
         false
     }
-    /// Whether names that were looked up may change without a call of the guest (a host tree): the walk must not cache.
+    /// Whether names come and go without a call that names them (proc): none is remembered.
     fn is_volatile(&self) -> bool {
         false
     }

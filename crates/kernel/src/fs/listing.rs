@@ -7,11 +7,64 @@ use parking_lot::Mutex;
 use std::any::Any;
 use std::sync::Arc;
 
-/// A name, its inode number and its type.
-pub type Name = (Vec<u8>, u64, FileType);
+/// Names, each with its inode number and type.
+#[derive(Default)]
+pub struct NameList {
+    /// All names, one behind the other.
+    bytes: Vec<u8>,
+    /// Where a name ends, and what it is.
+    entries: Vec<(usize, u64, FileType)>,
+}
+
+impl NameList {
+    pub fn push(&mut self, name: &[u8], number: u64, kind: FileType) {
+        self.bytes.extend_from_slice(name);
+        self.entries.push((self.bytes.len(), number, kind));
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (&[u8], u64, FileType)> {
+        self.iter_from(0)
+    }
+
+    fn iter_from(&self, index: usize) -> impl Iterator<Item = (&[u8], u64, FileType)> {
+        let index = index.min(self.entries.len());
+        let mut start = index.checked_sub(1).map_or(0, |before| self.entries[before].0);
+        self.entries[index..].iter().map(move |&(end, number, kind)| {
+            let name = &self.bytes[start..end];
+            start = end;
+            (name, number, kind)
+        })
+    }
+
+    /// Bytes of memory.
+    pub fn size(&self) -> usize {
+        self.bytes.capacity() + self.entries.capacity() * size_of::<(usize, u64, FileType)>()
+    }
+
+    pub fn shrink(&mut self) {
+        self.bytes.shrink_to_fit();
+        self.entries.shrink_to_fit();
+    }
+
+    /// The names of an open directory, "." and ".." left out.
+    pub fn of(open: &dyn FileOperations) -> Result<NameList> {
+        let mut names = NameList::default();
+        open.read_directory(0, &mut |entry| {
+            if entry.name != b"." && entry.name != b".." {
+                names.push(entry.name, entry.inode, entry.kind);
+            }
+            true
+        })?;
+        Ok(names)
+    }
+}
 
 /// Gives the names, "." and ".." not among them, when the directory is read from its start.
-pub type ListNames = Box<dyn Fn() -> Result<Vec<Name>> + Send + Sync>;
+pub type ListNames = Box<dyn Fn() -> Result<NameList> + Send + Sync>;
 
 /// An open directory. The names are taken at each start (rewinddir(3)); cursors count them, so that a listing is stable
 /// whatever happens meanwhile.
@@ -19,7 +72,7 @@ pub struct ListedDirectory {
     inode: Arc<dyn Inode>,
     parent_number: u64,
     list: ListNames,
-    names: Mutex<Option<Arc<Vec<Name>>>>,
+    names: Mutex<Option<Arc<NameList>>>,
 }
 
 impl ListedDirectory {
@@ -53,17 +106,19 @@ impl FileOperations for ListedDirectory {
             }
         };
         while cursor < 2 {
-            let (name, inode) =
-                if cursor == 0 { (&b"."[..], self.inode.metadata()?.inode) } else { (&b".."[..], self.parent_number) };
+            let (name, inode) = match cursor {
+                0 => (&b"."[..], self.inode.identity()?.1),
+                _ => (&b".."[..], self.parent_number),
+            };
             cursor += 1;
-            if !emit(&DirectoryEntry { name: name.to_vec(), inode, kind: FileType::Directory, next_cursor: cursor }) {
+            if !emit(&DirectoryEntry { name, inode, kind: FileType::Directory, next_cursor: cursor }) {
                 return Ok(());
             }
         }
         let start = usize::try_from(cursor - 2).unwrap_or(usize::MAX);
-        for (name, inode, kind) in names.iter().skip(start) {
+        for (name, inode, kind) in names.iter_from(start) {
             cursor += 1;
-            if !emit(&DirectoryEntry { name: name.clone(), inode: *inode, kind: *kind, next_cursor: cursor }) {
+            if !emit(&DirectoryEntry { name, inode, kind, next_cursor: cursor }) {
                 return Ok(());
             }
         }

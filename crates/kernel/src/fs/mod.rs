@@ -7,6 +7,7 @@ pub mod anonymous;
 pub mod boot;
 pub mod clock;
 pub mod close;
+pub mod dentry_cache;
 pub mod dev;
 pub mod direct;
 pub mod directory_notify;

@@ -4,6 +4,7 @@
 //! them. Lock order: `MountTable::rename_lock` > directory locks ([`crate::fs::path`]) > `MountTable::mounts` >
 //! `Mount`'s small locks.
 
+use crate::fs::dentry_cache::DentryCache;
 use crate::fs::inode::FileSystem;
 use crate::fs::path::{Dentry, Path};
 use crate::{Errno, Result};
@@ -89,6 +90,7 @@ pub struct MountTable {
     next_id: AtomicU64,
     /// Held by a rename across directories: ancestry cannot change meanwhile.
     pub(crate) rename_lock: Mutex<()>,
+    pub dentries: Arc<DentryCache>,
 }
 
 impl MountTable {
@@ -98,6 +100,7 @@ impl MountTable {
 
     fn new_mount(&self, new: NewMount, attached_at: Option<Path>) -> Arc<Mount> {
         let root = new.root.unwrap_or_else(|| Dentry::new_root(new.file_system.root()));
+        let _ = root.cache.set(Arc::downgrade(&self.dentries));
         Arc::new(Mount {
             id: self.next_id.fetch_add(1, Ordering::Relaxed) + 20,
             file_system: new.file_system,
@@ -171,6 +174,7 @@ impl MountTable {
         }
         mounts.retain(|candidate| !gone.iter().any(|m| Arc::ptr_eq(m, candidate)));
         for mount in gone {
+            self.dentries.forget(&mount.file_system);
             if let Some(place) = mount.attached_at.write().take() {
                 place.dentry.mounts_here.fetch_sub(1, Ordering::AcqRel);
             }

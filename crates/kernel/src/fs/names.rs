@@ -115,6 +115,7 @@ pub fn link(task: &Task, target: &Path, directory: &Path, last: &Last) -> Result
         return Err(Errno::EPERM);
     }
     parent.inode.link(name, target.inode())?;
+    parent.forget_child(&mut children, name);
     let watches = &task.kernel().watches;
     watches.report(target.inode(), NotifyMask::ATTRIB, b"", 0);
     watches.report(&parent.inode, NotifyMask::CREATE, name, 0);

@@ -1,7 +1,7 @@
 //! open(2): from a name and flags to an open file.
 
 use crate::fs::file::{FileOperations, OpenFile, StatusFlags};
-use crate::fs::inode::{FileType, Inode, NewNode, NewNodeKind, SetAttributes};
+use crate::fs::inode::{FileType, Inode, Metadata, NewNode, NewNodeKind, SetAttributes};
 use crate::fs::mount::MountFlags;
 use crate::fs::notify::NotifyMask;
 use crate::fs::path::{Dentry, Path};
@@ -121,8 +121,17 @@ fn open_walked(context: &Context, walker: &mut Walker, mut start: Path, path: &[
     let exclusive = how.creates() && how.has(linux::O_EXCL);
     let follow = !how.has(linux::O_NOFOLLOW) && !exclusive;
     if !how.creates() {
-        let place = walker.walk(&start, path, if follow { Follow::Yes } else { Follow::No })?;
-        return open_place(context, place, how, Created::No);
+        let follow = if follow { Follow::Yes } else { Follow::No };
+        for _ in 1..walk::ATTEMPTS {
+            let (place, shown) = walker.walk_shown(&start, path, follow)?;
+            match open_place(context, place, shown, how, Created::No) {
+                // The host has given the name to another file meanwhile.
+                Err(Errno::ESTALE) => {}
+                result => return result,
+            }
+        }
+        let (place, shown) = walker.walk_shown(&start, path, follow)?;
+        return open_place(context, place, shown, how, Created::No);
     }
     let mut path = path.to_vec();
     loop {
@@ -137,8 +146,8 @@ fn open_walked(context: &Context, walker: &mut Walker, mut start: Path, path: &[
                 return Err(Errno::EISDIR);
             }
         };
-        match walker.step(&directory, &name) {
-            Ok(place) => {
+        match walker.step_shown(&directory, &name) {
+            Ok((place, shown)) => {
                 if how.has(linux::O_EXCL) {
                     return Err(Errno::EEXIST);
                 }
@@ -149,13 +158,13 @@ fn open_walked(context: &Context, walker: &mut Walker, mut start: Path, path: &[
                             path = target;
                             continue;
                         }
-                        Link::Place(place) => return open_place(context, place, how, Created::No),
+                        Link::Place(place) => return open_place(context, place, None, how, Created::No),
                     }
                 }
-                return open_place(context, place, how, Created::No);
+                return open_place(context, place, shown, how, Created::No);
             }
             Err(Errno::ENOENT) => match create(context, &directory, &name, how) {
-                Ok(place) => return open_place(context, place, how, Created::Yes),
+                Ok(place) => return open_place(context, place, None, how, Created::Yes),
                 // Somebody else was quicker: open theirs.
                 Err(Errno::EEXIST) if !how.has(linux::O_EXCL) => continue,
                 Err(errno) => return Err(errno),
@@ -179,8 +188,14 @@ fn create(context: &Context, directory: &Path, name: &[u8], how: OpenHow) -> Res
     Ok(Path { mount: directory.mount.clone(), dentry })
 }
 
-/// Opens what the walk has found.
-fn open_place(context: &Context, place: Path, how: OpenHow, created: Created) -> Result<Arc<OpenFile>> {
+/// Opens what the walk has found, and perhaps has `shown` already.
+fn open_place(
+    context: &Context,
+    place: Path,
+    shown: Option<Metadata>,
+    how: OpenHow,
+    created: Created,
+) -> Result<Arc<OpenFile>> {
     let inode = place.inode().clone();
     let kind = inode.kind();
     if how.has(linux::O_PATH) {
@@ -208,7 +223,7 @@ fn open_place(context: &Context, place: Path, how: OpenHow, created: Created) ->
     let mut size = 0;
     if created == Created::No {
         let credentials = context.task.credentials();
-        let metadata = inode.metadata()?;
+        let metadata = shown.map_or_else(|| inode.metadata(), Ok)?;
         size = metadata.size;
         credentials.check_access(&metadata, access)?;
         if how.has(linux::O_NOATIME) && !credentials.is_owner_or_capable(metadata.uid) {
@@ -307,7 +322,7 @@ impl FileOperations for PathOnly {
 
 /// Opens a directory that a walk has found, for reading its names. ENOTDIR.
 pub fn open_directory(context: &Context, place: &Path) -> Result<Arc<OpenFile>> {
-    open_place(context, place.clone(), OpenHow::from_open(linux::O_RDONLY | linux::O_DIRECTORY, 0), Created::No)
+    open_place(context, place.clone(), None, OpenHow::from_open(linux::O_RDONLY | linux::O_DIRECTORY, 0), Created::No)
 }
 
 /// Opens a regular file or directory without a task: boot and the control server, with all rights.

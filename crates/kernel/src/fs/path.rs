@@ -2,23 +2,22 @@
 //!
 //! A dentry knows its parent, so that getcwd(2) and /proc/PID/fd can say where a file is. A directory's dentry keeps weak
 //! references to its children: one name has one dentry as long as anybody uses it (a mount point, a working directory,
-//! an open file). Whether a cached child may be believed without asking the file system is [`FileSystem::is_volatile`]'s
-//! to say.
+//! an open file), and [`DentryCache`] uses those that were used of late, among them *negative* ones: names that are not
+//! there. Whether a cached child may be believed without a search is the directory's to say ([`Inode::names`]).
 //!
 //! Lock order: `Dentry::children` is the directory's lock: it is held while names in it are looked up, made or removed
 //! (a parent's before a child's; two unrelated ones, for rename, only under `MountTable::rename_lock`, by address), and
-//! is outside of the file systems' own locks; `Dentry::place` is innermost.
-//!
-//! [`FileSystem::is_volatile`]: crate::fs::inode::FileSystem::is_volatile
+//! is outside of the file systems' own locks; `Dentry::place` and the cache's lock are innermost.
 
-use crate::fs::inode::{FileType, Inode};
+use crate::fs::dentry_cache::{DentryCache, KeptAt};
+use crate::fs::inode::{Belief, FileType, Inode, Metadata, Names};
 use crate::fs::mount::Mount;
 use crate::fs::text::WriteCount;
 use crate::{Errno, Result};
 use parking_lot::{Mutex, RwLock};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
 /// The longest name in a directory (NAME_MAX, limits.h).
 pub const NAME_MAX: usize = 255;
@@ -26,8 +25,14 @@ pub const NAME_MAX: usize = 255;
 /// Children that are remembered weakly: swept when the map has doubled.
 #[derive(Default)]
 pub struct Children {
-    map: HashMap<Vec<u8>, Weak<Dentry>>,
+    map: HashMap<Vec<u8>, Child>,
     sweep_at: usize,
+}
+
+struct Child {
+    dentry: Weak<Dentry>,
+    /// How the directory's names stood before this one was looked up.
+    names: Names,
 }
 
 struct Place {
@@ -43,9 +48,14 @@ pub struct Dentry {
     pub(crate) children: Mutex<Children>,
     /// The name is gone (unlink, rmdir, or another file was renamed over it).
     unlinked: AtomicBool,
+    /// It stands for a name that is not there.
+    negative: bool,
     /// How many mounts are attached here, in whichever mount: lets the walk skip the mount table.
     pub(crate) mounts_here: AtomicU32,
     pub(crate) write_count: WriteCount,
+    /// The cache that it, and what is below it, may be kept in; none for trees that are not mounted.
+    pub(super) cache: OnceLock<Weak<DentryCache>>,
+    pub(super) kept_at: KeptAt,
 }
 
 impl Dentry {
@@ -55,14 +65,26 @@ impl Dentry {
     }
 
     pub(crate) fn new(inode: Arc<dyn Inode>, parent: Option<Arc<Dentry>>, name: Vec<u8>) -> Arc<Dentry> {
+        Dentry::build(inode, parent, name, false)
+    }
+
+    fn build(inode: Arc<dyn Inode>, parent: Option<Arc<Dentry>>, name: Vec<u8>, negative: bool) -> Arc<Dentry> {
+        let cache = parent.as_ref().and_then(|parent| parent.cache.get().cloned());
         Arc::new(Dentry {
             inode,
             place: RwLock::new(Place { parent, name }),
             children: Mutex::default(),
             unlinked: AtomicBool::new(false),
+            negative,
             mounts_here: AtomicU32::new(0),
             write_count: WriteCount::default(),
+            cache: cache.map_or_else(OnceLock::new, OnceLock::from),
+            kept_at: KeptAt::default(),
         })
+    }
+
+    fn cache(&self) -> Option<Arc<DentryCache>> {
+        self.cache.get().and_then(Weak::upgrade)
     }
 
     /// A file that has no name in any directory (O_TMPFILE); `name` is what /proc shows.
@@ -107,67 +129,126 @@ impl Dentry {
 
     /// The child called `name`; ENOENT, ENOTDIR. The name is an ordinary one (no slash, not "." or "..").
     pub fn lookup(self: &Arc<Dentry>, name: &[u8]) -> Result<Arc<Dentry>> {
+        self.lookup_shown(name).map(|(dentry, _)| dentry)
+    }
+
+    /// As [`Dentry::lookup`], with the child's metadata where the search has shown them.
+    pub fn lookup_shown(self: &Arc<Dentry>, name: &[u8]) -> Result<(Arc<Dentry>, Option<Metadata>)> {
         if name.len() > NAME_MAX {
             return Err(Errno::ENAMETOOLONG);
         }
         let mut children = self.children.lock();
-        self.lookup_locked(&mut children, name)
+        self.search(&mut children, name)
     }
 
     /// As [`Dentry::lookup`], with the directory's lock held by the caller.
     pub(crate) fn lookup_locked(self: &Arc<Dentry>, children: &mut Children, name: &[u8]) -> Result<Arc<Dentry>> {
-        let cached = children.get(name);
-        if let Some(dentry) = &cached {
-            if !self.inode.file_system().is_volatile() {
-                return Ok(dentry.clone());
+        self.search(children, name).map(|(dentry, _)| dentry)
+    }
+
+    fn search(self: &Arc<Dentry>, children: &mut Children, name: &[u8]) -> Result<(Arc<Dentry>, Option<Metadata>)> {
+        let known = children.get(name);
+        let belief = known.as_ref().map(|(dentry, _)| dentry.inode.belief());
+        if let (Some((dentry, _)), Some(Belief::Always)) = (&known, belief) {
+            dentry.kept_at.used();
+            return Ok((dentry.clone(), None));
+        }
+        // Asked before the search, so that a change meanwhile makes another stamp than the one that is remembered.
+        let names = self.inode.names();
+        if let (Some((dentry, then)), Some(Belief::AsDirectory)) = (&known, belief) {
+            if *then == names && names != Names::Changing {
+                dentry.kept_at.used();
+                return if dentry.negative { Err(Errno::ENOENT) } else { Ok((dentry.clone(), None)) };
             }
         }
         if self.is_unlinked() {
             return Err(Errno::ENOENT);
         }
-        let inode = match self.inode.lookup(name) {
-            Ok(inode) => inode,
-            Err(errno) => {
-                // A volatile tree lost it; what is mounted there stays reachable, as Linux keeps it for network trees.
-                match cached {
-                    Some(dentry) if errno == Errno::ENOENT && dentry.is_mount_point() => return Ok(dentry),
-                    Some(dentry) if errno == Errno::ENOENT => {
-                        dentry.unlinked.store(true, Ordering::Release);
-                        children.map.remove(name);
+        let names = names.if_settled();
+        let known = known.map(|(dentry, _)| dentry).filter(|dentry| !dentry.negative);
+        let (inode, shown) = match self.inode.lookup_shown(name) {
+            Ok(found) => found,
+            Err(Errno::ENOENT) => {
+                return match known {
+                    // The host lost it; what is mounted there stays reachable, as Linux keeps it for network trees.
+                    Some(dentry) if dentry.is_mount_point() => Ok((dentry, None)),
+                    known => {
+                        if let Some(dentry) = known {
+                            dentry.is_gone();
+                            children.map.remove(name);
+                        }
+                        self.remember_absence(children, name, names);
+                        Err(Errno::ENOENT)
                     }
-                    _ => {}
-                }
-                return Err(errno);
+                };
             }
+            Err(errno) => return Err(errno),
         };
-        if let Some(dentry) = cached {
+        if let Some(dentry) = known {
             if same_inode(&dentry.inode, &inode) || dentry.is_mount_point() {
-                return Ok(dentry);
+                children.insert(name, &dentry, names);
+                self.keep(&dentry);
+                return Ok((dentry, shown));
             }
+            // Another file has its name.
+            dentry.kept_at.let_go(&dentry);
         }
         let dentry = Dentry::new(inode, Some(self.clone()), name.to_vec());
-        children.insert(name, &dentry);
-        Ok(dentry)
+        children.insert(name, &dentry, names);
+        self.keep(&dentry);
+        Ok((dentry, shown))
+    }
+
+    /// Has the cache use `child` from now on.
+    fn keep(&self, child: &Arc<Dentry>) {
+        if let Some(cache) = self.cache() {
+            if !self.inode.file_system().is_volatile() {
+                cache.keep(child);
+            }
+        }
+    }
+
+    /// Only where that saves a question to the host.
+    fn remember_absence(self: &Arc<Dentry>, children: &mut Children, name: &[u8], names: Names) {
+        let (Some(cache), Names::At(_)) = (self.cache(), names) else { return };
+        let dentry = Dentry::build(cache.absent.clone(), Some(self.clone()), name.to_vec(), true);
+        children.insert(name, &dentry, names);
+        cache.keep(&dentry);
+    }
+
+    /// Its name is gone.
+    fn is_gone(self: &Arc<Dentry>) {
+        self.unlinked.store(true, Ordering::Release);
+        self.kept_at.let_go(self);
     }
 
     /// Enters a node that was just made. The caller holds the directory's lock.
     pub(crate) fn add_child(self: &Arc<Dentry>, children: &mut Children, name: &[u8], inode: Arc<dyn Inode>) -> Arc<Dentry> {
         let dentry = Dentry::new(inode, Some(self.clone()), name.to_vec());
-        children.insert(name, &dentry);
+        children.insert(name, &dentry, self.inode.names().if_own());
         dentry
     }
 
     /// The name was removed from this directory. The caller holds the directory's lock.
     pub(crate) fn forget_child(&self, children: &mut Children, name: &[u8]) {
-        if let Some(dentry) = children.map.remove(name).and_then(|weak| weak.upgrade()) {
-            dentry.unlinked.store(true, Ordering::Release);
+        if let Some(dentry) = children.map.remove(name).and_then(|child| child.dentry.upgrade()) {
+            dentry.is_gone();
+        }
+    }
+
+    /// Forgets `name` if nobody uses its dentry any more; not where the directory is locked.
+    pub(super) fn sweep_child(&self, name: &[u8]) {
+        if let Some(mut children) = self.children.try_lock() {
+            if children.map.get(name).is_some_and(|child| child.dentry.strong_count() == 0) {
+                children.map.remove(name);
+            }
         }
     }
 
     /// `child` got a new place. The caller holds both directories' locks.
     pub(crate) fn moved(child: &Arc<Dentry>, children: &mut Children, new_parent: &Arc<Dentry>, new_name: &[u8]) {
         *child.place.write() = Place { parent: Some(new_parent.clone()), name: new_name.to_vec() };
-        children.insert(new_name, child);
+        children.insert(new_name, child, new_parent.inode.names().if_own());
     }
 
     /// Takes `name` out of the cache without marking its file as unlinked (rename). The caller holds the lock.
@@ -177,16 +258,21 @@ impl Dentry {
 }
 
 impl Children {
-    pub(crate) fn get(&self, name: &[u8]) -> Option<Arc<Dentry>> {
-        self.map.get(name).and_then(Weak::upgrade)
+    fn get(&self, name: &[u8]) -> Option<(Arc<Dentry>, Names)> {
+        let child = self.map.get(name)?;
+        Some((child.dentry.upgrade()?, child.names))
     }
 
-    fn insert(&mut self, name: &[u8], dentry: &Arc<Dentry>) {
+    fn insert(&mut self, name: &[u8], dentry: &Arc<Dentry>, names: Names) {
+        if let Some(child) = self.map.get_mut(name) {
+            *child = Child { dentry: Arc::downgrade(dentry), names };
+            return;
+        }
         if self.map.len() >= self.sweep_at.max(64) {
-            self.map.retain(|_, weak| weak.strong_count() > 0);
+            self.map.retain(|_, child| child.dentry.strong_count() > 0);
             self.sweep_at = self.map.len() * 2;
         }
-        self.map.insert(name.to_vec(), Arc::downgrade(dentry));
+        self.map.insert(name.to_vec(), Child { dentry: Arc::downgrade(dentry), names });
     }
 }
 

@@ -5,7 +5,7 @@
 //! a rename meanwhile gives either the old or the new place, as on Linux.
 
 use crate::fs::file::OpenFile;
-use crate::fs::inode::FileType;
+use crate::fs::inode::{FileType, Metadata};
 use crate::fs::mount::MountTable;
 use crate::fs::path::{Dentry, Path, NAME_MAX};
 use crate::task::credentials::{CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH};
@@ -16,6 +16,9 @@ use std::sync::Arc;
 
 /// Links that one walk may follow (path_resolution(7)).
 const LINKS_MAX: u32 = 40;
+
+/// How often a walk is tried where the host changes what it has found.
+pub const ATTEMPTS: u32 = 3;
 
 /// Whether a symbolic link at the end of the name is followed. A trailing slash always follows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,16 +85,23 @@ impl<'a> Walker<'a> {
 
     /// `name` in `directory`, links not followed, mounts crossed.
     pub fn step(&self, directory: &Path, name: &[u8]) -> Result<Path> {
+        self.step_shown(directory, name).map(|(place, _)| place)
+    }
+
+    /// As [`Walker::step`], with the place's metadata where the search has shown them.
+    pub fn step_shown(&self, directory: &Path, name: &[u8]) -> Result<(Path, Option<Metadata>)> {
         if !directory.dentry.is_directory() {
             return Err(Errno::ENOTDIR);
         }
         self.check_search(directory)?;
         match name {
-            b"." => Ok(directory.clone()),
-            b".." => self.step_up(directory),
+            b"." => Ok((directory.clone(), None)),
+            b".." => self.step_up(directory).map(|place| (place, None)),
             _ => {
-                let dentry = directory.dentry.lookup(name)?;
-                self.enter(Path { mount: directory.mount.clone(), dentry })
+                let (dentry, shown) = directory.dentry.lookup_shown(name)?;
+                let shown = shown.filter(|_| !dentry.is_mount_point());
+                let place = self.enter(Path { mount: directory.mount.clone(), dentry })?;
+                Ok((place, shown))
             }
         }
     }
@@ -186,6 +196,11 @@ impl<'a> Walker<'a> {
 
     /// Walks all of `path`.
     pub fn walk(&mut self, start: &Path, path: &[u8], follow: Follow) -> Result<Path> {
+        self.walk_shown(start, path, follow).map(|(place, _)| place)
+    }
+
+    /// As [`Walker::walk`], with the place's metadata where the last search has shown them.
+    pub fn walk_shown(&mut self, start: &Path, path: &[u8], follow: Follow) -> Result<(Path, Option<Metadata>)> {
         let mut start = start.clone();
         let mut path = std::borrow::Cow::Borrowed(path);
         // A trailing slash of the name itself holds through all links.
@@ -193,13 +208,13 @@ impl<'a> Walker<'a> {
         loop {
             let (directory, last) = self.parent(&start, &path)?;
             let (name, trailing_slash) = match last {
-                Last::Root => return Ok(directory),
-                Last::Dot => return self.step(&directory, b"."),
-                Last::DotDot => return self.step(&directory, b".."),
+                Last::Root => return Ok((directory, None)),
+                Last::Dot => return self.step_shown(&directory, b"."),
+                Last::DotDot => return self.step_shown(&directory, b".."),
                 Last::Name { name, trailing_slash } => (name, trailing_slash),
             };
             must_be_directory |= trailing_slash;
-            let place = self.step(&directory, &name)?;
+            let (mut place, mut shown) = self.step_shown(&directory, &name)?;
             if place.inode().kind() == FileType::Symlink && (follow == Follow::Yes || must_be_directory) {
                 match self.read_link(&place)? {
                     Link::Name(target) => {
@@ -207,18 +222,14 @@ impl<'a> Walker<'a> {
                         path = std::borrow::Cow::Owned(target);
                         continue;
                     }
-                    Link::Place(place) => return self.finish(place, must_be_directory),
+                    Link::Place(there) => (place, shown) = (there, None),
                 }
             }
-            return self.finish(place, must_be_directory);
+            if must_be_directory && !place.dentry.is_directory() {
+                return Err(Errno::ENOTDIR);
+            }
+            return Ok((place, shown));
         }
-    }
-
-    fn finish(&self, place: Path, must_be_directory: bool) -> Result<Path> {
-        if must_be_directory && !place.dentry.is_directory() {
-            return Err(Errno::ENOTDIR);
-        }
-        Ok(place)
     }
 
     /// Where a link leads: counts it. ELOOP.
@@ -295,6 +306,31 @@ pub fn resolve_as(task: &Task, credentials: &Credentials, dirfd: i32, path: &[u8
     }
     let start = start_of(task, dirfd, path)?;
     Walker::new(&task.kernel().mounts, task.fs().root, credentials).of(task).walk(&start, path, follow)
+}
+
+/// As [`resolve_as`], with the place's metadata.
+pub fn resolve_with_metadata(
+    task: &Task,
+    credentials: &Credentials,
+    dirfd: i32,
+    path: &[u8],
+    follow: Follow,
+) -> Result<(Path, Metadata)> {
+    if path.is_empty() {
+        return Err(Errno::ENOENT);
+    }
+    let start = start_of(task, dirfd, path)?;
+    let mut attempts = 0;
+    loop {
+        let mut walker = Walker::new(&task.kernel().mounts, task.fs().root, credentials).of(task);
+        let (place, shown) = walker.walk_shown(&start, path, follow)?;
+        attempts += 1;
+        match shown.map_or_else(|| place.inode().metadata(), Ok) {
+            // The host has given the name to another file meanwhile.
+            Err(Errno::ESTALE) if attempts < ATTEMPTS => {}
+            metadata => return Ok((place, metadata?)),
+        }
+    }
 }
 
 /// Walks to the directory that holds the last part of `path`.

@@ -245,7 +245,7 @@ impl OutsideFiles {
             if entry.name != b"." && entry.name != b".." {
                 // In the message a byte may take six.
                 size += 6 * entry.name.len() + ENTRY_BYTES;
-                names.push(entry.name.clone());
+                names.push(entry.name.to_vec());
             }
             size <= MAXIMUM_LISTING && names.len() < limit
         });

@@ -29,7 +29,7 @@ fn list(context: &Context, fd: i32, buffer: UserAddress, count: u64, header: usi
         }
         let mut next = position.get();
         file.operations.read_directory(next, &mut |entry| {
-            let length = record_length(header, &entry.name);
+            let length = record_length(header, entry.name);
             if listing.len() + length > limit {
                 too_small = listing.is_empty();
                 return false;
@@ -55,7 +55,7 @@ pub fn getdents64(context: &mut Context, fd: i32, buffer: UserAddress, count: u6
         listing.extend_from_slice(&entry.next_cursor.to_le_bytes());
         listing.extend_from_slice(&(length as u16).to_le_bytes());
         listing.push(entry.kind.directory_entry_type());
-        listing.extend_from_slice(&entry.name);
+        listing.extend_from_slice(entry.name);
         listing.resize(end, 0);
     })
 }
@@ -67,7 +67,7 @@ pub fn getdents(context: &mut Context, fd: i32, buffer: UserAddress, count: u64)
         listing.extend_from_slice(&entry.inode.to_le_bytes());
         listing.extend_from_slice(&entry.next_cursor.to_le_bytes());
         listing.extend_from_slice(&(length as u16).to_le_bytes());
-        listing.extend_from_slice(&entry.name);
+        listing.extend_from_slice(entry.name);
         listing.resize(end, 0);
         listing[end - 1] = entry.kind.directory_entry_type();
     })

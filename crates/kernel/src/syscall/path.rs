@@ -98,12 +98,17 @@ pub fn openat2(context: &mut Context, dirfd: i32, path: UserAddress, how: UserAd
     install(context, file, flags)
 }
 
-/// What a name (or, with AT_EMPTY_PATH, a descriptor) is.
-fn metadata_at(context: &Context, dirfd: i32, path: &[u8], flags: u32) -> Result<Metadata> {
-    match walk::resolve_at(context.task, dirfd, path, follow_unless(flags), allow_empty(flags))? {
-        Target::Path(path) => path.inode().metadata(),
-        Target::File(file) => file.metadata(),
+/// What a name (or, with AT_EMPTY_PATH, a descriptor) is, and where.
+fn metadata_at(context: &Context, dirfd: i32, path: &[u8], flags: u32) -> Result<(Metadata, Option<Path>)> {
+    if path.is_empty() {
+        return match walk::resolve_at(context.task, dirfd, path, follow_unless(flags), allow_empty(flags))? {
+            Target::Path(path) => Ok((path.inode().metadata()?, Some(path))),
+            Target::File(file) => Ok((file.metadata()?, file.path.clone())),
+        };
     }
+    let credentials = context.task.credentials();
+    let (place, metadata) = walk::resolve_with_metadata(context.task, &credentials, dirfd, path, follow_unless(flags))?;
+    Ok((metadata, Some(place)))
 }
 
 pub fn newfstatat(context: &mut Context, dirfd: i32, path: UserAddress, buffer: UserAddress, flags: u32) -> Result<()> {
@@ -111,7 +116,7 @@ pub fn newfstatat(context: &mut Context, dirfd: i32, path: UserAddress, buffer: 
         return Err(Errno::EINVAL);
     }
     let path = read_path_or_empty(context, path, flags)?;
-    let metadata = metadata_at(context, dirfd, &path, flags)?;
+    let (metadata, _) = metadata_at(context, dirfd, &path, flags)?;
     context.write(buffer.0, &metadata.stat())
 }
 
@@ -137,15 +142,9 @@ pub fn statx(context: &mut Context, dirfd: i32, path: UserAddress, flags: u32, m
         return Err(Errno::EINVAL);
     }
     let path = read_path_or_empty(context, path, flags)?;
-    let (metadata, mount_id, is_root) =
-        match walk::resolve_at(context.task, dirfd, &path, follow_unless(flags), allow_empty(flags))? {
-            Target::Path(path) => (path.inode().metadata()?, path.mount.id, Arc::ptr_eq(&path.dentry, &path.mount.root)),
-            Target::File(file) => {
-                let place = file.path.as_ref();
-                let is_root = place.is_some_and(|path| Arc::ptr_eq(&path.dentry, &path.mount.root));
-                (file.metadata()?, place.map_or(0, |path| path.mount.id), is_root)
-            }
-        };
+    let (metadata, place) = metadata_at(context, dirfd, &path, flags)?;
+    let is_root = place.as_ref().is_some_and(|path| Arc::ptr_eq(&path.dentry, &path.mount.root));
+    let mount_id = place.map_or(0, |path| path.mount.id);
     context.write(buffer.0, &statx_of(&metadata, mount_id, is_root))
 }
 
@@ -202,8 +201,8 @@ pub fn faccessat2(context: &mut Context, dirfd: i32, path: UserAddress, mode: u3
             Target::File(file) => (file.metadata()?, file.path.clone()),
         }
     } else {
-        let place = walk::resolve_as(context.task, &checked, dirfd, &path, follow_unless(flags))?;
-        (place.inode().metadata()?, Some(place))
+        let (place, metadata) = walk::resolve_with_metadata(context.task, &checked, dirfd, &path, follow_unless(flags))?;
+        (metadata, Some(place))
     };
     let wanted = AccessMode::from_bits_truncate(mode);
     if wanted.is_empty() {

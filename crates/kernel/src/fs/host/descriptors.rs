@@ -8,12 +8,43 @@ use std::collections::VecDeque;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::{Arc, OnceLock, Weak};
 
+/// Files that keep a descriptor to read, at most.
+const OPEN_MAX: usize = 128;
+/// Bytes of names that directories keep, at most, and one of them.
+const LISTS_MAX: usize = 1024 * 1024;
+pub(super) const LIST_MAX: usize = 64 * 1024;
+
+/// Who keeps something, oldest first, and its size.
+#[derive(Default)]
+struct Queue {
+    files: VecDeque<(Weak<HostInode>, usize)>,
+    size: usize,
+}
+
+impl Queue {
+    /// Those that have to give up what they keep, now that `inode` keeps something as well.
+    fn add(&mut self, inode: &Arc<HostInode>, size: usize, limit: usize) -> Vec<Arc<HostInode>> {
+        self.files.push_back((Arc::downgrade(inode), size));
+        self.size += size;
+        let mut over = Vec::new();
+        while self.size > limit {
+            let Some((oldest, size)) = self.files.pop_front() else { break };
+            self.size -= size;
+            over.extend(oldest.upgrade().filter(|oldest| !Arc::ptr_eq(oldest, inode)));
+        }
+        over
+    }
+}
+
 /// Descriptors that files keep between calls, for all host trees of a sandbox together.
 pub struct DescriptorCache {
     limit: usize,
     /// Oldest first; a file that was used since it was queued gets another round.
     queue: Mutex<VecDeque<Weak<HostInode>>>,
     reopener: Reopener,
+    /// What else files keep: regular ones that are opened often, a descriptor to read; directories their names.
+    open: Mutex<Queue>,
+    lists: Mutex<Queue>,
     /// Where programs may not map the files themselves.
     copies: OnceLock<Copies>,
 }
@@ -21,7 +52,14 @@ pub struct DescriptorCache {
 impl DescriptorCache {
     /// `limit`: how many descriptors may be kept.
     pub fn new(limit: usize, reopener: Reopener) -> Arc<DescriptorCache> {
-        Arc::new(DescriptorCache { limit, queue: Mutex::default(), reopener, copies: OnceLock::new() })
+        Arc::new(DescriptorCache {
+            limit,
+            queue: Mutex::default(),
+            reopener,
+            open: Mutex::default(),
+            lists: Mutex::default(),
+            copies: OnceLock::new(),
+        })
     }
 
     /// From now on copies are mapped.
@@ -35,6 +73,18 @@ impl DescriptorCache {
 
     pub fn reopener(&self) -> &Reopener {
         &self.reopener
+    }
+
+    /// `inode` has begun to keep an open descriptor.
+    pub(super) fn keeps_open(&self, inode: &Arc<HostInode>) {
+        let over = self.open.lock().add(inode, 1, OPEN_MAX);
+        over.iter().for_each(|inode| inode.keep_nothing());
+    }
+
+    /// `inode` has begun to keep a list of so many bytes.
+    pub(super) fn keeps_list(&self, inode: &Arc<HostInode>, size: usize) {
+        let over = self.lists.lock().add(inode, size, LISTS_MAX);
+        over.iter().for_each(|inode| inode.keep_nothing());
     }
 
     /// `inode` has just opened a descriptor: makes room for it.

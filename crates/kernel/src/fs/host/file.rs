@@ -26,14 +26,9 @@ pub struct HostRegularFile {
 }
 
 impl HostRegularFile {
-    pub(super) fn new(inode: Arc<HostInode>, descriptor: OwnedFd, access: OFlags) -> HostRegularFile {
-        HostRegularFile {
-            inode,
-            descriptor: Arc::new(descriptor),
-            access,
-            read_only: Mutex::new(None),
-            described: AtomicBool::new(false),
-        }
+    /// `shared`: others read through this descriptor, whose offset is nobody's.
+    pub(super) fn new(inode: Arc<HostInode>, descriptor: Arc<OwnedFd>, access: OFlags, shared: bool) -> HostRegularFile {
+        HostRegularFile { inode, descriptor, access, read_only: Mutex::new(None), described: AtomicBool::new(shared) }
     }
 
     /// The host's own descriptor, open with the same access as the guest's.
@@ -68,7 +63,7 @@ impl FileOperations for HostRegularFile {
     }
 
     fn metadata(&self) -> Result<Metadata> {
-        Ok(status_of(&*self.descriptor, b"", AtFlags::EMPTY_PATH)?.metadata(self.inode.tree().ids))
+        Ok(self.inode.status_by(&self.descriptor)?.metadata(self.inode.tree().ids))
     }
 
     fn truncate(&self, size: u64) -> Result<()> {
@@ -157,7 +152,7 @@ impl FileOperations for HostDirectory {
 
     fn metadata(&self) -> Result<Metadata> {
         let stream = self.stream.lock();
-        Ok(status_of(&stream.0, b"", AtFlags::EMPTY_PATH)?.metadata(self.inode.tree().ids))
+        Ok(self.inode.status_by(&stream.0)?.metadata(self.inode.tree().ids))
     }
 
     fn read_directory(&self, cursor: u64, emit: &mut dyn FnMut(&DirectoryEntry) -> bool) -> Result<()> {
@@ -173,7 +168,7 @@ impl FileOperations for HostDirectory {
         let mut directory = RawDir::new(&*descriptor, &mut buffer);
         while let Some(entry) = directory.next() {
             let entry = entry.map_err(host_error)?;
-            let name = entry.file_name().to_bytes().to_vec();
+            let name = entry.file_name().to_bytes();
             let kind = match entry.file_type() {
                 rustix::fs::FileType::Fifo => FileType::Fifo,
                 rustix::fs::FileType::CharacterDevice => FileType::CharacterDevice,
@@ -183,7 +178,7 @@ impl FileOperations for HostDirectory {
                 rustix::fs::FileType::Socket => FileType::Socket,
                 rustix::fs::FileType::RegularFile => FileType::Regular,
                 // The file system does not say: ask (and skip what is gone meanwhile).
-                _ => match status_of(&*descriptor, &name, AtFlags::empty()) {
+                _ => match status_of(&*descriptor, name, AtFlags::empty()) {
                     Ok(status) => status.kind,
                     Err(_) => continue,
                 },

@@ -1,9 +1,14 @@
 //! One file of a host tree.
 
+use super::descriptors::LIST_MAX;
 use super::file::{HostDirectory, HostRegularFile};
 use super::{host_error, status_of, Access, HostStatus, HostTree, Key};
+use crate::fs::clock;
 use crate::fs::file::{FileOperations, StatusFlags};
-use crate::fs::inode::{FileSystem, FileType, Inode, Metadata, NewNode, NewNodeKind, RenameFlags, SetAttributes};
+use crate::fs::inode::{
+    Belief, Device, FileSystem, FileType, Inode, Metadata, Names, NewNode, NewNodeKind, RenameFlags, SetAttributes, Stamp,
+};
+use crate::fs::listing::NameList;
 use crate::fs::special::SpecialState;
 use crate::{Context, Errno, Result};
 use parking_lot::{Mutex, RwLock};
@@ -12,8 +17,26 @@ use rustix::fs::{Gid, Uid};
 use skerry_abi::structs::TimeSpec;
 use std::any::Any;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
+
+/// A file whose status is asked for so often by name keeps a descriptor; one that is opened so often, that one.
+const OFTEN: u32 = 3;
+
+/// What a file keeps between calls as long as its ctime is what it was.
+enum Kept {
+    Nothing,
+    /// A regular file, open to be read.
+    Open {
+        descriptor: Arc<OwnedFd>,
+        changed: TimeSpec,
+    },
+    /// A directory's names.
+    List {
+        names: Names,
+        list: Arc<NameList>,
+    },
+}
 
 struct Place {
     /// `None`: the root, whose descriptor is always held.
@@ -32,6 +55,14 @@ pub struct HostInode {
     /// The descriptor must not be given up: the file has no name any more by which it could be opened again.
     pinned: AtomicBool,
     recently_used: AtomicBool,
+    /// It was found by another name than its last one: only a search says which one holds.
+    several_names: AtomicBool,
+    /// Birth time, which stays.
+    created: Option<TimeSpec>,
+    /// How often its status was asked for by name, and it was opened.
+    asked: AtomicU32,
+    opened: AtomicU32,
+    kept: Mutex<Kept>,
     /// From its creation until it is first opened: who creates a file may open it whatever its mode says.
     fresh: Mutex<Option<OwnedFd>>,
     special: SpecialState,
@@ -48,6 +79,11 @@ impl HostInode {
             descriptor: Mutex::new(Some(Arc::new(descriptor))),
             pinned: AtomicBool::new(true),
             recently_used: AtomicBool::new(false),
+            several_names: AtomicBool::new(false),
+            created: status.created,
+            asked: AtomicU32::new(0),
+            opened: AtomicU32::new(0),
+            kept: Mutex::new(Kept::Nothing),
             fresh: Mutex::new(None),
             special: SpecialState::default(),
         })
@@ -63,20 +99,34 @@ impl HostInode {
             descriptor: Mutex::new(None),
             pinned: AtomicBool::new(false),
             recently_used: AtomicBool::new(false),
+            several_names: AtomicBool::new(false),
+            created: status.created,
+            asked: AtomicU32::new(0),
+            opened: AtomicU32::new(0),
+            kept: Mutex::new(Kept::Nothing),
             fresh: Mutex::new(None),
             special: SpecialState::default(),
         })
     }
 
-    pub(super) fn set_place(&self, parent: &Arc<HostInode>, name: &[u8]) {
+    /// It was found by this name.
+    pub(super) fn found_at(&self, parent: &Arc<HostInode>, name: &[u8]) {
+        if self.set_place(parent, name) {
+            self.several_names.store(true, Ordering::Release);
+        }
+    }
+
+    /// True: it was known by another name.
+    fn set_place(&self, parent: &Arc<HostInode>, name: &[u8]) -> bool {
         let mut place = self.place.write();
         match &place.parent {
-            None => {}
-            Some(old) if Arc::ptr_eq(old, parent) && place.name == name => {}
+            None => false,
+            Some(old) if Arc::ptr_eq(old, parent) && place.name == name => false,
             Some(_) => {
                 let old = std::mem::replace(&mut *place, Place { parent: Some(parent.clone()), name: name.to_vec() });
                 drop(place);
                 drop(old);
+                true
             }
         }
     }
@@ -123,7 +173,8 @@ impl HostInode {
             let (_, name) = inode.place();
             let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let opened = rustix::fs::openat(&*directory, &name[..], flags, Mode::empty()).map_err(host_error)?;
-            if status_of(&opened, b"", AtFlags::EMPTY_PATH)?.key != inode.key {
+            let status = rustix::fs::fstat(&opened).map_err(host_error)?;
+            if (status.st_dev, status.st_ino) != inode.key {
                 return Err(Errno::ESTALE);
             }
             let opened = Arc::new(opened);
@@ -145,7 +196,14 @@ impl HostInode {
 
     pub(super) fn status(&self) -> Result<HostStatus> {
         if let Some(descriptor) = self.held_descriptor() {
-            return status_of(&*descriptor, b"", AtFlags::EMPTY_PATH);
+            return self.status_by(&descriptor);
+        }
+        if let Kept::Open { descriptor, .. } = &*self.kept.lock() {
+            return self.status_by(descriptor);
+        }
+        if self.asked.fetch_add(1, Ordering::Relaxed) == OFTEN {
+            // A descriptor answers faster than a name.
+            return self.status_by(&*self.descriptor()?);
         }
         let (directory, name) = self.directory_and_name()?.ok_or(Errno::ESTALE)?;
         let status = status_of(&*directory, &name, AtFlags::empty())?;
@@ -153,6 +211,46 @@ impl HostInode {
             return Err(Errno::ESTALE);
         }
         Ok(status)
+    }
+
+    /// By a descriptor of this very file.
+    pub(super) fn status_by(&self, descriptor: &OwnedFd) -> Result<HostStatus> {
+        let status = rustix::fs::fstat(descriptor).map_err(host_error)?;
+        HostStatus::of(&status, self.created)
+    }
+
+    /// A descriptor to read that is kept, if the file has not changed since it was opened: not its permissions either.
+    fn kept_open(&self) -> Option<Arc<OwnedFd>> {
+        let mut kept = self.kept.lock();
+        let Kept::Open { descriptor, changed } = &*kept else { return None };
+        let status = rustix::fs::fstat(&**descriptor).ok()?;
+        if status.st_nlink > 0 && time_of_change(&status) == *changed {
+            return Some(descriptor.clone());
+        }
+        let old = std::mem::replace(&mut *kept, Kept::Nothing);
+        drop(kept);
+        drop(old);
+        None
+    }
+
+    /// Keeps a descriptor to read, if this is opened often.
+    fn keep_open(&self, descriptor: &Arc<OwnedFd>) -> bool {
+        if self.opened.fetch_add(1, Ordering::Relaxed) < OFTEN || self.tree.access != Access::ReadOnly {
+            return false;
+        }
+        let (Ok(status), Some(me)) = (rustix::fs::fstat(&**descriptor), self.me.upgrade()) else { return false };
+        let changed = time_of_change(&status);
+        if !self.tree.keeps_time(descriptor, status.st_dev) || !clock::is_settled(changed) {
+            return false;
+        }
+        *self.kept.lock() = Kept::Open { descriptor: descriptor.clone(), changed };
+        self.tree.cache.keeps_open(&me);
+        true
+    }
+
+    pub(super) fn keep_nothing(&self) {
+        let old = std::mem::replace(&mut *self.kept.lock(), Kept::Nothing);
+        drop(old);
     }
 
     pub(super) fn tree(&self) -> &Arc<HostTree> {
@@ -181,7 +279,8 @@ impl HostInode {
                 rustix::fs::openat(&*directory, &name[..], flags, Mode::empty()).map_err(host_error)?
             }
         };
-        if status_of(&opened, b"", AtFlags::EMPTY_PATH)?.key != self.key {
+        let status = rustix::fs::fstat(&opened).map_err(host_error)?;
+        if (status.st_dev, status.st_ino) != self.key {
             return Err(Errno::ESTALE);
         }
         Ok(opened)
@@ -192,7 +291,7 @@ impl HostInode {
         let directory = self.descriptor().ok()?;
         let status = status_of(&*directory, name, AtFlags::empty()).ok()?;
         let inode = self.tree.inode_in_use(status.key)?;
-        inode.set_place(&self.me.upgrade()?, name);
+        inode.found_at(&self.me.upgrade()?, name);
         inode.descriptor().ok()?;
         inode.pinned.store(true, Ordering::Release);
         Some(inode)
@@ -208,6 +307,10 @@ impl HostInode {
         }
         self.tree.inode(&status, &self.me.upgrade().ok_or(Errno::ESTALE)?, name)
     }
+}
+
+fn time_of_change(status: &rustix::fs::Stat) -> TimeSpec {
+    TimeSpec { sec: status.st_ctime, nsec: status.st_ctime_nsec as i64 }
 }
 
 fn change_owner(directory: &OwnedFd, name: &[u8], flags: AtFlags, uid: Option<u32>, gid: Option<u32>) -> Result<()> {
@@ -235,13 +338,55 @@ impl Inode for HostInode {
     }
 
     fn lookup(&self, name: &[u8]) -> Result<Arc<dyn Inode>> {
+        self.lookup_shown(name).map(|(inode, _)| inode)
+    }
+
+    fn lookup_shown(&self, name: &[u8]) -> Result<(Arc<dyn Inode>, Option<Metadata>)> {
         if self.kind != FileType::Directory {
             return Err(Errno::ENOTDIR);
         }
         let directory = self.descriptor()?;
         let status = status_of(&*directory, name, AtFlags::empty())?;
         let inode = self.tree.inode(&status, &self.me.upgrade().ok_or(Errno::ESTALE)?, name)?;
-        Ok(inode)
+        Ok((inode, Some(status.metadata(self.tree.ids))))
+    }
+
+    fn names(&self) -> Names {
+        let Ok(descriptor) = self.descriptor() else { return Names::Changing };
+        match rustix::fs::fstat(&*descriptor) {
+            Ok(status) if status.st_nlink > 0 && self.tree.keeps_time(&descriptor, status.st_dev) => {
+                Names::At(Stamp([time_of_change(&status), TimeSpec::default()]))
+            }
+            _ => Names::Changing,
+        }
+    }
+
+    fn belief(&self) -> Belief {
+        if self.several_names.load(Ordering::Acquire) {
+            Belief::Never
+        } else {
+            Belief::AsDirectory
+        }
+    }
+
+    fn known_list(&self) -> Option<Arc<NameList>> {
+        let (then, list) = match &*self.kept.lock() {
+            Kept::List { names, list } => (*names, list.clone()),
+            _ => return None,
+        };
+        (self.names() == then).then_some(list)
+    }
+
+    fn keep_list(&self, names: Names, list: &Arc<NameList>) {
+        let (Names::At(_), Some(me)) = (names, self.me.upgrade()) else { return };
+        if list.size() <= LIST_MAX {
+            *self.kept.lock() = Kept::List { names, list: list.clone() };
+            self.tree.cache.keeps_list(&me, list.size());
+        }
+    }
+
+    fn identity(&self) -> Result<(Device, u64)> {
+        Ok((Device::decode(self.key.0), self.key.1))
     }
 
     fn create(&self, name: &[u8], node: NewNode) -> Result<Arc<dyn Inode>> {
@@ -442,10 +587,16 @@ impl Inode for HostInode {
                 }
                 let fresh = self.fresh.lock().take();
                 if let Some(fresh) = fresh {
-                    return Ok(Arc::new(HostRegularFile::new(self, fresh, OFlags::RDWR)));
+                    return Ok(Arc::new(HostRegularFile::new(self, Arc::new(fresh), OFlags::RDWR, false)));
                 }
-                let file = self.open_host(host_flags)?;
-                Ok(Arc::new(HostRegularFile::new(self, file, host_flags)))
+                if host_flags == OFlags::RDONLY {
+                    if let Some(kept) = self.kept_open() {
+                        return Ok(Arc::new(HostRegularFile::new(self, kept, host_flags, true)));
+                    }
+                }
+                let file = Arc::new(self.open_host(host_flags)?);
+                let kept = host_flags == OFlags::RDONLY && self.keep_open(&file);
+                Ok(Arc::new(HostRegularFile::new(self, file, host_flags, kept)))
             }
             _ => Err(Errno::ENXIO),
         }

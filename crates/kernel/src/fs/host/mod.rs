@@ -22,7 +22,7 @@ pub use inode::HostInode;
 
 use crate::fs::inode::{Device, FileSystem, FileType, Inode};
 use crate::{Errno, Result};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use rustix::fs::{AtFlags, StatxFlags};
 use skerry_abi::structs::{StatFs, TimeSpec};
 use std::collections::{HashMap, HashSet};
@@ -89,7 +89,28 @@ pub struct HostTree {
     made_here: Mutex<HashSet<Key>>,
     cache: Arc<DescriptorCache>,
     root: Mutex<Option<Arc<HostInode>>>,
+    /// Whether the file systems that lie in the tree stamp their directories, by device.
+    keep_time: RwLock<Vec<(u64, bool)>>,
 }
+
+/// Types of the host's file systems (statfs(2)) whose directories have a ctime that any change of their names moves on,
+/// by this host's clock: not those of a network, nor what shows the kernel's state.
+const KEEP_TIME: [u32; 11] = [
+    0xef53,      // ext2, ext3, ext4
+    0x5846_5342, // XFS
+    0x9123_683e, // Btrfs
+    0x0102_1994, // tmpfs
+    0x794c_7630, // overlay
+    0xf2f5_2010, // F2FS
+    0x2fc1_2fc1, // ZFS
+    0xca45_1a4e, // bcachefs
+    0xe0f5_e1e2, // EROFS
+    0x7371_7368, // Squashfs
+    0x8584_58f6, // ramfs
+];
+
+/// Devices of one tree whose answer is remembered.
+const DEVICES_MAX: usize = 64;
 
 impl HostTree {
     /// `root`: an `O_PATH` descriptor of the directory (or of a single file).
@@ -104,6 +125,7 @@ impl HostTree {
             made_here: Mutex::default(),
             cache,
             root: Mutex::new(None),
+            keep_time: RwLock::default(),
         });
         let inode = HostInode::new_root(tree.clone(), &status, root);
         tree.inodes.lock().insert(status.key, Arc::downgrade(&inode));
@@ -121,7 +143,7 @@ impl HostTree {
         let mut inodes = self.inodes.lock();
         if let Some(inode) = inodes.get(&status.key).and_then(Weak::upgrade) {
             if inode.kind() == status.kind {
-                inode.set_place(parent, name);
+                inode.found_at(parent, name);
                 return Ok(inode);
             }
         }
@@ -131,6 +153,19 @@ impl HostTree {
         let inode = HostInode::new(tree, status, parent, name);
         inodes.insert(status.key, Arc::downgrade(&inode));
         Ok(inode)
+    }
+
+    /// Whether equal ctimes of a directory on `device` mean equal names in it.
+    fn keeps_time(&self, directory: &OwnedFd, device: u64) -> bool {
+        if let Some((_, answer)) = self.keep_time.read().iter().find(|(known, _)| *known == device) {
+            return *answer;
+        }
+        let answer = rustix::fs::fstatfs(directory).is_ok_and(|status| KEEP_TIME.contains(&(status.f_type as u32)));
+        let mut devices = self.keep_time.write();
+        if devices.len() < DEVICES_MAX {
+            devices.push((device, answer));
+        }
+        answer
     }
 
     /// The object for `key`, where somebody uses it.
@@ -187,10 +222,6 @@ impl FileSystem for HostTree {
     fn is_read_only(&self) -> bool {
         self.access == Access::ReadOnly
     }
-
-    fn is_volatile(&self) -> bool {
-        true
-    }
 }
 
 /// What statx(2) says of a host file; ids are the host's.
@@ -232,6 +263,30 @@ impl HostStatus {
             changed: self.changed,
             created: self.created,
         }
+    }
+}
+
+impl HostStatus {
+    /// From fstat(2), which shows all but the birth time.
+    fn of(status: &rustix::fs::Stat, created: Option<TimeSpec>) -> Result<HostStatus> {
+        let time = |sec, nsec| TimeSpec { sec, nsec: nsec as i64 };
+        Ok(HostStatus {
+            key: (status.st_dev, status.st_ino),
+            device: Device::decode(status.st_dev),
+            kind: FileType::from_mode(status.st_mode).ok_or(Errno::EIO)?,
+            permissions: status.st_mode & 0o7777,
+            links: status.st_nlink,
+            uid: status.st_uid,
+            gid: status.st_gid,
+            represents: Device::decode(status.st_rdev),
+            size: u64::try_from(status.st_size).unwrap_or(0),
+            blocks: u64::try_from(status.st_blocks).unwrap_or(0),
+            block_size: u32::try_from(status.st_blksize).unwrap_or(4096),
+            accessed: time(status.st_atime, status.st_atime_nsec),
+            modified: time(status.st_mtime, status.st_mtime_nsec),
+            changed: time(status.st_ctime, status.st_ctime_nsec),
+            created,
+        })
     }
 }
 

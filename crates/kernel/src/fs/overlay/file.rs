@@ -2,7 +2,7 @@
 
 use super::OverlayInode;
 use crate::fs::file::{FileOperations, MappingRequest, OpenFile, StatusFlags};
-use crate::fs::inode::{Inode, Metadata};
+use crate::fs::inode::Metadata;
 use crate::Result;
 use parking_lot::RwLock;
 use std::any::Any;
@@ -70,9 +70,7 @@ impl FileOperations for OverlayFile {
     }
 
     fn metadata(&self) -> Result<Metadata> {
-        let shown = self.inode.metadata();
-        // A lower file that the host has replaced is still open here.
-        shown.or_else(|_| self.real()?.metadata())
+        Ok(self.inode.shown(self.real()?.metadata()?))
     }
 
     fn truncate(&self, size: u64) -> Result<()> {

@@ -3,14 +3,16 @@
 use super::file::OverlayFile;
 use super::{found, has_flag, hide_lower, is_whiteout, make_whiteout, Hidden, Overlay, OPAQUE, OWN_PREFIX, REDIRECT};
 use crate::fs::file::{FileOperations, StatusFlags};
-use crate::fs::inode::{Device, FileSystem, FileType, Inode, Metadata, NewNode, NewNodeKind, RenameFlags, SetAttributes};
-use crate::fs::listing::{ListedDirectory, Name};
+use crate::fs::inode::{
+    Belief, Device, FileSystem, FileType, Inode, Metadata, Names, NewNode, NewNodeKind, RenameFlags, SetAttributes, Stamp,
+};
+use crate::fs::listing::{ListedDirectory, NameList};
 use crate::{Context, Errno, Result};
 use parking_lot::RwLock;
 use std::any::Any;
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
 /// What a file is made of: at least one of the two.
 #[derive(Clone)]
@@ -118,8 +120,12 @@ impl OverlayInode {
 
     /// The name in the lower part of this directory; an opaque directory has none.
     pub(super) fn lower_child(&self, parts: &Parts, name: &[u8]) -> Result<Option<Arc<dyn Inode>>> {
+        self.lower_child_shown(parts, name).map(|found| found.map(|(inode, _)| inode))
+    }
+
+    fn lower_child_shown(&self, parts: &Parts, name: &[u8]) -> Result<Option<(Arc<dyn Inode>, Option<Metadata>)>> {
         match &parts.lower {
-            Some(lower) => match lower.lookup(name) {
+            Some(lower) => match lower.lookup_shown(name) {
                 Err(Errno::ENOENT | Errno::ENOTDIR) => Ok(None),
                 other => other.map(Some),
             },
@@ -128,6 +134,10 @@ impl OverlayInode {
     }
 
     pub(super) fn find(&self, name: &[u8]) -> Result<Arc<OverlayInode>> {
+        self.find_shown(name).map(|(inode, _)| inode)
+    }
+
+    fn find_shown(&self, name: &[u8]) -> Result<(Arc<OverlayInode>, Option<Metadata>)> {
         self.check_directory()?;
         let parts = self.parts();
         let upper = match &parts.upper {
@@ -141,6 +151,7 @@ impl OverlayInode {
         }
         let is_directory = upper.as_ref().is_some_and(|upper| upper.kind() == FileType::Directory);
         let mut lower = None;
+        let mut shown = None;
         let mut lower_path = Vec::new();
         if let Some(upper) = upper.as_ref().filter(|_| is_directory) {
             if !has_flag(upper, OPAQUE) {
@@ -153,43 +164,68 @@ impl OverlayInode {
                 }
             }
         } else if upper.is_none() {
-            lower = self.lower_child(&parts, name)?;
+            (lower, shown) = self.lower_child_shown(&parts, name)?.unzip();
             lower_path = [&parts.lower_path[..], b"/", name].concat();
         }
         let number = match (&upper, &lower) {
             (Some(upper), _) => self.overlay.number_of_upper(upper)?,
             (None, Some(lower)) => {
-                let metadata = lower.metadata()?;
-                self.overlay.lower_number(metadata.device, metadata.inode)
+                let (device, inode) = lower.identity()?;
+                self.overlay.lower_number(device, inode)
             }
             (None, None) => return Err(Errno::ENOENT),
         };
-        Ok(self.overlay.inode_for(Parts { upper, lower, lower_path }, number, &self.arc()?, name))
+        let inode = self.overlay.inode_for(Parts { upper, lower, lower_path }, number, &self.arc()?, name);
+        let shown = shown.flatten().map(|metadata| inode.shown(metadata));
+        Ok((inode, shown))
+    }
+
+    /// What shows of the metadata of the part that shows.
+    pub(super) fn shown(&self, metadata: Metadata) -> Metadata {
+        let mut metadata = metadata;
+        metadata.device = self.overlay.device;
+        metadata.inode = self.number;
+        let is_directory = self.kind == FileType::Directory;
+        let (has_upper, has_lower) = {
+            let parts = self.parts.read();
+            (parts.upper.is_some(), parts.lower.is_some())
+        };
+        if self.unlinked.load(Ordering::Acquire) {
+            if !has_upper {
+                metadata.links = metadata.links.saturating_sub(1);
+            }
+            if is_directory {
+                metadata.links = 0;
+            }
+        } else if is_directory && has_upper && has_lower {
+            // As Linux shows a merged directory: its subdirectories are not counted.
+            metadata.links = 1;
+        }
+        metadata
     }
 
     /// All names, "." and ".." not among them.
-    pub(super) fn names(&self) -> Result<Vec<Name>> {
-        let lower = self.open_lower()?;
-        self.names_with(lower.as_deref())
+    pub(super) fn names_now(&self) -> Result<NameList> {
+        self.names_with(self.lower_list()?.as_ref())
     }
 
-    /// The lower part, open to be listed: EACCES where the host does not let us.
-    fn open_lower(&self) -> Result<Option<Arc<dyn FileOperations>>> {
+    /// The lower part, ready to be listed: EACCES where the host does not let us.
+    fn lower_list(&self) -> Result<Option<LowerList>> {
         let lower = self.parts.read().lower.clone();
-        lower.map(|lower| lower.open_data(StatusFlags::DIRECTORY)).transpose()
+        lower.map(LowerList::new).transpose()
     }
 
-    fn names_with(&self, open_lower: Option<&dyn FileOperations>) -> Result<Vec<Name>> {
+    fn names_with(&self, lower_list: Option<&LowerList>) -> Result<NameList> {
         let parts = self.parts();
-        let mut names = Vec::new();
+        let mut names = NameList::default();
         let mut seen = HashSet::new();
         if let Some(upper) = &parts.upper {
-            for (name, number, kind) in list(upper)? {
-                let child =
-                    if kind == FileType::CharacterDevice || parts.lower.is_some() { upper.lookup(&name).ok() } else { None };
+            for (name, number, kind) in list(upper)?.iter() {
+                let is_merged = parts.lower.is_some();
+                let child = if kind == FileType::CharacterDevice || is_merged { upper.lookup(name).ok() } else { None };
                 if let Some(child) = &child {
                     if is_whiteout(child)? {
-                        seen.insert(name);
+                        seen.insert(name.to_vec());
                         continue;
                     }
                 }
@@ -197,17 +233,17 @@ impl OverlayInode {
                     Some(child) => self.overlay.number_of_upper(child)?,
                     None => self.overlay.upper_number(number),
                 };
-                if parts.lower.is_some() {
-                    seen.insert(name.clone());
+                if is_merged {
+                    seen.insert(name.to_vec());
                 }
-                names.push((name, number, kind));
+                names.push(name, number, kind);
             }
         }
-        if let (Some(lower), Some(open)) = (&parts.lower, open_lower) {
-            let device = lower.metadata()?.device;
-            for (name, number, kind) in list_open(open)? {
-                if !seen.contains(&name) {
-                    names.push((name, self.overlay.lower_number(device, number), kind));
+        if let (Some(lower), Some(list)) = (&parts.lower, lower_list) {
+            let mask = self.overlay.lower_mask(lower.identity()?.0);
+            for (name, number, kind) in list.names()?.iter() {
+                if seen.is_empty() || !seen.contains(name) {
+                    names.push(name, number ^ mask, kind);
                 }
             }
         }
@@ -224,9 +260,9 @@ impl OverlayInode {
 
     /// Empties an upper directory of whiteouts, so that it can be removed.
     pub(super) fn clear_whiteouts(directory: &Arc<dyn Inode>) -> Result<()> {
-        for (name, _, kind) in list(directory)? {
-            if kind == FileType::CharacterDevice && is_whiteout(&directory.lookup(&name)?)? {
-                directory.unlink(&name)?;
+        for (name, _, kind) in list(directory)?.iter() {
+            if kind == FileType::CharacterDevice && is_whiteout(&directory.lookup(name)?)? {
+                directory.unlink(name)?;
             }
         }
         Ok(())
@@ -259,39 +295,48 @@ impl OverlayInode {
 }
 
 /// The names of a directory of another file system, "." and ".." left out.
-pub(super) fn list(directory: &Arc<dyn Inode>) -> Result<Vec<Name>> {
-    list_open(&*directory.clone().open_data(StatusFlags::DIRECTORY)?)
+pub(super) fn list(directory: &Arc<dyn Inode>) -> Result<NameList> {
+    NameList::of(&*directory.clone().open_data(StatusFlags::DIRECTORY)?)
 }
 
-fn list_open(open: &dyn FileOperations) -> Result<Vec<Name>> {
-    let mut names = Vec::new();
-    open.read_directory(0, &mut |entry| {
-        if entry.name != b"." && entry.name != b".." {
-            names.push((entry.name.clone(), entry.inode, entry.kind));
+/// A lower directory that may be listed: open, unless its names are known.
+struct LowerList {
+    inode: Arc<dyn Inode>,
+    open: OnceLock<Arc<dyn FileOperations>>,
+}
+
+impl LowerList {
+    fn new(inode: Arc<dyn Inode>) -> Result<LowerList> {
+        let list = LowerList { inode, open: OnceLock::new() };
+        if list.inode.known_list().is_none() {
+            list.open()?;
         }
-        true
-    })?;
-    Ok(names)
+        Ok(list)
+    }
+
+    fn open(&self) -> Result<&dyn FileOperations> {
+        if self.open.get().is_none() {
+            let _ = self.open.set(self.inode.clone().open_data(StatusFlags::DIRECTORY)?);
+        }
+        self.open.get().map(|open| &**open).ok_or(Errno::EIO)
+    }
+
+    fn names(&self) -> Result<Arc<NameList>> {
+        if let Some(list) = self.inode.known_list() {
+            return Ok(list);
+        }
+        let names = self.inode.names().if_settled();
+        let mut list = NameList::of(self.open()?)?;
+        list.shrink();
+        let list = Arc::new(list);
+        self.inode.keep_list(names, &list);
+        Ok(list)
+    }
 }
 
 impl Inode for OverlayInode {
     fn metadata(&self) -> Result<Metadata> {
-        let parts = self.parts();
-        let mut metadata = parts.top()?.metadata()?;
-        metadata.device = self.overlay.device;
-        metadata.inode = self.number;
-        if self.unlinked.load(Ordering::Acquire) {
-            if parts.upper.is_none() {
-                metadata.links = metadata.links.saturating_sub(1);
-            }
-            if self.kind == FileType::Directory {
-                metadata.links = 0;
-            }
-        } else if self.kind == FileType::Directory && parts.upper.is_some() && parts.lower.is_some() {
-            // As Linux shows a merged directory: its subdirectories are not counted.
-            metadata.links = 1;
-        }
-        Ok(metadata)
+        Ok(self.shown(self.top()?.0.metadata()?))
     }
 
     fn kind(&self) -> FileType {
@@ -307,16 +352,50 @@ impl Inode for OverlayInode {
         Ok(inode)
     }
 
+    fn lookup_shown(&self, name: &[u8]) -> Result<(Arc<dyn Inode>, Option<Metadata>)> {
+        let (inode, shown) = self.find_shown(name)?;
+        Ok((inode, shown))
+    }
+
+    fn names(&self) -> Names {
+        let (upper, lower) = {
+            let parts = self.parts.read();
+            (parts.upper.clone().filter(|_| !self.overlay.upper_is_own), parts.lower.clone())
+        };
+        match (upper.map(|upper| upper.names()), lower.map(|lower| lower.names())) {
+            (None | Some(Names::Own), None | Some(Names::Own)) => Names::Own,
+            (None | Some(Names::Own), Some(names)) | (Some(names), None | Some(Names::Own)) => names,
+            (Some(Names::At(Stamp([upper, _]))), Some(Names::At(Stamp([lower, _])))) => Names::At(Stamp([upper, lower])),
+            _ => Names::Changing,
+        }
+    }
+
+    fn belief(&self) -> Belief {
+        let parts = self.parts.read();
+        match (&parts.upper, &parts.lower) {
+            (Some(_), None) if self.overlay.upper_is_own => Belief::Always,
+            (None, Some(lower)) => lower.belief(),
+            _ => Belief::AsDirectory,
+        }
+    }
+
+    fn identity(&self) -> Result<(Device, u64)> {
+        Ok((self.overlay.device, self.number))
+    }
+
     fn create(&self, name: &[u8], node: NewNode) -> Result<Arc<dyn Inode>> {
         self.check_directory()?;
         if matches!(node.kind, NewNodeKind::CharacterDevice(device) if device == Device::default()) {
             return Err(Errno::EPERM);
         }
         let _change = self.overlay.change_lock.lock();
-        if found(self.find(name))?.is_some() {
-            return Err(Errno::EEXIST);
-        }
+        // Below there is nothing, or a whiteout covers it: that has just been looked at.
         let upper = self.ensure_upper_locked()?;
+        if let Some(there) = found(upper.lookup(name))? {
+            if !is_whiteout(&there)? {
+                return Err(Errno::EEXIST);
+            }
+        }
         let is_directory = matches!(node.kind, NewNodeKind::Directory);
         let covered = self.clear_whiteout(&upper, name)?;
         let mut hidden = Hidden::ByMark;
@@ -341,7 +420,7 @@ impl Inode for OverlayInode {
                 return Err(errno);
             }
         };
-        let number = self.overlay.upper_number(inode.metadata()?.inode);
+        let number = self.overlay.upper_number(inode.identity()?.1);
         let parts = Parts { upper: Some(inode), lower: None, lower_path: Vec::new() };
         Ok(self.overlay.inode_for(parts, number, &self.arc()?, name))
     }
@@ -385,7 +464,7 @@ impl Inode for OverlayInode {
         let _change = self.overlay.change_lock.lock();
         let child = self.find(name)?;
         child.check_directory()?;
-        if !child.names()?.is_empty() {
+        if !child.names_now()?.is_empty() {
             return Err(Errno::ENOTEMPTY);
         }
         self.remove_name(name, &child, true)
@@ -401,7 +480,7 @@ impl Inode for OverlayInode {
 
     fn create_unnamed(&self, node: NewNode) -> Result<Arc<dyn Inode>> {
         let inode = self.overlay.upper_root.create_unnamed(node)?;
-        let number = self.overlay.upper_number(inode.metadata()?.inode);
+        let number = self.overlay.upper_number(inode.identity()?.1);
         let parts = Parts { upper: Some(inode), lower: None, lower_path: Vec::new() };
         Ok(self.overlay.inode_for(parts, number, &self.arc()?, b""))
     }
@@ -431,8 +510,8 @@ impl Inode for OverlayInode {
             FileType::Directory => {
                 let parent = self.place.read().parent.as_ref().map_or(self.number, |parent| parent.number);
                 let directory = self.clone();
-                let lower = self.open_lower()?;
-                let list = Box::new(move || directory.names_with(lower.as_deref()));
+                let lower = self.lower_list()?;
+                let list = Box::new(move || directory.names_with(lower.as_ref()));
                 Ok(Arc::new(ListedDirectory::new(self, parent, list)))
             }
             FileType::Regular => Ok(Arc::new(OverlayFile::open(self, flags)?)),

@@ -19,7 +19,7 @@ mod rename;
 pub use inode::OverlayInode;
 
 use crate::fs::direct::DirectRegistry;
-use crate::fs::inode::{Device, FileSystem, FileType, Inode, NewNode, NewNodeKind};
+use crate::fs::inode::{Device, FileSystem, FileType, Inode, Names, NewNode, NewNodeKind};
 use crate::fs::path::inode_key;
 use crate::{Errno, Result};
 use inode::Parts;
@@ -56,6 +56,8 @@ pub struct Overlay {
     lower_root: Arc<dyn Inode>,
     upper_root: Arc<dyn Inode>,
     upper: Arc<dyn FileSystem>,
+    /// Nobody but the guest changes the upper tree.
+    pub(super) upper_is_own: bool,
     root: Mutex<Option<Root>>,
     /// The object for an upper inode: files with several names are one.
     by_upper: Mutex<HashMap<usize, Weak<OverlayInode>>>,
@@ -91,6 +93,7 @@ impl Overlay {
             me: me.clone(),
             device,
             lower_root,
+            upper_is_own: upper_root.names() == Names::Own,
             upper_root,
             upper,
             root: Mutex::new(None),
@@ -117,7 +120,8 @@ impl Overlay {
     }
 
     fn new_root(&self) -> Result<Arc<OverlayInode>> {
-        let number = self.lower_number(self.lower_root.metadata()?.device, self.lower_root.metadata()?.inode);
+        let (device, inode) = self.lower_root.identity()?;
+        let number = self.lower_number(device, inode);
         let parts =
             Parts { upper: Some(self.upper_root.clone()), lower: Some(self.lower_root.clone()), lower_path: Vec::new() };
         Ok(OverlayInode::new(self.arc(), FileType::Directory, number, parts, None, b""))
@@ -125,6 +129,11 @@ impl Overlay {
 
     /// The inode number that shows for a file of the lower tree.
     fn lower_number(&self, device: Device, inode: u64) -> u64 {
+        inode ^ self.lower_mask(device)
+    }
+
+    /// What tells the numbers of one device of the lower tree from others'.
+    fn lower_mask(&self, device: Device) -> u64 {
         let mut devices = self.lower_devices.lock();
         let index = match devices.iter().position(|known| *known == device) {
             Some(index) => index,
@@ -136,7 +145,7 @@ impl Overlay {
         };
         // The first one's numbers are as they are; the upper tree's come second.
         let layer = if index == 0 { 0 } else { index as u64 + 1 };
-        inode ^ layer << NUMBERS_SHIFT
+        layer << NUMBERS_SHIFT
     }
 
     /// The inode number that shows for a file that was never below.
@@ -151,7 +160,7 @@ impl Overlay {
                 return Ok(u64::from_le_bytes(bytes));
             }
         }
-        Ok(self.upper_number(upper.metadata()?.inode))
+        Ok(self.upper_number(upper.identity()?.1))
     }
 
     /// The object for an upper inode, made where there is none yet.
@@ -264,9 +273,9 @@ fn hide_lower(upper: &Arc<dyn Inode>, lower: Option<&Arc<dyn Inode>>) -> Result<
         result => return result.map(|()| Hidden::ByMark),
     }
     let Some(lower) = lower.filter(|lower| lower.kind() == FileType::Directory) else { return Ok(Hidden::ByMark) };
-    for (name, _, _) in inode::list(lower)? {
-        if found(upper.lookup(&name))?.is_none() {
-            make_whiteout(upper, &name)?;
+    for (name, _, _) in inode::list(lower)?.iter() {
+        if found(upper.lookup(name))?.is_none() {
+            make_whiteout(upper, name)?;
         }
     }
     Ok(Hidden::ByWhiteouts)

@@ -31,7 +31,7 @@ impl OverlayInode {
                 match (is_directory, onto_directory) {
                     (true, false) => return Err(Errno::ENOTDIR),
                     (false, true) => return Err(Errno::EISDIR),
-                    (true, true) if !target.names()?.is_empty() => return Err(Errno::ENOTEMPTY),
+                    (true, true) if !target.names_now()?.is_empty() => return Err(Errno::ENOTEMPTY),
                     _ => {}
                 }
             }

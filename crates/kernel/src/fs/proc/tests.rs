@@ -38,7 +38,7 @@ fn names(task: &Arc<Task>, inode: Arc<dyn Inode>) -> Vec<String> {
     let file = open(task, inode, StatusFlags::empty()).unwrap();
     let mut names = Vec::new();
     let mut emit = |entry: &DirectoryEntry| {
-        names.push(String::from_utf8_lossy(&entry.name).into_owned());
+        names.push(String::from_utf8_lossy(entry.name).into_owned());
         true
     };
     file.operations.read_directory(0, &mut emit).unwrap();

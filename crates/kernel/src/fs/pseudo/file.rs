@@ -114,12 +114,8 @@ impl FileOperations for DirectoryFile {
         }
         let start = usize::try_from(cursor).unwrap_or(usize::MAX).min(entries.len());
         for (index, entry) in entries.iter().enumerate().skip(start) {
-            let entry = DirectoryEntry {
-                name: entry.name.clone(),
-                inode: entry.inode,
-                kind: entry.kind,
-                next_cursor: index as u64 + 1,
-            };
+            let entry =
+                DirectoryEntry { name: &entry.name, inode: entry.inode, kind: entry.kind, next_cursor: index as u64 + 1 };
             if !emit(&entry) {
                 break;
             }

@@ -18,7 +18,7 @@ fn read_all(task: &Arc<Task>, directory: &Arc<dyn Inode>) -> usize {
     let file = OpenFile::new(directory.clone().open(&context(task), StatusFlags::empty()).unwrap(), StatusFlags::empty(), None);
     let mut names = Vec::new();
     let mut emit = |entry: &DirectoryEntry| {
-        names.push(entry.name.clone());
+        names.push(entry.name.to_vec());
         true
     };
     file.operations.read_directory(0, &mut emit).unwrap();

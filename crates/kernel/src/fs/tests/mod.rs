@@ -1,5 +1,6 @@
 //! Tests of the file systems and the walk together, without a task.
 
+mod cache;
 mod host;
 mod overlay;
 mod tmpfs;
@@ -89,7 +90,7 @@ pub fn names(directory: &Arc<dyn Inode>) -> Vec<String> {
             }
             count += 1;
             cursor = entry.next_cursor;
-            names.push(String::from_utf8(entry.name.clone()).unwrap());
+            names.push(String::from_utf8(entry.name.to_vec()).unwrap());
             true
         })
         .unwrap();

@@ -110,7 +110,7 @@ fn a_listing_survives_deletion_of_what_it_has_shown() {
                 return false;
             }
             cursor = entry.next_cursor;
-            batch.push(entry.name.clone());
+            batch.push(entry.name.to_vec());
             true
         })
         .unwrap();

@@ -68,18 +68,10 @@ impl Directory {
         std::mem::take(&mut self.by_cursor).into_values().map(|(_, inode)| inode)
     }
 
-    /// At most `count` entries from `cursor`.
-    fn entries_from(&self, cursor: u64, count: usize) -> Vec<DirectoryEntry> {
-        self.by_cursor
-            .range(cursor..)
-            .take(count)
-            .map(|(cursor, (name, inode))| DirectoryEntry {
-                name: name.to_vec(),
-                inode: inode.number(),
-                kind: inode.kind(),
-                next_cursor: cursor + 1,
-            })
-            .collect()
+    /// At most `count` entries from `cursor`: name, inode, and the cursor behind.
+    fn entries_from(&self, cursor: u64, count: usize) -> Vec<(Arc<[u8]>, u64, FileType, u64)> {
+        let entries = self.by_cursor.range(cursor..).take(count);
+        entries.map(|(cursor, (name, inode))| (name.clone(), inode.number(), inode.kind(), cursor + 1)).collect()
     }
 }
 
@@ -111,7 +103,7 @@ impl FileOperations for OpenDirectory {
                 (&b".."[..], directory.read().parent.upgrade().map_or(self.inode.number(), |parent| parent.number()))
             };
             let next_cursor = cursor + 1;
-            if !emit(&DirectoryEntry { name: name.to_vec(), inode, kind: FileType::Directory, next_cursor }) {
+            if !emit(&DirectoryEntry { name, inode, kind: FileType::Directory, next_cursor }) {
                 return Ok(());
             }
             cursor = next_cursor;
@@ -122,11 +114,11 @@ impl FileOperations for OpenDirectory {
             if entries.is_empty() {
                 return Ok(());
             }
-            for entry in &entries {
-                if !emit(entry) {
+            for (name, inode, kind, next_cursor) in entries {
+                if !emit(&DirectoryEntry { name: &name, inode, kind, next_cursor }) {
                     return Ok(());
                 }
-                cursor = entry.next_cursor;
+                cursor = next_cursor;
             }
         }
     }

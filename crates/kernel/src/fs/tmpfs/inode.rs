@@ -6,7 +6,9 @@ use super::file::TmpfsFile;
 use super::{Tmpfs, INODE_COST};
 use crate::fs::clock;
 use crate::fs::file::{FileOperations, HostDescription, Sharing, StatusFlags};
-use crate::fs::inode::{Device, FileSystem, FileType, Inode, Metadata, NewNode, NewNodeKind, RenameFlags, SetAttributes};
+use crate::fs::inode::{
+    Device, FileSystem, FileType, Inode, Metadata, Names, NewNode, NewNodeKind, RenameFlags, SetAttributes,
+};
 use crate::fs::special::SpecialState;
 use crate::fs::xattr::Xattrs;
 use crate::{Context, Errno, Result};
@@ -354,6 +356,14 @@ impl Inode for TmpfsInode {
     fn lookup(&self, name: &[u8]) -> Result<Arc<dyn Inode>> {
         let directory = self.directory()?.read();
         directory.get(name).map(|inode| inode.clone() as Arc<dyn Inode>).ok_or(Errno::ENOENT)
+    }
+
+    fn names(&self) -> Names {
+        Names::Own
+    }
+
+    fn identity(&self) -> Result<(Device, u64)> {
+        Ok((self.file_system.device, self.number))
     }
 
     fn create(&self, name: &[u8], node: NewNode) -> Result<Arc<dyn Inode>> {
