@@ -102,6 +102,13 @@ impl Channel {
         unsafe { std::ptr::write_volatile(&raw mut (*self.pages.as_ptr()).clone, *order) }
     }
 
+    /// Says how the thread that this channel is for begins: one of `BEGIN_...`.
+    pub fn set_beginning(&self, beginning: u32) {
+        // SAFETY: inside the mapping, aligned.
+        let word = unsafe { AtomicU32::from_ptr(&raw mut (*self.pages.as_ptr()).beginning) };
+        word.store(beginning, Ordering::Release);
+    }
+
     /// Lays down the operations that a reply refers to. False: they are too many.
     pub fn put_operations(&self, operations: &[Operation]) -> bool {
         if operations.len() > MAXIMUM_OPERATIONS {

@@ -37,7 +37,7 @@ pub fn boot(
 ) -> Result<Sandbox, Failure> {
     let internal = |error: &dyn std::fmt::Display| failure(FailureKind::Internal, error);
     let mut features = Features::default();
-    let mut suspension = true;
+    let (mut suspension, mut parking) = (true, true);
     let mut direct = boot.profile == Profile::Default;
     for name in &boot.without {
         match name.as_str() {
@@ -46,6 +46,7 @@ pub fn boot(
             "addfd_send" => features.addfd_send = false,
             "process_vm" => skerry_platform::memory::set_access(skerry_platform::memory::Access::ProcMem),
             "suspension" => suspension = false,
+            "parking" => parking = false,
             "direct" => direct = false,
             "user_namespace" | "landlock" | "pid_namespace" | "cgroups" | "patching" => {}
             other => return Err(failure(FailureKind::Invalid, format!("there is no host feature {other:?} to do without"))),
@@ -125,6 +126,9 @@ pub fn boot(
     kernel.start(zygote).map_err(|error| internal(&error))?;
     if !suspension {
         kernel.switch_suspension_off();
+    }
+    if !parking {
+        kernel.switch_parking_off();
     }
     if let Some(limit) = boot.limits.memory.filter(|_| groups.version_of(Controller::Memory).is_none()) {
         limits::watch_memory(&kernel, limit, memory.clone()).map_err(|error| internal(&error))?;

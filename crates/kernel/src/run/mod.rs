@@ -13,6 +13,7 @@ mod direct;
 mod enrol;
 mod exec;
 mod files;
+mod park;
 #[cfg(test)]
 mod fuzz_tests;
 mod pool;
@@ -29,12 +30,13 @@ pub use space::AddressSpace;
 pub use spawn::{spawn, Spawn, SpawnError};
 
 use crate::context::{Continuation, NativePlan};
+use crate::signal;
 use crate::task::Task;
 use crate::time::queue::TimerQueue;
 use parking_lot::{Mutex, RwLock};
 use skerry_platform::channel::Channel;
 use skerry_platform::engine::{HostProcess, HostThread};
-use skerry_platform::layout::Reply;
+use skerry_platform::layout::{Reply, BEGIN_ASKING, BEGIN_AT_ONCE};
 use skerry_platform::listener::Listener;
 use skerry_platform::zygote::Zygote;
 use skerry_platform::HostError;
@@ -54,6 +56,10 @@ pub struct Engine {
     reaper: reaper::Reaper,
     /// Host processes that nobody has any more and that are not dead yet.
     leaving: AtomicUsize,
+    /// Host threads that have no task.
+    parked: AtomicUsize,
+    /// Threads are parked (unless a test switched it off).
+    parks: AtomicBool,
 }
 
 /// A thread of an application, as the host has it.
@@ -77,12 +83,19 @@ impl GuestThread {
     fn must_be_seen_dead(&self, task: &Task) -> bool {
         self.borrows_memory && task.clear_child_tid.load(Ordering::Relaxed) != 0
     }
+
+    /// Says how `task`, which is this thread's from now on, begins: at once, unless a signal is to be looked at first.
+    fn begin(&self, task: &Task) {
+        let beginning = if signal::try_leave(task) { BEGIN_AT_ONCE } else { BEGIN_ASKING };
+        self.channel.set_beginning(beginning);
+    }
 }
 
 #[derive(Default)]
 struct ThreadState {
-    /// `None` while it waits in the pool.
+    /// `None` while it waits in the pool, or is parked.
     task: Option<Arc<Task>>,
+    is_parked: bool,
     /// The request that is being served, or was served last.
     sequence: u32,
     /// Its ring; a ring of the same request replaces it. `None` while its thread waits by spinning.
@@ -153,6 +166,8 @@ impl Engine {
             workers: worker::Workers::default(),
             reaper,
             leaving: AtomicUsize::new(0),
+            parked: AtomicUsize::new(0),
+            parks: AtomicBool::new(true),
         });
         reaper::Reaper::run(&engine)?;
         pool::Pool::run(&engine)?;
@@ -162,6 +177,11 @@ impl Engine {
     /// Waiting calls keep their threads from now on: for tests of how it is without.
     pub(crate) fn switch_suspension_off(&self) {
         self.workers.switch_suspension_off();
+    }
+
+    /// No thread is parked from now on: as above.
+    pub(crate) fn switch_parking_off(&self) {
+        self.parks.store(false, Ordering::Relaxed);
     }
 
     fn thread(&self, tid: i32) -> Option<Arc<GuestThread>> {

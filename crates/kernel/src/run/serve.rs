@@ -3,7 +3,7 @@
 use super::enrol::Enrolment;
 use super::worker::Holder;
 use super::{Engine, GuestThread, ThreadState};
-use crate::context::{After, Call, Lead, NativePlan};
+use crate::context::{After, Call, ClonePlan, Continuation, Lead, NativePlan};
 use crate::signal::{self, HandlerFrame, Resume, Return};
 use crate::task::{self, Dying, Task};
 use crate::{syscall, Context, Errno, Result};
@@ -11,7 +11,7 @@ use skerry_abi::raw::general as linux;
 use skerry_abi::signal::{Signal, SignalInfo, SignalSet, SignalStack};
 use skerry_platform::channel::Channel;
 use skerry_platform::engine::{HostProcess, NativeCall, NativeKind};
-use skerry_platform::layout::{self, action, operation, request, CloneOrder, Frame, Operation, Reply, Request};
+use skerry_platform::layout::{self, action, operation, request, CloneOrder, Frame, Operation, Reply, Request, CLONE_THREAD};
 use skerry_platform::listener::Notification;
 use std::os::fd::AsFd;
 use std::sync::atomic::Ordering;
@@ -147,7 +147,7 @@ impl Engine {
                 Ok(()) => return,
                 Err(errno) => Some(Err(errno)),
             },
-            (After::Clone(plan), Some(Ok(_))) => match self.ask_clone(thread, &plan) {
+            (After::Clone(plan), Some(Ok(_))) => match self.ask_clone(thread, context, &plan) {
                 Ok(()) => return,
                 Err(errno) => {
                     task::discard_clone(&plan.child);
@@ -157,12 +157,12 @@ impl Engine {
             (After::Replaced, _) => return,
             (After::Run { entry, stack }, _) => {
                 let reply = match signal::prepare_return(context, None) {
-                    Return::Gone => return self.end(thread, context.task),
+                    Return::Gone => return self.end(thread, context),
                     _ => Reply { action: action::RUN, entry, stack, ..Reply::default() },
                 };
                 return self.answer(thread, reply);
             }
-            (After::Gone, _) => return self.end(thread, context.task),
+            (After::Gone, _) => return self.end(thread, context),
             (_, result) => result,
         };
         let reply = match signal::prepare_return(context, result) {
@@ -175,7 +175,7 @@ impl Engine {
                 thread.state.lock().frame = Some(frame);
                 reply
             }
-            Return::Gone => return self.end(thread, context.task),
+            Return::Gone => return self.end(thread, context),
         };
         self.answer(thread, reply);
     }
@@ -190,7 +190,8 @@ impl Engine {
     }
 
     /// The thread is not to run guest code any more.
-    fn end(self: &Arc<Self>, thread: &Arc<GuestThread>, task: &Arc<Task>) {
+    fn end(self: &Arc<Self>, thread: &Arc<GuestThread>, context: &Context) {
+        let task = context.task;
         let process = task.process();
         let whole_process = process.signals.lock().group_exit.is_some();
         if whole_process {
@@ -204,14 +205,19 @@ impl Engine {
             return task::host_leaves(task, dying);
         }
         task::robust::release(task);
-        self.threads.write().remove(&thread.host.tid);
+        let action = if self.park(thread, task, context.call.number) {
+            action::PARK
+        } else {
+            self.threads.write().remove(&thread.host.tid);
+            action::EXIT_THREAD
+        };
         task::thread_gone(task);
-        self.answer(thread, Reply { action: action::EXIT_THREAD, ..Reply::default() });
+        self.answer(thread, Reply { action, ..Reply::default() });
     }
 
     /// Nobody runs in `host` any more: its threads are in calls that are not answered. It is killed, and dies by itself.
     pub(super) fn leave(&self, host: &HostProcess, dying: &Arc<Dying>) {
-        self.threads.write().retain(|_, thread| thread.process.pid != host.pid);
+        self.forget_process(host.pid);
         self.leaving.fetch_add(1, Ordering::AcqRel);
         if self.reaper.leave(host.pid, dying) {
             host.kill();
@@ -331,7 +337,7 @@ impl Engine {
             return Err(Errno::ENOMEM);
         }
         match signal::prepare_return(context, None) {
-            Return::Gone => self.end(thread, context.task),
+            Return::Gone => self.end(thread, context),
             _ => {
                 let operations = operations.len() as u32;
                 self.answer(thread, Reply { action: action::RUN, operations, entry, stack, ..Reply::default() });
@@ -340,21 +346,27 @@ impl Engine {
         Ok(())
     }
 
-    fn ask_clone(self: &Arc<Self>, thread: &Arc<GuestThread>, plan: &crate::context::ClonePlan) -> Result<()> {
-        let (enrolment, slot) = Enrolment::prepare(self, thread, plan)?;
-        let order = CloneOrder {
-            flags: enrolment.flags,
-            slot,
-            token: enrolment.token,
-            stack: plan.stack,
-            tls: plan.tls,
-            clear_child_tid: plan.clear_child_tid,
-            set_child_tid: plan.set_child_tid,
-            child_tid: plan.child.tid() as u64,
+    fn ask_clone(self: &Arc<Self>, thread: &Arc<GuestThread>, context: &Context, plan: &ClonePlan) -> Result<()> {
+        let tid = plan.child.tid() as u64;
+        let (order, enrolment) = match self.use_parked(thread, plan) {
+            Some(order) => (order, None),
+            None => {
+                let (enrolment, slot) = Enrolment::prepare(self, thread, plan)?;
+                (CloneOrder { slot, token: enrolment.token, ..plan.order() }, Some(enrolment))
+            }
         };
-        thread.state.lock().clone = Some(enrolment);
+        // Whoever makes a process waits until that has presented itself.
+        let then = plan.host_flags != CLONE_THREAD || !signal::try_leave(context.task);
+        if let Some(enrolment) = &enrolment {
+            enrolment.reports.store(then, Ordering::Release);
+        }
+        {
+            let mut state = thread.state.lock();
+            state.continuation = enrolment.is_none().then(|| Box::new(move |_: &mut Context, _| Ok(tid)) as Continuation);
+            state.clone = enrolment;
+        }
         thread.channel.put_clone(&order);
-        self.answer(thread, Reply { action: action::CLONE, ..Reply::default() });
+        self.answer(thread, Reply { action: action::CLONE, then: then.into(), ..Reply::default() });
         Ok(())
     }
 }
