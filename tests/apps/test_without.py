@@ -24,6 +24,7 @@ FEATURES = (
     "patching",
     "marshalling",
     "caches",
+    "parking",
 )
 
 SHELL = (

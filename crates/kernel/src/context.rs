@@ -6,6 +6,7 @@ use crate::sync::Waiter;
 use crate::task::{Process, Task};
 use crate::{Errno, Kernel, Result};
 use skerry_platform::channel::Channel;
+use skerry_platform::layout::CloneOrder;
 use skerry_platform::memory::GuestMemory;
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -84,6 +85,21 @@ pub struct ClonePlan {
     /// The caller waits until the child executes a program or ends.
     pub vfork: bool,
     pub child: Arc<Task>,
+}
+
+impl ClonePlan {
+    /// What the child begins with.
+    pub(crate) fn order(&self) -> CloneOrder {
+        CloneOrder {
+            flags: self.host_flags,
+            stack: self.stack,
+            tls: self.tls,
+            clear_child_tid: self.clear_child_tid,
+            set_child_tid: self.set_child_tid,
+            child_tid: self.child.tid() as u64,
+            ..CloneOrder::default()
+        }
+    }
 }
 
 /// Turns the result of a native call (a value or -errno) into the call's own result.

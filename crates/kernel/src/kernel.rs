@@ -155,6 +155,13 @@ impl Kernel {
         }
     }
 
+    /// No host thread outlives its task: for tests.
+    pub fn switch_parking_off(&self) {
+        if let Some(engine) = self.engine.get() {
+            engine.switch_parking_off();
+        }
+    }
+
     /// The host's side; `None` before [`Kernel::start`].
     pub(crate) fn engine(&self) -> Option<Arc<Engine>> {
         self.engine.get().cloned()

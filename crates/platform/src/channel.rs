@@ -44,6 +44,12 @@ impl Channel {
         Ok((Channel { pages }, memory))
     }
 
+    /// Makes it as a new one. Nobody else has it mapped.
+    pub fn wipe(&self) {
+        // SAFETY: the whole mapping, which is ours alone.
+        unsafe { std::ptr::write_bytes(self.pages.as_ptr().cast::<u8>(), 0, CHANNEL_SIZE as usize) }
+    }
+
     fn line(&self) -> *mut Line {
         // SAFETY: inside the mapping, which lives as long as self; no reference is made.
         unsafe { &raw mut (*self.pages.as_ptr()).line }
@@ -123,6 +129,13 @@ impl Channel {
     pub fn put_clone(&self, order: &CloneOrder) {
         // SAFETY: inside the mapping.
         unsafe { std::ptr::write_volatile(&raw mut (*self.pages.as_ptr()).clone, *order) }
+    }
+
+    /// Says how the thread that this channel is for begins: one of `BEGIN_...`.
+    pub fn set_beginning(&self, beginning: u32) {
+        // SAFETY: inside the mapping, aligned.
+        let word = unsafe { AtomicU32::from_ptr(&raw mut (*self.pages.as_ptr()).beginning) };
+        word.store(beginning, Ordering::Release);
     }
 
     /// Lays down the operations that a reply refers to. False: they are too many.

@@ -4,6 +4,7 @@ use crate::HostError;
 use rustix::event::{poll, PollFd, PollFlags};
 use rustix::process::{pidfd_open, pidfd_send_signal, waitid, Pid, PidfdFlags, Signal, WaitId, WaitIdOptions};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
 
 /// A host call that an application makes itself, through its stub; its filter must allow it.
@@ -54,20 +55,40 @@ impl NativeCall {
 pub struct HostThread {
     pub pid: i32,
     pub tid: i32,
+    /// CPU time that it had used when its present task began.
+    used_before_ns: AtomicU64,
 }
 
 impl HostThread {
+    pub fn new(pid: i32, tid: i32) -> HostThread {
+        HostThread { pid, tid, used_before_ns: AtomicU64::new(0) }
+    }
+
+    /// From now on it is another task's. `used_ns` is the CPU time that it has used so far, as it says itself.
+    pub fn begin_anew(&self, used_ns: u64) {
+        self.used_before_ns.store(used_ns, Ordering::Relaxed);
+    }
+
+    /// CPU time that its task has used, in all; `None` once it is gone.
+    pub fn cpu_clock_ns(&self) -> Option<u64> {
+        let used_ns = crate::cpu_clock::thread_cpu_time_ns(self.pid, self.tid)?;
+        Some(used_ns.saturating_sub(self.used_before_ns.load(Ordering::Relaxed)))
+    }
+
     /// Makes the thread enter the guest kernel soon, wherever it is. A thread that is in a call anyway notices nothing.
     pub fn kick(&self) {
         // SAFETY: tgkill takes plain numbers; a thread that is gone gives ESRCH, which is as good.
         unsafe { libc::syscall(libc::SYS_tgkill, self.pid, self.tid, crate::layout::KICK_SIGNAL) };
     }
 
-    /// CPU time used so far: (user, system) in nanoseconds; (0, 0) once it is gone.
+    /// CPU time that its task has used so far: (user, system) in nanoseconds; (0, 0) once it is gone. What was used before
+    /// counts as user time, as far as there is some.
     pub fn cpu_time_ns(&self) -> (u64, u64) {
         const USER_TIME: usize = 11;
         let field = |index| self.stat_field(index).unwrap_or(0) * 10_000_000;
-        (field(USER_TIME), field(USER_TIME + 1))
+        let (user, system) = (field(USER_TIME), field(USER_TIME + 1));
+        let before = self.used_before_ns.load(Ordering::Relaxed);
+        (user.saturating_sub(before), system.saturating_sub(before.saturating_sub(user)))
     }
 
     /// The CPU that it ran on last.
@@ -231,7 +252,7 @@ pub fn install_interrupter() {
 
 /// The calling thread, to be interrupted later.
 pub fn current_thread() -> HostThread {
-    HostThread { pid: rustix::process::getpid().as_raw_nonzero().get(), tid: rustix::thread::gettid().as_raw_nonzero().get() }
+    HostThread::new(rustix::process::getpid().as_raw_nonzero().get(), rustix::thread::gettid().as_raw_nonzero().get())
 }
 
 /// Ends a host call that one of our own threads blocks in.

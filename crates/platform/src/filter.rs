@@ -86,7 +86,8 @@ fn rules(data: DataCalls) -> Vec<Rule> {
         rule(nr::__NR_msync, &[]),
         rule(nr::__NR_sched_yield, &[]),
         rule(nr::__NR_restart_syscall, &[]),
-        rule(nr::__NR_clock_gettime, &[(0, OneOf(&[0, 1]))]),
+        // REALTIME, MONOTONIC, THREAD_CPUTIME_ID.
+        rule(nr::__NR_clock_gettime, &[(0, OneOf(&[0, 1, 3]))]),
         rule(nr::__NR_close, &[]),
         rule(nr::__NR_getrandom, &[]),
         rule(nr::__NR_rseq, &[]),

@@ -37,8 +37,7 @@ pub fn boot(
 ) -> Result<Sandbox, Failure> {
     let internal = |error: &dyn std::fmt::Display| failure(FailureKind::Internal, error);
     let mut features = Features::default();
-    let mut suspension = true;
-    let mut marshalling = true;
+    let (mut suspension, mut parking, mut marshalling) = (true, true, true);
     let mut direct = boot.profile == Profile::Default;
     for name in &boot.without {
         match name.as_str() {
@@ -47,6 +46,7 @@ pub fn boot(
             "addfd_send" => features.addfd_send = false,
             "process_vm" => skerry_platform::memory::set_access(skerry_platform::memory::Access::ProcMem),
             "suspension" => suspension = false,
+            "parking" => parking = false,
             "direct" => direct = false,
             "marshalling" => marshalling = false,
             "user_namespace" | "landlock" | "pid_namespace" | "cgroups" | "patching" | "caches" => {}
@@ -133,6 +133,9 @@ pub fn boot(
     }
     if !marshalling {
         kernel.switch_marshalling_off();
+    }
+    if !parking {
+        kernel.switch_parking_off();
     }
     if let Some(limit) = boot.limits.memory.filter(|_| groups.version_of(Controller::Memory).is_none()) {
         limits::watch_memory(&kernel, limit, memory.clone()).map_err(|error| internal(&error))?;

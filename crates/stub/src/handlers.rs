@@ -9,6 +9,7 @@ use crate::entry::{self, Interrupted};
 use crate::handoff;
 use crate::host::{self, number};
 use crate::layout::{self, action, operation, request, CloneOrder, Reply, Request};
+use crate::park;
 use crate::registers::Registers;
 use crate::serve::{self, Outcome};
 use crate::thread::{self, ThreadBlock};
@@ -213,15 +214,25 @@ fn carry_out(thread: &mut ThreadBlock, context: &mut Context, place: Place) {
             action::CLONE => {
                 // SAFETY: as above.
                 let order = unsafe { core::ptr::read_volatile(&raw const (*thread.channel()).clone) };
-                let result = clone(thread, context, &order);
+                let result = if order.parked != 0 {
+                    park::start(context, &order);
+                    order.child_tid as i64
+                } else {
+                    clone(thread, context, &order)
+                };
                 if result == 0 {
                     // The child of a plain fork: it has this very stack.
                     start_child(thread, context);
                     return;
                 }
+                if result > 0 && answer.then == 0 {
+                    context.rax = order.child_tid;
+                    return;
+                }
                 new_request(thread, context.rip, context.rsp, request::NATIVE_DONE).detail.status = result;
                 ring(thread);
             }
+            action::PARK => park::park(thread),
             action::EXIT_THREAD => loop {
                 call!(number::EXIT, 0);
             },
@@ -291,6 +302,7 @@ pub fn run_operations(thread: &ThreadBlock, count: u32) -> i64 {
 
 const PROT_READ_WRITE: u64 = 3;
 const MAP_PRIVATE_FIXED_ANONYMOUS: u64 = 0x32;
+const MAP_POPULATE: u64 = 0x8000;
 const MADV_DONTFORK: u64 = 10;
 const MAP_SHARED_FIXED: u64 = 0x11;
 const ARCH_SET_GS: u64 = 0x1001;
@@ -299,12 +311,16 @@ const ARCH_GET_FS: u64 = 0x1003;
 /// Maps a slot's private parts and fills in its block.
 pub fn map_slot(slot: u64) -> Result<&'static mut ThreadBlock, i64> {
     let address = thread::slot_address(slot);
-    let mapped = call!(number::MMAP, address, layout::SLOT_SIZE, PROT_READ_WRITE, MAP_PRIVATE_FIXED_ANONYMOUS, -1i64, 0);
-    if mapped != address as i64 {
-        return Err(mapped);
+    // Between them the channel comes, and a gap under the stack: running over it is a fault, not a channel full of stack.
+    let parts = [(0, layout::CHANNEL_OFFSET, MAP_POPULATE), (layout::STACK_OFFSET, layout::STACK_SIZE, 0)];
+    for (offset, length, flags) in parts {
+        let start = address + offset;
+        let mapped =
+            call!(number::MMAP, start, length, PROT_READ_WRITE, MAP_PRIVATE_FIXED_ANONYMOUS | flags, -1i64, 0);
+        if mapped != start as i64 {
+            return Err(mapped);
+        }
     }
-    // The gap under the stack: running over it is a fault, not a channel full of stack.
-    call!(number::MPROTECT, address + layout::CHANNEL_OFFSET, layout::STACK_OFFSET - layout::CHANNEL_OFFSET, 0);
     let thread = thread::at(address);
     thread.address = address;
     thread.direct_entry = entry::address();
@@ -356,17 +372,25 @@ fn clone(thread: &mut ThreadBlock, context: &mut Context, wanted: &CloneOrder) -
         Err(error) => return error,
     };
     child.token = wanted.token;
-    child.set_child_tid = wanted.set_child_tid;
-    child.child_tid = wanted.child_tid;
     child.is_process = (wanted.flags == layout::CLONE_VFORK) as u64;
     if wanted.flags == layout::CLONE_VFORK || direct::is_off(thread) {
         direct::turn_off(child);
     }
-    let mut tls = wanted.tls;
-    if tls == 0 {
-        call!(number::ARCH_PRCTL, ARCH_GET_FS, &mut tls as *mut u64);
+    lay_down_child(child, context, wanted);
+    let stack = (child.first_frame - 4096) & !15;
+    // SAFETY: the child starts on its own stack, in its own slot.
+    unsafe { host::clone_call(wanted.flags, stack, child.cleared_address(), child.parking.tls, child.address) }
+}
+
+/// Lays down what the thread in another slot begins with: where `context` is, as `wanted` says.
+pub fn lay_down_child(child: &mut ThreadBlock, context: &Context, wanted: &CloneOrder) {
+    child.set_child_tid = wanted.set_child_tid;
+    child.child_tid = wanted.child_tid;
+    child.parking.clear_child_tid = wanted.clear_child_tid;
+    child.parking.tls = wanted.tls;
+    if wanted.tls == 0 {
+        call!(number::ARCH_PRCTL, ARCH_GET_FS, &raw mut child.parking.tls);
     }
-    let clear = if wanted.clear_child_tid != 0 { wanted.clear_child_tid } else { &raw mut child.cleared_word as u64 };
     let mut start = *context;
     start.rax = 0;
     if wanted.stack != 0 {
@@ -374,10 +398,6 @@ fn clone(thread: &mut ThreadBlock, context: &mut Context, wanted: &CloneOrder) -
     }
     start.stack = layout::SignalStack { base: child.stack_base(), flags: 0, _padding: 0, size: layout::STACK_SIZE };
     child.first_frame = start.copy_to(child.stack_top());
-    let stack = (child.first_frame - 4096) & !15;
-    let address = child.address;
-    // SAFETY: the child starts on its own stack, in its own slot.
-    unsafe { host::clone_call(wanted.flags, stack, clear, tls, address) }
 }
 
 /// The first code of a child with its own slot.
@@ -385,10 +405,16 @@ fn clone(thread: &mut ThreadBlock, context: &mut Context, wanted: &CloneOrder) -
 pub extern "C" fn child_start(address: u64) -> ! {
     let thread = thread::at(address);
     set_up_thread(thread);
-    // SAFETY: the frame was built by the parent in this slot.
+    enrol_child(thread);
+    begin_and_return(thread)
+}
+
+/// Goes on from the first frame in the thread's slot.
+pub fn begin_and_return(thread: &mut ThreadBlock) -> ! {
+    // SAFETY: the frame was built by the thread's maker in this slot.
     let context = unsafe { &mut *(thread.first_frame as *mut Context) };
-    start_child(thread, context);
-    // SAFETY: as above; its own stack lies below.
+    begin(thread, context);
+    // SAFETY: as above; the stack that is in use lies below.
     unsafe { host::return_to_frame(thread.first_frame) }
 }
 
@@ -400,19 +426,32 @@ pub fn set_up_thread(thread: &mut ThreadBlock) {
     }
 }
 
-/// What every new thread does before it returns to the guest's code.
+/// What every new host thread does before it returns to the guest's code.
 fn start_child(thread: &mut ThreadBlock, context: &mut Context) {
+    enrol_child(thread);
+    begin(thread, context);
+}
+
+fn enrol_child(thread: &mut ThreadBlock) {
     if thread.is_process != 0 {
         set_death_signal();
     }
     enrol(thread);
+}
+
+/// The last step of a new thread; the sentry is asked before only where it has something to say.
+fn begin(thread: &mut ThreadBlock, context: &mut Context) {
     if thread.set_child_tid != 0 {
         let tid = thread.child_tid as u32;
         host::copy(thread.set_child_tid, &raw const tid as u64, 4);
     }
-    new_request(thread, context.rip, context.rsp, request::KICKED);
-    ring(thread);
-    carry_out(thread, context, Place::OwnCode);
+    // SAFETY: within the channel.
+    let beginning = unsafe { core::ptr::read_volatile(&raw const (*thread.channel()).beginning) };
+    if core::mem::take(&mut thread.kicked) != 0 || beginning != layout::BEGIN_AT_ONCE {
+        new_request(thread, context.rip, context.rsp, request::KICKED);
+        ring(thread);
+        carry_out(thread, context, Place::OwnCode);
+    }
 }
 
 /// The process dies with the sentry.

@@ -70,7 +70,7 @@ pub mod action {
     pub const NATIVE: u32 = 5;
     /// A pool process: carry out `operations`, and start at `entry` with `stack` if none failed, else end.
     pub const RUN: u32 = 6;
-    /// Make a thread or process (`clone`), then NATIVE_DONE.
+    /// Make a thread or process (`clone`). If that fails, or `then` is set, go on with NATIVE_DONE, else with the child's id.
     pub const CLONE: u32 = 7;
     /// End this thread.
     pub const EXIT_THREAD: u32 = 8;
@@ -78,6 +78,9 @@ pub mod action {
     pub const EXIT_PROCESS: u32 = 9;
     /// Ring for the same request: what it needs can be done for a thread that waits in the doorbell only.
     pub const RING: u32 = 10;
+    /// This thread's program has ended it: wait, without running any of the guest's code, until another thread makes a new
+    /// one of it.
+    pub const PARK: u32 = 11;
 }
 
 /// Kinds of [`Operation`].
@@ -242,7 +245,14 @@ pub struct CloneOrder {
     /// Where the child stores its id; 0: nowhere.
     pub set_child_tid: u64,
     pub child_tid: u64,
+    /// 1: no host clone is to be made, the child goes on in the parked thread in `slot`.
+    pub parked: u64,
 }
+
+/// [`ChannelLayout::beginning`]: the new thread in this channel asks first (KICKED) what it is to do.
+pub const BEGIN_ASKING: u32 = 0;
+/// The same: it goes on with its own code at once.
+pub const BEGIN_AT_ONCE: u32 = 1;
 
 /// Host clone(2) flags: a thread; a process that shares memory (vfork); a process. Nothing else passes the filter.
 pub const CLONE_FLAGS: [u64; 3] = [CLONE_THREAD, CLONE_VFORK, CLONE_PROCESS];
@@ -341,6 +351,8 @@ pub struct ChannelLayout {
     pub detail: RequestDetail,
     pub frame: Frame,
     pub clone: CloneOrder,
+    /// How the thread that gets this channel begins. Only the sentry writes it.
+    pub beginning: u32,
     pub operations: [Operation; MAXIMUM_OPERATIONS],
 }
 

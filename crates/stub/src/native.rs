@@ -110,7 +110,13 @@ pub fn try_native(thread: &mut ThreadBlock, registers: &mut Registers) -> Option
         }
         number::SCHED_YIELD => call!(number::SCHED_YIELD),
         number::GETRANDOM => call!(number::GETRANDOM, a, b, c),
-        number::RSEQ => call!(number::RSEQ, a, b, c, d),
+        number::RSEQ => {
+            let result = call!(number::RSEQ, a, b, c, d);
+            if result == 0 {
+                thread.parking.restartable = if c == 0 { [a, b, d] } else { [0; 3] };
+            }
+            result
+        }
         number::MEMBARRIER => match a {
             // QUERY, and the private commands with their registrations, which are all that it says there are.
             0 => match call!(number::MEMBARRIER, 0, b, c) {
@@ -139,6 +145,7 @@ pub fn try_native(thread: &mut ThreadBlock, registers: &mut Registers) -> Option
             _ => EINVAL,
         },
         number::SET_TID_ADDRESS => {
+            thread.parking.clear_child_tid = a;
             call!(number::SET_TID_ADDRESS, a);
             return None;
         }
@@ -146,6 +153,14 @@ pub fn try_native(thread: &mut ThreadBlock, registers: &mut Registers) -> Option
         _ => return None,
     };
     Some(Outcome::Return(result))
+}
+
+/// CPU time of the calling thread.
+pub fn thread_cpu_time_ns() -> i64 {
+    const CLOCK_THREAD_CPUTIME_ID: u64 = 3;
+    let mut time = [0i64; 2];
+    call!(number::CLOCK_GETTIME, CLOCK_THREAD_CPUTIME_ID, &raw mut time);
+    time[0] * 1_000_000_000 + time[1]
 }
 
 fn touches_stub(address: u64, length: u64) -> bool {

@@ -49,6 +49,9 @@ pub fn serve(thread: &mut ThreadBlock, registers: &mut Registers) -> Outcome {
     filled.number = registers.rax;
     filled.arguments = registers.arguments();
     filled.marshalled = marshalled;
+    if registers.rax == number::EXIT {
+        filled.detail.status = native::thread_cpu_time_ns();
+    }
     handlers::ring(thread);
     loop {
         let answer = handoff::reply(thread);
@@ -68,7 +71,7 @@ pub fn serve(thread: &mut ThreadBlock, registers: &mut Registers) -> Outcome {
             action::EXIT_THREAD => loop {
                 call!(number::EXIT, 0);
             },
-            action::RESTART | action::AS_IS | action::HANDLER | action::CLONE => return Outcome::Reply,
+            action::RESTART | action::AS_IS | action::HANDLER | action::CLONE | action::PARK => return Outcome::Reply,
             _ => host::exit_process(0),
         }
     }

@@ -2,6 +2,7 @@
 
 use crate::layout::{ChannelLayout, Request, CHANNEL_OFFSET, SLOTS_BASE, SLOT_SIZE, STACK_OFFSET, STACK_SIZE};
 use crate::registers::Registers;
+use core::sync::atomic::AtomicU32;
 
 /// Per-thread state. The gadgets read the fields from 0x40 on through gs, patched call sites the one at 0x100.
 #[repr(C)]
@@ -46,9 +47,26 @@ pub struct ThreadBlock {
     _reserved_to_0x200: [u64; 18],
     /// What is asked of the sentry, before it is put into the channel.
     pub request: Request,
+    _reserved_to_0x500: [u64; 0x60 - core::mem::size_of::<Request>() / 8],
+    /// Of a thread that is parked, and what it begins with when it is used again (`park.rs`).
+    pub parking: Parking,
 }
 
-const _: () = assert!(core::mem::offset_of!(ThreadBlock, request) == 0x200 && core::mem::size_of::<ThreadBlock>() <= 0x300);
+#[repr(C)]
+pub struct Parking {
+    /// One of `park::state`.
+    pub state: AtomicU32,
+    _padding: u32,
+    /// Its thread pointer.
+    pub tls: u64,
+    /// Where the host clears a word when it ends.
+    pub clear_child_tid: u64,
+    /// What the guest has told rseq(2): address, length, signature; 0: nothing.
+    pub restartable: [u64; 3],
+}
+
+const _: () = assert!(core::mem::offset_of!(ThreadBlock, request) == 0x200 && core::mem::size_of::<Request>() <= 0x100);
+const _: () = assert!(core::mem::offset_of!(ThreadBlock, parking) == 0x500 && core::mem::size_of::<ThreadBlock>() <= 0x600);
 
 const _: () = assert!(core::mem::offset_of!(ThreadBlock, original_rsi) == 0x40);
 const _: () = assert!(core::mem::offset_of!(ThreadBlock, original_rdx) == 0x48);
@@ -83,6 +101,13 @@ pub fn at(address: u64) -> &'static mut ThreadBlock {
 impl ThreadBlock {
     pub fn channel(&self) -> *mut ChannelLayout {
         (self.address + CHANNEL_OFFSET) as *mut ChannelLayout
+    }
+    /// Where the host clears a word when the thread ends: the guest's, or one that nobody looks at.
+    pub fn cleared_address(&mut self) -> u64 {
+        match self.parking.clear_child_tid {
+            0 => &raw mut self.cleared_word as u64,
+            address => address,
+        }
     }
     pub fn stack_base(&self) -> u64 {
         self.address + STACK_OFFSET

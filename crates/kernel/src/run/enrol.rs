@@ -27,6 +27,8 @@ pub(crate) struct Enrolment {
     pub flags: u64,
     /// The host clone has been let through.
     pub made: AtomicBool,
+    /// The caller says how it went in any case, not only if it failed.
+    pub reports: AtomicBool,
     child: Option<Arc<Task>>,
     /// The caller waits until its vfork(2) child executes a program or ends.
     vfork: bool,
@@ -53,6 +55,7 @@ impl Enrolment {
             token,
             flags: 0,
             made: AtomicBool::new(true),
+            reports: AtomicBool::new(false),
             child: None,
             vfork: false,
             parent: None,
@@ -75,6 +78,7 @@ impl Enrolment {
             token,
             flags: plan.host_flags,
             made: AtomicBool::new(false),
+            reports: AtomicBool::new(true),
             child: Some(plan.child.clone()),
             vfork: plan.vfork,
             parent: Some(thread.clone()),
@@ -86,6 +90,17 @@ impl Enrolment {
         });
         engine.enrolments.lock().insert(token, enrolment.clone());
         Ok((enrolment, slot))
+    }
+}
+
+impl Enrolment {
+    pub(super) fn makes_process(&self) -> bool {
+        self.flags != CLONE_THREAD
+    }
+
+    /// It is for another thread of the host process `pid`.
+    pub(super) fn is_thread_of(&self, pid: i32) -> bool {
+        self.flags == CLONE_THREAD && self.parent.as_ref().is_some_and(|parent| parent.process.pid == pid)
     }
 }
 
@@ -109,6 +124,9 @@ impl Engine {
             progress.enrolled = Some(notification.tid);
             std::mem::take(&mut progress.parent_waits)
         };
+        if let Some(parent) = enrolment.parent.as_ref().filter(|_| !enrolment.reports.load(Ordering::Acquire)) {
+            parent.state.lock().clone.take_if(|order| Arc::ptr_eq(order, &enrolment));
+        }
         if parent_waits {
             self.finish_parent(holder, &enrolment);
         }
@@ -119,12 +137,13 @@ impl Engine {
         enrolment: &Arc<Enrolment>,
         notification: &Notification,
     ) -> Result<(), skerry_platform::HostError> {
-        let (channel, memory) = Channel::create()?;
         let is_thread = enrolment.flags == CLONE_THREAD;
+        let (channel, memory) = if is_thread { Channel::create()? } else { self.channels.get()? };
+        let memory = Arc::new(memory);
         let parent = enrolment.parent.as_ref();
         let (host, process) = match parent {
-            Some(parent) if is_thread => (HostThread { pid: parent.host.pid, tid: notification.tid }, parent.process.clone()),
-            _ => (HostThread { pid: notification.tid, tid: notification.tid }, Arc::new(HostProcess::new(notification.tid)?)),
+            Some(parent) if is_thread => (HostThread::new(parent.host.pid, notification.tid), parent.process.clone()),
+            _ => (HostThread::new(notification.tid, notification.tid), Arc::new(HostProcess::new(notification.tid)?)),
         };
         let host = Arc::new(host);
         let space = match &enrolment.space {
@@ -141,6 +160,7 @@ impl Engine {
             host: host.clone(),
             process: process.clone(),
             channel,
+            memory: (!is_thread).then(|| memory.clone()),
             listener: enrolment.door.clone(),
             space: space.clone(),
             slot: enrolment.slot,
@@ -148,12 +168,11 @@ impl Engine {
             borrows_memory: enrolment.flags == CLONE_VFORK || is_thread && parent.is_some_and(|parent| parent.borrows_memory),
             state: Mutex::new(ThreadState { task: enrolment.child.clone(), ..ThreadState::default() }),
         });
-        self.threads.write().insert(notification.tid, thread);
+        self.threads.write().insert(notification.tid, thread.clone());
         if let Some(child) = &enrolment.child {
             *child.host.write() = Some(host);
             child.set_address_space(space);
             if !is_thread {
-                enrolment.door.add_user();
                 child.set_memory(Arc::new(GuestMemory::of(process.clone())));
                 *child.process().host.write() = Some(process.clone());
                 self.reaper.watch(process, enrolment.door.clone(), Some(child.process().clone()));
@@ -162,6 +181,7 @@ impl Engine {
                     task::kill_host(child.process());
                 }
             }
+            thread.begin(child);
         } else {
             self.reaper.watch(process, enrolment.door.clone(), None);
         }
@@ -176,8 +196,12 @@ impl Engine {
         enrolment: Arc<Enrolment>,
         status: i64,
     ) {
-        if status < 0 || !enrolment.made.load(Ordering::Acquire) {
+        let made = enrolment.made.load(Ordering::Acquire);
+        if status < 0 || !made {
             self.enrolments.lock().remove(&enrolment.token);
+            if made && enrolment.makes_process() {
+                enrolment.door.remove_user();
+            }
             if let Some(space) = &enrolment.space {
                 space.free_slot(enrolment.slot);
             }

@@ -9,12 +9,14 @@
 //! Exactly one thread receives on each listener; a call that has to wait leaves it to that, and whoever is about to block
 //! it in host work passes the receiving on first ([`crate::context::Lead`]). Lock order: `Engine::threads` > `GuestThread::state`; both are released before a handler runs.
 
+mod channels;
 mod direct;
 mod enrol;
 mod exec;
 mod files;
 #[cfg(test)]
 mod fuzz_tests;
+mod park;
 mod pool;
 pub(crate) mod program;
 mod reaper;
@@ -29,16 +31,18 @@ pub use space::AddressSpace;
 pub use spawn::{spawn, Spawn, SpawnError};
 
 use crate::context::{Continuation, NativePlan};
+use crate::signal;
 use crate::task::Task;
 use crate::time::queue::TimerQueue;
 use parking_lot::{Mutex, RwLock};
 use skerry_platform::channel::Channel;
 use skerry_platform::engine::{HostProcess, HostThread};
-use skerry_platform::layout::Reply;
+use skerry_platform::layout::{Reply, BEGIN_ASKING, BEGIN_AT_ONCE};
 use skerry_platform::listener::Listener;
 use skerry_platform::zygote::Zygote;
 use skerry_platform::HostError;
 use std::collections::HashMap;
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
@@ -52,10 +56,15 @@ pub struct Engine {
     pool: pool::Pool,
     workers: worker::Workers,
     reaper: reaper::Reaper,
+    channels: channels::Channels,
     /// Host processes that nobody has any more and that are not dead yet.
     leaving: AtomicUsize,
     /// Guest memory that comes with a call is used, and results go with its answer.
     marshalling: AtomicBool,
+    /// Host threads that have no task.
+    parked: AtomicUsize,
+    /// Threads are parked (unless a test switched it off).
+    parks: AtomicBool,
 }
 
 /// A thread of an application, as the host has it.
@@ -63,6 +72,8 @@ pub(crate) struct GuestThread {
     host: Arc<HostThread>,
     process: Arc<HostProcess>,
     channel: Channel,
+    /// Of the first thread of a process: the channel's memory, for [`channels`].
+    memory: Option<Arc<OwnedFd>>,
     listener: Arc<Door>,
     space: Arc<AddressSpace>,
     slot: u64,
@@ -79,12 +90,19 @@ impl GuestThread {
     fn must_be_seen_dead(&self, task: &Task) -> bool {
         self.borrows_memory && task.clear_child_tid.load(Ordering::Relaxed) != 0
     }
+
+    /// Says how `task`, which is this thread's from now on, begins: at once, unless a signal is to be looked at first.
+    fn begin(&self, task: &Task) {
+        let beginning = if signal::try_leave(task) { BEGIN_AT_ONCE } else { BEGIN_ASKING };
+        self.channel.set_beginning(beginning);
+    }
 }
 
 #[derive(Default)]
 struct ThreadState {
-    /// `None` while it waits in the pool.
+    /// `None` while it waits in the pool, or is parked.
     task: Option<Arc<Task>>,
+    is_parked: bool,
     /// The request that is being served, or was served last.
     sequence: u32,
     /// Its ring; a ring of the same request replaces it. `None` while its thread waits by spinning.
@@ -154,8 +172,11 @@ impl Engine {
             pool: pool::Pool::default(),
             workers: worker::Workers::default(),
             reaper,
+            channels: channels::Channels::default(),
             leaving: AtomicUsize::new(0),
             marshalling: AtomicBool::new(true),
+            parked: AtomicUsize::new(0),
+            parks: AtomicBool::new(true),
         });
         reaper::Reaper::run(&engine)?;
         pool::Pool::run(&engine)?;
@@ -170,6 +191,11 @@ impl Engine {
     /// All guest memory is read and written where it is from now on: for tests of how it is without.
     pub(crate) fn switch_marshalling_off(&self) {
         self.marshalling.store(false, Ordering::Relaxed);
+    }
+
+    /// No thread is parked from now on: as above.
+    pub(crate) fn switch_parking_off(&self) {
+        self.parks.store(false, Ordering::Relaxed);
     }
 
     fn thread(&self, tid: i32) -> Option<Arc<GuestThread>> {

@@ -3,15 +3,15 @@
 use super::enrol::Enrolment;
 use super::worker::Holder;
 use super::{Engine, GuestThread, ThreadState};
-use crate::context::{After, Call, Lead, NativePlan};
+use crate::context::{After, Call, ClonePlan, Continuation, Lead, NativePlan};
 use crate::signal::{self, HandlerFrame, Resume, Return};
 use crate::task::{self, Dying, Task};
 use crate::{syscall, Context, Errno, Result};
 use skerry_abi::raw::general as linux;
 use skerry_abi::signal::{Signal, SignalInfo, SignalSet, SignalStack};
 use skerry_platform::channel::Channel;
-use skerry_platform::engine::{HostProcess, NativeCall, NativeKind};
-use skerry_platform::layout::{self, action, operation, request, CloneOrder, Frame, Operation, Reply, Request};
+use skerry_platform::engine::{NativeCall, NativeKind};
+use skerry_platform::layout::{self, action, operation, request, CloneOrder, Frame, Operation, Reply, Request, CLONE_THREAD};
 use skerry_platform::listener::Notification;
 use std::os::fd::AsFd;
 use std::sync::atomic::Ordering;
@@ -43,9 +43,17 @@ impl Engine {
     /// clone(2) itself: let through only when the guest kernel has just asked this very thread to make it.
     fn serve_clone(&self, holder: &Holder, notification: &Notification) {
         let listener = &holder.door.listener;
-        let ordered = self.thread(notification.tid).and_then(|thread| thread.state.lock().clone.clone());
-        match ordered {
-            Some(enrolment) if enrolment.flags == notification.arguments[0] && !enrolment.made.swap(true, Ordering::AcqRel) => {
+        let thread = self.thread(notification.tid);
+        let ordered = thread.as_ref().and_then(|thread| thread.state.lock().clone.clone());
+        match (thread, ordered) {
+            (Some(thread), Some(enrolment))
+                if enrolment.flags == notification.arguments[0] && !enrolment.made.swap(true, Ordering::AcqRel) =>
+            {
+                if enrolment.makes_process() {
+                    // It counts from here on, whatever becomes of its maker.
+                    holder.door.add_user();
+                    thread.space.has_made_process.store(true, Ordering::Release);
+                }
                 listener.let_go_on(notification.id);
             }
             _ => {
@@ -158,7 +166,7 @@ impl Engine {
                 Ok(()) => return,
                 Err(errno) => Some(Err(errno)),
             },
-            (After::Clone(plan), Some(Ok(_))) => match self.ask_clone(thread, &plan) {
+            (After::Clone(plan), Some(Ok(_))) => match self.ask_clone(thread, context, &plan) {
                 Ok(()) => return,
                 Err(errno) => {
                     task::discard_clone(&plan.child);
@@ -168,12 +176,12 @@ impl Engine {
             (After::Replaced, _) => return,
             (After::Run { entry, stack }, _) => {
                 let reply = match signal::prepare_return(context, None) {
-                    Return::Gone => return self.end(thread, context.task),
+                    Return::Gone => return self.end(thread, context),
                     _ => Reply { action: action::RUN, entry, stack, ..Reply::default() },
                 };
                 return self.answer(thread, reply);
             }
-            (After::Gone, _) => return self.end(thread, context.task),
+            (After::Gone, _) => return self.end(thread, context),
             (_, result) => result,
         };
         let reply = match signal::prepare_return(context, result) {
@@ -188,7 +196,7 @@ impl Engine {
             }
             Return::Gone => {
                 let _ = context.write_results();
-                return self.end(thread, context.task);
+                return self.end(thread, context);
             }
         };
         // A signal has come meanwhile. As above.
@@ -213,12 +221,19 @@ impl Engine {
     }
 
     /// The thread is not to run guest code any more.
-    fn end(self: &Arc<Self>, thread: &Arc<GuestThread>, task: &Arc<Task>) {
+    fn end(self: &Arc<Self>, thread: &Arc<GuestThread>, context: &Context) {
+        let task = context.task;
         let process = task.process();
         let whole_process = process.signals.lock().group_exit.is_some();
         if whole_process {
             let is_alone = process.threads.lock().iter().all(|other| Arc::ptr_eq(other, task));
-            if !is_alone || thread.must_be_seen_dead(task) || self.leaving.load(Ordering::Acquire) >= MAXIMUM_LEAVING {
+            let may_leave = is_alone && !thread.must_be_seen_dead(task) && {
+                if self.leaving.load(Ordering::Acquire) >= MAXIMUM_LEAVING {
+                    self.bury_left(usize::MAX);
+                }
+                self.leaving.load(Ordering::Acquire) < MAXIMUM_LEAVING
+            };
+            if !may_leave {
                 task::kill_host(process);
                 return self.answer(thread, Reply { action: action::EXIT_PROCESS, ..Reply::default() });
             }
@@ -227,21 +242,14 @@ impl Engine {
             return task::host_leaves(task, dying);
         }
         task::robust::release(task);
-        self.threads.write().remove(&thread.host.tid);
-        task::thread_gone(task);
-        self.answer(thread, Reply { action: action::EXIT_THREAD, ..Reply::default() });
-    }
-
-    /// Nobody runs in `host` any more: its threads are in calls that are not answered. It is killed, and dies by itself.
-    pub(super) fn leave(&self, host: &HostProcess, dying: &Arc<Dying>) {
-        self.threads.write().retain(|_, thread| thread.process.pid != host.pid);
-        self.leaving.fetch_add(1, Ordering::AcqRel);
-        if self.reaper.leave(host.pid, dying) {
-            host.kill();
+        let action = if self.park(thread, task, context.call.number) {
+            action::PARK
         } else {
-            self.leaving.fetch_sub(1, Ordering::AcqRel);
-            dying.settle();
-        }
+            self.threads.write().remove(&thread.host.tid);
+            action::EXIT_THREAD
+        };
+        task::thread_gone(task);
+        self.answer(thread, Reply { action, ..Reply::default() });
     }
 
     /// Publishes a reply, and ends the ring if its thread has rung.
@@ -354,7 +362,7 @@ impl Engine {
             return Err(Errno::ENOMEM);
         }
         match signal::prepare_return(context, None) {
-            Return::Gone => self.end(thread, context.task),
+            Return::Gone => self.end(thread, context),
             _ => {
                 let operations = operations.len() as u32;
                 self.answer(thread, Reply { action: action::RUN, operations, entry, stack, ..Reply::default() });
@@ -363,21 +371,27 @@ impl Engine {
         Ok(())
     }
 
-    fn ask_clone(self: &Arc<Self>, thread: &Arc<GuestThread>, plan: &crate::context::ClonePlan) -> Result<()> {
-        let (enrolment, slot) = Enrolment::prepare(self, thread, plan)?;
-        let order = CloneOrder {
-            flags: enrolment.flags,
-            slot,
-            token: enrolment.token,
-            stack: plan.stack,
-            tls: plan.tls,
-            clear_child_tid: plan.clear_child_tid,
-            set_child_tid: plan.set_child_tid,
-            child_tid: plan.child.tid() as u64,
+    fn ask_clone(self: &Arc<Self>, thread: &Arc<GuestThread>, context: &Context, plan: &ClonePlan) -> Result<()> {
+        let tid = plan.child.tid() as u64;
+        let (order, enrolment) = match self.use_parked(thread, plan) {
+            Some(order) => (order, None),
+            None => {
+                let (enrolment, slot) = Enrolment::prepare(self, thread, plan)?;
+                (CloneOrder { slot, token: enrolment.token, ..plan.order() }, Some(enrolment))
+            }
         };
-        thread.state.lock().clone = Some(enrolment);
+        // Whoever makes a process waits until that has presented itself.
+        let then = plan.host_flags != CLONE_THREAD || !signal::try_leave(context.task);
+        if let Some(enrolment) = &enrolment {
+            enrolment.reports.store(then, Ordering::Release);
+        }
+        {
+            let mut state = thread.state.lock();
+            state.continuation = enrolment.is_none().then(|| Box::new(move |_: &mut Context, _| Ok(tid)) as Continuation);
+            state.clone = enrolment;
+        }
         thread.channel.put_clone(&order);
-        self.answer(thread, Reply { action: action::CLONE, ..Reply::default() });
+        self.answer(thread, Reply { action: action::CLONE, then: then.into(), ..Reply::default() });
         Ok(())
     }
 }

@@ -18,6 +18,10 @@ pub struct AddressSpace {
     pub(super) has_direct: AtomicBool,
     pub brk: Mutex<Brk>,
     pub aio: AioContexts,
+    /// A host clone that makes a process has been let through here.
+    pub(super) has_made_process: AtomicBool,
+    /// Host tids of its parked threads.
+    pub(super) parked: Mutex<Vec<i32>>,
 }
 
 /// brk(2): the heap's first address, and its present end.
@@ -40,7 +44,7 @@ impl AddressSpace {
         let owner = thread.pid;
         let mut slots: Vec<Slot> = (0..slot).map(|_| Slot::Free).collect();
         slots.push(Slot::Used(thread));
-        Arc::new(AddressSpace { slots: Mutex::new(slots), owner, has_direct: AtomicBool::new(false), brk: Mutex::new(brk), aio: AioContexts::default() })
+        Arc::new(AddressSpace { slots: Mutex::new(slots), owner, brk: Mutex::new(brk), ..AddressSpace::default() })
     }
 
     /// A slot whose last thread, if it had one, is really gone. `None`: too many threads.

@@ -438,7 +438,7 @@ impl Worker {
 impl Door {
     /// Who receives from now on.
     fn received_on_by(&self, thread: Option<&HostThread>) {
-        *self.receiver.lock() = thread.map(|thread| HostThread { pid: thread.pid, tid: thread.tid });
+        *self.receiver.lock() = thread.map(|thread| HostThread::new(thread.pid, thread.tid));
     }
 
     /// `thread` receives no more; unless the next one has begun already.

@@ -109,7 +109,7 @@ impl CpuClock {
             }
             CpuClock::Thread(task) => {
                 let host = task.host.read().clone();
-                host.and_then(|host| skerry_platform::cpu_clock::thread_cpu_time_ns(host.pid, host.tid)).unwrap_or(0)
+                host.and_then(|host| host.cpu_clock_ns()).unwrap_or(0)
             }
         }
     }

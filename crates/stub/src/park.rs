@@ -1,0 +1,117 @@
+//! Threads that their program has ended, and that wait here to be used for new ones: neither a host clone nor a channel has
+//! to be made for those.
+//!
+//! The sentry says which thread is parked and who becomes it; nothing is decided here. A parked thread uses none of the
+//! guest's memory, and not the slot's stack either, where the next one's first frame is laid down.
+
+use crate::call;
+use crate::context::Context;
+use crate::handlers;
+use crate::host::{self, number};
+use crate::layout::{CloneOrder, CHANNEL_OFFSET};
+use crate::thread::{self, ThreadBlock};
+use core::arch::global_asm;
+use core::sync::atomic::Ordering;
+
+/// What a slot's thread does (`Parking::state`).
+mod state {
+    /// It runs, or is on its way to be parked.
+    pub const USED: u32 = 0;
+    pub const PARKED: u32 = 1;
+    /// Another thread lays down what it is to begin with.
+    pub const FILLING: u32 = 2;
+    pub const STARTED: u32 = 3;
+}
+
+const FUTEX_WAIT_PRIVATE: u64 = 128;
+const FUTEX_WAKE: u64 = 1;
+const FUTEX_WAKE_PRIVATE: u64 = 129;
+const RSEQ_FLAG_UNREGISTER: u64 = 1;
+const ARCH_SET_GS: u64 = 0x1001;
+const ARCH_SET_FS: u64 = 0x1002;
+
+global_asm!(
+    r#"
+    .text
+    // fn park_on(block, cleared, stack): goes on in parked(block, cleared) on another stack, and from there in
+    // start_again(block) on the stack that it returns.
+park_on:
+    mov rsp, rdx
+    mov rbx, rdi
+    xor ebp, ebp
+    call parked
+    mov rsp, rax
+    mov rdi, rbx
+    call start_again
+    ud2
+"#
+);
+
+extern "C" {
+    fn park_on(block: u64, cleared: u64, stack: u64) -> !;
+}
+
+/// What the host does for a thread that ends: its word is cleared, and who waits for that is woken. Then it waits. All host
+/// signals are blocked.
+pub fn park(thread: &mut ThreadBlock) -> ! {
+    let parking = &mut thread.parking;
+    // Before anybody may give back the memory.
+    let [address, length, signature] = core::mem::take(&mut parking.restartable);
+    if address != 0 {
+        call!(number::RSEQ, address, length, RSEQ_FLAG_UNREGISTER, signature);
+    }
+    let cleared = core::mem::take(&mut parking.clear_child_tid);
+    call!(number::SET_TID_ADDRESS, &raw mut thread.cleared_word);
+    if cleared != 0 {
+        let zero = 0u32;
+        host::copy(cleared, &raw const zero as u64, 4);
+    }
+    // SAFETY: the rest of the block's page is nobody's, and this stack is left for good.
+    unsafe { park_on(thread.address, cleared, thread.address + CHANNEL_OFFSET) }
+}
+
+/// Waits until the thread is used again; returns the stack for that.
+#[no_mangle]
+extern "C" fn parked(block: u64, cleared: u64) -> u64 {
+    let thread = thread::at(block);
+    let word = &thread.parking.state;
+    word.store(state::PARKED, Ordering::Release);
+    if cleared != 0 {
+        call!(number::FUTEX, cleared, FUTEX_WAKE, 1);
+    }
+    loop {
+        match word.load(Ordering::Acquire) {
+            state::STARTED => break,
+            other => call!(number::FUTEX, word.as_ptr(), FUTEX_WAIT_PRIVATE, other, 0),
+        };
+    }
+    word.store(state::USED, Ordering::Relaxed);
+    (thread.first_frame - 4096) & !15
+}
+
+/// Has the parked thread in `order.slot` begin where `context` is.
+pub fn start(context: &Context, order: &CloneOrder) {
+    let child = thread::at(thread::slot_address(order.slot));
+    let word = child.parking.state.as_ptr();
+    // SAFETY: the word is in a slot of this address space, and accessed atomically only.
+    let word = unsafe { core::sync::atomic::AtomicU32::from_ptr(word) };
+    // The sentry may know that it is parked while it still is on the way to that.
+    while word.compare_exchange(state::PARKED, state::FILLING, Ordering::AcqRel, Ordering::Relaxed).is_err() {
+        call!(number::SCHED_YIELD);
+    }
+    handlers::lay_down_child(child, context, order);
+    word.store(state::STARTED, Ordering::Release);
+    call!(number::FUTEX, word.as_ptr(), FUTEX_WAKE_PRIVATE, 1);
+}
+
+#[no_mangle]
+extern "C" fn start_again(block: u64) -> ! {
+    let thread = thread::at(block);
+    if core::mem::take(&mut thread.gs_taken) != 0 {
+        call!(number::ARCH_PRCTL, ARCH_SET_GS, thread.address);
+    }
+    call!(number::ARCH_PRCTL, ARCH_SET_FS, thread.parking.tls);
+    let cleared = thread.cleared_address();
+    call!(number::SET_TID_ADDRESS, cleared);
+    handlers::begin_and_return(thread)
+}
