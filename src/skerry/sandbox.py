@@ -63,9 +63,10 @@ class Sandbox:
     timeout, memory, cpus, pids
         Default timeout of `run`; limits for the whole sandbox, as numbers or text such as "512m".
     network
-        "none" or "loopback".
-    engine, require
-        The wall; layers that must be in force (else `LayerUnavailable`).
+        "none" or "loopback" (the default where the engine has it).
+    engine, min_isolation, require
+        The wall ("auto": the highest level that can run this here); the least level, 1 to 4 (`skerry engines` lists them);
+        layers that must be in force (else `LayerUnavailable`). What an engine cannot enforce is `Unenforceable`.
     profile
         "default", or "strict": all data goes through the sentry, and what is mapped of the host's files is a copy.
     trace, events
@@ -89,8 +90,9 @@ class Sandbox:
         memory: int | str | None = None,
         cpus: float | str | None = None,
         pids: int | None = DEFAULT_PIDS,
-        network: str = "loopback",
+        network: str | None = None,
         engine: str = "sentry",
+        min_isolation: int | str | None = None,
         profile: str = "default",
         trace: bool = False,
         require: Iterable[str] | str = (),
@@ -114,6 +116,7 @@ class Sandbox:
             pids=pids,
             network=network,
             engine=engine,
+            min_isolation=min_isolation,
             profile=profile,
             trace=trace,
             require=require,
@@ -295,13 +298,14 @@ class Sandbox:
                 raise errors.SandboxClosed("the sandbox was closed; make a new one")
             if self._guest is None:
                 from ._host import require_supported_host
-                from .engines.base import engine
+                from .engines.base import chosen
 
                 require_supported_host()
+                engine = chosen(self._options)
                 boot = self._options.boot_message()
                 if self._events_callback is not None:
                     self._events = _EventThread(self._events_callback)
-                guest = engine(self._options.engine).start(boot, self._on_event, self._on_end)
+                guest = engine.start(boot, self._on_event, self._on_end)
                 try:
                     self._booted = guest.client.call("boot", boot, on_reply=messages.read_booted, last=self._handed_over)
                 except BaseException:

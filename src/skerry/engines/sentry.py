@@ -15,6 +15,7 @@ import time
 
 from .. import errors
 from ..control.client import Client
+from .base import Capabilities, Probe
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -111,6 +112,17 @@ class SentryEngine:
     """Starts sentries."""
 
     name = "sentry"
+    capabilities = Capabilities(level=3)
+
+    def probe(self) -> Probe:
+        """By a sandbox that boots."""
+        from ..sandbox import Sandbox
+
+        try:
+            with Sandbox():
+                return Probe(True)
+        except errors.SkerryError as error:
+            return Probe(False, str(error), "'skerry doctor' says what is missing")
 
     def start(
         self,
