@@ -302,12 +302,13 @@ class Sandbox:
 
                 require_supported_host()
                 engine = chosen(self._options)
-                boot = self._options.boot_message()
+                boot = engine.boot(self._options)
                 if self._events_callback is not None:
                     self._events = _EventThread(self._events_callback)
                 guest = engine.start(boot, self._on_event, self._on_end)
                 try:
                     self._booted = guest.client.call("boot", boot, on_reply=messages.read_booted, last=self._handed_over)
+                    self._require_limits(engine.name)
                 except BaseException:
                     guest.close()
                     if self._events is not None:
@@ -315,6 +316,13 @@ class Sandbox:
                     raise
                 self._guest = guest
             return self._guest
+
+    def _require_limits(self, engine: str) -> None:
+        """A limit that was asked for by name and that the engine cannot hold on this host is an error."""
+        assert self._booted is not None
+        for name, how in self._booted.limits.items():
+            if how.startswith("not held") and name in self._options.given:
+                raise errors.LayerUnavailable(f"{name}: the engine {engine!r} cannot enforce it on this host: {how}")
 
     def _run(
         self,

@@ -38,6 +38,9 @@ if TYPE_CHECKING:
         name: str
         capabilities: Capabilities
 
+        def boot(self, options: Options) -> dict[str, Any]:
+            """The parameters of the `boot` request."""
+
         def probe(self) -> Probe:
             """Whether it works on this host. To be tried, not guessed, and without a trace."""
 
@@ -79,7 +82,7 @@ ENGINES = (
     ("microvm", 4, "a Linux guest under a virtual machine monitor", False),
     ("uml", 3, "User Mode Linux", False),
     ("unikernel", 4, "a library operating system over a handful of host calls", False),
-    ("namespace", 2, "namespaces, cgroups, capabilities and seccomp", False),
+    ("namespace", 2, "namespaces, cgroups, capabilities and seccomp", True),
     ("rules", 1, "seccomp, Landlock and security labels on a plain process", False),
 )
 
@@ -94,6 +97,10 @@ def engine(name: str) -> Engine:
         from .sentry import SentryEngine
 
         return SentryEngine()
+    if name == "namespace":
+        from .namespace import NamespaceEngine
+
+        return NamespaceEngine()
     if any(name == row[0] for row in ENGINES):
         raise EngineNotBuilt(f"the engine {name!r} is not built yet; use 'sentry'")
     raise UsageError(f"there is no engine {name!r}; 'skerry engines' lists them", option="engine")
