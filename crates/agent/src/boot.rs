@@ -54,7 +54,8 @@ pub fn serve(mut connection: Connection) -> Result<ExitCode, Box<dyn std::error:
     if let Some(limit) = wanted.limits.memory.filter(|_| groups.version_of(Controller::Memory).is_none()) {
         let why = groups.describe(Controller::Memory).err().unwrap_or_default().to_owned();
         end_groups(groups);
-        let message = format!("the limit of memory ({limit} bytes) cannot be held by the engine namespace here: no cgroup: {why}");
+        let message =
+            format!("the limit of memory ({limit} bytes) cannot be held by the engine namespace here: no cgroup: {why}");
         return refuse(&connection, failure(FailureKind::Unenforceable, message));
     }
     let split = match namespace::split(wanted) {

@@ -55,9 +55,12 @@ pub fn answer(call: FileCall) -> Result<Value, Failure> {
         FileCall::List { path } => list(of(&path)),
         FileCall::Stat { path, follow } => status(of(&path), follow),
         FileCall::Remove { path, recursive } => remove(of(&path), recursive).map(|()| json!({})),
-        FileCall::MakeDirectory { path, parents, mode } => {
-            std::fs::DirBuilder::new().recursive(parents).mode(mode & 0o7777).create(of(&path)).map_err(errno).map(|()| json!({}))
-        }
+        FileCall::MakeDirectory { path, parents, mode } => std::fs::DirBuilder::new()
+            .recursive(parents)
+            .mode(mode & 0o7777)
+            .create(of(&path))
+            .map_err(errno)
+            .map(|()| json!({})),
         FileCall::Rename { from, to } => std::fs::rename(of(&from), of(&to)).map_err(errno).map(|()| json!({})),
     };
     result.map_err(failed)

@@ -6,7 +6,8 @@
 //! process's memory but by ptrace, no raw clocks.
 
 use seccompiler::{
-    apply_filter, BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule, TargetArch,
+    apply_filter, BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
+    TargetArch,
 };
 use std::collections::BTreeMap;
 
@@ -102,17 +103,22 @@ fn argument(index: u8, operator: SeccompCmpOp, value: u64) -> Compiled<SeccompRu
 
 impl Filters {
     pub fn compile() -> Result<Filters, Box<dyn std::error::Error>> {
-        let equal = |index, values: &[u64]| values.iter().map(|value| argument(index, SeccompCmpOp::Eq, *value)).collect::<Compiled<Vec<_>>>();
+        let equal = |index, values: &[u64]| {
+            values.iter().map(|value| argument(index, SeccompCmpOp::Eq, *value)).collect::<Compiled<Vec<_>>>()
+        };
         let mut rules: BTreeMap<i64, Vec<SeccompRule>> = ALLOWED.iter().map(|number| (*number, Vec::new())).collect();
         let families: Vec<u64> = FAMILIES.iter().map(|family| *family as u64).collect();
         rules.insert(libc::SYS_socket, equal(0, &families)?);
         rules.insert(libc::SYS_personality, equal(0, PERSONALITIES)?);
         rules.insert(libc::SYS_clone, vec![argument(0, SeccompCmpOp::MaskedEq(NAMESPACES), 0)?]);
-        let allow = SeccompFilter::new(rules, SeccompAction::Errno(libc::EPERM as u32), SeccompAction::Allow, TargetArch::x86_64)?;
+        let allow =
+            SeccompFilter::new(rules, SeccompAction::Errno(libc::EPERM as u32), SeccompAction::Allow, TargetArch::x86_64)?;
         let unknown = UNKNOWN.iter().map(|number| (*number, Vec::new())).collect();
-        let unknown = SeccompFilter::new(unknown, SeccompAction::Allow, SeccompAction::Errno(libc::ENOSYS as u32), TargetArch::x86_64)?;
+        let unknown =
+            SeccompFilter::new(unknown, SeccompAction::Allow, SeccompAction::Errno(libc::ENOSYS as u32), TargetArch::x86_64)?;
         let tricks = BTreeMap::from([(libc::SYS_ioctl, equal(1, TERMINAL_TRICKS)?)]);
-        let tricks = SeccompFilter::new(tricks, SeccompAction::Allow, SeccompAction::Errno(libc::EPERM as u32), TargetArch::x86_64)?;
+        let tricks =
+            SeccompFilter::new(tricks, SeccompAction::Allow, SeccompAction::Errno(libc::EPERM as u32), TargetArch::x86_64)?;
         // Of filters that both refuse, the one that was put on last says how.
         Ok(Filters(vec![allow.try_into()?, tricks.try_into()?, unknown.try_into()?]))
     }

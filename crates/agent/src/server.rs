@@ -127,7 +127,8 @@ impl Server {
 
     fn wait(&self, connection: &Connection, signals: &Signals) -> (bool, bool, Vec<(Source, PollFlags)>) {
         let mut sources = Vec::new();
-        let mut polled = vec![PollFd::new(connection.socket(), PollFlags::IN), PollFd::new(signals.descriptor(), PollFlags::IN)];
+        let mut polled =
+            vec![PollFd::new(connection.socket(), PollFlags::IN), PollFd::new(signals.descriptor(), PollFlags::IN)];
         for (process, program) in &self.programs {
             let Some(terminal) = &program.terminal else { continue };
             let (input, (master, reads, writes), output) = terminal.wishes();
@@ -215,7 +216,10 @@ impl Server {
                 Ok(json!({}))
             }
             Call::Processes => {
-                let state = |(process, program): (&u32, &Program)| ProcessState { process: *process, arguments: program.arguments.clone() };
+                let state = |(process, program): (&u32, &Program)| ProcessState {
+                    process: *process,
+                    arguments: program.arguments.clone(),
+                };
                 let living = self.programs.iter().filter(|(_, program)| program.end.is_none());
                 Ok(json!({ "processes": living.map(state).collect::<Vec<_>>() }))
             }
@@ -244,7 +248,9 @@ impl Server {
         let copy = |descriptor: &OwnedFd| descriptor.try_clone().map_err(|error| internal(&error));
         let take = |index: usize| {
             let found = descriptors.get(index);
-            found.ok_or_else(|| failure(FailureKind::Invalid, format!("descriptor {index} did not come with the request"))).and_then(copy)
+            found
+                .ok_or_else(|| failure(FailureKind::Invalid, format!("descriptor {index} did not come with the request")))
+                .and_then(copy)
         };
         match wanted {
             Stdio::Descriptors(indices) => {
@@ -253,8 +259,9 @@ impl Server {
                 Ok((Streams { descriptors, terminal: false }, None))
             }
             Stdio::Terminal { input, output, error, columns, rows } => {
-                let (terminal, peer) = Terminal::open(&self.sandbox.guest.tree.terminals, take(*input)?, take(*output)?, *columns, *rows)
-                    .map_err(|error| failure(FailureKind::Internal, format!("a terminal cannot be made: {error}")))?;
+                let (terminal, peer) =
+                    Terminal::open(&self.sandbox.guest.tree.terminals, take(*input)?, take(*output)?, *columns, *rows)
+                        .map_err(|error| failure(FailureKind::Internal, format!("a terminal cannot be made: {error}")))?;
                 let error = match error {
                     Some(index) => take(*index)?,
                     None => copy(&peer)?,
@@ -346,7 +353,8 @@ impl Server {
     fn start_jobs(&mut self) {
         while self.jobs.len() < MOST_FILE_OPERATIONS {
             let Some((request, call)) = self.waiting.pop_front() else { return };
-            let made = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|error| failure(FailureKind::Internal, error));
+            let made = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
+                .map_err(|error| failure(FailureKind::Internal, error));
             let made = made.and_then(|(pipe, tell)| match fork() {
                 Err(error) => Err(failure(FailureKind::Internal, format!("no process can serve it: {error}"))),
                 Ok(Some(_)) => Ok(pipe),
@@ -385,5 +393,6 @@ impl Server {
 /// Processes of the guest, its init among them.
 fn tasks() -> u32 {
     let is_process = |name: &std::ffi::OsStr| name.as_encoded_bytes().iter().all(u8::is_ascii_digit);
-    std::fs::read_dir("/proc").map_or(1, |entries| entries.flatten().filter(|entry| is_process(&entry.file_name())).count() as u32)
+    std::fs::read_dir("/proc")
+        .map_or(1, |entries| entries.flatten().filter(|entry| is_process(&entry.file_name())).count() as u32)
 }

@@ -33,11 +33,15 @@ pub fn start(spawn: &Spawn, streams: Streams, around: &Surroundings) -> Result<i
     }
     if let Some((uid, gid)) = around.guest.only_id {
         if (spawn.uid, spawn.gid) != (uid, gid) || spawn.groups.iter().any(|group| *group != gid) {
-            let message = format!("user {}:{} cannot be had from the engine namespace here: without privileges only {uid}:{gid} exists inside", spawn.uid, spawn.gid);
+            let message = format!(
+                "user {}:{} cannot be had from the engine namespace here: without privileges only {uid}:{gid} exists inside",
+                spawn.uid, spawn.gid
+            );
             return Err(failure(FailureKind::Unenforceable, message));
         }
     }
-    let strings = |all: &[skerry_control::Bytes]| all.iter().map(|bytes| CString::new(bytes.0.clone())).collect::<Result<Vec<_>, _>>();
+    let strings =
+        |all: &[skerry_control::Bytes]| all.iter().map(|bytes| CString::new(bytes.0.clone())).collect::<Result<Vec<_>, _>>();
     let zero = |_| failure(FailureKind::Invalid, "a zero byte in an argument, the environment or the directory");
     let arguments = strings(&spawn.arguments).map_err(zero)?;
     let environment = strings(&spawn.environment).map_err(zero)?;
@@ -45,7 +49,10 @@ pub fn start(spawn: &Spawn, streams: Streams, around: &Surroundings) -> Result<i
     let internal = |what: &str, error: &dyn std::fmt::Display| failure(FailureKind::Internal, format!("{what}: {error}"));
     let (told, tell) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|error| internal("pipe", &error))?;
     match fork() {
-        Err(error) => Err(failure(FailureKind::Internal, format!("no process can be made: {}; is the limit of processes reached?", error.source))),
+        Err(error) => Err(failure(
+            FailureKind::Internal,
+            format!("no process can be made: {}; is the limit of processes reached?", error.source),
+        )),
         Ok(Some(pid)) => {
             drop((tell, streams));
             let mut text = Vec::new();
@@ -59,7 +66,8 @@ pub fn start(spawn: &Spawn, streams: Streams, around: &Surroundings) -> Result<i
         Ok(None) => {
             drop(told);
             let failure = become_program(spawn, &arguments, &environment, streams, around, &tell);
-            let _ = std::io::Write::write_all(&mut std::fs::File::from(tell), &serde_json::to_vec(&failure).unwrap_or_default());
+            let _ =
+                std::io::Write::write_all(&mut std::fs::File::from(tell), &serde_json::to_vec(&failure).unwrap_or_default());
             leave(126)
         }
     }
@@ -113,7 +121,11 @@ fn become_program(
     }
     use std::os::unix::ffi::OsStrExt;
     if let Err(error) = rustix::process::chdir(std::ffi::OsStr::from_bytes(&spawn.directory.0)) {
-        let message = format!("the working directory {} cannot be entered: {}", String::from_utf8_lossy(&spawn.directory.0), name_of(error.raw_os_error()));
+        let message = format!(
+            "the working directory {} cannot be entered: {}",
+            String::from_utf8_lossy(&spawn.directory.0),
+            name_of(error.raw_os_error())
+        );
         return Failure { kind: FailureKind::Invalid, message, errno: Some(error.raw_os_error()) };
     }
     reset_signals();
@@ -147,13 +159,19 @@ fn become_program(
         Some(errno) => {
             let why = match errno {
                 libc::ENOEXEC => "not a program for x86-64 Linux (wrong format)".into(),
-                libc::EACCES if rustix::fs::stat(name.as_str()).is_ok_and(|stat| rustix::fs::FileType::from_raw_mode(stat.st_mode).is_dir()) => "is a directory".into(),
+                libc::EACCES
+                    if rustix::fs::stat(name.as_str())
+                        .is_ok_and(|stat| rustix::fs::FileType::from_raw_mode(stat.st_mode).is_dir()) =>
+                {
+                    "is a directory".into()
+                }
                 libc::EACCES => "permission denied".into(),
                 libc::ELIBBAD => "its interpreter is not a program".into(),
                 other => name_of(other),
             };
             let message = format!("{name}: cannot be executed: {why}");
-            let kind = if errno == libc::E2BIG || errno == libc::ENOMEM { FailureKind::Invalid } else { FailureKind::NotExecutable };
+            let kind =
+                if errno == libc::E2BIG || errno == libc::ENOMEM { FailureKind::Invalid } else { FailureKind::NotExecutable };
             Failure { kind, message, errno: Some(errno) }
         }
     }
@@ -179,7 +197,10 @@ fn drop_capabilities(root: bool) -> Result<(), Errno> {
     let _ = rustix::thread::clear_ambient_capability_set();
     let kept = if root { KEPT } else { CapabilitySet::empty() };
     let present = rustix::thread::capabilities(None)?.permitted & kept;
-    rustix::thread::set_capabilities(None, CapabilitySets { effective: present, permitted: present, inheritable: CapabilitySet::empty() })
+    rustix::thread::set_capabilities(
+        None,
+        CapabilitySets { effective: present, permitted: present, inheritable: CapabilitySet::empty() },
+    )
 }
 
 /// Where the program may be: as named, or in PATH of its environment.
@@ -191,7 +212,10 @@ fn candidates(name: &CString, environment: &[CString]) -> Result<Vec<CString>, F
     if bytes.contains(&b'/') {
         return Ok(vec![name.clone()]);
     }
-    let path = environment.iter().find_map(|variable| variable.as_bytes().strip_prefix(b"PATH=")).unwrap_or(b"/usr/local/bin:/usr/bin:/bin");
+    let path = environment
+        .iter()
+        .find_map(|variable| variable.as_bytes().strip_prefix(b"PATH="))
+        .unwrap_or(b"/usr/local/bin:/usr/bin:/bin");
     let in_directory = |directory: &[u8]| {
         let directory = if directory.is_empty() { b"." } else { directory };
         CString::new([directory, b"/", bytes].concat()).ok()

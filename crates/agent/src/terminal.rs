@@ -21,12 +21,19 @@ pub struct Terminal {
 
 impl Terminal {
     /// A new one, and the end that is the program's. `terminals` is the guest's devpts.
-    pub fn open(terminals: &OwnedFd, input: OwnedFd, output: OwnedFd, columns: u16, rows: u16) -> Result<(Terminal, OwnedFd), Errno> {
+    pub fn open(
+        terminals: &OwnedFd,
+        input: OwnedFd,
+        output: OwnedFd,
+        columns: u16,
+        rows: u16,
+    ) -> Result<(Terminal, OwnedFd), Errno> {
         let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC | OFlags::NONBLOCK;
         let master = rustix::fs::openat(terminals, "ptmx", flags, Mode::empty())?;
         rustix::pty::unlockpt(&master)?;
         let peer = rustix::pty::ioctl_tiocgptpeer(&master, OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
-        let terminal = Terminal { master, input: Some(input), output: Some(output), keys: Vec::new(), shown: Vec::new(), ended: false };
+        let terminal =
+            Terminal { master, input: Some(input), output: Some(output), keys: Vec::new(), shown: Vec::new(), ended: false };
         terminal.resize(columns, rows);
         Ok((terminal, peer))
     }

@@ -125,12 +125,16 @@ fn map_own((uid, gid): (u32, u32), inside: (u32, u32)) -> std::io::Result<()> {
 
 /// Our pid as the host's /proc has it (this one, before another is mounted over it).
 fn own_host_pid() -> i32 {
-    std::fs::read_link("/proc/self").ok().and_then(|link| link.to_str()?.parse().ok()).unwrap_or_else(|| std::process::id() as i32)
+    std::fs::read_link("/proc/self")
+        .ok()
+        .and_then(|link| link.to_str()?.parse().ok())
+        .unwrap_or_else(|| std::process::id() as i32)
 }
 
 /// In the init, which is in its groups already: the rest of the wall.
 pub fn enter(wanted: &Boot, init: Init, layers: &mut Layers) -> Result<Guest, Failure> {
-    let host = |what: &str, error: std::io::Error| failure(FailureKind::Unsupported, format!("the engine namespace: {what}: {error}"));
+    let host =
+        |what: &str, error: std::io::Error| failure(FailureKind::Unsupported, format!("the engine namespace: {what}: {error}"));
     skerry_platform::agent::leave_keyring();
     unshare(UnshareFlags::NEWCGROUP).map_err(|error| host("cgroup namespace", error))?;
     enter_time_namespace();
@@ -161,7 +165,10 @@ pub fn enter(wanted: &Boot, init: Init, layers: &mut Layers) -> Result<Guest, Fa
         layers.add(layer);
     }
     layers.miss(Layer::Landlock, "the guest's file system is its own");
-    layers.miss(Layer::NoCapabilities, format!("programs of the guest's root have, in the guest's user namespace only: {KEPT:?}"));
+    layers.miss(
+        Layer::NoCapabilities,
+        format!("programs of the guest's root have, in the guest's user namespace only: {KEPT:?}"),
+    );
     Ok(Guest { only_id, counted_by_user: only_id.is_some(), filters, tree })
 }
 

@@ -31,10 +31,29 @@ pub struct Tree {
 
 /// Nothing of this in /proc and /sys is for a guest: what tells of the whole host or changes it.
 const MASKED: &[&str] = &[
-    "/proc/acpi", "/proc/asound", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/key-users", "/proc/kallsyms",
-    "/proc/kmsg", "/proc/kpagecgroup", "/proc/kpagecount", "/proc/kpageflags", "/proc/latency_stats", "/proc/sched_debug",
-    "/proc/scsi", "/proc/timer_list", "/proc/timer_stats", "/sys/devices/virtual/powercap", "/sys/firmware", "/sys/fs/bpf",
-    "/sys/fs/pstore", "/sys/kernel/debug", "/sys/kernel/security", "/sys/kernel/tracing",
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/interrupts",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/key-users",
+    "/proc/kallsyms",
+    "/proc/kmsg",
+    "/proc/kpagecgroup",
+    "/proc/kpagecount",
+    "/proc/kpageflags",
+    "/proc/latency_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/sys/devices/virtual/powercap",
+    "/sys/firmware",
+    "/sys/fs/bpf",
+    "/sys/fs/pstore",
+    "/sys/kernel/debug",
+    "/sys/kernel/security",
+    "/sys/kernel/tracing",
 ];
 
 /// Nothing here can be written.
@@ -45,8 +64,27 @@ const DEVICES: &[&str] = &["null", "zero", "full", "random", "urandom", "tty"];
 
 /// File systems that show the kernel, not files: never taken over where they are mounted on the host.
 const OF_THE_KERNEL: &[&str] = &[
-    "autofs", "binfmt_misc", "bpf", "cgroup", "cgroup2", "configfs", "debugfs", "devpts", "devtmpfs", "efivarfs", "fusectl",
-    "hugetlbfs", "mqueue", "nsfs", "proc", "pstore", "rpc_pipefs", "securityfs", "selinuxfs", "sysfs", "tracefs",
+    "autofs",
+    "binfmt_misc",
+    "bpf",
+    "cgroup",
+    "cgroup2",
+    "configfs",
+    "debugfs",
+    "devpts",
+    "devtmpfs",
+    "efivarfs",
+    "fusectl",
+    "hugetlbfs",
+    "mqueue",
+    "nsfs",
+    "proc",
+    "pstore",
+    "rpc_pipefs",
+    "securityfs",
+    "selinuxfs",
+    "sysfs",
+    "tracefs",
 ];
 
 /// How many mounts of the host's are taken over below one that is shown; how many entries of one directory one by one.
@@ -94,7 +132,8 @@ pub fn build(wanted: &Boot, privileged: bool) -> Result<Tree, Failure> {
     let sources = wanted.mounts.iter().map(open_source).collect::<Result<Vec<_>, _>>()?;
     let stage_path = ["/sys", "/mnt", "/run", "/tmp", "/dev"].iter().map(Path::new).find(|path| path.is_dir());
     let stage_path = stage_path.ok_or_else(|| host_error("the host's tree", "there is no /sys"))?.to_owned();
-    let devices = DEVICES.iter().filter_map(|name| Some((*name, clone_tree(&Path::new("/dev").join(name), false).ok()?))).collect();
+    let devices =
+        DEVICES.iter().filter_map(|name| Some((*name, clone_tree(&Path::new("/dev").join(name), false).ok()?))).collect();
     let process = new_file_system("proc", &[], QUIET | NO_PROGRAMS).map_err(|error| host_error("proc", error))?;
     let system = new_file_system("sysfs", &[], QUIET | NO_PROGRAMS | NO_WRITES).ok();
     attach(stage.as_fd(), &stage_path).map_err(|error| host_error("tmpfs", error))?;
@@ -188,7 +227,10 @@ fn unescaped(text: &[u8]) -> OsString {
     let mut plain = Vec::new();
     let mut rest = text;
     while let Some((&byte, after)) = rest.split_first() {
-        let code = after.get(..3).and_then(|digits| std::str::from_utf8(digits).ok()).and_then(|digits| u8::from_str_radix(digits, 8).ok());
+        let code = after
+            .get(..3)
+            .and_then(|digits| std::str::from_utf8(digits).ok())
+            .and_then(|digits| u8::from_str_radix(digits, 8).ok());
         match code.filter(|_| byte == b'\\') {
             Some(code) => {
                 plain.push(code);
@@ -206,7 +248,9 @@ fn unescaped(text: &[u8]) -> OsString {
 impl Builder<'_> {
     fn add(&mut self, mount: &Mount, source: Option<OwnedFd>, special: &mut Special) -> Result<(), Failure> {
         let target = path_of(&mount.target.0);
-        let is_directory = |file: &OwnedFd| rustix::fs::fstat(file).is_ok_and(|stat| rustix::fs::FileType::from_raw_mode(stat.st_mode).is_dir());
+        let is_directory = |file: &OwnedFd| {
+            rustix::fs::fstat(file).is_ok_and(|stat| rustix::fs::FileType::from_raw_mode(stat.st_mode).is_dir())
+        };
         let told = |error: Errno| host_error(target.display(), error);
         match (&mount.kind, source) {
             (MountKind::HostReadOnly { .. }, Some(source)) => {
@@ -230,7 +274,8 @@ impl Builder<'_> {
                 self.put(target, tmpfs, true);
             }
             (MountKind::File { content, mode }, _) => {
-                let content = base64::decode(content).ok_or_else(|| failure(FailureKind::Invalid, "the content of a file is not base64"))?;
+                let content = base64::decode(content)
+                    .ok_or_else(|| failure(FailureKind::Invalid, "the content of a file is not base64"))?;
                 let path = self.fresh("file");
                 std::fs::write(&path, content).map_err(|error| host_error(target.display(), error))?;
                 rustix::fs::chmod(&path, Mode::from_raw_mode(mode & 0o777)).map_err(told)?;
@@ -238,7 +283,8 @@ impl Builder<'_> {
                 self.put(target, tree, false);
             }
             (MountKind::Proc, _) => {
-                let process = special.process.take().ok_or_else(|| failure(FailureKind::Invalid, "one /proc is all there is"))?;
+                let process =
+                    special.process.take().ok_or_else(|| failure(FailureKind::Invalid, "one /proc is all there is"))?;
                 self.put(target, process, true);
             }
             (MountKind::Sysfs, _) => {
@@ -271,14 +317,23 @@ impl Builder<'_> {
     }
 
     /// The host's tree at `source`, with all that is mounted in it, written to elsewhere.
-    fn overlay_tree(&mut self, source_path: &Path, source: OwnedFd, target: &Path, upper: Option<PathBuf>) -> Result<(), Failure> {
+    fn overlay_tree(
+        &mut self,
+        source_path: &Path,
+        source: OwnedFd,
+        target: &Path,
+        upper: Option<PathBuf>,
+    ) -> Result<(), Failure> {
         let below = self.mounts_below(source_path, target);
         if below.is_empty() || self.privileged {
             self.overlay(source.as_fd(), target, upper.as_deref())?;
             for (path, kind) in below {
                 let Ok(rest) = path.strip_prefix(source_path) else { continue };
                 let at = target.join(rest);
-                let Ok(inner) = rustix::fs::open(&path, OFlags::PATH | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty()) else { continue };
+                let Ok(inner) = rustix::fs::open(&path, OFlags::PATH | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty())
+                else {
+                    continue;
+                };
                 self.mounted(inner, &at, &kind);
             }
             return Ok(());
@@ -337,7 +392,8 @@ impl Builder<'_> {
                 }
             }
         }
-        let open = |path: &Path| rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).map_err(|error| told(&error));
+        let open =
+            |path: &Path| rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).map_err(|error| told(&error));
         let (upper, work) = (open(&upper)?, open(&work)?);
         let name = |file: i32| format!("/proc/self/fd/{file}");
         let (lower, upper_name, work_name) = (name(lower.as_raw_fd()), name(upper.as_raw_fd()), name(work.as_raw_fd()));
@@ -355,7 +411,8 @@ impl Builder<'_> {
     fn one_by_one(&mut self, source: &Path, target: &Path, upper: Option<&Path>) -> Result<(), Failure> {
         let told = |error: &dyn std::fmt::Display| host_error(target.display(), error);
         if upper.is_some() {
-            let message = "overlay_dir cannot be held by the engine namespace here: without privileges the host refuses one overlay \
+            let message =
+                "overlay_dir cannot be held by the engine namespace here: without privileges the host refuses one overlay \
                 over its whole tree; run it as root, or name the directories to write to (read_write)";
             return Err(failure(FailureKind::Unenforceable, message));
         }
@@ -383,7 +440,9 @@ impl Builder<'_> {
             if !kind.is_dir() && !kind.is_file() {
                 continue;
             }
-            let Ok(file) = rustix::fs::open(&from, OFlags::PATH | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty()) else { continue };
+            let Ok(file) = rustix::fs::open(&from, OFlags::PATH | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty()) else {
+                continue;
+            };
             let mounted = self.host.iter().find(|(point, _)| *point == from).map(|(_, kind)| kind.clone());
             if mounted.as_ref().is_some_and(|kind| OF_THE_KERNEL.contains(&kind.as_str())) {
                 self.mounted(file, &at, mounted.as_deref().unwrap_or_default());
@@ -406,7 +465,10 @@ impl Builder<'_> {
             std::fs::create_dir(plain.join(directory)).map_err(|error| told(&error))?;
         }
         let links = [
-            ("fd", "/proc/self/fd"), ("stdin", "/proc/self/fd/0"), ("stdout", "/proc/self/fd/1"), ("stderr", "/proc/self/fd/2"),
+            ("fd", "/proc/self/fd"),
+            ("stdin", "/proc/self/fd/0"),
+            ("stdout", "/proc/self/fd/1"),
+            ("stderr", "/proc/self/fd/2"),
             ("ptmx", "pts/ptmx"),
         ];
         for (name, link) in links {
@@ -419,8 +481,10 @@ impl Builder<'_> {
         }
         let options = [("newinstance", ""), ("ptmxmode", "0666"), ("mode", "0620")];
         let with_group = [options[0], options[1], options[2], ("gid", "5")];
-        let terminals = if self.privileged { new_file_system("devpts", &with_group, 0x2 | NO_PROGRAMS) } else { Err(Errno::PERM) };
-        let terminals = terminals.or_else(|_| new_file_system("devpts", &options, 0x2 | NO_PROGRAMS)).map_err(|error| told(&error))?;
+        let terminals =
+            if self.privileged { new_file_system("devpts", &with_group, 0x2 | NO_PROGRAMS) } else { Err(Errno::PERM) };
+        let terminals =
+            terminals.or_else(|_| new_file_system("devpts", &options, 0x2 | NO_PROGRAMS)).map_err(|error| told(&error))?;
         special.terminals = Some(rustix::io::fcntl_dupfd_cloexec(&terminals, 3).map_err(|error| told(&error))?);
         self.put(&target.join("pts"), terminals, true);
         if let Ok(queues) = new_file_system("mqueue", &[], QUIET | NO_PROGRAMS) {
@@ -431,7 +495,10 @@ impl Builder<'_> {
 
     /// Goes into the first mount, and puts the others into their places there.
     fn finish(self, special: Special) -> Result<Tree, Failure> {
-        let told = |what: &str| { let what = what.to_owned(); move |error: Errno| host_error(what.clone(), error) };
+        let told = |what: &str| {
+            let what = what.to_owned();
+            move |error: Errno| host_error(what.clone(), error)
+        };
         let mut ready = self.ready.into_iter();
         let root = ready.next().ok_or_else(|| failure(FailureKind::Invalid, "there are no mounts"))?;
         if root.target != Path::new("/") {
@@ -447,14 +514,19 @@ impl Builder<'_> {
         unmount(".", UnmountFlags::DETACH).map_err(told("the old root"))?;
         rustix::process::chdir("/").map_err(told("/"))?;
         for one in ready {
-            place_for(&one).and_then(|()| attach(one.mount.as_fd(), &one.target)).or_else(|error| {
-                if matches!(error, Errno::NOTDIR | Errno::INVAL) && one.directory {
-                    // A file that is to be hidden.
-                    let null = clone_tree(Path::new("/dev/null"), false)?;
-                    return attach(null.as_fd(), &one.target);
-                }
-                Err(error)
-            }).map_err(|error| failure(FailureKind::Invalid, format!("{}: nothing can be mounted there: {error}", one.target.display())))?;
+            place_for(&one)
+                .and_then(|()| attach(one.mount.as_fd(), &one.target))
+                .or_else(|error| {
+                    if matches!(error, Errno::NOTDIR | Errno::INVAL) && one.directory {
+                        // A file that is to be hidden.
+                        let null = clone_tree(Path::new("/dev/null"), false)?;
+                        return attach(null.as_fd(), &one.target);
+                    }
+                    Err(error)
+                })
+                .map_err(|error| {
+                    failure(FailureKind::Invalid, format!("{}: nothing can be mounted there: {error}", one.target.display()))
+                })?;
         }
         for path in READ_ONLY.iter().map(Path::new) {
             let Ok(same) = clone_tree(path, true) else { continue };
@@ -487,7 +559,12 @@ fn place_for(one: &Ready) -> Result<(), Errno> {
     for (index, component) in one.target.components().enumerate().skip(1) {
         path.push(component);
         let made = if index == last && !one.directory {
-            rustix::fs::open(&path, OFlags::CREATE | OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::from_raw_mode(0o644)).map(drop)
+            rustix::fs::open(
+                &path,
+                OFlags::CREATE | OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW,
+                Mode::from_raw_mode(0o644),
+            )
+            .map(drop)
         } else {
             rustix::fs::mkdir(&path, Mode::from_raw_mode(0o755))
         };
