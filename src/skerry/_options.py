@@ -55,16 +55,17 @@ class Options:
         memory: Any = None,
         cpus: Any = None,
         pids: Any = DEFAULT_PIDS,
-        network: str = "loopback",
+        network: str | None = None,
         engine: str = "sentry",
+        min_isolation: Any = None,
         profile: str = "default",
         trace: bool = False,
         require: Any = (),
         without: Iterable[str] = (),
     ) -> None:
-        self.mounts = _mounts(
-            _many(read_only, "read_only"), _many(read_write, "read_write"), _many(tmpfs, "tmpfs"), _many(hide, "hide")
-        )
+        read_only, read_write = _many(read_only, "read_only"), _many(read_write, "read_write")
+        tmpfs, hide = _many(tmpfs, "tmpfs"), _many(hide, "hide")
+        self.mounts = _mounts(read_only, read_write, tmpfs, hide)
         self.overlay_dir = None if overlay_dir is None else _overlay_directory(overlay_dir)
         self.cwd = _directory(cwd)
         self.environment = _environment(env, _values.choice(inherit_env, ("kept", "all", "none"), "inherit_env"))
@@ -76,12 +77,32 @@ class Options:
         self.memory = None if memory is None else _values.size(memory, "memory")
         self.cpus = None if cpus is None else _values.cpus(cpus, "cpus")
         self.pids = None if pids is None else _values.count(pids, "pids")
-        self.network = _values.choice(network, messages.NETWORKS, "network")
+        self.network = None if network is None else _values.choice(network, messages.NETWORKS, "network")
         self.engine = engine
+        self.min_isolation = 0 if min_isolation is None else _values.level(min_isolation, "min_isolation")
         self.profile = _values.choice(profile, messages.PROFILES, "profile")
         self.trace = bool(trace)
         self.require = tuple(_values.choice(layer, messages.LAYERS, "require") for layer in _many(require, "require"))
         self.without = tuple(without)
+        named = (
+            ("read_write", read_write),
+            ("read_only", read_only),
+            ("read_only to another place", any(isinstance(entry, tuple) for entry in read_only)),
+            ("hide", hide),
+            ("tmpfs", tmpfs),
+            ("overlay_dir", overlay_dir),
+            ("user", user is not None),
+            ("hostname", hostname != DEFAULT_HOSTNAME),
+            ("memory", memory),
+            ("cpus", cpus),
+            ("pids", pids not in (None, DEFAULT_PIDS)),
+            ("network", network),
+            ("network loopback", network == "loopback"),
+            ("profile", self.profile != "default"),
+            ("trace", trace),
+        )
+        #: What the caller has asked for by name, the option's name first: an engine must enforce it, or refuse.
+        self.given = tuple(name for name, value in named if value)
 
     def boot_message(self) -> dict[str, Any]:
         """The parameters of the `boot` request."""
@@ -92,7 +113,7 @@ class Options:
         return messages.boot(
             mounts=[messages.mount_overlay("/", "/", self.overlay_dir), *(mount for _, mount in placed)],
             hostname=self.hostname,
-            network=self.network,
+            network=self.network or "loopback",
             identity="host" if self.user == "caller" else "caller_is_root",
             memory=self.memory,
             cpus=self.cpus,

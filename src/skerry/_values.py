@@ -87,6 +87,14 @@ def count(value: Any, option: str) -> int:
     return number
 
 
+def level(value: Any, option: str) -> int:
+    """An isolation level."""
+    number = int(value) if isinstance(value, (int, str)) and str(value) in ("1", "2", "3", "4") else 0
+    if not number:
+        raise UsageError(f"{value!r} is not an isolation level; write 1, 2, 3 or 4", option=option)
+    return number
+
+
 def user(value: Any, option: str) -> tuple[int, int] | str:
     """ "caller", or (uid, gid) from a number, "UID", "UID:GID" or a pair. A gid that is not given equals the uid."""
     if value == "caller":

@@ -2,12 +2,14 @@
 
     SkerryError
     ├── UsageError                  an option or a value is wrong                    (ValueError)
+    │   └── Unenforceable           the engine cannot enforce the option
     ├── EngineNotBuilt              the engine's name is known, the engine is not there yet
     ├── UnsupportedHost             the system lacks what Skerry needs at the least
     ├── SandboxError                the sandbox itself could not be made, or was lost
     │   ├── SentryNotFound          the `skerry-sentry` program is not installed
     │   ├── SentryDied              the guest kernel ended by itself
     │   ├── LayerUnavailable        a required layer or limit cannot be enforced here
+    │   ├── EngineUnavailable       no engine, or not the one that was named, works here
     │   ├── SandboxClosed           used after its end
     │   ├── ProtocolError           the two sides do not understand each other
     │   └── InternalError           our own failure
@@ -53,6 +55,14 @@ class UsageError(SkerryError, ValueError):
         self.message = message
 
 
+class Unenforceable(UsageError):
+    """The engine cannot enforce an option: `option` and `engine` name both."""
+
+    def __init__(self, option: str, engine: str, why: str) -> None:
+        super().__init__(f"the engine {engine!r} cannot enforce it: {why}", option=option)
+        self.engine = engine
+
+
 class EngineNotBuilt(SkerryError):
     """The engine is planned and not built yet."""
 
@@ -80,6 +90,10 @@ class SentryDied(SandboxError):
 
 class LayerUnavailable(SandboxError):
     """A layer or limit that was asked for cannot be enforced on this host."""
+
+
+class EngineUnavailable(SandboxError):
+    """The engine does not work on this host, or none does that could run this with these options."""
 
 
 class SandboxClosed(SandboxError):

@@ -63,9 +63,10 @@ class Sandbox:
     timeout, memory, cpus, pids
         Default timeout of `run`; limits for the whole sandbox, as numbers or text such as "512m".
     network
-        "none" or "loopback".
-    engine, require
-        The wall; layers that must be in force (else `LayerUnavailable`).
+        "none" or "loopback" (the default where the engine has it).
+    engine, min_isolation, require
+        The wall ("auto": the highest level that can run this here); the least level, 1 to 4 (`skerry engines` lists them);
+        layers that must be in force (else `LayerUnavailable`). What an engine cannot enforce is `Unenforceable`.
     profile
         "default", or "strict": all data goes through the sentry, and what is mapped of the host's files is a copy.
     trace, events
@@ -89,8 +90,9 @@ class Sandbox:
         memory: int | str | None = None,
         cpus: float | str | None = None,
         pids: int | None = DEFAULT_PIDS,
-        network: str = "loopback",
+        network: str | None = None,
         engine: str = "sentry",
+        min_isolation: int | str | None = None,
         profile: str = "default",
         trace: bool = False,
         require: Iterable[str] | str = (),
@@ -114,6 +116,7 @@ class Sandbox:
             pids=pids,
             network=network,
             engine=engine,
+            min_isolation=min_isolation,
             profile=profile,
             trace=trace,
             require=require,
@@ -295,15 +298,17 @@ class Sandbox:
                 raise errors.SandboxClosed("the sandbox was closed; make a new one")
             if self._guest is None:
                 from ._host import require_supported_host
-                from .engines.base import engine
+                from .engines.base import chosen
 
                 require_supported_host()
-                boot = self._options.boot_message()
+                engine = chosen(self._options)
+                boot = engine.boot(self._options)
                 if self._events_callback is not None:
                     self._events = _EventThread(self._events_callback)
-                guest = engine(self._options.engine).start(boot, self._on_event, self._on_end)
+                guest = engine.start(boot, self._on_event, self._on_end)
                 try:
                     self._booted = guest.client.call("boot", boot, on_reply=messages.read_booted, last=self._handed_over)
+                    self._require_limits(engine.name)
                 except BaseException:
                     guest.close()
                     if self._events is not None:
@@ -311,6 +316,13 @@ class Sandbox:
                     raise
                 self._guest = guest
             return self._guest
+
+    def _require_limits(self, engine: str) -> None:
+        """A limit that was asked for by name and that the engine cannot hold on this host is an error."""
+        assert self._booted is not None
+        for name, how in self._booted.limits.items():
+            if how.startswith("not held") and name in self._options.given:
+                raise errors.LayerUnavailable(f"{name}: the engine {engine!r} cannot enforce it on this host: {how}")
 
     def _run(
         self,

@@ -65,6 +65,8 @@ def test_options_end_at_the_command() -> None:
         (["--network", "host", "--", "true"], 2, "--network: 'host' is none of none, loopback"),
         (["--engine", "kvm", "--", "true"], 2, "--engine: the engine 'kvm' is not built yet"),
         (["--engine", "wall", "--", "true"], 2, "--engine: there is no engine 'wall'"),
+        (["--min-isolation", "4", "--", "true"], 2, "--min-isolation: the engine 'sentry' cannot enforce it: its level is 3"),
+        (["--min-isolation", "5", "--", "true"], 2, "--min-isolation: '5' is not an isolation level"),
         (["--require", "walls", "--", "true"], 2, "--require: 'walls' is none of seccomp"),
         (["--rw", "/nosuch", "--", "true"], 2, "--rw: '/nosuch' on the host: No such file or directory"),
         (["--ro", "/etc:rel", "--", "true"], 2, "--ro: 'rel' inside the sandbox must be an absolute path"),
@@ -380,8 +382,11 @@ def test_help_and_version() -> None:
 
 def test_engines() -> None:
     lines = skerry("engines").stdout.splitlines()
-    assert lines[0].split()[:2] == ["sentry", "default"]
-    assert all("not built yet" in line for line in lines[1:])
+    assert lines[0].split() == ["engine", "state", "level", "wall"]
+    assert lines[1].split()[:3] == ["sentry", "default", "3"]
+    assert "kvm        not built yet" in "\n".join(lines)
+    measured = skerry("engines", "--measure").stdout.splitlines()[1].split()
+    assert measured[:3] == ["sentry", "default", "3"] and measured[4] == "ms" and float(measured[5]) > 0
     assert skerry("engines", "x").returncode == 2
 
 

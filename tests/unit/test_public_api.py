@@ -12,11 +12,11 @@ import skerry
 from skerry import errors
 
 PUBLIC = """
-AsyncProcess AsyncSandbox CommandError CommandFailed CommandNotExecutable CommandNotFound DEVNULL EngineNotBuilt FileError
-FileStat FileTooLarge InternalError LayerUnavailable MissingLayer NoSuchProcess OutOfMemory PIPE Process ProcessState
+AsyncProcess AsyncSandbox CommandError CommandFailed CommandNotExecutable CommandNotFound DEVNULL EngineNotBuilt
+EngineUnavailable FileError FileStat FileTooLarge InternalError LayerUnavailable MissingLayer NoSuchProcess OutOfMemory PIPE Process ProcessState
 ProtocolError Result STDOUT Sandbox SandboxClosed SandboxError SandboxFileExists SandboxFileNotFound SandboxInfo
 SandboxIsADirectory SandboxNotADirectory SandboxPermissionDenied SentryDied SentryNotFound SkerryError TimeoutExpired
-UnsupportedHost Usage UsageError __version__
+Unenforceable UnsupportedHost Usage UsageError __version__
 """.split()
 
 SANDBOX_METHODS = "close closed connect files info kill processes run spawn start usage".split()
@@ -30,7 +30,7 @@ self args input timeout check shell on_stdout on_stderr max_output stdin stderr 
 """.split()
 OPTIONS = """
 self read_write read_only hide tmpfs overlay_dir env inherit_env cwd user hostname timeout memory cpus pids network engine
-profile trace require events
+min_isolation profile trace require events
 """.split()
 
 #: What costs start-up time, and what `skerry do` therefore never loads.

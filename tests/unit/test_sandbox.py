@@ -513,6 +513,23 @@ def test_engines() -> None:
         skerry.Sandbox(engine="kvm").start()
     with pytest.raises(skerry.UsageError, match="engine"):
         skerry.Sandbox(engine="wall").start()
+    with skerry.Sandbox(engine="auto", min_isolation=3) as sandbox:
+        assert sandbox.run(["true"]).returncode == 0
+
+
+def test_what_an_engine_cannot_enforce_names_both(monkeypatch: pytest.MonkeyPatch) -> None:
+    from skerry.engines import base, sentry
+
+    refusing = base.Capabilities(3, {"hide": "it shows everything", "network loopback": "it has none"})
+    monkeypatch.setattr(sentry.SentryEngine, "capabilities", refusing)
+    for option, value in (("hide", "/etc"), ("network", "loopback"), ("min_isolation", 4)):
+        with pytest.raises(skerry.Unenforceable, match="the engine 'sentry' cannot enforce it") as caught:
+            skerry.Sandbox(**{option: value}).start()
+        assert (caught.value.option, caught.value.engine) == (option, "sentry")
+    with pytest.raises(skerry.EngineUnavailable, match="sentry: hide: .*it shows everything"):
+        skerry.Sandbox(hide="/etc", engine="auto").start()
+    with skerry.Sandbox(read_only="/etc", pids=None, network="none") as sandbox:
+        assert sandbox.run(["true"]).returncode == 0
 
 
 @pytest.mark.parametrize(("system", "machine"), [("darwin", "arm64"), ("win32", "AMD64"), ("linux", "aarch64")])

@@ -5,6 +5,7 @@
 //! - [`listener`]: the seccomp notifications that ring for it, and the injection of descriptors.
 //! - [`zygote`]: where application processes come from.
 //! - [`filter`]: the two seccomp filters of an application.
+//! - [`agent`]: what `skerry-agent` needs of the host.
 //! - [`own`]: the sentry's own process. [`foreground`]: what `skerry-attendant` needs of the host.
 //! - [`fiber`]: stacks that change threads, for calls that wait.
 //! - [`engine`]: host threads and processes: kick, kill, wait. [`cpu_clock`]: their CPU time. [`host`]: the host's /proc.
@@ -12,6 +13,7 @@
 //! Its neighbours: `skerry-stub` (the other side of channel and doorbell; `layout.rs` is compiled into both) below,
 //! `skerry-kernel` above.
 
+pub mod agent;
 pub mod channel;
 
 pub mod cpu_clock;

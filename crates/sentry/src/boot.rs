@@ -1,6 +1,6 @@
 //! From the `boot` message to a running kernel.
 
-use crate::confine::cgroup::{ControlGroups, Controller};
+use skerry_confine::cgroup::{ControlGroups, Controller};
 use crate::confine::{capabilities, filter, landlock, Layers};
 use crate::limits::{self, MemoryUse};
 use skerry_control::Limits;

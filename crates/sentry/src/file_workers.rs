@@ -3,7 +3,7 @@
 //! order by themselves.
 
 use crate::boot::failure;
-use crate::connection::Sender;
+use skerry_confine::connection::Sender;
 use crate::files;
 use parking_lot::{Condvar, Mutex};
 use skerry_control::{FailureKind, FileCall};

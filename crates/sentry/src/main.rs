@@ -7,7 +7,6 @@
 
 mod boot;
 mod confine;
-mod connection;
 mod file_workers;
 mod files;
 mod limits;
@@ -30,7 +29,7 @@ fn main() -> ExitCode {
             return ExitCode::SUCCESS;
         }
         ["--sweep"] => {
-            for path in confine::cgroup::sweep() {
+            for path in skerry_confine::cgroup::sweep() {
                 println!("{}", path.display());
             }
             return ExitCode::SUCCESS;
@@ -55,5 +54,5 @@ fn run(control: i32) -> Result<ExitCode, Box<dyn std::error::Error>> {
     // What the caller may have left open besides is not for us, and less so for the programs that we run.
     skerry_platform::foreground::close_all_but([0, 1, 2, control]);
     let socket = skerry_platform::own::take_descriptor(control)?;
-    server::serve(connection::Connection::new(socket))
+    server::serve(skerry_confine::connection::Connection::new(socket))
 }

@@ -1,9 +1,9 @@
 //! The control protocol's server: each request is answered once, in order but for file operations; events as they come.
 
 use crate::boot::{boot, failure, Sandbox};
-use crate::confine::cgroup::ControlGroups;
+use skerry_confine::cgroup::{ControlGroups, Needs};
 use crate::confine::namespaces::{self, Role, Wishes};
-use crate::connection::{Connection, Sender};
+use skerry_confine::connection::{Connection, Sender};
 use crate::file_workers::FileWorkers;
 use crate::limits::MemoryUse;
 use parking_lot::Mutex;
@@ -26,6 +26,9 @@ use std::time::{Duration, Instant};
 
 /// How long processes have to die at shutdown before the sentry goes anyway (the host then kills what is left).
 const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(3);
+
+/// Host tasks beside the guest's own: the zygote, the pool, processes on their way out after an exec.
+const SPARE_TASKS: u64 = 256;
 
 /// A program's standard streams, and the terminal behind them if they are one of ours.
 type Streams = ([Arc<OpenFile>; 3], Option<Arc<Console>>);
@@ -56,7 +59,8 @@ pub fn serve(mut connection: Connection) -> Result<ExitCode, Box<dyn std::error:
         return Ok(ExitCode::SUCCESS);
     };
     let without = |wish: &str| wanted.without.iter().any(|name| name == wish);
-    let groups = ControlGroups::make(&wanted.limits, wanted.require.contains(&Layer::Cgroup), without("cgroups"));
+    let needs = Needs { limits: &wanted.limits, spare_tasks: SPARE_TASKS };
+    let groups = ControlGroups::make(&needs, wanted.require.contains(&Layer::Cgroup), without("cgroups"));
     let wishes = Wishes {
         groups_to_remove: groups.any(),
         without_user_namespace: without("user_namespace"),

@@ -271,6 +271,22 @@ def check_sandbox() -> tuple[str, str, str]:
     return GOOD, text, ""
 
 
+def check_engines() -> tuple[str, str, str]:
+    """The other walls that are built: what this host grants them."""
+    from ..engines.base import ENGINES, engine
+
+    texts, mends = [], []
+    for name, _, _, built in ENGINES:
+        if not built or name == "sentry":
+            continue
+        probe = engine(name).probe()
+        texts.append(f"{name}: {'usable' if probe.usable else f'not usable: {probe.why}'}")
+        if not probe.usable and probe.mend:
+            mends.append(f"{name}: {probe.mend}")
+    found = "engines besides the sentry: " + ("; ".join(texts) or "none is built yet")
+    return (NOTE if mends else GOOD), found, "\n".join(mends)
+
+
 CHECKS = (
     ("kernel", check_kernel),
     ("user_notification", check_user_notification),
@@ -281,6 +297,7 @@ CHECKS = (
     ("namespaces", check_namespaces),
     ("sentry", check_sentry),
     ("limits", check_limits),
+    ("engines", check_engines),
     ("sandbox", check_sandbox),
 )
 

@@ -1,14 +1,20 @@
-"""What an engine is: something that makes a wall and answers the control protocol behind it."""
+"""What an engine is: something that makes a wall and answers the control protocol behind it.
+
+Every engine is asked in the same way: `capabilities` says what it can enforce at all, `probe` what this host grants it,
+`start` makes a guest, whose `client` speaks the control protocol (boot first) and whose `close` takes everything away.
+An option that the engine cannot enforce is an error that names both, never ignored.
+"""
 
 from __future__ import annotations
 
-from ..errors import EngineNotBuilt, UsageError
+from ..errors import EngineNotBuilt, EngineUnavailable, Unenforceable, UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Mapping
     from typing import Any, Protocol
 
+    from .._options import Options
     from ..control.client import Client
     from ..errors import SandboxError
 
@@ -17,15 +23,26 @@ if TYPE_CHECKING:
 
         client: Client
 
+        @property
+        def pid(self) -> int:
+            """The host's process id of the engine."""
+
         def close(self) -> None: ...
 
         def hand_over(self) -> dict[str, Any]:
             """After the client's last request: what another program in our place needs (state.rs of the attendant)."""
 
     class Engine(Protocol):
-        """Makes guests. An option that the engine cannot enforce is an error that names it, never ignored."""
+        """Makes guests."""
 
         name: str
+        capabilities: Capabilities
+
+        def boot(self, options: Options) -> dict[str, Any]:
+            """The parameters of the `boot` request."""
+
+        def probe(self) -> Probe:
+            """Whether it works on this host. To be tried, not guessed, and without a trace."""
 
         def start(
             self,
@@ -36,16 +53,42 @@ if TYPE_CHECKING:
             """Starts a guest that has not been booted yet; the caller sends `boot` as the first request."""
 
 
-#: Each engine: name, the wall, whether it is built.
+class Capabilities:
+    """What an engine can enforce. `refuses`: options that it cannot hold on any host, each with the reason."""
+
+    __slots__ = ("level", "refuses")
+
+    def __init__(self, level: int, refuses: Mapping[str, str] | None = None) -> None:
+        self.level = level
+        self.refuses = refuses or {}
+
+
+class Probe:
+    """What the host grants an engine: `why` not, and how to `mend` it, where it is not usable."""
+
+    __slots__ = ("mend", "usable", "why")
+
+    def __init__(self, usable: bool, why: str = "", mend: str = "") -> None:
+        self.usable = usable
+        self.why = why
+        self.mend = mend
+
+
+#: Each engine: name, isolation level, the wall, whether it is built. The levels: 1, the host's kernel decides by rules; 2, it
+#: shows a system of its own; 3, another kernel answers the application; 4, on virtual hardware.
 ENGINES = (
-    ("sentry", "a guest kernel in user space answers the application's system calls", True),
-    ("kvm", "the same guest kernel, the application behind virtual hardware", False),
-    ("microvm", "a Linux guest under a virtual machine monitor", False),
-    ("uml", "User Mode Linux", False),
-    ("unikernel", "a library operating system over a handful of host calls", False),
-    ("namespace", "namespaces, cgroups, capabilities and seccomp", False),
-    ("rules", "seccomp, Landlock and security labels on a plain process", False),
+    ("sentry", 3, "a guest kernel in user space answers the application's system calls", True),
+    ("kvm", 4, "the same guest kernel, the application behind virtual hardware", False),
+    ("microvm", 4, "a Linux guest under a virtual machine monitor", False),
+    ("uml", 3, "User Mode Linux", False),
+    ("unikernel", 4, "a library operating system over a handful of host calls", False),
+    ("namespace", 2, "namespaces, cgroups, capabilities and seccomp", True),
+    ("rules", 1, "seccomp, Landlock and security labels on a plain process", False),
 )
+
+LEVELS = (1, 2, 3, 4)
+
+AUTO = "auto"
 
 
 def engine(name: str) -> Engine:
@@ -54,6 +97,52 @@ def engine(name: str) -> Engine:
         from .sentry import SentryEngine
 
         return SentryEngine()
-    if any(name == known for known, _, _ in ENGINES):
+    if name == "namespace":
+        from .namespace import NamespaceEngine
+
+        return NamespaceEngine()
+    if any(name == row[0] for row in ENGINES):
         raise EngineNotBuilt(f"the engine {name!r} is not built yet; use 'sentry'")
     raise UsageError(f"there is no engine {name!r}; 'skerry engines' lists them", option="engine")
+
+
+def chosen(options: Options) -> Engine:
+    """The engine that the options name, or for "auto" the one of the highest level that can run them here."""
+    if options.engine == AUTO:
+        return _highest(options)
+    found = engine(options.engine)
+    problem = _refusal(found, options.given, options.min_isolation)
+    if problem is not None:
+        raise problem
+    return found
+
+
+def _refusal(found: Engine, given: Collection[str], min_isolation: int) -> Unenforceable | None:
+    can = found.capabilities
+    if can.level < min_isolation:
+        return Unenforceable(
+            "min_isolation",
+            found.name,
+            f"its level is {can.level}, and {min_isolation} was asked for; use an engine of that level",
+        )
+    for option, why in can.refuses.items():
+        if option in given:
+            return Unenforceable(option.split()[0], found.name, why)
+    return None
+
+
+def _highest(options: Options) -> Engine:
+    reasons = []
+    for name, _, _, built in sorted(ENGINES, key=lambda row: -row[1]):
+        if not built:
+            continue
+        found = engine(name)
+        problem = _refusal(found, options.given, options.min_isolation)
+        if problem is not None:
+            reasons.append(f"{name}: {problem}")
+            continue
+        probe = found.probe()
+        if probe.usable:
+            return found
+        reasons.append(f"{name}: {probe.why}")
+    raise EngineUnavailable("no engine can run this here:\n  " + "\n  ".join(reasons))

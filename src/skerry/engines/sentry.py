@@ -15,11 +15,14 @@ import time
 
 from .. import errors
 from ..control.client import Client
+from .base import Capabilities, Probe
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from typing import Any
+
+    from .._options import Options
 
 PROGRAM = "skerry-sentry"
 ATTENDANT = "skerry-attendant"
@@ -41,11 +44,16 @@ def find_sentry(environment: Mapping[str, str] | None = None) -> str:
 
 
 def find_attendant(environment: Mapping[str, str] | None = None) -> str:
-    """The path of the `skerry-attendant` program, which the command line becomes: beside the sentry that is in use."""
+    """The path of the `skerry-attendant` program, which the command line becomes."""
+    return find_beside(ATTENDANT, environment)
+
+
+def find_beside(program: str, environment: Mapping[str, str] | None = None) -> str:
+    """The path of another program of ours: beside the sentry that is in use."""
     environment = os.environ if environment is None else environment
     override = environment.get("SKERRY_SENTRY")
-    beside = os.path.join(os.path.dirname(override), ATTENDANT) if override else ""
-    return beside if _is_program(beside) else _find(ATTENDANT, environment)
+    beside = os.path.join(os.path.dirname(override), program) if override else ""
+    return beside if _is_program(beside) else _find(program, environment)
 
 
 def _find(program: str, environment: Mapping[str, str]) -> str:
@@ -111,34 +119,49 @@ class SentryEngine:
     """Starts sentries."""
 
     name = "sentry"
+    capabilities = Capabilities(level=3)
+
+    def boot(self, options: Options) -> dict[str, Any]:
+        """As the options have it."""
+        return options.boot_message()
+
+    def probe(self) -> Probe:
+        """By a sandbox that boots."""
+        from ..sandbox import Sandbox
+
+        try:
+            with Sandbox():
+                return Probe(True)
+        except errors.SkerryError as error:
+            return Probe(False, str(error), "'skerry doctor' says what is missing")
 
     def start(
         self,
         boot: Mapping[str, Any],
         on_event: Callable[[Mapping[str, Any]], None],
         on_end: Callable[[errors.SandboxError], None],
-    ) -> SentryGuest:
+    ) -> ProgramGuest:
         """A sentry that waits for its `boot`."""
-        return SentryGuest(find_sentry(), on_event, on_end)
+        return ProgramGuest([find_sentry()], os.environ, f"the guest kernel ({PROGRAM})", on_event, on_end)
 
 
 class _Child:
-    """A sentry's process: started without the `subprocess` module, whose import takes longer than the start."""
+    """An engine's process: started without the `subprocess` module, whose import takes longer than the start."""
 
-    def __init__(self, program: str, control: int, stderr: int) -> None:
+    def __init__(self, command: Sequence[str], environment: Mapping[str, str], control: int, stderr: int) -> None:
         """OSError where it cannot be started."""
         # Where a caller has closed standard streams, ours may have their numbers: out of the way first.
         control, stderr = (_above(descriptor) for descriptor in (control, stderr))
         try:
             self.pid = os.posix_spawn(
-                program,
-                [program, "--control-fd", "3"],
-                os.environ,
+                command[0],
+                [command[0], "--control-fd", "3", *command[1:]],
+                environment,
                 file_actions=[
                     (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDWR, 0),
                     (os.POSIX_SPAWN_DUP2, 0, 1),
                     (os.POSIX_SPAWN_DUP2, stderr, 2),
-                    (os.POSIX_SPAWN_DUP2, control, 3),  # the sentry closes all others itself
+                    (os.POSIX_SPAWN_DUP2, control, 3),  # the engine closes all others itself
                 ],
                 setsid=True,
                 setsigdef=_IGNORED_BY_PYTHON,
@@ -197,16 +220,19 @@ def _above(descriptor: int) -> int:
     return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 10)
 
 
-class SentryGuest:
-    """One sentry process and the client that speaks to it."""
+class ProgramGuest:
+    """One process of an engine's program, told `name` in messages, and the client that speaks to it."""
 
     def __init__(
         self,
-        program: str,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        name: str,
         on_event: Callable[[Mapping[str, Any]], None],
         on_end: Callable[[errors.SandboxError], None],
     ) -> None:
-        self._program = program
+        self._program = program = command[0]
+        self._name = name
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         self._stderr, stderr = os.pipe()
         self._stderr_tail = bytearray()
@@ -214,7 +240,7 @@ class SentryGuest:
         self._closed = False
         try:
             with theirs:
-                self._process = _Child(program, theirs.fileno(), stderr)
+                self._process = _Child(command, environment, theirs.fileno(), stderr)
         except OSError as error:
             ours.close()
             os.close(self._stderr)
@@ -232,7 +258,7 @@ class SentryGuest:
 
     @property
     def pid(self) -> int:
-        """The host's process id of the sentry."""
+        """The host's process id of the engine."""
         return self._process.pid
 
     def hand_over(self) -> dict[str, Any]:
@@ -246,13 +272,13 @@ class SentryGuest:
             "control": control,
             "engine_stderr": self._stderr,
             "engine_pid": self._process.pid,
-            "engine_program": PROGRAM,
+            "engine_name": self._name,
             "engine_cleanup": [self._program, "--sweep"],
             "unread": binascii.b2a_base64(unread, newline=False).decode("ascii"),
         }
 
     def close(self) -> None:
-        """Closes the control socket, waits until the sentry has ended everything, and kills it if it does not."""
+        """Closes the control socket, waits until the engine has ended everything, and kills it if it does not."""
         with self._closing:
             if self._closed:
                 return
@@ -262,7 +288,7 @@ class SentryGuest:
                 self._process.kill()
                 self._process.wait(_END_GRACE)
             if (self._process.poll() or 0) < 0:
-                # A sentry that was killed could not take its cgroups away. The end of its standard error: all are dead.
+                # An engine that was killed could not take its cgroups away. The end of its standard error: all are dead.
                 poll = select.poll()
                 poll.register(self._stderr, select.POLLIN)
                 while poll.poll(_END_GRACE * 1000) and self._read_stderr():
@@ -297,7 +323,7 @@ class SentryGuest:
             how = f"ended with status {status}"
         said = f"; it said:\n{text}" if text else ""
         return errors.SentryDied(
-            f"the guest kernel ({PROGRAM}) {how}, and every process of the sandbox ended with it; start a new sandbox{said}",
+            f"{self._name} {how}, and every process of the sandbox ended with it; start a new sandbox{said}",
             status=status,
             stderr=text,
         )

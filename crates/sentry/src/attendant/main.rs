@@ -110,7 +110,7 @@ struct Engine {
     control: OwnedFd,
     stderr: Option<OwnedFd>,
     pid: Pid,
-    program: String,
+    name: String,
     cleanup: Vec<String>,
     signals: Signals,
     buffer: Vec<u8>,
@@ -133,7 +133,7 @@ impl Engine {
             control: take_descriptor(state.control).map_err(tell)?,
             stderr: Some(take_descriptor(state.engine_stderr).map_err(tell)?),
             pid: Pid::from_raw(state.engine_pid).ok_or("the engine has no process")?,
-            program: state.engine_program.clone(),
+            name: state.engine_name.clone(),
             cleanup: state.engine_cleanup.clone(),
             buffer: base64::decode(&state.unread).unwrap_or_default(),
             next_identifier: state.spawn.get("id").and_then(Value::as_u64).unwrap_or(0) + 1,
@@ -327,8 +327,8 @@ impl Engine {
         };
         let text = String::from_utf8_lossy(&self.last_words);
         let said = if text.trim().is_empty() { String::new() } else { format!("; it said:\n{}", text.trim()) };
-        let program = &self.program;
-        format!("the guest kernel ({program}) {how}, and every process of the sandbox ended with it; start a new sandbox{said}")
+        let name = &self.name;
+        format!("{name} {how}, and every process of the sandbox ended with it; start a new sandbox{said}")
     }
 
     /// Ends the sandbox; nothing of it is left.

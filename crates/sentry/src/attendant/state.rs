@@ -10,9 +10,9 @@ pub struct State {
     pub control: i32,
     /// The engine's standard error.
     pub engine_stderr: i32,
-    /// The engine's process, a child of ours, and its program's name.
+    /// The engine's process, a child of ours, and what it is called in messages.
     pub engine_pid: i32,
-    pub engine_program: String,
+    pub engine_name: String,
     /// What takes away what the engine has left on the host, if it is killed.
     pub engine_cleanup: Vec<String>,
     /// The request that starts the command, with its descriptors.

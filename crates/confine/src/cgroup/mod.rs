@@ -49,9 +49,19 @@ struct Joined {
     guests: Option<File>,
 }
 
+/// What groups are made for.
+#[derive(Clone, Copy)]
+pub struct Needs<'a> {
+    pub limits: &'a Limits,
+    /// Host tasks beside the guest's own.
+    pub spare_tasks: u64,
+}
+
 impl ControlGroups {
-    /// Makes the groups that `limits` need: none if no limit needs one, unless groups are `required` by name.
-    pub fn make(limits: &Limits, required: bool, switched_off: bool) -> ControlGroups {
+    /// Makes the groups that the limits need: none if no limit needs one, unless groups are `required` by name or for what
+    /// nobody else holds.
+    pub fn make(needs: &Needs, required: bool, switched_off: bool) -> ControlGroups {
+        let limits = needs.limits;
         let mut groups = ControlGroups::default();
         let hierarchies = Hierarchies::read().map_err(|error| format!("/proc tells of no cgroups: {error}"));
         let cpu = hierarchies.as_ref().ok().and_then(|hierarchies| hierarchies.of(Controller::Cpu).ok());
@@ -67,13 +77,13 @@ impl ControlGroups {
         let wanted: Vec<Controller> = Controller::ALL.into_iter().filter(asked).collect();
         let hierarchies = if switched_off { Err("switched off by a test".into()) } else { hierarchies };
         match hierarchies {
-            Ok(hierarchies) => groups.make_in(&hierarchies, &wanted, limits),
+            Ok(hierarchies) => groups.make_in(&hierarchies, &wanted, needs),
             Err(why) => groups.reasons.extend(wanted.into_iter().map(|controller| (controller, why.clone()))),
         }
         groups
     }
 
-    fn make_in(&mut self, hierarchies: &Hierarchies, wanted: &[Controller], limits: &Limits) {
+    fn make_in(&mut self, hierarchies: &Hierarchies, wanted: &[Controller], needs: &Needs) {
         // What is in one hierarchy goes into one group.
         let mut places: Vec<(hierarchy::Place, Vec<Controller>)> = Vec::new();
         for &controller in wanted {
@@ -92,7 +102,7 @@ impl ControlGroups {
             places.push((two, Vec::new()));
         }
         for (place, controllers) in places {
-            match limit::make(&place, &controllers, limits) {
+            match limit::make(&place, &controllers, needs) {
                 Ok(joined) => self.joined.push(joined),
                 Err(why) => self.reasons.extend(controllers.into_iter().map(|controller| (controller, why.clone()))),
             }

@@ -4,9 +4,8 @@
 
 use super::group::{sweep, Group, GUESTS, SENTRY};
 use super::hierarchy::{Controller, Place, Version};
-use super::Joined;
+use super::{Joined, Needs};
 use rustix::fs::OFlags;
-use skerry_control::Limits;
 use std::collections::BTreeMap;
 use std::fs::{read_to_string, File};
 use std::io;
@@ -17,17 +16,14 @@ use std::time::Duration;
 const PERIOD_US: u64 = 100_000;
 /// The least quota that Linux takes.
 const LEAST_QUOTA_US: u64 = 1_000;
-/// Host tasks beside the guest's own: the zygote, the pool, processes on their way out after an exec.
-const SPARE_TASKS: u64 = 256;
-
 /// What is limited, with a remark on each; and the doors, as [`Joined`] has them.
 type Filled = (BTreeMap<Controller, &'static str>, Option<File>, Option<File>);
 
 /// A group for `controllers` in `place` with its limits set. The error says why there is none.
-pub fn make(place: &Place, controllers: &[Controller], limits: &Limits) -> Result<Joined, String> {
+pub fn make(place: &Place, controllers: &[Controller], needs: &Needs) -> Result<Joined, String> {
     match place.version {
-        Version::One => make_below(Version::One, &place.own, |group| fill_one(group, controllers, limits)),
-        Version::Two => make_two(place, controllers, limits),
+        Version::One => make_below(Version::One, &place.own, |group| fill_one(group, controllers, needs)),
+        Version::Two => make_two(place, controllers, needs),
     }
 }
 
@@ -43,35 +39,35 @@ fn make_below(version: Version, parent: &Path, fill: impl FnOnce(&Group) -> io::
     }
 }
 
-fn quota_us(limits: &Limits) -> u64 {
-    ((limits.cpus.unwrap_or(f64::MAX) * PERIOD_US as f64).round() as u64).max(LEAST_QUOTA_US)
+fn quota_us(needs: &Needs) -> u64 {
+    ((needs.limits.cpus.unwrap_or(f64::MAX) * PERIOD_US as f64).round() as u64).max(LEAST_QUOTA_US)
 }
 
-fn memory(limits: &Limits) -> String {
-    limits.memory.unwrap_or(u64::MAX).to_string()
+fn memory(needs: &Needs) -> String {
+    needs.limits.memory.unwrap_or(u64::MAX).to_string()
 }
 
 /// How many host tasks: the guest's, and what goes with them. `left_behind`: a limit that would hold otherwise.
-fn guest_tasks(limits: &Limits, left_behind: Option<u64>) -> String {
-    let own = u64::from(limits.pids.unwrap_or(u32::MAX)) + SPARE_TASKS;
+fn guest_tasks(needs: &Needs, left_behind: Option<u64>) -> String {
+    let own = u64::from(needs.limits.pids.unwrap_or(u32::MAX)) + needs.spare_tasks;
     left_behind.map_or(own, |other| own.min(other)).to_string()
 }
 
-fn fill_one(group: &Group, controllers: &[Controller], limits: &Limits) -> io::Result<Filled> {
+fn fill_one(group: &Group, controllers: &[Controller], needs: &Needs) -> io::Result<Filled> {
     let mut filled = BTreeMap::new();
     for controller in controllers {
         let remark = match controller {
             Controller::Memory => {
-                group.write("memory.limit_in_bytes", &memory(limits))?;
+                group.write("memory.limit_in_bytes", &memory(needs))?;
                 // Memory and swap together; not there where the host does not account for swap.
-                match group.write("memory.memsw.limit_in_bytes", &memory(limits)) {
+                match group.write("memory.memsw.limit_in_bytes", &memory(needs)) {
                     Ok(()) => "",
                     Err(_) => " (what the host swaps out is not counted)",
                 }
             }
             Controller::Cpu => {
                 group.write("cpu.cfs_period_us", &PERIOD_US.to_string())?;
-                match group.write("cpu.cfs_quota_us", &quota_us(limits).to_string()) {
+                match group.write("cpu.cfs_quota_us", &quota_us(needs).to_string()) {
                     // Version one refuses more than a group above has. That one's quota holds then.
                     Err(error) if error.raw_os_error() == Some(libc::EINVAL) && quota_above(group) => {
                         " (a smaller quota that it was started under holds)"
@@ -81,12 +77,12 @@ fn fill_one(group: &Group, controllers: &[Controller], limits: &Limits) -> io::R
             }
             // Where it shares a hierarchy with others, the sentry's threads count too: one for each blocked call.
             Controller::Pids if controllers.len() > 1 => {
-                let tasks = u64::from(limits.pids.unwrap_or(u32::MAX)) * 2 + SPARE_TASKS;
+                let tasks = u64::from(needs.limits.pids.unwrap_or(u32::MAX)) * 2 + needs.spare_tasks;
                 group.write("pids.max", &tasks.to_string())?;
                 ""
             }
             Controller::Pids => {
-                group.write("pids.max", &guest_tasks(limits, None))?;
+                group.write("pids.max", &guest_tasks(needs, None))?;
                 ""
             }
         };
@@ -100,12 +96,12 @@ fn quota_above(group: &Group) -> bool {
     group.path.ancestors().skip(1).any(|above| quota(Version::One, above).is_some())
 }
 
-fn make_two(place: &Place, controllers: &[Controller], limits: &Limits) -> Result<Joined, String> {
+fn make_two(place: &Place, controllers: &[Controller], needs: &Needs) -> Result<Joined, String> {
     let mut first_reason = None;
     let mut pids_left_behind: Option<u64> = None;
     for parent in place.upwards() {
         let made = hand_down(parent, controllers)
-            .and_then(|()| make_below(Version::Two, parent, |group| fill_two(group, controllers, limits, pids_left_behind)));
+            .and_then(|()| make_below(Version::Two, parent, |group| fill_two(group, controllers, needs, pids_left_behind)));
         let why = match made {
             Ok(joined) => return Ok(joined),
             Err(why) => first_reason.get_or_insert(why),
@@ -146,19 +142,19 @@ fn hand_down(parent: &Path, controllers: &[Controller]) -> Result<(), String> {
     })
 }
 
-fn fill_two(group: &Group, controllers: &[Controller], limits: &Limits, pids_left_behind: Option<u64>) -> io::Result<Filled> {
+fn fill_two(group: &Group, controllers: &[Controller], needs: &Needs, pids_left_behind: Option<u64>) -> io::Result<Filled> {
     let mut filled = BTreeMap::new();
     for controller in controllers {
         let remark = match controller {
             Controller::Memory => {
-                group.write("memory.max", &memory(limits))?;
+                group.write("memory.max", &memory(needs))?;
                 match group.write("memory.swap.max", "0") {
                     Ok(()) => "",
                     Err(_) => " (what the host swaps out is not counted)",
                 }
             }
             Controller::Cpu => {
-                group.write("cpu.max", &format!("{} {PERIOD_US}", quota_us(limits)))?;
+                group.write("cpu.max", &format!("{} {PERIOD_US}", quota_us(needs)))?;
                 ""
             }
             Controller::Pids => {
@@ -173,7 +169,7 @@ fn fill_two(group: &Group, controllers: &[Controller], limits: &Limits, pids_lef
     }
     group.make_inner(SENTRY)?;
     group.make_inner(GUESTS)?;
-    group.write(&format!("{GUESTS}/pids.max"), &guest_tasks(limits, pids_left_behind))?;
+    group.write(&format!("{GUESTS}/pids.max"), &guest_tasks(needs, pids_left_behind))?;
     let door = |inner: &str| group.open(&format!("{inner}/cgroup.procs"), OFlags::WRONLY).map(Some);
     Ok((filled, door(SENTRY)?, door(GUESTS)?))
 }
@@ -200,6 +196,7 @@ pub fn lowest_quota(place: &Place) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use skerry_control::Limits;
 
     /// A directory that has the files of a group, as plain files.
     fn fake(files: &[(&str, &str)]) -> std::path::PathBuf {
@@ -234,7 +231,7 @@ mod tests {
         let own = fake(&[("memory.max", "1000000\n")]);
         std::fs::create_dir(own.join("cgroup.subtree_control")).unwrap();
         let place = Place { version: Version::Two, top: own.parent().unwrap().to_owned(), own: own.clone() };
-        let why = make(&place, &[Controller::Memory], &Limits::default()).err().unwrap();
+        let why = make(&place, &[Controller::Memory], &Needs { limits: &Limits::default(), spare_tasks: 0 }).err().unwrap();
         assert!(why.contains("would escape its memory.max"), "{why}");
         std::fs::remove_dir_all(own).unwrap();
     }
@@ -242,9 +239,10 @@ mod tests {
     #[test]
     fn numbers() {
         let limits = Limits { cpus: Some(0.5), pids: Some(10), ..Limits::default() };
-        assert_eq!(quota_us(&limits), 50_000);
-        assert_eq!(quota_us(&Limits { cpus: Some(0.000_01), ..Limits::default() }), LEAST_QUOTA_US);
-        assert_eq!(guest_tasks(&limits, None), (10 + SPARE_TASKS).to_string());
-        assert_eq!(guest_tasks(&limits, Some(5)), "5");
+        let needs = Needs { limits: &limits, spare_tasks: 7 };
+        assert_eq!(quota_us(&needs), 50_000);
+        assert_eq!(quota_us(&Needs { limits: &Limits { cpus: Some(0.000_01), ..Limits::default() }, ..needs }), LEAST_QUOTA_US);
+        assert_eq!(guest_tasks(&needs, None), 17.to_string());
+        assert_eq!(guest_tasks(&needs, Some(5)), "5");
     }
 }

@@ -53,27 +53,42 @@ impl Connection {
     /// The next request, with the descriptors that came with it. `None`: the other end is closed.
     pub fn receive(&mut self) -> Result<Option<Received>, Box<dyn std::error::Error>> {
         loop {
-            if let Some(request) = frame::take::<Request>(&mut self.received)? {
-                let own = request.descriptors.min(self.descriptors.len());
-                let descriptors = self.descriptors.drain(..own).collect();
-                return Ok(Some((request, descriptors)));
+            if let Some(received) = self.next_buffered()? {
+                return Ok(Some(received));
             }
-            let mut bytes = [0u8; 65536];
-            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAXIMUM_DESCRIPTORS))];
-            let mut control = RecvAncillaryBuffer::new(&mut space);
-            let received = retry_on_intr(|| {
-                recvmsg(&self.socket, &mut [IoSliceMut::new(&mut bytes)], &mut control, RecvFlags::CMSG_CLOEXEC)
-            })?;
-            for message in control.drain() {
-                if let RecvAncillaryMessage::ScmRights(descriptors) = message {
-                    self.descriptors.extend(descriptors);
-                }
-            }
-            if received.bytes == 0 {
+            if !self.read()? {
                 return Ok(None);
             }
-            self.received.extend_from_slice(&bytes[..received.bytes]);
         }
+    }
+
+    /// A request that has come in whole.
+    pub fn next_buffered(&mut self) -> Result<Option<Received>, Box<dyn std::error::Error>> {
+        let Some(request) = frame::take::<Request>(&mut self.received)? else { return Ok(None) };
+        let own = request.descriptors.min(self.descriptors.len());
+        let descriptors = self.descriptors.drain(..own).collect();
+        Ok(Some((request, descriptors)))
+    }
+
+    /// Takes in what the socket has, and waits until it has something. False: the other end is closed.
+    pub fn read(&mut self) -> Result<bool, Box<dyn std::error::Error>> {
+        let mut bytes = [0u8; 65536];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAXIMUM_DESCRIPTORS))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let received =
+            retry_on_intr(|| recvmsg(&self.socket, &mut [IoSliceMut::new(&mut bytes)], &mut control, RecvFlags::CMSG_CLOEXEC))?;
+        for message in control.drain() {
+            if let RecvAncillaryMessage::ScmRights(descriptors) = message {
+                self.descriptors.extend(descriptors);
+            }
+        }
+        self.received.extend_from_slice(&bytes[..received.bytes]);
+        Ok(received.bytes > 0)
+    }
+
+    /// To be polled.
+    pub fn socket(&self) -> &OwnedFd {
+        &self.socket
     }
 }
 

@@ -1,0 +1,100 @@
+//! `skerry-agent`: the init of a guest that runs on the host's Linux kernel, or on one of its own. It answers the control
+//! protocol that the sentry answers, so that whoever drives a sandbox needs to know one only.
+//!
+//! Parts: `boot` (from the `boot` message to a guest), `namespace` (the wall of that name), `seccomp` (which calls programs
+//! may make, as data), `server` (requests, deaths and terminals, in one loop on one thread), `spawn` (from a fork to a
+//! program), `terminal`, `files`.
+//!
+//! One thread, always: programs are started by fork(2) and namespaces are entered, both of which ask for it.
+#![forbid(unsafe_code)]
+
+mod boot;
+mod files;
+mod namespace;
+mod seccomp;
+mod server;
+mod spawn;
+mod terminal;
+
+use rustix::fs::{MemfdFlags, SealFlags};
+use skerry_confine::connection::Connection;
+use skerry_control::{Failure, FailureKind};
+use std::ffi::CString;
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
+use std::process::ExitCode;
+
+/// Our own failure, as the command line tells it.
+const FAILURE: u8 = 125;
+
+const USAGE: &str = "usage: skerry-agent --control-fd N --engine namespace | --sweep | --version\n\
+    The init of one sandbox; started by the skerry command. N is a connected stream socket.\n\
+    --sweep takes away the cgroups that killed sandboxes have left, and prints them.";
+
+/// The whole program.
+pub fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let number = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["--version"] => {
+            println!("skerry-agent {}", env!("CARGO_PKG_VERSION"));
+            return ExitCode::SUCCESS;
+        }
+        ["--sweep"] => {
+            for path in skerry_confine::cgroup::sweep() {
+                println!("{}", path.display());
+            }
+            return ExitCode::SUCCESS;
+        }
+        ["--control-fd", number, "--engine", "namespace"] => number.parse().ok(),
+        _ => None,
+    };
+    let Some(number) = number else {
+        eprintln!("{USAGE}");
+        return ExitCode::from(2);
+    };
+    match run(number) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("skerry-agent: {error}");
+            ExitCode::from(FAILURE)
+        }
+    }
+}
+
+fn run(control: i32) -> Result<ExitCode, Box<dyn std::error::Error>> {
+    // What the caller may have left open besides is not for us, and less so for the programs that we run.
+    skerry_platform::foreground::close_all_but([0, 1, 2, control]);
+    become_sealed(control)?;
+    let socket = skerry_platform::own::take_descriptor(control)?;
+    boot::serve(Connection::new(socket))
+}
+
+/// Goes on as a sealed copy of ourselves: a program that gets hold of /proc/PID/exe has nothing of the host's to write to.
+fn become_sealed(control: i32) -> Result<(), Box<dyn std::error::Error>> {
+    let own = std::fs::File::open("/proc/self/exe")?;
+    if rustix::fs::fcntl_get_seals(&own).is_ok_and(|seals| seals.contains(SealFlags::WRITE)) {
+        return Ok(());
+    }
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    // Kernels from before 6.3 know no MFD_EXEC, and give what it asks for.
+    let copy = rustix::fs::memfd_create("skerry-agent", flags | MemfdFlags::EXEC)
+        .or_else(|_| rustix::fs::memfd_create("skerry-agent", flags))?;
+    let mut left = own.metadata()?.len();
+    while left > 0 {
+        match rustix::fs::sendfile(&copy, &own, None, left as usize)? {
+            0 => break,
+            count => left = left.saturating_sub(count as u64),
+        }
+    }
+    rustix::fs::fcntl_add_seals(&copy, SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL)?;
+    // Whoever executes a file must be able to read it again by descriptor: not through one that can write.
+    let copy = std::fs::File::open(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&copy)))?;
+    let socket = skerry_platform::own::take_descriptor(control)?;
+    rustix::io::fcntl_setfd(&socket, rustix::io::FdFlags::empty())?;
+    let arguments: Result<Vec<CString>, _> = std::env::args_os().map(|word| CString::new(word.as_bytes())).collect();
+    Err(skerry_platform::agent::execute_file(copy.as_fd(), &arguments?).into())
+}
+
+pub(crate) fn failure(kind: FailureKind, message: impl std::fmt::Display) -> Failure {
+    Failure { kind, message: message.to_string(), errno: None }
+}

@@ -1,0 +1,398 @@
+//! The control protocol's server: one loop on one thread. It waits for requests, for deaths, for terminals and for file
+//! operations (each a fork that writes its answer into a pipe); every request is answered once, events come as they come.
+
+use crate::failure;
+use crate::files;
+use crate::namespace::Guest;
+use crate::spawn::{self, Streams, Surroundings};
+use crate::terminal::Terminal;
+use rustix::event::{poll, PollFd, PollFlags, Timespec};
+use serde_json::{json, Value};
+use skerry_confine::cgroup::{ControlGroups, Controller, MemoryEvents};
+use skerry_confine::connection::{Connection, Sender};
+use skerry_control::{
+    Booted, Bytes, Call, Event, Failure, FailureKind, FileCall, ProcessState, SignalTarget, Spawn, Spawned, Stdio, Usage,
+};
+use skerry_platform::agent::{fork, kill, leave, reap, Dead};
+use skerry_platform::foreground::Signals;
+use std::collections::{BTreeMap, VecDeque};
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+/// How long processes have to die at shutdown before the init goes anyway (the host then kills what is left).
+const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(3);
+/// How long a terminal's output may take to the caller after the program's end.
+const OUTPUT_PATIENCE: Duration = Duration::from_secs(5);
+/// File operations under way.
+const MOST_FILE_OPERATIONS: usize = 8;
+
+/// A guest that is ready, and what is known of it.
+pub struct Sandbox {
+    pub booted: Booted,
+    pub guest: Guest,
+    pub process_limit: Option<u64>,
+    pub memory: Option<MemoryEvents>,
+    pub memory_limit: Option<u64>,
+    pub groups: ControlGroups,
+}
+
+struct Program {
+    arguments: Vec<Bytes>,
+    started: Instant,
+    terminal: Option<Terminal>,
+    /// It has ended; told when its terminal's output is with the caller, or at this time.
+    end: Option<(Dead, Instant)>,
+}
+
+/// A file operation under way: whose answer comes through `pipe`.
+struct Job {
+    request: u64,
+    pipe: OwnedFd,
+    answer: Vec<u8>,
+}
+
+struct Server {
+    sandbox: Sandbox,
+    sender: Sender,
+    started: Instant,
+    programs: BTreeMap<u32, Program>,
+    jobs: Vec<Job>,
+    waiting: VecDeque<(u64, FileCall)>,
+    /// Kills for want of memory that have been told.
+    kills: u64,
+}
+
+/// Serves until the other end closes or says `shutdown`; then nothing of the guest's is left.
+pub fn serve(mut connection: Connection, sandbox: Sandbox) -> Result<(), Box<dyn std::error::Error>> {
+    let signals = Signals::take(&[libc::SIGCHLD], &[])?;
+    let mut server = Server {
+        sandbox,
+        sender: connection.sender(),
+        started: Instant::now(),
+        programs: BTreeMap::new(),
+        jobs: Vec::new(),
+        waiting: VecDeque::new(),
+        kills: 0,
+    };
+    let result = server.run(&mut connection, &signals);
+    server.end_all();
+    if let Ok(Some(request)) = result {
+        server.sender.reply(request, Ok(json!({})));
+    }
+    Ok(())
+}
+
+fn no_process(process: u32) -> Failure {
+    failure(FailureKind::NoProcess, format!("there is no process {process} that was started from outside and still lives"))
+}
+
+/// What is polled beside the socket and the deaths.
+enum Source {
+    Input(u32),
+    Master(u32),
+    Output(u32),
+    Job(usize),
+}
+
+impl Server {
+    /// The request to end, if that is why.
+    fn run(&mut self, connection: &mut Connection, signals: &Signals) -> Result<Option<u64>, Box<dyn std::error::Error>> {
+        loop {
+            while let Some((request, descriptors)) = connection.next_buffered()? {
+                match request.call {
+                    Call::Shutdown => return Ok(Some(request.id)),
+                    Call::File(call) => self.waiting.push_back((request.id, call)),
+                    call => {
+                        let outcome = self.answer(call, descriptors);
+                        self.sender.reply(request.id, outcome);
+                    }
+                }
+            }
+            self.start_jobs();
+            self.tell_ends();
+            let (control, deaths, ready) = self.wait(connection, signals);
+            for (source, flags) in ready {
+                self.serve_source(source, flags);
+            }
+            self.finish_jobs();
+            if deaths {
+                while signals.next().is_some() {}
+                self.take_deaths();
+            }
+            if control && !connection.read()? {
+                return Ok(None);
+            }
+        }
+    }
+
+    fn wait(&self, connection: &Connection, signals: &Signals) -> (bool, bool, Vec<(Source, PollFlags)>) {
+        let mut sources = Vec::new();
+        let mut polled =
+            vec![PollFd::new(connection.socket(), PollFlags::IN), PollFd::new(signals.descriptor(), PollFlags::IN)];
+        for (process, program) in &self.programs {
+            let Some(terminal) = &program.terminal else { continue };
+            let (input, (master, reads, writes), output) = terminal.wishes();
+            if let Some(input) = input {
+                sources.push(Source::Input(*process));
+                polled.push(PollFd::new(input, PollFlags::IN));
+            }
+            if reads || writes {
+                let mut flags = PollFlags::empty();
+                flags.set(PollFlags::IN, reads);
+                flags.set(PollFlags::OUT, writes);
+                sources.push(Source::Master(*process));
+                polled.push(PollFd::new(master, flags));
+            }
+            if let Some(output) = output {
+                sources.push(Source::Output(*process));
+                polled.push(PollFd::new(output, PollFlags::OUT));
+            }
+        }
+        for (index, job) in self.jobs.iter().enumerate() {
+            sources.push(Source::Job(index));
+            polled.push(PollFd::new(&job.pipe, PollFlags::IN));
+        }
+        let deadline = self.programs.values().filter_map(|program| program.end.as_ref().map(|(_, deadline)| *deadline)).min();
+        let timeout = deadline.map(|deadline| {
+            let left = deadline.saturating_duration_since(Instant::now());
+            Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() }
+        });
+        let _ = poll(&mut polled, timeout.as_ref());
+        let is_ready = |place: usize| polled.get(place).is_some_and(|one| !one.revents().is_empty());
+        let (control, deaths) = (is_ready(0), is_ready(1));
+        let flags: Vec<PollFlags> = polled.iter().skip(2).map(PollFd::revents).collect();
+        let ready = sources.into_iter().zip(flags).filter(|(_, flags)| !flags.is_empty()).collect();
+        (control, deaths, ready)
+    }
+
+    fn serve_source(&mut self, source: Source, flags: PollFlags) {
+        match source {
+            Source::Input(process) => self.with_terminal(process, Terminal::take_input),
+            Source::Output(process) => self.with_terminal(process, Terminal::give_output),
+            Source::Master(process) => {
+                if flags.contains(PollFlags::OUT) {
+                    self.with_terminal(process, Terminal::give_keys);
+                }
+                if flags.intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR) {
+                    self.with_terminal(process, Terminal::take_output);
+                }
+            }
+            Source::Job(index) => {
+                let Some(job) = self.jobs.get_mut(index) else { return };
+                let mut bytes = [0; 1 << 16];
+                match rustix::io::retry_on_intr(|| rustix::io::read(&job.pipe, &mut bytes)) {
+                    Ok(count) if count > 0 => job.answer.extend_from_slice(&bytes[..count]),
+                    _ => {
+                        // Its end: taken out by `finish_jobs`.
+                        let answer = std::mem::take(&mut job.answer);
+                        let outcome = serde_json::from_slice::<Result<Value, Failure>>(&answer).unwrap_or_else(|_| {
+                            Err(failure(FailureKind::Internal, "the process that was to serve it was killed"))
+                        });
+                        self.sender.reply(job.request, outcome);
+                        job.request = u64::MAX;
+                    }
+                }
+            }
+        }
+    }
+
+    fn with_terminal(&mut self, process: u32, act: impl FnOnce(&mut Terminal)) {
+        if let Some(terminal) = self.programs.get_mut(&process).and_then(|program| program.terminal.as_mut()) {
+            act(terminal);
+        }
+    }
+
+    fn answer(&mut self, call: Call, descriptors: Vec<OwnedFd>) -> Result<Value, Failure> {
+        match call {
+            Call::Boot(_) => Err(failure(FailureKind::Invalid, "the sandbox has been made already")),
+            Call::Spawn(spawn) => self.spawn(&spawn, descriptors),
+            Call::Signal { process, signal, target } => self.signal(process, signal, target),
+            Call::Resize { process, columns, rows } => {
+                let program = self.programs.get(&process).ok_or_else(|| no_process(process))?;
+                let terminal = program.terminal.as_ref().ok_or_else(|| {
+                    failure(FailureKind::Invalid, format!("process {process} was started without a terminal"))
+                })?;
+                terminal.resize(columns, rows);
+                Ok(json!({}))
+            }
+            Call::Processes => {
+                let state = |(process, program): (&u32, &Program)| ProcessState {
+                    process: *process,
+                    arguments: program.arguments.clone(),
+                };
+                let living = self.programs.iter().filter(|(_, program)| program.end.is_none());
+                Ok(json!({ "processes": living.map(state).collect::<Vec<_>>() }))
+            }
+            Call::Usage => Ok(json!(self.usage())),
+            Call::Info => Ok(json!(self.sandbox.booted)),
+            Call::File(_) | Call::Shutdown => Ok(json!({})),
+        }
+    }
+
+    fn spawn(&mut self, spawn: &Spawn, descriptors: Vec<OwnedFd>) -> Result<Value, Failure> {
+        let (streams, terminal) = self.streams(&spawn.stdio, descriptors)?;
+        let around = Surroundings {
+            guest: &self.sandbox.guest,
+            process_limit: self.sandbox.process_limit,
+            dies_first: self.sandbox.groups.version_of(Controller::Memory).is_some(),
+        };
+        let pid = spawn::start(spawn, streams, &around)?;
+        let process = pid as u32;
+        let program = Program { arguments: spawn.arguments.clone(), started: Instant::now(), terminal, end: None };
+        self.programs.insert(process, program);
+        Ok(json!(Spawned { process }))
+    }
+
+    fn streams(&self, wanted: &Stdio, descriptors: Vec<OwnedFd>) -> Result<(Streams, Option<Terminal>), Failure> {
+        let internal = |error: &dyn std::fmt::Display| failure(FailureKind::Internal, error);
+        let copy = |descriptor: &OwnedFd| descriptor.try_clone().map_err(|error| internal(&error));
+        let take = |index: usize| {
+            let found = descriptors.get(index);
+            found
+                .ok_or_else(|| failure(FailureKind::Invalid, format!("descriptor {index} did not come with the request")))
+                .and_then(copy)
+        };
+        match wanted {
+            Stdio::Descriptors(indices) => {
+                let one = |index: Option<usize>| index.map_or_else(spawn::null, take);
+                let descriptors = [one(indices[0])?, one(indices[1])?, one(indices[2])?];
+                Ok((Streams { descriptors, terminal: false }, None))
+            }
+            Stdio::Terminal { input, output, error, columns, rows } => {
+                let (terminal, peer) =
+                    Terminal::open(&self.sandbox.guest.tree.terminals, take(*input)?, take(*output)?, *columns, *rows)
+                        .map_err(|error| failure(FailureKind::Internal, format!("a terminal cannot be made: {error}")))?;
+                let error = match error {
+                    Some(index) => take(*index)?,
+                    None => copy(&peer)?,
+                };
+                Ok((Streams { descriptors: [copy(&peer)?, peer, error], terminal: true }, Some(terminal)))
+            }
+        }
+    }
+
+    fn signal(&self, process: u32, number: i32, target: SignalTarget) -> Result<Value, Failure> {
+        if !(1..=64).contains(&number) {
+            return Err(failure(FailureKind::Invalid, format!("{number} is not a signal (1-64)")));
+        }
+        if target == SignalTarget::All {
+            let _ = kill(-1, number); // nobody is there: nobody is to be told
+            return Ok(json!({}));
+        }
+        // One that is not reaped yet keeps its number; one that is told of no longer is none of ours.
+        let program = self.programs.get(&process).filter(|program| program.end.is_none());
+        let pid = program.and_then(|_| i32::try_from(process).ok()).ok_or_else(|| no_process(process))?;
+        let _ = kill(if target == SignalTarget::Group { -pid } else { pid }, number);
+        Ok(json!({}))
+    }
+
+    fn usage(&self) -> Usage {
+        let memory_files = rustix::fs::fstatfs(&self.sandbox.guest.tree.stage)
+            .map_or(0, |state| state.f_blocks.saturating_sub(state.f_bfree).saturating_mul(state.f_bsize as u64));
+        Usage {
+            wall_ns: self.started.elapsed().as_nanos() as u64,
+            pids: tasks().saturating_sub(1),
+            memory_files,
+            peak_memory: self.sandbox.memory.as_ref().map_or(0, MemoryEvents::peak),
+            ..Usage::default()
+        }
+    }
+
+    /// Reaps whatever has died: programs of ours, and orphans.
+    fn take_deaths(&mut self) {
+        while let Some(dead) = reap() {
+            let process = dead.pid as u32;
+            if dead.end.is_err() {
+                self.tell_kills(process);
+            }
+            if let Some(program) = self.programs.get_mut(&process).filter(|program| program.end.is_none()) {
+                program.end = Some((dead, Instant::now() + OUTPUT_PATIENCE));
+            }
+        }
+    }
+
+    /// The host has killed for want of memory: told once for each.
+    fn tell_kills(&mut self, process: u32) {
+        let (Some(memory), Some(limit)) = (&self.sandbox.memory, self.sandbox.memory_limit) else { return };
+        let kills = memory.kills();
+        if kills > self.kills {
+            self.kills = kills;
+            self.sender.event(&Event::OutOfMemory { process, limit });
+        }
+    }
+
+    /// Tells of ends as they come: a terminal's output is with the caller first.
+    fn tell_ends(&mut self) {
+        let now = Instant::now();
+        let mut told = Vec::new();
+        for (process, program) in &mut self.programs {
+            let Some((_, deadline)) = &program.end else { continue };
+            let mut shown = |terminal: &mut Terminal| terminal.is_drained() || terminal.nothing_more_now();
+            if *deadline <= now || program.terminal.as_mut().is_none_or(&mut shown) {
+                told.push(*process);
+            }
+        }
+        for process in told {
+            let Some(program) = self.programs.remove(&process) else { continue };
+            let Some((dead, _)) = program.end else { continue };
+            let usage = Usage {
+                user_ns: dead.user.as_nanos() as u64,
+                system_ns: dead.system.as_nanos() as u64,
+                wall_ns: program.started.elapsed().as_nanos() as u64,
+                peak_memory: self.sandbox.memory.as_ref().map_or(0, MemoryEvents::peak).max(dead.peak_resident_bytes),
+                ..Usage::default()
+            };
+            let (status, signal, core_dumped) = match dead.end {
+                Ok(status) => (Some(status), None, false),
+                Err((signal, core)) => (None, Some(signal), core),
+            };
+            self.sender.event(&Event::Exited { process, status, signal, core_dumped, usage });
+        }
+    }
+
+    fn start_jobs(&mut self) {
+        while self.jobs.len() < MOST_FILE_OPERATIONS {
+            let Some((request, call)) = self.waiting.pop_front() else { return };
+            let made = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
+                .map_err(|error| failure(FailureKind::Internal, error));
+            let made = made.and_then(|(pipe, tell)| match fork() {
+                Err(error) => Err(failure(FailureKind::Internal, format!("no process can serve it: {error}"))),
+                Ok(Some(_)) => Ok(pipe),
+                Ok(None) => {
+                    skerry_platform::agent::die_with_parent();
+                    let answer = files::answer(call);
+                    let bytes = serde_json::to_vec(&answer).unwrap_or_default();
+                    let _ = std::io::Write::write_all(&mut std::fs::File::from(tell), &bytes);
+                    leave(0)
+                }
+            });
+            match made {
+                Ok(pipe) => self.jobs.push(Job { request, pipe, answer: Vec::new() }),
+                Err(failure) => self.sender.reply(request, Err(failure)),
+            }
+        }
+    }
+
+    fn finish_jobs(&mut self) {
+        self.jobs.retain(|job| job.request != u64::MAX);
+    }
+
+    /// Ends every process and waits until they are gone.
+    fn end_all(&self) {
+        let deadline = Instant::now() + SHUTDOWN_PATIENCE;
+        while kill(-1, libc::SIGKILL).is_ok() && Instant::now() < deadline {
+            while reap().is_some() {}
+            if tasks() <= 1 {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+/// Processes of the guest, its init among them.
+fn tasks() -> u32 {
+    let is_process = |name: &std::ffi::OsStr| name.as_encoded_bytes().iter().all(u8::is_ascii_digit);
+    std::fs::read_dir("/proc")
+        .map_or(1, |entries| entries.flatten().filter(|entry| is_process(&entry.file_name())).count() as u32)
+}

@@ -1,0 +1,168 @@
+//! What `skerry-agent` needs of its host beyond the safe calls: a fork's way to its program, mounts by descriptor, the deaths
+//! of children with what they used. All of it in a process of one thread.
+
+use crate::HostError;
+use rustix::thread::UnshareFlags;
+use std::ffi::{CStr, CString};
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::time::Duration;
+
+/// Leaves for new namespaces (CLONE_NEW* flags only), with one thread.
+pub fn unshare(namespaces: UnshareFlags) -> io::Result<()> {
+    let shared = UnshareFlags::FILES | UnshareFlags::FS | UnshareFlags::SYSVSEM;
+    // SAFETY: no descriptor table is parted with: the flags that could are taken out.
+    Ok(unsafe { rustix::thread::unshare_unsafe(namespaces - shared) }?)
+}
+
+/// MOUNT_ATTR_* flags for a mount and, if asked, those below it (mount_setattr(2)).
+pub fn set_mount_attributes(mount: BorrowedFd, attributes: u64, recursive: bool) -> io::Result<()> {
+    #[repr(C)]
+    struct MountAttributes {
+        set: u64,
+        clear: u64,
+        propagation: u64,
+        user_namespace: u64,
+    }
+    let wanted = MountAttributes { set: attributes, clear: 0, propagation: 0, user_namespace: 0 };
+    let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
+    let size = std::mem::size_of::<MountAttributes>();
+    // SAFETY: an empty string, a plain structure of ours and its size.
+    let done = unsafe { libc::syscall(libc::SYS_mount_setattr, mount.as_raw_fd(), c"".as_ptr(), flags, &wanted, size) };
+    if done == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// The loopback interface of our network namespace is up.
+pub fn raise_loopback() -> io::Result<()> {
+    // SAFETY: a socket of ours; the request is a plain structure that names "lo".
+    unsafe {
+        let socket = libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0);
+        if socket < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let socket = OwnedFd::from_raw_fd(socket);
+        let mut request: libc::ifreq = std::mem::zeroed();
+        request.ifr_name[0] = b'l' as libc::c_char;
+        request.ifr_name[1] = b'o' as libc::c_char;
+        request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
+        if libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &request) != 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
+}
+
+/// A session keyring of our own, so that the caller's keys are out of reach. Hosts without keyrings have none to hide.
+pub fn leave_keyring() {
+    const KEYCTL_JOIN_SESSION_KEYRING: libc::c_long = 1;
+    // SAFETY: a null name makes an anonymous one.
+    unsafe { libc::syscall(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, std::ptr::null::<libc::c_char>()) };
+}
+
+/// A child that has ended, and what it and those it waited for have used.
+pub struct Dead {
+    pub pid: i32,
+    /// Of an exit, 0 to 255; else the signal, and whether there is a core file.
+    pub end: Result<i32, (i32, bool)>,
+    pub user: Duration,
+    pub system: Duration,
+    pub peak_resident_bytes: u64,
+}
+
+/// The next child that has ended, if one has. Never waits.
+pub fn reap() -> Option<Dead> {
+    let mut status = 0;
+    // SAFETY: plain structures of ours, which the host fills where it returns a pid.
+    let (pid, usage) = unsafe {
+        let mut usage: libc::rusage = std::mem::zeroed();
+        (libc::wait4(-1, &mut status, libc::WNOHANG | libc::__WALL, &mut usage), usage)
+    };
+    if pid <= 0 {
+        return None;
+    }
+    let time = |value: libc::timeval| Duration::new(value.tv_sec.max(0) as u64, value.tv_usec.clamp(0, 999_999) as u32 * 1000);
+    let end = if libc::WIFSIGNALED(status) {
+        Err((libc::WTERMSIG(status), libc::WCOREDUMP(status)))
+    } else {
+        Ok(libc::WEXITSTATUS(status))
+    };
+    let peak_resident_bytes = usage.ru_maxrss.max(0) as u64 * 1024;
+    Some(Dead { pid, end, user: time(usage.ru_utime), system: time(usage.ru_stime), peak_resident_bytes })
+}
+
+/// kill(2): `pid` as there, also negative. With signals that have no name too.
+pub fn kill(pid: i32, signal: i32) -> io::Result<()> {
+    // SAFETY: numbers only.
+    if unsafe { libc::kill(pid, signal) } == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// In a fork: signals as a program expects them, none blocked, none ignored.
+pub fn reset_signals() {
+    // SAFETY: default actions, an empty mask; numbers that are refused (SIGKILL, the C library's own) do not matter.
+    unsafe {
+        for number in 1..=64 {
+            libc::signal(number, libc::SIG_DFL);
+        }
+        let mut none: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&mut none);
+        libc::sigprocmask(libc::SIG_SETMASK, &none, std::ptr::null_mut());
+    }
+}
+
+/// Lets a fork die when its parent does.
+pub fn die_with_parent() {
+    let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
+}
+
+/// execve(2); returns only where it fails.
+pub fn execute(program: &CStr, arguments: &[CString], environment: &[CString]) -> io::Error {
+    let (arguments, environment) = (pointers(arguments), pointers(environment));
+    // SAFETY: null-terminated arrays of strings that outlive the call.
+    unsafe { libc::execve(program.as_ptr(), arguments.as_ptr(), environment.as_ptr()) };
+    io::Error::last_os_error()
+}
+
+/// Executes what an open file holds, with our own arguments and no environment.
+pub fn execute_file(file: BorrowedFd, arguments: &[CString]) -> io::Error {
+    let (arguments, environment) = (pointers(arguments), [std::ptr::null::<libc::c_char>()]);
+    // SAFETY: as above.
+    unsafe {
+        libc::syscall(
+            libc::SYS_execveat,
+            file.as_raw_fd(),
+            c"".as_ptr(),
+            arguments.as_ptr(),
+            environment.as_ptr(),
+            libc::AT_EMPTY_PATH,
+        )
+    };
+    io::Error::last_os_error()
+}
+
+fn pointers(strings: &[CString]) -> Vec<*const libc::c_char> {
+    strings.iter().map(|string| string.as_ptr()).chain([std::ptr::null()]).collect()
+}
+
+/// A fork, while there is one thread. `Ok(None)` in the child.
+pub fn fork() -> Result<Option<i32>, HostError> {
+    // SAFETY: with one thread the child has the whole program in a consistent state.
+    match unsafe { libc::fork() } {
+        -1 => Err(HostError::last("fork")),
+        0 => Ok(None),
+        pid => Ok(Some(pid)),
+    }
+}
+
+/// Leaves a fork without the parent's tidying up.
+pub fn leave(status: i32) -> ! {
+    // SAFETY: ends the process.
+    unsafe { libc::_exit(status) }
+}

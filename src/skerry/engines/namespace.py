@@ -1,0 +1,70 @@
+"""The `namespace` engine: the host's kernel, which shows the guest a system of its own. `skerry-agent` is the guest's init."""
+
+from __future__ import annotations
+
+import os
+
+from .. import errors
+from ..control import messages
+from .base import Capabilities, Probe
+from .sentry import ProgramGuest, find_beside
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Any
+
+    from .._options import Options
+
+PROGRAM = "skerry-agent"
+
+
+class NamespaceEngine:
+    """Starts agents, each the init of one guest."""
+
+    name = "namespace"
+    capabilities = Capabilities(
+        level=2,
+        refuses={
+            "trace": "the host's kernel answers system calls, and tells nobody of them",
+            "profile": "there is no guest kernel between programs and the host's files",
+        },
+    )
+
+    def boot(self, options: Options) -> dict[str, Any]:
+        """As the options have it. Without privileges an overlay cannot be written to below directories of others: those that
+        the caller is likely to mean get one of their own.
+        """
+        boot = options.boot_message()
+        if os.geteuid() == 0 or options.overlay_dir is not None:
+            return boot
+        taken = {messages.read_bytes(mount["target"]) for mount in boot["mounts"]}
+        likely = {os.path.realpath(options.cwd), os.path.realpath(options.environment.get("HOME", "/"))}
+        for path in sorted(likely, reverse=True):
+            try:
+                own = os.stat(path).st_uid == os.geteuid() and os.path.isdir(path)
+            except OSError:
+                continue
+            if own and not any(f"{path}/".startswith(f"{place}/") for place in taken if place != "/"):
+                boot["mounts"].insert(1, messages.mount_overlay(path, path, None))
+        return boot
+
+    def probe(self) -> Probe:
+        """By a guest that boots."""
+        from ..sandbox import Sandbox
+
+        try:
+            with Sandbox(engine=self.name):
+                return Probe(True)
+        except errors.SkerryError as error:
+            return Probe(False, str(error), "run it as root, or allow user namespaces: see above")
+
+    def start(
+        self,
+        boot: Mapping[str, Any],
+        on_event: Callable[[Mapping[str, Any]], None],
+        on_end: Callable[[errors.SandboxError], None],
+    ) -> ProgramGuest:
+        """An agent that waits for its `boot`. Of the caller's environment it gets nothing."""
+        command = [find_beside(PROGRAM), "--engine", self.name]
+        return ProgramGuest(command, {}, f"the guest's init ({PROGRAM})", on_event, on_end)
