@@ -37,6 +37,9 @@ impl Parts {
     }
 }
 
+/// A part, and its metadata where the search has shown them.
+type Shown = (Arc<dyn Inode>, Option<Metadata>);
+
 pub(super) struct Place {
     /// `None`: the root.
     pub parent: Option<Arc<OverlayInode>>,
@@ -123,7 +126,7 @@ impl OverlayInode {
         self.lower_child_shown(parts, name).map(|found| found.map(|(inode, _)| inode))
     }
 
-    fn lower_child_shown(&self, parts: &Parts, name: &[u8]) -> Result<Option<(Arc<dyn Inode>, Option<Metadata>)>> {
+    fn lower_child_shown(&self, parts: &Parts, name: &[u8]) -> Result<Option<Shown>> {
         match &parts.lower {
             Some(lower) => match lower.lookup_shown(name) {
                 Err(Errno::ENOENT | Errno::ENOTDIR) => Ok(None),
