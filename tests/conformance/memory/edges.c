@@ -114,7 +114,7 @@ static void data(void)
     CHECK_ERR(read(ends[0], closed_page, 4), EFAULT);
     while (read(ends[0], bytes, sizeof bytes) > 0) { }
     /* Of a file, as much as fits; the offset says how much that was. */
-    int file = make_file("edges", "0123456789");
+    int file = make_file("edge.data", "0123456789");
     memset(open_page, 'a', PAGE);
     CHECK_OR(read(file, closed_page - 4, 8), 4, EFAULT);
     long at = lseek(file, 0, SEEK_CUR);
@@ -124,7 +124,7 @@ static void data(void)
     CHECK(memcmp(closed_page - 10, "0123456789", 10) == 0);
     CHECK_EQ(write(file, closed_page - 10, 10), 10);
     close(file);
-    unlink("edges");
+    unlink("edge.data");
     /* All sizes around what is thought of as small. */
     static char out[70000], in[70000];
     for (size_t i = 0; i < sizeof out; i++) out[i] = i * 7 + i / 251;
