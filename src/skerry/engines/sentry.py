@@ -272,7 +272,7 @@ class ProgramGuest:
             "control": control,
             "engine_stderr": self._stderr,
             "engine_pid": self._process.pid,
-            "engine_name": self._name,
+            "engine_program": self._name,
             "engine_cleanup": [self._program, "--sweep"],
             "unread": binascii.b2a_base64(unread, newline=False).decode("ascii"),
         }

@@ -133,7 +133,7 @@ impl Engine {
             control: take_descriptor(state.control).map_err(tell)?,
             stderr: Some(take_descriptor(state.engine_stderr).map_err(tell)?),
             pid: Pid::from_raw(state.engine_pid).ok_or("the engine has no process")?,
-            name: state.engine_name.clone(),
+            name: state.engine_program.clone(),
             cleanup: state.engine_cleanup.clone(),
             buffer: base64::decode(&state.unread).unwrap_or_default(),
             next_identifier: state.spawn.get("id").and_then(Value::as_u64).unwrap_or(0) + 1,

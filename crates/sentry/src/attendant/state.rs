@@ -12,7 +12,7 @@ pub struct State {
     pub engine_stderr: i32,
     /// The engine's process, a child of ours, and what it is called in messages.
     pub engine_pid: i32,
-    pub engine_name: String,
+    pub engine_program: String,
     /// What takes away what the engine has left on the host, if it is killed.
     pub engine_cleanup: Vec<String>,
     /// The request that starts the command, with its descriptors.
