@@ -1,8 +1,8 @@
 //! From the `boot` message to a running kernel.
 
-use skerry_confine::cgroup::{ControlGroups, Controller};
 use crate::confine::{capabilities, filter, landlock, Layers};
 use crate::limits::{self, MemoryUse};
+use skerry_confine::cgroup::{ControlGroups, Controller};
 use skerry_control::Limits;
 use skerry_control::{Boot, Booted, Event, Failure, FailureKind, Identity, Layer, MountKind, Profile};
 use skerry_kernel::fs::host::IdMap;

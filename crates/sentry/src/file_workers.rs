@@ -3,9 +3,9 @@
 //! order by themselves.
 
 use crate::boot::failure;
-use skerry_confine::connection::Sender;
 use crate::files;
 use parking_lot::{Condvar, Mutex};
+use skerry_confine::connection::Sender;
 use skerry_control::{FailureKind, FileCall};
 use skerry_kernel::run::OutsideFiles;
 use skerry_kernel::Kernel;

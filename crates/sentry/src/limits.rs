@@ -4,8 +4,8 @@
 //! Looking is best effort: a guest can overshoot between two looks. The looks come the closer together the less is left,
 //! and none are made where there is no limit.
 
-use skerry_confine::cgroup::{ControlGroups, Controller, MemoryEvents};
 use skerry_abi::signal::{Signal, SignalInfo};
+use skerry_confine::cgroup::{ControlGroups, Controller, MemoryEvents};
 use skerry_control::{Event, Limits};
 use skerry_kernel::task::Process;
 use skerry_kernel::Kernel;

@@ -1,14 +1,14 @@
 //! The control protocol's server: each request is answered once, in order but for file operations; events as they come.
 
 use crate::boot::{boot, failure, Sandbox};
-use skerry_confine::cgroup::{ControlGroups, Needs};
 use crate::confine::namespaces::{self, Role, Wishes};
-use skerry_confine::connection::{Connection, Sender};
 use crate::file_workers::FileWorkers;
 use crate::limits::MemoryUse;
 use parking_lot::Mutex;
 use serde_json::{json, Value};
 use skerry_abi::signal::{Signal, SignalInfo, SI_USER};
+use skerry_confine::cgroup::{ControlGroups, Needs};
+use skerry_confine::connection::{Connection, Sender};
 use skerry_control::{Call, Event, Failure, FailureKind, Layer, ProcessState, SignalTarget, Spawn, Spawned, Stdio, Usage};
 use skerry_kernel::fs::file::OpenFile;
 use skerry_kernel::fs::host_file::HostFile;

@@ -315,8 +315,7 @@ pub fn map_slot(slot: u64) -> Result<&'static mut ThreadBlock, i64> {
     let parts = [(0, layout::CHANNEL_OFFSET, MAP_POPULATE), (layout::STACK_OFFSET, layout::STACK_SIZE, 0)];
     for (offset, length, flags) in parts {
         let start = address + offset;
-        let mapped =
-            call!(number::MMAP, start, length, PROT_READ_WRITE, MAP_PRIVATE_FIXED_ANONYMOUS | flags, -1i64, 0);
+        let mapped = call!(number::MMAP, start, length, PROT_READ_WRITE, MAP_PRIVATE_FIXED_ANONYMOUS | flags, -1i64, 0);
         if mapped != start as i64 {
             return Err(mapped);
         }

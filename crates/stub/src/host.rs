@@ -202,7 +202,10 @@ pub fn behind_guarded(address: u64) -> Option<u64> {
         (guarded_string_load, guarded_string_end),
         (guarded_probe_touch, guarded_probe_end),
     ];
-    guarded.into_iter().find(|(instruction, _)| *instruction as *const () as u64 == address).map(|(_, end)| end as *const () as u64)
+    guarded
+        .into_iter()
+        .find(|(instruction, _)| *instruction as *const () as u64 == address)
+        .map(|(_, end)| end as *const () as u64)
 }
 
 pub mod number {
