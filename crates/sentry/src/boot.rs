@@ -85,6 +85,9 @@ pub fn boot(
     if boot.without.iter().any(|name| name == "patching") || boot.profile == Profile::Strict {
         kernel.images.switch_off();
     }
+    if boot.without.iter().any(|name| name == "patching") {
+        kernel.local_answers.store(false, Ordering::Relaxed);
+    }
     kernel.memory_files.limit.store(memory_files_cap(&boot.limits), Ordering::Relaxed);
     if let Some(memory) = boot.limits.memory {
         kernel.net.set_memory_limit((memory / 4) as _);

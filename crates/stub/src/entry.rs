@@ -138,7 +138,6 @@ pub fn address() -> u64 {
 /// Serves the call whose registers the direct entry has saved. The result says how it is left.
 #[no_mangle]
 extern "C" fn direct_call(thread: &mut ThreadBlock) -> u64 {
-    thread.kicked = 0;
     // They are used in place: what the call changes in them is what the way out loads.
     let registers = &raw mut thread.direct;
     // SAFETY: only this function and what it calls use them now, and nothing reaches them through `thread`.

@@ -91,8 +91,8 @@ fn interrupt(thread: &mut ThreadBlock, context: &mut Context) {
 
 /// SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP.
 pub extern "C" fn on_fault(signal: i32, info: &Info, context: &mut Context) {
-    if context.rip == host::guarded_copy_address() {
-        context.rip = host::guarded_copy_end_address();
+    if let Some(behind) = host::behind_guarded(context.rip) {
+        context.rip = behind;
         return;
     }
     if signal == SIGTRAP && info.code == TRAP_TRACE && (entry::is_in_image(context.rip) || trampoline::is_within(context)) {

@@ -7,6 +7,7 @@ use crate::handlers::{self, new_request, run_operations};
 use crate::handoff;
 use crate::host::{self, number};
 use crate::layout::{action, request};
+use crate::local;
 use crate::native;
 use crate::registers::Registers;
 use crate::thread::ThreadBlock;
@@ -37,6 +38,9 @@ pub fn serve_directly(thread: &mut ThreadBlock, registers: &mut Registers) -> Ou
 
 /// Serves any call but rt_sigreturn(2).
 pub fn serve(thread: &mut ThreadBlock, registers: &mut Registers) -> Outcome {
+    if let Some(result) = local::try_local(thread, registers) {
+        return Outcome::Return(result);
+    }
     if let Some(outcome) = native::try_native(thread, registers) {
         return outcome;
     }

@@ -138,10 +138,11 @@ impl Engine {
                 AddressSpace::new(enrolment.slot, host.clone(), brk)
             }
         };
+        let channel = Arc::new(channel);
         let thread = Arc::new(GuestThread {
             host: host.clone(),
             process: process.clone(),
-            channel,
+            channel: channel.clone(),
             listener: enrolment.door.clone(),
             space: space.clone(),
             slot: enrolment.slot,
@@ -153,6 +154,7 @@ impl Engine {
         if let Some(child) = &enrolment.child {
             *child.host.write() = Some(host);
             child.set_address_space(space);
+            child.move_to_channel(&channel);
             if !is_thread {
                 enrolment.door.add_user();
                 child.set_memory(Arc::new(GuestMemory::of(process.clone())));

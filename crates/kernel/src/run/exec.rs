@@ -223,6 +223,7 @@ fn move_in(engine: &Arc<Engine>, context: &Context, thread: &Arc<GuestThread>, b
     *task.host.write() = Some(thread.host.clone());
     task.set_memory(Arc::new(GuestMemory::of(thread.process.clone())));
     task.set_address_space(thread.space.clone());
+    task.move_to_channel(&thread.channel);
     let process = task.process();
     *process.host.write() = Some(thread.process.clone());
     engine.reaper.assign(thread.host.pid, process);

@@ -60,7 +60,7 @@ pub struct Engine {
 pub(crate) struct GuestThread {
     host: Arc<HostThread>,
     process: Arc<HostProcess>,
-    channel: Channel,
+    channel: Arc<Channel>,
     listener: Arc<Door>,
     space: Arc<AddressSpace>,
     slot: u64,

@@ -89,6 +89,7 @@ impl Engine {
             request::SYSCALL => Some(syscall::dispatch(&mut context)),
             request::KICKED => {
                 thread.state.lock().frame = None;
+                signal::look_again(task);
                 match Errno(thread.channel.detail().status as i32) {
                     errno @ (Errno::ERESTARTSYS | Errno::ERESTARTNOHAND) => Some(Err(errno)),
                     _ => None,

@@ -89,11 +89,11 @@ fn handlers_nest_with_the_lowest_signal_first_and_masks_add_up() {
     let (resume, second) = handler(back(&task, None));
     assert_eq!((second.info.signo, resume), (12, Resume::AsIs));
     assert_eq!(second.saved_mask, SignalSet::single(Signal::SIGUSR1));
-    assert_eq!(task.signals.lock().blocked, SignalSet::single(Signal::SIGUSR1), "SA_NODEFER");
+    assert_eq!(task.signals.lock().blocked(), SignalSet::single(Signal::SIGUSR1), "SA_NODEFER");
     assert_eq!(task.process().actions.lock()[11].handler, SIG_DFL, "SA_RESETHAND");
     assert!(matches!(back(&task, None), Return::AsIs));
     after_signal_return(&mut context(&task), SignalSet::FULL, DISABLED_STACK);
-    assert_eq!(task.signals.lock().blocked, SignalSet(!SignalSet::UNBLOCKABLE.0));
+    assert_eq!(task.signals.lock().blocked(), SignalSet(!SignalSet::UNBLOCKABLE.0));
 }
 
 #[test]
@@ -204,7 +204,7 @@ fn sigsuspend_puts_its_mask_back_after_the_handler() {
     set_temporary_mask(&mut context(&task), SignalSet::EMPTY);
     send_to_task(&task, info(Signal::SIGUSR1));
     assert!(matches!(back(&task, Some(Ok(1))), Return::Value(1)));
-    assert_eq!(task.signals.lock().blocked, usr1);
+    assert_eq!(task.signals.lock().blocked(), usr1);
     assert_eq!(pending_in(&task, usr1), usr1);
 }
 

@@ -253,6 +253,7 @@ fn give_children_away(kernel: &Arc<Kernel>, process: &Arc<Process>) {
             relations.parent = Arc::downgrade(&reaper);
             relations.parent_thread = reaper.leader_or_any().map_or(0, |thread| thread.tid());
         }
+        child.tell_identity();
         child.exit_signal.store(Signal::SIGCHLD.number(), Ordering::Relaxed);
         if child.is_dead() {
             let status = child.exit_status.lock().unwrap_or(ExitStatus::Exited(0));
