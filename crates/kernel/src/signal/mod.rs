@@ -25,15 +25,10 @@ mod take;
 
 pub use action::{default_action, DefaultAction};
 pub use deliver::{after_signal_return, frame_failed, prepare_return};
+pub(crate) use deliver::{complete_stop, try_leave};
 pub use mask::{look_again, set_blocked, set_temporary_mask};
 pub use pending::PendingSignals;
-pub use send::{force_signal, is_blocked_or_ignored, may_send, send_to_process, send_to_task, try_send_to_process, try_send_to_task};
-pub(crate) use deliver::{complete_stop, try_leave};
 pub(crate) use send::{begin_group_exit, hand_over_pending, interrupt, set_action, tell_actions};
-pub(crate) use deliver::{complete_stop, try_leave};
-pub use mask::{set_blocked, set_temporary_mask};
-pub use pending::PendingSignals;
-pub(crate) use send::{begin_group_exit, hand_over_pending, interrupt, set_action};
 pub use send::{
     force_signal, is_blocked_or_ignored, may_send, send_to_process, send_to_task, try_send_to_process, try_send_to_task,
 };
