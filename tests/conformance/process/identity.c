@@ -104,6 +104,7 @@ static void check_orphan(void)
             check_self();
             failures = check_failures;
             MUST(write(back[1], &failures, sizeof failures) == sizeof failures);
+            _exit(0);
         }
         _exit(read(seen[0], &byte, 1) == 1 ? 0 : 1);
     }
