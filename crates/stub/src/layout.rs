@@ -42,6 +42,8 @@ pub const KICK_SIGNAL: i32 = 16;
 pub mod request {
     /// `number` and `arguments`: a system call.
     pub const SYSCALL: u32 = 1;
+    /// Beside SYSCALL: many calls of the thread have trapped since it last said so.
+    pub const OFTEN_TRAPPED: u32 = 0x80;
     /// The thread was kicked. `status`: 0 in its own code; else the error that its interrupted native call stands for.
     pub const KICKED: u32 = 2;
     /// A hardware fault: `fault_*`.

@@ -43,7 +43,9 @@ pub struct ThreadBlock {
     pub kicked: u64,
     /// How the patched call is left; one of `entry::leave`.
     pub leaving: u64,
-    _reserved_to_0x200: [u64; 18],
+    /// Calls that have trapped since the sentry was last told that there are many.
+    pub traps: u64,
+    _reserved_to_0x200: [u64; 17],
     /// What is asked of the sentry, before it is put into the channel.
     pub request: Request,
 }

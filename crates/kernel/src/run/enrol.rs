@@ -134,7 +134,11 @@ impl Engine {
             }
             None => {
                 let brk = parent.map(|parent| *parent.space.brk.lock()).unwrap_or_default();
-                AddressSpace::new(enrolment.slot, host.clone(), brk)
+                let space = AddressSpace::new(enrolment.slot, host.clone(), brk);
+                if let Some(parent) = parent {
+                    parent.space.copy_to(&space);
+                }
+                space
             }
         };
         let channel = Arc::new(channel);

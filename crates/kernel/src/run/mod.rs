@@ -15,6 +15,7 @@ mod exec;
 mod files;
 #[cfg(test)]
 mod fuzz_tests;
+mod patch;
 mod pool;
 pub(crate) mod program;
 mod reaper;
@@ -26,6 +27,7 @@ mod worker;
 pub use exec::{execute, Execution, MAXIMUM_STRING};
 pub use files::{Entry, OutsideFiles};
 pub use space::AddressSpace;
+pub(crate) use space::PlainCode;
 pub use spawn::{spawn, Spawn, SpawnError};
 
 use crate::context::{Continuation, NativePlan};

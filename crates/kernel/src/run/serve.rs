@@ -3,7 +3,7 @@
 use super::enrol::Enrolment;
 use super::worker::Holder;
 use super::{Engine, GuestThread, ThreadState};
-use crate::context::{After, Call, Lead, NativePlan};
+use crate::context::{After, Call, Continuation, Lead, NativePlan};
 use crate::signal::{self, HandlerFrame, Resume, Return};
 use crate::task::{self, Dying, Task};
 use crate::{syscall, Context, Errno, Result};
@@ -84,8 +84,10 @@ impl Engine {
         task.in_kernel.store(true, Ordering::Release);
         let call = Call { number: request.number, arguments: request.arguments, ..Call::default() };
         let mut context = Context::of_channel(task, lead, call, &thread.channel);
-        context.may_carry_operations = request.kind == request::SYSCALL;
-        let result = match request.kind {
+        let has_trapped_often = request.kind & request::OFTEN_TRAPPED != 0;
+        let kind = request.kind & !request::OFTEN_TRAPPED;
+        context.may_carry_operations = kind == request::SYSCALL;
+        let result = match kind {
             request::SYSCALL => Some(syscall::dispatch(&mut context)),
             request::KICKED => {
                 thread.state.lock().frame = None;
@@ -122,7 +124,18 @@ impl Engine {
                 None
             }
         };
+        if has_trapped_often && self.patch_late(thread, &context, &result) {
+            return;
+        }
         self.finish(thread, &mut context, result);
+    }
+
+    /// Has the thread lay patched pages over its code before its call returns `result`. False: there are none.
+    fn patch_late(self: &Arc<Self>, thread: &Arc<GuestThread>, context: &Context, result: &Option<Result<u64>>) -> bool {
+        let (After::Nothing, Some(result)) = (&context.after, *result) else { return false };
+        let calls = self.late_patches(thread, context);
+        let then: Continuation = Box::new(move |_, _| result);
+        !calls.is_empty() && self.ask_native(thread, context, NativePlan { calls, then: Some(then) }).is_ok()
     }
 
     fn native_done(self: &Arc<Self>, thread: &Arc<GuestThread>, mut context: Context, status: i64) {
