@@ -1,6 +1,7 @@
 //! What the sentry knows of an address space: which slots have threads, and the heap's end. The mappings themselves are
 //! the host's.
 
+use crate::event::aio::AioContexts;
 use crate::image::Plain;
 use parking_lot::Mutex;
 use skerry_platform::engine::HostThread;
@@ -17,6 +18,7 @@ pub struct AddressSpace {
     /// Its stub has a table of direct descriptors.
     pub(super) has_direct: AtomicBool,
     pub brk: Mutex<Brk>,
+    pub aio: AioContexts,
     /// Code that was mapped without its image.
     plain_code: Mutex<Vec<PlainCode>>,
 }
