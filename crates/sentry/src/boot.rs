@@ -38,6 +38,8 @@ pub fn boot(
     let internal = |error: &dyn std::fmt::Display| failure(FailureKind::Internal, error);
     let mut features = Features::default();
     let mut suspension = true;
+    let mut spinning = true;
+    let mut heeds_load = true;
     let mut direct = boot.profile == Profile::Default;
     for name in &boot.without {
         match name.as_str() {
@@ -46,6 +48,8 @@ pub fn boot(
             "addfd_send" => features.addfd_send = false,
             "process_vm" => skerry_platform::memory::set_access(skerry_platform::memory::Access::ProcMem),
             "suspension" => suspension = false,
+            "spinning" => spinning = false,
+            "load" => heeds_load = false,
             "direct" => direct = false,
             "user_namespace" | "landlock" | "pid_namespace" | "cgroups" | "patching" => {}
             other => return Err(failure(FailureKind::Invalid, format!("there is no host feature {other:?} to do without"))),
@@ -125,6 +129,13 @@ pub fn boot(
     kernel.start(zygote).map_err(|error| internal(&error))?;
     if !suspension {
         kernel.switch_suspension_off();
+    }
+    if !heeds_load {
+        kernel.heed_no_load();
+    }
+    // What is spent of a quota by spinning is taken from the programs.
+    if !spinning || boot.limits.cpus.is_some() || kernel.cpu_quota.get().is_some() {
+        kernel.switch_spinning_off();
     }
     if let Some(limit) = boot.limits.memory.filter(|_| groups.version_of(Controller::Memory).is_none()) {
         limits::watch_memory(&kernel, limit, memory.clone()).map_err(|error| internal(&error))?;

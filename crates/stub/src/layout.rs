@@ -162,6 +162,8 @@ pub struct Request {
     pub sequence: u32,
     pub number: u64,
     pub arguments: [u64; 6],
+    /// Its maker rings for it in any case: who watches the channel leaves it to the ring.
+    pub rings: bool,
     pub detail: RequestDetail,
 }
 
@@ -181,7 +183,7 @@ impl Request {
     #[inline(always)]
     pub fn to_words(&self) -> [u64; LINE_WORDS] {
         let [a, b, c, d, e, f] = self.arguments;
-        [self.kind as u64 & 0xff | self.number << 32, a, b, c, d, e, f]
+        [self.kind as u64 & 0xff | (self.rings as u64) << 8 | self.number << 32, a, b, c, d, e, f]
     }
 
     /// From a line; without its detail.
@@ -190,6 +192,7 @@ impl Request {
         let [head, a, b, c, d, e, f] = words;
         Request {
             kind: head as u32 & 0xff,
+            rings: head & 1 << 8 != 0,
             sequence: state as u32,
             number: head >> 32,
             arguments: [a, b, c, d, e, f],

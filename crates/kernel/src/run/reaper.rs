@@ -98,7 +98,7 @@ impl Engine {
         let host = &watched.host;
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
         let status = waitid(WaitId::PidFd(host.death()), options).ok().flatten();
-        self.threads.write().retain(|_, thread| thread.process.pid != host.pid);
+        self.forget(|thread| thread.process.pid == host.pid);
         if let Some(dying) = &watched.dying {
             dying.settle();
             self.leaving.fetch_sub(1, Ordering::AcqRel);
