@@ -1,6 +1,7 @@
 //! The processor that runs us: its clock and its number; and how busy the host's processors are.
 
 use rustix::fs::{openat, Mode, OFlags};
+use rustix::thread::{sched_getaffinity, sched_setaffinity, CpuSet};
 use std::os::fd::OwnedFd;
 
 /// The processor's clock. Not ordered with what is around it.
@@ -17,9 +18,33 @@ pub fn current_cpu() -> u32 {
     u32::try_from(unsafe { libc::sched_getcpu() }).unwrap_or(0)
 }
 
-/// CPUs that the calling thread may run on.
-pub fn usable_cpus() -> u32 {
-    rustix::thread::sched_getaffinity(None).map_or(1, |set| set.count())
+/// CPUs that a thread may run on.
+pub struct Cpus(CpuSet);
+
+impl Cpus {
+    /// Those of the calling thread.
+    pub fn usable() -> Cpus {
+        Cpus(sched_getaffinity(None).unwrap_or_default())
+    }
+
+    pub fn count(&self) -> u32 {
+        self.0.count()
+    }
+
+    /// The calling thread runs on one of these from now on.
+    pub fn take(&self) {
+        // Where the host has taken some of them away meanwhile, it uses what is left.
+        let _ = sched_setaffinity(None, &self.0);
+    }
+
+    /// The calling thread leaves the CPU `number` for another one of these. False: there is none.
+    pub fn take_but(&self, number: u32) -> bool {
+        let mut others = self.0;
+        if (number as usize) < CpuSet::MAX_CPU {
+            others.clear(number as usize);
+        }
+        others.count() > 0 && sched_setaffinity(None, &others).is_ok()
+    }
 }
 
 /// Tells how many threads of the whole host want a CPU now.
@@ -53,7 +78,14 @@ mod tests {
     #[test]
     fn we_run_on_a_cpu_that_we_may_use() {
         let before = ticks();
-        assert!(usable_cpus() >= 1 && current_cpu() < 8192);
+        let cpus = Cpus::usable();
+        assert!(cpus.count() >= 1 && current_cpu() < 8192);
+        if cpus.count() > 1 {
+            let here = current_cpu();
+            assert!(cpus.take_but(here) && current_cpu() != here);
+            cpus.take();
+        }
+        assert_eq!(Cpus::usable().count(), cpus.count());
         assert!(Runnable::open().is_none_or(|runnable| runnable.count().is_some_and(|count| count >= 1)));
         assert!(ticks() > before);
     }

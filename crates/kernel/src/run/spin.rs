@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 use skerry_abi::raw::general as linux;
 use skerry_platform::channel::asks;
 use skerry_platform::cpu_clock::process_cpu_time_ns;
-use skerry_platform::processor::{current_cpu, ticks, usable_cpus, Runnable};
+use skerry_platform::processor::{current_cpu, ticks, Cpus, Runnable};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -109,13 +109,15 @@ impl Pace {
 pub(super) struct Spinner {
     /// `None`: there is no spinning here.
     runnable: Option<Runnable>,
-    cpus: u32,
+    cpus: Cpus,
     off: AtomicBool,
     /// Spins whatever the host's load is.
     heedless: AtomicBool,
     /// Nobody begins to spin before that.
     quiet_until: AtomicU64,
     watched: Mutex<Watched>,
+    /// The worker that spins was bound to the CPUs on which nobody called.
+    moved: AtomicBool,
     /// There are threads in `watched` that the session does not know yet.
     more: AtomicBool,
 }
@@ -141,14 +143,15 @@ struct Entry {
 
 impl Spinner {
     pub fn new() -> Spinner {
-        let cpus = usable_cpus();
+        let cpus = Cpus::usable();
         Spinner {
-            runnable: if cpus > 1 { Runnable::open() } else { None },
+            runnable: if cpus.count() > 1 { Runnable::open() } else { None },
             cpus,
             off: AtomicBool::new(false),
             heedless: AtomicBool::new(false),
             quiet_until: AtomicU64::new(0),
             watched: Mutex::default(),
+            moved: AtomicBool::new(false),
             more: AtomicBool::new(false),
         }
     }
@@ -207,7 +210,7 @@ impl Spinner {
     /// Whether the host has CPUs for `more` threads beside those that want to run now.
     fn has_free_cpu(&self, more: u32) -> bool {
         let running = self.runnable.as_ref().and_then(Runnable::count);
-        running.is_some_and(|running| running + more <= self.cpus) || self.heedless.load(Ordering::Relaxed)
+        running.is_some_and(|running| running + more <= self.cpus.count()) || self.heedless.load(Ordering::Relaxed)
     }
 
     fn be_quiet(&self, now: u64) {
@@ -216,6 +219,9 @@ impl Spinner {
 
     /// The calling worker spins no longer: all that was watched rings from now on.
     pub fn release(&self) {
+        if self.moved.swap(false, Ordering::Relaxed) {
+            self.cpus.take();
+        }
         let mut watched = self.watched.lock();
         watched.active = false;
         self.more.store(false, Ordering::Relaxed);
@@ -228,6 +234,19 @@ impl Spinner {
     /// `woke` tells whether a call has woken another one, which the calling worker is to go on with. True: the worker is to
     /// give the role up; false: a call has waited, it was given up before that, and this may be another worker.
     pub fn session(&self, engine: &Arc<Engine>, woke: impl Fn() -> bool) -> bool {
+        if self.is_on_a_callers_cpu() && self.cpus.take_but(current_cpu()) {
+            self.moved.store(true, Ordering::Relaxed);
+        }
+        self.watch(engine, woke)
+    }
+
+    /// On the CPU of a thread that we watch we would keep it from calling.
+    fn is_on_a_callers_cpu(&self) -> bool {
+        let here = current_cpu();
+        self.watched.lock().threads.iter().any(|thread| thread.pace.cpu.load(Ordering::Relaxed) == here)
+    }
+
+    fn watch(&self, engine: &Arc<Engine>, woke: impl Fn() -> bool) -> bool {
         let mut entries: Vec<Entry> = Vec::with_capacity(MOST_WATCHED);
         let mut cpu = current_cpu();
         let mut now = ticks();
