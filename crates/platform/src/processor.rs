@@ -41,7 +41,7 @@ impl Cpus {
     pub fn take_but(&self, number: u32) -> bool {
         let mut others = self.0;
         if (number as usize) < CpuSet::MAX_CPU {
-            others.clear(number as usize);
+            others.unset(number as usize);
         }
         others.count() > 0 && sched_setaffinity(None, &others).is_ok()
     }

@@ -44,7 +44,7 @@ const MOST_CLOSE: u32 = 4096;
 /// Calls seen for which the start of a session has paid off.
 const PAYS: u32 = 48;
 /// Rings in a row of a thread that could have spun.
-const MOST_RINGS: u32 = 2;
+const MOST_RINGS: u32 = 3;
 /// Looks at all channels between two looks at the clock.
 const LOOKS: u32 = 8;
 /// Calls in a row without a look at the clock.
@@ -334,6 +334,8 @@ impl Spinner {
             entries.push(Entry { thread: thread.clone(), state, called: now, seen: 0, audited });
             // On its own CPU it would have to wait until we are gone.
             if thread.pace.cpu.load(Ordering::Relaxed) != cpu {
+                // Until now it could not but ring.
+                thread.pace.rings.store(0, Ordering::Relaxed);
                 thread.channel.set_watch(Some(cpu));
             }
         }
