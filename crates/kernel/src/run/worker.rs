@@ -137,7 +137,8 @@ impl Lead for Holder<'_> {
             if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
                 return false;
             }
-            let ticket = match deadline.map(|deadline| self.engine.timers.schedule(deadline, Arc::downgrade(waiter) as Weak<_>)) {
+            let ticket = match deadline.map(|deadline| self.engine.timers.schedule(deadline, Arc::downgrade(waiter) as Weak<_>))
+            {
                 None => None,
                 Some(Ok(ticket)) => Some(ticket),
                 Some(Err(_)) => return self.sleep_on_thread(waiter, deadline),
