@@ -115,7 +115,7 @@ pub struct Boot {
     #[serde(default)]
     pub require: Vec<Layer>,
     /// Features of the host to be treated as absent (tests): "process_vm", "sync_wake_up", "wait_killable", "addfd_send",
-    /// "user_namespace", "landlock", "pid_namespace", "cgroups", "load" (how busy it is: there is spinning all the same). Parts of ours to be switched off: "direct" (programs read and write no
+    /// "user_namespace", "landlock", "pid_namespace", "cgroups", "load" (how busy it is: there is spinning all the same, from the first call on). Parts of ours to be switched off: "direct" (programs read and write no
     /// file by themselves), "patching", "suspension", "spinning", "marshalling".
     #[serde(default)]
     pub without: Vec<String>,
