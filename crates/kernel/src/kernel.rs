@@ -58,6 +58,8 @@ pub struct Kernel {
     /// What was written to /proc/sys.
     pub(crate) settings: crate::fs::proc::Settings,
     pub pipes: Arc<crate::ipc::pipe::PipeAccount>,
+    /// Requests that contexts of asynchronous I/O have room for.
+    pub aio_requests: Arc<AtomicU64>,
     pub epoll_limits: Arc<crate::event::epoll::EpollLimits>,
     pub timers: Arc<crate::time::queue::TimerQueue>,
     pub inotify_limits: Arc<crate::event::inotify::InotifyLimits>,
@@ -115,6 +117,7 @@ impl Kernel {
             mapped_names,
             settings: Default::default(),
             pipes: Arc::default(),
+            aio_requests: Arc::default(),
             epoll_limits: Arc::default(),
             timers,
             inotify_limits: Arc::default(),

@@ -1,7 +1,8 @@
 //! Events on descriptors: waiting for them with [`poll`] (poll, select) and [`epoll`], and the objects that are nothing
-//! but events: [`eventfd`], [`timerfd`], [`signalfd`], [`pidfd`], [`inotify`], and [`memfd`], which is only memory. [`host`]
+//! but events: [`eventfd`], [`timerfd`], [`signalfd`], [`pidfd`], [`inotify`], [`aio`], and [`memfd`], which is only memory. [`host`]
 //! watches descriptors of the host.
 
+pub mod aio;
 pub mod epoll;
 pub mod eventfd;
 pub mod host;

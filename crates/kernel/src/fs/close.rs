@@ -11,6 +11,9 @@ pub fn closed(process: &Process, file: Arc<OpenFile>) {
     let kernel = process.kernel();
     if let Some(path) = &file.path {
         kernel.locks.process_closed(path.inode(), process.pid());
+        if kernel.watches.is_active() {
+            file.directory_watch.closed_by(process.pid());
+        }
         if kernel.watches.is_active() && Arc::strong_count(&file) == 1 {
             let mask = if file.is_writable() { NotifyMask::CLOSE_WRITE } else { NotifyMask::CLOSE_NOWRITE };
             kernel.watches.report_with_parent(&path.dentry, mask);

@@ -5,9 +5,11 @@
 //! block: they answer EAGAIN, and the system call layer waits on [`FileOperations::wait_queue`] and tries again
 //! (unless O_NONBLOCK). Lock order: `OpenFile::position` is outside of the object's own locks.
 
+use crate::fs::directory_notify::Watching;
 use crate::fs::inode::{DirectoryEntry, Metadata};
 use crate::fs::path::Path;
 use crate::fs::position::{HandedOver, Position};
+use crate::fs::text::WriteAccess;
 use crate::sync::WaitQueue;
 use crate::{Context, Errno, Result};
 use parking_lot::{Mutex, RwLock};
@@ -243,6 +245,9 @@ pub struct OpenFile {
     pub(crate) signal_io: Mutex<Option<u64>>,
     /// It was made by the open(2) that gave this file (F_CREATED_QUERY).
     pub created: AtomicBool,
+    pub(crate) directory_watch: Watching,
+    /// Where it can write to a file that could be executed.
+    pub(crate) write_access: Mutex<Option<WriteAccess>>,
     /// The epoll lists that watch it.
     pub epoll_items: crate::event::epoll::FileItems,
     /// Run when the last descriptor and the last user are gone.
@@ -285,6 +290,8 @@ impl OpenFile {
             owner_is_thread: AtomicBool::new(false),
             signal_io: Mutex::new(None),
             created: AtomicBool::new(false),
+            directory_watch: Watching::default(),
+            write_access: Mutex::default(),
             epoll_items: Default::default(),
             last_close: Mutex::default(),
         })

@@ -5,6 +5,7 @@ use crate::fs::inode::{FileType, Inode, NewNode, NewNodeKind, SetAttributes};
 use crate::fs::mount::MountFlags;
 use crate::fs::notify::NotifyMask;
 use crate::fs::path::{Dentry, Path};
+use crate::fs::text::WriteAccess;
 use crate::fs::walk::{Follow, Last, Link, ResolveFlags, Walker};
 use crate::fs::{permission, walk};
 use crate::task::AccessMode;
@@ -204,9 +205,11 @@ fn open_place(context: &Context, place: Path, how: OpenHow, created: Created) ->
     if kind == FileType::Directory && (access.contains(AccessMode::WRITE) || how.creates()) {
         return Err(Errno::EISDIR);
     }
+    let mut size = 0;
     if created == Created::No {
         let credentials = context.task.credentials();
         let metadata = inode.metadata()?;
+        size = metadata.size;
         credentials.check_access(&metadata, access)?;
         if how.has(linux::O_NOATIME) && !credentials.is_owner_or_capable(metadata.uid) {
             return Err(Errno::EPERM);
@@ -219,15 +222,18 @@ fn open_place(context: &Context, place: Path, how: OpenHow, created: Created) ->
         {
             return Err(Errno::EACCES);
         }
-        if how.has(linux::O_TRUNC) && kind == FileType::Regular {
-            crate::fs::direct::before_truncation(context.kernel(), &inode, metadata.size, 0);
-            inode.set_attributes(&SetAttributes { size: Some(0), ..SetAttributes::default() })?;
-            permission::drop_set_id(context.task, &inode)?;
-            context.kernel().watches.report_with_parent(&place.dentry, NotifyMask::MODIFY);
-        }
+    }
+    let writes = access.contains(AccessMode::WRITE) && kind == FileType::Regular;
+    let write_access = if writes { Some(WriteAccess::of(&place.dentry)?) } else { None };
+    if created == Created::No && how.has(linux::O_TRUNC) && kind == FileType::Regular {
+        crate::fs::direct::before_truncation(context.kernel(), &inode, size, 0);
+        inode.set_attributes(&SetAttributes { size: Some(0), ..SetAttributes::default() })?;
+        permission::drop_set_id(context.task, &inode)?;
+        context.kernel().watches.report_with_parent(&place.dentry, NotifyMask::MODIFY);
     }
     let file = finish(context, place, how)?;
     file.created.store(created == Created::Yes, Ordering::Relaxed);
+    *file.write_access.lock() = write_access;
     Ok(file)
 }
 

@@ -13,6 +13,7 @@
 
 use crate::fs::inode::{FileType, Inode};
 use crate::fs::mount::Mount;
+use crate::fs::text::WriteCount;
 use crate::{Errno, Result};
 use parking_lot::{Mutex, RwLock};
 use std::collections::HashMap;
@@ -44,6 +45,7 @@ pub struct Dentry {
     unlinked: AtomicBool,
     /// How many mounts are attached here, in whichever mount: lets the walk skip the mount table.
     pub(crate) mounts_here: AtomicU32,
+    pub(crate) write_count: WriteCount,
 }
 
 impl Dentry {
@@ -59,6 +61,7 @@ impl Dentry {
             children: Mutex::default(),
             unlinked: AtomicBool::new(false),
             mounts_here: AtomicU32::new(0),
+            write_count: WriteCount::default(),
         })
     }
 

@@ -36,6 +36,19 @@ fn tell(kernel: &Kernel, file: &OpenFile, fd: i32) {
     send(kernel, file, info);
 }
 
+/// Something has happened in a directory (F_NOTIFY).
+pub fn tell_directory(kernel: &Kernel, file: &OpenFile, fd: i32) {
+    /// POLL_MSG and its band (sigaction(2)).
+    const POLL_MSG: i32 = 3;
+    const BAND_MSG: i64 = 0x441;
+    let number = file.owner.read().1;
+    let info = match Signal::new(number) {
+        Some(signal) => SignalInfo { code: POLL_MSG, ..SignalInfo::io(signal, BAND_MSG, fd) },
+        None => SignalInfo::kernel(Signal::SIGIO),
+    };
+    send(kernel, file, info);
+}
+
 /// Urgent data has come for a socket (tcp(7), SIGURG).
 pub fn tell_urgent(kernel: &Kernel, file: &OpenFile) {
     send(kernel, file, SignalInfo::kernel(Signal::SIGURG));

@@ -25,7 +25,7 @@ pub fn ioctl(context: &mut Context, file: &OpenFile, socket: &dyn Socket, reques
             let unsent = socket.unsent()?;
             context.write(argument, &(unsent.min(i32::MAX as usize) as i32))?;
         }
-        linux::SIOCATMARK => context.write(argument, &i32::from(socket.is_at_urgent_mark()))?,
+        linux::SIOCATMARK => context.write(argument, &i32::from(socket.is_at_urgent_mark()?))?,
         linux::FIOSETOWN | linux::SIOCSPGRP => {
             let owner: i32 = context.read(argument)?;
             file.owner.write().0 = owner;

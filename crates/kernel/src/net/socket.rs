@@ -239,9 +239,9 @@ pub trait Socket: Send + Sync + Any {
     /// SO_OOBINLINE was set.
     fn inline_changed(&self) {}
 
-    /// SIOCATMARK.
-    fn is_at_urgent_mark(&self) -> bool {
-        false
+    /// SIOCATMARK: ENOTTY for what is no stream.
+    fn is_at_urgent_mark(&self) -> Result<bool> {
+        Err(Errno::ENOTTY)
     }
 
     /// SO_PEERCRED, SO_PEERGROUPS.

@@ -9,6 +9,7 @@ use crate::fs::file::{OpenFile, StatusFlags};
 use crate::fs::inode::{FileType, Metadata};
 use crate::fs::mount::MountFlags;
 use crate::fs::path::Path;
+use crate::fs::text::Text;
 use crate::fs::walk::{self, Follow};
 use crate::task::{self, AccessMode, Dying, ExecFile, ExitStatus, Program};
 use crate::{Context, Errno, Result};
@@ -50,7 +51,8 @@ pub fn execute(context: &mut Context, mut execution: Execution) -> Result<()> {
     check_size(context, &execution)?;
     let kernel = context.kernel().clone();
     let engine = kernel.engine().ok_or(Errno::ENOSYS)?;
-    let (file, metadata, path) = find_program(context, &mut execution)?;
+    let (file, metadata, text) = find_program(context, &mut execution)?;
+    let path = text.path();
     let no_suid = path.mount.flags().contains(MountFlags::NOSUID);
     let exec_file = ExecFile::new(&metadata, no_suid);
     let (credentials, secure) = exec_file.credentials(&context.task.credentials())?;
@@ -74,7 +76,7 @@ pub fn execute(context: &mut Context, mut execution: Execution) -> Result<()> {
     leave_old_process(&engine, context);
     move_in(&engine, context, &pool_thread, plan.brk);
     let mut program = plan.program;
-    program.executable = Some(path);
+    program.executable = Some(text);
     task::exec_reset(context.task, &execution.name, program, &exec_file, credentials);
     let started = if plan.has_prepared_stack {
         start_at_once(&engine, &pool_thread, context, &plan.start, &plan.calls)
@@ -147,14 +149,15 @@ fn check_size(context: &Context, execution: &Execution) -> Result<()> {
 }
 
 /// Opens what is to be executed, following scripts to their interpreters; `execution`'s arguments grow by them.
-fn find_program(context: &Context, execution: &mut Execution) -> Result<(Executable, Metadata, Path)> {
+fn find_program(context: &Context, execution: &mut Execution) -> Result<(Executable, Metadata, Text)> {
     let mut path = execution.path.clone();
     let mut script_name = execution.name.clone();
     for _ in 0..MAXIMUM_SCRIPTS {
         let (file, metadata) = open_executable(context, &path)?;
+        let text = Text::of(&path)?;
         let line = file.start(SCRIPT_LINE);
         if !line.starts_with(b"#!") {
-            return Ok((file, metadata, path));
+            return Ok((file, metadata, text));
         }
         let (interpreter, argument) = parse_script_line(&line[2..], line.len() == SCRIPT_LINE)?;
         let mut arguments = vec![interpreter.clone()];

@@ -1,6 +1,7 @@
 //! What the sentry knows of an address space: which slots have threads, and the heap's end. The mappings themselves are
 //! the host's.
 
+use crate::event::aio::AioContexts;
 use parking_lot::Mutex;
 use skerry_platform::engine::HostThread;
 use skerry_platform::layout::MAXIMUM_SLOTS;
@@ -16,6 +17,7 @@ pub struct AddressSpace {
     /// Its stub has a table of direct descriptors.
     pub(super) has_direct: AtomicBool,
     pub brk: Mutex<Brk>,
+    pub aio: AioContexts,
 }
 
 /// brk(2): the heap's first address, and its present end.
@@ -38,7 +40,7 @@ impl AddressSpace {
         let owner = thread.pid;
         let mut slots: Vec<Slot> = (0..slot).map(|_| Slot::Free).collect();
         slots.push(Slot::Used(thread));
-        Arc::new(AddressSpace { slots: Mutex::new(slots), owner, has_direct: AtomicBool::new(false), brk: Mutex::new(brk) })
+        Arc::new(AddressSpace { slots: Mutex::new(slots), owner, has_direct: AtomicBool::new(false), brk: Mutex::new(brk), aio: AioContexts::default() })
     }
 
     /// A slot whose last thread, if it had one, is really gone. `None`: too many threads.

@@ -8,6 +8,7 @@ use crate::fs::mount::{Mount, MountFlags};
 use crate::fs::notify::NotifyMask;
 use crate::fs::path::Path;
 use crate::fs::permission;
+use crate::fs::text::WriteAccess;
 use crate::fs::walk::{self, Follow, Target};
 use crate::syscall::path::{allow_empty, follow_unless, read_path_or_empty};
 use crate::syscall::read_write::check_file_size_limit;
@@ -276,6 +277,7 @@ pub fn truncate(context: &mut Context, path: UserAddress, length: i64) -> Result
     let metadata = inode.metadata()?;
     context.task.credentials().check_access(&metadata, AccessMode::WRITE)?;
     place.mount.check_writable()?;
+    let _writes = WriteAccess::of(&place.dentry)?;
     let size = length_of(context, &metadata, length)?;
     direct::before_truncation(context.kernel(), inode, metadata.size, size);
     inode.set_attributes(&SetAttributes { size: Some(size), ..SetAttributes::default() })?;

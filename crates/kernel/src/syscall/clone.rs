@@ -14,14 +14,75 @@ use skerry_platform::layout;
 const MAXIMUM_STRINGS: usize = (6 << 20) / 8;
 const PAGE: u64 = 4096;
 
+/// What clone(2) and clone3(2) ask for; see clone3(2) for the fields.
+struct CloneArguments {
+    flags: u64,
+    exit_signal: i32,
+    pidfd: u64,
+    parent_tid: u64,
+    child_tid: u64,
+    /// The stack pointer to begin with; 0: the caller's.
+    stack: u64,
+    tls: u64,
+}
+
 /// clone(2), as x86-64 orders its arguments.
 pub fn clone(context: &mut Context, flags: u64, stack: u64, parent_tid: u64, child_tid: u64, tls: u64) -> Result<u64> {
     // The upper half is not looked at (clone(2) takes 32 bits of flags).
     let flags = flags & 0xffff_ffff;
+    if flags & u64::from(linux::CLONE_PIDFD) != 0 && flags & u64::from(linux::CLONE_PARENT_SETTID) != 0 {
+        return Err(Errno::EINVAL);
+    }
     let exit_signal = (flags & u64::from(linux::CSIGNAL)) as i32;
-    let request = CloneRequest { flags: flags & !u64::from(linux::CSIGNAL), exit_signal, parent_tid, child_tid };
+    let flags = flags & !u64::from(linux::CSIGNAL);
+    start(context, CloneArguments { flags, exit_signal, pidfd: parent_tid, parent_tid, child_tid, stack, tls })
+}
+
+/// clone3(2): EINVAL on unknown flags and on a stack without a size, E2BIG on fields that are unknown here, EPERM for
+/// chosen ids, EOPNOTSUPP for a cgroup to begin in.
+pub fn clone3(context: &mut Context, address: UserAddress, size: u64) -> Result<u64> {
+    const FIRST_SIZE: u64 = 64;
+    const FIELDS: usize = 11;
+    const CLEAR_SIGHAND: u64 = 1 << 32;
+    const INTO_CGROUP: u64 = 1 << 33;
+    if size > PAGE {
+        return Err(Errno::E2BIG);
+    }
+    if size < FIRST_SIZE {
+        return Err(Errno::EINVAL);
+    }
+    let mut words = [0u64; PAGE as usize / 8];
+    context.read_bytes(address.0, &mut zerocopy::IntoBytes::as_mut_bytes(&mut words)[..size as usize])?;
+    if words[FIELDS..].iter().any(|word| *word != 0) {
+        return Err(Errno::E2BIG);
+    }
+    let [flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls, _set_tid, set_tid_size, _cgroup] =
+        *words.first_chunk::<FIELDS>().expect("there are more");
     let has = |flag: u32| flags & u64::from(flag) != 0;
-    if has(linux::CLONE_PIDFD) && has(linux::CLONE_PARENT_SETTID) {
+    let unknown = u64::from(linux::CLONE_DETACHED) | u64::from(linux::CSIGNAL) | !(u64::from(u32::MAX) | CLEAR_SIGHAND | INTO_CGROUP);
+    let shares_and_clears = has(linux::CLONE_SIGHAND) && flags & CLEAR_SIGHAND != 0;
+    let signals_nobody = (has(linux::CLONE_THREAD) || has(linux::CLONE_PARENT)) && exit_signal != 0;
+    if flags & unknown != 0 || shares_and_clears || signals_nobody || exit_signal > 64 || (stack == 0) != (stack_size == 0) {
+        return Err(Errno::EINVAL);
+    }
+    if stack.checked_add(stack_size).is_none_or(|top| top > super::memory::ADDRESS_END) {
+        return Err(Errno::EINVAL);
+    }
+    if set_tid_size != 0 {
+        return Err(Errno::EPERM);
+    }
+    if flags & INTO_CGROUP != 0 {
+        return Err(Errno::EOPNOTSUPP);
+    }
+    let stack = stack + stack_size;
+    start(context, CloneArguments { flags, exit_signal: exit_signal as i32, pidfd, parent_tid, child_tid, stack, tls })
+}
+
+fn start(context: &mut Context, arguments: CloneArguments) -> Result<u64> {
+    let CloneArguments { flags, exit_signal, pidfd, parent_tid, child_tid, stack, tls } = arguments;
+    let request = CloneRequest { flags, exit_signal, parent_tid, child_tid };
+    let has = |flag: u32| flags & u64::from(flag) != 0;
+    if has(linux::CLONE_PIDFD) && has(linux::CLONE_THREAD) {
         return Err(Errno::EINVAL);
     }
     let child = task::clone_task(context, &request)?;
@@ -33,7 +94,7 @@ pub fn clone(context: &mut Context, flags: u64, stack: u64, parent_tid: u64, chi
         layout::CLONE_PROCESS
     };
     if has(linux::CLONE_PIDFD) {
-        if let Err(error) = give_pidfd(context, &child, parent_tid) {
+        if let Err(error) = give_pidfd(context, &child, pidfd) {
             task::discard_clone(&child);
             return Err(error);
         }

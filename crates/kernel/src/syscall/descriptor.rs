@@ -1,6 +1,7 @@
 //! Calls on descriptors themselves: close(2), dup(2), fcntl(2), ioctl(2)'s generic part.
 
 use crate::fs::close::closed;
+use crate::fs::directory_notify;
 use crate::fs::file::{OpenFile, StatusFlags};
 use crate::fs::inode::FileType;
 use crate::fs::signal_io;
@@ -156,6 +157,10 @@ pub fn fcntl(context: &mut Context, fd: i32, command: u32, argument: u64) -> Res
             Ok(0)
         }
         linux::F_GETSIG => Ok(file.owner.read().1 as u64),
+        linux::F_NOTIFY => {
+            directory_notify::notify(context.kernel(), context.process().pid(), fd, &file, argument as u32)?;
+            Ok(0)
+        }
         linux::F_GETLEASE => Ok(u64::from(linux::F_UNLCK)),
         linux::F_SETLEASE => match argument as u32 {
             linux::F_UNLCK => Ok(0),

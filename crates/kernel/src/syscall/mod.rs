@@ -4,6 +4,7 @@
 //! A handler is `fn(&mut Context, A, B, ...) -> Result<R>` with at most six arguments, each of a type that implements
 //! [`Argument`]; `R` implements [`ReturnValue`].
 
+pub mod aio;
 mod argument;
 pub mod attribute;
 pub mod clone;

@@ -454,7 +454,7 @@ bitflags::bitflags! {
 }
 
 /// The flags of preadv2(2): EOPNOTSUPP where one is not known.
-fn transfer_flags(flags: u32) -> Result<TransferFlags> {
+pub(super) fn transfer_flags(flags: u32) -> Result<TransferFlags> {
     TransferFlags::from_bits(flags).ok_or(Errno::EOPNOTSUPP)
 }
 
@@ -472,9 +472,13 @@ pub fn preadv2(
         return Err(Errno::EOPNOTSUPP);
     }
     let (file, at) = if offset == -1 { (context.file(fd)?, At::Position) } else { file_at(context, fd, offset)? };
-    let waiting = if flags.contains(TransferFlags::NOWAIT) { Waiting::Refused } else { waiting_of(&file) };
     let segments = Segments::from_guest(context, vector.0, count)?;
-    read_segments(context, &file, segments, at, waiting)
+    read_with_flags(context, &file, segments, at, flags)
+}
+
+pub(super) fn read_with_flags(context: &Context, file: &OpenFile, segments: Segments, at: At, flags: TransferFlags) -> Result<u64> {
+    let waiting = if flags.contains(TransferFlags::NOWAIT) { Waiting::Refused } else { waiting_of(file) };
+    read_segments(context, file, segments, at, waiting)
 }
 
 pub fn pwritev2(
@@ -488,12 +492,16 @@ pub fn pwritev2(
 ) -> Result<u64> {
     let flags = transfer_flags(flags)?;
     let (file, at) = if offset == -1 { (context.file(fd)?, At::Position) } else { file_at(context, fd, offset)? };
-    let waiting = if flags.contains(TransferFlags::NOWAIT) { Waiting::Refused } else { waiting_of(&file) };
     let segments = Segments::from_guest(context, vector.0, count)?;
+    write_with_flags(context, &file, segments, at, flags)
+}
+
+pub(super) fn write_with_flags(context: &Context, file: &OpenFile, segments: Segments, at: At, flags: TransferFlags) -> Result<u64> {
+    let waiting = if flags.contains(TransferFlags::NOWAIT) { Waiting::Refused } else { waiting_of(file) };
     let total = if flags.contains(TransferFlags::APPEND) && file.operations.is_seekable() {
-        write_at_end(context, &file, segments, at)?
+        write_at_end(context, file, segments, at)?
     } else {
-        write_segments(context, &file, segments, at, waiting)?
+        write_segments(context, file, segments, at, waiting)?
     };
     if flags.intersects(TransferFlags::DSYNC | TransferFlags::SYNC) && total > 0 {
         file.operations.sync(!flags.contains(TransferFlags::SYNC))?;

@@ -12,9 +12,6 @@ use skerry_abi::structs::RLimit;
 use skerry_platform::engine::{HostUsage, NativeCall};
 use std::sync::Arc;
 
-/// fs.nr_open: RLIMIT_NOFILE cannot be more.
-const MAXIMUM_OPEN_FILES: u64 = 1 << 20;
-
 fn resource(number: u32) -> Result<u32> {
     if number < 16 {
         Ok(number)
@@ -68,7 +65,7 @@ fn change_limit(context: &Context, process: &Arc<Process>, number: u32, new: RLi
     if new.current > new.maximum {
         return Err(Errno::EINVAL);
     }
-    if number == linux::RLIMIT_NOFILE && new.maximum > MAXIMUM_OPEN_FILES {
+    if number == linux::RLIMIT_NOFILE && new.maximum > context.kernel().settings.number("fs/nr_open").unsigned_abs() {
         return Err(Errno::EPERM);
     }
     let capable = context.task.credentials().has_capability(CAP_SYS_RESOURCE);

@@ -253,6 +253,11 @@ rows! {
     203 sched_setaffinity crate::syscall::scheduling::sched_setaffinity, Kernel Full "";
     204 sched_getaffinity crate::syscall::scheduling::sched_getaffinity, Kernel Full "";
     205 set_thread_area crate::syscall::system::absent, Kernel Refused "";
+    206 io_setup crate::syscall::aio::io_setup, Kernel Full "";
+    207 io_destroy crate::syscall::aio::io_destroy, Kernel Full "";
+    208 io_getevents crate::syscall::aio::io_getevents, Kernel Full "";
+    209 io_submit crate::syscall::aio::io_submit, Kernel Partial "carried out at once; no IOCB_CMD_POLL";
+    210 io_cancel crate::syscall::aio::io_cancel, Kernel Full "nothing is left to cancel";
     211 get_thread_area crate::syscall::system::absent, Kernel Refused "";
     212 lookup_dcookie crate::syscall::system::absent, Kernel Refused "";
     213 epoll_create crate::syscall::event::epoll_create, Kernel Full "";
@@ -368,12 +373,14 @@ rows! {
     330 pkey_alloc crate::syscall::system::pkey_alloc, Kernel Refused "";
     331 pkey_free crate::syscall::system::pkey_free, Kernel Refused "";
     332 statx crate::syscall::path::statx, Kernel Full "";
+    333 io_pgetevents crate::syscall::aio::io_pgetevents, Kernel Full "";
     334 rseq crate::syscall::memory::served_by_the_stub, Host Full "";
     424 pidfd_send_signal crate::syscall::notify::pidfd_send_signal, Kernel Full "";
     425 io_uring_setup crate::syscall::system::absent, Kernel Refused "";
     426 io_uring_enter crate::syscall::system::absent, Kernel Refused "";
     427 io_uring_register crate::syscall::system::absent, Kernel Refused "";
     434 pidfd_open crate::syscall::notify::pidfd_open, Kernel Partial "no PIDFD_THREAD";
+    435 clone3 crate::syscall::clone::clone3, Kernel Partial "see clone; no chosen ids, no cgroup to begin in";
     436 close_range crate::syscall::descriptor::close_range, Kernel Full "";
     437 openat2 crate::syscall::path::openat2, Kernel Full "";
     438 pidfd_getfd crate::syscall::notify::pidfd_getfd, Kernel Full "";

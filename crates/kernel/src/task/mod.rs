@@ -40,8 +40,8 @@ pub(crate) use usage::Dying;
 /// The program a process runs.
 #[derive(Clone, Default)]
 pub struct Program {
-    /// The executable's place in the tree.
-    pub executable: Option<crate::fs::path::Path>,
+    /// The executable.
+    pub executable: Option<crate::fs::text::Text>,
     /// Guest addresses of the argument and environment strings (/proc/PID/cmdline, environ): start and end.
     pub arguments: (u64, u64),
     pub environment: (u64, u64),

@@ -56,6 +56,7 @@ static NUMBERS: &[(&str, i64, i64, i64)] = &[
     ("fs/mqueue/msgsize_default", 8192, 128, 16_777_216),
     ("fs/mqueue/msgsize_max", 8192, 128, 16_777_216),
     ("fs/mqueue/queues_max", 256, 0, 65536),
+    ("fs/nr_open", 1_048_576, 64, 2_147_483_584),
     ("fs/overflowgid", 65534, 0, 65535),
     ("fs/overflowuid", 65534, 0, 65535),
     ("fs/pipe-max-size", 1_048_576, 4096, 1 << 31),
@@ -106,6 +107,7 @@ static NUMBERS: &[(&str, i64, i64, i64)] = &[
     ("net/ipv4/conf/default/rp_filter", 0, 0, 2),
     ("net/ipv4/conf/lo/forwarding", 0, 0, 1),
     ("net/ipv4/conf/lo/rp_filter", 0, 0, 2),
+    ("net/ipv4/conf/lo/tag", 0, 0, i32::MAX as i64),
     ("net/ipv4/icmp_echo_ignore_all", 0, 0, 1),
     ("net/ipv4/ip_default_ttl", 64, 1, 255),
     ("net/ipv4/ip_forward", 0, 0, 1),
@@ -269,7 +271,6 @@ pub(super) fn add(tree: &mut Tree) {
     tree.add_file("sys/kernel/random/uuid", |_| Ok(line(random_uuid())));
     tree.add_file("sys/kernel/random/boot_id", |kernel| Ok(line(kernel.settings.boot_id.get_or_init(random_uuid))));
     tree.add_file("sys/fs/file-max", |_| Ok(line(i64::MAX)));
-    tree.add_file("sys/fs/nr_open", |_| Ok(line(1_048_576)));
     tree.add_file("sys/fs/file-nr", |kernel| {
         let open: usize = kernel
             .pids

@@ -174,6 +174,10 @@ impl Socket for UnixStream {
         &self.common
     }
 
+    fn is_at_urgent_mark(&self) -> Result<bool> {
+        Ok(false)
+    }
+
     fn bind(&self, _caller: &Caller, address: &Address) -> Result<()> {
         let Address::Unix(name) = address else { return Err(Errno::EINVAL) };
         self.name.bind(&self.common.network, name, self.target())

@@ -317,8 +317,8 @@ impl Socket for TcpSocket {
         }
     }
 
-    fn is_at_urgent_mark(&self) -> bool {
-        self.connection().is_some_and(|connection| connection.is_at_urgent_mark())
+    fn is_at_urgent_mark(&self) -> Result<bool> {
+        Ok(self.connection().is_some_and(|connection| connection.is_at_urgent_mark()))
     }
 
     fn connect_result(&self) -> Result<()> {
