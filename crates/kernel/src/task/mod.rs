@@ -34,7 +34,7 @@ pub use exit::{exit_group, exit_thread, host_gone, kill_all, thread_gone};
 pub use host_kill::HostKills;
 pub use lifecycle::{clone_task, discard_clone, spawn, CloneRequest, SpawnRequest};
 pub use pid_table::PidTable;
-pub use process::{ExitStatus, Process, ProcessGroup, Relations, Session, SessionHangup, SignalActions};
+pub use process::{ExitStatus, Login, Process, ProcessGroup, Relations, Session, SessionHangup, SignalActions};
 pub use task::{FsContext, RestartBlock, Task, DEFAULT_TIMER_SLACK_NS};
 
 /// The program a process runs.
@@ -42,6 +42,8 @@ pub use task::{FsContext, RestartBlock, Task, DEFAULT_TIMER_SLACK_NS};
 pub struct Program {
     /// The executable.
     pub executable: Option<crate::fs::text::Text>,
+    /// The dynamic linker was started with it.
+    pub has_interpreter: bool,
     /// Guest addresses of the argument and environment strings (/proc/PID/cmdline, environ): start and end.
     pub arguments: (u64, u64),
     pub environment: (u64, u64),
