@@ -16,7 +16,16 @@ fn main() {
     let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
     let build = || {
         Command::new(&rustc)
-            .args(["--edition", "2021", "--target", "x86_64-unknown-none", "--crate-type", "bin", "--crate-name", "skerry_stub"])
+            .args([
+                "--edition",
+                "2021",
+                "--target",
+                "x86_64-unknown-none",
+                "--crate-type",
+                "bin",
+                "--crate-name",
+                "skerry_stub",
+            ])
             .args(["-C", "panic=abort", "-C", "opt-level=3", "-C", "relocation-model=pic", "-C", "code-model=small"])
             .args(["-C", "link-arg=-no-pie", "-C", "link-arg=--image-base=0x700000000000", "-C", "strip=debuginfo"])
             .arg(stub.join("main.rs"))
@@ -48,7 +57,9 @@ fn refuse_forbidden_registers(image: &Path) {
         return;
     };
     let listing = String::from_utf8_lossy(&listing.stdout);
-    if let Some(line) = listing.lines().find(|line| ["%xmm", "%ymm", "%zmm", "%mm", "%fs:"].iter().any(|name| line.contains(name))) {
+    if let Some(line) =
+        listing.lines().find(|line| ["%xmm", "%ymm", "%zmm", "%mm", "%fs:"].iter().any(|name| line.contains(name)))
+    {
         panic!("the stub uses a register that belongs to the guest: {line}");
     }
 }

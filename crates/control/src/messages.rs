@@ -64,7 +64,12 @@ pub enum Call {
     /// Starts a program as a new session's leader. Replies [`Spawned`]. Errors: `not_found`, `not_executable`, `invalid`.
     Spawn(Spawn),
     /// Sends `signal` (1-64) to a spawned process, or to its process group, or to every process of the sandbox.
-    Signal { process: u32, signal: i32, #[serde(default)] target: SignalTarget },
+    Signal {
+        process: u32,
+        signal: i32,
+        #[serde(default)]
+        target: SignalTarget,
+    },
     /// Sets the window size of a spawned process's terminal (columns, rows); SIGWINCH follows.
     Resize { process: u32, columns: u16, rows: u16 },
     /// The processes started by `spawn` that still live. Replies `{"processes": [ProcessState]}`.
@@ -128,15 +133,32 @@ pub struct Mount {
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
 pub enum MountKind {
     /// The host's tree at `source`, read-only.
-    HostReadOnly { source: Bytes },
+    HostReadOnly {
+        source: Bytes,
+    },
     /// The host's tree at `source`; writes go to the host.
-    HostReadWrite { source: Bytes },
+    HostReadWrite {
+        source: Bytes,
+    },
     /// The host's tree at `source` below, writes kept in memory, or in `upper` (a host directory) where given.
-    Overlay { source: Bytes, #[serde(default)] upper: Option<Bytes> },
+    Overlay {
+        source: Bytes,
+        #[serde(default)]
+        upper: Option<Bytes>,
+    },
     /// Empty, in memory. `size`: bytes, 0 = the sandbox's own cap. `mode`: permission bits.
-    Tmpfs { #[serde(default)] size: u64, #[serde(default = "default_tmpfs_mode")] mode: u32 },
+    Tmpfs {
+        #[serde(default)]
+        size: u64,
+        #[serde(default = "default_tmpfs_mode")]
+        mode: u32,
+    },
     /// A regular file in memory, with this content (base64).
-    File { content: String, #[serde(default = "default_file_mode")] mode: u32 },
+    File {
+        content: String,
+        #[serde(default = "default_file_mode")]
+        mode: u32,
+    },
     Proc,
     Sysfs,
     Devtmpfs,
@@ -251,7 +273,14 @@ pub enum Stdio {
     Descriptors([Option<usize>; 3]),
     /// A new terminal inside, whose other end is joined to the two descriptors (indices) until the process ends. Standard
     /// error is the terminal too, unless `error` (an index) is given: then it is that descriptor, as with `Descriptors`.
-    Terminal { input: usize, output: usize, #[serde(default)] error: Option<usize>, columns: u16, rows: u16 },
+    Terminal {
+        input: usize,
+        output: usize,
+        #[serde(default)]
+        error: Option<usize>,
+        columns: u16,
+        rows: u16,
+    },
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -270,16 +299,41 @@ pub struct ProcessState {
 #[serde(tag = "operation", rename_all = "snake_case")]
 pub enum FileCall {
     /// Replies `{"data": base64, "end": bool}`; at most 1 MiB a call.
-    Read { path: Bytes, offset: u64, length: u64 },
+    Read {
+        path: Bytes,
+        offset: u64,
+        length: u64,
+    },
     /// Creates the file where it is missing; `truncate` empties it first. Replies `{}`.
-    Write { path: Bytes, offset: u64, data: String, truncate: bool, mode: u32 },
+    Write {
+        path: Bytes,
+        offset: u64,
+        data: String,
+        truncate: bool,
+        mode: u32,
+    },
     /// Replies `{"entries": [FileStat]}`.
-    List { path: Bytes },
+    List {
+        path: Bytes,
+    },
     /// Replies [`FileStat`].
-    Stat { path: Bytes, follow: bool },
-    Remove { path: Bytes, recursive: bool },
-    MakeDirectory { path: Bytes, parents: bool, mode: u32 },
-    Rename { from: Bytes, to: Bytes },
+    Stat {
+        path: Bytes,
+        follow: bool,
+    },
+    Remove {
+        path: Bytes,
+        recursive: bool,
+    },
+    MakeDirectory {
+        path: Bytes,
+        parents: bool,
+        mode: u32,
+    },
+    Rename {
+        from: Bytes,
+        to: Bytes,
+    },
 }
 
 #[derive(Debug, Serialize, Deserialize)]

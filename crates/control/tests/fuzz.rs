@@ -20,8 +20,20 @@ impl Random {
 
     fn mutate(&mut self, bytes: &mut Vec<u8>, others: &[Vec<u8>]) {
         const PIECES: [&[u8]; 14] = [
-            b"null", b"-1", b"18446744073709551616", b"1e999", b"\"\\ud800\"", b"{}", b"[[[[[[", b"\"", b"\xff", b"{\"base64\":\"%\"}",
-            b"true", b"4294967296", b"\\u0000", b",",
+            b"null",
+            b"-1",
+            b"18446744073709551616",
+            b"1e999",
+            b"\"\\ud800\"",
+            b"{}",
+            b"[[[[[[",
+            b"\"",
+            b"\xff",
+            b"{\"base64\":\"%\"}",
+            b"true",
+            b"4294967296",
+            b"\\u0000",
+            b",",
         ];
         for _ in 0..1 + self.below(4) {
             let at = self.below(bytes.len() + 1);

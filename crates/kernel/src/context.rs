@@ -97,7 +97,15 @@ impl<'a> Context<'a> {
 
     /// As [`Context::new`], for a call whose instruction and stack pointer are read from `channel` when they are needed.
     pub(crate) fn of_channel(task: &'a Arc<Task>, lead: &'a dyn Lead, call: Call, channel: &'a Channel) -> Context<'a> {
-        Context { task, lead, call, channel: Some(channel), after: After::Nothing, direct_offer: None, may_carry_operations: false }
+        Context {
+            task,
+            lead,
+            call,
+            channel: Some(channel),
+            after: After::Nothing,
+            direct_offer: None,
+            may_carry_operations: false,
+        }
     }
 
     fn read_pointers(&mut self) {
@@ -229,7 +237,8 @@ impl<'a> Context<'a> {
         let mut position = address;
         while string.len() < limit {
             // Up to the end of the page, so that a string that ends before an unmapped page is read.
-            let chunk = ((4096 - position % 4096) as usize).min(limit - string.len()).min(if string.is_empty() { 256 } else { 4096 });
+            let chunk =
+                ((4096 - position % 4096) as usize).min(limit - string.len()).min(if string.is_empty() { 256 } else { 4096 });
             let start = string.len();
             string.resize(start + chunk, 0);
             let got = memory.read(position, &mut string[start..]);
@@ -276,7 +285,11 @@ impl<'a> Context<'a> {
 
     /// The application is to make `calls` itself (host calls that its filter allows); the last one's result is the
     /// call's value, through `then` where given.
-    pub(crate) fn run_native(&mut self, calls: Vec<skerry_platform::engine::NativeCall>, then: Option<Continuation>) -> Result<u64> {
+    pub(crate) fn run_native(
+        &mut self,
+        calls: Vec<skerry_platform::engine::NativeCall>,
+        then: Option<Continuation>,
+    ) -> Result<u64> {
         self.after = After::Native(Box::new(NativePlan { calls, then }));
         Ok(0)
     }

@@ -144,7 +144,8 @@ impl HostProcess {
 
     /// Waits until the process is dead. False after `timeout_ms`.
     pub fn wait_until_dead(&self, timeout_ms: u32) -> bool {
-        let timeout = rustix::time::Timespec { tv_sec: i64::from(timeout_ms / 1000), tv_nsec: i64::from(timeout_ms % 1000) * 1_000_000 };
+        let timeout =
+            rustix::time::Timespec { tv_sec: i64::from(timeout_ms / 1000), tv_nsec: i64::from(timeout_ms % 1000) * 1_000_000 };
         let wait = || poll(&mut [PollFd::new(&self.pidfd, PollFlags::IN)], Some(&timeout));
         matches!(rustix::io::retry_on_intr(wait), Ok(1..))
     }

@@ -29,7 +29,6 @@ struct Rule {
     conditions: Vec<(u32, Condition)>,
 }
 
-
 /// mmap(2) flags without GROWSDOWN, LOCKED, HUGETLB, SYNC and unknown ones.
 const MMAP_FLAGS: u32 = 0x3 | 0x10 | 0x20 | 0x40 | 0x800 | 0x1000 | 0x4000 | 0x8000 | 0x1_0000 | 0x2_0000 | 0x10_0000;
 /// READ, WRITE, EXEC (not GROWSDOWN, GROWSUP).
@@ -126,9 +125,8 @@ struct Program {
 
 impl Program {
     fn push(&mut self, code: u16, if_true: u8, if_false: u8, operand: u32) {
-        self.instructions.push(
-            u64::from(code) | u64::from(if_true) << 16 | u64::from(if_false) << 24 | u64::from(operand) << 32,
-        );
+        self.instructions
+            .push(u64::from(code) | u64::from(if_true) << 16 | u64::from(if_false) << 24 | u64::from(operand) << 32);
     }
     /// A = word at `offset` of seccomp_data.
     fn load(&mut self, offset: u32) {
@@ -313,7 +311,8 @@ mod tests {
 
     #[test]
     fn direct_data_allows_reading_and_writing_and_nothing_else() {
-        let directly = |number, arguments| run(&strict(GADGET, DataCalls::Direct), number, AUDIT_ARCH_X86_64, INSIDE, arguments);
+        let directly =
+            |number, arguments| run(&strict(GADGET, DataCalls::Direct), number, AUDIT_ARCH_X86_64, INSIDE, arguments);
         let more: Vec<u32> =
             (0..600).filter(|&number| directly(number, [0; 6]) == ALLOW && strictly(number, [0; 6]) != ALLOW).collect();
         assert_eq!(more, [0, 1, 8, 17, 18, 19, 20, 74, 75, 295, 296, 436]);

@@ -61,7 +61,12 @@ pub struct GuestMemory {
 impl GuestMemory {
     /// That of `process`.
     pub fn of(process: Arc<HostProcess>) -> GuestMemory {
-        GuestMemory { pid: process.pid, file: OnceLock::new(), mappings: mappings::Mappings::new(process.pid), _process: Some(process) }
+        GuestMemory {
+            pid: process.pid,
+            file: OnceLock::new(),
+            mappings: mappings::Mappings::new(process.pid),
+            _process: Some(process),
+        }
     }
 
     /// That of a process which has none yet: nothing can be read or written.

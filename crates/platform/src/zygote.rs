@@ -1,12 +1,12 @@
 //! Where application processes come from: the zygote, a small static process that the sentry starts before it holds
 //! anything secret, and that forks pool processes. The sentry is every such process's parent (CLONE_PARENT).
 
+use crate::filter::{self, DataCalls};
 use crate::layout::{zygote as message, ZYGOTE_SOCKET};
 use crate::listener::{Features, Listener};
-use crate::filter::{self, DataCalls};
 use crate::HostError;
-use rustix::fs::{memfd_create, MemfdFlags};
 use rustix::event::{poll, PollFd, PollFlags, Timespec};
+use rustix::fs::{memfd_create, MemfdFlags};
 use rustix::io::{retry_on_intr, write};
 use rustix::net::{
     recvmsg, send, socketpair, AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags, SocketFlags,
@@ -179,9 +179,7 @@ impl Zygote {
             ([message::POOL, first, second, ..], Some(listener)) => {
                 Ok(Message::Pool { token: [*first, *second], listener: Listener::new(listener, self.features) })
             }
-            ([message::FAILED, stage, errno, ..], _) => {
-                Ok(Message::Failed { stage: stage_name(*stage), errno: *errno as i32 })
-            }
+            ([message::FAILED, stage, errno, ..], _) => Ok(Message::Failed { stage: stage_name(*stage), errno: *errno as i32 }),
             _ => Ok(Message::Closed),
         }
     }
@@ -197,10 +195,9 @@ impl Zygote {
         let mut bytes = [0u8; 64];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
-        let received = retry_on_intr(|| {
-            recvmsg(&self.socket, &mut [IoSliceMut::new(&mut bytes)], &mut control, RecvFlags::CMSG_CLOEXEC)
-        })
-        .map_err(|error| HostError::new("reading from the zygote", error))?;
+        let received =
+            retry_on_intr(|| recvmsg(&self.socket, &mut [IoSliceMut::new(&mut bytes)], &mut control, RecvFlags::CMSG_CLOEXEC))
+                .map_err(|error| HostError::new("reading from the zygote", error))?;
         let words = bytes[..received.bytes].chunks_exact(8).map(|word| u64::from_ne_bytes(word.try_into().unwrap_or_default()));
         let words = words.collect();
         let descriptor = control.drain().find_map(|message| match message {
@@ -228,8 +225,7 @@ fn listener_flags(features: Features) -> u64 {
 /// Whether the host's seccomp(2) knows the flag: with a null program EFAULT means that the flags were accepted.
 fn supports_wait_killable() -> bool {
     // SAFETY: the program pointer is null, so that nothing can be installed.
-    let result = unsafe {
-        libc::syscall(libc::SYS_seccomp, 1, NEW_LISTENER | WAIT_KILLABLE_RECV, std::ptr::null::<libc::c_void>())
-    };
+    let result =
+        unsafe { libc::syscall(libc::SYS_seccomp, 1, NEW_LISTENER | WAIT_KILLABLE_RECV, std::ptr::null::<libc::c_void>()) };
     result < 0 && std::io::Error::last_os_error().raw_os_error() == Some(libc::EFAULT)
 }

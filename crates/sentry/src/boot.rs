@@ -2,6 +2,8 @@
 
 use crate::confine::cgroup::{ControlGroups, Controller};
 use crate::confine::{capabilities, filter, landlock, Layers};
+use crate::limits::{self, MemoryUse};
+use skerry_control::Limits;
 use skerry_control::{Boot, Booted, Event, Failure, FailureKind, Identity, Layer, MountKind, Profile};
 use skerry_kernel::fs::host::IdMap;
 use skerry_kernel::fs::{self, Services};
@@ -9,8 +11,6 @@ use skerry_kernel::Kernel;
 use skerry_platform::filter::DataCalls;
 use skerry_platform::listener::Features;
 use skerry_platform::zygote::Zygote;
-use crate::limits::{self, MemoryUse};
-use skerry_control::Limits;
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
@@ -71,9 +71,8 @@ pub fn boot(
     let _ = skerry_platform::host::proc_directory();
     groups.take_in_guests(zygote.pid());
     if let Some(cpus) = boot.limits.cpus.filter(|_| groups.version_of(Controller::Cpu).is_none()) {
-        limits::bind_to_cpus(zygote.pid(), cpus).map_err(|error| {
-            failure(FailureKind::Unenforceable, format!("the limit of CPUs cannot be held here: {error}"))
-        })?;
+        limits::bind_to_cpus(zygote.pid(), cpus)
+            .map_err(|error| failure(FailureKind::Unenforceable, format!("the limit of CPUs cannot be held here: {error}")))?;
     }
     let caller = match boot.identity {
         Identity::CallerIsRoot => Some((rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw())),
@@ -107,7 +106,8 @@ pub fn boot(
     fs::sys::mount_control_group(&kernel, services.new_device()).map_err(|errno| internal(&errno))?;
     let own_user_namespace = layers.present.contains(&Layer::UserNamespace);
     capabilities::drop_all_but_file_access(boot, own_user_namespace, &mut layers).map_err(|error| internal(&error))?;
-    filter::install().map_err(|error| failure(FailureKind::Unsupported, format!("the sentry cannot confine itself: {error}")))?;
+    filter::install()
+        .map_err(|error| failure(FailureKind::Unsupported, format!("the sentry cannot confine itself: {error}")))?;
     layers.add(Layer::Seccomp);
     match groups.missing() {
         None => layers.add(Layer::Cgroup),

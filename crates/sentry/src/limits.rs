@@ -85,7 +85,10 @@ pub fn bind_to_cpus(pid: i32, cpus: f64) -> std::io::Result<()> {
 /// Starts watching memory, against `limit` bytes.
 pub fn watch_memory(kernel: &Arc<Kernel>, limit: u64, memory: Arc<MemoryUse>) -> std::io::Result<()> {
     let kernel = Arc::downgrade(kernel);
-    std::thread::Builder::new().name("skerry-memory".into()).stack_size(128 << 10).spawn(move || watch(&kernel, limit, &memory))?;
+    std::thread::Builder::new()
+        .name("skerry-memory".into())
+        .stack_size(128 << 10)
+        .spawn(move || watch(&kernel, limit, &memory))?;
     Ok(())
 }
 

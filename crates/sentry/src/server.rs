@@ -222,8 +222,8 @@ impl Server {
     }
 
     fn signal(&self, process: u32, number: i32, target: SignalTarget) -> Result<Value, Failure> {
-        let signal = Signal::new(number)
-            .ok_or_else(|| failure(FailureKind::Invalid, format!("{number} is not a signal (1-64)")))?;
+        let signal =
+            Signal::new(number).ok_or_else(|| failure(FailureKind::Invalid, format!("{number} is not a signal (1-64)")))?;
         let kernel = &self.sandbox.kernel;
         let info = SignalInfo::user(signal, SI_USER, 0, 0);
         if target == SignalTarget::All {
@@ -232,7 +232,8 @@ impl Server {
             }
             return Ok(json!({}));
         }
-        let process = self.spawned.lock().get(&process).map(|program| program.process.clone()).ok_or_else(|| no_process(process))?;
+        let process =
+            self.spawned.lock().get(&process).map(|program| program.process.clone()).ok_or_else(|| no_process(process))?;
         match target {
             SignalTarget::Group => process.group().send_signal(kernel, info),
             _ => process.send_signal(info),

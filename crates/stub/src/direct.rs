@@ -57,8 +57,7 @@ pub fn forked(thread: &ThreadBlock) {
 
 /// Maps the table from `descriptor`.
 pub fn map_table(descriptor: u64) {
-    let mapped =
-        call!(number::MMAP, layout::DIRECT_BASE, layout::DIRECT_SIZE, PROT_READ, MAP_SHARED_FIXED, descriptor, 0);
+    let mapped = call!(number::MMAP, layout::DIRECT_BASE, layout::DIRECT_SIZE, PROT_READ, MAP_SHARED_FIXED, descriptor, 0);
     call!(number::CLOSE, descriptor);
     if mapped == layout::DIRECT_BASE as i64
         && call!(number::MADVISE, layout::DIRECT_BASE, layout::DIRECT_SIZE, MADV_DONTFORK) == 0

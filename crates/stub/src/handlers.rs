@@ -147,7 +147,12 @@ fn restore_arguments(thread: &ThreadBlock, context: &mut Context) {
 
 fn signal_return(thread: &mut ThreadBlock, context: &mut Context) {
     let frame = context.pop_frame();
-    let filled = new_request(thread, context.rip, context.rsp, if frame.is_some() { request::SIGNAL_RETURN } else { request::FRAME_FAILED });
+    let filled = new_request(
+        thread,
+        context.rip,
+        context.rsp,
+        if frame.is_some() { request::SIGNAL_RETURN } else { request::FRAME_FAILED },
+    );
     if let Some((mask, stack)) = frame {
         filled.arguments = [mask, stack.base, stack.flags as u32 as u64, stack.size, 0, 0];
     }
@@ -313,14 +318,12 @@ pub fn map_slot(slot: u64) -> Result<&'static mut ThreadBlock, i64> {
 
 /// Presents the token, and maps the channel that comes for it.
 pub fn enrol(thread: &mut ThreadBlock) {
-    let descriptor =
-        call!(number::GETPPID, layout::DOORBELL_MAGIC, layout::DOORBELL_ENROL, thread.token[0], thread.token[1]);
+    let descriptor = call!(number::GETPPID, layout::DOORBELL_MAGIC, layout::DOORBELL_ENROL, thread.token[0], thread.token[1]);
     if descriptor < 0 {
         host::exit_process(1);
     }
     let address = thread.address + layout::CHANNEL_OFFSET;
-    let mapped =
-        call!(number::MMAP, address, layout::CHANNEL_SIZE, PROT_READ_WRITE, MAP_SHARED_FIXED, descriptor, 0);
+    let mapped = call!(number::MMAP, address, layout::CHANNEL_SIZE, PROT_READ_WRITE, MAP_SHARED_FIXED, descriptor, 0);
     call!(number::CLOSE, descriptor);
     if mapped != address as i64 || call!(number::MADVISE, address, layout::CHANNEL_SIZE, MADV_DONTFORK) < 0 {
         host::exit_process(1);
@@ -397,8 +400,7 @@ pub extern "C" fn child_start(address: u64) -> ! {
 
 /// The alternate stack and gs of the calling thread.
 pub fn set_up_thread(thread: &mut ThreadBlock) {
-    let stack =
-        layout::SignalStack { base: thread.stack_base(), flags: 0, _padding: 0, size: layout::STACK_SIZE };
+    let stack = layout::SignalStack { base: thread.stack_base(), flags: 0, _padding: 0, size: layout::STACK_SIZE };
     if call!(number::SIGALTSTACK, &raw const stack, 0) < 0 || call!(number::ARCH_PRCTL, ARCH_SET_GS, thread.address) < 0 {
         host::exit_process(1);
     }

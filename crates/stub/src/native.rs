@@ -21,7 +21,8 @@ const MAP_FIXED: u64 = 0x10;
 const MAP_ANONYMOUS: u64 = 0x20;
 const MAP_FIXED_NOREPLACE: u64 = 0x10_0000;
 /// PRIVATE|SHARED, FIXED, ANONYMOUS, 32BIT, DENYWRITE, EXECUTABLE, NORESERVE, POPULATE, NONBLOCK, STACK, FIXED_NOREPLACE.
-const MAP_NATIVE: u64 = 0x3 | MAP_FIXED | MAP_ANONYMOUS | 0x40 | 0x800 | 0x1000 | 0x4000 | 0x8000 | 0x1_0000 | 0x2_0000 | MAP_FIXED_NOREPLACE;
+const MAP_NATIVE: u64 =
+    0x3 | MAP_FIXED | MAP_ANONYMOUS | 0x40 | 0x800 | 0x1000 | 0x4000 | 0x8000 | 0x1_0000 | 0x2_0000 | MAP_FIXED_NOREPLACE;
 /// GROWSDOWN, LOCKED, HUGETLB: taken for what they also are without them.
 const MAP_DROPPED: u64 = 0x100 | 0x2000;
 
@@ -133,7 +134,11 @@ pub fn try_native(thread: &mut ThreadBlock, registers: &mut Registers) -> Option
             0x1004 if thread.gs_taken != 0 => call!(number::ARCH_PRCTL, a, b),
             0x1004 => {
                 let zero = 0u64;
-                if host::copy(b, &raw const zero as u64, 8) { 0 } else { EFAULT }
+                if host::copy(b, &raw const zero as u64, 8) {
+                    0
+                } else {
+                    EFAULT
+                }
             }
             _ => EINVAL,
         },

@@ -1,6 +1,6 @@
 //! The thread block at the start of each slot.
 
-use crate::layout::{CHANNEL_OFFSET, SLOTS_BASE, SLOT_SIZE, STACK_OFFSET, STACK_SIZE, ChannelLayout, Request};
+use crate::layout::{ChannelLayout, Request, CHANNEL_OFFSET, SLOTS_BASE, SLOT_SIZE, STACK_OFFSET, STACK_SIZE};
 use crate::registers::Registers;
 
 /// Per-thread state. The gadgets read the fields from 0x40 on through gs, patched call sites the one at 0x100.

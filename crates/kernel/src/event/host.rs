@@ -87,11 +87,8 @@ impl HostReactor {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(host_error)?;
         let stop = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(host_error)?;
         epoll::add(&epoll, &stop, epoll::EventData::new_u64(STOP), epoll::EventFlags::IN).map_err(host_error)?;
-        let inner = Arc::new(Inner {
-            epoll,
-            stop,
-            wakers: Mutex::new(Wakers { next_token: STOP + 1, by_token: BTreeMap::new() }),
-        });
+        let inner =
+            Arc::new(Inner { epoll, stop, wakers: Mutex::new(Wakers { next_token: STOP + 1, by_token: BTreeMap::new() }) });
         let of_thread = inner.clone();
         std::thread::Builder::new()
             .name("reactor".into())

@@ -97,8 +97,11 @@ pub fn wait(context: &Context, interests: &mut [Interest], timeout: Timeout) -> 
     }
     let files: Vec<Arc<OpenFile>> = interests.iter().filter_map(|interest| interest.file.clone()).collect();
     let waiter = context.task.waiter();
-    let _registrations: Vec<_> =
-        files.iter().filter_map(|file| file.operations.wait_queue_for(context)).map(|queue| queue.register(waiter.clone())).collect();
+    let _registrations: Vec<_> = files
+        .iter()
+        .filter_map(|file| file.operations.wait_queue_for(context))
+        .map(|queue| queue.register(waiter.clone()))
+        .collect();
     loop {
         let ready = look_at_all(context, interests);
         if ready > 0 {

@@ -5,8 +5,8 @@
 
 use crate::fs::dev;
 use crate::fs::direct::DirectRegistry;
-use crate::fs::host::{host_error, Access, Copies, DescriptorCache, HostTree, IdMap, Reopener};
 use crate::fs::file::{OpenFile, StatusFlags};
+use crate::fs::host::{host_error, Access, Copies, DescriptorCache, HostTree, IdMap, Reopener};
 use crate::fs::inode::{Device, FileSystem, FileType, Inode, NewNodeKind};
 use crate::fs::mount::{MountFlags, MountTable, NewMount};
 use crate::fs::overlay::Overlay;
@@ -136,8 +136,10 @@ pub fn build(
             Some(root) => {
                 let top = table.topmost(root.clone());
                 let is_file = is_file_source(&mount.kind);
-                let place = mount_point(table, &top, &mount.target.0, is_file).map_err(|errno| fail(errno, "the mount point"))?;
-                let new = make(services, mount, ids, others, place.inode().kind()).map_err(|errno| fail(errno, "the source"))?;
+                let place =
+                    mount_point(table, &top, &mount.target.0, is_file).map_err(|errno| fail(errno, "the mount point"))?;
+                let new =
+                    make(services, mount, ids, others, place.inode().kind()).map_err(|errno| fail(errno, "the source"))?;
                 table.mount_at(&place, new).map_err(|errno| fail(errno, "the mount point"))?;
             }
         }
@@ -236,7 +238,12 @@ fn make(services: &Arc<Services>, mount: &Mount, ids: IdMap, others: MakeFileSys
         }
         MountKind::Tmpfs { size, mode } => {
             let options = if *size == 0 { format!("mode={mode:o}") } else { format!("size={}k,mode={mode:o}", size / 1024) };
-            new(services.tmpfs(*size, *mode, "tmpfs"), b"tmpfs", options, default_flags | MountFlags::NOSUID | MountFlags::NODEV)
+            new(
+                services.tmpfs(*size, *mode, "tmpfs"),
+                b"tmpfs",
+                options,
+                default_flags | MountFlags::NOSUID | MountFlags::NODEV,
+            )
         }
         MountKind::File { content, mode } => {
             let content = base64::decode(content).ok_or(Errno::EINVAL)?;
@@ -281,8 +288,10 @@ fn make(services: &Arc<Services>, mount: &Mount, ids: IdMap, others: MakeFileSys
             }
         }
         MountKind::Proc | MountKind::Sysfs => {
-            let (source, name) = if matches!(mount.kind, MountKind::Proc) { (&b"proc"[..], "proc") } else { (&b"sysfs"[..], "sysfs") };
-            let file_system = others(&mount.kind, services).unwrap_or_else(|| services.tmpfs(0, 0o555, if name == "proc" { "proc" } else { "sysfs" }));
+            let (source, name) =
+                if matches!(mount.kind, MountKind::Proc) { (&b"proc"[..], "proc") } else { (&b"sysfs"[..], "sysfs") };
+            let file_system = others(&mount.kind, services)
+                .unwrap_or_else(|| services.tmpfs(0, 0o555, if name == "proc" { "proc" } else { "sysfs" }));
             new(file_system, source, String::new(), default_flags | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC)
         }
     })

@@ -192,7 +192,14 @@ impl Places {
 impl DirectRegistry {
     /// Runs `set`, which makes the entry `fd` of `table`, unless somebody watches the file; whoever begins to watch it
     /// later finds the entry.
-    pub fn add(&self, watches: &NotifyRegistry, table: &Arc<DirectTable>, fd: i32, file: &Arc<OpenFile>, set: impl FnOnce() -> bool) -> bool {
+    pub fn add(
+        &self,
+        watches: &NotifyRegistry,
+        table: &Arc<DirectTable>,
+        fd: i32,
+        file: &Arc<OpenFile>,
+        set: impl FnOnce() -> bool,
+    ) -> bool {
         let mut places = self.places.lock();
         if !places.make_room() || is_watched(watches, file) || !set() {
             return false;
@@ -308,7 +315,12 @@ impl OpenFile {
             self.position.hand_over(|position| {
                 let operations = self.underlying()?;
                 let description = operations.host_description(flags, position)?;
-                Ok(description.map(|HostDescription { descriptor, sharing, keep }| HandedOver { descriptor, operations, sharing, keep }))
+                Ok(description.map(|HostDescription { descriptor, sharing, keep }| HandedOver {
+                    descriptor,
+                    operations,
+                    sharing,
+                    keep,
+                }))
             })?;
         }
         let Some(host) = self.direct() else { return Ok(None) };
@@ -323,7 +335,8 @@ fn is_harmless(descriptor: &OwnedFd, flags: StatusFlags) -> bool {
         StatusFlags::RDWR => OFlags::RDWR,
         _ => OFlags::RDONLY,
     };
-    let is_regular = rustix::fs::fstat(descriptor).is_ok_and(|status| FileType::from_mode(status.st_mode) == Some(FileType::Regular));
+    let is_regular =
+        rustix::fs::fstat(descriptor).is_ok_and(|status| FileType::from_mode(status.st_mode) == Some(FileType::Regular));
     let access = rustix::fs::fcntl_getfl(descriptor).map(|flags| flags & (OFlags::RDWR | OFlags::WRONLY | OFlags::PATH));
     is_regular && access == Ok(wanted)
 }

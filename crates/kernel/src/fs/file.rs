@@ -312,7 +312,8 @@ impl OpenFile {
     pub fn set_flags(&self, flags: StatusFlags) {
         self.flags.store(flags.bits(), Ordering::Relaxed);
         if let Some(host) = self.position.handed_over().filter(|host| host.sharing == Sharing::Own) {
-            let appends = if flags.contains(StatusFlags::APPEND) { rustix::fs::OFlags::APPEND } else { rustix::fs::OFlags::empty() };
+            let appends =
+                if flags.contains(StatusFlags::APPEND) { rustix::fs::OFlags::APPEND } else { rustix::fs::OFlags::empty() };
             let _ = rustix::fs::fcntl_setfl(&*host.descriptor, appends);
         }
         self.operations.flags_changed(flags);

@@ -284,9 +284,7 @@ impl Host {
                 }
                 rustix::io::write(&*self.descriptor, &buffer[..buffer.len().min(SMALL_WRITE)])
             }
-            Transfer::Positioned | Transfer::Immediate | Transfer::NonBlocking => {
-                rustix::io::write(&*self.descriptor, buffer)
-            }
+            Transfer::Positioned | Transfer::Immediate | Transfer::NonBlocking => rustix::io::write(&*self.descriptor, buffer),
         })
     }
 
@@ -350,8 +348,8 @@ impl FileOperations for HostFile {
         let mut sequence = self.sequence.lock();
         let descriptor = &*self.host.descriptor;
         // The guest may have set O_APPEND on its own description only; u64::MAX: the host's position moves too.
-        let count = rustix::io::pwritev2(descriptor, &[IoSlice::new(buffer)], u64::MAX, ReadWriteFlags::APPEND)
-            .map_err(host_error)?;
+        let count =
+            rustix::io::pwritev2(descriptor, &[IoSlice::new(buffer)], u64::MAX, ReadWriteFlags::APPEND).map_err(host_error)?;
         let end = rustix::fs::tell(descriptor).map_err(host_error)?;
         if let Sequence::Shared { expected } = &mut *sequence {
             *expected = end;
@@ -381,12 +379,7 @@ impl FileOperations for HostFile {
         if self.is_seekable() {
             return Events::IN | Events::OUT | Events::RDNORM | Events::WRNORM;
         }
-        let wanted = PollFlags::IN
-            | PollFlags::OUT
-            | PollFlags::PRI
-            | PollFlags::RDNORM
-            | PollFlags::WRNORM
-            | PollFlags::RDHUP;
+        let wanted = PollFlags::IN | PollFlags::OUT | PollFlags::PRI | PollFlags::RDNORM | PollFlags::WRNORM | PollFlags::RDHUP;
         // Before looking, so that a change behind the look is told to who registers now.
         self.host.watch();
         Events::from_bits_truncate(self.host.poll_now(wanted).bits().into())

@@ -53,7 +53,8 @@ impl FileOperations for ListedDirectory {
             }
         };
         while cursor < 2 {
-            let (name, inode) = if cursor == 0 { (&b"."[..], self.inode.metadata()?.inode) } else { (&b".."[..], self.parent_number) };
+            let (name, inode) =
+                if cursor == 0 { (&b"."[..], self.inode.metadata()?.inode) } else { (&b".."[..], self.parent_number) };
             cursor += 1;
             if !emit(&DirectoryEntry { name: name.to_vec(), inode, kind: FileType::Directory, next_cursor: cursor }) {
                 return Ok(());

@@ -207,9 +207,12 @@ impl LockTable {
     /// A process has closed a descriptor of the file: all of its record locks on it go (fcntl(2)).
     pub fn process_closed(&self, inode: &Arc<dyn Inode>, process: i32) {
         let key = inode_key(inode);
-        let holds = self.inner.lock().files.get(&key).is_some_and(|file| {
-            file.records.iter().any(|record| record.owner == Owner::Process(process))
-        });
+        let holds = self
+            .inner
+            .lock()
+            .files
+            .get(&key)
+            .is_some_and(|file| file.records.iter().any(|record| record.owner == Owner::Process(process)));
         if holds {
             let _ = self.change(key, |file| file.set(0, u64::MAX, Owner::Process(process), None));
         }

@@ -3,6 +3,7 @@
 //! [`file`]: open files and what they can do. [`inode`]: what a file system offers. [`path`], [`mount`], [`walk`]: names
 //! to inodes. [`open`]: names to open files. [`boot`]: the tree that a sandbox starts with. One folder per file system.
 
+pub mod anonymous;
 pub mod boot;
 pub mod clock;
 pub mod close;
@@ -17,7 +18,6 @@ pub mod host_file;
 pub mod inode;
 pub mod listing;
 pub mod lock;
-pub mod anonymous;
 pub mod mount;
 pub mod names;
 pub mod notify;
@@ -26,10 +26,10 @@ pub mod overlay;
 pub mod path;
 pub mod permission;
 pub mod position;
-pub mod signal_io;
-pub mod special;
 pub mod proc;
 pub mod pseudo;
+pub mod signal_io;
+pub mod special;
 pub mod sys;
 pub mod text;
 pub mod tmpfs;

@@ -158,7 +158,12 @@ impl MountTable {
         let mut index = 0;
         while index < gone.len() {
             let parent = gone[index].clone();
-            gone.extend(mounts.iter().filter(|m| m.attached_at.read().as_ref().is_some_and(|p| Arc::ptr_eq(&p.mount, &parent))).cloned());
+            gone.extend(
+                mounts
+                    .iter()
+                    .filter(|m| m.attached_at.read().as_ref().is_some_and(|p| Arc::ptr_eq(&p.mount, &parent)))
+                    .cloned(),
+            );
             index += 1;
         }
         if gone.len() > 1 && !lazily {
@@ -202,7 +207,13 @@ impl MountTable {
     /// What is seen at `path`: the root of the topmost mount on it, if any.
     pub fn topmost(&self, mut path: Path) -> Path {
         while path.dentry.is_mount_point() {
-            let found = self.mounts.read().iter().rev().find(|mount| mount.attached_at.read().as_ref().is_some_and(|place| place.is_same(&path))).cloned();
+            let found = self
+                .mounts
+                .read()
+                .iter()
+                .rev()
+                .find(|mount| mount.attached_at.read().as_ref().is_some_and(|place| place.is_same(&path)))
+                .cloned();
             match found {
                 Some(mount) => path = mount.root_path(),
                 None => break,

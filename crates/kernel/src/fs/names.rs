@@ -243,7 +243,13 @@ pub fn rename(task: &Task, mounts: &MountTable, old: End, new: End, flags: Renam
     Ok(())
 }
 
-fn report_rename(task: &Task, moved: &Arc<Dentry>, replaced: Option<&Arc<Dentry>>, from: (&Arc<Dentry>, &[u8]), to: (&Arc<Dentry>, &[u8])) {
+fn report_rename(
+    task: &Task,
+    moved: &Arc<Dentry>,
+    replaced: Option<&Arc<Dentry>>,
+    from: (&Arc<Dentry>, &[u8]),
+    to: (&Arc<Dentry>, &[u8]),
+) {
     let watches = &task.kernel().watches;
     if !watches.is_active() {
         return;
@@ -261,4 +267,3 @@ fn report_rename(task: &Task, moved: &Arc<Dentry>, replaced: Option<&Arc<Dentry>
         report_lost_name(task, replaced);
     }
 }
-

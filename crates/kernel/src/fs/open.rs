@@ -218,7 +218,8 @@ fn open_place(context: &Context, place: Path, how: OpenHow, created: Created) ->
         if access.contains(AccessMode::WRITE) && matches!(kind, FileType::Regular | FileType::Directory) {
             place.mount.check_writable()?;
         }
-        if matches!(kind, FileType::CharacterDevice | FileType::BlockDevice) && place.mount.flags().contains(MountFlags::NODEV) {
+        if matches!(kind, FileType::CharacterDevice | FileType::BlockDevice) && place.mount.flags().contains(MountFlags::NODEV)
+        {
             return Err(Errno::EACCES);
         }
     }

@@ -47,7 +47,10 @@ pub fn create_node(task: &Task, directory: &Path, name: &[u8], kind: NewNodeKind
         gid = above.gid;
         if matches!(kind, NewNodeKind::Directory) {
             permissions |= SET_GID;
-        } else if permissions & (SET_GID | 0o010) == SET_GID | 0o010 && !credentials.in_group(gid) && !credentials.has_capability(CAP_FSETID) {
+        } else if permissions & (SET_GID | 0o010) == SET_GID | 0o010
+            && !credentials.in_group(gid)
+            && !credentials.has_capability(CAP_FSETID)
+        {
             permissions &= !SET_GID;
         }
     }

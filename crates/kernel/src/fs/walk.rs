@@ -28,7 +28,10 @@ pub enum Follow {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Last {
     /// An ordinary name; whether slashes follow it.
-    Name { name: Vec<u8>, trailing_slash: bool },
+    Name {
+        name: Vec<u8>,
+        trailing_slash: bool,
+    },
     Dot,
     DotDot,
     /// The name was "/" (or only slashes).

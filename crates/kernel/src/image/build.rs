@@ -230,7 +230,8 @@ fn room(
     for target in &led_to {
         padding.remove(*target);
     }
-    let entered = |from: u64, to: u64| led_to.partition_point(|target| *target < from) != led_to.partition_point(|target| *target < to);
+    let entered =
+        |from: u64, to: u64| led_to.partition_point(|target| *target < from) != led_to.partition_point(|target| *target < to);
     let is_safe = |site: &&Site| {
         let start = site.at - site.load.map_or(0, |load| load.length);
         holds(start) && holds(site.at + 1) && !entered(start + 1, site.at) && !entered(site.at + 1, site.at + 2)
@@ -239,9 +240,22 @@ fn room(
 }
 
 /// The bytes between two functions, if nothing runs on into them and they are nothing but filling.
-fn add_gap(source: &Source, padding: &mut Padding, before: &Code, from: u64, to: u64, holds: &impl Fn(u64) -> bool) -> Option<()> {
+fn add_gap(
+    source: &Source,
+    padding: &mut Padding,
+    before: &Code,
+    from: u64,
+    to: u64,
+    holds: &impl Fn(u64) -> bool,
+) -> Option<()> {
     const LONGEST: u64 = 256;
-    if before.ends && to > from && to - from <= LONGEST && holds(from) && holds(to - 1) && code::is_filling(&source.read(from, to - from)?, from) {
+    if before.ends
+        && to > from
+        && to - from <= LONGEST
+        && holds(from)
+        && holds(to - 1)
+        && code::is_filling(&source.read(from, to - from)?, from)
+    {
         padding.add(from, to);
     }
     Some(())

@@ -2,8 +2,8 @@
 
 use super::{build, Image};
 use crate::fs::file::FileOperations;
-use crate::fs::proc::MappedNames;
 use crate::fs::inode::Device;
+use crate::fs::proc::MappedNames;
 use parking_lot::Mutex;
 use rustix::fs::Stat;
 use skerry_platform::engine::NativeCall;
@@ -184,11 +184,7 @@ impl Images {
         };
         let number = file.as_raw_fd().to_string();
         let name = rustix::fs::readlinkat(skerry_platform::host::own_descriptors()?, number, Vec::new()).ok()?;
-        self.names.stands_for(
-            (numbers(pages.st_dev), pages.st_ino),
-            (numbers(identity.0), identity.1),
-            name.into_bytes(),
-        );
+        self.names.stands_for((numbers(pages.st_dev), pages.st_ino), (numbers(identity.0), identity.1), name.into_bytes());
         Some(image)
     }
 }

@@ -61,7 +61,8 @@ pub(super) fn rewrite(sites: &[Site], mut padding: Padding, runs: &[Run]) -> Vec
     let Some(exit) = padding.take(ENTER.len() as u64, 0..u64::MAX) else { return patches };
     patches.push(Patch { at: exit, bytes: ENTER.to_vec() });
     // The near jumps first: there are few places for each.
-    let (long, short): (Vec<&Site>, Vec<&Site>) = sites.iter().filter(|site| is_wanted(site)).partition(|site| site.load.is_some());
+    let (long, short): (Vec<&Site>, Vec<&Site>) =
+        sites.iter().filter(|site| is_wanted(site)).partition(|site| site.load.is_some());
     for site in short.into_iter().chain(long) {
         let mut group = Vec::new();
         if redirect(site, exit, &mut padding, &mut group).is_some() && group.iter().all(|patch| patch.lies_in(runs)) {

@@ -153,7 +153,9 @@ impl Both {
             at = instruction.next_ip();
             match instruction.mnemonic() {
                 Mnemonic::Mov if instruction.op0_register() == Register::EAX => number = Some(instruction.immediate32()),
-                Mnemonic::Lea if instruction.op0_register() == Register::RCX => behind = Some(instruction.ip_rel_memory_address()),
+                Mnemonic::Lea if instruction.op0_register() == Register::RCX => {
+                    behind = Some(instruction.ip_rel_memory_address())
+                }
                 Mnemonic::Jmp => at = instruction.near_branch_target(),
                 _ => return None,
             }

@@ -99,7 +99,13 @@ pub struct ReceiveMode {
 }
 
 impl Channel {
-    pub fn new(framing: Framing, capacity: usize, reader: Arc<WaitQueue>, writer: Arc<WaitQueue>, budget: Arc<Budget>) -> Arc<Channel> {
+    pub fn new(
+        framing: Framing,
+        capacity: usize,
+        reader: Arc<WaitQueue>,
+        writer: Arc<WaitQueue>,
+        budget: Arc<Budget>,
+    ) -> Arc<Channel> {
         Arc::new(Channel {
             framing,
             state: Mutex::new(State {
@@ -442,7 +448,13 @@ impl State {
             let mark = self.marks.front()?;
             let wanted = buffer.len().min(mark.length);
             let count = self.ring.peek(0, &mut buffer[..wanted]);
-            return Some(Received { count, full_length: mark.length, rights: mark.rights.duplicate(), sender: mark.sender, boundary: true });
+            return Some(Received {
+                count,
+                full_length: mark.length,
+                rights: mark.rights.duplicate(),
+                sender: mark.sender,
+                boundary: true,
+            });
         }
         let mark = self.marks.pop_front()?;
         let wanted = buffer.len().min(mark.length);

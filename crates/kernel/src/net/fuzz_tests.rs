@@ -41,7 +41,9 @@ fn netlink_requests_of_any_kind() {
             bytes.extend([7, 0, 0, 0, 0, 0, 0, 0]);
             bytes.resize(32, 0);
             // Attributes: an address, a name, a nest.
-            bytes.extend([8, 0, 1, 0, 127, 0, 0, 1, 7, 0, 3, 0, b'l', b'o', 0, 0, 12, 0, 18, 0x80, 8, 0, 1, 0, 1, 0, 0, 0, 0, 0, 0, 0]);
+            bytes.extend([
+                8, 0, 1, 0, 127, 0, 0, 1, 7, 0, 3, 0, b'l', b'o', 0, 0, 12, 0, 18, 0x80, 8, 0, 1, 0, 1, 0, 0, 0, 0, 0, 0, 0,
+            ]);
             originals.push(bytes);
         }
     }

@@ -106,10 +106,8 @@ fn timeout(value: &[u8]) -> Result<Option<Duration>> {
 }
 
 fn timeout_value(timeout: Option<Duration>) -> Vec<u8> {
-    let time = timeout.map_or(TimeVal::default(), |timeout| TimeVal {
-        sec: timeout.as_secs() as i64,
-        usec: timeout.subsec_micros().into(),
-    });
+    let time = timeout
+        .map_or(TimeVal::default(), |timeout| TimeVal { sec: timeout.as_secs() as i64, usec: timeout.subsec_micros().into() });
     time.as_bytes().to_vec()
 }
 
@@ -173,7 +171,9 @@ pub fn set(socket: &dyn Socket, caller: &Caller, name: u32, value: &[u8]) -> Res
             options.pass_credentials = on;
         }
         linux::SO_SNDBUF | linux::SO_SNDBUFFORCE | linux::SO_RCVBUF | linux::SO_RCVBUFFORCE => {
-            if matches!(name, linux::SO_SNDBUFFORCE | linux::SO_RCVBUFFORCE) && !caller.credentials.has_capability(CAP_NET_ADMIN) {
+            if matches!(name, linux::SO_SNDBUFFORCE | linux::SO_RCVBUFFORCE)
+                && !caller.credentials.has_capability(CAP_NET_ADMIN)
+            {
                 return Err(Errno::EPERM);
             }
             // The value is doubled, as socket(7) says.
@@ -186,7 +186,17 @@ pub fn set(socket: &dyn Socket, caller: &Caller, name: u32, value: &[u8]) -> Res
             drop(options);
             socket.buffers_changed();
         }
-        linux::SO_RCVLOWAT => options.receive_low_water = if number <= 0 { if number < 0 { i32::MAX } else { 1 } } else { number },
+        linux::SO_RCVLOWAT => {
+            options.receive_low_water = if number <= 0 {
+                if number < 0 {
+                    i32::MAX
+                } else {
+                    1
+                }
+            } else {
+                number
+            }
+        }
         linux::SO_TIMESTAMP_OLD | linux::SO_TIMESTAMP_NEW => {
             options.timestamp = if on { Timestamp::Microseconds } else { Timestamp::Off };
         }
@@ -239,7 +249,12 @@ pub fn set(socket: &dyn Socket, caller: &Caller, name: u32, value: &[u8]) -> Res
         | linux::SO_SELECT_ERR_QUEUE
         | linux::SO_PASSPIDFD => options.keep_integer(linux::SOL_SOCKET, name, number),
         linux::SO_DETACH_FILTER => return Err(Errno::ENOENT),
-        linux::SO_TYPE | linux::SO_ERROR | linux::SO_PROTOCOL | linux::SO_DOMAIN | linux::SO_ACCEPTCONN | linux::SO_SNDLOWAT => {
+        linux::SO_TYPE
+        | linux::SO_ERROR
+        | linux::SO_PROTOCOL
+        | linux::SO_DOMAIN
+        | linux::SO_ACCEPTCONN
+        | linux::SO_SNDLOWAT => {
             return Err(Errno::ENOPROTOOPT);
         }
         _ => return Err(Errno::ENOPROTOOPT),

@@ -13,9 +13,38 @@ use std::sync::Arc;
 
 /// The files there are.
 pub const NAMES: &[&str] = &[
-    "arp", "dev", "dev_mcast", "fib_trie", "icmp", "icmp6", "if_inet6", "igmp", "igmp6", "ip6_flowlabel", "ipv6_route", "netlink",
-    "netstat", "packet", "protocols", "psched", "ptype", "raw", "raw6", "route", "rt_cache", "snmp", "snmp6", "sockstat",
-    "sockstat6", "tcp", "tcp6", "udp", "udp6", "udplite", "udplite6", "unix",
+    "arp",
+    "dev",
+    "dev_mcast",
+    "fib_trie",
+    "icmp",
+    "icmp6",
+    "if_inet6",
+    "igmp",
+    "igmp6",
+    "ip6_flowlabel",
+    "ipv6_route",
+    "netlink",
+    "netstat",
+    "packet",
+    "protocols",
+    "psched",
+    "ptype",
+    "raw",
+    "raw6",
+    "route",
+    "rt_cache",
+    "snmp",
+    "snmp6",
+    "sockstat",
+    "sockstat6",
+    "tcp",
+    "tcp6",
+    "udp",
+    "udp6",
+    "udplite",
+    "udplite6",
+    "unix",
 ];
 
 /// The text of /proc/net/`name`; `None` where there is no such file.
@@ -38,11 +67,9 @@ pub fn proc_net(network: &NetworkStack, name: &str) -> Option<String> {
         "ipv6_route" if network.has_loopback() => ipv6_route(),
         "arp" => "IP address       HW type     Flags       HW address            Mask     Device\n".into(),
         "igmp" => igmp(network),
-        "igmp6" if network.has_loopback() => {
-            "1    lo              ff020000000000000000000000000001     1 0000000C 0\n\
+        "igmp6" if network.has_loopback() => "1    lo              ff020000000000000000000000000001     1 0000000C 0\n\
              1    lo              ff010000000000000000000000000001     1 00000008 0\n"
-                .into()
-        }
+            .into(),
         "if_inet6" | "ipv6_route" | "igmp6" | "dev_mcast" | "rt_cache" | "fib_trie" | "snmp6" => String::new(),
         "ip6_flowlabel" => "Label S Owner  Users  Linger Expires  Dst                              Opt\n".into(),
         "psched" => "000003e8 00000040 000f4240 3b9aca00\n".into(),
@@ -51,7 +78,9 @@ pub fn proc_net(network: &NetworkStack, name: &str) -> Option<String> {
         "sockstat" => sockstat(network),
         "sockstat6" => sockstat6(network),
         "snmp" => snmp(),
-        "netstat" => "TcpExt: SyncookiesSent TCPTimeouts\nTcpExt: 0 0\nIpExt: InNoRoutes InOctets OutOctets\nIpExt: 0 0 0\n".into(),
+        "netstat" => {
+            "TcpExt: SyncookiesSent TCPTimeouts\nTcpExt: 0 0\nIpExt: InNoRoutes InOctets OutOctets\nIpExt: 0 0 0\n".into()
+        }
         _ => return None,
     })
 }
@@ -96,10 +125,7 @@ fn tcp(network: &NetworkStack, domain: u32) -> String {
          retrnsmt   uid  timeout inode\n"
             .into()
     } else {
-        format!(
-            "{:<149}\n",
-            "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode"
-        )
+        format!("{:<149}\n", "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode")
     };
     for (number, (socket, shown)) in internet(network, domain, IPPROTO_TCP).iter().enumerate() {
         let common = socket.common();

@@ -165,7 +165,12 @@ mod tests {
         let mut next_in = 0u32;
         let mut next_out = 0u32;
         for round in 0..2000usize {
-            let block: Vec<u8> = (0..round % 700).map(|_| { next_in += 1; next_in as u8 }).collect();
+            let block: Vec<u8> = (0..round % 700)
+                .map(|_| {
+                    next_in += 1;
+                    next_in as u8
+                })
+                .collect();
             assert_eq!(ring.push(&block, usize::MAX), block.len());
             let mut out = vec![0; (round * 7) % 690];
             let count = ring.peek(0, &mut out);

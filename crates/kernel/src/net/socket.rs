@@ -403,11 +403,8 @@ impl FileOperations for SocketFile {
         // Without a caller at hand the maker's identity is used; it shows only to a receiver with SO_PASSCRED.
         let common = self.socket.common();
         let creator = &common.creator.user;
-        let caller = Caller {
-            pid: creator.pid,
-            credentials: common.network.credentials_of(creator.uid, creator.gid),
-            file_limit: 0,
-        };
+        let caller =
+            Caller { pid: creator.pid, credentials: common.network.credentials_of(creator.uid, creator.gid), file_limit: 0 };
         self.socket.send(&caller, buffer, &mut Outgoing::default())
     }
 

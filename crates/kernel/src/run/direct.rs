@@ -39,7 +39,14 @@ impl Engine {
         operations
     }
 
-    fn make_direct(&self, thread: &GuestThread, context: &Context, fd: i32, file: &Arc<OpenFile>, operations: &mut Vec<Operation>) {
+    fn make_direct(
+        &self,
+        thread: &GuestThread,
+        context: &Context,
+        fd: i32,
+        file: &Arc<OpenFile>,
+        operations: &mut Vec<Operation>,
+    ) {
         let kernel = context.kernel();
         let (process, task) = (context.process(), context.task);
         let Some(registry) = kernel.direct_registry() else { return };

@@ -114,18 +114,17 @@ impl Engine {
         }
     }
 
-    fn take_in(self: &Arc<Self>, enrolment: &Arc<Enrolment>, notification: &Notification) -> Result<(), skerry_platform::HostError> {
+    fn take_in(
+        self: &Arc<Self>,
+        enrolment: &Arc<Enrolment>,
+        notification: &Notification,
+    ) -> Result<(), skerry_platform::HostError> {
         let (channel, memory) = Channel::create()?;
         let is_thread = enrolment.flags == CLONE_THREAD;
         let parent = enrolment.parent.as_ref();
         let (host, process) = match parent {
-            Some(parent) if is_thread => {
-                (HostThread { pid: parent.host.pid, tid: notification.tid }, parent.process.clone())
-            }
-            _ => (
-                HostThread { pid: notification.tid, tid: notification.tid },
-                Arc::new(HostProcess::new(notification.tid)?),
-            ),
+            Some(parent) if is_thread => (HostThread { pid: parent.host.pid, tid: notification.tid }, parent.process.clone()),
+            _ => (HostThread { pid: notification.tid, tid: notification.tid }, Arc::new(HostProcess::new(notification.tid)?)),
         };
         let host = Arc::new(host);
         let space = match &enrolment.space {

@@ -302,8 +302,11 @@ impl Plan {
             if let Some(prepared) = &prepared {
                 calls.insert(0, NativeCall::new(linux::__NR_munmap, [prepared.start, prepared.size, 0, 0, 0, 0]));
             }
-            let flags =
-                linux::MAP_PRIVATE | linux::MAP_ANONYMOUS | linux::MAP_FIXED_NOREPLACE | linux::MAP_NORESERVE | linux::MAP_STACK;
+            let flags = linux::MAP_PRIVATE
+                | linux::MAP_ANONYMOUS
+                | linux::MAP_FIXED_NOREPLACE
+                | linux::MAP_NORESERVE
+                | linux::MAP_STACK;
             let protection = u64::from(linux::PROT_READ | linux::PROT_WRITE);
             let start = stack_top - stack_size;
             calls.push(NativeCall::new(linux::__NR_mmap, [start, stack_size, protection, flags.into(), u64::MAX, 0]));
@@ -338,13 +341,8 @@ impl Plan {
         ];
         let no_arguments = [Vec::new()];
         let arguments = if execution.arguments.is_empty() { &no_arguments[..] } else { &execution.arguments[..] };
-        let layout = StackLayout {
-            arguments,
-            environment: &execution.environment,
-            path: &execution.name,
-            random: at_random,
-            auxiliary,
-        };
+        let layout =
+            StackLayout { arguments, environment: &execution.environment, path: &execution.name, random: at_random, auxiliary };
         let laid = layout.lay_out(stack_top);
         let gap = if image.position_independent { pages(random[5], 13) } else { pages(random[5], 12) };
         let start = image.end(bias) + PAGE + gap;

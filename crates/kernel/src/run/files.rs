@@ -90,7 +90,8 @@ impl OutsideFiles {
         let mut entries = Vec::new();
         for name in names {
             // What vanishes between the listing and the look is left out.
-            let Ok(place) = walk::Walker::new(&self.kernel().mounts, walker.clone(), &self.task.credentials()).step(&directory, &name)
+            let Ok(place) =
+                walk::Walker::new(&self.kernel().mounts, walker.clone(), &self.task.credentials()).step(&directory, &name)
             else {
                 continue;
             };

@@ -10,7 +10,8 @@ fn kernel() -> Arc<Kernel> {
     kernel.mounts.set_root(new_mount(services.tmpfs(0, 0o755, "tmpfs")));
     let service = OutsideFiles::new(&kernel).unwrap();
     service.make_directory(b"/mnt", false, 0o700).unwrap();
-    let place = crate::fs::walk::resolve_from_root(&kernel.mounts, &kernel.mounts.root().unwrap(), b"/mnt", Follow::Yes).unwrap();
+    let place =
+        crate::fs::walk::resolve_from_root(&kernel.mounts, &kernel.mounts.root().unwrap(), b"/mnt", Follow::Yes).unwrap();
     kernel.mounts.mount_at(&place, new_mount(services.tmpfs(0, 0o755, "tmpfs"))).unwrap();
     kernel
 }
@@ -24,7 +25,13 @@ fn put(service: &OutsideFiles, path: &str, content: &[u8]) {
 }
 
 fn special(kernel: &Kernel, name: &str, kind: NewNodeKind) {
-    kernel.mounts.root().unwrap().inode().create(name.as_bytes(), NewNode { kind, permissions: 0o777, uid: 0, gid: 0 }).unwrap();
+    kernel
+        .mounts
+        .root()
+        .unwrap()
+        .inode()
+        .create(name.as_bytes(), NewNode { kind, permissions: 0o777, uid: 0, gid: 0 })
+        .unwrap();
 }
 
 #[test]
@@ -89,7 +96,13 @@ fn trees_are_made_listed_and_removed() {
     assert_eq!(service.make_directory(b"/a/b/c", false, 0o700), Err(Errno::ENOENT));
     service.make_directory(b"//a/./b//c/", true, 0o1700).unwrap();
     assert_eq!(service.make_directory(b"/a/b/c", true, 0o700), Err(Errno::EEXIST));
-    assert_eq!((service.stat(b"/a/b/", Follow::Yes).unwrap().metadata.permissions, service.stat(b"/a/b/c", Follow::Yes).unwrap().metadata.permissions), (0o755, 0o1700));
+    assert_eq!(
+        (
+            service.stat(b"/a/b/", Follow::Yes).unwrap().metadata.permissions,
+            service.stat(b"/a/b/c", Follow::Yes).unwrap().metadata.permissions
+        ),
+        (0o755, 0o1700)
+    );
     put(&service, "/kept", b"");
     for number in 0..1200 {
         put(&service, &format!("/a/b/{number}"), b"x");

@@ -83,7 +83,11 @@ fn damaged_programs_are_refused_or_stay_in_their_place() {
             // Every later step lies in what the first one has reserved.
             for call in calls.iter().skip(1).filter(|call| call.number == u64::from(linux::__NR_mmap)) {
                 let [start, length, ..] = call.arguments;
-                assert!(length > 0 && start >= reserved[0] && start.checked_add(length).is_some_and(|stop| stop <= end), "{:x?} in {reserved:x?}", call.arguments);
+                assert!(
+                    length > 0 && start >= reserved[0] && start.checked_add(length).is_some_and(|stop| stop <= end),
+                    "{:x?} in {reserved:x?}",
+                    call.arguments
+                );
             }
         }
     }

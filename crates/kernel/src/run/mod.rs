@@ -12,9 +12,9 @@
 mod direct;
 mod enrol;
 mod exec;
+mod files;
 #[cfg(test)]
 mod fuzz_tests;
-mod files;
 mod pool;
 pub(crate) mod program;
 mod reaper;
@@ -114,7 +114,13 @@ pub(crate) struct Door {
 
 impl Door {
     fn new(listener: Listener) -> Arc<Door> {
-        Arc::new(Door { listener, users: AtomicUsize::new(1), closed: AtomicBool::new(false), receiving: AtomicBool::new(false), receiver: Mutex::new(None) })
+        Arc::new(Door {
+            listener,
+            users: AtomicUsize::new(1),
+            closed: AtomicBool::new(false),
+            receiving: AtomicBool::new(false),
+            receiver: Mutex::new(None),
+        })
     }
 
     fn add_user(&self) {

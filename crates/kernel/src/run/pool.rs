@@ -244,7 +244,8 @@ impl Pool {
                 let patience = if state.works { PATIENCE } else { FIRST_PATIENCE };
                 let patience = self.ready.wait_until(&mut state, started + patience);
                 if patience.timed_out() && !state.works && state.failure.is_none() {
-                    state.failure = Some("no process has rung within 10 s: seccomp user notifications do not arrive here".into());
+                    state.failure =
+                        Some("no process has rung within 10 s: seccomp user notifications do not arrive here".into());
                 }
                 if state.idle.is_empty() && (patience.timed_out() || state.failure.is_some()) {
                     return Err(Errno::EAGAIN);

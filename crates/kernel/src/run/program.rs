@@ -134,7 +134,10 @@ impl Image {
             return Err(Errno::ENOEXEC);
         }
         let count = usize::from(header.program_header_count);
-        if count == 0 || count > MAXIMUM_PROGRAM_HEADERS || usize::from(header.program_header_size) != size_of::<ProgramHeader>() {
+        if count == 0
+            || count > MAXIMUM_PROGRAM_HEADERS
+            || usize::from(header.program_header_size) != size_of::<ProgramHeader>()
+        {
             return Err(Errno::ENOEXEC);
         }
         let mut bytes = vec![0u8; count * size_of::<ProgramHeader>()];
@@ -148,7 +151,11 @@ impl Image {
         for load in headers.iter().filter(|header| header.kind == PT_LOAD) {
             let end = load.address.checked_add(load.memory_size).filter(|end| *end <= ADDRESS_END).ok_or(Errno::ENOEXEC)?;
             let congruent = load.address % PAGE == load.offset % PAGE;
-            if load.file_size > load.memory_size || !congruent || load.offset.checked_add(load.file_size).is_none() || load.address < previous_end {
+            if load.file_size > load.memory_size
+                || !congruent
+                || load.offset.checked_add(load.file_size).is_none()
+                || load.address < previous_end
+            {
                 return Err(Errno::ENOEXEC);
             }
             previous_end = end;
@@ -195,9 +202,8 @@ impl Image {
     /// AT_PHDR: where the program headers are in memory.
     pub fn headers_address(&self, bias: u64) -> u64 {
         let at = self.program_headers_offset;
-        let holds = |header: &&ProgramHeader| {
-            header.kind == PT_LOAD && header.offset <= at && at - header.offset < header.file_size
-        };
+        let holds =
+            |header: &&ProgramHeader| header.kind == PT_LOAD && header.offset <= at && at - header.offset < header.file_size;
         match self.headers.iter().find(holds) {
             Some(header) => (at - header.offset).wrapping_add(header.address).wrapping_add(bias),
             None => at.wrapping_add(self.low).wrapping_add(bias),
@@ -235,8 +241,7 @@ impl Image {
                     length: file_pages_end - page,
                 };
                 let descriptor = self.file.operations.mapping_descriptor(request)?;
-                let arguments =
-                    [page, file_pages_end - page, protection, private | linux::MAP_FIXED as u64, 0, request.offset];
+                let arguments = [page, file_pages_end - page, protection, private | linux::MAP_FIXED as u64, 0, request.offset];
                 calls.push(NativeCall::with_descriptor(linux::__NR_mmap, arguments, 4, descriptor));
                 if load.flags & PF_X != 0 && load.flags & PF_W == 0 {
                     let mapped = (request.offset, request.length);
@@ -366,7 +371,6 @@ impl StackLayout<'_> {
         }
     }
 }
-
 
 #[cfg(test)]
 mod tests {

@@ -96,7 +96,8 @@ impl Engine {
             }
             request::FAULT => {
                 let fault = thread.channel.detail();
-                let signal = Signal::new(fault.fault_signal).filter(|signal| is_synchronous(*signal)).unwrap_or(Signal::SIGSEGV);
+                let signal =
+                    Signal::new(fault.fault_signal).filter(|signal| is_synchronous(*signal)).unwrap_or(Signal::SIGSEGV);
                 signal::force_signal(task, SignalInfo::fault(signal, fault.fault_code, fault.fault_address));
                 None
             }

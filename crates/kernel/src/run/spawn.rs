@@ -102,7 +102,9 @@ fn start(task: &Arc<Task>, program: &[u8], arguments: Vec<Vec<u8>>, environment:
     execute(&mut context, execution).map_err(|errno| match errno {
         // The file itself was found: what is missing is what it names.
         Errno::ENOENT => SpawnError::NoInterpreter,
-        Errno::EACCES | Errno::ENOEXEC | Errno::ELIBBAD | Errno::EISDIR | Errno::EPERM | Errno::ELOOP => SpawnError::NotExecutable(errno),
+        Errno::EACCES | Errno::ENOEXEC | Errno::ELIBBAD | Errno::EISDIR | Errno::EPERM | Errno::ELOOP => {
+            SpawnError::NotExecutable(errno)
+        }
         Errno::EAGAIN => match context.kernel().engine().and_then(|engine| engine.pool.failure()) {
             Some(why) => SpawnError::Host(why),
             None => SpawnError::Other(errno),

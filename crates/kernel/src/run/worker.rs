@@ -121,7 +121,8 @@ impl Lead for Holder<'_> {
             if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
                 return false;
             }
-            let ticket = match deadline.map(|deadline| self.engine.timers.schedule(deadline, Arc::downgrade(waiter) as Weak<_>)) {
+            let ticket = match deadline.map(|deadline| self.engine.timers.schedule(deadline, Arc::downgrade(waiter) as Weak<_>))
+            {
                 None => None,
                 Some(Ok(ticket)) => Some(ticket),
                 Some(Err(_)) => return self.sleep_on_thread(waiter, deadline),
@@ -281,7 +282,9 @@ extern "C" fn work() -> ! {
         // Between two calls, there is nothing on the stack that would have to go where the fiber is put away or dropped.
         match next_task() {
             Task::GoOn(fiber, engine) => switch(fiber, engine, |engine, idle| engine.workers.put_away(idle)),
-            Task::Serve(engine, door, notification) => serve_or_end(&engine, &Holder { engine: &engine, door: &door }, notification),
+            Task::Serve(engine, door, notification) => {
+                serve_or_end(&engine, &Holder { engine: &engine, door: &door }, notification)
+            }
             Task::End(base) => switch(base, (), |(), idle| drop(idle)),
         }
     }

@@ -92,7 +92,8 @@ fn look_at_signals(context: &mut Context, mut outcome: Outcome) -> Return {
                 sleep_while_stopped(context);
             }
             Step::AskToStop { signal, continues } => {
-                let ignored = signal != Signal::SIGSTOP && job_control::is_orphaned(&task.process().group(), task.kernel(), None);
+                let ignored =
+                    signal != Signal::SIGSTOP && job_control::is_orphaned(&task.process().group(), task.kernel(), None);
                 let mut process_signals = task.process().signals.lock();
                 // SIGCONT may have come while nothing was locked; it cancels the stop.
                 if !ignored && process_signals.continues == continues {
@@ -151,10 +152,18 @@ enum Step {
     Gone,
     End(ExitStatus),
     /// The thread has been counted as stopped; with `all_stopped` as the last one, and the parent is to be told.
-    Stop { all_stopped: Option<Signal> },
+    Stop {
+        all_stopped: Option<Signal>,
+    },
     /// A stop signal was taken; whether it has effect depends on the process group.
-    AskToStop { signal: Signal, continues: u64 },
-    Handle { info: SignalInfo, action: SigAction },
+    AskToStop {
+        signal: Signal,
+        continues: u64,
+    },
+    Handle {
+        info: SignalInfo,
+        action: SigAction,
+    },
 }
 
 fn next_step(task: &Task) -> Step {

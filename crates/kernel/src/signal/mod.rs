@@ -22,11 +22,13 @@ mod take;
 
 pub use action::{default_action, DefaultAction};
 pub use deliver::{after_signal_return, frame_failed, prepare_return};
+pub(crate) use deliver::{complete_stop, try_leave};
 pub use mask::{set_blocked, set_temporary_mask};
 pub use pending::PendingSignals;
-pub use send::{force_signal, is_blocked_or_ignored, may_send, send_to_process, send_to_task, try_send_to_process, try_send_to_task};
-pub(crate) use deliver::{complete_stop, try_leave};
 pub(crate) use send::{begin_group_exit, hand_over_pending, interrupt, set_action};
+pub use send::{
+    force_signal, is_blocked_or_ignored, may_send, send_to_process, send_to_task, try_send_to_process, try_send_to_task,
+};
 pub use take::{dequeue, pending_in};
 
 use crate::task::ExitStatus;
@@ -88,8 +90,7 @@ impl Default for TaskSignals {
 }
 
 /// No alternate stack (sigaltstack(2)).
-pub const DISABLED_STACK: SignalStack =
-    SignalStack { base: 0, flags: skerry_abi::signal::SS_DISABLE, _padding: 0, size: 0 };
+pub const DISABLED_STACK: SignalStack = SignalStack { base: 0, flags: skerry_abi::signal::SS_DISABLE, _padding: 0, size: 0 };
 
 /// What a task does when it leaves the guest kernel; made by [`prepare_return`], carried out by the engine and the stub.
 #[derive(Debug)]

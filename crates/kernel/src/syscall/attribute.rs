@@ -107,7 +107,8 @@ fn change_owner(context: &Context, place: &Path, uid: u32, gid: u32) -> Result<(
         if kept != metadata.permissions {
             attributes.permissions = Some(kept);
         }
-        let _ = place.inode().get_xattr(b"security.capability").and_then(|_| place.inode().remove_xattr(b"security.capability"));
+        let _ =
+            place.inode().get_xattr(b"security.capability").and_then(|_| place.inode().remove_xattr(b"security.capability"));
     }
     change(context, place, &attributes)
 }

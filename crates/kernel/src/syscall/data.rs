@@ -264,7 +264,15 @@ pub fn sendfile(context: &mut Context, out_fd: i32, in_fd: i32, offset: UserAddr
     Ok(total)
 }
 
-pub fn copy_file_range(context: &mut Context, in_fd: i32, in_offset: UserAddress, out_fd: i32, out_offset: UserAddress, length: u64, flags: u32) -> Result<u64> {
+pub fn copy_file_range(
+    context: &mut Context,
+    in_fd: i32,
+    in_offset: UserAddress,
+    out_fd: i32,
+    out_offset: UserAddress,
+    length: u64,
+    flags: u32,
+) -> Result<u64> {
     if flags != 0 {
         return Err(Errno::EINVAL);
     }
@@ -321,7 +329,14 @@ fn can_be_spliced(file: &OpenFile) -> Result<bool> {
 }
 
 /// Moves or copies between two pipes, waiting for either.
-fn between_pipes(context: &Context, input: &OpenFile, output: &OpenFile, length: u64, flags: u32, how: Transfer) -> Result<u64> {
+fn between_pipes(
+    context: &Context,
+    input: &OpenFile,
+    output: &OpenFile,
+    length: u64,
+    flags: u32,
+    how: Transfer,
+) -> Result<u64> {
     let length = usize::try_from(length.min(TRANSFER_MAX)).map_err(|_| Errno::EINVAL)?;
     let refused = flags & SPLICE_F_NONBLOCK != 0 || input.is_nonblocking() || output.is_nonblocking();
     let attempt = || transfer::between(input, output, length, how).map(|count| count as u64);
@@ -335,7 +350,15 @@ fn between_pipes(context: &Context, input: &OpenFile, output: &OpenFile, length:
     context.block_on(first, None, attempt)
 }
 
-pub fn splice(context: &mut Context, in_fd: i32, in_offset: UserAddress, out_fd: i32, out_offset: UserAddress, length: u64, flags: u32) -> Result<u64> {
+pub fn splice(
+    context: &mut Context,
+    in_fd: i32,
+    in_offset: UserAddress,
+    out_fd: i32,
+    out_offset: UserAddress,
+    length: u64,
+    flags: u32,
+) -> Result<u64> {
     if flags & !SPLICE_F_KNOWN != 0 {
         return Err(Errno::EINVAL);
     }
@@ -369,7 +392,14 @@ pub fn splice(context: &mut Context, in_fd: i32, in_offset: UserAddress, out_fd:
 }
 
 /// What is taken out of the pipe must find its place: the write may wait even where the pipe may not.
-fn from_pipe_to_file(context: &Context, input: &Arc<OpenFile>, output: &Arc<OpenFile>, offset: UserAddress, length: u64, flags: u32) -> Result<u64> {
+fn from_pipe_to_file(
+    context: &Context,
+    input: &Arc<OpenFile>,
+    output: &Arc<OpenFile>,
+    offset: UserAddress,
+    length: u64,
+    flags: u32,
+) -> Result<u64> {
     if !output.operations.is_seekable() && !offset.is_null() {
         return Err(Errno::ESPIPE);
     }
@@ -406,7 +436,14 @@ fn from_pipe_to_file(context: &Context, input: &Arc<OpenFile>, output: &Arc<Open
     Ok(total)
 }
 
-fn from_file_to_pipe(context: &Context, input: &Arc<OpenFile>, offset: UserAddress, output: &Arc<OpenFile>, length: u64, flags: u32) -> Result<u64> {
+fn from_file_to_pipe(
+    context: &Context,
+    input: &Arc<OpenFile>,
+    offset: UserAddress,
+    output: &Arc<OpenFile>,
+    length: u64,
+    flags: u32,
+) -> Result<u64> {
     if !input.operations.is_seekable() && !offset.is_null() {
         return Err(Errno::ESPIPE);
     }
@@ -477,7 +514,9 @@ fn fill_pipe(context: &Context, file: &Arc<OpenFile>, segments: &mut Segments, w
         let written = match write_from(context, file, &buffer[..copied], At::Position, waiting) {
             Ok(written) => written,
             // SIGPIPE goes with it.
-            Err(Errno::EPIPE) if total == 0 => return write_all(context, &mut output, &buffer[..copied], Waiting::Refused).map(|count| count as u64),
+            Err(Errno::EPIPE) if total == 0 => {
+                return write_all(context, &mut output, &buffer[..copied], Waiting::Refused).map(|count| count as u64)
+            }
             Err(_) if total > 0 => break,
             Err(errno) => return Err(errno),
         };

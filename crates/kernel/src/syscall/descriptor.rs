@@ -100,7 +100,9 @@ pub fn fcntl(context: &mut Context, fd: i32, command: u32, argument: u64) -> Res
             if minimum < 0 || minimum as u64 >= descriptor_limit(context) {
                 return Err(Errno::EINVAL);
             }
-            return files.install(file, minimum, command == linux::F_DUPFD_CLOEXEC, descriptor_limit(context)).map(|fd| fd as u64);
+            return files
+                .install(file, minimum, command == linux::F_DUPFD_CLOEXEC, descriptor_limit(context))
+                .map(|fd| fd as u64);
         }
         linux::F_GETFD => return Ok(u64::from(files.close_on_exec(fd)?)),
         linux::F_SETFD => {

@@ -121,22 +121,152 @@ fn new_process(kernel: &Arc<Kernel>, memory: &Arc<GuestMemory>, uid: u32) -> Arc
 }
 
 const PATHS: &[&[u8]] = &[
-    b"/", b".", b"..", b"", b"/f", b"/d", b"/d/e", b"/d/new", b"/tmp/a", b"/tmp/b", b"f", b"/f/", b"/nosuch/x", b"/proc/self/fd/3", b"/proc/self/mem",
-    b"/proc/self/maps", b"/proc/self/status", b"/proc/self/exe", b"/proc/1/stat", b"/proc/self/task", b"/proc/meminfo", b"/proc/mounts",
-    b"/proc/sys/kernel/hostname", b"/proc/net/tcp", b"/sys", b"/sys/fs/cgroup/cgroup.procs", b"/dev/null", b"/dev/zero", b"/dev/full", b"/dev/random",
-    b"/dev/tty", b"/dev/ptmx", b"/dev/pts/0", b"/dev/pts", b"/fifo", b"/socket", b"/link", b"user.name", b"trusted.x", b"security.capability", b"system.posix_acl_access",
-    b"tmpfs", b"proc", b"overlay", b"/queue",
+    b"/",
+    b".",
+    b"..",
+    b"",
+    b"/f",
+    b"/d",
+    b"/d/e",
+    b"/d/new",
+    b"/tmp/a",
+    b"/tmp/b",
+    b"f",
+    b"/f/",
+    b"/nosuch/x",
+    b"/proc/self/fd/3",
+    b"/proc/self/mem",
+    b"/proc/self/maps",
+    b"/proc/self/status",
+    b"/proc/self/exe",
+    b"/proc/1/stat",
+    b"/proc/self/task",
+    b"/proc/meminfo",
+    b"/proc/mounts",
+    b"/proc/sys/kernel/hostname",
+    b"/proc/net/tcp",
+    b"/sys",
+    b"/sys/fs/cgroup/cgroup.procs",
+    b"/dev/null",
+    b"/dev/zero",
+    b"/dev/full",
+    b"/dev/random",
+    b"/dev/tty",
+    b"/dev/ptmx",
+    b"/dev/pts/0",
+    b"/dev/pts",
+    b"/fifo",
+    b"/socket",
+    b"/link",
+    b"user.name",
+    b"trusted.x",
+    b"security.capability",
+    b"system.posix_acl_access",
+    b"tmpfs",
+    b"proc",
+    b"overlay",
+    b"/queue",
 ];
 
 const WORDS: &[u64] = &[
-    0, 1, 2, 3, 4, 5, 7, 8, 9, 10, 12, 16, 17, 24, 32, 48, 64, 100, 128, 255, 256, 511, 512, 1000, 1023, 1024, 1025, 4095, 4096, 4097, 65535, 65536, 1 << 20,
-    0x7ffe_ffff, 0x7fff_f000, 0x7fff_ffff, 0x8000_0000, 0xffff_ffff, 0xffff_ff9c, 0x1_0000_0000, 999_999_999, 1_000_000_000,
-    i64::MAX as u64, i64::MIN as u64, u64::MAX, u64::MAX - 1, u64::MAX - 4095, u64::MAX - 99, u64::MAX - 21, 0x7fff_ffff_f000, 0x8000_0000_0000,
+    0,
+    1,
+    2,
+    3,
+    4,
+    5,
+    7,
+    8,
+    9,
+    10,
+    12,
+    16,
+    17,
+    24,
+    32,
+    48,
+    64,
+    100,
+    128,
+    255,
+    256,
+    511,
+    512,
+    1000,
+    1023,
+    1024,
+    1025,
+    4095,
+    4096,
+    4097,
+    65535,
+    65536,
+    1 << 20,
+    0x7ffe_ffff,
+    0x7fff_f000,
+    0x7fff_ffff,
+    0x8000_0000,
+    0xffff_ffff,
+    0xffff_ff9c,
+    0x1_0000_0000,
+    999_999_999,
+    1_000_000_000,
+    i64::MAX as u64,
+    i64::MIN as u64,
+    u64::MAX,
+    u64::MAX - 1,
+    u64::MAX - 4095,
+    u64::MAX - 99,
+    u64::MAX - 21,
+    0x7fff_ffff_f000,
+    0x8000_0000_0000,
     // ioctl(2) requests, prctl(2) options, socket levels and families, fcntl(2) commands beyond the small numbers.
-    0x5401, 0x5402, 0x540b, 0x540e, 0x540f, 0x5410, 0x5411, 0x5413, 0x5414, 0x541b, 0x5421, 0x5450, 0x5451, 0x5452, 0x8004_5430, 0x4004_5431,
-    0x8004_5432, 0x8912, 0x8913, 0x8915, 0x8927, 0x8933, 0x8901, 1024, 1030, 1031, 1032, 1033, 1034, 0x5961_6d61, 0x5356_4d41, 41, 38, 6,
+    0x5401,
+    0x5402,
+    0x540b,
+    0x540e,
+    0x540f,
+    0x5410,
+    0x5411,
+    0x5413,
+    0x5414,
+    0x541b,
+    0x5421,
+    0x5450,
+    0x5451,
+    0x5452,
+    0x8004_5430,
+    0x4004_5431,
+    0x8004_5432,
+    0x8912,
+    0x8913,
+    0x8915,
+    0x8927,
+    0x8933,
+    0x8901,
+    1024,
+    1030,
+    1031,
+    1032,
+    1033,
+    1034,
+    0x5961_6d61,
+    0x5356_4d41,
+    41,
+    38,
+    6,
     // openat(2) and socket(2) flags together with small numbers.
-    0o100, 0o102, 0o1102, 0o2000, 0o4000, 0o200000, 0o10000000, 0o20200002, 0o2000000, 0x80801, 0x80002,
+    0o100,
+    0o102,
+    0o1102,
+    0o2000,
+    0o4000,
+    0o200000,
+    0o10000000,
+    0o20200002,
+    0o2000000,
+    0x80801,
+    0x80002,
 ];
 
 /// One argument, or one word of a structure.
@@ -173,9 +303,26 @@ enum Holds {
 }
 
 const HOLDS: &[Holds] = &[
-    Holds::Path, Holds::Path, Holds::Path, Holds::Path, Holds::ExtendedAttributeName, Holds::SocketAddress, Holds::SocketAddress, Holds::Vectors,
-    Holds::Message, Holds::Time, Holds::Time, Holds::SignalSet, Holds::Numbers, Holds::Numbers, Holds::Filter, Holds::Words, Holds::Words,
-    Holds::Noise, Holds::Noise, Holds::Noise,
+    Holds::Path,
+    Holds::Path,
+    Holds::Path,
+    Holds::Path,
+    Holds::ExtendedAttributeName,
+    Holds::SocketAddress,
+    Holds::SocketAddress,
+    Holds::Vectors,
+    Holds::Message,
+    Holds::Time,
+    Holds::Time,
+    Holds::SignalSet,
+    Holds::Numbers,
+    Holds::Numbers,
+    Holds::Filter,
+    Holds::Words,
+    Holds::Words,
+    Holds::Noise,
+    Holds::Noise,
+    Holds::Noise,
 ];
 
 impl Lender {
@@ -202,21 +349,38 @@ fn content(random: &mut Random, lender: &Lender, task: &Task, holds: Holds) -> V
             bytes.push(0);
         }
         Holds::ExtendedAttributeName => {
-            let name: &[u8] = random.pick::<&[u8]>(&[b"user.a\0", b"user.b\0", b"trusted.x\0", b"security.capability\0", b"system.posix_acl_access\0"]);
+            let name: &[u8] = random.pick::<&[u8]>(&[
+                b"user.a\0",
+                b"user.b\0",
+                b"trusted.x\0",
+                b"security.capability\0",
+                b"system.posix_acl_access\0",
+            ]);
             bytes.extend_from_slice(name);
         }
         Holds::SocketAddress => {
             let address: &[u8] = random.pick::<&[u8]>(&[
-                b"\x02\0\x1f\x90\x7f\0\0\x01\0\0\0\0\0\0\0\0", b"\x02\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0", b"\x01\0/socket\0", b"\x01\0\0abstract", b"\x10\0\0\0\0\0\0\0\x01\0\0\0",
-                b"\x0a\0\x1f\x90\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x01\0\0\0\0", b"\0\0",
+                b"\x02\0\x1f\x90\x7f\0\0\x01\0\0\0\0\0\0\0\0",
+                b"\x02\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0",
+                b"\x01\0/socket\0",
+                b"\x01\0\0abstract",
+                b"\x10\0\0\0\0\0\0\0\x01\0\0\0",
+                b"\x0a\0\x1f\x90\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x01\0\0\0\0",
+                b"\0\0",
             ]);
             bytes.extend_from_slice(address);
         }
         Holds::Vectors => vectors(random, &mut bytes),
         Holds::Message => {
             let words = [
-                if random.below(2) == 0 { 0 } else { lender.holding(random, Holds::SocketAddress) }, 16, lender.holding(random, Holds::Vectors), random.below(4) as u64,
-                if random.below(2) == 0 { 0 } else { lender.holding(random, Holds::Numbers) }, random.below(80) as u64, 0, 0,
+                if random.below(2) == 0 { 0 } else { lender.holding(random, Holds::SocketAddress) },
+                16,
+                lender.holding(random, Holds::Vectors),
+                random.below(4) as u64,
+                if random.below(2) == 0 { 0 } else { lender.holding(random, Holds::Numbers) },
+                random.below(80) as u64,
+                0,
+                0,
             ];
             words.iter().for_each(|word| bytes.extend(word.to_le_bytes()));
         }
@@ -240,7 +404,10 @@ fn content(random: &mut Random, lender: &Lender, task: &Task, holds: Holds) -> V
             bytes.extend(count.to_le_bytes());
             bytes.extend(address.to_le_bytes());
             for index in 0..count {
-                let codes = [0x20u16, 0x15, 0x25, 0x35, 0x45, 0x05, 0x04, 0x24, 0x34, 0x54, 0x64, 0x74, 0x84, 0x94, 0xa4, 0x07, 0x87, 0x02, 0x60, 0x61, 0x80, 0x16, 0x06];
+                let codes = [
+                    0x20u16, 0x15, 0x25, 0x35, 0x45, 0x05, 0x04, 0x24, 0x34, 0x54, 0x64, 0x74, 0x84, 0x94, 0xa4, 0x07, 0x87,
+                    0x02, 0x60, 0x61, 0x80, 0x16, 0x06,
+                ];
                 let code = if index + 1 == count || random.below(9) == 0 { 0x06 } else { *random.pick(&codes) };
                 bytes.extend(code.to_le_bytes());
                 bytes.extend([random.below(4) as u8, random.below(4) as u8]);
@@ -307,7 +474,10 @@ fn argument(random: &mut Random, lender: &Lender, task: &Task, kind: char) -> u6
         'Y' => *random.pick(&[0, 1, 6, 17, 41, 270]),
         's' => *random.pick(&[2, 10, 12, 16, 28, 110]),
         'L' => *random.pick(&[0, 1, 7, 100, 1000, 4000, 4096, 65536]),
-        'M' => *random.pick(&[0, 0, 0o644, 0o755, 0o100, 0o102, 0o1777, 0o2000, 0o4000, 0o2000000, 1, 2, 0x100, 0x200, 0x1000, 0o100644, 0o10644, 0o20666, 0o3700]),
+        'M' => *random.pick(&[
+            0, 0, 0o644, 0o755, 0o100, 0o102, 0o1777, 0o2000, 0o4000, 0o2000000, 1, 2, 0x100, 0x200, 0x1000, 0o100644, 0o10644,
+            0o20666, 0o3700,
+        ]),
         'p' => *random.pick(&[0, 1, task.process().pid() as u64, task.process().pid() as u64, u64::MAX]),
         'g' => random.below(66) as u64,
         'n' => random.below(12) as u64,
@@ -326,15 +496,23 @@ fn open_files(task: &Arc<Task>, memory: &GuestMemory, lender: &Lender) {
     };
     let at = lender.start;
     for (path, flags) in [
-        (&b"/f\0"[..], linux::O_RDWR), (b"/d\0", linux::O_DIRECTORY), (b"/dev/ptmx\0", linux::O_RDWR), (b"/dev/zero\0", linux::O_RDWR),
-        (b"/proc/self/maps\0", 0), (b"/tmp/log\0", linux::O_RDWR | linux::O_CREAT | linux::O_APPEND), (b"/f\0", linux::O_PATH),
-        (b"/proc/self/mem\0", linux::O_RDWR), (b"/sys\0", linux::O_DIRECTORY),
+        (&b"/f\0"[..], linux::O_RDWR),
+        (b"/d\0", linux::O_DIRECTORY),
+        (b"/dev/ptmx\0", linux::O_RDWR),
+        (b"/dev/zero\0", linux::O_RDWR),
+        (b"/proc/self/maps\0", 0),
+        (b"/tmp/log\0", linux::O_RDWR | linux::O_CREAT | linux::O_APPEND),
+        (b"/f\0", linux::O_PATH),
+        (b"/proc/self/mem\0", linux::O_RDWR),
+        (b"/sys\0", linux::O_DIRECTORY),
     ] {
         memory.write(at, path);
         let _ = call(linux::__NR_open, [at, flags.into(), 0o600, 0, 0, 0]);
     }
     let _ = call(linux::__NR_pipe2, [at, 0, 0, 0, 0, 0]);
-    for (family, kind, protocol) in [(2, 1, 0), (2, 2, 0), (10, 1, 0), (10, 2, 0), (16, 3, 0), (16, 3, 4), (16, 2, 15), (1, 1, 0)] {
+    for (family, kind, protocol) in
+        [(2, 1, 0), (2, 2, 0), (10, 1, 0), (10, 2, 0), (16, 3, 0), (16, 3, 4), (16, 2, 15), (1, 1, 0)]
+    {
         let _ = call(linux::__NR_socket, [family, kind, protocol, 0, 0, 0]);
     }
     let _ = call(linux::__NR_socketpair, [1, 5, 0, at, 0, 0]);
@@ -382,7 +560,11 @@ fn run(random: &mut Random) -> Vec<String> {
     assert_eq!(memory.write(lender.start, b"x"), 1, "the helper process's memory cannot be written");
     let unmapped = Arc::new(GuestMemory::none());
     let kernel = kernel();
-    let numbers: Vec<u64> = super::table::ROWS.iter().map(|row| row.number).filter(|number| SKIPPED.iter().all(|(skipped, _)| skipped != number)).collect();
+    let numbers: Vec<u64> = super::table::ROWS
+        .iter()
+        .map(|row| row.number)
+        .filter(|number| SKIPPED.iter().all(|(skipped, _)| skipped != number))
+        .collect();
     let by_name = |name: &str| super::table::ROWS.iter().find(|row| row.name == name).map(|row| row.number);
     let shapes: std::collections::HashMap<u64, &str> = SHAPES
         .split_ascii_whitespace()
@@ -411,7 +593,8 @@ fn run(random: &mut Random) -> Vec<String> {
                 }
                 for _ in 0..4 {
                     let slot = random.below(lender.slots());
-                    memory.write(lender.start + SLOT * slot as u64, &content(random, &lender, &task, HOLDS[slot % HOLDS.len()]));
+                    memory
+                        .write(lender.start + SLOT * slot as u64, &content(random, &lender, &task, HOLDS[slot % HOLDS.len()]));
                 }
                 let number = if random.below(200) == 0 { random.next() } else { *random.pick(&numbers) };
                 let mut arguments = [0; 6];
@@ -432,7 +615,12 @@ fn run(random: &mut Random) -> Vec<String> {
                 *interrupter.task.lock() = Some(task.clone());
                 interrupter.count.fetch_add(1, Ordering::AcqRel);
                 let outcome = catch_unwind(AssertUnwindSafe(|| {
-                    let call = Call { number, arguments, instruction_pointer: 0x1000, stack_pointer: lender.start + lender.length - 512 };
+                    let call = Call {
+                        number,
+                        arguments,
+                        instruction_pointer: 0x1000,
+                        stack_pointer: lender.start + lender.length - 512,
+                    };
                     let mut context = Context::new(&task, &NoLead, call);
                     let result = super::dispatch(&mut context);
                     if let Err(Errno(number)) = result {

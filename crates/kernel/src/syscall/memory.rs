@@ -18,7 +18,15 @@ fn pass_result_on() -> Continuation {
 }
 
 /// mmap(2) of a file (and of anonymous memory with flags that the stub does not know).
-pub fn mmap(context: &mut Context, address: u64, length: u64, protection: u32, flags: u32, fd: i32, offset: u64) -> Result<u64> {
+pub fn mmap(
+    context: &mut Context,
+    address: u64,
+    length: u64,
+    protection: u32,
+    flags: u32,
+    fd: i32,
+    offset: u64,
+) -> Result<u64> {
     const SYNC: u32 = 0x8_0000;
     /// MAP_TYPE, and all flags from MAP_FIXED to MAP_FIXED_NOREPLACE that have a meaning, with the sizes of huge pages.
     const KNOWN: u32 = 0xfc1f_f97f;

@@ -36,7 +36,14 @@ fn mount_at(place: &Path) -> Result<Arc<Mount>> {
     }
 }
 
-pub fn mount(context: &mut Context, source: UserAddress, target: UserAddress, kind: UserAddress, flags: u64, data: UserAddress) -> Result<()> {
+pub fn mount(
+    context: &mut Context,
+    source: UserAddress,
+    target: UserAddress,
+    kind: UserAddress,
+    flags: u64,
+    data: UserAddress,
+) -> Result<()> {
     let flags = flags as u32;
     let target = context.read_path(target.0)?;
     let kind = match kind.non_null() {

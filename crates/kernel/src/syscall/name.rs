@@ -58,7 +58,14 @@ pub fn symlink(context: &mut Context, target: UserAddress, path: UserAddress) ->
     symlinkat(context, target, AT_FDCWD, path)
 }
 
-pub fn linkat(context: &mut Context, old_dirfd: i32, old: UserAddress, new_dirfd: i32, new: UserAddress, flags: u32) -> Result<()> {
+pub fn linkat(
+    context: &mut Context,
+    old_dirfd: i32,
+    old: UserAddress,
+    new_dirfd: i32,
+    new: UserAddress,
+    flags: u32,
+) -> Result<()> {
     if flags & !(linux::AT_SYMLINK_FOLLOW | linux::AT_EMPTY_PATH) != 0 {
         return Err(Errno::EINVAL);
     }
@@ -100,7 +107,14 @@ pub fn rmdir(context: &mut Context, path: UserAddress) -> Result<()> {
     unlinkat(context, AT_FDCWD, path, linux::AT_REMOVEDIR)
 }
 
-pub fn renameat2(context: &mut Context, old_dirfd: i32, old: UserAddress, new_dirfd: i32, new: UserAddress, flags: u32) -> Result<()> {
+pub fn renameat2(
+    context: &mut Context,
+    old_dirfd: i32,
+    old: UserAddress,
+    new_dirfd: i32,
+    new: UserAddress,
+    flags: u32,
+) -> Result<()> {
     let flags = RenameFlags::from_bits(flags).ok_or(Errno::EINVAL)?;
     if flags.contains(RenameFlags::EXCHANGE) && flags.intersects(RenameFlags::NOREPLACE | RenameFlags::WHITEOUT) {
         return Err(Errno::EINVAL);

@@ -6,7 +6,7 @@ use crate::fs::open::{self, OpenHow};
 use crate::fs::path::Path;
 use crate::fs::walk::{self, AllowEmpty, Follow, ResolveFlags, Target};
 use crate::syscall::UserAddress;
-use crate::task::credentials::{CAP_SYS_CHROOT, Capabilities};
+use crate::task::credentials::{Capabilities, CAP_SYS_CHROOT};
 use crate::task::{AccessMode, Credentials};
 use crate::{Context, Errno, Result};
 use skerry_abi::raw::general as linux;
@@ -130,18 +130,22 @@ pub fn fstat(context: &mut Context, fd: i32, buffer: UserAddress) -> Result<()> 
 
 pub fn statx(context: &mut Context, dirfd: i32, path: UserAddress, flags: u32, mask: u32, buffer: UserAddress) -> Result<()> {
     let known = linux::AT_SYMLINK_NOFOLLOW | linux::AT_EMPTY_PATH | linux::AT_NO_AUTOMOUNT | linux::AT_STATX_SYNC_TYPE;
-    if flags & !known != 0 || flags & linux::AT_STATX_SYNC_TYPE == linux::AT_STATX_SYNC_TYPE || mask & linux::STATX__RESERVED != 0 {
+    if flags & !known != 0
+        || flags & linux::AT_STATX_SYNC_TYPE == linux::AT_STATX_SYNC_TYPE
+        || mask & linux::STATX__RESERVED != 0
+    {
         return Err(Errno::EINVAL);
     }
     let path = read_path_or_empty(context, path, flags)?;
-    let (metadata, mount_id, is_root) = match walk::resolve_at(context.task, dirfd, &path, follow_unless(flags), allow_empty(flags))? {
-        Target::Path(path) => (path.inode().metadata()?, path.mount.id, Arc::ptr_eq(&path.dentry, &path.mount.root)),
-        Target::File(file) => {
-            let place = file.path.as_ref();
-            let is_root = place.is_some_and(|path| Arc::ptr_eq(&path.dentry, &path.mount.root));
-            (file.metadata()?, place.map_or(0, |path| path.mount.id), is_root)
-        }
-    };
+    let (metadata, mount_id, is_root) =
+        match walk::resolve_at(context.task, dirfd, &path, follow_unless(flags), allow_empty(flags))? {
+            Target::Path(path) => (path.inode().metadata()?, path.mount.id, Arc::ptr_eq(&path.dentry, &path.mount.root)),
+            Target::File(file) => {
+                let place = file.path.as_ref();
+                let is_root = place.is_some_and(|path| Arc::ptr_eq(&path.dentry, &path.mount.root));
+                (file.metadata()?, place.map_or(0, |path| path.mount.id), is_root)
+            }
+        };
     context.write(buffer.0, &statx_of(&metadata, mount_id, is_root))
 }
 

@@ -81,9 +81,8 @@ pub fn poll(context: &mut Context, descriptors: UserAddress, count: u32, timeout
 fn restartable_poll(context: &mut Context, descriptors: UserAddress, count: u32, timeout: Timeout) -> Result<usize> {
     match (poll_descriptors(context, descriptors, count, timeout), timeout) {
         (Err(Errno::ERESTARTSYS), Timeout::At(_)) => {
-            *context.task.restart.lock() = Some(Box::new(move |context| {
-                restartable_poll(context, descriptors, count, timeout).map(|ready| ready as u64)
-            }));
+            *context.task.restart.lock() =
+                Some(Box::new(move |context| restartable_poll(context, descriptors, count, timeout).map(|ready| ready as u64)));
             Err(Errno::ERESTART_RESTARTBLOCK)
         }
         (Err(Errno::ERESTARTSYS), _) => Err(Errno::ERESTARTNOHAND),

@@ -154,9 +154,8 @@ pub fn waitid(context: &mut Context, kind: i32, id: i32, info: UserAddress, opti
 
 /// Only the fields that waitid(2) names; all zero where no child had anything to tell.
 fn write_child_info(context: &Context, address: u64, waited: Option<&Waited>) -> Result<()> {
-    let (signo, code, pid, uid, value) = waited.map_or((0, 0, 0, 0, 0), |waited| {
-        (Signal::SIGCHLD.number(), waited.code, waited.pid, waited.uid as i32, waited.value)
-    });
+    let (signo, code, pid, uid, value) = waited
+        .map_or((0, 0, 0, 0, 0), |waited| (Signal::SIGCHLD.number(), waited.code, waited.pid, waited.uid as i32, waited.value));
     context.write(address, &[signo, 0, code])?;
     context.write(address.checked_add(16).ok_or(Errno::EFAULT)?, &[pid, uid, value])
 }

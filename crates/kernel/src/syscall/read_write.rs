@@ -148,7 +148,13 @@ fn deadline(timeout: Option<Duration>) -> Option<Instant> {
 }
 
 /// One attempt, or, where it may wait, attempts until there is something. A socket's timeout shows as EAGAIN.
-fn attempt<T>(context: &Context, file: &OpenFile, waiting: Waiting, timeout: Option<Duration>, attempt: impl FnMut() -> Result<T>) -> Result<T> {
+fn attempt<T>(
+    context: &Context,
+    file: &OpenFile,
+    waiting: Waiting,
+    timeout: Option<Duration>,
+    attempt: impl FnMut() -> Result<T>,
+) -> Result<T> {
     let mut attempt = attempt;
     match (waiting, file.operations.wait_queue_for(context)) {
         (Waiting::Allowed, Some(queue)) => match context.block_on(queue, deadline(timeout), attempt) {
@@ -229,7 +235,11 @@ pub fn read_segments(context: &Context, file: &OpenFile, mut segments: Segments,
     }
     let operations = &file.operations;
     if segments.remaining() == 0 {
-        return if operations.is_seekable() { read_into(context, file, &mut [], at, Waiting::Refused).map(|_| 0) } else { Ok(0) };
+        return if operations.is_seekable() {
+            read_into(context, file, &mut [], at, Waiting::Refused).map(|_| 0)
+        } else {
+            Ok(0)
+        };
     }
     let mut buffer = vec![0; segments.remaining().min(STEP as u64) as usize];
     let mut total: u64 = 0;
@@ -341,7 +351,12 @@ pub fn write_segments(context: &Context, file: &OpenFile, mut segments: Segments
         }
     };
     if let Err(Errno::EPIPE) = result {
-        context.task.send_signal(SignalInfo::user(Signal::SIGPIPE, skerry_abi::signal::SI_USER, context.process().pid(), context.task.credentials().ruid));
+        context.task.send_signal(SignalInfo::user(
+            Signal::SIGPIPE,
+            skerry_abi::signal::SI_USER,
+            context.process().pid(),
+            context.task.credentials().ruid,
+        ));
     }
     if total > 0 {
         if let Some(path) = &file.path {
@@ -443,7 +458,15 @@ pub(super) fn transfer_flags(flags: u32) -> Result<TransferFlags> {
     TransferFlags::from_bits(flags).ok_or(Errno::EOPNOTSUPP)
 }
 
-pub fn preadv2(context: &mut Context, fd: i32, vector: UserAddress, count: u64, offset: i64, _high: u64, flags: u32) -> Result<u64> {
+pub fn preadv2(
+    context: &mut Context,
+    fd: i32,
+    vector: UserAddress,
+    count: u64,
+    offset: i64,
+    _high: u64,
+    flags: u32,
+) -> Result<u64> {
     let flags = transfer_flags(flags)?;
     if flags.contains(TransferFlags::APPEND) {
         return Err(Errno::EOPNOTSUPP);
@@ -458,7 +481,15 @@ pub(super) fn read_with_flags(context: &Context, file: &OpenFile, segments: Segm
     read_segments(context, file, segments, at, waiting)
 }
 
-pub fn pwritev2(context: &mut Context, fd: i32, vector: UserAddress, count: u64, offset: i64, _high: u64, flags: u32) -> Result<u64> {
+pub fn pwritev2(
+    context: &mut Context,
+    fd: i32,
+    vector: UserAddress,
+    count: u64,
+    offset: i64,
+    _high: u64,
+    flags: u32,
+) -> Result<u64> {
     let flags = transfer_flags(flags)?;
     let (file, at) = if offset == -1 { (context.file(fd)?, At::Position) } else { file_at(context, fd, offset)? };
     let segments = Segments::from_guest(context, vector.0, count)?;

@@ -36,7 +36,12 @@ pub fn prlimit64(context: &mut Context, pid: i32, number: u32, new: UserAddress,
     let new: Option<RLimit> = new.non_null().map(|address| context.read(address)).transpose()?;
     let process = match pid {
         0 => context.process().clone(),
-        _ => context.kernel().pids.task(pid).map(|task| task.process().clone()).or_else(|_| context.kernel().pids.process(pid))?,
+        _ => context
+            .kernel()
+            .pids
+            .task(pid)
+            .map(|task| task.process().clone())
+            .or_else(|_| context.kernel().pids.process(pid))?,
     };
     if !Arc::ptr_eq(&process, context.process()) && !may_change_limits(context.task, &process) {
         return Err(Errno::EPERM);

@@ -16,15 +16,8 @@ use std::time::{Duration, Instant};
 const SET_SIZE: u64 = size_of::<SignalSet>() as u64;
 
 /// Flags that Linux keeps; unknown ones are cleared, so that a program can find out (sigaction(2), SA_UNSUPPORTED).
-const KNOWN_FLAGS: u64 = SA_NOCLDSTOP
-    | SA_NOCLDWAIT
-    | SA_SIGINFO
-    | SA_RESTORER
-    | SA_ONSTACK
-    | SA_RESTART
-    | SA_NODEFER
-    | SA_RESETHAND
-    | 0x800;
+const KNOWN_FLAGS: u64 =
+    SA_NOCLDSTOP | SA_NOCLDWAIT | SA_SIGINFO | SA_RESTORER | SA_ONSTACK | SA_RESTART | SA_NODEFER | SA_RESETHAND | 0x800;
 
 fn check_set_size(size: u64) -> Result<()> {
     if size == SET_SIZE {
@@ -91,7 +84,13 @@ pub fn pause(context: &mut Context) -> Result<()> {
     }
 }
 
-pub fn rt_sigtimedwait(context: &mut Context, set: UserAddress, info: UserAddress, timeout: UserAddress, size: u64) -> Result<i32> {
+pub fn rt_sigtimedwait(
+    context: &mut Context,
+    set: UserAddress,
+    info: UserAddress,
+    timeout: UserAddress,
+    size: u64,
+) -> Result<i32> {
     check_set_size(size)?;
     let wanted: SignalSet = context.read(set.0)?;
     let deadline = match timeout.non_null() {

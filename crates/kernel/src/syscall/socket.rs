@@ -2,8 +2,8 @@
 
 mod message;
 
-pub use message::{recvfrom, recvmmsg, recvmsg, sendmmsg, sendmsg, sendto};
 pub(super) use message::{read, write};
+pub use message::{recvfrom, recvmmsg, recvmsg, sendmmsg, sendmsg, sendto};
 
 use super::UserAddress;
 use crate::fs::file::{OpenFile, StatusFlags};
@@ -81,12 +81,7 @@ fn destination(context: &Context, socket: &dyn Socket, address: Address) -> Resu
 
 /// Makes `attempt` until it gives something other than EAGAIN, unless the file or the call is nonblocking, or the
 /// socket's timeout is over (then EAGAIN, too).
-fn attempt<T>(
-    context: &Context,
-    socket: &dyn Socket,
-    blocking: Blocking,
-    mut attempt: impl FnMut() -> Result<T>,
-) -> Result<T> {
+fn attempt<T>(context: &Context, socket: &dyn Socket, blocking: Blocking, mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
     let timeout = match blocking {
         Blocking::Never => return attempt(),
         Blocking::Forever => None,
@@ -277,7 +272,14 @@ pub fn setsockopt(context: &mut Context, fd: i32, level: i32, name: i32, value: 
 }
 
 /// getsockopt(2).
-pub fn getsockopt(context: &mut Context, fd: i32, level: i32, name: i32, value: UserAddress, length_at: UserAddress) -> Result<()> {
+pub fn getsockopt(
+    context: &mut Context,
+    fd: i32,
+    level: i32,
+    name: i32,
+    value: UserAddress,
+    length_at: UserAddress,
+) -> Result<()> {
     let (_, socket) = socket_of(context, fd)?;
     let room: i32 = context.read(length_at.0)?;
     let room = usize::try_from(room).map_err(|_| Errno::EINVAL)?;

@@ -29,12 +29,7 @@ fn permission(context: &Context, key: i32, flags: i32) -> Permission {
 }
 
 /// By id, or by index for the *_STAT commands; with what the call returns. EACCES where it may not be read.
-fn find_to_show<T: Object>(
-    context: &Context,
-    registry: &Registry<T>,
-    id: i32,
-    by: Lookup,
-) -> Result<(i32, Arc<T>)> {
+fn find_to_show<T: Object>(context: &Context, registry: &Registry<T>, id: i32, by: Lookup) -> Result<(i32, Arc<T>)> {
     let (value, object) = match by {
         Lookup::Id => (0, registry.find(id)?),
         Lookup::Index | Lookup::IndexForAnyone => registry.find_index(id)?,

@@ -114,7 +114,13 @@ pub fn nanosleep(context: &mut Context, request: UserAddress, remaining: UserAdd
 }
 
 /// clock_nanosleep(2). EINVAL for a bad time or clock, EOPNOTSUPP for one that cannot be slept on; EINTR; EFAULT.
-pub fn clock_nanosleep(context: &mut Context, clock: i32, flags: u32, request: UserAddress, remaining: UserAddress) -> Result<()> {
+pub fn clock_nanosleep(
+    context: &mut Context,
+    clock: i32,
+    flags: u32,
+    request: UserAddress,
+    remaining: UserAddress,
+) -> Result<()> {
     // A thread's own CPU time, and the raw and coarse clocks, cannot be slept on.
     if (CLOCK_THREAD_CPUTIME_ID..=6).contains(&clock) {
         return Err(Errno::EOPNOTSUPP);

@@ -36,8 +36,9 @@ fn path_argument(name: &str) -> Option<usize> {
         return (!matches!(name, "shmat" | "symlinkat")).then_some(1).or((name == "symlinkat").then_some(0));
     }
     let path_first = [
-        "open", "stat", "lstat", "access", "execve", "chdir", "mkdir", "rmdir", "creat", "unlink", "readlink", "chmod", "chown",
-        "lchown", "truncate", "statfs", "symlink", "link", "rename", "mknod", "chroot", "utime", "utimes", "getxattr", "setxattr",
+        "open", "stat", "lstat", "access", "execve", "chdir", "mkdir", "rmdir", "creat", "unlink", "readlink", "chmod",
+        "chown", "lchown", "truncate", "statfs", "symlink", "link", "rename", "mknod", "chroot", "utime", "utimes", "getxattr",
+        "setxattr",
     ];
     path_first.contains(&name).then_some(0)
 }

@@ -45,7 +45,11 @@ fn check_name(context: &Context, metadata: &Metadata, name: &[u8], access: Acces
         if !matches!(metadata.kind, FileType::Regular | FileType::Directory) {
             return Err(if writes { Errno::EPERM } else { Errno::ENODATA });
         }
-        if writes && metadata.kind == FileType::Directory && metadata.permissions & 0o1000 != 0 && !credentials.is_owner_or_capable(metadata.uid) {
+        if writes
+            && metadata.kind == FileType::Directory
+            && metadata.permissions & 0o1000 != 0
+            && !credentials.is_owner_or_capable(metadata.uid)
+        {
             return Err(Errno::EPERM);
         }
         return credentials.check_access(metadata, access);
@@ -124,11 +128,25 @@ fn remove(context: &Context, place: &Path, name: UserAddress) -> Result<()> {
     Ok(())
 }
 
-pub fn setxattr(context: &mut Context, path: UserAddress, name: UserAddress, value: UserAddress, size: u64, flags: u32) -> Result<()> {
+pub fn setxattr(
+    context: &mut Context,
+    path: UserAddress,
+    name: UserAddress,
+    value: UserAddress,
+    size: u64,
+    flags: u32,
+) -> Result<()> {
     set(context, &by_path(context, path, Follow::Yes)?, name, value, size, flags)
 }
 
-pub fn lsetxattr(context: &mut Context, path: UserAddress, name: UserAddress, value: UserAddress, size: u64, flags: u32) -> Result<()> {
+pub fn lsetxattr(
+    context: &mut Context,
+    path: UserAddress,
+    name: UserAddress,
+    value: UserAddress,
+    size: u64,
+    flags: u32,
+) -> Result<()> {
     set(context, &by_path(context, path, Follow::No)?, name, value, size, flags)
 }
 

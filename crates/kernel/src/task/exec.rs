@@ -63,7 +63,10 @@ impl ExecFile {
         }
         let bounding = old.capabilities.bounding;
         let granted = (old.capabilities.inheritable & file_inheritable) | (file_permitted & bounding);
-        if has_file_capabilities && file_effective && self.capabilities.is_some_and(|(permitted, _, _)| permitted & !granted != 0) {
+        if has_file_capabilities
+            && file_effective
+            && self.capabilities.is_some_and(|(permitted, _, _)| permitted & !granted != 0)
+        {
             return Err(Errno::EPERM);
         }
         let privileged = id_changed || has_file_capabilities;

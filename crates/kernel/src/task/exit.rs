@@ -10,9 +10,7 @@ use super::{job_control, ExitStatus, Process, Task};
 use crate::fs::fd_table::FdTable;
 use crate::signal::{self, begin_group_exit};
 use crate::Kernel;
-use skerry_abi::signal::{
-    Signal, SignalInfo, CLD_DUMPED, CLD_EXITED, CLD_KILLED, CLD_STOPPED, SA_NOCLDWAIT, SI_USER, SIG_IGN,
-};
+use skerry_abi::signal::{Signal, SignalInfo, CLD_DUMPED, CLD_EXITED, CLD_KILLED, CLD_STOPPED, SA_NOCLDWAIT, SIG_IGN, SI_USER};
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
@@ -148,7 +146,11 @@ pub(super) fn remove_thread(kernel: &Kernel, task: &Arc<Task>) {
         if std::mem::take(&mut task.signals.lock().stopped) {
             process_signals.stopped_threads = process_signals.stopped_threads.saturating_sub(1);
         }
-        if living == 0 { None } else { signal::complete_stop(&mut process_signals, living) }
+        if living == 0 {
+            None
+        } else {
+            signal::complete_stop(&mut process_signals, living)
+        }
     };
     kernel.pids.remove_task(task.tid());
     let files = task.files();

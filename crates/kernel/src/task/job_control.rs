@@ -39,7 +39,10 @@ pub(crate) fn is_orphaned(group: &Arc<ProcessGroup>, kernel: &Kernel, ignored: O
 pub(super) fn hang_up_if_orphaned(kernel: &Kernel, process: &Process, parent: Option<&Arc<Process>>) {
     let Some(parent) = parent else { return };
     let (group, parents) = (process.group(), parent.group());
-    if parents.id == group.id || parents.session.id != group.session.id || !is_orphaned(&group, kernel, Some(process).filter(|process| process.is_dead())) {
+    if parents.id == group.id
+        || parents.session.id != group.session.id
+        || !is_orphaned(&group, kernel, Some(process).filter(|process| process.is_dead()))
+    {
         return;
     }
     let stopped = group.members(kernel).iter().any(|member| matches!(member.signals.lock().stop, StopState::Stopped(_)));

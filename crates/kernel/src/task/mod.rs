@@ -28,14 +28,14 @@ pub(crate) mod wait;
 
 pub use credentials::{AccessMode, Capabilities, Credentials};
 pub use exec::{exec_reset, kill_other_threads, ExecFile};
-pub(crate) use exit::{host_leaves, kill_group, kill_host};
-pub(crate) use usage::Dying;
 pub use exit::{exit_group, exit_thread, host_gone, kill_all, thread_gone};
+pub(crate) use exit::{host_leaves, kill_group, kill_host};
 pub use host_kill::HostKills;
 pub use lifecycle::{clone_task, discard_clone, spawn, CloneRequest, SpawnRequest};
 pub use pid_table::PidTable;
 pub use process::{ExitStatus, Login, Process, ProcessGroup, Relations, Session, SessionHangup, SignalActions};
 pub use task::{FsContext, RestartBlock, Task, DEFAULT_TIMER_SLACK_NS};
+pub(crate) use usage::Dying;
 
 /// The program a process runs.
 #[derive(Clone, Default)]

@@ -33,7 +33,15 @@ impl PidTable {
             return Err(Errno::EAGAIN);
         }
         for _ in 0..PID_MAX {
-            inner.last = if inner.last >= PID_MAX - 1 { if inner.last > 300 { 300 } else { 1 } } else { inner.last + 1 };
+            inner.last = if inner.last >= PID_MAX - 1 {
+                if inner.last > 300 {
+                    300
+                } else {
+                    1
+                }
+            } else {
+                inner.last + 1
+            };
             let candidate = inner.last;
             if !inner.is_used(candidate) {
                 return Ok(candidate);

@@ -19,7 +19,18 @@ const MAXIMUM_TOTAL: usize = 32768;
 const DATA_SIZE: u32 = 64;
 
 /// `struct sock_filter`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::Immutable, zerocopy::KnownLayout)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    zerocopy::FromBytes,
+    zerocopy::IntoBytes,
+    zerocopy::Immutable,
+    zerocopy::KnownLayout,
+)]
 #[repr(C)]
 pub struct Instruction {
     pub code: u16,
@@ -195,7 +206,11 @@ fn evaluate(chain: &Arc<FilterChain>, call: &Call) -> u32 {
         let answer = match &present.filter {
             Filter::Strict => {
                 let allowed = [__NR_read, __NR_write, __NR_exit, __NR_rt_sigreturn];
-                if allowed.iter().any(|&number| u64::from(number) == call.number) { ALLOW } else { KILL_THREAD }
+                if allowed.iter().any(|&number| u64::from(number) == call.number) {
+                    ALLOW
+                } else {
+                    KILL_THREAD
+                }
             }
             Filter::Program(program) => run(program, call),
         };
@@ -394,14 +409,14 @@ mod tests {
     fn programs_that_could_misbehave_are_refused() {
         let bad: [&[Instruction]; 9] = [
             &[],
-            &[instruction(0x20, 0, 0, 0)],                                     // no return
-            &[instruction(0x20, 0, 0, 64), instruction(6, 0, 0, 0)],           // outside the data
-            &[instruction(0x20, 0, 0, 2), instruction(6, 0, 0, 0)],            // not aligned
-            &[instruction(0x05, 0, 0, 1), instruction(6, 0, 0, 0)],            // jumps behind the end
+            &[instruction(0x20, 0, 0, 0)],                           // no return
+            &[instruction(0x20, 0, 0, 64), instruction(6, 0, 0, 0)], // outside the data
+            &[instruction(0x20, 0, 0, 2), instruction(6, 0, 0, 0)],  // not aligned
+            &[instruction(0x05, 0, 0, 1), instruction(6, 0, 0, 0)],  // jumps behind the end
             &[instruction(0x15, 9, 0, 1), instruction(6, 0, 0, 0)],
-            &[instruction(0x60, 0, 0, 16), instruction(6, 0, 0, 0)],           // no such word
-            &[instruction(0x34, 0, 0, 0), instruction(6, 0, 0, 0)],            // division by zero
-            &[instruction(0x28, 0, 0, 0), instruction(6, 0, 0, 0)],            // half words
+            &[instruction(0x60, 0, 0, 16), instruction(6, 0, 0, 0)], // no such word
+            &[instruction(0x34, 0, 0, 0), instruction(6, 0, 0, 0)],  // division by zero
+            &[instruction(0x28, 0, 0, 0), instruction(6, 0, 0, 0)],  // half words
         ];
         for program in bad {
             assert_eq!(check(program), Err(Errno::EINVAL), "{program:?}");

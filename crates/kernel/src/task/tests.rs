@@ -121,10 +121,9 @@ fn a_waiting_parent_is_woken() {
 
 #[test]
 fn a_parent_that_ignores_its_children_has_no_zombies() {
-    for action in [
-        SigAction { handler: SIG_IGN, ..SigAction::default() },
-        SigAction { flags: SA_NOCLDWAIT, ..SigAction::default() },
-    ] {
+    for action in
+        [SigAction { handler: SIG_IGN, ..SigAction::default() }, SigAction { flags: SA_NOCLDWAIT, ..SigAction::default() }]
+    {
         let parent = process(&kernel());
         set_action(parent.process(), Signal::SIGCHLD, action);
         let child = child_of(&parent);

@@ -131,7 +131,8 @@ mod tests {
         let now = Instant::now();
         let targets: Vec<Arc<dyn Expire>> =
             (0..4).map(|number| Arc::new(Send(Mutex::new(sender.clone()), number)) as Arc<dyn Expire>).collect();
-        let at = |ms: u64, number: usize| queue.schedule(now + Duration::from_millis(ms), Arc::downgrade(&targets[number])).unwrap();
+        let at =
+            |ms: u64, number: usize| queue.schedule(now + Duration::from_millis(ms), Arc::downgrade(&targets[number])).unwrap();
         let _keep = (at(60, 0), at(20, 1), at(40, 3));
         drop(at(30, 2));
         let got: Vec<u32> = (0..3).map(|_| receiver.recv_timeout(Duration::from_secs(5)).unwrap()).collect();

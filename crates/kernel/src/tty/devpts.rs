@@ -28,8 +28,7 @@ pub struct DevPts {
 
 impl DevPts {
     pub fn new(kernel: &Arc<Kernel>, device: Device) -> Arc<DevPts> {
-        let file_system =
-            Arc::new_cyclic(|this| DevPts { kernel: Arc::downgrade(kernel), device, this: this.clone() });
+        let file_system = Arc::new_cyclic(|this| DevPts { kernel: Arc::downgrade(kernel), device, this: this.clone() });
         kernel.terminals.device.get_or_init(|| device);
         file_system
     }

@@ -374,11 +374,7 @@ impl Discipline {
             self.column = self.column.saturating_sub(columns);
         } else {
             let shown_as_two = first.is_ascii_control() && self.local(Local::ECHOCTL);
-            let columns = if shown_as_two {
-                2
-            } else {
-                usize::from(!first.is_ascii_control())
-            };
+            let columns = if shown_as_two { 2 } else { usize::from(!first.is_ascii_control()) };
             for _ in 0..columns {
                 self.echo_raw(b"\x08 \x08");
             }
@@ -490,8 +486,8 @@ impl Discipline {
             }
             _ => {
                 let byte = if flags.contains(Output::OLCUC) { byte.to_ascii_uppercase() } else { byte };
-                let zero_width = byte.is_ascii_control()
-                    || (is_continuation(byte) && self.termios.input().contains(Input::IUTF8));
+                let zero_width =
+                    byte.is_ascii_control() || (is_continuation(byte) && self.termios.input().contains(Input::IUTF8));
                 if !zero_width {
                     self.column += 1;
                 }

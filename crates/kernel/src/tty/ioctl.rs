@@ -144,8 +144,22 @@ fn common(context: &mut Context, terminal: &Arc<Terminal>, side: Side, request: 
     // What changes the terminal is not for background processes (tty_check_change).
     if matches!(
         request,
-        TCSETS | TCSETSW | TCSETSF | TCSETS2 | TCSETSW2 | TCSETSF2 | TCSETA | TCSETAW | TCSETAF | TCSBRK | TCSBRKP | TCXONC
-            | TCFLSH | TIOCSETD | TIOCSBRK | TIOCCBRK
+        TCSETS
+            | TCSETSW
+            | TCSETSF
+            | TCSETS2
+            | TCSETSW2
+            | TCSETSF2
+            | TCSETA
+            | TCSETAW
+            | TCSETAF
+            | TCSBRK
+            | TCSBRKP
+            | TCXONC
+            | TCFLSH
+            | TIOCSETD
+            | TIOCSBRK
+            | TIOCCBRK
     ) {
         job_control::check_foreground(context.task, terminal, Signal::SIGTTOU)?;
     }

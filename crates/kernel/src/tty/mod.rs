@@ -89,9 +89,8 @@ pub fn mount(kernel: &Arc<Kernel>, device: Device) -> Result<()> {
         Err(Errno::ENOENT | Errno::ENOTDIR) => return Ok(()),
         Err(errno) => return Err(errno),
     };
-    let flags = crate::fs::mount::MountFlags::RELATIME
-        | crate::fs::mount::MountFlags::NOSUID
-        | crate::fs::mount::MountFlags::NOEXEC;
+    let flags =
+        crate::fs::mount::MountFlags::RELATIME | crate::fs::mount::MountFlags::NOSUID | crate::fs::mount::MountFlags::NOEXEC;
     let new = crate::fs::mount::NewMount {
         file_system: devpts::DevPts::new(kernel, device),
         root: None,

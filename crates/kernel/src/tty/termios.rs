@@ -215,8 +215,7 @@ impl Termios {
         wanted.cflag = wanted.cflag & !(CSIZE | PARENB) | CS8 | CREAD;
         let input_bits = (wanted.cflag >> CIBAUD_SHIFT) & CBAUD;
         wanted.output_speed = speed_of(wanted.cflag & CBAUD, wanted.output_speed);
-        wanted.input_speed =
-            if input_bits == 0 { wanted.output_speed } else { speed_of(input_bits, wanted.input_speed) };
+        wanted.input_speed = if input_bits == 0 { wanted.output_speed } else { speed_of(input_bits, wanted.input_speed) };
         wanted
     }
 

@@ -166,7 +166,9 @@ impl Engine {
                 let status = match (number(&exited, "status"), number(&exited, "signal")) {
                     (Some(status), None) => status as u8,
                     (None, Some(signal)) => 128 + signal as u8,
-                    _ => return Err(Failed(FAILURE, "an 'exited' event gives neither or both of 'status' and 'signal'".into())),
+                    _ => {
+                        return Err(Failed(FAILURE, "an 'exited' event gives neither or both of 'status' and 'signal'".into()))
+                    }
                 };
                 outcome.exited = Some(exited);
                 return Ok(if outcome.timed_out { TIMEOUT } else { status });
@@ -234,7 +236,8 @@ impl Engine {
 
     /// Waits until there is something to do, and reads what the engine says. True: signals have come.
     fn wait(&mut self, left: Option<Duration>, with_signals: bool) -> Result<bool, Failed> {
-        let timeout = left.map(|left| rustix::time::Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() });
+        let timeout =
+            left.map(|left| rustix::time::Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() });
         let (control, stderr, signals) = {
             let mut watched = vec![PollFd::new(&self.control, PollFlags::IN)];
             if with_signals {

@@ -6,8 +6,8 @@
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::termios::{tcgetattr, tcgetwinsize, tcsetattr, ControlModes, InputModes, LocalModes, OptionalActions, OutputModes};
 use rustix::termios::{SpecialCodeIndex, Termios};
-use skerry_platform::own::{fork_into_namespaces, Forked};
 use skerry_platform::foreground;
+use skerry_platform::own::{fork_into_namespaces, Forked};
 
 pub struct RawTerminal {
     saved: Termios,
@@ -19,7 +19,8 @@ impl RawTerminal {
     /// Makes standard input raw. Before any thread starts: the guard is a fork.
     pub fn start() -> Result<RawTerminal, String> {
         let saved = tcgetattr(terminal()).map_err(|error| format!("the terminal cannot be read: {error}"))?;
-        let (reading, word) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|error| format!("pipe: {error}"))?;
+        let (reading, word) =
+            rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|error| format!("pipe: {error}"))?;
         let guard = match fork_into_namespaces(0).map_err(|error| error.to_string())? {
             Forked::Parent(pid) => pid,
             Forked::Child => keep_watch(&reading, &saved),
@@ -36,8 +37,7 @@ impl RawTerminal {
         raw.output_modes -= OutputModes::OPOST;
         raw.control_modes -= ControlModes::CSIZE | ControlModes::PARENB;
         raw.control_modes |= ControlModes::CS8;
-        raw.local_modes -=
-            LocalModes::ECHO | LocalModes::ECHONL | LocalModes::ICANON | LocalModes::ISIG | LocalModes::IEXTEN;
+        raw.local_modes -= LocalModes::ECHO | LocalModes::ECHONL | LocalModes::ICANON | LocalModes::ISIG | LocalModes::IEXTEN;
         raw.special_codes[SpecialCodeIndex::VMIN] = 1;
         raw.special_codes[SpecialCodeIndex::VTIME] = 0;
         // SIGTTOU is blocked: in the background this changes the terminal all the same, and stops nobody.

@@ -15,7 +15,9 @@ use std::path::Path;
 pub fn restrict(boot: &Boot, layers: &mut Layers) {
     match try_restrict(boot) {
         Ok(RulesetStatus::FullyEnforced | RulesetStatus::PartiallyEnforced) => layers.add(Layer::Landlock),
-        Ok(RulesetStatus::NotEnforced) => layers.miss(Layer::Landlock, "the host's kernel does not have it, or has it switched off"),
+        Ok(RulesetStatus::NotEnforced) => {
+            layers.miss(Layer::Landlock, "the host's kernel does not have it, or has it switched off")
+        }
         Err(error) => layers.miss(Layer::Landlock, format!("it could not be set up: {error}")),
     }
 }

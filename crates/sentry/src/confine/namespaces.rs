@@ -6,9 +6,7 @@
 
 use super::Layers;
 use rustix::mount::{mount, mount_change, MountFlags, MountPropagationFlags};
-use rustix::process::{
-    set_child_subreaper, set_parent_process_death_signal, waitpid, Pid, Signal, WaitOptions, WaitStatus,
-};
+use rustix::process::{set_child_subreaper, set_parent_process_death_signal, waitpid, Pid, Signal, WaitOptions, WaitStatus};
 use rustix::thread::{CapabilitySet, UnshareFlags};
 use skerry_control::Layer;
 use skerry_platform::own::{fork_into_namespaces, Forked};
@@ -98,7 +96,8 @@ pub fn enter(
                 // to the directory that its cgroups are in, which may be closed to root without this capability.
                 let _ = rustix::thread::set_no_new_privs(true);
                 let permitted = rustix::thread::capabilities(None).map_or(CapabilitySet::empty(), |sets| sets.permitted);
-                let at_last = if wishes.groups_to_remove { permitted & CapabilitySet::DAC_OVERRIDE } else { CapabilitySet::empty() };
+                let at_last =
+                    if wishes.groups_to_remove { permitted & CapabilitySet::DAC_OVERRIDE } else { CapabilitySet::empty() };
                 let none = CapabilitySet::empty();
                 let have = |effective| {
                     let sets = rustix::thread::CapabilitySets { effective, permitted: at_last, inheritable: none };
@@ -217,7 +216,10 @@ fn map_self((uid, gid): (u32, u32)) -> std::io::Result<()> {
 
 /// Our pid as the host's /proc has it (this one, before another is mounted over it).
 fn own_host_pid() -> i32 {
-    std::fs::read_link("/proc/self").ok().and_then(|link| link.to_str()?.parse().ok()).unwrap_or_else(|| std::process::id() as i32)
+    std::fs::read_link("/proc/self")
+        .ok()
+        .and_then(|link| link.to_str()?.parse().ok())
+        .unwrap_or_else(|| std::process::id() as i32)
 }
 
 /// How `child` ended.

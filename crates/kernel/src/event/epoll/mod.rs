@@ -265,7 +265,8 @@ impl Epoll {
             let present = self.items.lock();
             let mut ready = self.ready.lock();
             for item in items {
-                let is_in_list = present.get(&(item.fd, item.file.as_ptr().addr())).is_some_and(|found| Arc::ptr_eq(found, &item));
+                let is_in_list =
+                    present.get(&(item.fd, item.file.as_ptr().addr())).is_some_and(|found| Arc::ptr_eq(found, &item));
                 if is_in_list && !item.queued.swap(true, Ordering::Relaxed) {
                     ready.push_back(item);
                 }

@@ -29,7 +29,9 @@ pub(super) const RANDOM: Device = Device::new(1, 8);
 pub(super) const URANDOM: Device = Device::new(1, 9);
 
 pub(super) fn register(registry: &DeviceRegistry) {
-    for (device, kind) in [(NULL, Kind::Null), (ZERO, Kind::Zero), (FULL, Kind::Full), (RANDOM, Kind::Random), (URANDOM, Kind::Random)] {
+    for (device, kind) in
+        [(NULL, Kind::Null), (ZERO, Kind::Zero), (FULL, Kind::Full), (RANDOM, Kind::Random), (URANDOM, Kind::Random)]
+    {
         registry.register_character_device(device, Arc::new(move |_, inode, _| Ok(Arc::new(MemoryDevice { kind, inode }))));
     }
 }

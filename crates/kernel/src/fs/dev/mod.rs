@@ -38,7 +38,14 @@ impl DeviceRegistry {
     }
 
     /// ENXIO where no driver has the number.
-    pub fn open(&self, context: &Context, kind: FileType, device: Device, inode: Arc<dyn Inode>, flags: StatusFlags) -> Result<Arc<dyn FileOperations>> {
+    pub fn open(
+        &self,
+        context: &Context,
+        kind: FileType,
+        device: Device,
+        inode: Arc<dyn Inode>,
+        flags: StatusFlags,
+    ) -> Result<Arc<dyn FileOperations>> {
         if kind != FileType::CharacterDevice {
             return Err(Errno::ENXIO);
         }

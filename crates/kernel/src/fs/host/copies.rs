@@ -67,9 +67,9 @@ impl Copies {
         };
         let start = request.offset / PAGE * PAGE;
         let end = request.offset.saturating_add(request.length).min(size);
-        let result = copy.fill(original, start, end).and_then(|()| {
-            copy.file.mapping_descriptor(MappingRequest { shared: false, writable: false, ..request })
-        });
+        let result = copy
+            .fill(original, start, end)
+            .and_then(|()| copy.file.mapping_descriptor(MappingRequest { shared: false, writable: false, ..request }));
         if kept.len() >= KEPT {
             kept.pop_front();
         }

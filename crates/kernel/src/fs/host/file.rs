@@ -27,7 +27,13 @@ pub struct HostRegularFile {
 
 impl HostRegularFile {
     pub(super) fn new(inode: Arc<HostInode>, descriptor: OwnedFd, access: OFlags) -> HostRegularFile {
-        HostRegularFile { inode, descriptor: Arc::new(descriptor), access, read_only: Mutex::new(None), described: AtomicBool::new(false) }
+        HostRegularFile {
+            inode,
+            descriptor: Arc::new(descriptor),
+            access,
+            read_only: Mutex::new(None),
+            described: AtomicBool::new(false),
+        }
     }
 
     /// The host's own descriptor, open with the same access as the guest's.

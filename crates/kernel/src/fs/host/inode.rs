@@ -258,7 +258,11 @@ impl Inode for HostInode {
             NewNodeKind::Directory => rustix::fs::mkdirat(&*directory, name, mode).map_err(host_error)?,
             NewNodeKind::Symlink(target) => rustix::fs::symlinkat(&target[..], &*directory, name).map_err(host_error)?,
             NewNodeKind::Fifo | NewNodeKind::Socket => {
-                let kind = if matches!(node.kind, NewNodeKind::Fifo) { rustix::fs::FileType::Fifo } else { rustix::fs::FileType::Socket };
+                let kind = if matches!(node.kind, NewNodeKind::Fifo) {
+                    rustix::fs::FileType::Fifo
+                } else {
+                    rustix::fs::FileType::Socket
+                };
                 rustix::fs::mknodat(&*directory, name, kind, mode, 0).map_err(host_error)?;
                 self.tree.made_here.lock().insert(status_of(&*directory, name, AtFlags::empty())?.key);
             }
@@ -344,7 +348,8 @@ impl Inode for HostInode {
         self.check_writable()?;
         let directory = self.open_host(OFlags::RDONLY | OFlags::DIRECTORY)?;
         let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
-        let file = rustix::fs::openat(&directory, ".", flags, Mode::from_raw_mode(node.permissions & 0o7777)).map_err(host_error)?;
+        let file =
+            rustix::fs::openat(&directory, ".", flags, Mode::from_raw_mode(node.permissions & 0o7777)).map_err(host_error)?;
         let (uid, gid) = (self.tree.ids.uid_outside(node.uid), self.tree.ids.gid_outside(node.gid));
         let mut status = status_of(&file, b"", AtFlags::EMPTY_PATH)?;
         if status.uid != uid || status.gid != gid {
@@ -390,7 +395,8 @@ impl Inode for HostInode {
             rustix::fs::ftruncate(&file, size).map_err(host_error)?;
         }
         if attributes.accessed.is_some() || attributes.modified.is_some() {
-            let times = Timestamps { last_access: host_time(attributes.accessed), last_modification: host_time(attributes.modified) };
+            let times =
+                Timestamps { last_access: host_time(attributes.accessed), last_modification: host_time(attributes.modified) };
             match self.directory_and_name()? {
                 Some((directory, name)) if !self.pinned.load(Ordering::Acquire) => {
                     rustix::fs::utimensat(&*directory, &name[..], &times, AtFlags::SYMLINK_NOFOLLOW).map_err(host_error)?;
@@ -420,7 +426,9 @@ impl Inode for HostInode {
 
     fn open_data(self: Arc<Self>, flags: StatusFlags) -> Result<Arc<dyn FileOperations>> {
         match self.kind {
-            FileType::Directory => Ok(Arc::new(HostDirectory::new(self.clone(), self.open_host(OFlags::RDONLY | OFlags::DIRECTORY)?))),
+            FileType::Directory => {
+                Ok(Arc::new(HostDirectory::new(self.clone(), self.open_host(OFlags::RDONLY | OFlags::DIRECTORY)?)))
+            }
             FileType::Regular => {
                 let host_flags = if flags.contains(StatusFlags::RDWR) {
                     OFlags::RDWR

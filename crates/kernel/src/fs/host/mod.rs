@@ -51,10 +51,18 @@ pub struct IdMap {
 
 impl IdMap {
     pub fn uid_inside(self, uid: u32) -> u32 {
-        if self.root.is_some_and(|(root, _)| root == uid) { 0 } else { uid }
+        if self.root.is_some_and(|(root, _)| root == uid) {
+            0
+        } else {
+            uid
+        }
     }
     pub fn gid_inside(self, gid: u32) -> u32 {
-        if self.root.is_some_and(|(_, root)| root == gid) { 0 } else { gid }
+        if self.root.is_some_and(|(_, root)| root == gid) {
+            0
+        } else {
+            gid
+        }
     }
     pub fn uid_outside(self, uid: u32) -> u32 {
         match self.root {

@@ -123,7 +123,8 @@ impl OverlayInode {
             other => other?,
         };
         if let Err(errno) = self.fill(lower, &upper, metadata, size) {
-            let _ = if metadata.kind == FileType::Directory { directory.remove_directory(name) } else { directory.unlink(name) };
+            let _ =
+                if metadata.kind == FileType::Directory { directory.remove_directory(name) } else { directory.unlink(name) };
             return Err(errno);
         }
         Ok(upper)
@@ -147,7 +148,8 @@ impl OverlayInode {
             // A host upper that keeps no attributes loses the number, nothing else.
             let _ = upper.set_xattr(ORIGIN, &self.number.to_le_bytes(), 0);
         }
-        let times = SetAttributes { accessed: Some(metadata.accessed), modified: Some(metadata.modified), ..SetAttributes::default() };
+        let times =
+            SetAttributes { accessed: Some(metadata.accessed), modified: Some(metadata.modified), ..SetAttributes::default() };
         upper.set_attributes(&times)
     }
 }

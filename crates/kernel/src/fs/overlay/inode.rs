@@ -185,7 +185,8 @@ impl OverlayInode {
         let mut seen = HashSet::new();
         if let Some(upper) = &parts.upper {
             for (name, number, kind) in list(upper)? {
-                let child = if kind == FileType::CharacterDevice || parts.lower.is_some() { upper.lookup(&name).ok() } else { None };
+                let child =
+                    if kind == FileType::CharacterDevice || parts.lower.is_some() { upper.lookup(&name).ok() } else { None };
                 if let Some(child) = &child {
                     if is_whiteout(child)? {
                         seen.insert(name);

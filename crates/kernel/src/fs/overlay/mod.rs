@@ -118,7 +118,8 @@ impl Overlay {
 
     fn new_root(&self) -> Result<Arc<OverlayInode>> {
         let number = self.lower_number(self.lower_root.metadata()?.device, self.lower_root.metadata()?.inode);
-        let parts = Parts { upper: Some(self.upper_root.clone()), lower: Some(self.lower_root.clone()), lower_path: Vec::new() };
+        let parts =
+            Parts { upper: Some(self.upper_root.clone()), lower: Some(self.lower_root.clone()), lower_path: Vec::new() };
         Ok(OverlayInode::new(self.arc(), FileType::Directory, number, parts, None, b""))
     }
 

@@ -8,7 +8,13 @@ use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
 impl OverlayInode {
-    pub(super) fn rename_within(&self, name: &[u8], new_parent: &OverlayInode, new_name: &[u8], flags: RenameFlags) -> Result<()> {
+    pub(super) fn rename_within(
+        &self,
+        name: &[u8],
+        new_parent: &OverlayInode,
+        new_name: &[u8],
+        flags: RenameFlags,
+    ) -> Result<()> {
         if flags.contains(RenameFlags::WHITEOUT) {
             return Err(Errno::EINVAL);
         }
@@ -56,7 +62,8 @@ impl OverlayInode {
             make_whiteout(&from, name)?;
         }
         if let Some(target) = target {
-            let links = target.parts.read().upper.as_ref().and_then(|upper| upper.metadata().ok()).map_or(0, |metadata| metadata.links);
+            let links =
+                target.parts.read().upper.as_ref().and_then(|upper| upper.metadata().ok()).map_or(0, |metadata| metadata.links);
             if links == 0 || target.kind() == FileType::Directory {
                 target.unlinked.store(true, Ordering::Release);
             }

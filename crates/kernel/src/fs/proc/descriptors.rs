@@ -81,11 +81,8 @@ impl Node for DescriptorDirectory {
 
     fn list(&self) -> Result<Vec<Entry>> {
         let first = self.kind.first_inode(&self.view);
-        let entry = |fd: i32| Entry {
-            name: fd.to_string().into_bytes(),
-            inode: first + 1 + fd as u64,
-            kind: self.kind.item_kind(),
-        };
+        let entry =
+            |fd: i32| Entry { name: fd.to_string().into_bytes(), inode: first + 1 + fd as u64, kind: self.kind.item_kind() };
         // A process without threads has nothing open.
         let Some(task) = &self.view.task else { return Ok(Vec::new()) };
         Ok(task.files().descriptors().into_iter().map(entry).collect())

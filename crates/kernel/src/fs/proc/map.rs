@@ -385,7 +385,10 @@ mod tests {
         assert_eq!(mappings.len(), 4, "{text}");
         assert!(mappings[1].starts_with("00002000-00006000 r-xp 00001000 fe:00 7 "));
         assert!(mappings[2].starts_with("00006000-00007000 r-xp 00009000 fe:00 7 "));
-        assert_eq!(lines[3..7], ["Size:                 16 kB", "Rss:                  12 kB", "KernelPageSize:        4 kB", "VmFlags: rd"]);
+        assert_eq!(
+            lines[3..7],
+            ["Size:                 16 kB", "Rss:                  12 kB", "KernelPageSize:        4 kB", "VmFlags: rd"]
+        );
         assert!(!text.contains("memfd"));
     }
 

@@ -22,8 +22,8 @@ pub use map::MappedNames;
 pub(crate) use process::process_of_directory;
 pub(crate) use settings::Settings;
 pub(crate) use status::{cpu_list, cpu_mask};
-pub(crate) use system::{memory_figures, online_cpus};
 pub use system::visible_cpus;
+pub(crate) use system::{memory_figures, online_cpus};
 
 use crate::fs::inode::{Device, FileSystem, FileType, Inode};
 use crate::fs::pseudo::tree::Tree;

@@ -66,19 +66,25 @@ static FILES: &[File] = &[
     file("limits", 0o444, Access::Mode, |view, _| status::limits(view)),
     setting("loginuid", Access::Mode, |view, _| Ok(view.process.login.read().uid.to_string().into_bytes()), set_login),
     file("maps", 0o444, Access::Trace, |view, _| Ok(host_map(view, "maps"))),
-    file("mountinfo", 0o444, Access::Mode, |view, _| {
-        Ok(view.kernel.mounts.mountinfo_text(&view.task()?.fs().root))
-    }),
+    file("mountinfo", 0o444, Access::Mode, |view, _| Ok(view.kernel.mounts.mountinfo_text(&view.task()?.fs().root))),
     file("mounts", 0o444, Access::Mode, |view, _| Ok(view.kernel.mounts.mounts_text(&view.task()?.fs().root))),
     file("mountstats", 0o400, Access::Mode, |view, _| status::mountstats(view)),
     file("numa_maps", 0o444, Access::Trace, |_, _| Ok(Vec::new())),
-    setting("oom_adj", Access::Mode, |view, _| Ok(line(oom_score_adj(view) * 17 / 1000)), |view, reader, text| {
-        set_oom_score_adj(view, reader, i32::try_from(parse_number(text)?).map_err(|_| Errno::EINVAL)? * 1000 / 17)
-    }),
+    setting(
+        "oom_adj",
+        Access::Mode,
+        |view, _| Ok(line(oom_score_adj(view) * 17 / 1000)),
+        |view, reader, text| {
+            set_oom_score_adj(view, reader, i32::try_from(parse_number(text)?).map_err(|_| Errno::EINVAL)? * 1000 / 17)
+        },
+    ),
     file("oom_score", 0o444, Access::Mode, |view, _| Ok(line((666 + oom_score_adj(view) * 2 / 3).max(0)))),
-    setting("oom_score_adj", Access::Mode, |view, _| Ok(line(oom_score_adj(view))), |view, reader, text| {
-        set_oom_score_adj(view, reader, i32::try_from(parse_number(text)?).map_err(|_| Errno::EINVAL)?)
-    }),
+    setting(
+        "oom_score_adj",
+        Access::Mode,
+        |view, _| Ok(line(oom_score_adj(view))),
+        |view, reader, text| set_oom_score_adj(view, reader, i32::try_from(parse_number(text)?).map_err(|_| Errno::EINVAL)?),
+    ),
     file("personality", 0o400, Access::Trace, |view, _| {
         Ok(format!("{:08x}\n", view.task()?.personality.load(Ordering::Relaxed)).into_bytes())
     }),
@@ -319,9 +325,9 @@ impl Node for ProcessNode {
             Item::Namespaces => (0..NAMESPACES.len())
                 .map(|index| entry(NAMESPACES[index].0, Item::Namespace(index), FileType::Symlink))
                 .collect(),
-            Item::Attributes => (0..ATTRIBUTES.len())
-                .map(|index| entry(ATTRIBUTES[index], Item::Attribute(index), FileType::Regular))
-                .collect(),
+            Item::Attributes => {
+                (0..ATTRIBUTES.len()).map(|index| entry(ATTRIBUTES[index], Item::Attribute(index), FileType::Regular)).collect()
+            }
             _ => return Err(Errno::ENOTDIR),
         })
     }
@@ -379,11 +385,7 @@ impl Node for ProcessNode {
             return None;
         }
         let attributes = self.attributes();
-        Some(
-            self.view
-                .check_access(context.task)
-                .and_then(|()| memory::MemoryFile::open(self.view.memory()?, attributes?)),
-        )
+        Some(self.view.check_access(context.task).and_then(|()| memory::MemoryFile::open(self.view.memory()?, attributes?)))
     }
 }
 

@@ -247,26 +247,38 @@ pub(super) fn add(tree: &mut Tree) {
     for &(path, text) in FIXED {
         tree.add_text(&format!("sys/{path}"), text);
     }
-    tree.add_setting("sys/kernel/hostname", |kernel| Ok(bytes_line(&kernel.hostname.read())), |kernel, text| {
-        *kernel.hostname.write() = node_name(text)?;
-        Ok(())
-    });
-    tree.add_setting("sys/kernel/domainname", |kernel| Ok(bytes_line(&kernel.domainname.read())), |kernel, text| {
-        *kernel.domainname.write() = node_name(text)?;
-        Ok(())
-    });
+    tree.add_setting(
+        "sys/kernel/hostname",
+        |kernel| Ok(bytes_line(&kernel.hostname.read())),
+        |kernel, text| {
+            *kernel.hostname.write() = node_name(text)?;
+            Ok(())
+        },
+    );
+    tree.add_setting(
+        "sys/kernel/domainname",
+        |kernel| Ok(bytes_line(&kernel.domainname.read())),
+        |kernel, text| {
+            *kernel.domainname.write() = node_name(text)?;
+            Ok(())
+        },
+    );
     tree.add_file("sys/kernel/osrelease", |_| Ok(line(rustix::system::uname().release().to_string_lossy())));
     tree.add_file("sys/kernel/version", |_| Ok(line(rustix::system::uname().version().to_string_lossy())));
     tree.add_file("sys/kernel/pid_max", |_| Ok(line(PID_MAX)));
     tree.add_file("sys/kernel/threads-max", |kernel| Ok(line(kernel.limits.pids.unwrap_or(PID_MAX as u32))));
     tree.add_file("sys/kernel/pty/nr", |kernel| Ok(line(kernel.terminals.count())));
     tree.add_file("sys/kernel/random/uuid", |_| Ok(line(random_uuid())));
-    tree.add_file("sys/kernel/random/boot_id", |kernel| {
-        Ok(line(kernel.settings.boot_id.get_or_init(random_uuid)))
-    });
+    tree.add_file("sys/kernel/random/boot_id", |kernel| Ok(line(kernel.settings.boot_id.get_or_init(random_uuid))));
     tree.add_file("sys/fs/file-max", |_| Ok(line(i64::MAX)));
     tree.add_file("sys/fs/file-nr", |kernel| {
-        let open: usize = kernel.pids.processes().iter().filter_map(|process| process.leader_or_any()).map(|task| task.files().descriptors().len()).sum();
+        let open: usize = kernel
+            .pids
+            .processes()
+            .iter()
+            .filter_map(|process| process.leader_or_any())
+            .map(|task| task.files().descriptors().len())
+            .sum();
         Ok(format!("{open}\t0\t{}\n", i64::MAX).into_bytes())
     });
     tree.add_directory("sys/fs/binfmt_misc").add_directory("sys/debug").add_directory("sys/dev").add_directory("sys/abi");

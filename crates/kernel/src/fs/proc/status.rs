@@ -148,9 +148,7 @@ pub(super) fn status(view: &View, reader: &Arc<Task>) -> Result<Vec<u8>> {
     let limit = process.rlimit(skerry_abi::raw::general::RLIMIT_SIGPENDING).current;
     let queued = (pending.0.count_ones() + shared.0.count_ones()) as u64;
     let _ = writeln!(rest, "SigQ:\t{queued}/{limit}");
-    for (name, set) in
-        [("SigPnd", pending), ("ShdPnd", shared), ("SigBlk", blocked), ("SigIgn", ignored), ("SigCgt", caught)]
-    {
+    for (name, set) in [("SigPnd", pending), ("ShdPnd", shared), ("SigBlk", blocked), ("SigIgn", ignored), ("SigCgt", caught)] {
         let _ = writeln!(rest, "{name}:\t{}", signal_set(set));
     }
     let sets = &credentials.capabilities;

@@ -5,11 +5,11 @@
 
 use super::host::Usage;
 use super::status::cpu_list;
-use crate::ipc::sysv::tables;
+use crate::fs::file::StatusFlags;
+use crate::fs::inode::FileType;
 use crate::fs::pseudo::tree::Tree;
 use crate::fs::pseudo::{Attributes, Content, Entry, Node};
-use crate::fs::inode::FileType;
-use crate::fs::file::StatusFlags;
+use crate::ipc::sysv::tables;
 use crate::net::proc_net::{proc_net, NAMES};
 use crate::task::Process;
 use crate::{Context, Errno, Kernel, Result};
@@ -19,7 +19,8 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 
 /// File systems that mount(2) knows, as /proc/filesystems lists them.
-const FILE_SYSTEMS: &[&str] = &["sysfs", "tmpfs", "proc", "cgroup2", "devtmpfs", "devpts", "sockfs", "pipefs", "mqueue", "overlay"];
+const FILE_SYSTEMS: &[&str] =
+    &["sysfs", "tmpfs", "proc", "cgroup2", "devtmpfs", "devpts", "sockfs", "pipefs", "mqueue", "overlay"];
 
 /// How many CPUs the guest sees.
 pub fn visible_cpus(kernel: &Kernel) -> usize {
@@ -77,7 +78,8 @@ const TERMINAL_DRIVERS: &str = "/dev/tty             /dev/tty        5       0 s
     pty_slave            /dev/pts      136 0-1048575 pty:slave\n\
     pty_master           /dev/ptm      128 0-1048575 pty:master\n";
 const PRESSURE: &str = "some avg10=0.00 avg60=0.00 avg300=0.00 total=0\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=0\n";
-const SYSV_MESSAGES: &str = "       key      msqid perms      cbytes       qnum lspid lrpid   uid   gid  cuid  cgid      stime      rtime      ctime\n";
+const SYSV_MESSAGES: &str =
+    "       key      msqid perms      cbytes       qnum lspid lrpid   uid   gid  cuid  cgid      stime      rtime      ctime\n";
 const SYSV_SEMAPHORES: &str = "       key      semid perms      nsems   uid   gid  cuid  cgid      otime      ctime\n";
 const SYSV_MEMORY: &str = "       key      shmid perms                  size  cpid  lpid nattch   uid   gid  cuid  cgid      atime      dtime      ctime                   rss                  swap\n";
 
@@ -148,13 +150,7 @@ pub(crate) fn memory_figures(kernel: &Kernel) -> MemoryFigures {
             let available = free.min(figure("MemAvailable"));
             MemoryFigures { total: limit, free: available, available, files, anonymous }
         }
-        _ => MemoryFigures {
-            total: host_total,
-            free: figure("MemFree"),
-            available: figure("MemAvailable"),
-            files,
-            anonymous,
-        },
+        _ => MemoryFigures { total: host_total, free: figure("MemFree"), available: figure("MemAvailable"), files, anonymous },
     }
 }
 

@@ -59,11 +59,7 @@ impl Tree {
     }
 
     /// A file that everybody may read.
-    pub fn add_file(
-        &mut self,
-        path: &str,
-        generate: impl Fn(&Kernel) -> Result<Vec<u8>> + Send + Sync + 'static,
-    ) -> &mut Tree {
+    pub fn add_file(&mut self, path: &str, generate: impl Fn(&Kernel) -> Result<Vec<u8>> + Send + Sync + 'static) -> &mut Tree {
         let generate: Arc<Generate> = Arc::new(Box::new(generate));
         self.add(path, Tree { permissions: 0o444, kind: Kind::File { generate, store: None } })
     }
@@ -109,9 +105,9 @@ impl Tree {
         let inode = *next_inode;
         *next_inode += 1;
         let kind = match self.kind {
-            Kind::Directory(entries) => Built::Directory(
-                entries.into_iter().map(|(name, tree)| (name, tree.build(next_inode))).collect(),
-            ),
+            Kind::Directory(entries) => {
+                Built::Directory(entries.into_iter().map(|(name, tree)| (name, tree.build(next_inode))).collect())
+            }
             Kind::File { generate, store } => Built::File { generate, store },
             Kind::Link(target) => Built::Link(target),
             Kind::Other(node) => return node,

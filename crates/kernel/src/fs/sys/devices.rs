@@ -15,9 +15,26 @@ static CACHES: &[(u32, &str, &str, u32, u32, bool)] = &[
 
 pub(super) fn add(tree: &mut Tree, kernel: &Kernel) {
     for directory in [
-        "block", "bus", "class/block", "class/mem", "class/misc", "class/tty", "class/net", "dev/block", "dev/char",
-        "devices/platform", "devices/virtual/mem", "devices/virtual/misc", "devices/virtual/tty", "firmware", "fs/cgroup",
-        "kernel/debug", "kernel/security", "kernel/tracing", "module", "power",
+        "block",
+        "bus",
+        "class/block",
+        "class/mem",
+        "class/misc",
+        "class/tty",
+        "class/net",
+        "dev/block",
+        "dev/char",
+        "devices/platform",
+        "devices/virtual/mem",
+        "devices/virtual/misc",
+        "devices/virtual/tty",
+        "firmware",
+        "fs/cgroup",
+        "kernel/debug",
+        "kernel/security",
+        "kernel/tracing",
+        "module",
+        "power",
     ] {
         tree.add_directory(directory);
     }
@@ -93,8 +110,7 @@ fn add_caches(tree: &mut Tree, own: &str, cpu: usize, cpus: usize) {
         tree.add_text(&format!("{cache}/coherency_line_size"), "64");
         tree.add_text(&format!("{cache}/physical_line_partition"), "1");
         tree.add_text(&format!("{cache}/id"), if *shared { "0".into() } else { cpu.to_string() });
-        let (mask, list) =
-            if *shared { (cpu_mask(cpus), cpu_list(cpus)) } else { (single_cpu_mask(cpu), cpu.to_string()) };
+        let (mask, list) = if *shared { (cpu_mask(cpus), cpu_list(cpus)) } else { (single_cpu_mask(cpu), cpu.to_string()) };
         tree.add_text(&format!("{cache}/shared_cpu_map"), mask);
         tree.add_text(&format!("{cache}/shared_cpu_list"), list);
     }
@@ -183,10 +199,30 @@ fn add_loopback(tree: &mut Tree) {
         tree.add_text(&format!("{BASE}/{name}"), text);
     }
     for name in [
-        "collisions", "multicast", "rx_bytes", "rx_compressed", "rx_crc_errors", "rx_dropped", "rx_errors", "rx_fifo_errors",
-        "rx_frame_errors", "rx_length_errors", "rx_missed_errors", "rx_nohandler", "rx_over_errors", "rx_packets",
-        "tx_aborted_errors", "tx_bytes", "tx_carrier_errors", "tx_compressed", "tx_dropped", "tx_errors", "tx_fifo_errors",
-        "tx_heartbeat_errors", "tx_packets", "tx_window_errors",
+        "collisions",
+        "multicast",
+        "rx_bytes",
+        "rx_compressed",
+        "rx_crc_errors",
+        "rx_dropped",
+        "rx_errors",
+        "rx_fifo_errors",
+        "rx_frame_errors",
+        "rx_length_errors",
+        "rx_missed_errors",
+        "rx_nohandler",
+        "rx_over_errors",
+        "rx_packets",
+        "tx_aborted_errors",
+        "tx_bytes",
+        "tx_carrier_errors",
+        "tx_compressed",
+        "tx_dropped",
+        "tx_errors",
+        "tx_fifo_errors",
+        "tx_heartbeat_errors",
+        "tx_packets",
+        "tx_window_errors",
     ] {
         tree.add_text(&format!("{BASE}/statistics/{name}"), "0");
     }

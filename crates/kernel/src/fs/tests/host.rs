@@ -58,7 +58,10 @@ fn what_is_no_file_is_never_opened_on_the_host() {
     for name in [&b"fifo"[..], b"socket"] {
         assert_eq!(root.lookup(name).unwrap().open_data(StatusFlags::RDWR).err(), Some(Errno::ENXIO));
     }
-    assert_eq!(root.create(b"null", node(NewNodeKind::CharacterDevice(crate::fs::inode::Device::new(1, 3)), 0o666)).err(), Some(Errno::EPERM));
+    assert_eq!(
+        root.create(b"null", node(NewNodeKind::CharacterDevice(crate::fs::inode::Device::new(1, 3)), 0o666)).err(),
+        Some(Errno::EPERM)
+    );
     assert_eq!(root.create(b"zero", node(NewNodeKind::CharacterDevice(Default::default()), 0o666)).err(), Some(Errno::EPERM));
 }
 
@@ -94,9 +97,13 @@ fn many_directories_in_use_hold_few_descriptors() {
     // Other tests run in this process too: only descriptors below this directory count.
     let held = || {
         let descriptors = std::fs::read_dir("/proc/self/fd").unwrap();
-        descriptors.filter_map(|entry| std::fs::read_link(entry.ok()?.path()).ok()).filter(|name| name.starts_with(host.path())).count()
+        descriptors
+            .filter_map(|entry| std::fs::read_link(entry.ok()?.path()).ok())
+            .filter(|name| name.starts_with(host.path()))
+            .count()
     };
-    let files: Vec<_> = (0..COUNT).map(|index| root.lookup(index.to_string().as_bytes()).unwrap().lookup(b"f").unwrap()).collect();
+    let files: Vec<_> =
+        (0..COUNT).map(|index| root.lookup(index.to_string().as_bytes()).unwrap().lookup(b"f").unwrap()).collect();
     assert!(held() <= KEPT + 2, "{}", held());
     for (index, file) in files.iter().enumerate() {
         assert_eq!(read(file), index.to_string().as_bytes());

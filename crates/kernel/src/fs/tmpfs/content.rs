@@ -43,7 +43,12 @@ pub struct ContentShared {
 
 impl ContentShared {
     pub fn new(reopener: Reopener) -> Arc<ContentShared> {
-        Arc::new(ContentShared { memfds: AtomicUsize::new(0), descriptions: AtomicUsize::new(0), written_directly: Mutex::default(), reopener })
+        Arc::new(ContentShared {
+            memfds: AtomicUsize::new(0),
+            descriptions: AtomicUsize::new(0),
+            written_directly: Mutex::default(),
+            reopener,
+        })
     }
 
     /// Charges what processes have made of files by themselves: a hostile one may have written beyond what it was allowed.
@@ -121,7 +126,16 @@ fn round_up(bytes: u64) -> u64 {
 
 impl Content {
     pub fn new(quotas: Quotas, shared: Arc<ContentShared>) -> Content {
-        Content { storage: Storage::Heap(Vec::new()), quotas, shared, charged: 0, direct_writers: 0, charged_until: 0, described: false, mapped: false }
+        Content {
+            storage: Storage::Heap(Vec::new()),
+            quotas,
+            shared,
+            charged: 0,
+            direct_writers: 0,
+            charged_until: 0,
+            described: false,
+            mapped: false,
+        }
     }
 
     pub fn status(&self) -> Result<ContentStatus> {
@@ -382,7 +396,9 @@ impl Content {
             self.settle();
             return Ok(());
         }
-        self.with_reservation(offset, end, |descriptor| rustix::fs::fallocate(descriptor, flags, offset, length).map_err(host_error))
+        self.with_reservation(offset, end, |descriptor| {
+            rustix::fs::fallocate(descriptor, flags, offset, length).map_err(host_error)
+        })
     }
 
     pub fn seek_data_or_hole(&self, offset: u64, hole: bool) -> Result<u64> {

@@ -23,7 +23,13 @@ pub struct Directory {
 
 impl Directory {
     pub fn new() -> Directory {
-        Directory { by_name: HashMap::new(), by_cursor: BTreeMap::new(), next_cursor: FIRST_CURSOR + 1, parent: Weak::new(), removed: false }
+        Directory {
+            by_name: HashMap::new(),
+            by_cursor: BTreeMap::new(),
+            next_cursor: FIRST_CURSOR + 1,
+            parent: Weak::new(),
+            removed: false,
+        }
     }
 
     pub fn get(&self, name: &[u8]) -> Option<&Arc<TmpfsInode>> {

@@ -91,7 +91,8 @@ impl FileOperations for TmpfsFile {
     }
 
     fn write_at_host_offset(&self, descriptor: &OwnedFd, flags: StatusFlags, buffer: &[u8]) -> Result<usize> {
-        let count = self.inode.content()?.write().write_at_offset_of(descriptor, flags.contains(StatusFlags::APPEND), buffer)?;
+        let count =
+            self.inode.content()?.write().write_at_offset_of(descriptor, flags.contains(StatusFlags::APPEND), buffer)?;
         self.inode.modified();
         Ok(count)
     }

@@ -103,7 +103,9 @@ impl TmpfsInode {
         file_system.inodes.fetch_add(1, Ordering::Relaxed);
         let links = if matches!(node.kind, NewNodeKind::Directory) { 2 } else { 1 };
         let body = match node.kind {
-            NewNodeKind::Regular => Body::Regular(RwLock::new(Content::new(file_system.quotas.clone(), file_system.content.clone()))),
+            NewNodeKind::Regular => {
+                Body::Regular(RwLock::new(Content::new(file_system.quotas.clone(), file_system.content.clone())))
+            }
             NewNodeKind::Directory => Body::Directory(RwLock::new(Directory::new())),
             NewNodeKind::Symlink(target) => Body::Symlink(target),
             NewNodeKind::Fifo => Body::Fifo,
@@ -225,7 +227,8 @@ impl TmpfsInode {
 
     /// fcntl(F_ADD_SEALS): EPERM where sealing is sealed, EBUSY where writable mappings are in the way.
     pub fn add_seals(&self, seals: u32) -> Result<()> {
-        let known = linux::F_SEAL_SEAL | linux::F_SEAL_SHRINK | linux::F_SEAL_GROW | linux::F_SEAL_WRITE | linux::F_SEAL_FUTURE_WRITE;
+        let known =
+            linux::F_SEAL_SEAL | linux::F_SEAL_SHRINK | linux::F_SEAL_GROW | linux::F_SEAL_WRITE | linux::F_SEAL_FUTURE_WRITE;
         if seals & !known != 0 {
             return Err(Errno::EINVAL);
         }
@@ -303,7 +306,11 @@ impl Inode for TmpfsInode {
         let links = match &self.body {
             Body::Directory(directory) => {
                 let directory = directory.read();
-                if directory.removed { 0 } else { 2 + directory.directories() }
+                if directory.removed {
+                    0
+                } else {
+                    2 + directory.directories()
+                }
             }
             _ => self.links.load(Ordering::Relaxed),
         };
@@ -381,7 +388,11 @@ impl Inode for TmpfsInode {
         }
         if target.linkable.swap(false, Ordering::Relaxed) {
             target.links.store(1, Ordering::Relaxed);
-        } else if target.links.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |links| (links > 0).then(|| links + 1)).is_err() {
+        } else if target
+            .links
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |links| (links > 0).then(|| links + 1))
+            .is_err()
+        {
             return Err(Errno::ENOENT);
         }
         directory.insert(name, target.arc()?);

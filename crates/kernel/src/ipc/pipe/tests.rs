@@ -6,10 +6,7 @@ fn pipe() -> (Arc<OpenFile>, Arc<OpenFile>) {
     let account = Arc::new(PipeAccount::default());
     assert!(account.take(DEFAULT_SLOTS));
     let (reader, writer) = Arc::new(Pipe::with(account, DEFAULT_SLOTS, 1, (0, 0))).ends();
-    (
-        OpenFile::new(Arc::new(reader), StatusFlags::empty(), None),
-        OpenFile::new(Arc::new(writer), StatusFlags::WRONLY, None),
-    )
+    (OpenFile::new(Arc::new(reader), StatusFlags::empty(), None), OpenFile::new(Arc::new(writer), StatusFlags::WRONLY, None))
 }
 
 fn read(file: &OpenFile, size: usize) -> Result<Vec<u8>> {

@@ -188,7 +188,13 @@ pub enum Access {
 pub fn attach(context: &Context, id: i32, access: Access) -> Result<Attachment> {
     let sysv = &context.kernel().sysv;
     let segment = sysv.segments.find(id)?;
-    segment.permission().check(&context.task.credentials(), match access { Access::Read => 0o444, Access::ReadWrite => 0o666 })?;
+    segment.permission().check(
+        &context.task.credentials(),
+        match access {
+            Access::Read => 0o444,
+            Access::ReadWrite => 0o666,
+        },
+    )?;
     let pid = context.process().pid();
     if sysv.attachments.by_process.lock().get(&pid).is_some_and(|attached| attached.len() >= MOST_ATTACHED) {
         return Err(Errno::ENOMEM);

@@ -51,7 +51,13 @@ impl Families {
 }
 
 /// The address that bind(2) asks for, canonical. EAFNOSUPPORT, EADDRNOTAVAIL, EINVAL.
-pub fn to_bind(network: &NetworkStack, domain: u32, families: Families, address: &Address, multicast: Multicast) -> Result<SocketAddr> {
+pub fn to_bind(
+    network: &NetworkStack,
+    domain: u32,
+    families: Families,
+    address: &Address,
+    multicast: Multicast,
+) -> Result<SocketAddr> {
     let address = match (address, domain) {
         (Address::Inet(address @ SocketAddr::V4(_)), linux::AF_INET) => *address,
         (Address::Inet(address @ SocketAddr::V6(_)), linux::AF_INET6) => *address,

@@ -31,7 +31,13 @@ const IPPROTO_ICMP: u32 = 1;
 const IPPROTO_ICMPV6: u32 = 58;
 
 /// socket(2) with AF_INET or AF_INET6.
-pub fn create(network: &Arc<NetworkStack>, caller: &Caller, domain: u32, kind: SocketType, protocol: u32) -> Result<Arc<dyn Socket>> {
+pub fn create(
+    network: &Arc<NetworkStack>,
+    caller: &Caller,
+    domain: u32,
+    kind: SocketType,
+    protocol: u32,
+) -> Result<Arc<dyn Socket>> {
     if protocol >= 256 && protocol != 262 {
         return Err(Errno::EINVAL);
     }

@@ -90,7 +90,11 @@ pub fn set_tcp(common: &Common, name: u32, value: &[u8]) -> Result<()> {
         // No record layer (kTLS) is there to be attached.
         linux::TCP_ULP => return Err(Errno::ENOENT),
         linux::TCP_MD5SIG | linux::TCP_MD5SIG_EXT | linux::TCP_FASTOPEN_KEY => return Err(Errno::ENOPROTOOPT),
-        linux::TCP_REPAIR | linux::TCP_REPAIR_QUEUE | linux::TCP_QUEUE_SEQ | linux::TCP_REPAIR_OPTIONS | linux::TCP_REPAIR_WINDOW => {
+        linux::TCP_REPAIR
+        | linux::TCP_REPAIR_QUEUE
+        | linux::TCP_QUEUE_SEQ
+        | linux::TCP_REPAIR_OPTIONS
+        | linux::TCP_REPAIR_WINDOW => {
             return Err(Errno::EPERM);
         }
         _ => {}
@@ -213,7 +217,9 @@ const UDP_GRO: u32 = 104;
 
 fn set_udp(common: &Common, name: u32, value: &[u8]) -> Result<()> {
     match name {
-        UDP_CORK | UDP_NO_CHECK6_TX | UDP_NO_CHECK6_RX | UDP_GRO => keep(common, linux::SOL_UDP, name, i32::from(integer(value)? != 0)),
+        UDP_CORK | UDP_NO_CHECK6_TX | UDP_NO_CHECK6_RX | UDP_GRO => {
+            keep(common, linux::SOL_UDP, name, i32::from(integer(value)? != 0))
+        }
         // Splitting of datagrams is not served: as on a Linux before 4.18.
         UDP_SEGMENT if integer(value)? == 0 => Ok(()),
         _ => Err(Errno::ENOPROTOOPT),
@@ -329,7 +335,10 @@ fn set_ipv6(common: &Common, caller: &Caller, name: u32, value: &[u8]) -> Result
             }
             return membership(common, integer(value)?, &group, name == linux::MCAST_JOIN_GROUP);
         }
-        linux::MCAST_JOIN_SOURCE_GROUP | linux::MCAST_LEAVE_SOURCE_GROUP | linux::MCAST_BLOCK_SOURCE | linux::MCAST_UNBLOCK_SOURCE => {
+        linux::MCAST_JOIN_SOURCE_GROUP
+        | linux::MCAST_LEAVE_SOURCE_GROUP
+        | linux::MCAST_BLOCK_SOURCE
+        | linux::MCAST_UNBLOCK_SOURCE => {
             return Ok(());
         }
         linux::IPV6_PKTINFO | linux::IPV6_HOPOPTS | linux::IPV6_RTHDR | linux::IPV6_DSTOPTS | linux::IPV6_RTHDRDSTOPTS => {

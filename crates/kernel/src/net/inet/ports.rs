@@ -104,7 +104,8 @@ impl PortTable {
                 ports.free_ephemeral(free).ok_or(Errno::EADDRINUSE)?
             }
             port => {
-                if ports.bindings.get(&port).is_some_and(|bindings| bindings.iter().any(|binding| binding.conflicts(&request))) {
+                if ports.bindings.get(&port).is_some_and(|bindings| bindings.iter().any(|binding| binding.conflicts(&request)))
+                {
                     return Err(Errno::EADDRINUSE);
                 }
                 port
@@ -148,8 +149,13 @@ impl PortTable {
         let mut ports = self.0.lock();
         let turn = ports.turn;
         ports.turn = turn.wrapping_add(1);
-        let candidates = ports.bindings.get(&address.port())?.iter().filter(|binding| binding.listening && binding.takes(address.ip()));
-        choose(candidates, |binding| u8::from(!binding.address.is_unspecified()) * 2 + u8::from(binding.address.is_ipv4()), turn)
+        let candidates =
+            ports.bindings.get(&address.port())?.iter().filter(|binding| binding.listening && binding.takes(address.ip()));
+        choose(
+            candidates,
+            |binding| u8::from(!binding.address.is_unspecified()) * 2 + u8::from(binding.address.is_ipv4()),
+            turn,
+        )
     }
 
     /// The socket that a datagram from `source` to `destination` goes to: one connected to `source` before one that is
@@ -174,7 +180,11 @@ impl PortTable {
 }
 
 /// The best by `score`; of several with SO_REUSEPORT by `turn`, else the newest.
-fn choose<'a>(candidates: impl Iterator<Item = &'a Binding>, score: impl Fn(&Binding) -> u8, turn: usize) -> Option<Arc<dyn Socket>> {
+fn choose<'a>(
+    candidates: impl Iterator<Item = &'a Binding>,
+    score: impl Fn(&Binding) -> u8,
+    turn: usize,
+) -> Option<Arc<dyn Socket>> {
     let mut best: Vec<&Binding> = Vec::new();
     for binding in candidates {
         match best.first().map(|present| score(binding).cmp(&score(present))) {
@@ -235,9 +245,10 @@ impl PortLease {
     pub fn connect(&self, local: IpAddr, peer: SocketAddr) -> Result<()> {
         let mut ports = self.table.0.lock();
         let Some(bindings) = ports.bindings.get_mut(&self.port) else { return Err(Errno::EINVAL) };
-        if bindings.iter().any(|binding| {
-            binding.stream && binding.id != self.id && binding.peer == Some(peer) && binding.address == local
-        }) {
+        if bindings
+            .iter()
+            .any(|binding| binding.stream && binding.id != self.id && binding.peer == Some(peer) && binding.address == local)
+        {
             return Err(Errno::EADDRNOTAVAIL);
         }
         if let Some(own) = bindings.iter_mut().find(|binding| binding.id == self.id) {

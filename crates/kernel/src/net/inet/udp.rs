@@ -242,7 +242,9 @@ impl UdpSocket {
         let found = self.ports().find_receiver(destination, source);
         let receiver = found.as_ref().and_then(|found| found.as_any().downcast_ref::<UdpSocket>());
         let delivered = receiver.is_some_and(|receiver| receiver.deliver(data, source, destination.ip(), header));
-        if !delivered && (self.state.lock().peer == Some(destination) || options::is_on(&self.common, linux::SOL_IP, linux::IP_RECVERR)) {
+        if !delivered
+            && (self.state.lock().peer == Some(destination) || options::is_on(&self.common, linux::SOL_IP, linux::IP_RECVERR))
+        {
             self.common.set_error(Errno::ECONNREFUSED);
         }
         Ok(data.len())
@@ -341,7 +343,8 @@ impl Socket for UdpSocket {
     }
 
     fn bind(&self, caller: &Caller, address: &Address) -> Result<()> {
-        let address = address::to_bind(&self.common.network, self.common.domain(), self.families(), address, Multicast::Allowed)?;
+        let address =
+            address::to_bind(&self.common.network, self.common.domain(), self.families(), address, Multicast::Allowed)?;
         if (1..1024).contains(&address.port()) && !caller.credentials.has_capability(CAP_NET_BIND_SERVICE) {
             return Err(Errno::EACCES);
         }
@@ -428,7 +431,8 @@ impl Socket for UdpSocket {
         }
         self.bind_any(self.request(address::unspecified(self.common.domain())))?;
         let corked = self.state.lock().corked.take();
-        let more = outgoing.flags.contains(MessageFlags::MORE) || options::is_on(&self.common, linux::SOL_UDP, options::UDP_CORK);
+        let more =
+            outgoing.flags.contains(MessageFlags::MORE) || options::is_on(&self.common, linux::SOL_UDP, options::UDP_CORK);
         if !more && corked.is_none() {
             return self.transmit(data, destination, header);
         }

@@ -50,7 +50,9 @@ pub fn internet_socket(socket: &dyn Socket, protocol: u32) -> Option<InternetSoc
             send_queue: shown.send_queue,
             dropped: 0,
         })
-    } else if let (Some(udp), IPPROTO_UDP | IPPROTO_UDPLITE) = (socket.as_any().downcast_ref::<UdpSocket>().filter(|_| socket.common().protocol == protocol), protocol) {
+    } else if let (Some(udp), IPPROTO_UDP | IPPROTO_UDPLITE) =
+        (socket.as_any().downcast_ref::<UdpSocket>().filter(|_| socket.common().protocol == protocol), protocol)
+    {
         let shown = udp.diagnosis();
         (shown.local.port() != 0).then_some(InternetSocket {
             state: if shown.peer.is_some() { 1 } else { 7 },

@@ -30,8 +30,12 @@ impl Header {
     pub fn split(bytes: &[u8]) -> Option<(Header, &[u8], &[u8])> {
         let length = read_u32(bytes, 0)? as usize;
         let payload = bytes.get(HEADER_SIZE..length)?;
-        let header =
-            Header { kind: read_u16(bytes, 4)?, flags: read_u16(bytes, 6)?, sequence: read_u32(bytes, 8)?, port: read_u32(bytes, 12)? };
+        let header = Header {
+            kind: read_u16(bytes, 4)?,
+            flags: read_u16(bytes, 6)?,
+            sequence: read_u32(bytes, 8)?,
+            port: read_u32(bytes, 12)?,
+        };
         let next = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
         Some((header, payload, next))
     }
@@ -127,7 +131,9 @@ impl Reply {
         bytes.resize(bytes.len().next_multiple_of(4), 0);
         match self.datagrams.last_mut() {
             // The end of a dump and an error come by themselves, as Linux sends them.
-            Some(last) if self.multi && kind >= NLMSG_MIN_TYPE && last.len() + bytes.len() <= DATAGRAM_SIZE => last.extend(bytes),
+            Some(last) if self.multi && kind >= NLMSG_MIN_TYPE && last.len() + bytes.len() <= DATAGRAM_SIZE => {
+                last.extend(bytes)
+            }
             _ => self.datagrams.push(bytes),
         }
     }

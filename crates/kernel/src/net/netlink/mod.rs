@@ -60,7 +60,9 @@ impl PortTable {
     /// The process's id where that is free, else a number from the top, as Linux has it.
     fn take_any(&self, protocol: u32, pid: u32) -> Option<u32> {
         let mut taken = self.0.lock();
-        std::iter::once(pid).chain((0..1 << 20).map(|step| (-4097i32 - step) as u32)).find(|&port| taken.insert((protocol, port)))
+        std::iter::once(pid)
+            .chain((0..1 << 20).map(|step| (-4097i32 - step) as u32))
+            .find(|&port| taken.insert((protocol, port)))
     }
 }
 
@@ -143,7 +145,11 @@ impl NetlinkSocket {
             let mut reply = Reply::new(&header, port);
             if header.flags & NLM_F_REQUEST != 0 {
                 // Control messages (NLMSG_NOOP ...) are only acknowledged.
-                let result = if header.kind < message::NLMSG_MIN_TYPE { Ok(()) } else { self.answer(caller, &header, payload, &mut reply) };
+                let result = if header.kind < message::NLMSG_MIN_TYPE {
+                    Ok(())
+                } else {
+                    self.answer(caller, &header, payload, &mut reply)
+                };
                 let dumped = result.is_ok() && header.is_dump() && header.kind >= message::NLMSG_MIN_TYPE;
                 if let Err(errno) = result {
                     let short = self.common.options.lock().kept_integer(SOL_NETLINK, CAP_ACK).unwrap_or(0) != 0;

@@ -56,7 +56,14 @@ const AF_INET: u8 = linux::AF_INET as u8;
 const AF_INET6: u8 = linux::AF_INET6 as u8;
 
 /// Serves one request.
-pub fn serve(network: &NetworkStack, caller: &Caller, header: &Header, payload: &[u8], strict: bool, reply: &mut Reply) -> Result<()> {
+pub fn serve(
+    network: &NetworkStack,
+    caller: &Caller,
+    header: &Header,
+    payload: &[u8],
+    strict: bool,
+    reply: &mut Reply,
+) -> Result<()> {
     if header.kind & 3 != KIND_GET {
         return change(network, caller, header, payload);
     }
@@ -96,8 +103,8 @@ pub fn serve(network: &NetworkStack, caller: &Caller, header: &Header, payload: 
                 reply.add(RTM_NEWQDISC, qdisc());
             }
         }
-        RTM_GETNEIGH | RTM_GETTCLASS | RTM_GETTFILTER | RTM_GETMULTICAST | RTM_GETANYCAST | RTM_GETNEIGHTBL | RTM_GETADDRLABEL
-        | RTM_GETNSID => {}
+        RTM_GETNEIGH | RTM_GETTCLASS | RTM_GETTFILTER | RTM_GETMULTICAST | RTM_GETANYCAST | RTM_GETNEIGHTBL
+        | RTM_GETADDRLABEL | RTM_GETNSID => {}
         _ => return Err(Errno::EOPNOTSUPP),
     }
     Ok(())
@@ -238,8 +245,7 @@ impl Route {
     fn message(&self) -> Message {
         let mut fixed = vec![self.family, self.prefix, 0, 0, self.table, RTPROT_KERNEL, self.scope, self.kind];
         fixed.extend(self.flags.to_ne_bytes());
-        let mut message =
-            Message::new(&fixed).u32(RTA_TABLE, self.table.into()).attribute(RTA_DST, &self.destination);
+        let mut message = Message::new(&fixed).u32(RTA_TABLE, self.table.into()).attribute(RTA_DST, &self.destination);
         if let Some(priority) = self.priority {
             message = message.u32(RTA_PRIORITY, priority);
         }

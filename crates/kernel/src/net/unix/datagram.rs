@@ -77,12 +77,7 @@ impl UnixDatagram {
     }
 
     fn as_peer(&self) -> Peer {
-        Peer {
-            socket: self.me.clone(),
-            name: self.name.get(),
-            inode: self.common.inode,
-            identity: self.common.creator.clone(),
-        }
+        Peer { socket: self.me.clone(), name: self.name.get(), inode: self.common.inode, identity: self.common.creator.clone() }
     }
 
     /// For sock_diag(7): connected or not, the peer's number, bytes waiting.
@@ -114,7 +109,14 @@ impl UnixDatagram {
         state.queue.is_empty() || (state.queue.len() < MAXIMUM_QUEUE && state.queued + length + OVERHEAD <= limit)
     }
 
-    fn deliver(&self, from: &UnixDatagram, limit: usize, data: &[u8], rights: &mut InFlight, sender: UserCredentials) -> Result<()> {
+    fn deliver(
+        &self,
+        from: &UnixDatagram,
+        limit: usize,
+        data: &[u8],
+        rights: &mut InFlight,
+        sender: UserCredentials,
+    ) -> Result<()> {
         let source = from.name.get();
         let mut state = self.state.lock();
         if state.closed {

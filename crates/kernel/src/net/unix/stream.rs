@@ -87,12 +87,9 @@ impl UnixStream {
         match &*self.state.lock() {
             State::Init | State::Closed => (7, None, 0, 0),
             State::Listening(listener) => (10, None, listener.queue.len() as u32, listener.backlog as u32),
-            State::Connected(connection) => (
-                1,
-                Some(connection.peer_inode),
-                connection.incoming.available() as u32,
-                connection.outgoing.pending() as u32,
-            ),
+            State::Connected(connection) => {
+                (1, Some(connection.peer_inode), connection.incoming.available() as u32, connection.outgoing.pending() as u32)
+            }
         }
     }
 
@@ -158,13 +155,8 @@ fn connect_commons(
         peer_name: second_name,
         peer_inode: second.inode,
     };
-    let other = Connection {
-        incoming: forth,
-        outgoing: back,
-        peer: first_identity,
-        peer_name: first_name,
-        peer_inode: first.inode,
-    };
+    let other =
+        Connection { incoming: forth, outgoing: back, peer: first_identity, peer_name: first_name, peer_inode: first.inode };
     (one, other)
 }
 

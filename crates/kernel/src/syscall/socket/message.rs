@@ -6,8 +6,8 @@
 use super::{attempt, destination, read_address, socket_of, write_address, Blocking};
 use crate::fs::file::OpenFile;
 use crate::fs::signal_io;
-use crate::net::inet::TcpSocket;
 use crate::net::address::{Address, STORAGE_SIZE};
+use crate::net::inet::TcpSocket;
 use crate::net::rights::{InFlight, MAXIMUM_PER_MESSAGE};
 use crate::net::socket::{
     Caller, ControlMessage, Incoming, MessageFlags, Outgoing, Socket, SocketFile, SocketType, UserCredentials,
@@ -199,7 +199,13 @@ fn signal_urgent(context: &Context, socket: &dyn Socket) {
 }
 
 /// Receives into `segments`; the count in what is returned is over all of them.
-fn receive(context: &Context, file: &OpenFile, socket: &dyn Socket, segments: &Segments, flags: MessageFlags) -> Result<Incoming> {
+fn receive(
+    context: &Context,
+    file: &OpenFile,
+    socket: &dyn Socket,
+    segments: &Segments,
+    flags: MessageFlags,
+) -> Result<Incoming> {
     let timeout = socket.common().options.lock().receive_timeout;
     let blocking = blocking(file, flags, timeout);
     // The queue of errors is looked at, never waited for.
@@ -240,7 +246,13 @@ fn receive(context: &Context, file: &OpenFile, socket: &dyn Socket, segments: &S
 }
 
 /// read(2) and readv(2) on a socket: recv(2) without flags. Reading nothing takes nothing.
-pub(in crate::syscall) fn read(context: &Context, file: &OpenFile, socket: &SocketFile, list: Vec<IoVec>, waiting: Waiting) -> Result<u64> {
+pub(in crate::syscall) fn read(
+    context: &Context,
+    file: &OpenFile,
+    socket: &SocketFile,
+    list: Vec<IoVec>,
+    waiting: Waiting,
+) -> Result<u64> {
     let segments = Segments::of(list);
     if segments.total == 0 {
         return Ok(0);
@@ -250,7 +262,13 @@ pub(in crate::syscall) fn read(context: &Context, file: &OpenFile, socket: &Sock
 }
 
 /// write(2) and writev(2) on a socket: send(2) without flags.
-pub(in crate::syscall) fn write(context: &Context, file: &OpenFile, socket: &SocketFile, list: Vec<IoVec>, waiting: Waiting) -> Result<u64> {
+pub(in crate::syscall) fn write(
+    context: &Context,
+    file: &OpenFile,
+    socket: &SocketFile,
+    list: Vec<IoVec>,
+    waiting: Waiting,
+) -> Result<u64> {
     let flags = if waiting == Waiting::Refused { MessageFlags::DONTWAIT } else { MessageFlags::empty() };
     let outgoing = Outgoing { flags, ..Outgoing::default() };
     send(context, file, socket.socket.as_ref(), &Segments::of(list), outgoing).map(|count| count as u64)
@@ -521,7 +539,14 @@ pub fn recvmsg(context: &mut Context, fd: i32, header: UserAddress, flags: u32) 
 }
 
 /// recvmmsg(2). The timeout is looked at only after each message, as the man page's BUGS says.
-pub fn recvmmsg(context: &mut Context, fd: i32, headers: UserAddress, count: u32, flags: u32, timeout: UserAddress) -> Result<u32> {
+pub fn recvmmsg(
+    context: &mut Context,
+    fd: i32,
+    headers: UserAddress,
+    count: u32,
+    flags: u32,
+    timeout: UserAddress,
+) -> Result<u32> {
     let count = count.min(MAXIMUM_VECTORS as u32);
     socket_of(context, fd)?;
     let deadline = match timeout.non_null() {

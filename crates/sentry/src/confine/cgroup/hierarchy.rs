@@ -66,7 +66,10 @@ pub struct Hierarchies {
 impl Hierarchies {
     /// This process's.
     pub fn read() -> std::io::Result<Hierarchies> {
-        Ok(Hierarchies::parse(&std::fs::read_to_string("/proc/self/cgroup")?, &std::fs::read_to_string("/proc/self/mountinfo")?))
+        Ok(Hierarchies::parse(
+            &std::fs::read_to_string("/proc/self/cgroup")?,
+            &std::fs::read_to_string("/proc/self/mountinfo")?,
+        ))
     }
 
     pub fn parse(groups: &str, mounts: &str) -> Hierarchies {

@@ -114,7 +114,8 @@ fn make_two(place: &Place, controllers: &[Controller], limits: &Limits) -> Resul
         if let Some(limit) = ["memory.max", "memory.high", "cpu.max"].into_iter().find(|limit| value(parent, limit).is_some()) {
             return Err(format!("{why}; a group above it would escape its {limit}"));
         }
-        pids_left_behind = value(parent, "pids.max").and_then(|text| text.parse().ok()).into_iter().chain(pids_left_behind).min();
+        pids_left_behind =
+            value(parent, "pids.max").and_then(|text| text.parse().ok()).into_iter().chain(pids_left_behind).min();
     }
     Err(first_reason.unwrap_or_default())
 }

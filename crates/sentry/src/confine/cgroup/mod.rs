@@ -17,8 +17,8 @@ mod hierarchy;
 mod limit;
 
 use group::{put, Group};
-pub use hierarchy::{Controller, Version};
 use hierarchy::Hierarchies;
+pub use hierarchy::{Controller, Version};
 use rustix::fs::OFlags;
 use skerry_control::Limits;
 use std::collections::BTreeMap;
@@ -217,7 +217,8 @@ fn text(file: &File) -> Option<String> {
 pub fn sweep() -> Vec<PathBuf> {
     const PATIENCE: Duration = Duration::from_secs(1);
     let Ok(hierarchies) = Hierarchies::read() else { return Vec::new() };
-    let places = Controller::ALL.into_iter().filter_map(|controller| hierarchies.of(controller).ok()).chain(hierarchies.two.clone());
+    let places =
+        Controller::ALL.into_iter().filter_map(|controller| hierarchies.of(controller).ok()).chain(hierarchies.two.clone());
     let mut parents: Vec<PathBuf> =
         places.flat_map(|place| place.upwards().map(|group| group.to_owned()).collect::<Vec<_>>()).collect();
     parents.sort();

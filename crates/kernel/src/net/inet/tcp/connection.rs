@@ -52,7 +52,13 @@ pub(super) enum End {
 
 impl Connection {
     /// Both ends: the client's (which is bound to `local`), and the server's.
-    pub fn pair(client: &Common, server: &Common, bound: Bound, peer: SocketAddr, local: SocketAddr) -> (Connection, Connection) {
+    pub fn pair(
+        client: &Common,
+        server: &Common,
+        bound: Bound,
+        peer: SocketAddr,
+        local: SocketAddr,
+    ) -> (Connection, Connection) {
         let budget = &client.network.budget;
         let channel = |from: &Common, to: &Common| {
             Channel::new(Framing::Bytes, options::stream_capacity(from), to.queue.clone(), from.queue.clone(), budget.clone())
@@ -86,9 +92,7 @@ impl Connection {
             (More::Urgent, Some(cork)) => cork.send_urgent(data),
             (More::No, None) => self.outgoing.send(data, &mut InFlight::none(), UserCredentials::NOBODY),
             (More::No, Some(cork)) => cork.send(data),
-            (More::Yes, _) => {
-                self.cork.get_or_init(|| Cork::new(self.outgoing.clone())).hold(&common.network.timers, data)
-            }
+            (More::Yes, _) => self.cork.get_or_init(|| Cork::new(self.outgoing.clone())).hold(&common.network.timers, data),
         };
         match sent {
             Err(Errno::EPIPE) => {}

@@ -51,7 +51,10 @@ enum State {
     /// New, or bound.
     Init(Option<Bound>),
     /// Waiting for room in a listener's queue.
-    Connecting { bound: Bound, peer: SocketAddr },
+    Connecting {
+        bound: Bound,
+        peer: SocketAddr,
+    },
     Listening(Listener),
     Connected(Arc<Connection>),
     Closed,
@@ -201,7 +204,8 @@ impl Socket for TcpSocket {
     }
 
     fn bind(&self, caller: &Caller, address: &Address) -> Result<()> {
-        let address = address::to_bind(&self.common.network, self.common.domain(), self.families(), address, Multicast::Refused)?;
+        let address =
+            address::to_bind(&self.common.network, self.common.domain(), self.families(), address, Multicast::Refused)?;
         if (1..1024).contains(&address.port()) && !caller.credentials.has_capability(CAP_NET_BIND_SERVICE) {
             return Err(Errno::EACCES);
         }
@@ -267,7 +271,8 @@ impl Socket for TcpSocket {
                         ip if ip.is_unspecified() => address::source_for(peer.ip()),
                         ip => ip,
                     };
-                    let connected = if ip.is_ipv4() == peer.is_ipv4() { present.lease.connect(ip, peer) } else { Err(Errno::ENETUNREACH) };
+                    let connected =
+                        if ip.is_ipv4() == peer.is_ipv4() { present.lease.connect(ip, peer) } else { Err(Errno::ENETUNREACH) };
                     if let Err(errno) = connected {
                         *bound = Some(present);
                         return Err(errno);
