@@ -43,6 +43,8 @@ pub struct Kernel {
     pub devices: crate::fs::dev::DeviceRegistry,
     /// Locks on files.
     pub locks: crate::fs::lock::LockTable,
+    /// Leases on files.
+    pub leases: crate::fs::lease::LeaseTable,
     /// Who is told of changes to files (inotify).
     pub watches: crate::fs::notify::NotifyRegistry,
     /// Readiness of host descriptors.
@@ -111,6 +113,7 @@ impl Kernel {
             file_services: OnceLock::new(),
             devices: Default::default(),
             locks: Default::default(),
+            leases: Default::default(),
             watches: Default::default(),
             reactor: Arc::default(),
             terminals: Default::default(),

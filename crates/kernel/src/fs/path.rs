@@ -17,7 +17,7 @@ use crate::fs::text::WriteCount;
 use crate::{Errno, Result};
 use parking_lot::{Mutex, RwLock};
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
 
 /// The longest name in a directory (NAME_MAX, limits.h).
@@ -46,6 +46,8 @@ pub struct Dentry {
     /// How many mounts are attached here, in whichever mount: lets the walk skip the mount table.
     pub(crate) mounts_here: AtomicU32,
     pub(crate) write_count: WriteCount,
+    /// Open files that can only read.
+    pub(crate) read_count: AtomicI32,
 }
 
 impl Dentry {
@@ -62,6 +64,7 @@ impl Dentry {
             unlinked: AtomicBool::new(false),
             mounts_here: AtomicU32::new(0),
             write_count: WriteCount::default(),
+            read_count: AtomicI32::new(0),
         })
     }
 
@@ -87,6 +90,11 @@ impl Dentry {
 
     pub fn is_directory(&self) -> bool {
         self.inode.kind() == FileType::Directory
+    }
+
+    /// Open files that can write (below zero: programs that run it), and those that can only read.
+    pub(crate) fn open_counts(&self) -> (i32, i32) {
+        (self.write_count.get(), self.read_count.load(Ordering::Acquire))
     }
 
     pub(crate) fn is_mount_point(&self) -> bool {

@@ -123,7 +123,7 @@ rows! {
     69 msgsnd crate::syscall::sysv::msgsnd, Kernel Full "";
     70 msgrcv crate::syscall::sysv::msgrcv, Kernel Full "";
     71 msgctl crate::syscall::sysv::msgctl, Kernel Full "";
-    72 fcntl crate::syscall::descriptor::fcntl, Kernel Partial "no leases";
+    72 fcntl crate::syscall::descriptor::fcntl, Kernel Full "";
     73 flock crate::syscall::lock::flock, Kernel Full "";
     74 fsync crate::syscall::data::fsync, Kernel Full "";
     75 fdatasync crate::syscall::data::fdatasync, Kernel Full "";
