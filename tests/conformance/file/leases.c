@@ -78,7 +78,10 @@ int main(void)
 
     /* So does truncation; and the last close gives it back. */
     signals = 0;
-    if ((pid = fork()) == 0) _exit(truncate("file", 1) == 0 ? 0 : errno);
+    if ((pid = fork()) == 0) {
+        close(fd);
+        _exit(truncate("file", 1) == 0 ? 0 : errno);
+    }
     wait_for_signal(1);
     int second = dup(fd);
     close(fd);

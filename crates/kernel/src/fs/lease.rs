@@ -104,9 +104,13 @@ pub fn set(context: &Context, fd: i32, file: &Arc<OpenFile>, mode: Option<Mode>)
         return Err(Errno::EACCES);
     }
     let Some(mode) = mode else {
-        let had = get_any(kernel, key, owner);
+        if !has_lease(kernel, key, owner) {
+            return Err(Errno::EAGAIN);
+        }
+        // With the lease goes who is told, and by which signal.
+        *file.owner.write() = (0, 0);
         kernel.leases.change(key, |leases| leases.retain(|lease| lease.owner != owner));
-        return if had { Ok(()) } else { Err(Errno::EAGAIN) };
+        return Ok(());
     };
     if kernel.settings.number("fs/leases-enable") == 0 {
         return Err(Errno::EINVAL);
@@ -163,7 +167,7 @@ pub fn set(context: &Context, fd: i32, file: &Arc<OpenFile>, mode: Option<Mode>)
     Ok(())
 }
 
-fn get_any(kernel: &crate::Kernel, key: usize, owner: usize) -> bool {
+fn has_lease(kernel: &crate::Kernel, key: usize, owner: usize) -> bool {
     let files = kernel.leases.files.lock();
     files.get(&key).is_some_and(|file| file.leases.iter().any(|lease| lease.owner == owner))
 }
