@@ -210,6 +210,8 @@ pub trait FileOperations: Send + Sync + Any {
     fn as_any(&self) -> &dyn Any;
 }
 
+type CloseAction = Box<dyn FnOnce() + Send>;
+
 /// What is to be given back at the last close.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum LastClose {
@@ -258,7 +260,7 @@ pub struct OpenFile {
     /// The epoll lists that watch it.
     pub epoll_items: crate::event::epoll::FileItems,
     /// Run when the last descriptor and the last user are gone.
-    last_close: Mutex<Vec<(LastClose, Box<dyn FnOnce() + Send>)>>,
+    last_close: Mutex<Vec<(LastClose, CloseAction)>>,
 }
 
 impl Drop for OpenFile {
@@ -305,7 +307,7 @@ impl OpenFile {
     }
 
     /// Runs `action` when the open file goes, unless there is one for the same purpose already.
-    pub(crate) fn at_last_close(&self, purpose: LastClose, action: Box<dyn FnOnce() + Send>) {
+    pub(crate) fn at_last_close(&self, purpose: LastClose, action: CloseAction) {
         let mut actions = self.last_close.lock();
         if actions.iter().all(|(present, _)| *present != purpose) {
             actions.push((purpose, action));

@@ -214,7 +214,11 @@ pub fn break_for(context: &Context, inode: &Arc<dyn Inode>, opening: Opening, no
         let is_free = || {
             let files = kernel.leases.files.lock();
             let conflicts = files.get(&key).is_some_and(|file| file.leases.iter().any(|lease| lease.conflicts_with(opening)));
-            if conflicts { Err(Errno::EAGAIN) } else { Ok(()) }
+            if conflicts {
+                Err(Errno::EAGAIN)
+            } else {
+                Ok(())
+            }
         };
         match context.block_on(&queue, Some(deadline), is_free) {
             Err(Errno::ETIMEDOUT) => kernel.leases.change(key, |leases| {

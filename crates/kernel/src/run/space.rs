@@ -40,7 +40,13 @@ impl AddressSpace {
         let owner = thread.pid;
         let mut slots: Vec<Slot> = (0..slot).map(|_| Slot::Free).collect();
         slots.push(Slot::Used(thread));
-        Arc::new(AddressSpace { slots: Mutex::new(slots), owner, has_direct: AtomicBool::new(false), brk: Mutex::new(brk), aio: AioContexts::default() })
+        Arc::new(AddressSpace {
+            slots: Mutex::new(slots),
+            owner,
+            has_direct: AtomicBool::new(false),
+            brk: Mutex::new(brk),
+            aio: AioContexts::default(),
+        })
     }
 
     /// A slot whose last thread, if it had one, is really gone. `None`: too many threads.

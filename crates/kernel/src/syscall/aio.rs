@@ -99,7 +99,9 @@ fn submit(context: &mut Context, aio: &AioContext, address: u64) -> Result<()> {
     let slot: Slot = aio.reserve()?;
     let file = context.file(request.fd)?;
     let event_file = if request.flags & WITH_EVENT_FD != 0 { Some(context.file(request.event_fd)?) } else { None };
-    if event_file.as_ref().is_some_and(|file| file.downcast::<EventFd>().is_none()) || request.flags & !(WITH_EVENT_FD | WITH_PRIORITY) != 0 {
+    if event_file.as_ref().is_some_and(|file| file.downcast::<EventFd>().is_none())
+        || request.flags & !(WITH_EVENT_FD | WITH_PRIORITY) != 0
+    {
         return Err(Errno::EINVAL);
     }
     context.write(address + KEY, &0u32)?;
@@ -183,7 +185,14 @@ fn get_events(context: &mut Context, id: u64, least: i64, most: i64, events: Use
 }
 
 /// io_getevents(2): a null timeout waits for ever.
-pub fn io_getevents(context: &mut Context, id: u64, least: i64, most: i64, events: UserAddress, timeout: UserAddress) -> Result<u64> {
+pub fn io_getevents(
+    context: &mut Context,
+    id: u64,
+    least: i64,
+    most: i64,
+    events: UserAddress,
+    timeout: UserAddress,
+) -> Result<u64> {
     let timeout = timespec_timeout(context, timeout)?;
     get_events(context, id, least, most, events, timeout)
 }

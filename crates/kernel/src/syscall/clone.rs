@@ -59,7 +59,8 @@ pub fn clone3(context: &mut Context, address: UserAddress, size: u64) -> Result<
     let [flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls, _set_tid, set_tid_size, _cgroup] =
         *words.first_chunk::<FIELDS>().expect("there are more");
     let has = |flag: u32| flags & u64::from(flag) != 0;
-    let unknown = u64::from(linux::CLONE_DETACHED) | u64::from(linux::CSIGNAL) | !(u64::from(u32::MAX) | CLEAR_SIGHAND | INTO_CGROUP);
+    let unknown =
+        u64::from(linux::CLONE_DETACHED) | u64::from(linux::CSIGNAL) | !(u64::from(u32::MAX) | CLEAR_SIGHAND | INTO_CGROUP);
     let shares_and_clears = has(linux::CLONE_SIGHAND) && flags & CLEAR_SIGHAND != 0;
     let signals_nobody = (has(linux::CLONE_THREAD) || has(linux::CLONE_PARENT)) && exit_signal != 0;
     if flags & unknown != 0 || shares_and_clears || signals_nobody || exit_signal > 64 || (stack == 0) != (stack_size == 0) {

@@ -160,7 +160,9 @@ pub fn capget(context: &mut Context, header: UserAddress, data: UserAddress) -> 
     let credentials = match pid {
         0 => context.task.credentials(),
         // A process without threads: the sandbox's own init.
-        _ => pids.task(pid).map(|task| task.credentials()).or_else(|_| pids.process(pid).map(|process| process.credentials()))?,
+        _ => {
+            pids.task(pid).map(|task| task.credentials()).or_else(|_| pids.process(pid).map(|process| process.credentials()))?
+        }
     };
     let Some(address) = data.non_null() else { return Ok(()) };
     let sets = credentials.capabilities;

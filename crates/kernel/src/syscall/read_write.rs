@@ -476,7 +476,13 @@ pub fn preadv2(
     read_with_flags(context, &file, segments, at, flags)
 }
 
-pub(super) fn read_with_flags(context: &Context, file: &OpenFile, segments: Segments, at: At, flags: TransferFlags) -> Result<u64> {
+pub(super) fn read_with_flags(
+    context: &Context,
+    file: &OpenFile,
+    segments: Segments,
+    at: At,
+    flags: TransferFlags,
+) -> Result<u64> {
     let waiting = if flags.contains(TransferFlags::NOWAIT) { Waiting::Refused } else { waiting_of(file) };
     read_segments(context, file, segments, at, waiting)
 }
@@ -496,7 +502,13 @@ pub fn pwritev2(
     write_with_flags(context, &file, segments, at, flags)
 }
 
-pub(super) fn write_with_flags(context: &Context, file: &OpenFile, segments: Segments, at: At, flags: TransferFlags) -> Result<u64> {
+pub(super) fn write_with_flags(
+    context: &Context,
+    file: &OpenFile,
+    segments: Segments,
+    at: At,
+    flags: TransferFlags,
+) -> Result<u64> {
     let waiting = if flags.contains(TransferFlags::NOWAIT) { Waiting::Refused } else { waiting_of(file) };
     let total = if flags.contains(TransferFlags::APPEND) && file.operations.is_seekable() {
         write_at_end(context, file, segments, at)?

@@ -229,7 +229,9 @@ impl ProcessNode {
         match self.item {
             Item::CurrentDirectory => Some(fs().map(|fs| fs.current)),
             Item::RootDirectory => Some(fs().map(|fs| fs.root)),
-            Item::Executable => Some(self.view.process.program.read().executable.as_ref().map(|text| text.path().clone()).ok_or(Errno::ENOENT)),
+            Item::Executable => {
+                Some(self.view.process.program.read().executable.as_ref().map(|text| text.path().clone()).ok_or(Errno::ENOENT))
+            }
             _ => None,
         }
     }
