@@ -305,7 +305,7 @@ fn the_urgent_byte_goes_beside_the_stream_or_in_it() {
     assert!(server.poll().contains(Events::PRI | Events::IN));
     assert_eq!(server.available(), Ok(3));
     assert_eq!(receive(&server).unwrap(), b"abc");
-    assert!(server.is_at_urgent_mark());
+    assert_eq!(server.is_at_urgent_mark(), Ok(true));
     assert_eq!(urgent(&server), Ok((1, b'X')));
     assert_eq!(urgent(&server), Err(Errno::EINVAL));
     assert!(!server.poll().contains(Events::PRI));
