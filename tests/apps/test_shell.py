@@ -158,6 +158,16 @@ class TestOfItsOwn:
             assert (made.stat().st_uid, made.stat().st_mode & 0o777) == (caller.owner[0], 0o600)
             assert not harness.Path("/etc/skerry-test").exists()
 
+    def test_sockets_in_a_rw_directory_are_found(self, caller: harness.Caller) -> None:
+        with caller.workspace() as work:
+            script = (
+                "import os, socket; server = socket.socket(socket.AF_UNIX); server.bind('s'); server.listen()\n"
+                "if os.fork() == 0: client = socket.socket(socket.AF_UNIX); client.connect('s'); client.send(b'hello'); os._exit(0)\n"
+                "print(server.accept()[0].recv(9), os.wait()[1])"
+            )
+            done = caller.do(["--rw", str(work)], ["python3", "-c", script], cwd=work)
+            assert done.stdout == "b'hello' 0\n", done
+
     def test_overlay_dir_keeps_the_writes(self, caller: harness.Caller) -> None:
         with caller.workspace() as work:
             upper = work / "upper"

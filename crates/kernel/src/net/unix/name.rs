@@ -2,11 +2,13 @@
 //! sandbox's, which bind(2) fills and close(2) empties.
 
 use super::{AnySocket, WeakAnySocket};
+use crate::fs::inode::Inode;
 use crate::net::address::UnixName;
 use crate::net::NetworkStack;
 use crate::{Errno, Result};
 use parking_lot::Mutex;
 use std::collections::HashMap;
+use std::sync::Arc;
 
 /// The abstract names of a sandbox.
 #[derive(Default)]
@@ -63,12 +65,14 @@ struct Inner {
     name: UnixName,
     /// The abstract name is this socket's (and not its listener's).
     owned: bool,
+    /// What the path names, which knows the socket: a file system may forget a node that nobody uses.
+    node: Option<Arc<dyn Inode>>,
 }
 
 impl BoundName {
     /// The name of a socket that accept(2) gives: its listener's.
     pub fn inherited(name: UnixName) -> BoundName {
-        BoundName(Mutex::new(Inner { name, owned: false }))
+        BoundName(Mutex::new(Inner { name, ..Inner::default() }))
     }
 
     pub fn get(&self) -> UnixName {
@@ -104,18 +108,19 @@ impl BoundName {
         }
     }
 
-    /// Takes a path that `create` makes a node for. EINVAL where there is a name already.
-    pub fn bind_path(&self, path: &[u8], create: impl FnOnce() -> Result<()>) -> Result<()> {
+    /// Takes a path that `create` makes a node for, and returns it. EINVAL where there is a name already.
+    pub fn bind_path(&self, path: &[u8], create: impl FnOnce() -> Result<Arc<dyn Inode>>) -> Result<()> {
         if self.is_bound() {
             return Err(Errno::EINVAL);
         }
         // Not under the lock: making the node may take long. Two binds at once can leave a node behind, as on Linux.
-        create()?;
+        let node = create()?;
         let mut inner = self.0.lock();
         if inner.name != UnixName::Unnamed {
             return Err(Errno::EINVAL);
         }
         inner.name = UnixName::Path(path.to_vec());
+        inner.node = Some(node);
         Ok(())
     }
 
@@ -126,5 +131,8 @@ impl BoundName {
             network.unix_names.remove(name);
         }
         inner.owned = false;
+        let node = inner.node.take();
+        drop(inner);
+        drop(node);
     }
 }

@@ -80,6 +80,6 @@ pub fn bind(context: &Context, socket: &dyn Named, path: &[u8]) -> Result<()> {
             context.kernel().net.own_nodes.insert(&metadata);
         }
         context.kernel().watches.report(directory.inode(), NotifyMask::CREATE, &name, 0);
-        Ok(())
+        Ok(dentry.inode.clone())
     })
 }
