@@ -39,6 +39,7 @@ pub fn boot(
     let mut features = Features::default();
     let mut suspension = true;
     let mut marshalling = true;
+    let mut deferral = true;
     let mut direct = boot.profile == Profile::Default;
     for name in &boot.without {
         match name.as_str() {
@@ -49,6 +50,7 @@ pub fn boot(
             "suspension" => suspension = false,
             "direct" => direct = false,
             "marshalling" => marshalling = false,
+            "deferral" => deferral = false,
             "user_namespace" | "landlock" | "pid_namespace" | "cgroups" | "patching" => {}
             other => return Err(failure(FailureKind::Invalid, format!("there is no host feature {other:?} to do without"))),
         }
@@ -82,6 +84,7 @@ pub fn boot(
     };
     let kernel = Kernel::new(boot.hostname.as_bytes(), boot.limits.clone(), boot.network, boot.trace, events);
     kernel.direct_data.store(direct, Ordering::Relaxed);
+    kernel.deferral.store(deferral, Ordering::Relaxed);
     // Patched images map files of the host: the strict profile maps copies only.
     if boot.without.iter().any(|name| name == "patching") || boot.profile == Profile::Strict {
         kernel.images.switch_off();

@@ -1,5 +1,6 @@
 //! The thread block at the start of each slot.
 
+use crate::deferred::Queue;
 use crate::layout::{ChannelLayout, Request, CHANNEL_OFFSET, SLOTS_BASE, SLOT_SIZE, STACK_OFFSET, STACK_SIZE};
 use crate::registers::Registers;
 
@@ -46,9 +47,13 @@ pub struct ThreadBlock {
     _reserved_to_0x200: [u64; 18],
     /// What is asked of the sentry, before it is put into the channel.
     pub request: Request,
+    _reserved_to_0x600: [u64; (0x600 - 0x200 - core::mem::size_of::<Request>()) / 8],
+    /// Calls that go along with the next request.
+    pub deferred: Queue,
 }
 
-const _: () = assert!(core::mem::offset_of!(ThreadBlock, request) == 0x200 && core::mem::size_of::<ThreadBlock>() <= 0x300);
+const _: () = assert!(core::mem::offset_of!(ThreadBlock, request) == 0x200 && core::mem::size_of::<Request>() <= 0x100);
+const _: () = assert!(core::mem::offset_of!(ThreadBlock, deferred) == 0x600 && core::mem::size_of::<ThreadBlock>() <= 0x800);
 
 const _: () = assert!(core::mem::offset_of!(ThreadBlock, original_rsi) == 0x40);
 const _: () = assert!(core::mem::offset_of!(ThreadBlock, original_rdx) == 0x48);
