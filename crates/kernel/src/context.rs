@@ -2,6 +2,7 @@
 
 use crate::fs::file::{OpenFile, StatusFlags};
 use crate::marshal::Marshalled;
+use crate::net::loan::Lender;
 use crate::sync::Waiter;
 use crate::task::{Process, Task};
 use crate::{Errno, Kernel, Result};
@@ -43,6 +44,9 @@ pub struct Context<'a> {
     pub(crate) direct_offer: Option<(i32, Arc<OpenFile>)>,
     /// The answer is that of a plain call, which can have operations for the stub with it.
     pub(crate) may_carry_operations: bool,
+    /// Who lends to the caller what waits for it, where that may be; and what is lent with the answer.
+    pub(crate) lender: Option<&'a Arc<Lender>>,
+    pub(crate) loans: Vec<u8>,
     /// The stub may put off the next call like this one, as far as the objects are concerned that it is about.
     pub(crate) may_be_deferred: bool,
 }
@@ -107,6 +111,8 @@ impl<'a> Context<'a> {
             after: After::Nothing,
             direct_offer: None,
             may_carry_operations: false,
+            lender: None,
+            loans: Vec::new(),
             may_be_deferred: false,
         }
     }

@@ -4,7 +4,7 @@
 //! the sentry wrote is ever read back from the channel.
 
 use crate::layout::{
-    line_state, marshal, ChannelLayout, CloneOrder, Frame, Line, Operation, Phase, Reply, Request, RequestDetail, CHANNEL_SIZE,
+    line_state, loan, marshal, ChannelLayout, CloneOrder, Frame, Line, Operation, Phase, Reply, Request, RequestDetail, CHANNEL_SIZE,
     MAXIMUM_OPERATIONS,
 };
 use crate::HostError;
@@ -96,6 +96,29 @@ impl Channel {
         let length = results.len().min(marshal::AREA);
         // SAFETY: inside the mapping; no reference into it is made.
         unsafe { std::ptr::copy_nonoverlapping(results.as_ptr(), (&raw mut (*self.pages.as_ptr()).area).cast::<u8>(), length) }
+    }
+
+    /// Lays down what a reply lends, behind `offset` bytes of results. False: there is no room.
+    pub fn put_loans(&self, offset: usize, records: &[u8]) -> bool {
+        if offset.checked_add(records.len()).is_none_or(|end| end > marshal::AREA) {
+            return false;
+        }
+        // SAFETY: inside the mapping; no reference into it is made.
+        unsafe {
+            let area = (&raw mut (*self.pages.as_ptr()).area).cast::<u8>();
+            std::ptr::copy_nonoverlapping(records.as_ptr(), area.add(offset), records.len());
+        }
+        true
+    }
+
+    /// Puts `word` into the place of a loan's, and returns what was there; whatever the thread has made of it.
+    pub fn exchange_loan(&self, index: usize, word: u64) -> u64 {
+        if index >= loan::COUNT {
+            return loan::REVOKED;
+        }
+        // SAFETY: inside the mapping, aligned, and only ever accessed atomically.
+        let place = unsafe { AtomicU64::from_ptr(&raw mut (*self.pages.as_ptr()).loans[index]) };
+        place.swap(word, Ordering::AcqRel)
     }
 
     /// Lays down and publishes the answer to the request `sequence`.

@@ -248,7 +248,10 @@ pub mod number {
     pub const SET_TID_ADDRESS: u64 = 218;
     pub const CLOCK_GETTIME: u64 = 228;
     pub const EXIT_GROUP: u64 = 231;
+    pub const EPOLL_WAIT: u64 = 232;
     pub const EPOLL_CTL: u64 = 233;
+    pub const EPOLL_PWAIT: u64 = 281;
+    pub const EPOLL_PWAIT2: u64 = 441;
     pub const UNSHARE: u64 = 272;
     pub const DUP3: u64 = 292;
     pub const SENDMMSG: u64 = 307;

@@ -1,6 +1,6 @@
 //! What the stub and the sentry agree on: addresses, the channel, the doorbell. This one file is compiled into both.
 //!
-//! A thread of an application owns a *slot*: 64 KiB of address space, found from the stack pointer inside a handler by
+//! A thread of an application owns a *slot*: 128 KiB of address space, found from the stack pointer inside a handler by
 //! rounding down. Everything in it except the channel belongs to the application process, which may scribble on it; the
 //! sentry believes nothing that it reads from a channel.
 
@@ -8,7 +8,7 @@
 pub const STUB_BASE: u64 = 0x7000_0000_0000;
 /// Where the slots begin.
 pub const SLOTS_BASE: u64 = 0x7010_0000_0000;
-pub const SLOT_SIZE: u64 = 0x1_0000;
+pub const SLOT_SIZE: u64 = 0x2_0000;
 /// Threads that one address space can have.
 pub const MAXIMUM_SLOTS: u64 = 16384;
 /// Where the table of direct descriptors lies, once a process has one: an array of [`DirectEntry`] by guest descriptor.
@@ -19,11 +19,13 @@ pub const DIRECT_SIZE: u64 = DIRECT_ENTRIES * core::mem::size_of::<DirectEntry>(
 /// The guest may map nothing between STUB_BASE and here.
 pub const RESERVED_END: u64 = 0x7020_0000_0000;
 
-/// Offsets within a slot: the thread block (private), the channel (shared with the sentry), a gap, the handler's stack.
+/// Offsets within a slot: the thread block (private), the channel (shared with the sentry), a gap, the handler's stack, private memory.
 pub const CHANNEL_OFFSET: u64 = 0x1000;
 pub const CHANNEL_SIZE: u64 = 0x4000;
 pub const STACK_OFFSET: u64 = 0x6000;
-pub const STACK_SIZE: u64 = SLOT_SIZE - STACK_OFFSET;
+pub const STACK_SIZE: u64 = LOANS_OFFSET - STACK_OFFSET;
+/// What the thread has been lent ([`loan`]).
+pub const LOANS_OFFSET: u64 = 0x1_0000;
 
 /// The stub's descriptor for its socket to the sentry, before it becomes an application.
 pub const ZYGOTE_SOCKET: i32 = 3;
@@ -342,12 +344,27 @@ pub mod deferred {
     pub const LIMIT: usize = 16;
 }
 
+/// Bytes that wait in a socket can be *lent* to a thread that epoll_wait(2) tells of it: copies travel with the answer,
+/// behind its results, in records of two words (the loan's number with the descriptor below it; the length) and the bytes,
+/// filled up to whole words. [`super::Reply::entry`] is the length of all. The n-th loan has the n-th word in the channel,
+/// which is its number with the count of bytes that its thread has taken below it, as long as it holds.
+pub mod loan {
+    /// How many a thread can have.
+    pub const COUNT: usize = 16;
+    /// The most bytes of one.
+    pub const LIMIT: usize = 1024;
+    pub const HEADER: usize = 16;
+    /// Number 0 is no loan.
+    pub const REVOKED: u64 = 0;
+}
+
 /// What lies in a channel.
 #[repr(C)]
 pub struct ChannelLayout {
     pub line: Line,
     pub area: [u64; marshal::AREA / 8],
     pub watch: Watch,
+    pub loans: [u64; loan::COUNT],
     /// Written with every request, read for some.
     pub detail: RequestDetail,
     pub frame: Frame,

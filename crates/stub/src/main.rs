@@ -5,7 +5,7 @@
 //! it a program. From then on it runs only where a call of the guest comes in: trapped, in a signal handler ([`handlers`]), or
 //! from a patched site ([`entry`]); [`serve`] has a call's way from there, [`native`] the calls that the host serves
 //! directly, [`direct`] reads and writes of open files, [`marshal`] what
-//! travels with a call, [`deferred`] calls that go along with later ones, [`handoff`] the last step to the sentry, [`context`] signal frames.
+//! travels with a call, [`deferred`] calls that go along with later ones, [`loans`] what is read without a call, [`handoff`] the last step to the sentry, [`context`] signal frames.
 //!
 //! Nothing here is trusted once guest code has run in the process: see `layout.rs` for what the sentry may believe.
 //! Built for x86_64-unknown-none, so that no vector register is ever touched: they are the guest's.
@@ -22,6 +22,7 @@ mod handoff;
 mod host;
 #[allow(dead_code)]
 mod layout;
+mod loans;
 mod marshal;
 mod native;
 mod registers;

@@ -8,6 +8,7 @@ use crate::handlers::{self, new_request, run_operations};
 use crate::handoff;
 use crate::host::{self, number};
 use crate::layout::{action, request};
+use crate::loans;
 use crate::marshal;
 use crate::native;
 use crate::registers::Registers;
@@ -49,7 +50,11 @@ pub fn serve(thread: &mut ThreadBlock, registers: &mut Registers) -> Outcome {
     if let Some(result) = deferred::try_defer(thread, call_number, &arguments) {
         return Outcome::Return(result);
     }
+    if let Some(result) = loans::try_receive(thread, call_number, &arguments) {
+        return Outcome::Return(result);
+    }
     deferred::before(call_number, &arguments);
+    loans::before(thread, call_number);
     let marshalled = marshal::gather(thread, call_number, &arguments);
     let marshalled = deferred::append(thread, marshalled);
     let filled = new_request(thread, registers.rip, registers.rsp, request::SYSCALL);
@@ -63,6 +68,7 @@ pub fn serve(thread: &mut ThreadBlock, registers: &mut Registers) -> Outcome {
             action::RETURN => {
                 let applied = marshal::apply(thread, answer.results);
                 deferred::after(thread, call_number, &arguments, answer.value, answer.entry);
+                loans::after(thread, call_number, answer.results, answer.entry);
                 return Outcome::Return(applied.err().unwrap_or(answer.value));
             }
             action::NATIVE => {

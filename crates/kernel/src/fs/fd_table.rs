@@ -2,6 +2,7 @@
 
 use crate::fs::direct::DirectTable;
 use crate::fs::file::OpenFile;
+use crate::net::SocketFile;
 use crate::{Errno, Result};
 use parking_lot::RwLock;
 use skerry_platform::direct::Rights;
@@ -68,7 +69,7 @@ impl FdTable {
         if index >= entries.len() {
             entries.resize(index + 1, None);
         }
-        self.gone(index);
+        self.gone(index, entries[index].as_ref());
         Ok(entries[index].replace(Entry { file, close_on_exec }).map(|entry| entry.file))
     }
 
@@ -77,7 +78,7 @@ impl FdTable {
         let index = usize::try_from(fd).map_err(|_| Errno::EBADF)?;
         let mut entries = self.entries.write();
         let entry = entries.get_mut(index).and_then(Option::take).ok_or(Errno::EBADF)?;
-        self.gone(index);
+        self.gone(index, Some(&entry));
         Ok(entry.file)
     }
 
@@ -97,8 +98,8 @@ impl FdTable {
         let mut taken = Vec::new();
         for (index, slot) in self.entries.write().iter_mut().enumerate() {
             if slot.as_ref().is_some_and(|entry| entry.close_on_exec) {
+                self.gone(index, slot.as_ref());
                 taken.extend(slot.take().map(|entry| entry.file));
-                self.gone(index);
             }
         }
         taken
@@ -111,7 +112,11 @@ impl FdTable {
     }
 
     /// A descriptor is about to be another one or none. With the entries' lock held, so that no process uses what it was.
-    fn gone(&self, index: usize) {
+    fn gone(&self, index: usize, entry: Option<&Entry>) {
+        if let Some(socket) = entry.and_then(|entry| entry.file.downcast::<SocketFile>()) {
+            // What was lent was lent by the number.
+            socket.socket.settle();
+        }
         if let Direct::Table(table) = &*self.direct.read() {
             table.clear(index as i32);
         }

@@ -7,6 +7,7 @@
 //! Who waits for bytes waits on the receiving socket's queue, who waits for room on the sending socket's: a channel knows
 //! both. Lock order: a socket's state > `Channel::state` > wait queues; two channels are never locked at once.
 
+use super::loan::{Loan, Offer};
 use super::rights::InFlight;
 use super::ring::{Budget, Ring};
 use super::socket::UserCredentials;
@@ -57,6 +58,8 @@ struct State {
     /// It ended with an error, told or not.
     failed: bool,
     urgent: Option<Urgent>,
+    /// The first bytes have been lent to a thread, which takes them without a call.
+    loan: Option<Loan>,
     /// The receiver wants urgent data among the rest (SO_OOBINLINE).
     urgent_inline: bool,
 }
@@ -121,6 +124,7 @@ impl Channel {
                 error: None,
                 failed: false,
                 urgent: None,
+                loan: None,
                 urgent_inline: false,
             }),
             reader,
@@ -143,6 +147,7 @@ impl Channel {
     /// The urgent byte (recv(2) with MSG_OOB). EINVAL: none, had already, or among the rest.
     pub fn receive_urgent(&self, peek: bool) -> Result<u8> {
         let mut state = self.state.lock();
+        state.settle();
         if state.urgent_inline {
             return Err(Errno::EINVAL);
         }
@@ -158,7 +163,8 @@ impl Channel {
 
     /// What is received next lies behind the urgent mark (sockatmark(3)).
     pub fn is_at_urgent_mark(&self) -> bool {
-        let state = self.state.lock();
+        let mut state = self.state.lock();
+        state.settle();
         state.urgent.as_ref().is_some_and(|urgent| urgent.position == state.start)
     }
 
@@ -170,6 +176,9 @@ impl Channel {
         let mut state = self.state.lock();
         if state.write_closed || state.read_closed {
             return Err(Errno::EPIPE);
+        }
+        if state.room() < data.len() || urgency != Urgency::None {
+            state.settle();
         }
         if self.framing == Framing::Packets {
             if data.len() > state.capacity {
@@ -222,9 +231,30 @@ impl Channel {
         self.reader.wake_all();
     }
 
+    /// Lends what is there, where that is little and nothing but bytes. Not where somebody waits for room: who takes what
+    /// was lent wakes nobody.
+    pub fn lend(self: &Arc<Self>, offer: &mut Offer, descriptor: i32) {
+        let mut state = self.state.lock();
+        state.settle();
+        let is_plain = self.framing == Framing::Bytes && state.urgent.is_none() && state.error.is_none();
+        if !is_plain || state.writer_waiting || !state.is_writable() || state.marks.iter().any(|mark| !mark.rights.is_empty()) {
+            return;
+        }
+        let ring = &state.ring;
+        state.loan = offer.add(descriptor, self, ring.len(), |bytes| {
+            ring.peek(0, bytes);
+        });
+    }
+
+    /// Ends the loan, if there is one.
+    pub fn settle(&self) {
+        self.state.lock().settle();
+    }
+
     /// Takes what is there. `Ok(None)`: the end. EAGAIN: nothing yet.
     pub fn receive(&self, buffer: &mut [u8], mode: ReceiveMode) -> Result<Option<Received>> {
         let mut state = self.state.lock();
+        state.settle();
         let received = match self.framing {
             Framing::Bytes => state.receive_bytes(buffer, mode),
             Framing::Packets => state.receive_packet(buffer, mode),
@@ -258,6 +288,7 @@ impl Channel {
     /// The receiving socket is gone: what is there is lost. True where something was.
     pub fn abandon(&self) -> bool {
         let mut state = self.state.lock();
+        state.settle();
         state.read_closed = true;
         let lost = !state.ring.is_empty() || state.has_packet(self.framing);
         let marks = std::mem::take(&mut state.marks);
@@ -294,7 +325,8 @@ impl Channel {
 
     /// Bytes that can be received now (FIONREAD); for packets the next one's length.
     pub fn available(&self) -> usize {
-        let state = self.state.lock();
+        let mut state = self.state.lock();
+        state.settle();
         match self.framing {
             Framing::Bytes => state.ordinary(),
             Framing::Packets => state.marks.front().map_or(0, |mark| mark.length),
@@ -303,12 +335,15 @@ impl Channel {
 
     /// Bytes that the other side has not taken yet (SIOCOUTQ).
     pub fn pending(&self) -> usize {
-        self.state.lock().ring.len()
+        let mut state = self.state.lock();
+        state.settle();
+        state.ring.len()
     }
 
     /// Something is there to receive (the end does not count).
     pub fn is_readable(&self, low_water: usize) -> bool {
-        let state = self.state.lock();
+        let mut state = self.state.lock();
+        state.settle();
         match self.framing {
             Framing::Bytes => state.ordinary() >= low_water.clamp(1, state.capacity.max(1)),
             Framing::Packets => !state.marks.is_empty(),
@@ -318,6 +353,9 @@ impl Channel {
     /// There is room enough to say so to poll(2). When not, the writer's queue is woken once there is.
     pub fn is_writable(&self) -> bool {
         let mut state = self.state.lock();
+        if !state.is_writable() {
+            state.settle();
+        }
         let writable = state.is_writable();
         if !writable {
             state.writer_waiting = true;
@@ -334,7 +372,10 @@ impl Channel {
     }
 
     pub fn set_capacity(&self, capacity: usize) {
-        self.state.lock().capacity = capacity;
+        let mut state = self.state.lock();
+        state.settle();
+        state.capacity = capacity;
+        drop(state);
         self.writer.wake_all();
     }
 }
@@ -349,6 +390,19 @@ enum Urgency {
 const MAXIMUM_PACKETS: usize = 4096;
 
 impl State {
+    /// Ends the loan: what has been taken of it is gone.
+    fn settle(&mut self) {
+        let Some(loan) = self.loan.take() else { return };
+        let taken = loan.end().min(self.ring.len());
+        self.ring.discard(taken);
+        self.start += taken as u64;
+        while self.marks.front().is_some_and(|mark| mark.position < self.start) {
+            if let Some(mark) = self.marks.pop_front() {
+                self.sender = mark.sender;
+            }
+        }
+    }
+
     fn room(&self) -> usize {
         self.capacity.saturating_sub(self.ring.len())
     }

@@ -2,7 +2,7 @@
 //!
 //! [`socket`]: the interface that each protocol implements, and the open-file object. [`channel`]: one direction of a
 //! connection, which unix and TCP sockets share. [`unix`], [`inet`] (TCP and UDP over loopback), [`netlink`]. [`address`],
-//! [`options`], [`rights`] (descriptors in flight), [`ring`] (bytes, and the cap on them), [`ioctl`], [`proc_net`].
+//! [`options`], [`loan`] (bytes that are read without a call), [`rights`] (descriptors in flight), [`ring`] (bytes, and the cap on them), [`ioctl`], [`proc_net`].
 //! [`NetworkStack`] is what a sandbox has of all this: its names, ports, and the list of its sockets.
 //!
 //! Lock order: see [`socket`] and [`channel`]; the tables of `NetworkStack` are never held while a socket is locked, but
@@ -12,6 +12,7 @@ pub mod address;
 pub mod channel;
 pub mod inet;
 pub mod ioctl;
+pub mod loan;
 pub mod netlink;
 pub mod options;
 pub mod proc_net;

@@ -6,6 +6,7 @@
 //! `Common::options` > wait queues. No two sockets' states are ever locked at once.
 
 use super::address::Address;
+use super::loan::Offer;
 use super::options::Options;
 use super::rights::InFlight;
 use super::NetworkStack;
@@ -186,6 +187,12 @@ pub trait Socket: Send + Sync + Any {
     fn connect_result(&self) -> Result<()> {
         Ok(())
     }
+
+    /// Lends the bytes that wait here, as far as a plain recv(2) of the offer's thread would get just these.
+    fn lend(&self, offer: &mut Offer, descriptor: i32) {}
+
+    /// Ends a loan.
+    fn settle(&self) {}
 
     /// The next connection. EAGAIN, EINVAL (not listening).
     fn accept(&self) -> Result<Arc<dyn Socket>> {

@@ -11,6 +11,7 @@ use crate::context::{After, ClonePlan};
 use crate::task::{self, Task};
 use crate::{Context, Errno, Result};
 use parking_lot::Mutex;
+use crate::net::loan::Lender;
 use skerry_platform::channel::Channel;
 use skerry_platform::engine::{HostProcess, HostThread};
 use skerry_platform::layout::{CLONE_PROCESS, CLONE_THREAD, CLONE_VFORK};
@@ -120,6 +121,7 @@ impl Engine {
         notification: &Notification,
     ) -> Result<(), skerry_platform::HostError> {
         let (channel, memory) = Channel::create()?;
+        let channel = Arc::new(channel);
         let is_thread = enrolment.flags == CLONE_THREAD;
         let parent = enrolment.parent.as_ref();
         let (host, process) = match parent {
@@ -140,6 +142,7 @@ impl Engine {
         let thread = Arc::new(GuestThread {
             host: host.clone(),
             process: process.clone(),
+            lender: Lender::new(channel.clone()),
             channel,
             listener: enrolment.door.clone(),
             space: space.clone(),

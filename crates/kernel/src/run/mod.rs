@@ -32,6 +32,7 @@ use crate::context::{Continuation, NativePlan};
 use crate::task::Task;
 use crate::time::queue::TimerQueue;
 use parking_lot::{Mutex, RwLock};
+use crate::net::loan::Lender;
 use skerry_platform::channel::Channel;
 use skerry_platform::engine::{HostProcess, HostThread};
 use skerry_platform::layout::Reply;
@@ -62,7 +63,8 @@ pub struct Engine {
 pub(crate) struct GuestThread {
     host: Arc<HostThread>,
     process: Arc<HostProcess>,
-    channel: Channel,
+    channel: Arc<Channel>,
+    lender: Arc<Lender>,
     listener: Arc<Door>,
     space: Arc<AddressSpace>,
     slot: u64,

@@ -86,6 +86,7 @@ impl Engine {
         let mut context = Context::of_channel(task, lead, call, &thread.channel);
         if request.kind == request::SYSCALL {
             context.may_carry_operations = true;
+            context.lender = Some(&thread.lender);
             if request.marshalled != 0 {
                 let inputs = thread.channel.marshalled(request.marshalled);
                 syscall::carry_out_deferred(&mut context, &inputs);
@@ -206,7 +207,13 @@ impl Engine {
         if operations.is_empty() {
             let results = context.take_results();
             thread.channel.put_results(&results);
-            let entry = if may_defer(thread, context) { deferred::GRANTED } else { 0 };
+            let entry = if may_defer(thread, context) {
+                deferred::GRANTED
+            } else if !context.loans.is_empty() && thread.channel.put_loans(results.len(), &context.loans) {
+                context.loans.len() as u64
+            } else {
+                0
+            };
             return Reply { action: action::RETURN, value, results: results.len() as u32, entry, ..Reply::default() };
         }
         // What has become unwritable since the call began is the caller's own doing.

@@ -2,10 +2,12 @@
 
 use super::poll::{timespec_timeout, with_mask};
 use super::UserAddress;
-use crate::event::epoll::{Epoll, Wanted, EPOLLEXCLUSIVE};
+use crate::event::epoll::{Epoll, Taken, Wanted, EPOLLEXCLUSIVE};
 use crate::event::eventfd::{EventFd, Take};
 use crate::event::poll::Timeout;
 use crate::fs::file::{Events, FileOperations, OpenFile, StatusFlags};
+use crate::net::loan::Offer;
+use crate::net::SocketFile;
 use crate::{Context, Errno, Result};
 use skerry_abi::raw::general as linux;
 use skerry_abi::structs::EpollEvent;
@@ -139,7 +141,36 @@ fn wait_for_events(context: &mut Context, epoll: i32, events: UserAddress, count
         epoll.untake(taken);
         return Err(error);
     }
+    lend(context, &taken);
     Ok(told.len())
+}
+
+/// Lends the caller what waits in the sockets that it is told of.
+fn lend(context: &mut Context, taken: &[Taken]) {
+    let Some(lender) = context.lender.filter(|lender| lender.is_of_use()) else { return };
+    let kernel = context.kernel();
+    // Not where every call is to be seen.
+    if !kernel.deferral.load(Ordering::Relaxed)
+        || kernel.trace
+        || context.task.seccomp.read().is_some()
+        || context.task.traced.load(Ordering::Relaxed)
+    {
+        return;
+    }
+    let files = context.task.files();
+    let mut offer = Offer::new(lender);
+    for entry in taken {
+        let Some((fd, file)) = entry.readable() else { continue };
+        let Some(socket) = file.downcast::<SocketFile>() else { continue };
+        // The list may know the file by a number that is another file here.
+        if files.get(fd).is_ok_and(|present| Arc::ptr_eq(&present, &file)) {
+            socket.socket.lend(&mut offer, fd);
+        }
+        if offer.is_full() {
+            break;
+        }
+    }
+    context.loans = offer.into_records();
 }
 
 /// Milliseconds; below 0 for ever.

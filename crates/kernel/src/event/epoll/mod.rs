@@ -370,6 +370,12 @@ pub struct Taken {
 }
 
 impl Taken {
+    /// The file and its number, where there is something to read.
+    pub fn readable(&self) -> Option<(i32, Arc<OpenFile>)> {
+        let file = self.item.file.upgrade()?;
+        self.ready.contains(Events::IN).then_some((self.item.fd, file))
+    }
+
     pub fn event(&self) -> EpollEvent {
         EpollEvent { events: self.ready.bits(), data: self.before.data }
     }

@@ -4,6 +4,7 @@ use super::{BoundName, Named, WeakAnySocket};
 use crate::fs::file::Events;
 use crate::net::address::{Address, UnixName};
 use crate::net::channel::{Channel, Framing, ReceiveMode};
+use crate::net::loan::Offer;
 use crate::net::socket::{
     BlockedSenders, Caller, Common, Destination, Incoming, MessageFlags, Outgoing, PeerIdentity, Shutdown, Socket, SocketType,
 };
@@ -239,6 +240,22 @@ impl Socket for UnixStream {
         drop(state);
         UnixStream::hang_up(&connection);
         Err(Errno::EISCONN)
+    }
+
+    fn lend(&self, offer: &mut Offer, descriptor: i32) {
+        let Ok(connection) = self.connection() else { return };
+        let options = self.common.options.lock();
+        let is_plain = !options.pass_credentials && options.peek_offset < 0;
+        drop(options);
+        if is_plain {
+            connection.incoming.lend(offer, descriptor);
+        }
+    }
+
+    fn settle(&self) {
+        if let Ok(connection) = self.connection() {
+            connection.incoming.settle();
+        }
     }
 
     fn accept(&self) -> Result<Arc<dyn Socket>> {

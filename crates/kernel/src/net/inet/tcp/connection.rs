@@ -5,6 +5,7 @@ use super::{Bound, Diagnosis, TCP_CLOSE, TCP_CLOSE_WAIT, TCP_ESTABLISHED, TCP_FI
 use crate::fs::file::Events;
 use crate::net::channel::{Channel, Framing, ReceiveMode};
 use crate::net::inet::options;
+use crate::net::loan::Offer;
 use crate::net::inet::ports::PortLease;
 use crate::net::rights::InFlight;
 use crate::net::socket::{Common, Incoming, MessageFlags, Shutdown, UserCredentials};
@@ -131,6 +132,16 @@ impl Connection {
             }
             Err(errno) => Err(errno),
         }
+    }
+
+    pub fn lend(&self, common: &Common, offer: &mut Offer, descriptor: i32) {
+        if !common.has_error() {
+            self.incoming.lend(offer, descriptor);
+        }
+    }
+
+    pub fn settle(&self) {
+        self.incoming.settle();
     }
 
     /// What TCP_CORK or MSG_MORE holds back leaves now.

@@ -13,6 +13,7 @@ use super::ports::{PortLease, Request, Sharing};
 use super::{options, IPPROTO_TCP};
 use crate::fs::file::Events;
 use crate::net::address::Address;
+use crate::net::loan::Offer;
 use crate::net::socket::{
     Caller, Common, Destination, Incoming, MessageFlags, Outgoing, PeerIdentity, Shutdown, Socket, SocketType,
 };
@@ -242,6 +243,18 @@ impl Socket for TcpSocket {
                 Ok(())
             }
             State::Connecting { .. } | State::Connected(_) | State::Closed => Err(Errno::EINVAL),
+        }
+    }
+
+    fn lend(&self, offer: &mut Offer, descriptor: i32) {
+        if let Some(connection) = self.connection() {
+            connection.lend(&self.common, offer, descriptor);
+        }
+    }
+
+    fn settle(&self) {
+        if let Some(connection) = self.connection() {
+            connection.settle();
         }
     }
 
