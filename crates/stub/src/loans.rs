@@ -76,13 +76,17 @@ pub fn try_receive(thread: &ThreadBlock, call_number: u64, arguments: &[u64; 6])
     let entry = &mut loans.entries[index];
     let taken = entry.word & TAKEN;
     let count = length.min((entry.length as u64).saturating_sub(taken));
-    if !host::copy(buffer, loans.bytes[index].as_ptr() as u64 + taken, count) {
-        return None;
-    }
     // SAFETY: within the channel, which is mapped as long as the thread lives; accessed atomically only.
     let word = unsafe { AtomicU64::from_ptr(&raw mut (*thread.channel()).loans[index]) };
-    if word.compare_exchange(entry.word, entry.word + count, Ordering::AcqRel, Ordering::Relaxed).is_err() {
-        // Taken back: what was copied is not ours to give. The sentry fills the buffer, or does not.
+    let (before, behind) = (entry.word, entry.word + count);
+    // First: of what has been taken back, nothing may be seen, not even behind what a read(2) says that it has filled.
+    if word.compare_exchange(before, behind, Ordering::AcqRel, Ordering::Relaxed).is_err() {
+        entry.descriptor = NONE;
+        return None;
+    }
+    if !host::copy(buffer, loans.bytes[index].as_ptr() as u64 + taken, count) {
+        // The sentry finds EFAULT, and the bytes where they were, unless it has looked just now.
+        let _ = word.compare_exchange(behind, before, Ordering::AcqRel, Ordering::Relaxed);
         entry.descriptor = NONE;
         return None;
     }
