@@ -1,5 +1,6 @@
 /* SIGPIPE and EPIPE on pipes and sockets; MSG_NOSIGNAL. */
 #include "check.h"
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 
 static volatile sig_atomic_t count;
@@ -39,6 +40,12 @@ int main(void)
         CHECK_ERR(write(ends[1], big, 1), EPIPE);
         child_exit();
     }
+    int waiting = 0;
+    for (int i = 0; i < 1000 && waiting < 65536; i++) {
+        sleep_ms(5);
+        MUST(ioctl(ends[0], FIONREAD, &waiting) == 0);
+    }
+    CHECK_EQ(waiting, 65536);
     CHECK(wait_for_state(pid, 'S'));
     close(ends[0]);
     CHECK_CHILD(pid);

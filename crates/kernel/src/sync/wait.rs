@@ -198,6 +198,11 @@ impl Waiter {
         true
     }
 
+    /// Somebody sleeps here, and has not been woken.
+    pub fn is_asleep(&self) -> bool {
+        !matches!(self.state.lock().sleeper, Sleeper::Nobody)
+    }
+
     /// Takes a wake-up that has come since the last sleep, if one has. For those that suspend; a sleep begins so.
     pub fn take_notice(&self) -> bool {
         let mut state = self.state.lock();

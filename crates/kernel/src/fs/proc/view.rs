@@ -115,8 +115,10 @@ impl View {
         if let Some(state) = self.stop_state() {
             return state;
         }
-        // Who reads runs, though its host thread waits for the answer.
-        if reader.is_some_and(|reader| self.task.as_ref().is_some_and(|task| task.tid() == reader.tid())) {
+        // A host thread waits for the answer to its call, however busy the guest kernel is with that.
+        let is_served = |task: &Arc<Task>| task.in_kernel.load(Ordering::Relaxed) && !task.waiter_ref().is_asleep();
+        let reads = |task: &Arc<Task>| reader.is_some_and(|reader| task.tid() == reader.tid());
+        if self.task.as_ref().is_some_and(|task| reads(task) || is_served(task)) {
             return ('R', "running");
         }
         let host_state = self.host_stat().and_then(|stat| stat.state());
