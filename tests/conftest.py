@@ -17,9 +17,14 @@ import harness
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("skerry")
     group.addoption("--native-only", action="store_true", help="run behaviour tests on Linux itself, none in a sandbox")
+    group.addoption(
+        "--without", metavar="NAMES", help="run every sandbox without these parts or features of the host (comma-separated)"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if without := config.getoption("--without"):
+        os.environ["SKERRY_TEST_WITHOUT"] = harness.PLAIN_ENVIRONMENT["SKERRY_TEST_WITHOUT"] = without
     # Started in the background by a shell, we (and so all that we start) would ignore these.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGQUIT, signal.SIG_DFL)

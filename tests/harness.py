@@ -120,7 +120,9 @@ class Caller:
         """Runs the program on the host."""
         return run([*self.prefix, *args], cwd=cwd, environment=self.environment(cwd), **options)
 
-    def do(self, options: Sequence[str], args: Sequence[str | Path], *, cwd: Path | str | None = None, **rest: object) -> Completed:
+    def do(
+        self, options: Sequence[str], args: Sequence[str | Path], *, cwd: Path | str | None = None, **rest: object
+    ) -> Completed:
         """Runs `skerry do OPTIONS -- ARGS`."""
         return run([*self.command, "do", *options, "--", *args], cwd=cwd, environment=self.environment(cwd), **rest)
 

@@ -112,7 +112,9 @@ class Terminal:
 class Screen:
     """A program in a tmux of its own, which keeps what a person would see."""
 
-    def __init__(self, args: Sequence[str | Path], *, environment: Mapping[str, str], cwd: Path, rows: int = 24, columns: int = 80):
+    def __init__(
+        self, args: Sequence[str | Path], *, environment: Mapping[str, str], cwd: Path, rows: int = 24, columns: int = 80
+    ):
         self.socket = str(cwd / f"tmux-{os.getpid()}-{id(self):x}")
         self.environment = dict(environment) | {"TERM": "xterm"}
         size = ["-x", str(columns), "-y", str(rows)]

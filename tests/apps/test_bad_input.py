@@ -61,7 +61,8 @@ def test_no_x(caller: harness.Caller) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "content"), [("bad-elf", BAD_ELF), ("elf32", ELF32), ("short-elf", b"\x7fELF"), ("text", b"hello\n"), ("empty", b"")]
+    ("name", "content"),
+    [("bad-elf", BAD_ELF), ("elf32", ELF32), ("short-elf", b"\x7fELF"), ("text", b"hello\n"), ("empty", b"")],
 )
 def test_wrong_format(caller: harness.Caller, name: str, content: bytes) -> None:
     with caller.workspace() as work:

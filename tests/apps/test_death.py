@@ -182,7 +182,7 @@ def test_killed_at_random_moments(
                         error = running.process.stderr.read()
                         assert status == 125, f"status {status}\n{error}"
                         assert "sentry" in error and "SIGKILL" in error and "Traceback" not in error, error
-                assert harness.eventually(lambda: not running.left(), within=10), running.left()
+                assert harness.eventually(lambda running=running: not running.left(), within=10), running.left()
             finally:
                 running.end()
 

@@ -80,7 +80,12 @@ def test_a_hog_takes_nobody_with_it(caller: harness.Caller) -> None:
 
 def test_limits_are_seen_inside(caller: harness.Caller) -> None:
     done = caller.do(
-        ["--memory", "512m", "--cpus", "1"], ["sh", "-c", "nproc; awk '/MemTotal/ {print $2}' /proc/meminfo; /usr/bin/python3 -c 'import os; print(os.cpu_count())'"]
+        ["--memory", "512m", "--cpus", "1"],
+        [
+            "sh",
+            "-c",
+            "nproc; awk '/MemTotal/ {print $2}' /proc/meminfo; /usr/bin/python3 -c 'import os; print(os.cpu_count())'",
+        ],
     )
     processors, total, python = done.stdout.split()
     assert processors == "1", done
@@ -155,7 +160,10 @@ def test_the_hosts_own_loopback_is_out_of_reach(caller: harness.Caller) -> None:
 
 def test_idle_memory_of_a_sandbox(ourselves: harness.Caller) -> None:
     process = subprocess.Popen(
-        [*ourselves.command, "do", "--", "sleep", "30"], env=ourselves.environment(None), stdout=subprocess.PIPE, start_new_session=True
+        [*ourselves.command, "do", "--", "sleep", "30"],
+        env=ourselves.environment(None),
+        stdout=subprocess.PIPE,
+        start_new_session=True,
     )
     try:
         time.sleep(1.5)

@@ -140,9 +140,11 @@ def test_streams(sandbox: skerry.Sandbox) -> None:
 
 
 def test_streams_of_ones_own(sandbox: skerry.Sandbox, tmp_path: Path) -> None:
-    with open(tmp_path / "out", "wb") as out:
-        with sandbox.spawn("echo a; echo b >&2; echo c", shell=True, stdin=skerry.DEVNULL, stdout=out, stderr=out) as process:
-            assert process.wait(20) == 0
+    with (
+        open(tmp_path / "out", "wb") as out,
+        sandbox.spawn("echo a; echo b >&2; echo c", shell=True, stdin=skerry.DEVNULL, stdout=out, stderr=out) as process,
+    ):
+        assert process.wait(20) == 0
     assert (tmp_path / "out").read_bytes() == b"a\nb\nc\n"
 
 

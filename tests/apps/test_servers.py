@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-WAIT = "wait_for() { for i in $(seq 200); do \"$@\" >/dev/null 2>&1 && return 0; sleep 0.05; done; echo \"never ready: $*\"; return 1; }; "
+WAIT = 'wait_for() { for i in $(seq 200); do "$@" >/dev/null 2>&1 && return 0; sleep 0.05; done; echo "never ready: $*"; return 1; }; '
 
 
 def requests_only(text: str) -> str:
@@ -65,7 +65,7 @@ def test_postgres(compare, needs, caller) -> None:
     options = () if caller.owner[0] == 0 else ("--user", "caller")
     script = (
         "export PGHOST=$PWD PGPORT=7432 PGDATA=$PWD/data HOME=$PWD; initdb -A trust -U postgres --no-sync > log && "
-        "pg_ctl -w -o \"-k $PWD -c listen_addresses=127.0.0.1 -c shared_buffers=16MB -c fsync=off\" -l server.log start > log2; echo $?; "
+        'pg_ctl -w -o "-k $PWD -c listen_addresses=127.0.0.1 -c shared_buffers=16MB -c fsync=off" -l server.log start > log2; echo $?; '
         "psql -U postgres -Atc 'create table t(a int); insert into t select generate_series(1, 1000); select sum(a) from t'; "
         "psql -U postgres -h 127.0.0.1 -Atc 'select 6 * 7'; createdb -U postgres bench && pgbench -U postgres -q -i -s 1 bench 2>/dev/null && "
         "pgbench -U postgres -c 4 -j 2 -t 50 bench 2>/dev/null | grep 'actually processed'; pg_ctl -m fast -w stop > log3; echo $?; tail -1 server.log | sed 's/.*LOG/LOG/'"
@@ -79,7 +79,8 @@ def test_netcat_style_traffic(compare, needs) -> None:
     """ip, ss and curl against a Python server: what netlink must answer."""
     needs("ip", "ss", "curl", "/usr/bin/python3")
     compare(
-        WAIT + "ip -o addr show lo | grep -o 'inet 127.0.0.1/8'; ip route show > /dev/null; echo $?; ip -o link show lo | grep -o LOOPBACK; "
+        WAIT
+        + "ip -o addr show lo | grep -o 'inet 127.0.0.1/8'; ip route show > /dev/null; echo $?; ip -o link show lo | grep -o LOOPBACK; "
         "/usr/bin/python3 -m http.server 7383 --bind 127.0.0.1 > /dev/null 2>&1 & wait_for curl -s http://127.0.0.1:7383/; "
         "ss -Htln 'sport = 7383' | awk '{print $1, $4}'; getent hosts localhost | wc -l; kill $!; wait $! 2> /dev/null; echo $?"
     )

@@ -187,7 +187,7 @@ class TestOfItsOwn:
                 script = (
                     "rm -r one && mkdir one && echo 1 > one/new && mkdir fresh && echo 2 > fresh/new && rm -r two && mv fresh two && "
                     "echo 3 > two/old && rm two/old && python3 -c \"import os, errno\ntry: os.rename('three', 'four')\n"
-                    "except OSError as e: print(e.errno == errno.EXDEV)\" && mv three five"
+                    'except OSError as e: print(e.errno == errno.EXDEV)" && mv three five'
                 )
                 look = "ls -d *; ls one two five; cat five/old"
                 wanted = "five\none\ntwo\nfive:\nold\n\none:\nnew\n\ntwo:\nnew\nthree"
@@ -215,7 +215,9 @@ class TestOfItsOwn:
 
     def test_environment_is_filtered(self, caller: harness.Caller) -> None:
         environment = caller.environment(None) | {"AWS_SECRET": "s", "SSH_AUTH_SOCK": "/x", "LC_TIME": "C", "COLORTERM": "y"}
-        done = harness.run([*caller.command, "do", "--env", "NEW=1", "--env", "AWS_SECRET", "--", "env"], environment=environment)
+        done = harness.run(
+            [*caller.command, "do", "--env", "NEW=1", "--env", "AWS_SECRET", "--", "env"], environment=environment
+        )
         names = {line.partition("=")[0] for line in done.stdout.splitlines()}
         assert {"PATH", "HOME", "USER", "LOGNAME", "TERM", "LANG", "LC_TIME", "TZ", "COLORTERM", "NEW", "AWS_SECRET"} <= names
         assert "SSH_AUTH_SOCK" not in names

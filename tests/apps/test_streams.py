@@ -64,7 +64,9 @@ def test_appending_shares_the_callers_file(caller: harness.Caller, tmp_path: Pat
     assert target.read_text() == "before\nafter\n"
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGQUIT])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGQUIT]
+)
 def test_signals_are_passed_on(caller: harness.Caller, number: signal.Signals) -> None:
     name = number.name.removeprefix("SIG")
     script = f"trap 'echo got; exit 9' {name}; echo ready; while :; do sleep 0.05; done"

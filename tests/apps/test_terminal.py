@@ -151,7 +151,7 @@ def test_window_size(place: Place) -> None:
         time.sleep(0.3)
         assert ask(terminal, "stty size") == "40 120"
         script = "trap 'stty size; exit' WINCH; echo waiting; while :; do sleep 0.1; done"
-        terminal.send(f"bash -c \"{script}\"\r")
+        terminal.send(f'bash -c "{script}"\r')
         terminal.expect("waiting\r\n")
         terminal.resize(20, 60)
         terminal.expect("20 60\r\n")
@@ -206,7 +206,11 @@ class TestOurEnd:
                 outer.send("kill -9 $$\r")
                 outer.expect("status 137\r\n")
             else:
-                children = [pid for pid in harness.descendants(outer.pid) if b"do\0--\0bash" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+                children = [
+                    pid
+                    for pid in harness.descendants(outer.pid)
+                    if b"do\0--\0bash" in Path(f"/proc/{pid}/cmdline").read_bytes()
+                ]
                 os.kill(children[0], signal.SIGTERM)
                 outer.expect(r"status \d+\r\n|$")
                 outer.send("exit\r")
@@ -215,7 +219,9 @@ class TestOurEnd:
             assert outer.settings() == before
 
     def test_no_terminal_when_asked_or_piped(self, caller: harness.Caller) -> None:
-        with Terminal([*caller.command, "do", "-T", "--", "sh", "-c", "test -t 0; echo $?"], environment=caller.environment(None)) as t:
+        with Terminal(
+            [*caller.command, "do", "-T", "--", "sh", "-c", "test -t 0; echo $?"], environment=caller.environment(None)
+        ) as t:
             assert t.expect(r"(\d)\r\n").group(1) in "01"
             assert t.wait() == 0
         assert caller.sandbox(["sh", "-c", "test -t 0 || test -t 1; echo $?"], input="x").stdout == "1\n"

@@ -20,7 +20,7 @@ def test_git(compare, needs) -> None:
     needs("git")
     compare(
         GIT + "git init -q r && cd r && seq 100 > a && mkdir d && echo b > d/b && git add . && git commit -qm first && "
-        "for i in $(seq 10); do echo $i >> a; git commit -qam \"change $i\"; done && git log --oneline | cat && git status --short && "
+        'for i in $(seq 10); do echo $i >> a; git commit -qam "change $i"; done && git log --oneline | cat && git status --short && '
         "cd .. && git clone -q r c && cd c && git log -1 --format=%H && git checkout -q -b other HEAD~3 && echo x > new && git add new && "
         "git commit -qm other && git merge -q -m merged origin/main && git log --graph --oneline | cat && cd ../r && git gc -q && "
         "git fsck 2>/dev/null; git diff HEAD~2 --stat | cat; git count-objects -v | grep -e packs -e in-pack; git stash list; git blame a -s | tail -1",
@@ -32,7 +32,9 @@ def test_git(compare, needs) -> None:
 def test_git_in_a_folder_of_the_callers(caller: harness.Caller, needs) -> None:
     needs("git")
     with caller.workspace() as work:
-        script = GIT + "cd r && git log --format=%s && echo more >> a && git commit -qam second && git gc -q && git log --format=%s"
+        script = (
+            GIT + "cd r && git log --format=%s && echo more >> a && git commit -qam second && git gc -q && git log --format=%s"
+        )
         first = GIT + "git init -q r && cd r && echo a > a && git add a && git commit -qm first"
         assert caller.native(["sh", "-c", first], cwd=work).returncode == 0
         done = caller.do(["--rw", str(work)], ["sh", "-c", script], cwd=work)
@@ -72,7 +74,8 @@ def rust_environment() -> str:
 
 def test_rust(compare_as_root) -> None:
     compare_as_root(
-        rust_environment() + "cargo --version; echo 'fn main() { println!(\"hello {}\", (1..10).sum::<i32>()); }' > h.rs && rustc h.rs && ./h",
+        rust_environment()
+        + "cargo --version; echo 'fn main() { println!(\"hello {}\", (1..10).sum::<i32>()); }' > h.rs && rustc h.rs && ./h",
         timeout=120,
     )
 
@@ -80,7 +83,8 @@ def test_rust(compare_as_root) -> None:
 @pytest.mark.slow
 def test_cargo_build(compare_as_root) -> None:
     compare_as_root(
-        rust_environment() + "cargo new --quiet --vcs none p && cd p && cargo build --quiet --offline && ./target/debug/p && cargo test --quiet --offline | grep result",
+        rust_environment()
+        + "cargo new --quiet --vcs none p && cd p && cargo build --quiet --offline && ./target/debug/p && cargo test --quiet --offline | grep result",
         normalise=lambda text: text.partition("finished in")[0],
         timeout=180,
     )

@@ -10,7 +10,20 @@ import harness
 
 pytestmark = pytest.mark.sandbox
 
-FEATURES = ("process_vm", "sync_wake_up", "wait_killable", "addfd_send", "user_namespace", "landlock", "pid_namespace", "cgroups", "suspension", "direct", "patching", "parking")
+FEATURES = (
+    "process_vm",
+    "sync_wake_up",
+    "wait_killable",
+    "addfd_send",
+    "user_namespace",
+    "landlock",
+    "pid_namespace",
+    "cgroups",
+    "suspension",
+    "direct",
+    "patching",
+    "parking",
+)
 
 SHELL = (
     "echo a | cat; for i in 1 2 3; do rm -f p; mkfifo p; (echo $i > p) & cat p; wait; done; trap 'echo t' USR1; kill -USR1 $$; "

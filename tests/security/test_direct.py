@@ -29,7 +29,9 @@ def direct(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @contextmanager
-def hostile(caller: harness.Caller, direct: Path, *options: str) -> Iterator[tuple[Path, list[str], dict[str, list[tuple[str, int]]]]]:
+def hostile(
+    caller: harness.Caller, direct: Path, *options: str
+) -> Iterator[tuple[Path, list[str], dict[str, list[tuple[str, int]]]]]:
     """The folder, what the program says that it could do, and what the host shows of its processes' descriptors."""
     with caller.workspace() as work:
         program = work / "direct"
@@ -87,7 +89,9 @@ def test_only_regular_files_with_the_guests_access(caller: harness.Caller, direc
             ("writable", os.O_RDWR),
         ], found
         others = {target: access for target, access in found if not target.startswith(str(work))}
-        assert {Path(target).name for target, access in others.items() if access != os.O_RDONLY} <= {"memfd:file (deleted)"}, others
+        assert {Path(target).name for target, access in others.items() if access != os.O_RDONLY} <= {"memfd:file (deleted)"}, (
+            others
+        )
         assert len(lines) == len(found), (lines, found)
         for line in lines:
             fields = line.split()
@@ -127,7 +131,9 @@ def test_strict_programs_map_no_file_of_the_host(caller: harness.Caller) -> None
         )
         try:
             assert process.stdout.readline() == "b'root'\n"
-            applications = [pid for pid in harness.descendants(process.pid) if int(harness.status_of(pid).get("Seccomp_filters", 0)) >= 2]
+            applications = [
+                pid for pid in harness.descendants(process.pid) if int(harness.status_of(pid).get("Seccomp_filters", 0)) >= 2
+            ]
             assert applications
             for pid in applications:
                 for line in Path(f"/proc/{pid}/maps").read_text().splitlines():

@@ -105,14 +105,25 @@ def test_hidden_file_cannot_be_read(caller: harness.Caller) -> None:
         (work / "vault").mkdir()
         (work / "vault/key").write_text("TOP SECRET")
         (work / "vault/key").chmod(0o644)
-        way_in = [f"{work}/vault/key", f"/proc/1/root{work}/vault/key", f"/proc/self/root{work}/vault/key", f"{work}/../{work.name}/vault/key"]
+        way_in = [
+            f"{work}/vault/key",
+            f"/proc/1/root{work}/vault/key",
+            f"/proc/self/root{work}/vault/key",
+            f"{work}/../{work.name}/vault/key",
+        ]
         script = f"cat {' '.join(way_in)}; ls -lR {work}/vault; find {work} | xargs cat; mv {work}/vault {work}/v; cat {work}/v/key; rmdir {work}/vault; cat {work}/vault/key"
         done = caller.do(["--hide", f"{work}/vault"], ["sh", "-c", script], cwd=work)
         assert "TOP SECRET" not in done.stdout + done.stderr, done
 
 
 def test_host_processes_are_not_seen(caller: harness.Caller) -> None:
-    done = caller.sandbox(["sh", "-c", f"kill -0 {os.getpid()} 2>/dev/null; echo $?; ls -d /proc/{os.getpid()} 2>/dev/null; ls -d /proc/[0-9]* | wc -l"])
+    done = caller.sandbox(
+        [
+            "sh",
+            "-c",
+            f"kill -0 {os.getpid()} 2>/dev/null; echo $?; ls -d /proc/{os.getpid()} 2>/dev/null; ls -d /proc/[0-9]* | wc -l",
+        ]
+    )
     gone, count = done.stdout.split()
     assert gone == "1" and int(count) < 6, done
 
@@ -142,7 +153,9 @@ def test_host_fifo_cannot_be_opened(caller: harness.Caller) -> None:
     with caller.workspace() as work:
         os.mkfifo(work / "pipe", 0o666)
         (work / "pipe").chmod(0o666)
-        done = caller.do(["--rw", str(work), "--timeout", "20"], ["sh", "-c", "timeout 3 sh -c 'echo leak > pipe'; echo $?"], cwd=work)
+        done = caller.do(
+            ["--rw", str(work), "--timeout", "20"], ["sh", "-c", "timeout 3 sh -c 'echo leak > pipe'; echo $?"], cwd=work
+        )
         reader = os.open(work / "pipe", os.O_RDONLY | os.O_NONBLOCK)
         try:
             assert os.read(reader, 100) == b""

@@ -21,8 +21,8 @@ CAPABILITIES = {"CHOWN": 0, "DAC_OVERRIDE": 1, "DAC_READ_SEARCH": 2, "FOWNER": 3
 
 #: Several kinds of process at once: a shell, a threaded Python that has files and sockets open, sleeping children.
 PROGRAM = (
-    "sleep 60 & /usr/bin/python3 -c 'import socket, threading, time, os; s = socket.socketpair(); f = open(\"/etc/passwd\"); f.read(); "
-    "p = os.pipe(); threading.Thread(target=time.sleep, args=(60,)).start(); print(\"ready\", flush=True); time.sleep(60)' & wait"
+    'sleep 60 & /usr/bin/python3 -c \'import socket, threading, time, os; s = socket.socketpair(); f = open("/etc/passwd"); f.read(); '
+    'p = os.pipe(); threading.Thread(target=time.sleep, args=(60,)).start(); print("ready", flush=True); time.sleep(60)\' & wait'
 )
 
 
@@ -92,7 +92,9 @@ def test_application_processes_hold_no_descriptors(caller: harness.Caller) -> No
                 except FileNotFoundError:
                     continue  # Closed, or the process is gone, meanwhile.
                 assert stat.S_ISREG(mode), f"{pid} holds {target}"
-                assert not target.startswith(("/memfd:skerry", "/memfd:channel", "/proc", "/sys", "/dev")), f"{pid} holds {target}"
+                assert not target.startswith(("/memfd:skerry", "/memfd:channel", "/proc", "/sys", "/dev")), (
+                    f"{pid} holds {target}"
+                )
                 flags = next(line for line in lines if line.startswith("flags:"))
                 assert not int(flags.split()[1], 8) & os.O_PATH, f"{pid} holds {target} with O_PATH"
 

@@ -166,7 +166,7 @@ class _Run:
             "report": _facts(info),
         }
         program = find_attendant()
-        shown = ["do", *map(os.fsencode, self.arguments)]  # for those who look at the list of processes
+        shown = [b"do", *map(os.fsencode, self.arguments)]  # for those who look at the list of processes
         handed = os.memfd_create("skerry-attendant", 0)
         with open(handed, "w", encoding="utf-8", errors="surrogateescape", closefd=False) as file:
             json.dump(state, file)
@@ -177,7 +177,7 @@ class _Run:
         # What comes between the two programs waits for the second.
         signal.pthread_sigmask(signal.SIG_BLOCK, _PASSED_ON)
         try:
-            os.execv(program, [program, str(handed), *shown])  # noqa: S606  # no shell is wanted
+            os.execv(program, [os.fsencode(program), b"%d" % handed, *shown])  # noqa: S606  # no shell is wanted
         except OSError as error:
             raise errors.SentryNotFound(f"{program!r} could not be started: {error.strerror}; reinstall Skerry") from error
 

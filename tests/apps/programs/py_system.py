@@ -1,4 +1,5 @@
 """tempfile, mmap, signal, pty, select, fcntl, os: the corners of the standard library that lean on the kernel."""
+
 import ctypes
 import errno
 import fcntl

@@ -56,4 +56,9 @@ timer = threading.Timer(0.05, lambda: print("timer"))
 timer.start()
 timer.join()
 start = time.monotonic()
-print(threading.Lock().acquire(timeout=0.1), lock.acquire(timeout=0.1), lock.acquire(timeout=0.1), time.monotonic() - start >= 0.09)
+print(
+    threading.Lock().acquire(timeout=0.1),
+    lock.acquire(timeout=0.1),
+    lock.acquire(timeout=0.1),
+    time.monotonic() - start >= 0.09,
+)

@@ -1,7 +1,7 @@
 //! ELF files and scripts that somebody has damaged: an error, or an image that lies where programs may lie.
 
 use super::exec::parse_script_line;
-use super::program::Image;
+use super::program::{Executable, Image};
 use crate::fs::file::{OpenFile, StatusFlags};
 use crate::fs::inode::{FileSystem, NewNode, NewNodeKind};
 use crate::fs::Services;
@@ -53,7 +53,7 @@ fn damaged_programs_are_refused_or_stay_in_their_place() {
     let originals = [program(2), program(3)];
     for (index, original) in originals.iter().enumerate() {
         file.operations.write(&file, original, 0).unwrap();
-        let image = Image::parse(file.clone()).unwrap();
+        let image = Image::parse(&Executable::new(file.clone()).unwrap()).unwrap();
         assert_eq!(image.interpreter.as_deref(), Some(&b"/lib/ld.a"[..]));
         assert_eq!(image.position_independent, index == 1);
     }
@@ -66,7 +66,7 @@ fn damaged_programs_are_refused_or_stay_in_their_place() {
         headers.extend(bytes);
         file.operations.truncate(0).unwrap();
         file.operations.write(&file, &headers, 0).unwrap();
-        let Ok(image) = Image::parse(file.clone()) else { continue };
+        let Ok(image) = Executable::new(file.clone()).and_then(|file| Image::parse(&file)) else { continue };
         parsed += 1;
         for base in [0x1000, 0x5555_5555_4000, 0x7f00_0000_0000, ADDRESS_END - 0x1000] {
             let bias = image.bias(base);

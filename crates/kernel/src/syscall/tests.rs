@@ -187,9 +187,9 @@ fn a_guests_own_filter_is_asked_about_its_calls() {
     prctl::prctl(&mut context, option::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0).unwrap();
     assert_eq!(prctl::seccomp(&mut context, 1, 0, at(&descriptor)), Ok(0));
     context.call.number = 39;
-    assert_eq!(crate::task::seccomp::before_call(&context), Some(Err(Errno::EPERM)));
+    assert_eq!(crate::task::seccomp::before_call(&mut context), Some(Err(Errno::EPERM)));
     context.call.number = 40;
-    assert_eq!(crate::task::seccomp::before_call(&context), None);
+    assert_eq!(crate::task::seccomp::before_call(&mut context), None);
     assert!(crate::task::seccomp::is_filtered(&child_of(&task)));
 }
 
