@@ -44,6 +44,12 @@ impl Channel {
         Ok((Channel { pages }, memory))
     }
 
+    /// Makes it as a new one. Nobody else has it mapped.
+    pub fn wipe(&self) {
+        // SAFETY: the whole mapping, which is ours alone.
+        unsafe { std::ptr::write_bytes(self.pages.as_ptr().cast::<u8>(), 0, CHANNEL_SIZE as usize) }
+    }
+
     fn line(&self) -> *mut Line {
         // SAFETY: inside the mapping, which lives as long as self; no reference is made.
         unsafe { &raw mut (*self.pages.as_ptr()).line }

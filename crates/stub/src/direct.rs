@@ -48,7 +48,8 @@ pub fn turn_off(thread: &ThreadBlock) {
 pub fn forked(thread: &ThreadBlock) {
     // SAFETY: as above.
     unsafe { off_word(thread).write(0) };
-    if MAPPED.swap(false, Ordering::Relaxed) && call!(number::CLOSE_RANGE, 0, u32::MAX, 0) < 0 {
+    // Most have none; then a page of the stub's stays shared with the parent.
+    if MAPPED.load(Ordering::Relaxed) && MAPPED.swap(false, Ordering::Relaxed) && call!(number::CLOSE_RANGE, 0, u32::MAX, 0) < 0 {
         for descriptor in 0..MANY {
             call!(number::CLOSE, descriptor);
         }

@@ -301,6 +301,7 @@ pub fn run_operations(thread: &ThreadBlock, count: u32) -> i64 {
 
 const PROT_READ_WRITE: u64 = 3;
 const MAP_PRIVATE_FIXED_ANONYMOUS: u64 = 0x32;
+const MAP_POPULATE: u64 = 0x8000;
 const MADV_DONTFORK: u64 = 10;
 const MAP_SHARED_FIXED: u64 = 0x11;
 const ARCH_SET_GS: u64 = 0x1001;
@@ -309,12 +310,16 @@ const ARCH_GET_FS: u64 = 0x1003;
 /// Maps a slot's private parts and fills in its block.
 pub fn map_slot(slot: u64) -> Result<&'static mut ThreadBlock, i64> {
     let address = thread::slot_address(slot);
-    let mapped = call!(number::MMAP, address, layout::SLOT_SIZE, PROT_READ_WRITE, MAP_PRIVATE_FIXED_ANONYMOUS, -1i64, 0);
-    if mapped != address as i64 {
-        return Err(mapped);
+    // Between them the channel comes, and a gap under the stack: running over it is a fault, not a channel full of stack.
+    let parts = [(0, layout::CHANNEL_OFFSET, MAP_POPULATE), (layout::STACK_OFFSET, layout::STACK_SIZE, 0)];
+    for (offset, length, flags) in parts {
+        let start = address + offset;
+        let mapped =
+            call!(number::MMAP, start, length, PROT_READ_WRITE, MAP_PRIVATE_FIXED_ANONYMOUS | flags, -1i64, 0);
+        if mapped != start as i64 {
+            return Err(mapped);
+        }
     }
-    // The gap under the stack: running over it is a fault, not a channel full of stack.
-    call!(number::MPROTECT, address + layout::CHANNEL_OFFSET, layout::STACK_OFFSET - layout::CHANNEL_OFFSET, 0);
     let thread = thread::at(address);
     thread.address = address;
     thread.direct_entry = entry::address();

@@ -94,6 +94,10 @@ impl Enrolment {
 }
 
 impl Enrolment {
+    pub(super) fn makes_process(&self) -> bool {
+        self.flags != CLONE_THREAD
+    }
+
     /// It is for another thread of the host process `pid`.
     pub(super) fn is_thread_of(&self, pid: i32) -> bool {
         self.flags == CLONE_THREAD && self.parent.as_ref().is_some_and(|parent| parent.process.pid == pid)
@@ -133,8 +137,9 @@ impl Engine {
         enrolment: &Arc<Enrolment>,
         notification: &Notification,
     ) -> Result<(), skerry_platform::HostError> {
-        let (channel, memory) = Channel::create()?;
         let is_thread = enrolment.flags == CLONE_THREAD;
+        let (channel, memory) = if is_thread { Channel::create()? } else { self.channels.get()? };
+        let memory = Arc::new(memory);
         let parent = enrolment.parent.as_ref();
         let (host, process) = match parent {
             Some(parent) if is_thread => (HostThread::new(parent.host.pid, notification.tid), parent.process.clone()),
@@ -155,6 +160,7 @@ impl Engine {
             host: host.clone(),
             process: process.clone(),
             channel,
+            memory: (!is_thread).then(|| memory.clone()),
             listener: enrolment.door.clone(),
             space: space.clone(),
             slot: enrolment.slot,
@@ -167,7 +173,6 @@ impl Engine {
             *child.host.write() = Some(host);
             child.set_address_space(space);
             if !is_thread {
-                enrolment.door.add_user();
                 child.set_memory(Arc::new(GuestMemory::of(process.clone())));
                 *child.process().host.write() = Some(process.clone());
                 self.reaper.watch(process, enrolment.door.clone(), Some(child.process().clone()));
@@ -191,8 +196,12 @@ impl Engine {
         enrolment: Arc<Enrolment>,
         status: i64,
     ) {
-        if status < 0 || !enrolment.made.load(Ordering::Acquire) {
+        let made = enrolment.made.load(Ordering::Acquire);
+        if status < 0 || !made {
             self.enrolments.lock().remove(&enrolment.token);
+            if made && enrolment.makes_process() {
+                enrolment.door.remove_user();
+            }
             if let Some(space) = &enrolment.space {
                 space.free_slot(enrolment.slot);
             }

@@ -9,6 +9,7 @@
 //! Exactly one thread receives on each listener; a call that has to wait leaves it to that, and whoever is about to block
 //! it in host work passes the receiving on first ([`crate::context::Lead`]). Lock order: `Engine::threads` > `GuestThread::state`; both are released before a handler runs.
 
+mod channels;
 mod direct;
 mod enrol;
 mod exec;
@@ -41,6 +42,7 @@ use skerry_platform::listener::Listener;
 use skerry_platform::zygote::Zygote;
 use skerry_platform::HostError;
 use std::collections::HashMap;
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
@@ -54,6 +56,7 @@ pub struct Engine {
     pool: pool::Pool,
     workers: worker::Workers,
     reaper: reaper::Reaper,
+    channels: channels::Channels,
     /// Host processes that nobody has any more and that are not dead yet.
     leaving: AtomicUsize,
     /// Host threads that have no task.
@@ -67,6 +70,8 @@ pub(crate) struct GuestThread {
     host: Arc<HostThread>,
     process: Arc<HostProcess>,
     channel: Channel,
+    /// Of the first thread of a process: the channel's memory, for [`channels`].
+    memory: Option<Arc<OwnedFd>>,
     listener: Arc<Door>,
     space: Arc<AddressSpace>,
     slot: u64,
@@ -165,6 +170,7 @@ impl Engine {
             pool: pool::Pool::default(),
             workers: worker::Workers::default(),
             reaper,
+            channels: channels::Channels::default(),
             leaving: AtomicUsize::new(0),
             parked: AtomicUsize::new(0),
             parks: AtomicBool::new(true),

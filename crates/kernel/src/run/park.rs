@@ -68,18 +68,20 @@ impl Engine {
         Some(CloneOrder { slot: thread.slot, parked: 1, ..plan.order() })
     }
 
-    /// Threads of the host process `pid` are heard no more.
-    pub(super) fn forget_process(&self, pid: i32) {
-        let mut parked = 0;
+    /// Threads of the host process `pid` are heard no more. Returns one of them.
+    pub(super) fn forget_process(&self, pid: i32) -> Option<Arc<GuestThread>> {
+        let (mut parked, mut one) = (0, None);
         self.threads.write().retain(|_, thread| {
             let is_its = thread.process.pid == pid;
-            if is_its && std::mem::take(&mut thread.state.lock().is_parked) {
-                parked += 1;
+            if is_its {
+                parked += usize::from(std::mem::take(&mut thread.state.lock().is_parked));
+                one = Some(thread.clone());
             }
             !is_its
         });
         self.parked.fetch_sub(parked, Ordering::AcqRel);
         // Threads that it was about to make will never be.
         self.enrolments.lock().retain(|_, enrolment| !enrolment.is_thread_of(pid));
+        one
     }
 }

@@ -1,10 +1,15 @@
 //! Deaths of host processes: noticed through pidfds, told to the guest kernel, and taken off the host's table.
+//!
+//! Most processes are *left* before they are dead: their last call has ended them for the guest. Nothing is urgent about
+//! those any more. They are buried by whoever leaves the next one, and by the reaper's thread a little later, which
+//! need not be woken for each.
 
 use super::worker::Workers;
-use super::{Door, Engine};
+use super::{Door, Engine, GuestThread};
 use crate::task::{self, Dying, ExitStatus, Process};
 use parking_lot::Mutex;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
+use rustix::event::{eventfd, EventfdFlags, Timespec};
 use rustix::process::{waitid, WaitId, WaitIdOptions};
 use skerry_abi::signal::Signal;
 use skerry_platform::engine::HostProcess;
@@ -13,25 +18,63 @@ use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How long left processes may lie about.
+const LATER: Duration = Duration::from_millis(20);
+/// So many of the oldest ones are looked at when another one is left.
+const FEW: usize = 4;
+/// What the reaper's bell is called; no process has this pid.
+const BELL: u64 = 0;
 
 pub(super) struct Reaper {
     epoll: OwnedFd,
     watched: Mutex<HashMap<i32, Watched>>,
+    /// Rung when there begins to be something left.
+    bell: OwnedFd,
+    left: Mutex<Left>,
 }
 
 struct Watched {
     host: Arc<HostProcess>,
     door: Arc<Door>,
     process: Option<Arc<Process>>,
-    /// It has been left already, and only what it used is of interest.
-    dying: Option<Arc<Dying>>,
+}
+
+#[derive(Default)]
+struct Left {
+    /// Oldest first.
+    processes: Vec<LeftProcess>,
+    /// Doors that nobody can ring any more, and whose receivers may not have noticed.
+    closing: Vec<Arc<Door>>,
+    /// The reaper's thread looks here before long.
+    is_known: bool,
+}
+
+/// Of a host process that runs nothing any more only what it used is of interest.
+struct LeftProcess {
+    host: Arc<HostProcess>,
+    dying: Arc<Dying>,
+    /// Its thread, where its channel may be used again.
+    thread: Option<Arc<GuestThread>>,
+}
+
+impl Left {
+    fn is_empty(&self) -> bool {
+        self.processes.is_empty() && self.closing.is_empty()
+    }
 }
 
 impl Reaper {
     pub fn new() -> Result<Reaper, HostError> {
         let epoll = epoll::create(CreateFlags::CLOEXEC)
             .map_err(|error| HostError { what: "epoll_create for the reaper", source: error.into() })?;
-        Ok(Reaper { epoll, watched: Mutex::default() })
+        let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
+            .map_err(|error| HostError { what: "eventfd for the reaper", source: error.into() })?;
+        // Every write tells of itself, so nobody has to read it.
+        epoll::add(&epoll, &bell, EventData::new_u64(BELL), EventFlags::IN | EventFlags::ET)
+            .map_err(|error| HostError { what: "epoll_ctl for the reaper", source: error.into() })?;
+        Ok(Reaper { epoll, watched: Mutex::default(), bell, left: Mutex::default() })
     }
 
     pub fn run(engine: &Arc<Engine>) -> Result<(), HostError> {
@@ -46,19 +89,10 @@ impl Reaper {
     /// Tells `process` (if it is one already) of the death of `host`.
     pub fn watch(&self, host: Arc<HostProcess>, door: Arc<Door>, process: Option<Arc<Process>>) {
         let pid = host.pid;
-        self.watched.lock().insert(pid, Watched { host: host.clone(), door, process, dying: None });
+        self.watched.lock().insert(pid, Watched { host: host.clone(), door, process });
         let data = EventData::new_u64(pid as u64);
         // Fails only for want of memory; the process is then reaped when the sentry ends.
         let _ = epoll::add(&self.epoll, host.death(), data, EventFlags::IN | EventFlags::ONESHOT);
-    }
-
-    /// The host process `pid` runs nothing any more; what it used is settled once it is dead. False: it is.
-    pub fn leave(&self, pid: i32, dying: &Arc<Dying>) -> bool {
-        let mut all = self.watched.lock();
-        let Some(watched) = all.get_mut(&pid) else { return false };
-        watched.process = None;
-        watched.dying = Some(dying.clone());
-        true
     }
 
     /// The pool process `pid` has become `process`.
@@ -67,29 +101,56 @@ impl Reaper {
             watched.process = Some(process.clone());
         }
     }
+
+    /// Has left processes and closing doors looked at after a while.
+    fn look_later(&self, left: &mut Left) {
+        if !left.is_known && !left.is_empty() {
+            left.is_known = rustix::io::write(&self.bell, &1u64.to_ne_bytes()).is_ok();
+        }
+    }
+
+    fn closed(&self, door: Arc<Door>) {
+        let mut left = self.left.lock();
+        left.closing.push(door);
+        self.look_later(&mut left);
+    }
 }
 
 fn reap(engine: &Arc<Engine>) {
-    let mut closing: Vec<Arc<Door>> = Vec::new();
     let mut events = Vec::with_capacity(64);
+    let mut look_at = None;
     loop {
         events.clear();
-        let soon = rustix::time::Timespec { tv_sec: 0, tv_nsec: 2_000_000 };
-        let timeout = (!closing.is_empty()).then_some(&soon);
-        match epoll::wait(&engine.reaper.epoll, rustix::buffer::spare_capacity(&mut events), timeout) {
+        let timeout = look_at.map(|at: Instant| {
+            let nanoseconds = at.saturating_duration_since(Instant::now()).as_nanos() as i64;
+            Timespec { tv_sec: 0, tv_nsec: nanoseconds.min(LATER.as_nanos() as i64) }
+        });
+        match epoll::wait(&engine.reaper.epoll, rustix::buffer::spare_capacity(&mut events), timeout.as_ref()) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(_) => return,
         }
         for event in &events {
             let pid = event.data.u64() as i32;
-            let Some(watched) = engine.reaper.watched.lock().remove(&pid) else { continue };
-            engine.buried(&watched);
-            if watched.door.remove_user() {
-                closing.push(watched.door);
+            let watched = engine.reaper.watched.lock().remove(&pid);
+            if let Some(watched) = watched {
+                engine.buried(&watched);
+                if watched.door.remove_user() {
+                    engine.reaper.closed(watched.door);
+                }
             }
         }
-        // Receivers of doors that nobody can ring any more are told until they have noticed.
-        closing.retain(|door| Workers::dismiss(door));
+        let now = Instant::now();
+        if look_at.is_some_and(|at| at <= now) {
+            engine.bury_left(usize::MAX);
+            // Receivers are told until they have noticed.
+            engine.reaper.left.lock().closing.retain(|door| Workers::dismiss(door));
+            look_at = None;
+        }
+        let mut left = engine.reaper.left.lock();
+        left.is_known = !left.is_empty();
+        if left.is_known {
+            look_at.get_or_insert(now + LATER);
+        }
     }
 }
 
@@ -99,10 +160,6 @@ impl Engine {
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
         let status = waitid(WaitId::PidFd(host.death()), options).ok().flatten();
         self.forget_process(host.pid);
-        if let Some(dying) = &watched.dying {
-            dying.settle();
-            self.leaving.fetch_sub(1, Ordering::AcqRel);
-        }
         if let Some(process) = &watched.process {
             let current = process.host.read().as_ref().map(|current| current.pid);
             // Else it has executed another program since, in another host process.
@@ -113,6 +170,56 @@ impl Engine {
                 });
                 task::host_gone(process, unexpected);
             }
+        }
+    }
+
+    /// Nobody runs in `host` any more: its threads are in calls that are not answered. It is killed, and dies by itself; what
+    /// it used is settled then.
+    pub(super) fn leave(&self, host: &Arc<HostProcess>, dying: &Arc<Dying>) {
+        let thread = self.forget_process(host.pid);
+        let Some(watched) = self.reaper.watched.lock().remove(&host.pid) else {
+            // It is dead, and buried.
+            dying.settle();
+            return;
+        };
+        let _ = epoll::delete(&self.reaper.epoll, host.death());
+        host.kill();
+        self.bury_left(FEW);
+        self.leaving.fetch_add(1, Ordering::AcqRel);
+        // Who serves its last call is its door's receiver most often, and sees that the door is closed right afterwards.
+        let is_closed = watched.door.remove_user();
+        let mut left = self.reaper.left.lock();
+        left.processes.push(LeftProcess { host: host.clone(), dying: dying.clone(), thread });
+        if is_closed {
+            left.closing.push(watched.door);
+        }
+        self.reaper.look_later(&mut left);
+    }
+
+    /// Takes what is dead of the `count` oldest left processes off the host's table.
+    pub(super) fn bury_left(&self, count: usize) {
+        let oldest: Vec<LeftProcess> = {
+            let mut left = self.reaper.left.lock();
+            let count = count.min(left.processes.len());
+            left.processes.drain(..count).collect()
+        };
+        let mut alive = Vec::new();
+        for process in oldest {
+            if process.dying.settle_if_dead() {
+                self.leaving.fetch_sub(1, Ordering::AcqRel);
+                drop(process.host);
+                if let Some(thread) = process.thread {
+                    self.channels.take_back(thread);
+                }
+            } else {
+                alive.push(process);
+            }
+        }
+        if !alive.is_empty() {
+            let mut left = self.reaper.left.lock();
+            alive.append(&mut left.processes);
+            left.processes = alive;
+            self.reaper.look_later(&mut left);
         }
     }
 }

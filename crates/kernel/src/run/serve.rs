@@ -10,7 +10,7 @@ use crate::{syscall, Context, Errno, Result};
 use skerry_abi::raw::general as linux;
 use skerry_abi::signal::{Signal, SignalInfo, SignalSet, SignalStack};
 use skerry_platform::channel::Channel;
-use skerry_platform::engine::{HostProcess, NativeCall, NativeKind};
+use skerry_platform::engine::{NativeCall, NativeKind};
 use skerry_platform::layout::{self, action, operation, request, CloneOrder, Frame, Operation, Reply, Request, CLONE_THREAD};
 use skerry_platform::listener::Notification;
 use std::os::fd::AsFd;
@@ -43,9 +43,17 @@ impl Engine {
     /// clone(2) itself: let through only when the guest kernel has just asked this very thread to make it.
     fn serve_clone(&self, holder: &Holder, notification: &Notification) {
         let listener = &holder.door.listener;
-        let ordered = self.thread(notification.tid).and_then(|thread| thread.state.lock().clone.clone());
-        match ordered {
-            Some(enrolment) if enrolment.flags == notification.arguments[0] && !enrolment.made.swap(true, Ordering::AcqRel) => {
+        let thread = self.thread(notification.tid);
+        let ordered = thread.as_ref().and_then(|thread| thread.state.lock().clone.clone());
+        match (thread, ordered) {
+            (Some(thread), Some(enrolment))
+                if enrolment.flags == notification.arguments[0] && !enrolment.made.swap(true, Ordering::AcqRel) =>
+            {
+                if enrolment.makes_process() {
+                    // It counts from here on, whatever becomes of its maker.
+                    holder.door.add_user();
+                    thread.space.has_made_process.store(true, Ordering::Release);
+                }
                 listener.let_go_on(notification.id);
             }
             _ => {
@@ -196,7 +204,13 @@ impl Engine {
         let whole_process = process.signals.lock().group_exit.is_some();
         if whole_process {
             let is_alone = process.threads.lock().iter().all(|other| Arc::ptr_eq(other, task));
-            if !is_alone || thread.must_be_seen_dead(task) || self.leaving.load(Ordering::Acquire) >= MAXIMUM_LEAVING {
+            let may_leave = is_alone && !thread.must_be_seen_dead(task) && {
+                if self.leaving.load(Ordering::Acquire) >= MAXIMUM_LEAVING {
+                    self.bury_left(usize::MAX);
+                }
+                self.leaving.load(Ordering::Acquire) < MAXIMUM_LEAVING
+            };
+            if !may_leave {
                 task::kill_host(process);
                 return self.answer(thread, Reply { action: action::EXIT_PROCESS, ..Reply::default() });
             }
@@ -213,18 +227,6 @@ impl Engine {
         };
         task::thread_gone(task);
         self.answer(thread, Reply { action, ..Reply::default() });
-    }
-
-    /// Nobody runs in `host` any more: its threads are in calls that are not answered. It is killed, and dies by itself.
-    pub(super) fn leave(&self, host: &HostProcess, dying: &Arc<Dying>) {
-        self.forget_process(host.pid);
-        self.leaving.fetch_add(1, Ordering::AcqRel);
-        if self.reaper.leave(host.pid, dying) {
-            host.kill();
-        } else {
-            self.leaving.fetch_sub(1, Ordering::AcqRel);
-            dying.settle();
-        }
     }
 
     /// Publishes a reply, and ends the ring if its thread has rung.

@@ -16,6 +16,8 @@ pub struct AddressSpace {
     /// Its stub has a table of direct descriptors.
     pub(super) has_direct: AtomicBool,
     pub brk: Mutex<Brk>,
+    /// A host clone that makes a process has been let through here.
+    pub(super) has_made_process: AtomicBool,
     /// Host tids of its parked threads.
     pub(super) parked: Mutex<Vec<i32>>,
 }

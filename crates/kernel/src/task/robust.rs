@@ -7,6 +7,7 @@ use super::Task;
 use skerry_platform::memory::GuestMemory;
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
+use zerocopy::IntoBytes;
 
 /// ROBUST_LIST_LIMIT.
 const LIMIT: usize = 2048;
@@ -21,11 +22,12 @@ pub(crate) fn release(task: &Task) {
         return;
     }
     let memory = task.memory();
-    let (Some(mut entry), Some(offset), Some(pending)) =
-        (word(&memory, head), word(&memory, head.wrapping_add(8)), word(&memory, head.wrapping_add(16)))
-    else {
+    // First entry, offset of the words, and what was being locked or unlocked.
+    let mut bytes = [0u64; 3];
+    if memory.read(head, bytes.as_mut_bytes()) != size_of_val(&bytes) {
         return;
-    };
+    }
+    let [mut entry, offset, pending] = bytes;
     let mut waited_for = false;
     for _ in 0..LIMIT {
         // The lowest bit says that it is a priority-inheriting one.

@@ -32,6 +32,17 @@ impl Dying {
         }
     }
 
+    /// As [`Dying::settle`], if it is dead; false if not.
+    pub fn settle_if_dead(&self) -> bool {
+        let mut host = self.host.lock();
+        let Some(usage) = host.as_ref().map(|host| host.final_usage()) else { return true };
+        if let Some(usage) = usage {
+            let _ = self.usage.set(usage);
+            *host = None;
+        }
+        usage.is_some()
+    }
+
     fn usage(&self) -> HostUsage {
         let host = self.host.lock().clone();
         if let Some(host) = host {

@@ -1,0 +1,47 @@
+//! Channels for new processes. Making one is a good part of what a fork costs, so some are used again.
+//!
+//! A channel must never be within reach of two processes. It is used again only if its process is dead, and has never
+//! been let make another one, which might have inherited it: a hostile process can keep the memory, but not longer than it
+//! lives.
+
+use super::GuestThread;
+use parking_lot::Mutex;
+use skerry_platform::channel::Channel;
+use skerry_platform::HostError;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::Ordering;
+use std::sync::Arc;
+
+/// How many are kept.
+const MOST: usize = 8;
+
+#[derive(Default)]
+pub(super) struct Channels {
+    spare: Mutex<Vec<(Channel, OwnedFd)>>,
+}
+
+impl Channels {
+    /// One that nobody else has, all zero.
+    pub fn get(&self) -> Result<(Channel, OwnedFd), HostError> {
+        match self.spare.lock().pop() {
+            Some(spare) => Ok(spare),
+            None => Channel::create(),
+        }
+    }
+
+    /// `thread` was of a process that is dead now.
+    pub fn take_back(&self, thread: Arc<GuestThread>) {
+        if thread.space.has_made_process.load(Ordering::Acquire) {
+            return;
+        }
+        // Else somebody still works on its last call.
+        let Some(thread) = Arc::into_inner(thread) else { return };
+        let Some(memory) = thread.memory.and_then(Arc::into_inner) else { return };
+        let channel = thread.channel;
+        channel.wipe();
+        let mut spare = self.spare.lock();
+        if spare.len() < MOST {
+            spare.push((channel, memory));
+        }
+    }
+}
