@@ -20,6 +20,9 @@ use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 
+/// Processes that were let be made and have never come, of which no more is expected.
+const MAXIMUM_GIVEN_UP: usize = 32;
+
 /// A host thread that is to come.
 pub(crate) struct Enrolment {
     pub token: [u64; 2],
@@ -98,13 +101,53 @@ impl Enrolment {
         self.flags != CLONE_THREAD
     }
 
-    /// It is for another thread of the host process `pid`.
-    pub(super) fn is_thread_of(&self, pid: i32) -> bool {
-        self.flags == CLONE_THREAD && self.parent.as_ref().is_some_and(|parent| parent.process.pid == pid)
+    /// Its task ends without ever having run.
+    fn ends_unseen(&self) {
+        if let Some(child) = &self.child {
+            task::kill_group(child.process(), task::ExitStatus::Signaled(skerry_abi::signal::Signal::SIGKILL, false));
+            task::thread_gone(child);
+        }
+    }
+
+    fn is_made_by(&self, pid: i32) -> bool {
+        self.parent.as_ref().is_some_and(|parent| parent.process.pid == pid)
     }
 }
 
 impl Engine {
+    /// The host process `pid` runs nothing any more. Threads that it was about to make will never be. Of processes it is not
+    /// known if the host was let make one: a kill in the middle of that may have come before or after.
+    pub(super) fn maker_is_dead(&self, pid: i32) {
+        let (mut unmade, mut doubtful) = (Vec::new(), Vec::new());
+        self.enrolments.lock().retain(|_, enrolment| {
+            if !enrolment.is_made_by(pid) {
+                return true;
+            }
+            let may_come = enrolment.makes_process() && enrolment.made.load(Ordering::Acquire);
+            if may_come {
+                doubtful.push(enrolment.clone());
+            } else if enrolment.makes_process() {
+                unmade.push(enrolment.clone());
+            }
+            may_come
+        });
+        for enrolment in unmade {
+            enrolment.ends_unseen();
+        }
+        self.reaper.expect(doubtful);
+    }
+
+    /// A process whose maker is dead has not come for a while: it is taken for killed with it, and its token is void. Not too
+    /// often: one that only keeps silent would be out of the count of processes.
+    pub(super) fn give_up(&self, enrolment: &Enrolment) {
+        if self.given_up.load(Ordering::Relaxed) >= MAXIMUM_GIVEN_UP || self.enrolments.lock().remove(&enrolment.token).is_none() {
+            return;
+        }
+        self.given_up.fetch_add(1, Ordering::Relaxed);
+        enrolment.ends_unseen();
+        enrolment.door.remove_user();
+    }
+
     /// A thread presents its token and gets its channel.
     pub(super) fn enrol(self: &Arc<Self>, holder: &Holder, notification: &Notification) {
         let token = [notification.arguments[2], notification.arguments[3]];

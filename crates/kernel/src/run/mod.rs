@@ -59,6 +59,8 @@ pub struct Engine {
     channels: channels::Channels,
     /// Host processes that nobody has any more and that are not dead yet.
     leaving: AtomicUsize,
+    /// Processes that were expected in vain.
+    given_up: AtomicUsize,
     /// Host threads that have no task.
     parked: AtomicUsize,
     /// Threads are parked (unless a test switched it off).
@@ -172,6 +174,7 @@ impl Engine {
             reaper,
             channels: channels::Channels::default(),
             leaving: AtomicUsize::new(0),
+            given_up: AtomicUsize::new(0),
             parked: AtomicUsize::new(0),
             parks: AtomicBool::new(true),
         });

@@ -80,8 +80,7 @@ impl Engine {
             !is_its
         });
         self.parked.fetch_sub(parked, Ordering::AcqRel);
-        // Threads that it was about to make will never be.
-        self.enrolments.lock().retain(|_, enrolment| !enrolment.is_thread_of(pid));
+        self.maker_is_dead(pid);
         one
     }
 }

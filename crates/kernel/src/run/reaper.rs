@@ -4,6 +4,7 @@
 //! those any more. They are buried by whoever leaves the next one, and by the reaper's thread a little later, which
 //! need not be woken for each.
 
+use super::enrol::Enrolment;
 use super::worker::Workers;
 use super::{Door, Engine, GuestThread};
 use crate::task::{self, Dying, ExitStatus, Process};
@@ -22,6 +23,8 @@ use std::time::{Duration, Instant};
 
 /// How long left processes may lie about.
 const LATER: Duration = Duration::from_millis(20);
+/// How long a process may take from its making to its first ring, once its maker is dead.
+const PATIENCE: Duration = Duration::from_secs(2);
 /// So many of the oldest ones are looked at when another one is left.
 const FEW: usize = 4;
 /// What the reaper's bell is called; no process has this pid.
@@ -47,6 +50,8 @@ struct Left {
     processes: Vec<LeftProcess>,
     /// Doors that nobody can ring any more, and whose receivers may not have noticed.
     closing: Vec<Arc<Door>>,
+    /// Processes that may still come, though their makers are dead; and until when.
+    expected: Vec<(Instant, Arc<Enrolment>)>,
     /// The reaper's thread looks here before long.
     is_known: bool,
 }
@@ -61,7 +66,7 @@ struct LeftProcess {
 
 impl Left {
     fn is_empty(&self) -> bool {
-        self.processes.is_empty() && self.closing.is_empty()
+        self.processes.is_empty() && self.closing.is_empty() && self.expected.is_empty()
     }
 }
 
@@ -109,6 +114,16 @@ impl Reaper {
         }
     }
 
+    /// Has the guest kernel give these up if they do not come.
+    pub fn expect(&self, enrolments: Vec<Arc<Enrolment>>) {
+        if !enrolments.is_empty() {
+            let until = Instant::now() + PATIENCE;
+            let mut left = self.left.lock();
+            left.expected.extend(enrolments.into_iter().map(|enrolment| (until, enrolment)));
+            self.look_later(&mut left);
+        }
+    }
+
     fn closed(&self, door: Arc<Door>) {
         let mut left = self.left.lock();
         left.closing.push(door);
@@ -143,7 +158,16 @@ fn reap(engine: &Arc<Engine>) {
         if look_at.is_some_and(|at| at <= now) {
             engine.bury_left(usize::MAX);
             // Receivers are told until they have noticed.
-            engine.reaper.left.lock().closing.retain(|door| Workers::dismiss(door));
+            let late = {
+                let mut left = engine.reaper.left.lock();
+                left.closing.retain(|door| Workers::dismiss(door));
+                let (late, expected) = std::mem::take(&mut left.expected).into_iter().partition(|(until, _)| *until <= now);
+                left.expected = expected;
+                late
+            };
+            for (_, enrolment) in late as Vec<(Instant, Arc<Enrolment>)> {
+                engine.give_up(&enrolment);
+            }
             look_at = None;
         }
         let mut left = engine.reaper.left.lock();
