@@ -142,13 +142,12 @@ impl Engine {
             let mut state = thread.state.lock();
             (state.continuation.take(), state.clone.take())
         };
-        if let Some(enrolment) = clone {
-            return self.clone_done(thread, context, enrolment, status);
-        }
-        let result = match continuation {
-            Some(continuation) => continuation(&mut context, status),
+        let result = match (continuation, clone) {
+            // An order whose result need not be told stands until its child has come, while the thread is in later calls.
+            (Some(continuation), _) => continuation(&mut context, status),
+            (None, Some(enrolment)) => return self.clone_done(thread, context, enrolment, status),
             // Nothing was asked for: the thread makes things up.
-            None => Err(Errno::EINVAL),
+            (None, None) => Err(Errno::EINVAL),
         };
         self.finish(thread, &mut context, Some(result));
     }
