@@ -220,7 +220,7 @@ def test_a_link_leads_to_a_place_inside(sandbox: skerry.Sandbox, tmp_path: Path)
 
 
 def test_files_that_are_none(sandbox: skerry.Sandbox) -> None:
-    sandbox.run("mkfifo /tmp/skerry-sdk-fifo; ln -s loop /tmp/loop", shell=True, check=True)
+    sandbox.run("mkfifo /tmp/skerry-sdk-fifo; ln -s skerry-sdk-loop /tmp/skerry-sdk-loop", shell=True, check=True)
     for path in ("/tmp/skerry-sdk-fifo", "/dev/null", "/dev/ptmx", "/dev/tty"):
         with pytest.raises(skerry.FileError):
             sandbox.files.read(path)
