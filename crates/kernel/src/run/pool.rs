@@ -152,7 +152,10 @@ impl Pool {
             })
             .collect();
         match engine.zygote.order(&orders) {
-            Ok(()) => state.ordered += missing,
+            Ok(()) => {
+                state.ordered += missing;
+                state.failure = None;
+            }
             Err(_) => state.closed = true,
         }
     }
@@ -242,12 +245,13 @@ impl Pool {
             let mut state = self.state.lock();
             if state.idle.is_empty() && !state.closed {
                 let patience = if state.works { PATIENCE } else { FIRST_PATIENCE };
-                let patience = self.ready.wait_until(&mut state, started + patience);
-                if patience.timed_out() && !state.works && state.failure.is_none() {
+                // The order may have failed before we look: nobody wakes us then.
+                let timed_out = state.failure.is_none() && self.ready.wait_until(&mut state, started + patience).timed_out();
+                if timed_out && !state.works && state.failure.is_none() {
                     state.failure =
                         Some("no process has rung within 10 s: seccomp user notifications do not arrive here".into());
                 }
-                if state.idle.is_empty() && (patience.timed_out() || state.failure.is_some()) {
+                if state.idle.is_empty() && (timed_out || state.failure.is_some()) {
                     return Err(Errno::EAGAIN);
                 }
             }
