@@ -22,15 +22,7 @@ const OF_THE_KERNEL: [i64; 2] = [0x9fa0, 0x6265_6572]; // proc, sysfs
 
 pub fn answer(call: FileCall) -> Result<Value, Failure> {
     rustix::process::umask(Mode::empty());
-    let path = match &call {
-        FileCall::Rename { from, .. } => from.clone(),
-        FileCall::Read { path, .. }
-        | FileCall::Write { path, .. }
-        | FileCall::List { path }
-        | FileCall::Stat { path, .. }
-        | FileCall::Remove { path, .. }
-        | FileCall::MakeDirectory { path, .. } => path.clone(),
-    };
+    let path = call.path().clone();
     let failed = |errno: Errno| {
         let hint = match errno {
             Errno::NXIO => " (it is neither a regular file nor a directory)",
@@ -177,6 +169,6 @@ fn described(name: &[u8], facts: &Stat) -> FileStat {
         mode: facts.st_mode & 0o7777,
         uid: facts.st_uid,
         gid: facts.st_gid,
-        modified_ns: (facts.st_mtime as i64).saturating_mul(1_000_000_000).saturating_add(facts.st_mtime_nsec as i64),
+        modified_ns: facts.st_mtime.saturating_mul(1_000_000_000).saturating_add(facts.st_mtime_nsec as i64),
     }
 }

@@ -24,41 +24,13 @@ use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::process::ExitCode;
 
-/// Our own failure, as the command line tells it.
-const FAILURE: u8 = 125;
-
 const USAGE: &str = "usage: skerry-agent --control-fd N --engine namespace | --sweep | --version\n\
     The init of one sandbox; started by the skerry command. N is a connected stream socket.\n\
     --sweep takes away the cgroups that killed sandboxes have left, and prints them.";
 
 /// The whole program.
 pub fn main() -> ExitCode {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let number = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        ["--version"] => {
-            println!("skerry-agent {}", env!("CARGO_PKG_VERSION"));
-            return ExitCode::SUCCESS;
-        }
-        ["--sweep"] => {
-            for path in skerry_confine::cgroup::sweep() {
-                println!("{}", path.display());
-            }
-            return ExitCode::SUCCESS;
-        }
-        ["--control-fd", number, "--engine", "namespace"] => number.parse().ok(),
-        _ => None,
-    };
-    let Some(number) = number else {
-        eprintln!("{USAGE}");
-        return ExitCode::from(2);
-    };
-    match run(number) {
-        Ok(code) => code,
-        Err(error) => {
-            eprintln!("skerry-agent: {error}");
-            ExitCode::from(FAILURE)
-        }
-    }
+    skerry_confine::program::main("skerry-agent", USAGE, &["--engine", "namespace"], run)
 }
 
 fn run(control: i32) -> Result<ExitCode, Box<dyn std::error::Error>> {

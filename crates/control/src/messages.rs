@@ -337,6 +337,21 @@ pub enum FileCall {
     },
 }
 
+impl FileCall {
+    /// The file that is asked about; of a renaming its old name.
+    pub fn path(&self) -> &Bytes {
+        match self {
+            FileCall::Rename { from, .. } => from,
+            FileCall::Read { path, .. }
+            | FileCall::Write { path, .. }
+            | FileCall::List { path }
+            | FileCall::Stat { path, .. }
+            | FileCall::Remove { path, .. }
+            | FileCall::MakeDirectory { path, .. } => path,
+        }
+    }
+}
+
 #[derive(Debug, Serialize, Deserialize)]
 pub struct FileStat {
     pub name: Bytes,

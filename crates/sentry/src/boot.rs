@@ -1,8 +1,10 @@
 //! From the `boot` message to a running kernel.
 
-use crate::confine::{capabilities, filter, landlock, Layers};
+use crate::confine::{capabilities, filter, landlock};
 use crate::limits::{self, MemoryUse};
 use skerry_confine::cgroup::{ControlGroups, Controller};
+use skerry_confine::cpus;
+use skerry_confine::layers::Layers;
 use skerry_control::Limits;
 use skerry_control::{Boot, Booted, Event, Failure, FailureKind, Identity, Layer, MountKind, Profile};
 use skerry_kernel::fs::host::IdMap;
@@ -73,7 +75,7 @@ pub fn boot(
     let _ = skerry_platform::host::proc_directory();
     groups.take_in_guests(zygote.pid());
     if let Some(cpus) = boot.limits.cpus.filter(|_| groups.version_of(Controller::Cpu).is_none()) {
-        limits::bind_to_cpus(zygote.pid(), cpus)
+        cpus::bind(rustix::process::Pid::from_raw(zygote.pid()), cpus)
             .map_err(|error| failure(FailureKind::Unenforceable, format!("the limit of CPUs cannot be held here: {error}")))?;
     }
     let caller = match boot.identity {
@@ -118,7 +120,7 @@ pub fn boot(
         None => layers.add(Layer::Cgroup),
         Some(reason) => layers.miss(Layer::Cgroup, reason),
     }
-    refuse_missing(&boot.require, &layers)?;
+    layers.refuse_missing(&boot.require, "")?;
     kernel.reactor.prepare().map_err(|errno| internal(&errno))?;
     if let Some(quota) = groups.cpu_quota(boot.limits.cpus) {
         let _ = kernel.cpu_quota.set(quota);
@@ -153,14 +155,6 @@ pub fn boot(
         sentry_pid: host_pid,
     };
     Ok(Sandbox { kernel, booted, caller, memory })
-}
-
-/// A layer that was demanded and is not there is an error that names it and says why.
-fn refuse_missing(required: &[Layer], layers: &Layers) -> Result<(), Failure> {
-    let Some(layer) = required.iter().find(|layer| !layers.present.contains(layer)) else { return Ok(()) };
-    let reason = layers.missing.iter().find(|missing| missing.layer == *layer).map_or("", |missing| missing.reason.as_str());
-    let name = serde_json::to_value(layer).ok().and_then(|name| name.as_str().map(str::to_owned)).unwrap_or_default();
-    Err(failure(FailureKind::Unenforceable, format!("the layer {name} was required, and is not in force here: {reason}")))
 }
 
 /// Bytes that in-memory files may take: as asked, else as memory in all is limited, else half of the host's memory (as

@@ -8,15 +8,7 @@ use skerry_kernel::fs::walk::Follow;
 use skerry_kernel::run::{Entry, OutsideFiles};
 
 pub fn answer(files: &OutsideFiles, call: FileCall) -> Result<Value, Failure> {
-    let path = match &call {
-        FileCall::Rename { from, .. } => from.clone(),
-        FileCall::Read { path, .. }
-        | FileCall::Write { path, .. }
-        | FileCall::List { path }
-        | FileCall::Stat { path, .. }
-        | FileCall::Remove { path, .. }
-        | FileCall::MakeDirectory { path, .. } => path.clone(),
-    };
+    let path = call.path().clone();
     let failed = |errno: Errno| Failure {
         kind: FailureKind::File,
         message: format!("{}: {errno}{}", String::from_utf8_lossy(&path.0), hint(errno)),

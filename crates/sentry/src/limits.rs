@@ -66,22 +66,6 @@ impl MemoryUse {
     }
 }
 
-/// Confines `pid` (the zygote, from which all applications come) to as many CPUs as `cpus` asks for.
-pub fn bind_to_cpus(pid: i32, cpus: f64) -> std::io::Result<()> {
-    let pid = rustix::process::Pid::from_raw(pid);
-    let allowed = rustix::thread::sched_getaffinity(pid)?;
-    let mut chosen = rustix::thread::CpuSet::new();
-    let wanted = cpus.ceil().max(1.0) as u32;
-    for cpu in (0..rustix::thread::CpuSet::MAX_CPU).filter(|cpu| allowed.is_set(*cpu)) {
-        if chosen.count() >= wanted {
-            break;
-        }
-        chosen.set(cpu);
-    }
-    rustix::thread::sched_setaffinity(pid, &chosen)?;
-    Ok(())
-}
-
 /// Starts watching memory, against `limit` bytes.
 pub fn watch_memory(kernel: &Arc<Kernel>, limit: u64, memory: Arc<MemoryUse>) -> std::io::Result<()> {
     let kernel = Arc::downgrade(kernel);

@@ -14,40 +14,12 @@ mod server;
 
 use std::process::ExitCode;
 
-/// Our own failure, as the command line tells it.
-const FAILURE: u8 = 125;
-
 const USAGE: &str = "usage: skerry-sentry --control-fd N | --sweep | --version\n\
     The guest kernel of one sandbox; started by the skerry command. N is a connected stream socket.\n\
     --sweep takes away the cgroups that killed sandboxes have left, and prints them.";
 
 fn main() -> ExitCode {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let number = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        ["--version"] => {
-            println!("skerry-sentry {}", env!("CARGO_PKG_VERSION"));
-            return ExitCode::SUCCESS;
-        }
-        ["--sweep"] => {
-            for path in skerry_confine::cgroup::sweep() {
-                println!("{}", path.display());
-            }
-            return ExitCode::SUCCESS;
-        }
-        ["--control-fd", number] => number.parse().ok(),
-        _ => None,
-    };
-    let Some(number) = number else {
-        eprintln!("{USAGE}");
-        return ExitCode::from(2);
-    };
-    match run(number) {
-        Ok(code) => code,
-        Err(error) => {
-            eprintln!("skerry-sentry: {error}");
-            ExitCode::from(FAILURE)
-        }
-    }
+    skerry_confine::program::main("skerry-sentry", USAGE, &[], run)
 }
 
 fn run(control: i32) -> Result<ExitCode, Box<dyn std::error::Error>> {

@@ -7,7 +7,7 @@ An option that the engine cannot enforce is an error that names both, never igno
 
 from __future__ import annotations
 
-from ..errors import EngineNotBuilt, EngineUnavailable, Unenforceable, UsageError
+from ..errors import EngineNotBuilt, EngineUnavailable, SkerryError, Unenforceable, UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -72,6 +72,17 @@ class Probe:
         self.usable = usable
         self.why = why
         self.mend = mend
+
+
+def probe_by_boot(name: str, mend: str) -> Probe:
+    """Whether a sandbox of the engine `name` boots here; `mend` is told where none does."""
+    from ..sandbox import Sandbox
+
+    try:
+        with Sandbox(engine=name):
+            return Probe(True)
+    except SkerryError as error:
+        return Probe(False, str(error), mend)
 
 
 #: Each engine: name, isolation level, the wall, whether it is built. The levels: 1, the host's kernel decides by rules; 2, it

@@ -6,7 +6,7 @@ import os
 
 from .. import errors
 from ..control import messages
-from .base import Capabilities, Probe
+from .base import Capabilities, Probe, probe_by_boot
 from .sentry import ProgramGuest, find_beside
 
 TYPE_CHECKING = False
@@ -51,13 +51,7 @@ class NamespaceEngine:
 
     def probe(self) -> Probe:
         """By a guest that boots."""
-        from ..sandbox import Sandbox
-
-        try:
-            with Sandbox(engine=self.name):
-                return Probe(True)
-        except errors.SkerryError as error:
-            return Probe(False, str(error), "run it as root, or allow user namespaces: see above")
+        return probe_by_boot(self.name, "run it as root, or allow user namespaces: see above")
 
     def start(
         self,

@@ -15,7 +15,7 @@ import time
 
 from .. import errors
 from ..control.client import Client
-from .base import Capabilities, Probe
+from .base import Capabilities, Probe, probe_by_boot
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -127,13 +127,7 @@ class SentryEngine:
 
     def probe(self) -> Probe:
         """By a sandbox that boots."""
-        from ..sandbox import Sandbox
-
-        try:
-            with Sandbox():
-                return Probe(True)
-        except errors.SkerryError as error:
-            return Probe(False, str(error), "'skerry doctor' says what is missing")
+        return probe_by_boot(self.name, "'skerry doctor' says what is missing")
 
     def start(
         self,

@@ -9,11 +9,11 @@
 
 mod tree;
 
-use crate::boot::Layers;
 use crate::failure;
 use crate::seccomp::Filters;
 use rustix::process::{DumpableBehavior, Pid};
 use rustix::thread::{CapabilitySet, UnshareFlags};
+use skerry_confine::layers::Layers;
 use skerry_control::{Boot, Failure, FailureKind, Identity, Layer, Network};
 use skerry_platform::agent::{raise_loopback, unshare};
 use skerry_platform::own::{fork_into_namespaces, Forked};

@@ -1,7 +1,7 @@
 //! Capabilities: none, but what access to host files needs where the sentry was started with it.
 
-use super::Layers;
 use rustix::thread::{CapabilitySet, CapabilitySets};
+use skerry_confine::layers::Layers;
 use skerry_control::{Boot, Layer, MountKind};
 
 /// Drops all but CAP_DAC_READ_SEARCH, and with host trees that are written to also CAP_DAC_OVERRIDE, CAP_CHOWN,

@@ -1,10 +1,10 @@
 //! Landlock: which host files the sentry can still reach.
 
-use super::Layers;
 use landlock::{
     path_beneath_rules, Access, AccessFs, AccessNet, CompatLevel, Compatible, Ruleset, RulesetAttr, RulesetCreatedAttr,
     RulesetStatus, Scope, ABI,
 };
+use skerry_confine::layers::Layers;
 use skerry_control::{Boot, Layer, MountKind};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;

@@ -9,21 +9,3 @@ pub mod capabilities;
 pub mod filter;
 pub mod landlock;
 pub mod namespaces;
-
-use skerry_control::{Layer, MissingLayer};
-
-/// What is in force, and what is not and why.
-#[derive(Default)]
-pub struct Layers {
-    pub present: Vec<Layer>,
-    pub missing: Vec<MissingLayer>,
-}
-
-impl Layers {
-    pub fn add(&mut self, layer: Layer) {
-        self.present.push(layer);
-    }
-    pub fn miss(&mut self, layer: Layer, reason: impl std::fmt::Display) {
-        self.missing.push(MissingLayer { layer, reason: reason.to_string() });
-    }
-}

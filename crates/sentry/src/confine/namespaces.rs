@@ -4,10 +4,11 @@
 //! ends what is left when the sentry is gone. The sentry is its child: the init of a pid namespace where the host grants
 //! one (then nothing can outlive it), else a process whose orphans the guardian gets as their subreaper.
 
-use super::Layers;
 use rustix::mount::{mount, mount_change, MountFlags, MountPropagationFlags};
 use rustix::process::{set_child_subreaper, set_parent_process_death_signal, waitpid, Pid, Signal, WaitOptions, WaitStatus};
 use rustix::thread::{CapabilitySet, UnshareFlags};
+use skerry_confine::guardian;
+use skerry_confine::layers::Layers;
 use skerry_control::Layer;
 use skerry_platform::own::{fork_into_namespaces, Forked};
 use std::process::ExitCode;
@@ -15,6 +16,9 @@ use std::process::ExitCode;
 /// Exit statuses by which a child says that a namespace turned out to be of no use.
 const NO_USER_MAP: i32 = 70;
 const NO_PROC: i32 = 71;
+
+/// Whose end the guardian tells of.
+const GUARDED: &str = "skerry-sentry: the guest kernel";
 
 /// What to leave out (by the names that tests use), and what is asked for.
 #[derive(Clone, Copy, Default)]
@@ -77,13 +81,13 @@ pub fn enter(
                 drop(settled_here);
                 let usable = matches!(rustix::io::retry_on_intr(|| rustix::io::read(&settled, &mut [0u8; 1])), Ok(1));
                 if !usable {
-                    let status = wait(child);
+                    let status = guardian::wait(child);
                     let why = match status.and_then(WaitStatus::exit_status) {
                         Some(NO_PROC) => "no /proc can be mounted in it",
                         Some(NO_USER_MAP) => "its user map was refused",
                         _ => {
                             at_the_end();
-                            return Ok(Role::Guardian(exit_code(status)));
+                            return Ok(Role::Guardian(guardian::end_as(status, GUARDED)));
                         }
                     };
                     attempt.refused(&mut reasons, why);
@@ -92,23 +96,8 @@ pub fn enter(
                 if let Some(close) = close_in_guardian.take() {
                     close();
                 }
-                // From here on it needs no right but to wait, and to kill what has its own user id; at the end also to write
-                // to the directory that its cgroups are in, which may be closed to root without this capability.
-                let _ = rustix::thread::set_no_new_privs(true);
-                let permitted = rustix::thread::capabilities(None).map_or(CapabilitySet::empty(), |sets| sets.permitted);
-                let at_last =
-                    if wishes.groups_to_remove { permitted & CapabilitySet::DAC_OVERRIDE } else { CapabilitySet::empty() };
-                let none = CapabilitySet::empty();
-                let have = |effective| {
-                    let sets = rustix::thread::CapabilitySets { effective, permitted: at_last, inheritable: none };
-                    let _ = rustix::thread::set_capabilities(None, sets);
-                };
-                have(none);
-                let status = wait(child);
-                end_orphans();
-                have(at_last);
-                at_the_end();
-                return Ok(Role::Guardian(exit_code(status)));
+                let status = guardian::guard(child, wishes.groups_to_remove, end_orphans, at_the_end);
+                return Ok(Role::Guardian(guardian::end_as(status, GUARDED)));
             }
         }
     }
@@ -220,33 +209,6 @@ fn own_host_pid() -> i32 {
         .ok()
         .and_then(|link| link.to_str()?.parse().ok())
         .unwrap_or_else(|| std::process::id() as i32)
-}
-
-/// How `child` ended.
-fn wait(child: Pid) -> Option<WaitStatus> {
-    loop {
-        match waitpid(Some(child), WaitOptions::empty()) {
-            Ok(Some((_, status))) => return Some(status),
-            Ok(None) | Err(rustix::io::Errno::INTR) => {}
-            Err(_) => return None,
-        }
-    }
-}
-
-/// The guardian ends as the sentry did: with its exit status, or by the same signal, so that the caller hears of it.
-fn exit_code(status: Option<WaitStatus>) -> ExitCode {
-    if let Some(number) = status.and_then(WaitStatus::terminating_signal) {
-        if let Some(signal) = Signal::from_named_raw(number) {
-            // One core file is enough, if any.
-            let none = rustix::process::Rlimit { current: Some(0), maximum: Some(0) };
-            let _ = rustix::process::setrlimit(rustix::process::Resource::Core, none);
-            let _ = rustix::process::kill_process(rustix::process::getpid(), signal);
-        }
-        // It is caught or ignored here.
-        eprintln!("skerry-sentry: the guest kernel was killed by signal {number}");
-    }
-    let code = status.and_then(WaitStatus::exit_status).and_then(|code| u8::try_from(code).ok());
-    ExitCode::from(code.unwrap_or(super::super::FAILURE))
 }
 
 /// Kills what the sentry has left to us, until there is nothing more.
