@@ -56,7 +56,10 @@ pub fn boot(
         }
     }
     if boot.rules.is_some() {
-        return Err(failure(FailureKind::Unenforceable, "rules are for the host's kernel: the engine sentry answers calls itself"));
+        return Err(failure(
+            FailureKind::Unenforceable,
+            "rules are for the host's kernel: the engine sentry answers calls itself",
+        ));
     }
     groups.join();
     let memory = Arc::new(MemoryUse::new(groups.memory_events()));
