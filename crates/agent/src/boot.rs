@@ -40,8 +40,10 @@ pub fn serve(mut connection: Connection, engine: Engine) -> Result<ExitCode, Box
     if let Some(limit) = wanted.limits.memory.filter(|_| groups.version_of(Controller::Memory).is_none()) {
         let why = groups.describe(Controller::Memory).err().unwrap_or_default().to_owned();
         groups.end();
-        let message =
-            format!("the limit of memory ({limit} bytes) cannot be held by the engine {} here: no cgroup: {why}", engine.name());
+        let message = format!(
+            "the limit of memory ({limit} bytes) cannot be held by the engine {} here: no cgroup: {why}",
+            engine.name()
+        );
         return refuse(&connection, failure(FailureKind::Unenforceable, message));
     }
     let split = match engine {

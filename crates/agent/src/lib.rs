@@ -18,6 +18,8 @@ mod server;
 mod spawn;
 mod terminal;
 
+pub use rules::reach;
+
 use guest::Engine;
 use rustix::fs::{MemfdFlags, SealFlags};
 use skerry_confine::connection::Connection;

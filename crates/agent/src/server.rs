@@ -1,9 +1,9 @@
 //! The control protocol's server: one loop on one thread. It waits for requests, for deaths, for terminals and for file
 //! operations (each a fork that writes its answer into a pipe); every request is answered once, events come as they come.
 
+use crate::calls::{name_of, ATTRIBUTES, ON_A_PROCESS, ON_SOME_PROCESSES};
 use crate::failure;
 use crate::files;
-use crate::calls::{name_of, ATTRIBUTES, ON_A_PROCESS, ON_SOME_PROCESSES};
 use crate::guest::{Engine, Guest};
 use crate::rules::{attributes, reach};
 use crate::spawn::{self, Started, Streams, Surroundings};
@@ -13,7 +13,8 @@ use serde_json::{json, Value};
 use skerry_confine::cgroup::{ControlGroups, Controller, MemoryEvents};
 use skerry_confine::connection::{Connection, Sender};
 use skerry_control::{
-    Action, Booted, Bytes, Call, Event, Failure, FailureKind, FileCall, ProcessState, SignalTarget, Spawn, Spawned, Stdio, Usage,
+    Action, Booted, Bytes, Call, Event, Failure, FailureKind, FileCall, ProcessState, SignalTarget, Spawn, Spawned, Stdio,
+    Usage,
 };
 use skerry_platform::agent::{fork, kill, leave, reap, Dead};
 use skerry_platform::foreground::Signals;
@@ -219,9 +220,8 @@ impl Server {
         let Some(listener) = self.listeners.get(index) else { return };
         let Ok(Some(asked)) = listener.receive() else { return };
         let number = i64::from(asked.number);
-        let decided = u32::try_from(asked.number).map_or(Action::Errno(libc::ENOSYS as u16), |number| {
-            guest.filter.decide(number, &asked.arguments)
-        });
+        let decided = u32::try_from(asked.number)
+            .map_or(Action::Errno(libc::ENOSYS as u16), |number| guest.filter.decide(number, &asked.arguments));
         let denied = |errno: i32| Action::Errno(errno as u16);
         let (answer, told, path) = match decided {
             Action::Allow => (None, None, None),
@@ -375,8 +375,8 @@ impl Server {
 
     fn usage(&self) -> Usage {
         let stage = self.sandbox.guest.stage.as_ref().and_then(|stage| rustix::fs::fstatfs(stage).ok());
-        let memory_files = stage
-            .map_or(0, |state| state.f_blocks.saturating_sub(state.f_bfree).saturating_mul(state.f_bsize as u64));
+        let memory_files =
+            stage.map_or(0, |state| state.f_blocks.saturating_sub(state.f_bfree).saturating_mul(state.f_bsize as u64));
         Usage {
             wall_ns: self.started.elapsed().as_nanos() as u64,
             pids: self.tasks(),

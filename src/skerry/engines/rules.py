@@ -54,7 +54,9 @@ class RulesEngine:
             path = messages.read_bytes(mount["target"])
             above = [place for place in writable if place != path and f"{path}/".startswith(f"{place.rstrip('/')}/")]
             if mount["type"] == "host_read_only" and above:
-                raise errors.Unenforceable("read_only", self.name, f"{path} is below {above[0]}, which is writable with all that is in it")
+                raise errors.Unenforceable(
+                    "read_only", self.name, f"{path} is below {above[0]}, which is writable with all that is in it"
+                )
         boot["mounts"] = [messages.mount_host("/", "/", writable=False), *shown]
         boot["network"] = options.network or "none"
         boot["limits"]["memory_files"] = None
@@ -67,7 +69,9 @@ class RulesEngine:
 
     def probe(self) -> Probe:
         """By a guest that boots."""
-        return probe_by_boot(self.name, "use Linux from 6.12 on with 'landlock' in its lsm= list, and not inside of an LXD or sysbox container")
+        return probe_by_boot(
+            self.name, "use Linux from 6.12 on with 'landlock' in its lsm= list, and not inside of an LXD or sysbox container"
+        )
 
     def start(
         self,

@@ -220,7 +220,8 @@ impl Profile {
         if sockets.unix {
             made.push((vec![int(0, all, Operator::Equal, libc::AF_UNIX as u64)], Action::Allow));
         }
-        let internet = [(sockets.tcp, libc::SOCK_STREAM, libc::IPPROTO_TCP), (sockets.udp, libc::SOCK_DGRAM, libc::IPPROTO_UDP)];
+        let internet =
+            [(sockets.tcp, libc::SOCK_STREAM, libc::IPPROTO_TCP), (sockets.udp, libc::SOCK_DGRAM, libc::IPPROTO_UDP)];
         for (_, kind, protocol) in internet.into_iter().filter(|(granted, ..)| *granted) {
             // Of other protocols (Multipath TCP) Landlock sees no ports.
             for protocol in [0, protocol] {

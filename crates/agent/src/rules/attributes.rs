@@ -59,7 +59,8 @@ pub fn serve(asked: &Notification, restriction: Option<&Restriction>, still_vali
     }
     let path = std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).ok();
     let set_id = matches!(&change, Change::Mode(mode) if u64::from(mode.as_raw_mode()) & SET_ID != 0);
-    let granted = !set_id && restriction.is_none_or(|restriction| path.as_ref().is_some_and(|path| restriction.grants_attributes(path)));
+    let granted =
+        !set_id && restriction.is_none_or(|restriction| path.as_ref().is_some_and(|path| restriction.grants_attributes(path)));
     if !granted {
         return Outcome { result: Err(Errno::ACCESS), denied: true, path };
     }

@@ -71,8 +71,7 @@ pub fn check(rules: &Rules, abi: u32) -> Result<(), Failure> {
         Err(failure(FailureKind::Unenforceable, message))
     };
     let files = rules.files.as_deref().unwrap_or_default();
-    let granted_everywhere =
-        |right: FileRight| files.iter().any(|rule| rule.path.0 == b"/" && rule.rights.contains(&right));
+    let granted_everywhere = |right: FileRight| files.iter().any(|rule| rule.path.0 == b"/" && rule.rights.contains(&right));
     for (right, _, needed) in RIGHTS.iter().filter(|(_, _, needed)| rules.files.is_some() && abi < *needed) {
         // Sockets that nobody may connect to are not made (`Sockets`).
         let held_otherwise =
@@ -121,10 +120,14 @@ pub fn hold_signals(abi: u32) -> Result<Everybody, Failure> {
     if abi < SCOPE_ABI {
         return Ok(Everybody::Below);
     }
+    // Every domain denies moves between directories unless it says otherwise, as soon as one inside of it holds files.
+    let root = rustix::fs::open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).map_err(failed)?;
     let held = Ruleset::default()
         .set_compatibility(CompatLevel::HardRequirement)
-        .scope(landlock::Scope::Signal)
+        .handle_access(AccessFs::Refer)
+        .and_then(|ruleset| ruleset.scope(landlock::Scope::Signal))
         .and_then(Ruleset::create)
+        .and_then(|ruleset| ruleset.add_rule(PathBeneath::new(root, AccessFs::Refer)))
         .and_then(RulesetCreated::restrict_self)
         .map_err(failed)?;
     match held.ruleset {

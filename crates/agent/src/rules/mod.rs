@@ -88,7 +88,9 @@ fn check(wanted: &Boot) -> Result<(), Failure> {
     }
     for mount in &wanted.mounts {
         match &mount.kind {
-            MountKind::HostReadOnly { source } | MountKind::HostReadWrite { source } | MountKind::Overlay { source, upper: None }
+            MountKind::HostReadOnly { source }
+            | MountKind::HostReadWrite { source }
+            | MountKind::Overlay { source, upper: None }
                 if *source == mount.target => {}
             _ => {
                 let target = String::from_utf8_lossy(&mount.target.0).into_owned();

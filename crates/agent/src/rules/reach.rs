@@ -26,10 +26,36 @@ pub fn below() -> BTreeSet<i32> {
 }
 
 fn parent_of(pid: i32) -> Option<i32> {
+    field_of(pid, 1)?.parse().ok()
+}
+
+/// When a process started, in ticks since the host did.
+pub fn start_of(pid: i32) -> Option<u64> {
+    field_of(pid, 19)?.parse().ok()
+}
+
+/// A field of /proc/PID/stat behind the name.
+fn field_of(pid: i32, index: usize) -> Option<String> {
     let text = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
     // The name, in brackets, may hold anything.
     let rest = &text[text.iter().rposition(|byte| *byte == b')')? + 1..];
-    std::str::from_utf8(rest).ok()?.split_ascii_whitespace().nth(1)?.parse().ok()
+    std::str::from_utf8(rest).ok()?.split_ascii_whitespace().nth(index).map(str::to_owned)
+}
+
+/// Ends what an engine that was killed has left to us, who adopt orphans; `since`: it had not started before.
+pub fn end_orphans(since: u64) {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let left: Vec<i32> = below().into_iter().filter(|pid| start_of(*pid).is_some_and(|start| start >= since)).collect();
+        // Whoever is stopped makes no others meanwhile.
+        left.iter().for_each(|pid| drop(kill(*pid, libc::SIGSTOP)));
+        left.iter().for_each(|pid| drop(kill(*pid, libc::SIGKILL)));
+        while reap().is_some() {}
+        if left.is_empty() || Instant::now() >= deadline {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }
 
 /// A signal for all of them.
