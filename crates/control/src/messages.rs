@@ -1,6 +1,7 @@
 //! The messages. Every enum variant is one message; every struct field has its unit in its name or its comment.
 //! Paths and arguments are byte strings on Linux, which JSON strings cannot always hold: they travel as [`Bytes`].
 
+use crate::rules::{Action, Rules};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// A byte string: plain JSON string where it is valid UTF-8, else `{"base64": "..."}`.
@@ -50,6 +51,10 @@ pub struct Request {
     pub descriptors: usize,
     #[serde(flatten)]
     pub call: Call,
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 fn is_zero(number: &usize) -> bool {
@@ -114,8 +119,12 @@ pub struct Boot {
     /// Layers that must be in force, by the names that [`Layer`] has; absence is an error.
     #[serde(default)]
     pub require: Vec<Layer>,
+    /// What programs are held to: all of the wall in the engine `rules`, an addition in `namespace`; in `sentry` the guest
+    /// kernel holds them to what of it is about calls, ports and the execution of files.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rules: Option<Rules>,
     /// Which calls are told of, as `observed` events (a guest kernel of ours only).
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub observe: Observe,
     /// Features of the host to be treated as absent (tests): "process_vm", "sync_wake_up", "wait_killable", "addfd_send",
     /// "user_namespace", "landlock", "pid_namespace", "cgroups". Parts of ours to be switched off: "direct" (programs read and write no
@@ -462,6 +471,17 @@ pub enum Event {
     PidsLimit { limit: u32 },
     /// Access to a host object in the tree was refused: a socket, a FIFO, a device.
     Denied { process: u32, what: String, path: Bytes },
+    /// A rule denied a system call, or was to tell of it: at the time it happens, before the program goes on. `action`: what
+    /// the rule says; `path`: the file, where the agent was asked about one.
+    Call {
+        process: u32,
+        name: String,
+        number: i32,
+        arguments: [u64; 6],
+        action: Action,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        path: Option<Bytes>,
+    },
     /// What `observe` asks for.
     Observed(Observed),
     /// There are more tasks than ever before (with `observe` "everything").
