@@ -27,6 +27,8 @@ class NamespaceEngine:
         level=2,
         refuses={
             "trace": "the host's kernel answers system calls, and tells nobody of them",
+            "network.domains": "there is no network outside of the sandbox yet, so no name is resolved",
+            "network.addresses": "there is no network outside of the sandbox yet",
             "profile": "there is no guest kernel between programs and the host's files",
         },
     )

@@ -220,7 +220,7 @@ impl Policy {
     pub(super) fn tell_rule(&self, context: &Context, row: Option<&Row>, action: Action) {
         let call = context.call;
         let path = Details::gather(context, row).objects.into_iter().find_map(|object| object.path);
-        if self.is_new(&(call.number, &path, action)) {
+        if self.is_new(&(call.number, &path, format!("{action:?}"))) {
             (context.kernel().events)(Event::Call {
                 process: context.process().pid() as u32,
                 name: row.map_or_else(|| call.number.to_string(), |row| row.name.to_owned()),
