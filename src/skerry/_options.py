@@ -84,6 +84,8 @@ class Options:
         self.mounts = _mounts(read_only, read_write, tmpfs, hide)
         self.overlay_dir = None if overlay_dir is None else _overlay_directory(overlay_dir)
         self.cwd = _directory(cwd)
+        if cwd is None and policy is not None and not _compile.reaches(policy, self.cwd):
+            self.cwd = cwd = "/"  # yours is not there
         self.environment = _environment(env, _values.choice(inherit_env, ("kept", "all", "none"), "inherit_env"))
         if cwd is not None and "PWD" in self.environment and not (env and "PWD" in env):
             self.environment["PWD"] = self.cwd

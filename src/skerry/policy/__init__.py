@@ -123,7 +123,7 @@ def find(name: str) -> str:
     own = os.path.join(config, "skerry", "policies", f"{name}.toml")
     if os.path.isfile(own):
         return own
-    raise PolicyError(f"there is no policy {name!r}; ready-made are {', '.join(READY)}; a file is named with / or .toml", own)
+    raise PolicyError(f"there is no policy {name!r}; ready-made are {', '.join(READY)}; a file is named with / or .toml", name)
 
 
 def _toml(data: Mapping[str, Any], comments: Mapping[str, str], head: str) -> str:

@@ -69,12 +69,16 @@ def program_files(args: Any, cwd: str, path: str | None = None) -> list[str]:
     if "/" in name:
         found: str | None = os.path.join(cwd, name)
     else:
-        import shutil
-
-        found = shutil.which(name, path=path if path is not None else os.environ.get("PATH", os.defpath))
+        found = _which(name, path)
     if not found or not os.path.exists(found):
         return []  # the sandbox says so, as for any command
     return loaded_files(found)
+
+
+def _which(name: str, path: str | None) -> str | None:
+    import shutil
+
+    return shutil.which(name, path=path if path is not None else os.environ.get("PATH", os.defpath))
 
 
 def loaded_files(program: str) -> list[str]:
@@ -90,8 +94,10 @@ def loaded_files(program: str) -> list[str]:
             with open(path, "rb") as file:
                 head = file.read(4096)
                 if head.startswith(b"#!"):
-                    words = head[2:].split(b"\n", 1)[0].split()
-                    todo += [os.fsdecode(words[0])] if words else []
+                    words = [os.fsdecode(word) for word in head[2:].split(b"\n", 1)[0].split()]
+                    todo += words[:1]
+                    if len(words) > 1 and os.path.basename(words[0]) == "env":
+                        todo += [found for word in words[1:] if (found := _which(word, None))]
                 elif head.startswith(b"\x7fELF\x02"):
                     todo += _interpreter(file, head)
         except OSError:
@@ -240,6 +246,13 @@ def shows(policy: Policy, path: str) -> bool:
             if is_below(path, entry) and len(entry) >= len(best):
                 best, kind = entry, name
     return kind not in ("hidden", "temporary")
+
+
+def reaches(policy: Policy, path: str) -> bool:
+    """Whether the directory `path` is there: shown, or above something that is."""
+    said = policy["files"]
+    listed = [*said["read_only"], *said["private"], *said["read_write"], *said["temporary"]]
+    return shows(policy, path) or path == "/" or any(is_below(entry, path) for entry in listed)
 
 
 def is_below(path: str, place: str) -> bool:

@@ -171,7 +171,7 @@ def _secret(value: Any) -> dict[str, str]:
 
 _TEXT = {"type": "string"}
 _PATHS = {"type": "array", "items": {"type": "string", "pattern": "^(/|@(program|libraries|cwd|home)(/|$))"}}
-_CALLS = {"type": "array", "items": {"enum": [*GROUPS, *NUMBERS]}}
+_CALLS = {"type": "array", "items": {"$ref": "#/$defs/call"}}
 _ENDPOINTS = {"type": "array", "items": {"type": "string", "pattern": "^(tcp|udp):[0-9]+(-[0-9]+)?$"}}
 _AMOUNT = {"type": ["string", "integer"]}
 
@@ -315,4 +315,5 @@ def schema() -> dict[str, Any]:
         "type": "object",
         "properties": properties,
         "additionalProperties": False,
+        "$defs": {"call": {"enum": [*GROUPS, *NUMBERS]}},
     }

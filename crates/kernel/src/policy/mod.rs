@@ -147,7 +147,10 @@ impl Policy {
                 self.tell_tasks(context.kernel());
             }
             (None, Err(errno)) if self.is_worth_telling(*errno) => {
-                self.tell(context, Details::gather(context, row), Some(*errno));
+                let details = Details::gather(context, row);
+                if !matches!(*errno, Errno::ENOENT | Errno::ENOTDIR) || details.may_be_hidden(context) {
+                    self.tell(context, details, Some(*errno));
+                }
             }
             _ => {}
         }

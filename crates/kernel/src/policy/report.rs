@@ -3,6 +3,7 @@
 
 use super::Policy;
 use crate::fs::file::OpenFile;
+use crate::fs::walk::{self, Follow};
 use crate::net::address::{Address, UnixName, STORAGE_SIZE};
 use crate::net::socket::{SocketFile, SocketType};
 use crate::syscall::table::Row;
@@ -14,7 +15,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 /// Different reports that are made at the most: what a guest can make up is bounded.
-const MOST: usize = 4096;
+const MOST: usize = 1 << 14;
 /// The same, where a policy is learnt.
 const MOST_OF_EVERYTHING: usize = 1 << 18;
 
@@ -57,6 +58,12 @@ impl Details {
         Details { number, name: row.map_or("", |row| row.name), objects: Vec::new() }
     }
 
+    /// Whether a name that was not found may be one that the sandbox does not show: it is missed in a place of ours, not of
+    /// the host's.
+    pub fn may_be_hidden(&self, context: &Context) -> bool {
+        self.objects.iter().filter_map(|object| object.path.as_deref()).any(|path| is_missed_in_ours(context, path))
+    }
+
     pub fn has_object(&self) -> bool {
         !self.objects.is_empty()
     }
@@ -74,6 +81,19 @@ impl Details {
         }
         details
     }
+}
+
+/// Whether the last place above `path` that is there is a skeleton, a hidden place or a file system in memory.
+fn is_missed_in_ours(context: &Context, path: &[u8]) -> bool {
+    let mut above = path;
+    while let Some(end) = above.iter().rposition(|&byte| byte == b'/') {
+        above = &above[..end];
+        let name = if above.is_empty() { b"/" } else { above };
+        if let Ok(place) = walk::resolve(context.task, linux::AT_FDCWD, name, Follow::Yes) {
+            return matches!(&place.mount.source[..], b"skeleton" | b"hidden" | b"tmpfs");
+        }
+    }
+    false
 }
 
 /// The paths of a call.
