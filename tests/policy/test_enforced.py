@@ -79,10 +79,10 @@ def test_of_files_there_is_what_the_lists_say(engine: str, tmp_path: pathlib.Pat
 def test_call_rules_answer_kill_and_tell(monkeypatch: pytest.MonkeyPatch, without: str) -> None:
     monkeypatch.setenv("SKERRY_TEST_WITHOUT", without)
     events: list[dict[str, object]] = []
-    rules = {"errno": ["mkdir", "getppid", "pread64"], "error": "EXDEV", "kill": ["chroot"], "log": ["uname"]}
+    rules = {"errno": ["mkdir", "getppid", "pwrite64"], "error": "EXDEV", "kill": ["chroot"], "log": ["uname"]}
     program = """
 import os
-for act in (lambda: os.mkdir('/tmp/x'), lambda: os.pread(os.open('/usr/bin/env', 0), 1, 0)):
+for act in (lambda: os.mkdir('/tmp/x'), lambda: os.pwrite(os.open('/tmp/y', os.O_CREAT | os.O_RDWR), b'x', 0)):
     try: act()
     except OSError as error: print(error.strerror)
 print(os.getppid(), os.uname().sysname, flush=True)
@@ -91,17 +91,20 @@ print('not here')
 """
     with skerry.Sandbox(policy=skerry.Policy(system_calls=rules), events=events.append) as sandbox:  # type: ignore[arg-type]
         result = sandbox.run(["/usr/bin/python3", "-c", program], text=True)
-    assert result.stdout == "Invalid cross-device link\nInvalid cross-device link\n-1 Linux\n", result
+    assert result.stdout == "Invalid cross-device link\nInvalid cross-device link\n-18 Linux\n", result
     assert result.signal == 31
     told = {(event["name"], json.dumps(event["action"])) for event in events if event["event"] == "call"}
     assert told == {
-        ("mkdir", '{"errno": 18}'), ("pread64", '{"errno": 18}'), ("getppid", '{"errno": 18}'), ("uname", '"log"'),
+        ("mkdir", '{"errno": 18}'), ("pwrite64", '{"errno": 18}'), ("getppid", '{"errno": 18}'), ("uname", '"log"'),
         ("chroot", '"kill"'),
     }  # fmt: skip
 
 
 def test_a_default_spares_what_every_program_needs() -> None:
-    calls = {"default": "errno", "allow": ["read", "write", "execve", "open", "openat", "close", "fstat", "newfstatat", "brk"]}
+    calls = {
+        "default": "errno",
+        "allow": ["read", "write", "execve", "open", "openat", "close", "fstat", "newfstatat", "brk", "pread64", "access"],
+    }
     with skerry.Sandbox(policy=skerry.Policy(system_calls=calls)) as sandbox:
         result = sandbox.run(["/bin/sh", "-c", "echo here; kill -9 $$; echo still"], text=True)
     assert result.stdout == "here\nstill\n", result
@@ -156,14 +159,18 @@ def test_a_rule_on_a_call_that_programs_make_by_themselves_is_refused_by_name() 
 def test_ready_made_policies_run_programs(caller: harness.Caller, name: str) -> None:
     words = ["/usr/bin/python3", "-c", "import json, os; print(json.dumps([1]), os.path.exists('/etc/shadow'))"]
     shadow = name in ("build", "service")  # there it is an empty file
-    with harness.temporary_directory() as directory:
+    with caller.workspace() as directory:
         done = caller.do(["--policy", name], words, cwd=directory)
     assert done.returncode == 0 and done.stdout == f"[1] {shadow}\n", done
 
 
 def test_options_hold_beside_a_policy(caller: harness.Caller) -> None:
     options = ["--policy", "pure", "--network", "loopback", "--ro", "/etc/passwd", "-e", "A=b", "--hide", "/usr/lib/python3"]
-    words = ["/usr/bin/python3", "-c", "import os; print(os.path.exists('/etc/passwd'), os.environ['A'], os.listdir('/usr/lib/python3'))"]
+    words = [
+        "/usr/bin/python3",
+        "-c",
+        "import os; print(os.path.exists('/etc/passwd'), os.environ['A'], os.listdir('/usr/lib/python3'))",
+    ]
     done = caller.do(options, words, cwd="/")
     assert done.returncode == 0 and done.stdout == "True b []\n", done
 

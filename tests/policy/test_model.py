@@ -97,7 +97,12 @@ def test_what_the_mount_above_says_already_is_not_mounted_again(tmp_path: pathli
         (tmp_path / name).mkdir()
     top = str(tmp_path)
     policy = skerry.Policy(
-        files={"default": "hidden", "read_only": [top, f"{top}/a", f"{top}/a/b/c"], "private": [f"{top}/a/b"], "hidden": [f"{top}/x"]}
+        files={
+            "default": "hidden",
+            "read_only": [top, f"{top}/a", f"{top}/a/b/c"],
+            "private": [f"{top}/a/b"],
+            "hidden": [f"{top}/x"],
+        }
     )
     root, mounts, _ = _compile.files(policy)
     assert root["type"] == "skeleton"
@@ -115,7 +120,13 @@ def test_links_on_the_way_are_made_in_a_skeleton(tmp_path: pathlib.Path) -> None
 
 def test_rules_are_compiled_the_strictest_first() -> None:
     policy = skerry.Policy(
-        system_calls={"default": "errno", "error": "EACCES", "allow": ["@process", "read"], "kill": ["ptrace"], "log": ["open"]},
+        system_calls={
+            "default": "errno",
+            "error": "EACCES",
+            "allow": ["@process", "read"],
+            "kill": ["ptrace"],
+            "log": ["open"],
+        },
         network={"connect": ["tcp:80-82", "udp:53"]},
     )
     rules = _compile.rules(policy)
@@ -128,7 +139,11 @@ def test_rules_are_compiled_the_strictest_first() -> None:
 
 def test_call_names_are_those_of_the_guest_kernel() -> None:
     table = (ROOT / "crates/kernel/src/syscall/table.rs").read_text()
-    rows = [line.split()[:2] for line in table.splitlines() if line.startswith("    ") and line.split()[:1][:1] and line.split()[0].isdecimal()]
+    rows = [
+        line.split()[:2]
+        for line in table.splitlines()
+        if line.startswith("    ") and line.split()[:1][:1] and line.split()[0].isdecimal()
+    ]
     assert len(rows) > 300
     for number, name in rows:
         assert _calls.NUMBERS.get(name) == int(number), name

@@ -100,7 +100,9 @@ def _list() -> int:
 
     config = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
     own = os.path.join(config, "skerry", "policies")
-    names = sorted(entry.removesuffix(".toml") for entry in (os.listdir(own) if os.path.isdir(own) else ()) if entry.endswith(".toml"))
+    names = sorted(
+        entry.removesuffix(".toml") for entry in (os.listdir(own) if os.path.isdir(own) else ()) if entry.endswith(".toml")
+    )
     for name in [*READY, *(name for name in names if name not in READY)]:
         try:
             text = Policy.load(name)[""]["description"]

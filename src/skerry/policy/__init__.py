@@ -56,16 +56,18 @@ class Policy:
     @classmethod
     def from_text(cls, text: str, source: str = "the policy") -> Policy:
         """From TOML."""
+        from importlib import import_module
+
         try:
-            import tomllib
+            toml = import_module("tomllib")
         except ImportError:
             try:
-                import tomli as tomllib  # type: ignore[import-not-found,no-redef,unused-ignore]
+                toml = import_module("tomli")  # the same, for older Pythons
             except ImportError:
                 raise PolicyError("needs Python 3.11 or newer, or the package tomli", source) from None
         try:
-            data = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
+            data = toml.loads(text)
+        except ValueError as error:
             raise PolicyError(f"is no TOML: {error}", source) from None
         return cls(data, source=source)
 

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 #: What @libraries stands for, as far as it is there.
 LIBRARIES = (
-    "/lib", "/lib32", "/lib64", "/libx32", "/usr/lib", "/usr/lib32", "/usr/lib64", "/usr/libexec", "/usr/local/lib", "/etc/ld.so.cache", "/etc/ld.so.conf",
-    "/etc/ld.so.conf.d", "/etc/alternatives", "/usr/lib/locale", "/usr/share/locale",
+    "/lib", "/lib32", "/lib64", "/libx32", "/usr/lib", "/usr/lib32", "/usr/lib64", "/usr/libexec", "/usr/local/lib",
+    "/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d", "/etc/alternatives", "/usr/share/locale",
 )  # fmt: skip
 
 #: Made by the engine, whatever a policy says.
@@ -56,7 +56,9 @@ def for_command(policy: Policy, args: Any, cwd: str | None = None, path: str | N
                 head, _, rest = entry.partition("/")
                 if head == "@program" and "@program" not in places:
                     places["@program"] = program_files(args, places["@cwd"][0], path)
-                replaced += [os.path.join(place, rest) if rest else place for place in places[head]] if head in places else [entry]
+                replaced += (
+                    [os.path.join(place, rest) if rest else place for place in places[head]] if head in places else [entry]
+                )
             files[key] = list(dict.fromkeys(replaced))
     return Policy(data, source=policy.source)
 
@@ -169,7 +171,9 @@ class _Tree:
             mode = os.stat(real).st_mode
         except OSError as error:
             if kind in ("read_write", "private") and error.errno == errno.ENOENT:
-                raise PolicyError(f"{path!r} is not there; make it, or name the directory above it", self.source, place) from None
+                raise PolicyError(
+                    f"{path!r} is not there; make it, or name the directory above it", self.source, place
+                ) from None
             return
         directory = stat.S_ISDIR(mode)
         if not directory and not stat.S_ISREG(mode):
@@ -184,7 +188,7 @@ class _Tree:
             self.mounts[real] = (kind, messages.mount_overlay(real, real))
         elif kind == "hidden":
             if real == "/":
-                raise PolicyError("the whole tree cannot be hidden; say default = \"hidden\"", self.source, place)
+                raise PolicyError('the whole tree cannot be hidden; say default = "hidden"', self.source, place)
             self.mounts[real] = (kind, messages.mount_plain(real, "hide"))
         else:
             self.mounts[real] = (kind, messages.mount_host(real, real, writable=kind == "read_write"))
@@ -274,7 +278,8 @@ def rules(policy: Policy) -> dict[str, Any] | None:
     programs = None
     if execute is not None:
         everything = [right for right in messages.FILE_RIGHTS if right != "execute"]
-        programs = [messages.file_rule("/", everything), *(messages.file_rule(os.path.realpath(path), ["execute"]) for path in execute)]
+        places = [os.path.realpath(path) for path in execute]
+        programs = [messages.file_rule("/", everything), *(messages.file_rule(place, ["execute"]) for place in places)]
     calls = _calls(policy)
     if ports is None and programs is None and calls is None:
         return None
@@ -328,7 +333,9 @@ def environment(policy: Policy) -> dict[str, str | None]:
             try:
                 taken[name] = secret_value(policy, name, secret).decode().removesuffix("\n")
             except UnicodeDecodeError:
-                raise PolicyError("is not text; give it a path, and the program a file", policy.source, f"secrets.{name}") from None
+                raise PolicyError(
+                    "is not text; give it a path, so that it is a file", policy.source, f"secrets.{name}"
+                ) from None
     return taken
 
 

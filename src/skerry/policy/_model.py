@@ -101,7 +101,9 @@ def _call(value: Any) -> str:
 def _endpoint(value: Any) -> str:
     found = re.fullmatch(r"(tcp|udp):(\d+)(?:-(\d+))?", value) if isinstance(value, str) else None
     if found is None:
-        raise _Wrong(f"{value!r} is no endpoint; write tcp:PORT, udp:PORT or tcp:FIRST-LAST, as in tcp:8080 (bind: 0 is any free)")
+        raise _Wrong(
+            f"{value!r} is no endpoint; write tcp:PORT, udp:PORT or tcp:FIRST-LAST, as in tcp:8080 (0: any that is free)"
+        )
     first, last = int(found[2]), int(found[3] or found[2])
     if not first <= last < 1 << 16 or last - first >= _PORTS_MAXIMUM:
         raise _Wrong(f"{value!r}: ports go from 0 to 65535, the lower one first, and at most {_PORTS_MAXIMUM} at once")
@@ -150,7 +152,7 @@ def _variable(value: Any) -> str:
 
 def _assignments(value: Any) -> dict[str, str]:
     if not isinstance(value, dict):
-        raise _Wrong(f"{value!r} is not a table; write {{ NAME = \"value\" }}")
+        raise _Wrong(f'{value!r} is not a table; write {{ NAME = "value" }}')
     return {_variable(name): _text(text) for name, text in value.items()}
 
 
