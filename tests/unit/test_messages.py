@@ -74,6 +74,16 @@ REQUESTS: dict[str, tuple[str, Any]] = {
             ),
         ),
     ),
+    "request-boot-policy": (
+        "boot",
+        messages.boot(
+            mounts=[messages.mount_plain("/", "skeleton"), messages.mount_symlink("/lib", "usr/lib")],
+            hostname="skerry",
+            network="none",
+            identity="host",
+            observe="failures",
+        ),
+    ),
     "request-spawn-descriptors": (
         "spawn",
         messages.spawn(

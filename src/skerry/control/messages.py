@@ -96,7 +96,9 @@ def boot(
     require: Iterable[str] = (),
     without: Iterable[str] = (),
     rules: Mapping[str, Any] | None = None,
+    observe: str = "nothing",
 ) -> dict[str, Any]:
+    """`observe`: "nothing", "refusals", "failures" or "everything"."""
     return {
         "mounts": list(mounts),
         "hostname": hostname,
@@ -108,6 +110,7 @@ def boot(
         "require": list(require),
         "without": list(without),
         **({} if rules is None else {"rules": dict(rules)}),
+        **({} if observe == "nothing" else {"observe": observe}),
     }
 
 
@@ -186,8 +189,13 @@ def mount_file(target: str | bytes, content: bytes, *, mode: int = 0o644) -> dic
 
 
 def mount_plain(target: str | bytes, kind: str) -> dict[str, Any]:
-    """`proc`, `sysfs`, `devtmpfs` or `hide`."""
+    """`proc`, `sysfs`, `devtmpfs`, `hide` or `skeleton`."""
     return {"target": write_bytes(target), "type": kind}
+
+
+def mount_symlink(target: str | bytes, to: str | bytes) -> dict[str, Any]:
+    """A symbolic link, in a skeleton."""
+    return {"target": write_bytes(target), "type": "symlink", "to": write_bytes(to)}
 
 
 def spawn(
