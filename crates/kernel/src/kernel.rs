@@ -74,6 +74,8 @@ pub struct Kernel {
     pub message_queues: crate::ipc::mqueue::Namespace,
     /// Every call is told as an event.
     pub trace: bool,
+    /// Rules over calls, and what is told of them; not set where there is nothing of both.
+    pub policy: OnceLock<crate::policy::Policy>,
     /// Processes may read and write regular files by themselves ([`crate::fs::direct`]).
     pub direct_data: std::sync::atomic::AtomicBool,
     /// Numbers of unknown calls that have been told.
@@ -132,6 +134,7 @@ impl Kernel {
             sysv: Default::default(),
             message_queues: Default::default(),
             trace,
+            policy: OnceLock::new(),
             direct_data: Default::default(),
             unknown_calls: Mutex::default(),
             engine: OnceLock::new(),
