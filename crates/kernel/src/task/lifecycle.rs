@@ -4,7 +4,7 @@
 //! signal reaches it. Programs that are started from outside are its children, each the leader of a session of its own.
 
 use super::process::{Login, ProcessParts};
-use super::scheduling::{own_nice, Scheduling};
+use super::scheduling::Scheduling;
 use super::task::{TaskParts, DEFAULT_TIMER_SLACK_NS};
 use super::{Credentials, FsContext, Process, ProcessGroup, Program, Relations, Session, SignalActions, Task};
 use crate::fs::fd_table::FdTable;
@@ -140,7 +140,7 @@ pub fn spawn(kernel: &Arc<Kernel>, request: SpawnRequest) -> Result<Arc<Task>> {
             stack: DISABLED_STACK,
             personality: 0,
             timer_slack_ns: DEFAULT_TIMER_SLACK_NS,
-            scheduling: Scheduling { nice: own_nice(), ..Scheduling::default() },
+            scheduling: Scheduling { nice: kernel.nice, ..Scheduling::default() },
             seccomp: None,
         },
     );

@@ -76,12 +76,6 @@ pub fn priority_range(policy: u32) -> Option<(i32, i32)> {
     }
 }
 
-/// How nice the sentry is, as its caller was: programs begin so.
-pub(crate) fn own_nice() -> i32 {
-    static NICE: OnceLock<i32> = OnceLock::new();
-    *NICE.get_or_init(|| rustix::process::getpriority_process(None).unwrap_or(0))
-}
-
 /// The host's CPUs that the sentry may use.
 fn host_cpus() -> &'static CpuSet {
     static CPUS: OnceLock<CpuSet> = OnceLock::new();
@@ -140,7 +134,7 @@ pub(crate) fn apply_to_host(task: &Task) {
     if let Some(affinity) = &scheduling.affinity {
         pass_on_affinity(host.tid, affinity);
     }
-    if scheduling.nice != own_nice() {
+    if scheduling.nice != task.kernel().nice {
         pass_on_nice(host.tid, scheduling.nice);
     }
 }
