@@ -13,10 +13,6 @@ use skerry_platform::layout::{RESERVED_END, STUB_BASE};
 const PAGE: u64 = 4096;
 pub(super) const ADDRESS_END: u64 = 0x7fff_ffff_f000;
 
-fn pass_result_on() -> Continuation {
-    Box::new(|_, result| if result < 0 { Err(Errno(-result as i32)) } else { Ok(result as u64) })
-}
-
 /// mmap(2) of a file (and of anonymous memory with flags that the stub does not know).
 pub fn mmap(
     context: &mut Context,
@@ -96,7 +92,7 @@ pub fn mmap(
     if !shared && protection & linux::PROT_EXEC != 0 && !wants_write {
         context.kernel().images.lay_over(&*file.operations, (offset, length), protection.into(), &mut calls);
     }
-    context.run_native(calls, Some(pass_result_on()))
+    context.run_native(calls, None)
 }
 
 /// brk(2): the new end, or the old one where the heap cannot be as asked.
