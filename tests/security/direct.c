@@ -25,7 +25,7 @@ static unsigned char *gadget(void)
     FILE *maps = fopen("/proc/self/maps", "r");
     char line[300];
     while (maps && fgets(line, sizeof line, maps)) { }
-    /* The stub does not show in maps; its text is where the layout says. */
+    /* The stub does not show in maps; its text is where the layout says, and there is one in it. */
     for (unsigned char *at = (unsigned char *)0x700000001000; at < (unsigned char *)0x700000010000; at++)
         if (at[0] == 0x0f && at[1] == 0x05 && at[2] == 0xc3) return at;
     return NULL;

@@ -88,6 +88,9 @@ pub fn boot(
     if boot.without.iter().any(|name| name == "patching") || boot.profile == Profile::Strict {
         kernel.images.switch_off();
     }
+    if boot.without.iter().any(|name| name == "local") {
+        kernel.local_answers.store(false, Ordering::Relaxed);
+    }
     if boot.without.iter().any(|name| name == "caches") {
         kernel.mounts.dentries.limit_to(0);
     }

@@ -7,6 +7,7 @@ use crate::handlers::{self, new_request, run_operations};
 use crate::handoff;
 use crate::host::{self, number};
 use crate::layout::{action, request};
+use crate::local;
 use crate::marshal;
 use crate::native;
 use crate::registers::Registers;
@@ -32,17 +33,36 @@ pub fn serve_directly(thread: &mut ThreadBlock, registers: &mut Registers) -> Ou
         // Its registers are in a frame; and behind a change of gs the direct entry would not find its way out.
         number::RT_SIGRETURN => Outcome::NeedsFrame,
         number::ARCH_PRCTL if registers.rdi == ARCH_SET_GS => Outcome::NeedsFrame,
-        _ => serve(thread, registers),
+        _ => serve(thread, registers, Way::Patched),
     }
 }
 
+/// How a call has come in.
+#[derive(Clone, Copy, PartialEq)]
+pub enum Way {
+    Patched,
+    Trapped,
+}
+
+/// After so many traps the sentry is told: it may have the code patched.
+const MANY_TRAPS: u64 = 64;
+
 /// Serves any call but rt_sigreturn(2).
-pub fn serve(thread: &mut ThreadBlock, registers: &mut Registers) -> Outcome {
+pub fn serve(thread: &mut ThreadBlock, registers: &mut Registers, way: Way) -> Outcome {
+    // Then the sentry answers what could be answered here, too.
+    let is_told = way == Way::Trapped && thread.traps >= MANY_TRAPS && thread.gs_taken == 0;
+    if !is_told {
+        if let Some(result) = local::try_local(thread, registers) {
+            return Outcome::Return(result);
+        }
+    }
     if let Some(outcome) = native::try_native(thread, registers) {
         return outcome;
     }
-    if let Some(result) = direct::try_direct(thread, registers.rax, &registers.arguments()) {
-        return Outcome::Return(result);
+    if !is_told {
+        if let Some(result) = direct::try_direct(thread, registers.rax, &registers.arguments()) {
+            return Outcome::Return(result);
+        }
     }
     let marshalled = marshal::gather(thread, registers.rax, &registers.arguments());
     let filled = new_request(thread, registers.rip, registers.rsp, request::SYSCALL);
@@ -51,6 +71,10 @@ pub fn serve(thread: &mut ThreadBlock, registers: &mut Registers) -> Outcome {
     filled.marshalled = marshalled;
     if registers.rax == number::EXIT {
         filled.detail.status = native::thread_cpu_time_ns();
+    }
+    if is_told {
+        filled.kind |= request::OFTEN_TRAPPED;
+        thread.traps = 0;
     }
     handlers::ring(thread);
     loop {

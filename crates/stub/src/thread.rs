@@ -44,7 +44,9 @@ pub struct ThreadBlock {
     pub kicked: u64,
     /// How the patched call is left; one of `entry::leave`.
     pub leaving: u64,
-    _reserved_to_0x200: [u64; 18],
+    /// Calls that have trapped since the sentry was last told that there are many.
+    pub traps: u64,
+    _reserved_to_0x200: [u64; 17],
     /// What is asked of the sentry, before it is put into the channel.
     pub request: Request,
     _reserved_to_0x500: [u64; 0x60 - core::mem::size_of::<Request>() / 8],
