@@ -11,7 +11,7 @@ use crate::host::{self, number};
 use crate::layout::{self, action, operation, request, CloneOrder, Reply, Request};
 use crate::park;
 use crate::registers::Registers;
-use crate::serve::{self, Outcome, Way};
+use crate::serve::{self, Outcome};
 use crate::thread::{self, ThreadBlock};
 use crate::trampoline;
 
@@ -33,7 +33,6 @@ pub extern "C" fn on_syscall(_signal: i32, info: &Info, context: &mut Context) {
         leave_directly(thread, context);
     } else {
         context.rax = u64::from(info.syscall as u32);
-        thread.traps = thread.traps.saturating_add(1);
         serve_in_frame(thread, context);
     }
     if core::mem::take(&mut thread.kicked) != 0 {
@@ -49,7 +48,7 @@ fn serve_in_frame(thread: &mut ThreadBlock, context: &mut Context) {
         return signal_return(thread, context);
     }
     let mut registers = Registers::of(context);
-    match serve::serve(thread, &mut registers, Way::Trapped) {
+    match serve::serve_trapped(thread, &mut registers) {
         Outcome::Return(value) => context.rax = value as u64,
         Outcome::Native => {
             registers.put_into(context);

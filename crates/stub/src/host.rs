@@ -117,15 +117,14 @@ guarded_probe_touch:
 guarded_probe_end:
     ret
 
-    // fn guarded_load(address, to) -> 0, or 1: it cannot be read. As above.
+    // fn guarded_load(address) -> 1 and the word there, or 0: it cannot be read. As above.
     .globl guarded_load
 guarded_load:
-    mov eax, 1
+    xor eax, eax
     .globl guarded_load_instruction
 guarded_load_instruction:
-    mov rcx, [rdi]
-    mov [rsi], rcx
-    xor eax, eax
+    mov rdx, [rdi]
+    inc eax
     .globl guarded_load_end
 guarded_load_end:
     ret
@@ -185,7 +184,7 @@ extern "C" {
     pub fn guarded_copy(destination: u64, source: u64, length: u64) -> u64;
     fn guarded_string(destination: u64, source: u64, limit: u64) -> u64;
     fn guarded_probe(address: u64) -> u64;
-    fn guarded_load(address: u64, to: *mut u64) -> u64;
+    fn guarded_load(address: u64) -> Loaded;
     fn guarded_store(address: u64, value: u64) -> u64;
     pub fn start_program(entry: u64, stack: u64) -> !;
     pub fn return_to_frame(frame: u64) -> !;
@@ -312,11 +311,18 @@ pub fn exit_process(status: u64) -> ! {
     }
 }
 
+/// In rax and rdx.
+#[repr(C)]
+struct Loaded {
+    is_there: u64,
+    value: u64,
+}
+
 /// A word of the guest's memory; `None` where it cannot be read.
 pub fn load(address: u64) -> Option<u64> {
-    let mut value = 0;
     // SAFETY: a fault at the guest's address is caught.
-    (unsafe { guarded_load(address, &mut value) } == 0).then_some(value)
+    let loaded = unsafe { guarded_load(address) };
+    (loaded.is_there != 0).then_some(loaded.value)
 }
 
 /// False where the guest's memory cannot be written.

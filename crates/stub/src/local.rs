@@ -77,11 +77,17 @@ fn change_mask(thread: &mut ThreadBlock, local: *mut Local, registers: &Register
             SIG_SETMASK => set,
             _ => return EINVAL,
         } & !UNBLOCKABLE;
-        // A full barrier between both, as on the other side.
-        mask.swap(now, Ordering::SeqCst);
-        if pending.load(Ordering::SeqCst) & before & !now != 0 {
-            // As after a kick: the sentry is asked on the way out.
-            thread.kicked = 1;
+        let unblocked = before & !now;
+        if unblocked == 0 {
+            // Whoever sees the mask before kicks the thread for nothing.
+            mask.store(now, Ordering::Release);
+        } else {
+            // A full barrier between both, as on the other side.
+            mask.swap(now, Ordering::SeqCst);
+            if pending.load(Ordering::SeqCst) & unblocked != 0 {
+                // As after a kick: the sentry is asked on the way out.
+                thread.kicked = 1;
+            }
         }
     }
     if registers.rdx != 0 && !host::store(registers.rdx, before) {
