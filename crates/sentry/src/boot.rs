@@ -51,7 +51,7 @@ pub fn boot(
             "parking" => parking = false,
             "direct" => direct = false,
             "marshalling" => marshalling = false,
-            "user_namespace" | "landlock" | "pid_namespace" | "cgroups" | "patching" | "caches" => {}
+            "user_namespace" | "landlock" | "pid_namespace" | "cgroups" | "patching" | "caches" | "local" => {}
             other => return Err(failure(FailureKind::Invalid, format!("there is no host feature {other:?} to do without"))),
         }
     }
