@@ -1,6 +1,7 @@
 //! The messages. Every enum variant is one message; every struct field has its unit in its name or its comment.
 //! Paths and arguments are byte strings on Linux, which JSON strings cannot always hold: they travel as [`Bytes`].
 
+use crate::rules::{Action, Rules};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// A byte string: plain JSON string where it is valid UTF-8, else `{"base64": "..."}`.
@@ -50,6 +51,10 @@ pub struct Request {
     pub descriptors: usize,
     #[serde(flatten)]
     pub call: Call,
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 fn is_zero(number: &usize) -> bool {
@@ -114,12 +119,33 @@ pub struct Boot {
     /// Layers that must be in force, by the names that [`Layer`] has; absence is an error.
     #[serde(default)]
     pub require: Vec<Layer>,
+    /// What programs are held to: all of the wall in the engine `rules`, an addition in `namespace`; in `sentry` the guest
+    /// kernel holds them to what of it is about calls, ports and the execution of files.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rules: Option<Rules>,
+    /// Which calls are told of, as `observed` events (a guest kernel of ours only).
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub observe: Observe,
     /// Features of the host to be treated as absent (tests): "process_vm", "sync_wake_up", "wait_killable", "addfd_send",
     /// "user_namespace", "landlock", "pid_namespace", "cgroups". Parts of ours to be switched off: "direct" (programs read and write no
     /// file by themselves), "local" (calls that stubs answer), "patching", "caches", "suspension", "spinning", "marshalling",
     /// "parking" (host threads that outlive their tasks).
     #[serde(default)]
     pub without: Vec<String>,
+}
+
+/// How much is told of calls. What one says, the ones below it say too. Equal ones are told once.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Observe {
+    #[default]
+    Nothing,
+    /// What failed for want of something that the sandbox does not have or allow: EPERM, EROFS, ENOSYS, ENETUNREACH ...
+    Refusals,
+    /// And names that are not there, or not permitted.
+    Failures,
+    /// Each call, path and address; processes do nothing by themselves that could be seen here.
+    Everything,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -165,6 +191,12 @@ pub enum MountKind {
     Devtmpfs,
     /// An empty directory, or an empty file, that hides what is there.
     Hide,
+    /// At "/": nothing but the directories that other mounts and links need; read-only once these are made.
+    Skeleton,
+    /// A symbolic link, in a skeleton.
+    Symlink {
+        to: Bytes,
+    },
 }
 
 fn default_tmpfs_mode() -> u32 {
@@ -439,8 +471,57 @@ pub enum Event {
     PidsLimit { limit: u32 },
     /// Access to a host object in the tree was refused: a socket, a FIFO, a device.
     Denied { process: u32, what: String, path: Bytes },
+    /// A rule denied a system call, or was to tell of it: at the time it happens, before the program goes on. `action`: what
+    /// the rule says; `path`: the file, where the agent was asked about one.
+    Call {
+        process: u32,
+        name: String,
+        number: i32,
+        arguments: [u64; 6],
+        action: Action,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        path: Option<Bytes>,
+    },
+    /// What `observe` asks for.
+    Observed(Observed),
+    /// There are more tasks than ever before (with `observe` "everything").
+    Tasks { count: u32 },
     /// One system call (with `trace`).
     Trace { process: u32, thread: u32, text: String },
+}
+
+/// One call and one thing that it is about.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Observed {
+    pub process: u32,
+    /// The program's short name (comm).
+    pub program: Bytes,
+    pub name: String,
+    pub number: i64,
+    /// What it does with `path` or `address`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub access: Option<Access>,
+    /// Absolute, as named: links are not followed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<Bytes>,
+    /// "tcp:127.0.0.1:80", "unix" (with a path), "unix:@NAME".
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<String>,
+    /// Absent where it did not fail, or has not ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub errno: Option<i32>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Access {
+    /// Asks about it only.
+    Look,
+    Read,
+    Write,
+    Execute,
+    Connect,
+    Bind,
 }
 
 /// Base64 (RFC 4648, section 4, with padding), as [`Bytes`] and [`FileCall`] use it.

@@ -137,8 +137,8 @@ def _refusal(found: Engine, given: Collection[str], min_isolation: int) -> Unenf
             f"its level is {can.level}, and {min_isolation} was asked for; use an engine of that level",
         )
     for option, why in can.refuses.items():
-        if option in given:
-            return Unenforceable(option.split()[0], found.name, why)
+        if option in given or any(clause.startswith(f"{option}.") for clause in given):
+            return Unenforceable(option if "." in option else option.split()[0], found.name, why)
     return None
 
 

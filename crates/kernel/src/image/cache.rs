@@ -69,8 +69,12 @@ pub enum Later {
     /// It may still get one.
     NotYet,
     Never,
-    /// The image, and the file.
-    Ready(Arc<Image>, Arc<OwnedFd>),
+    Ready {
+        image: Arc<Image>,
+        /// Its pages, for whoever may stand in the file's own.
+        pages: Arc<OwnedFd>,
+        file: Arc<OwnedFd>,
+    },
 }
 
 enum Stage {
@@ -141,21 +145,39 @@ impl Images {
 
     /// The image of a file that was mapped without. It is made now, if it was not.
     pub fn later(self: &Arc<Self>, plain: Plain) -> Later {
-        let mut state = self.state.lock();
-        let Some(known) = state.files.get_mut(&plain.identity).filter(|known| known.version == plain.version) else {
-            return Later::Never;
-        };
-        match &known.stage {
-            Stage::Ready(image) => {
-                known.used = Instant::now();
-                return Later::Ready(image.clone(), known.file.clone());
+        let (image, file) = {
+            let mut state = self.state.lock();
+            let Some(known) = state.files.get_mut(&plain.identity).filter(|known| known.version == plain.version) else {
+                return Later::Never;
+            };
+            match &known.stage {
+                Stage::Ready(image) => {
+                    known.used = Instant::now();
+                    (image.clone(), known.file.clone())
+                }
+                Stage::Plain => return Later::Never,
+                Stage::Waiting => return Later::NotYet,
+                Stage::Seen(_) => {
+                    if plain.version.is_settled() {
+                        self.order(&mut state, plain.identity);
+                    }
+                    return Later::NotYet;
+                }
             }
-            Stage::Plain => return Later::Never,
-            Stage::Seen(_) if plain.version.is_settled() => {}
-            Stage::Waiting | Stage::Seen(_) => return Later::NotYet,
+        };
+        let make = || {
+            let pages = build::late_pages(&image, &file)?;
+            self.name(&pages, plain.identity, &file)?;
+            Some(Arc::new(pages))
+        };
+        let pages = match &image.moved[..] {
+            [] => Some(&image.pages),
+            _ => image.late_pages.get_or_init(make).as_ref(),
+        };
+        match pages.cloned() {
+            Some(pages) => Later::Ready { image, pages, file },
+            None => Later::Never,
         }
-        self.order(&mut state, plain.identity);
-        Later::NotYet
     }
 
     /// The image of a file, if there is one; being asked again and again brings it about.
@@ -233,7 +255,13 @@ impl Images {
         if identify(&rustix::fs::fstat(file).ok()?) != (identity, version) {
             return None;
         }
-        let pages = rustix::fs::fstat(&image.pages).ok()?;
+        self.name(&image.pages, identity, file)?;
+        Some(image)
+    }
+
+    /// Mappings of `pages` are to be shown as those of the file.
+    fn name(&self, pages: &OwnedFd, identity: (u64, u64), file: &OwnedFd) -> Option<()> {
+        let pages = rustix::fs::fstat(pages).ok()?;
         let numbers = |device: u64| {
             let device = Device::decode(device);
             (device.major, device.minor)
@@ -241,7 +269,7 @@ impl Images {
         let number = file.as_raw_fd().to_string();
         let name = rustix::fs::readlinkat(skerry_platform::host::own_descriptors()?, number, Vec::new()).ok()?;
         self.names.stands_for((numbers(pages.st_dev), pages.st_ino), (numbers(identity.0), identity.1), name.into_bytes());
-        Some(image)
+        Some(())
     }
 }
 

@@ -27,7 +27,7 @@ pub use cache::{Images, Later, Plain};
 
 use skerry_platform::engine::NativeCall;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 const PAGE: u64 = 4096;
 
@@ -57,12 +57,17 @@ pub struct Image {
     /// Sealed; has the pages of all runs at their offsets in the file, and nothing else.
     pub pages: Arc<OwnedFd>,
     pub segments: Vec<Segment>,
+    /// Where instructions have been moved away (from, to): nobody may stand within.
+    moved: Vec<(u64, u64)>,
+    /// The pages without that, once they have been asked for.
+    late_pages: OnceLock<Option<Arc<OwnedFd>>>,
 }
 
 impl Image {
     /// The memory that its pages take.
     fn bytes(&self) -> u64 {
-        self.segments.iter().flat_map(|segment| &segment.runs).map(|run| run.length()).sum()
+        let one: u64 = self.segments.iter().flat_map(|segment| &segment.runs).map(|run| run.length()).sum();
+        one * if matches!(self.late_pages.get(), Some(Some(_))) { 2 } else { 1 }
     }
 
     /// What is patched of the bytes from `offset` to `end`. A segment that is not mapped whole stays as it is: its sites
@@ -90,12 +95,19 @@ impl Image {
         }
     }
 
-    /// As [`Image::lay_over`], over a mapping at `address` that is there already; and what each of them replaces.
-    pub fn replace(&self, address: u64, offset: u64, length: u64, protection: u64) -> Vec<(Run, NativeCall)> {
+    /// As [`Image::lay_over`], over a mapping at `address` that is there already; and what each of them replaces. The pages
+    /// are those of [`Later::Ready`].
+    pub fn replace(
+        &self,
+        pages: &Arc<OwnedFd>,
+        address: u64,
+        (offset, length): (u64, u64),
+        protection: u64,
+    ) -> Vec<(Run, NativeCall)> {
         let runs = self.runs_within(offset, offset.saturating_add(length));
         let call = |run: &Run| {
             let arguments = Image::arguments(*run, address + (run.start - offset), protection);
-            NativeCall::with_descriptor(skerry_abi::raw::general::__NR_mmap, arguments, 4, self.pages.clone())
+            NativeCall::with_descriptor(skerry_abi::raw::general::__NR_mmap, arguments, 4, pages.clone())
         };
         runs.map(|run| (*run, call(run))).collect()
     }

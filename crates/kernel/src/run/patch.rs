@@ -3,8 +3,8 @@
 //!
 //! This happens only while nobody else runs in the address space: the calling thread waits in its call, so that what was
 //! looked at stays as it is until its stub has mapped the pages. What they replace must be, byte for byte, what the file
-//! has there; and a rewritten site leaves an instruction at its own address and behind it, where the thread or a frame on
-//! its stack may stand ([`crate::image`]).
+//! has there; and what replaces it leaves an instruction wherever the thread or a frame on its stack may stand
+//! ([`Later::Ready`]).
 //!
 //! The call that told of the traps has not begun by then; it is made once more behind it.
 
@@ -56,8 +56,8 @@ impl Engine {
             match images.later(code.file) {
                 Later::NotYet => space.add_plain_code(code),
                 Later::Never => {}
-                Later::Ready(image, file) => {
-                    let replaced = replace(context, &code, &image, &file).unwrap_or_default();
+                Later::Ready { image, pages, file } => {
+                    let replaced = replace(context, &code, &image, &pages, &file).unwrap_or_default();
                     undoing.extend(replaced.iter().map(|call| plain(call, &file)));
                     calls.extend(replaced);
                 }
@@ -68,10 +68,16 @@ impl Engine {
 }
 
 /// `None`: something else is there now, or something has been changed there.
-fn replace(context: &Context, code: &PlainCode, image: &Image, file: &OwnedFd) -> Option<Vec<NativeCall>> {
+fn replace(
+    context: &Context,
+    code: &PlainCode,
+    image: &Image,
+    pages: &Arc<OwnedFd>,
+    file: &OwnedFd,
+) -> Option<Vec<NativeCall>> {
     let memory = context.memory();
     let mut calls = Vec::new();
-    for (run, call) in image.replace(code.address, code.offset, code.length, code.protection) {
+    for (run, call) in image.replace(pages, code.address, (code.offset, code.length), code.protection) {
         let bytes = Images::plain_bytes(file, run)?;
         if !memory.is_code(call.arguments[0], &bytes) {
             return None;

@@ -227,7 +227,10 @@ impl Task {
             effective_gid: credentials.egid,
         };
         let kernel = self.kernel();
-        let everything_is_seen = kernel.trace || self.traced.load(Ordering::Relaxed) || self.seccomp.read().is_some();
+        let everything_is_seen = kernel.trace
+            || kernel.policy.get().is_some_and(|policy| policy.needs_local_calls())
+            || self.traced.load(Ordering::Relaxed)
+            || self.seccomp.read().is_some();
         channel.set_identity(&identity, kernel.local_answers.load(Ordering::Relaxed) && !everything_is_seen);
     }
 }
