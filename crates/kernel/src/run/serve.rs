@@ -92,16 +92,22 @@ impl Engine {
         task.in_kernel.store(true, Ordering::Release);
         let call = Call { number: request.number, arguments: request.arguments, ..Call::default() };
         let mut context = Context::of_channel(task, lead, call, &thread.channel);
-        if request.kind == request::SYSCALL {
+        let has_trapped_often = request.kind == request::SYSCALL | request::OFTEN_TRAPPED;
+        let kind = request.kind & !request::OFTEN_TRAPPED;
+        if kind == request::SYSCALL {
+            if has_trapped_often && self.patch_late(thread, &context) {
+                return;
+            }
             context.may_carry_operations = true;
             if self.marshalling.load(Ordering::Relaxed) {
                 context.set_marshalled(thread.channel.marshalled(request.marshalled));
             }
         }
-        let result = match request.kind {
+        let result = match kind {
             request::SYSCALL => Some(syscall::dispatch(&mut context)),
             request::KICKED => {
                 thread.state.lock().frame = None;
+                signal::look_again(task);
                 match Errno(thread.channel.detail().status as i32) {
                     errno @ (Errno::ERESTARTSYS | Errno::ERESTARTNOHAND | Errno::ERESTARTNOINTR) => Some(Err(errno)),
                     _ => None,
