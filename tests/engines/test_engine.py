@@ -164,7 +164,7 @@ def test_read_write_paths(do, caller: harness.Caller) -> None:
 
 
 def test_read_only_and_hidden_paths_and_tmpfs(traits, do, caller: harness.Caller) -> None:
-    traits.need("hide")
+    traits.need("read_only to another place")
     with caller.workspace() as work:
         for name in ("shown", "hidden", "empty"):
             (work / name).mkdir()
@@ -180,6 +180,17 @@ def test_read_only_and_hidden_paths_and_tmpfs(traits, do, caller: harness.Caller
         done = do("sh", "-c", script, options=options, cwd=work)
         assert done.stdout.split() == ["shown", "refused", f"{work}/hidden.txt", f"{work}/hidden:", "y"], done
         assert "secret" not in done.stdout
+
+
+def test_hidden_paths(do, caller: harness.Caller) -> None:
+    with caller.workspace() as work:
+        for name in ("shown", "hidden"):
+            (work / name).mkdir()
+            (work / name / "file").write_text(name)
+        (work / "secret.txt").write_text("secret")
+        script = f"cat {work}/shown/file; cat {work}/secret.txt {work}/hidden/file; ls {work}/hidden; echo end"
+        done = do("sh", "-c", script, options=("--hide", f"{work}/hidden", "--hide", f"{work}/secret.txt"))
+        assert done.stdout == "shownend\n", done
 
 
 def test_files_from_outside(make, writable) -> None:
@@ -413,6 +424,7 @@ class Watched:
         self.marker = f"{random.randrange(10**6, 10**7)}.125"
         self.seen: set[tuple[int, str]] = set()
         self.mounts = Path("/proc/self/mountinfo").read_text()
+        self.directories = set(Path("/tmp").glob("skerry-private-*"))
 
     def see(self, top: int) -> list[int]:
         found = [top, *harness.descendants(top)]
@@ -430,6 +442,7 @@ class Watched:
         numbers = {str(pid) for pid, _ in self.seen}
         groups = [*Path("/sys/fs/cgroup").glob("skerry-*"), *Path("/sys/fs/cgroup").glob("*/skerry-*")]
         found += [f"cgroup {path}" for path in groups if path.name.split("-")[1] in numbers]
+        found += [f"directory {path}" for path in set(Path("/tmp").glob("skerry-private-*")) - self.directories]
         if Path("/proc/self/mountinfo").read_text() != self.mounts:
             found.append("a mount")
         return found
