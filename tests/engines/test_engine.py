@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import random
@@ -424,7 +425,6 @@ class Watched:
         self.marker = f"{random.randrange(10**6, 10**7)}.125"
         self.seen: set[tuple[int, str]] = set()
         self.mounts = Path("/proc/self/mountinfo").read_text()
-        self.directories = set(Path("/tmp").glob("skerry-private-*"))
 
     def see(self, top: int) -> list[int]:
         found = [top, *harness.descendants(top)]
@@ -442,10 +442,25 @@ class Watched:
         numbers = {str(pid) for pid, _ in self.seen}
         groups = [*Path("/sys/fs/cgroup").glob("skerry-*"), *Path("/sys/fs/cgroup").glob("*/skerry-*")]
         found += [f"cgroup {path}" for path in groups if path.name.split("-")[1] in numbers]
-        found += [f"directory {path}" for path in set(Path("/tmp").glob("skerry-private-*")) - self.directories]
+        found += [f"directory {path}" for path in Path("/tmp").glob("skerry-private-*") if nobody_holds(path)]
         if Path("/proc/self/mountinfo").read_text() != self.mounts:
             found.append("a mount")
         return found
+
+
+def nobody_holds(directory: Path) -> bool:
+    """Whether the sandbox that a directory in /tmp belongs to is gone."""
+    try:
+        descriptor = os.open(directory, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return directory.exists()
 
 
 def started(pid: int) -> str | None:
