@@ -92,18 +92,24 @@ impl Engine {
         task.in_kernel.store(true, Ordering::Release);
         let call = Call { number: request.number, arguments: request.arguments, ..Call::default() };
         let mut context = Context::of_channel(task, lead, call, &thread.channel);
-        if request.kind == request::SYSCALL {
+        let has_trapped_often = request.kind == request::SYSCALL | request::OFTEN_TRAPPED;
+        let kind = request.kind & !request::OFTEN_TRAPPED;
+        if kind == request::SYSCALL {
+            if has_trapped_often && self.patch_late(thread, &context) {
+                return;
+            }
             context.may_carry_operations = true;
             if self.marshalling.load(Ordering::Relaxed) {
                 context.set_marshalled(thread.channel.marshalled(request.marshalled));
             }
         }
-        let result = match request.kind {
+        let result = match kind {
             request::SYSCALL => Some(syscall::dispatch(&mut context)),
             request::KICKED => {
                 thread.state.lock().frame = None;
+                signal::look_again(task);
                 match Errno(thread.channel.detail().status as i32) {
-                    errno @ (Errno::ERESTARTSYS | Errno::ERESTARTNOHAND) => Some(Err(errno)),
+                    errno @ (Errno::ERESTARTSYS | Errno::ERESTARTNOHAND | Errno::ERESTARTNOINTR) => Some(Err(errno)),
                     _ => None,
                 }
             }
@@ -176,7 +182,7 @@ impl Engine {
             (After::Run { entry, stack }, _) => {
                 let reply = match signal::prepare_return(context, None) {
                     Return::Gone => return self.end(thread, context),
-                    _ => Reply { action: action::RUN, entry, stack, ..Reply::default() },
+                    _ => Reply { action: action::RUN, value: context.task.tid().into(), entry, stack, ..Reply::default() },
                 };
                 return self.answer(thread, reply);
             }
@@ -363,8 +369,8 @@ impl Engine {
         match signal::prepare_return(context, None) {
             Return::Gone => self.end(thread, context),
             _ => {
-                let operations = operations.len() as u32;
-                self.answer(thread, Reply { action: action::RUN, operations, entry, stack, ..Reply::default() });
+                let (operations, value) = (operations.len() as u32, context.task.tid().into());
+                self.answer(thread, Reply { action: action::RUN, value, operations, entry, stack, ..Reply::default() });
             }
         }
         Ok(())
