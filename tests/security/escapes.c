@@ -153,18 +153,22 @@ static int file_handle(char **argument)
     return 0;
 }
 
-/* The host's disk, by a node of one's own. MAJOR MINOR */
+/* The host's disk and its kernel's log, by nodes of one's own. MAJOR MINOR: the disk's. */
 static int device_nodes(char **argument)
 {
-    char name[PATH_MAX], sector[512];
+    char name[PATH_MAX], text[8192];
+    struct {
+        mode_t kind;
+        dev_t device;
+    } devices[] = {{S_IFBLK, makedev(atoi(argument[0]), atoi(argument[1]))}, {S_IFCHR, makedev(1, 11)}};
     const char *places[] = {getenv("TMPDIR") ? getenv("TMPDIR") : "/tmp", "/tmp", "/dev", "/var/tmp", "/dev/shm"};
-    for (size_t i = 0; i < sizeof places / sizeof *places; i++) {
-        snprintf(name, sizeof name, "%s/skerry-disk-%d", places[i], getpid());
-        if (mknod(name, S_IFBLK | 0600, makedev(atoi(argument[0]), atoi(argument[1]))) != 0)
+    for (size_t i = 0; i < 2 * sizeof places / sizeof *places; i++) {
+        snprintf(name, sizeof name, "%s/skerry-node-%d", places[i / 2], getpid());
+        if (mknod(name, devices[i % 2].kind | 0600, devices[i % 2].device) != 0)
             continue;
-        int fd = open(name, O_RDONLY);
+        int fd = open(name, O_RDONLY | O_NONBLOCK);
         unlink(name);
-        if (fd >= 0 && read(fd, sector, sizeof sector) == sizeof sector)
+        if (fd >= 0 && read(fd, text, sizeof text) > 0)
             return 1;
     }
     return 0;
