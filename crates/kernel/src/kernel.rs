@@ -80,6 +80,8 @@ pub struct Kernel {
     pub policy: OnceLock<crate::policy::Policy>,
     /// Processes may read and write regular files by themselves ([`crate::fs::direct`]).
     pub direct_data: std::sync::atomic::AtomicBool,
+    /// Stubs answer what they can by themselves (ADR 15).
+    pub local_answers: std::sync::atomic::AtomicBool,
     /// Numbers of unknown calls that have been told.
     pub(crate) unknown_calls: Mutex<std::collections::HashSet<u64>>,
     /// The host's side, once [`Kernel::start`] has run.
@@ -139,6 +141,7 @@ impl Kernel {
             trace,
             policy: OnceLock::new(),
             direct_data: Default::default(),
+            local_answers: true.into(),
             unknown_calls: Mutex::default(),
             engine: OnceLock::new(),
         });

@@ -36,7 +36,9 @@ pub struct ThreadBlock {
     pub cleared_word: u64,
     /// Whether this is a process of its own (it must renew its death signal).
     pub is_process: u64,
-    _reserved_to_0x100: [u64; 11],
+    /// What the last ring has returned: the number of a descriptor that came with the answer.
+    pub injected: u64,
+    _reserved_to_0x100: [u64; 10],
     /// The direct entry, where patched call sites jump to (`entry.rs`, which knows the offsets of all that follows).
     pub direct_entry: u64,
     /// The stack that it uses.
@@ -47,7 +49,9 @@ pub struct ThreadBlock {
     pub kicked: u64,
     /// How the patched call is left; one of `entry::leave`.
     pub leaving: u64,
-    _reserved_to_0x1e0: [u64; 14],
+    /// Calls that have trapped since the sentry was last told that there are many.
+    pub traps: u64,
+    _reserved_to_0x1e0: [u64; 13],
     /// Where rewritten `cpuid` sites jump to (`cpuid.rs`, which knows the offsets).
     pub cpuid_entry: u64,
     /// What rax, rcx and rdx were there.
