@@ -43,6 +43,9 @@ fn threads_of(context: &Context, which: u32, who: i32) -> Result<Vec<Arc<Task>>>
 
 /// The highest priority among them, as 20 - nice (getpriority(2), "C library/kernel differences").
 pub fn getpriority(context: &mut Context, which: u32, who: i32) -> Result<i32> {
+    if which == 0 && who > 0 {
+        return Ok(20 - scheduling_of(context, who)?.nice);
+    }
     let threads = threads_of(context, which, who)?;
     Ok(threads.iter().map(|thread| 20 - thread.scheduling.read().nice).max().unwrap_or(20))
 }
@@ -93,11 +96,19 @@ fn thread(context: &Context, pid: i32) -> Result<Arc<Task>> {
     }
 }
 
+/// What can be read of a thread, and of a process that nobody has waited for yet.
+fn scheduling_of(context: &Context, pid: i32) -> Result<Scheduling> {
+    match thread(context, pid) {
+        Ok(thread) => Ok(*thread.scheduling.read()),
+        Err(Errno::ESRCH) => context.kernel().pids.process(pid).map(|process| process.scheduling()),
+        Err(errno) => Err(errno),
+    }
+}
+
 const RESET_ON_FORK: u32 = 0x4000_0000;
 
 pub fn sched_getscheduler(context: &mut Context, pid: i32) -> Result<u32> {
-    let thread = thread(context, pid)?;
-    let scheduling = thread.scheduling.read();
+    let scheduling = scheduling_of(context, pid)?;
     Ok(scheduling.policy | if scheduling.reset_on_fork { RESET_ON_FORK } else { 0 })
 }
 
@@ -160,7 +171,7 @@ pub fn sched_getparam(context: &mut Context, pid: i32, parameter: UserAddress) -
     if parameter.is_null() {
         return Err(Errno::EINVAL);
     }
-    let priority = thread(context, pid)?.scheduling.read().priority;
+    let priority = scheduling_of(context, pid)?.priority;
     context.write(parameter.0, &priority)
 }
 
@@ -173,7 +184,7 @@ pub fn sched_get_priority_min(_context: &mut Context, policy: u32) -> Result<i32
 }
 
 pub fn sched_rr_get_interval(context: &mut Context, pid: i32, interval: UserAddress) -> Result<()> {
-    let policy = thread(context, pid)?.scheduling.read().policy;
+    let policy = scheduling_of(context, pid)?.policy;
     // Linux's own values: RR_TIMESLICE, none for SCHED_FIFO, a slice of the fair scheduler for the rest.
     let slice_ns = match policy {
         linux::SCHED_RR => 100_000_000,
@@ -257,7 +268,7 @@ pub fn sched_getattr(context: &mut Context, pid: i32, address: UserAddress, size
     if address.is_null() || pid < 0 || flags != 0 || !(ATTRIBUTES_FIRST_SIZE..=4096).contains(&size) {
         return Err(Errno::EINVAL);
     }
-    let scheduling = *thread(context, pid)?.scheduling.read();
+    let scheduling = scheduling_of(context, pid)?;
     let length = size.min(ATTRIBUTES_SIZE);
     let fair = scheduling.policy == linux::SCHED_NORMAL || scheduling.policy == linux::SCHED_BATCH;
     let (runtime_ns, deadline_ns, period_ns) = scheduling.deadline_ns;
@@ -288,7 +299,7 @@ pub fn sched_getaffinity(context: &mut Context, pid: i32, length: u32, mask: Use
     if length < size || length % 8 != 0 {
         return Err(Errno::EINVAL);
     }
-    let affinity = thread(context, pid).map_err(|_| Errno::ESRCH)?.scheduling.read().affinity.unwrap_or(cpus);
+    let affinity = scheduling_of(context, pid).map_err(|_| Errno::ESRCH)?.affinity.unwrap_or(cpus);
     context.write_bytes(mask.0, &affinity.as_bytes()[..size])?;
     Ok(size)
 }

@@ -140,6 +140,7 @@ pub(super) fn remove_thread(kernel: &Kernel, task: &Arc<Task>) {
         if threads.len() == 1 {
             *process.last_credentials.write() = task.credentials();
             *process.last_name.write() = task.name.read().clone();
+            *process.last_scheduling.write() = *task.scheduling.read();
         }
         threads.retain(|other| !Arc::ptr_eq(other, task));
         let living = threads.len();

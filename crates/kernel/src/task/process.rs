@@ -1,5 +1,6 @@
 //! Thread groups, process groups and sessions (credentials(7), setpgid(2), setsid(2)).
 
+use super::scheduling::Scheduling;
 use super::{Credentials, Task};
 use crate::sync::WaitQueue;
 use crate::tty::Terminal;
@@ -167,6 +168,7 @@ pub struct Process {
     /// Those of the last thread, for a zombie's sake.
     pub(super) last_credentials: RwLock<Arc<Credentials>>,
     pub(super) last_name: RwLock<Vec<u8>>,
+    pub(super) last_scheduling: RwLock<Scheduling>,
 }
 
 /// What a new process is made of; see [`Process::new`].
@@ -218,6 +220,7 @@ impl Process {
             cpu_limit: Mutex::new(None),
             last_credentials: RwLock::new(parts.credentials),
             last_name: RwLock::new(Vec::new()),
+            last_scheduling: RwLock::default(),
         })
     }
 
@@ -237,6 +240,13 @@ impl Process {
         match self.leader_or_any() {
             Some(task) => task.name.read().clone(),
             None => self.last_name.read().clone(),
+        }
+    }
+    /// The leader's priorities; those of the last thread once there is none.
+    pub fn scheduling(&self) -> Scheduling {
+        match self.leader_or_any() {
+            Some(task) => *task.scheduling.read(),
+            None => *self.last_scheduling.read(),
         }
     }
     /// How it is about to end: exit_group(2) or a fatal signal has come.
