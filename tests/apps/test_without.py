@@ -25,6 +25,8 @@ FEATURES = (
     "marshalling",
     "caches",
     "parking",
+    "spinning",
+    "load",
 )
 
 SHELL = (

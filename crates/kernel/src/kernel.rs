@@ -162,6 +162,20 @@ impl Kernel {
         }
     }
 
+    /// Calls are never waited for by spinning.
+    pub fn switch_spinning_off(&self) {
+        if let Some(engine) = self.engine.get() {
+            engine.switch_spinning_off();
+        }
+    }
+
+    /// Spins without regard to the host's load, for tests.
+    pub fn heed_no_load(&self) {
+        if let Some(engine) = self.engine.get() {
+            engine.heed_no_load();
+        }
+    }
+
     /// The host's side; `None` before [`Kernel::start`].
     pub(crate) fn engine(&self) -> Option<Arc<Engine>> {
         self.engine.get().cloned()

@@ -14,6 +14,12 @@ use std::os::fd::OwnedFd;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+/// Whether [`Channel::poll`] has seen a request.
+#[inline]
+pub fn asks(state: u64) -> bool {
+    state >> 32 == Phase::Request as u64
+}
+
 /// The sentry's mapping of one thread's channel.
 pub struct Channel {
     pages: NonNull<ChannelLayout>,
@@ -67,12 +73,14 @@ impl Channel {
         self.state().load(Ordering::Acquire)
     }
 
-    /// A copy of the request as it is now, without its detail.
+    /// A copy of the request as it is now, without its detail, and whether it is one: else a reply to a request of that
+    /// sequence lies there.
     #[inline]
-    pub fn request(&self) -> Request {
+    pub fn request(&self) -> (Request, bool) {
         let state = self.poll();
         // SAFETY: inside the mapping.
-        Request::from_line(state, unsafe { std::ptr::read_volatile(&raw const (*self.line()).words) })
+        let words = unsafe { std::ptr::read_volatile(&raw const (*self.line()).words) };
+        (Request::from_line(state, words), asks(state))
     }
 
     /// A copy of what the request says beside the call itself.
@@ -166,9 +174,10 @@ mod tests {
     fn a_channel_cannot_be_shrunk_under_the_sentry() {
         let (channel, memory) = Channel::create().unwrap();
         assert!(ftruncate(&memory, 0).is_err());
-        assert_eq!(channel.request().kind, 0);
+        assert_eq!((channel.request().0.kind, channel.request().1), (0, false));
         channel.put_reply(3, &Reply { value: 7, ..Reply::default() });
         assert_eq!(channel.poll(), line_state(3, Phase::Reply));
+        assert!(!asks(channel.poll()) && asks(line_state(u32::MAX, Phase::Request)));
         assert!(!channel.put_operations(&vec![Operation::default(); MAXIMUM_OPERATIONS + 1]));
     }
 }

@@ -40,6 +40,8 @@ pub fn boot(
     let internal = |error: &dyn std::fmt::Display| failure(FailureKind::Internal, error);
     let mut features = Features::default();
     let (mut suspension, mut parking, mut marshalling) = (true, true, true);
+    let mut spinning = true;
+    let mut heeds_load = true;
     let mut direct = boot.profile == Profile::Default;
     for name in &boot.without {
         match name.as_str() {
@@ -49,6 +51,8 @@ pub fn boot(
             "process_vm" => skerry_platform::memory::set_access(skerry_platform::memory::Access::ProcMem),
             "suspension" => suspension = false,
             "parking" => parking = false,
+            "spinning" => spinning = false,
+            "load" => heeds_load = false,
             "direct" => direct = false,
             "marshalling" => marshalling = false,
             "user_namespace" | "landlock" | "pid_namespace" | "cgroups" | "patching" | "caches" => {}
@@ -138,6 +142,13 @@ pub fn boot(
     }
     if !parking {
         kernel.switch_parking_off();
+    }
+    if !heeds_load {
+        kernel.heed_no_load();
+    }
+    // What is spent of a quota by spinning is taken from the programs.
+    if !spinning || boot.limits.cpus.is_some() || kernel.cpu_quota.get().is_some() {
+        kernel.switch_spinning_off();
     }
     if let Some(limit) = boot.limits.memory.filter(|_| groups.version_of(Controller::Memory).is_none()) {
         limits::watch_memory(&kernel, limit, memory.clone()).map_err(|error| internal(&error))?;

@@ -167,6 +167,8 @@ pub struct Request {
     pub arguments: [u64; 6],
     /// Bytes of the channel's area that hold records ([`marshal`]) of the guest's memory, as the call's arguments name it.
     pub marshalled: u32,
+    /// Its maker rings for it in any case: who watches the channel leaves it to the ring.
+    pub rings: bool,
     pub detail: RequestDetail,
 }
 
@@ -186,7 +188,8 @@ impl Request {
     #[inline(always)]
     pub fn to_words(&self) -> [u64; LINE_WORDS] {
         let [a, b, c, d, e, f] = self.arguments;
-        [self.kind as u64 & 0xff | (self.marshalled as u64 & 0xff_ffff) << 8 | self.number << 32, a, b, c, d, e, f]
+        let flags = (self.kind as u64 & 0x7f) | (self.rings as u64) << 7 | (self.marshalled as u64 & 0xff_ffff) << 8;
+        [flags | self.number << 32, a, b, c, d, e, f]
     }
 
     /// From a line; without its detail.
@@ -194,7 +197,8 @@ impl Request {
     pub fn from_line(state: u64, words: [u64; LINE_WORDS]) -> Request {
         let [head, a, b, c, d, e, f] = words;
         Request {
-            kind: head as u32 & 0xff,
+            kind: head as u32 & 0x7f,
+            rings: head & 1 << 7 != 0,
             sequence: state as u32,
             number: head >> 32,
             arguments: [a, b, c, d, e, f],

@@ -51,8 +51,6 @@ impl Engine {
         let (process, task) = (context.process(), context.task);
         let Some(registry) = kernel.direct_registry() else { return };
         let pid = thread.process.pid;
-        // Descriptors can be given to a thread that has rung only; a later call will.
-        let Some(ring) = thread.state.lock().ring else { return };
         if !may_have_direct(kernel, thread, context) {
             return;
         }
@@ -72,6 +70,8 @@ impl Engine {
         if !rights.read && rights.write_end.is_none() {
             return;
         }
+        // Descriptors can be given to a thread that has rung only.
+        let Some(ring) = thread.state.lock().ring else { return thread.rings_for.store(fd, Ordering::Relaxed) };
         let mut memory = None;
         let made = || {
             let (table, pages) = DirectTable::create(pid).ok()?;

@@ -1,7 +1,7 @@
 //! Running application processes: the loop that receives their calls, serves them, and answers.
 //!
 //! [`Engine`] holds what is about the host: the zygote and its pool, every guest thread with its channel, the listeners.
-//! Parts: `worker` (threads that receive and serve), `serve` (one ring, from request to reply), `enrol` (new threads and
+//! Parts: `worker` (threads that receive and serve), `spin` (serving without rings), `serve` (one ring, from request to reply), `enrol` (new threads and
 //! processes present themselves), `pool` (processes that wait for a program), `reaper` (deaths), `space` (what is known of
 //! an address space), `program` (ELF images and stacks), `exec` (giving a process its program), `files` (file operations
 //! from outside).
@@ -23,6 +23,7 @@ mod reaper;
 mod serve;
 mod space;
 mod spawn;
+mod spin;
 mod worker;
 
 pub use exec::{execute, Execution, MAXIMUM_STRING};
@@ -43,7 +44,7 @@ use skerry_platform::zygote::Zygote;
 use skerry_platform::HostError;
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
 /// The host's side of a sandbox.
@@ -55,6 +56,7 @@ pub struct Engine {
     enrolments: Mutex<HashMap<[u64; 2], Arc<enrol::Enrolment>>>,
     pool: pool::Pool,
     workers: worker::Workers,
+    spinner: spin::Spinner,
     reaper: reaper::Reaper,
     channels: channels::Channels,
     /// Host processes that nobody has any more and that are not dead yet.
@@ -81,6 +83,11 @@ pub(crate) struct GuestThread {
     stack: Option<pool::PreparedStack>,
     /// Its memory is that of another process too (vfork(2)).
     borrows_memory: bool,
+    pace: spin::Pace,
+    /// A guest descriptor whose next call on data is to ring, so that a host descriptor can be given to its process; -1: none.
+    rings_for: AtomicI32,
+    /// Nothing that it still asks for is served.
+    retired: AtomicBool,
     state: Mutex<ThreadState>,
 }
 
@@ -171,6 +178,7 @@ impl Engine {
             enrolments: Mutex::default(),
             pool: pool::Pool::default(),
             workers: worker::Workers::default(),
+            spinner: spin::Spinner::new(),
             reaper,
             channels: channels::Channels::default(),
             leaving: AtomicUsize::new(0),
@@ -196,6 +204,16 @@ impl Engine {
     /// No thread is parked from now on: as above.
     pub(crate) fn switch_parking_off(&self) {
         self.parks.store(false, Ordering::Relaxed);
+    }
+
+    /// Nobody spins from now on: where time on CPUs is limited, and for tests of how it is without.
+    pub(crate) fn switch_spinning_off(&self) {
+        self.spinner.switch_off();
+    }
+
+    /// Spinning does not depend on the host's load from now on: for tests.
+    pub(crate) fn heed_no_load(&self) {
+        self.spinner.heed_no_load();
     }
 
     fn thread(&self, tid: i32) -> Option<Arc<GuestThread>> {

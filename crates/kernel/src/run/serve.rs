@@ -1,6 +1,7 @@
 //! One ring: from what lies in the channel to the answer.
 
 use super::enrol::Enrolment;
+use super::spin::is_left_to_ring;
 use super::worker::Holder;
 use super::{Engine, GuestThread, ThreadState};
 use crate::context::{After, Call, ClonePlan, Continuation, Lead, NativePlan};
@@ -22,8 +23,9 @@ use zerocopy::IntoBytes;
 const MAXIMUM_LEAVING: usize = 32;
 
 impl Engine {
-    /// Serves one ring. Everything in it is hostile but `tid`, `number` and the arguments, which the host vouches for.
-    pub(super) fn serve(self: &Arc<Self>, holder: &Holder, notification: Notification) {
+    /// Serves one ring, which came at `began`. Everything in it is hostile but `tid`, `number` and the arguments, which the
+    /// host vouches for.
+    pub(super) fn serve(self: &Arc<Self>, holder: &Holder, notification: Notification, began: u64) {
         let refuse = |errno: Errno| {
             holder.door.listener.answer(notification.id, errno.as_return_value());
         };
@@ -33,7 +35,10 @@ impl Engine {
         match notification.arguments[1] {
             layout::DOORBELL_ENROL => self.enrol(holder, &notification),
             layout::DOORBELL_REQUEST => match self.thread(notification.tid) {
-                Some(thread) => self.serve_request(holder, &thread, Some(notification.id)),
+                Some(thread) => {
+                    self.serve_rung(holder, &thread, notification.id);
+                    self.spinner.after_ring(self, &thread, began, holder.is_alone());
+                }
                 None => refuse(Errno::ESRCH),
             },
             _ => refuse(Errno::EINVAL),
@@ -62,21 +67,29 @@ impl Engine {
         }
     }
 
-    /// Serves what lies in the thread's channel; `ring` is where its maker waits, `None` where it spins.
-    pub(super) fn serve_request(self: &Arc<Self>, lead: &dyn Lead, thread: &Arc<GuestThread>, ring: Option<u64>) {
-        let request = thread.channel.request();
-        let begun = thread.state.lock().begin(&thread.channel, request.sequence, ring);
+    /// Serves what lies in the thread's channel; `ring` is where its maker waits.
+    fn serve_rung(self: &Arc<Self>, lead: &dyn Lead, thread: &Arc<GuestThread>, ring: u64) {
+        let (request, is_request) = thread.channel.request();
+        let begun = thread.state.lock().begin_rung(&thread.channel, request.sequence, is_request, ring);
         match begun {
             Begin::Serve(Some(task)) => self.serve_task(lead, thread, &task, &request),
             Begin::Serve(None) if request.kind == request::IDLE => self.pool.add(thread.clone()),
             Begin::Serve(None) => self.answer(thread, Reply { action: action::EXIT_PROCESS, ..Reply::default() }),
             Begin::GoOn(task, plan) => self.go_on_rung(lead, thread, &task, *plan),
             Begin::AnswerRing(value) => {
-                if let Some(ring) = ring {
-                    thread.listener.listener.answer(ring, value);
-                }
+                thread.listener.listener.answer(ring, value);
             }
             Begin::Nothing => {}
+        }
+    }
+
+    /// Serves a request that was seen in the thread's channel, if nobody else does; its maker spins.
+    pub(super) fn serve_seen(self: &Arc<Self>, lead: &dyn Lead, thread: &Arc<GuestThread>, request: &Request) {
+        let must_ring = request.kind == request::SYSCALL
+            && (is_left_to_ring(request.number) || thread.takes_descriptor(request.number, request.arguments[0] as i32));
+        let begun = thread.state.lock().begin_seen(&thread.channel, request.sequence, must_ring);
+        if let Begin::Serve(Some(task)) = begun {
+            self.serve_task(lead, thread, &task, request);
         }
     }
 
@@ -245,6 +258,7 @@ impl Engine {
             action::PARK
         } else {
             self.threads.write().remove(&thread.host.tid);
+            thread.retired.store(true, Ordering::Release);
             action::EXIT_THREAD
         };
         task::thread_gone(task);
@@ -433,24 +447,31 @@ enum Begin {
     Nothing,
 }
 
+impl GuestThread {
+    /// Whether a call on a file's data is the one whose thread is to be given the file's descriptor; only one is.
+    fn takes_descriptor(&self, number: u64, fd: i32) -> bool {
+        fd >= 0
+            && self.rings_for.load(Ordering::Relaxed) == fd
+            && syscall::table::find(number).is_some_and(|row| row.class == syscall::table::Class::Data)
+            && self.rings_for.swap(-1, Ordering::Relaxed) == fd
+    }
+}
+
 impl ThreadState {
-    /// Takes on the request `sequence`, unless it is in service or answered. Both a ring and somebody who watches the
-    /// channel may bring the same one; what counts is what is written here, whatever the channel says.
-    fn begin(&mut self, channel: &Channel, sequence: u32, ring: Option<u64>) -> Begin {
+    /// Takes on the request `sequence` for a ring, unless it is in service or answered. Both a ring and somebody who
+    /// watches the channel may bring the same one; what counts is what is written here, whatever the channel says.
+    fn begin_rung(&mut self, channel: &Channel, sequence: u32, is_request: bool, ring: u64) -> Begin {
         let again = sequence == self.sequence;
-        if ring.is_none() && (again || self.in_service) {
-            return Begin::Nothing;
-        }
         if !again && self.in_service {
             // Two calls of one thread at once: only a program that has taken its stub over can ask for that.
             return Begin::AnswerRing(Errno::EBUSY.as_return_value());
         }
+        if !again && !is_request {
+            // It was told to ring while it did so already, and that lies in the request's place.
+            return Begin::AnswerRing(0);
+        }
         if !again {
-            self.sequence = sequence;
-            self.in_service = true;
-            self.reply = None;
-            self.ring = ring;
-            return Begin::Serve(self.task.clone());
+            return self.begin(sequence, Some(ring));
         }
         if !self.in_service {
             if let Some(reply) = &self.reply {
@@ -459,10 +480,30 @@ impl ThreadState {
             return Begin::AnswerRing(0);
         }
         // Its first ring was aborted by the host, or it has spun in vain; whoever serves the request answers this one.
-        self.ring = ring;
+        self.ring = Some(ring);
         match (self.when_rung.take(), &self.task) {
             (Some(plan), Some(task)) => Begin::GoOn(task.clone(), plan),
             _ => Begin::Nothing,
         }
+    }
+
+    /// The same for a request that was seen; where it `must_ring`, its maker is told so.
+    fn begin_seen(&mut self, channel: &Channel, sequence: u32, must_ring: bool) -> Begin {
+        if sequence == self.sequence || self.in_service || self.task.is_none() {
+            return Begin::Nothing;
+        }
+        if must_ring {
+            channel.put_reply(sequence, &Reply { action: action::RING, ..Reply::default() });
+            return Begin::Nothing;
+        }
+        self.begin(sequence, None)
+    }
+
+    fn begin(&mut self, sequence: u32, ring: Option<u64>) -> Begin {
+        self.sequence = sequence;
+        self.in_service = true;
+        self.reply = None;
+        self.ring = ring;
+        Begin::Serve(self.task.clone())
     }
 }

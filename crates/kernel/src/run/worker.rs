@@ -6,6 +6,8 @@
 //! that worker goes on with the woken call itself as soon as its own is answered, so that no third thread has to wake up.
 //! What other threads wake (timers, the reactor, a death) goes to a worker that has nothing to do.
 //!
+//! A worker without a door may spin instead ([`super::spin`]).
+//!
 //! A call that blocks its thread all the same, in slow work of the host, hands the door on to another worker first. So
 //! there are as many workers as doors and calls in slow host work, whatever the number of guest threads and waiting calls.
 //!
@@ -22,7 +24,8 @@ use parking_lot::{Condvar, Mutex};
 use skerry_platform::engine::{current_thread, interrupt, HostThread};
 use skerry_platform::fiber::{switch, Fiber};
 use skerry_platform::listener::Notification;
-use std::cell::RefCell;
+use skerry_platform::processor::ticks;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
@@ -78,6 +81,8 @@ struct Duty {
     gone_on: usize,
     /// It counts in [`State::helpers`].
     helps: bool,
+    /// It watches channels.
+    spins: bool,
     /// In host work that may take long: what it wakes must not wait for it.
     is_slow: bool,
     /// The stack that its thread was started on, for its end.
@@ -103,10 +108,14 @@ fn set_current(worker: Option<Arc<Worker>>) {
 pub(super) struct Holder<'a> {
     pub engine: &'a Arc<Engine>,
     pub door: &'a Arc<Door>,
+    /// The call was seen in its channel by the worker that spins.
+    spins: bool,
+    waited: Cell<bool>,
 }
 
 impl Lead for Holder<'_> {
     fn before_blocking(&self) {
+        self.waited.set(true);
         if let Some(worker) = current() {
             worker.hand_everything_on();
         }
@@ -118,6 +127,13 @@ impl Lead for Holder<'_> {
             return waiter.sleep(deadline);
         }
         while !waiter.take_notice() {
+            if self.spins && !self.waited.get() {
+                // Its maker is to ring, which puts it to sleep; and what wakes it is best served on its CPU.
+                if let Some(worker) = current() {
+                    worker.stop_spinning();
+                }
+            }
+            self.waited.set(true);
             if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
                 return false;
             }
@@ -138,7 +154,27 @@ impl Lead for Holder<'_> {
     }
 }
 
-impl Holder<'_> {
+impl<'a> Holder<'a> {
+    /// For a call that rang.
+    pub fn rung(engine: &'a Arc<Engine>, door: &'a Arc<Door>) -> Holder<'a> {
+        Holder { engine, door, spins: false, waited: Cell::new(false) }
+    }
+
+    /// For a call that the calling worker, which spins, has seen.
+    pub fn spinning(engine: &'a Arc<Engine>, door: &'a Arc<Door>) -> Holder<'a> {
+        Holder { engine, door, spins: true, waited: Cell::new(false) }
+    }
+
+    /// The call has waited, or may have: its worker is another one, or has given up what it was about.
+    pub fn has_waited(&self) -> bool {
+        self.waited.get()
+    }
+
+    /// The call has neither waited nor woken another one, so far.
+    pub fn is_alone(&self) -> bool {
+        !self.waited.get() && current().is_none_or(|worker| !worker.has_woken())
+    }
+
     fn sleep_on_thread(&self, waiter: &Arc<Waiter>, deadline: Option<Instant>) -> bool {
         self.before_blocking();
         waiter.sleep(deadline)
@@ -170,6 +206,15 @@ impl Workers {
         match parked {
             Some(worker) => worker.send(|duty| duty.door = Some(door)),
             None => start(engine, Duty { door: Some(door), ..Duty::default() }),
+        }
+    }
+
+    /// Has a parked worker, or a new one, spin.
+    pub fn give_spinning(engine: &Arc<Engine>) {
+        let parked = engine.workers.state.lock().parked.pop();
+        match parked {
+            Some(worker) => worker.send(|duty| duty.spins = true),
+            None => start(engine, Duty { spins: true, ..Duty::default() }),
         }
     }
 
@@ -282,8 +327,11 @@ extern "C" fn work() -> ! {
         // Between two calls, there is nothing on the stack that would have to go where the fiber is put away or dropped.
         match next_task() {
             Task::GoOn(fiber, engine) => switch(fiber, engine, |engine, idle| engine.workers.put_away(idle)),
-            Task::Serve(engine, door, notification) => {
-                serve_or_end(&engine, &Holder { engine: &engine, door: &door }, notification)
+            Task::Serve(engine, door, notification) => serve_or_end(&engine, &Holder::rung(&engine, &door), notification),
+            Task::Spin(worker) => {
+                if worker.engine.spinner.session(&worker.engine, || worker.has_woken()) {
+                    worker.stop_spinning();
+                }
             }
             Task::End(base) => switch(base, (), |(), idle| drop(idle)),
         }
@@ -295,6 +343,7 @@ enum Task {
     /// Leave the thread to this call.
     GoOn(Fiber, Arc<Engine>),
     Serve(Arc<Engine>, Arc<Door>, Notification),
+    Spin(Arc<Worker>),
     /// Leave the thread to its end.
     End(Fiber),
 }
@@ -306,8 +355,12 @@ fn next_task() -> Task {
         if let Some(fiber) = worker.next_woken() {
             return Task::GoOn(fiber, worker.engine.clone());
         }
-        let door = worker.duty.lock().door.clone();
+        let (door, spins) = {
+            let duty = worker.duty.lock();
+            (duty.door.clone(), duty.spins)
+        };
         match door {
+            None if spins => return Task::Spin(worker),
             Some(door) => {
                 if let Some(notification) = worker.receive(&door) {
                     return Task::Serve(worker.engine.clone(), door, notification);
@@ -327,6 +380,17 @@ impl Worker {
         let mut duty = self.duty.lock();
         change(&mut duty);
         self.sent.notify_one();
+    }
+
+    /// A call that it served has woken others, which it is to go on with.
+    fn has_woken(&self) -> bool {
+        !self.duty.lock().woken.is_empty()
+    }
+
+    fn stop_spinning(&self) {
+        if std::mem::take(&mut self.duty.lock().spins) {
+            self.engine.spinner.release();
+        }
     }
 
     /// What the thread can run in place of a call that is suspended: a woken one, else one that begins the loop.
@@ -389,6 +453,7 @@ impl Worker {
 
     /// The thread is about to block: what it would do next is for others.
     fn hand_everything_on(&self) {
+        self.stop_spinning();
         let (door, woken, helped) = {
             let mut duty = self.duty.lock();
             duty.is_slow = true;
@@ -424,7 +489,7 @@ impl Worker {
             state.parked.push(self.clone());
         }
         let mut duty = self.duty.lock();
-        while duty.door.is_none() && !duty.helps {
+        while duty.door.is_none() && !duty.helps && !duty.spins {
             self.sent.wait(&mut duty);
         }
         if let Some(door) = duty.door.clone() {
@@ -452,7 +517,8 @@ impl Door {
 
 /// A bug of ours that panics ends the application process that met it, not the sandbox: the door keeps its receiver.
 fn serve_or_end(engine: &Arc<Engine>, holder: &Holder, notification: Notification) {
-    let served = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| engine.serve(holder, notification)));
+    let began = ticks();
+    let served = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| engine.serve(holder, notification, began)));
     if served.is_err() {
         if let Some(thread) = engine.thread(notification.tid) {
             thread.process.kill();
