@@ -349,7 +349,7 @@ impl<'a> Context<'a> {
 
     /// The open file behind a descriptor; EBADF (also for O_PATH ones: use `task.files().get()` where those are allowed).
     pub fn file(&self, fd: i32) -> Result<Arc<OpenFile>> {
-        let file = self.task.files().get(fd)?;
+        let file = self.task.file(fd)?;
         if file.flags().contains(StatusFlags::PATH) {
             return Err(Errno::EBADF);
         }

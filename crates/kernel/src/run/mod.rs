@@ -45,6 +45,8 @@ use skerry_platform::HostError;
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
+use std::hash::{BuildHasherDefault, Hasher};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
 /// The host's side of a sandbox.
@@ -52,7 +54,7 @@ pub struct Engine {
     this: Weak<Engine>,
     timers: Arc<TimerQueue>,
     zygote: Zygote,
-    threads: RwLock<HashMap<i32, Arc<GuestThread>>>,
+    threads: RwLock<HashMap<i32, Arc<GuestThread>, BuildHasherDefault<TidHasher>>>,
     enrolments: Mutex<HashMap<[u64; 2], Arc<enrol::Enrolment>>>,
     pool: pool::Pool,
     workers: worker::Workers,
@@ -67,6 +69,26 @@ pub struct Engine {
     parked: AtomicUsize,
     /// Threads are parked (unless a test switched it off).
     parks: AtomicBool,
+}
+
+/// For the host's thread ids, which nobody chooses: each call looks one up.
+#[derive(Default)]
+struct TidHasher(u64);
+
+impl Hasher for TidHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            self.write_i32(byte.into());
+        }
+    }
+
+    fn write_i32(&mut self, tid: i32) {
+        self.0 = (self.0 ^ tid as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
 }
 
 /// A thread of an application, as the host has it.

@@ -69,8 +69,13 @@ impl Engine {
 
     /// Serves what lies in the thread's channel; `ring` is where its maker waits.
     fn serve_rung(self: &Arc<Self>, lead: &dyn Lead, thread: &Arc<GuestThread>, ring: u64) {
-        let (request, is_request) = thread.channel.request();
-        let begun = thread.state.lock().begin_rung(&thread.channel, request.sequence, is_request, ring);
+        let (request, begun) = {
+            let mut state = thread.state.lock();
+            // With the lock held, nobody of ours writes there.
+            let (request, is_request) = thread.channel.request();
+            let begun = state.begin_rung(&thread.channel, request.sequence, is_request, ring);
+            (request, begun)
+        };
         match begun {
             Begin::Serve(Some(task)) => self.serve_task(lead, thread, &task, &request),
             Begin::Serve(None) if request.kind == request::IDLE => self.pool.add(thread.clone()),
@@ -83,14 +88,24 @@ impl Engine {
         }
     }
 
-    /// Serves a request that was seen in the thread's channel, if nobody else does; its maker spins.
-    pub(super) fn serve_seen(self: &Arc<Self>, lead: &dyn Lead, thread: &Arc<GuestThread>, request: &Request) {
-        let must_ring = request.kind == request::SYSCALL
-            && (is_left_to_ring(request.number) || thread.takes_descriptor(request.number, request.arguments[0] as i32));
-        let begun = thread.state.lock().begin_seen(&thread.channel, request.sequence, must_ring);
-        if let Begin::Serve(Some(task)) = begun {
-            self.serve_task(lead, thread, &task, request);
-        }
+    /// Serves the request that was seen in the thread's channel, if nobody else does; its maker spins. False: it rings.
+    pub(super) fn serve_seen(self: &Arc<Self>, lead: &dyn Lead, thread: &Arc<GuestThread>) -> bool {
+        let (request, task) = {
+            let mut state = thread.state.lock();
+            // What was seen may have been rung for, served and followed by another one meanwhile.
+            let (request, is_request) = thread.channel.request();
+            if request.rings || !is_request {
+                return false;
+            }
+            let must_ring = request.kind == request::SYSCALL
+                && (is_left_to_ring(request.number) || thread.takes_descriptor(request.number, request.arguments[0] as i32));
+            match state.begin_seen(&thread.channel, request.sequence, must_ring) {
+                Some(task) => (request, task),
+                None => return false,
+            }
+        };
+        self.serve_task(lead, thread, &task, &request);
+        true
     }
 
     /// The thread has rung, as it was asked to, so that descriptors can be given to it.
@@ -471,7 +486,8 @@ impl ThreadState {
             return Begin::AnswerRing(0);
         }
         if !again {
-            return self.begin(sequence, Some(ring));
+            self.begin(sequence, Some(ring));
+            return Begin::Serve(self.task.clone());
         }
         if !self.in_service {
             if let Some(reply) = &self.reply {
@@ -488,22 +504,23 @@ impl ThreadState {
     }
 
     /// The same for a request that was seen; where it `must_ring`, its maker is told so.
-    fn begin_seen(&mut self, channel: &Channel, sequence: u32, must_ring: bool) -> Begin {
-        if sequence == self.sequence || self.in_service || self.task.is_none() {
-            return Begin::Nothing;
+    fn begin_seen(&mut self, channel: &Channel, sequence: u32, must_ring: bool) -> Option<Arc<Task>> {
+        if sequence == self.sequence || self.in_service {
+            return None;
         }
+        let task = self.task.clone()?;
         if must_ring {
             channel.put_reply(sequence, &Reply { action: action::RING, ..Reply::default() });
-            return Begin::Nothing;
+            return None;
         }
-        self.begin(sequence, None)
+        self.begin(sequence, None);
+        Some(task)
     }
 
-    fn begin(&mut self, sequence: u32, ring: Option<u64>) -> Begin {
+    fn begin(&mut self, sequence: u32, ring: Option<u64>) {
         self.sequence = sequence;
         self.in_service = true;
         self.reply = None;
         self.ring = ring;
-        Begin::Serve(self.task.clone())
     }
 }

@@ -404,19 +404,18 @@ enum Served {
 }
 
 fn serve(engine: &Arc<Engine>, thread: &Arc<GuestThread>) -> Served {
-    let (request, is_request) = thread.channel.request();
-    if request.rings || !is_request || thread.retired.load(Ordering::Acquire) {
+    if thread.retired.load(Ordering::Acquire) {
         return Served::ByItsRing;
     }
     let holder = Holder::spinning(engine, &thread.listener);
-    let served = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| engine.serve_seen(&holder, thread, &request)));
+    let served = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| engine.serve_seen(&holder, thread)));
     if served.is_err() {
         thread.process.kill();
     }
-    if holder.has_waited() {
-        Served::Waits
-    } else {
-        Served::InOneGo
+    match served {
+        _ if holder.has_waited() => Served::Waits,
+        Ok(false) => Served::ByItsRing,
+        _ => Served::InOneGo,
     }
 }
 
