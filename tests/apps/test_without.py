@@ -26,7 +26,7 @@ FEATURES = (
     "caches",
     "parking",
     "spinning",
-    "load",
+    "load,pace",
 )
 
 SHELL = (

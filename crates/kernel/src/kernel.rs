@@ -176,6 +176,13 @@ impl Kernel {
         }
     }
 
+    /// Spins for every thread, from its first call on, for tests.
+    pub fn heed_no_pace(&self) {
+        if let Some(engine) = self.engine.get() {
+            engine.heed_no_pace();
+        }
+    }
+
     /// The host's side; `None` before [`Kernel::start`].
     pub(crate) fn engine(&self) -> Option<Arc<Engine>> {
         self.engine.get().cloned()

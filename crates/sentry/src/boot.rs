@@ -41,7 +41,7 @@ pub fn boot(
     let mut features = Features::default();
     let (mut suspension, mut parking, mut marshalling) = (true, true, true);
     let mut spinning = true;
-    let mut heeds_load = true;
+    let (mut heeds_load, mut heeds_pace) = (true, true);
     let mut direct = boot.profile == Profile::Default;
     for name in &boot.without {
         match name.as_str() {
@@ -53,6 +53,7 @@ pub fn boot(
             "parking" => parking = false,
             "spinning" => spinning = false,
             "load" => heeds_load = false,
+            "pace" => heeds_pace = false,
             "direct" => direct = false,
             "marshalling" => marshalling = false,
             "user_namespace" | "landlock" | "pid_namespace" | "cgroups" | "patching" | "caches" => {}
@@ -145,6 +146,9 @@ pub fn boot(
     }
     if !heeds_load {
         kernel.heed_no_load();
+    }
+    if !heeds_pace {
+        kernel.heed_no_pace();
     }
     // What is spent of a quota by spinning is taken from the programs.
     if !spinning || boot.limits.cpus.is_some() || kernel.cpu_quota.get().is_some() {

@@ -43,10 +43,9 @@ use skerry_platform::listener::Listener;
 use skerry_platform::zygote::Zygote;
 use skerry_platform::HostError;
 use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
-use std::hash::{BuildHasherDefault, Hasher};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
 /// The host's side of a sandbox.
@@ -236,6 +235,11 @@ impl Engine {
     /// Spinning does not depend on the host's load from now on: for tests.
     pub(crate) fn heed_no_load(&self) {
         self.spinner.heed_no_load();
+    }
+
+    /// Nor on how often a thread calls: as above.
+    pub(crate) fn heed_no_pace(&self) {
+        self.spinner.heed_no_pace();
     }
 
     fn thread(&self, tid: i32) -> Option<Arc<GuestThread>> {

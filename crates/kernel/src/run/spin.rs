@@ -111,8 +111,10 @@ pub(super) struct Spinner {
     runnable: Option<Runnable>,
     cpus: Cpus,
     off: AtomicBool,
-    /// Spins whatever the host's load is, and for whoever rings.
-    heedless: AtomicBool,
+    /// Spins whatever the host's load is.
+    heeds_no_load: AtomicBool,
+    /// Spins for whoever rings.
+    heeds_no_pace: AtomicBool,
     /// Nobody begins to spin before that.
     quiet_until: AtomicU64,
     watched: Mutex<Watched>,
@@ -148,7 +150,8 @@ impl Spinner {
             runnable: if cpus.count() > 1 { Runnable::open() } else { None },
             cpus,
             off: AtomicBool::new(false),
-            heedless: AtomicBool::new(false),
+            heeds_no_load: AtomicBool::new(false),
+            heeds_no_pace: AtomicBool::new(false),
             quiet_until: AtomicU64::new(0),
             watched: Mutex::default(),
             moved: AtomicBool::new(false),
@@ -161,10 +164,14 @@ impl Spinner {
         self.off.store(true, Ordering::Relaxed);
     }
 
-    /// Looks neither at the host's load nor at how often a thread calls: for tests, which run where others do, and in
-    /// which short programs are to go through all of this.
+    /// Does not look at the host's load: for tests, which run where others do.
     pub fn heed_no_load(&self) {
-        self.heedless.store(true, Ordering::Relaxed);
+        self.heeds_no_load.store(true, Ordering::Relaxed);
+    }
+
+    /// Does not look at how often a thread calls: for tests, in which short programs are to go through all of this.
+    pub fn heed_no_pace(&self) {
+        self.heeds_no_pace.store(true, Ordering::Relaxed);
     }
 
     /// A ring of `thread` has been served, in one go or not (`at_once`: it neither waited nor woke anybody).
@@ -181,8 +188,8 @@ impl Spinner {
             return;
         }
         let now = ticks();
-        let heedless = self.heedless.load(Ordering::Relaxed);
-        if !(pace.count(began, now) || heedless) || self.runnable.is_none() || self.off.load(Ordering::Relaxed) {
+        let enough = pace.count(began, now) || self.heeds_no_pace.load(Ordering::Relaxed);
+        if !enough || self.runnable.is_none() || self.off.load(Ordering::Relaxed) {
             return;
         }
         if now < self.quiet_until.load(Ordering::Relaxed) {
@@ -212,7 +219,7 @@ impl Spinner {
     /// Whether the host has CPUs for `more` threads beside those that want to run now.
     fn has_free_cpu(&self, more: u32) -> bool {
         let running = self.runnable.as_ref().and_then(Runnable::count);
-        running.is_some_and(|running| running + more <= self.cpus.count()) || self.heedless.load(Ordering::Relaxed)
+        running.is_some_and(|running| running + more <= self.cpus.count()) || self.heeds_no_load.load(Ordering::Relaxed)
     }
 
     fn be_quiet(&self, now: u64) {
