@@ -83,6 +83,19 @@ impl Channel {
         (Request::from_line(state, words), asks(state))
     }
 
+    /// Has what lies in the area fetched from the CPU that wrote it, while something else is done; as far as it is short.
+    #[inline]
+    pub fn fetch_marshalled(&self, length: u32) {
+        const MOST: usize = 512;
+        for at in (0..(length as usize).min(MOST)).step_by(64) {
+            // SAFETY: inside the mapping; nothing is read, as far as the program is concerned.
+            unsafe {
+                use core::arch::x86_64::{_mm_prefetch, _MM_HINT_T0};
+                _mm_prefetch::<_MM_HINT_T0>((&raw const (*self.pages.as_ptr()).area).cast::<i8>().add(at));
+            }
+        }
+    }
+
     /// A copy of what the request says beside the call itself.
     pub fn detail(&self) -> RequestDetail {
         // SAFETY: inside the mapping.

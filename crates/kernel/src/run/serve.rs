@@ -97,6 +97,7 @@ impl Engine {
             if request.rings || !is_request {
                 return false;
             }
+            thread.channel.fetch_marshalled(request.marshalled);
             let must_ring = request.kind == request::SYSCALL
                 && (is_left_to_ring(request.number) || thread.takes_descriptor(request.number, request.arguments[0] as i32));
             match state.begin_seen(&thread.channel, request.sequence, must_ring) {

@@ -66,6 +66,8 @@ struct Worker {
     engine: Arc<Engine>,
     host: HostThread,
     duty: Mutex<Duty>,
+    /// A call that it served has woken another one since it last looked after those.
+    has_woken: AtomicBool,
     /// There is something new in `duty` for one that is parked.
     sent: Condvar,
 }
@@ -187,6 +189,7 @@ impl Home for Engine {
             let mut duty = worker.duty.lock();
             if !duty.is_slow {
                 // It looks there once the call that it serves is done.
+                worker.has_woken.store(true, Ordering::Relaxed);
                 return duty.woken.push_back(fiber);
             }
         }
@@ -293,7 +296,13 @@ fn start(engine: &Arc<Engine>, duty: Duty) {
         let spawned = std::thread::Builder::new().name("skerry-worker".into()).stack_size(STACK_SIZE).spawn(move || {
             let taken = for_thread.lock().take();
             if let Some((engine, duty)) = taken {
-                run(Arc::new(Worker { engine, host: current_thread(), duty: Mutex::new(duty), sent: Condvar::new() }));
+                run(Arc::new(Worker {
+                    engine,
+                    host: current_thread(),
+                    duty: Mutex::new(duty),
+                    has_woken: AtomicBool::new(false),
+                    sent: Condvar::new(),
+                }));
             }
         });
         if spawned.is_ok() {
@@ -384,7 +393,7 @@ impl Worker {
 
     /// A call that it served has woken others, which it is to go on with.
     fn has_woken(&self) -> bool {
-        !self.duty.lock().woken.is_empty()
+        self.has_woken.load(Ordering::Relaxed)
     }
 
     fn stop_spinning(&self) {
@@ -406,6 +415,7 @@ impl Worker {
     fn next_woken(&self) -> Option<Fiber> {
         let (left, helps) = {
             let mut duty = self.duty.lock();
+            self.has_woken.store(false, Ordering::Relaxed);
             duty.is_slow = false;
             if duty.gone_on < BATCH || duty.door.is_none() {
                 if let Some(fiber) = duty.woken.pop_front() {
