@@ -43,6 +43,34 @@ REQUESTS: dict[str, tuple[str, Any]] = {
             without=["process_vm"],
         ),
     ),
+    "request-boot-rules": (
+        "boot",
+        messages.boot(
+            mounts=[messages.mount_overlay("/", "/")],
+            hostname="skerry",
+            network="none",
+            identity="host",
+            rules=messages.rules(
+                files=[messages.file_rule("/", messages.READ_RIGHTS), messages.file_rule(b"/" + NOT_TEXT, messages.FILE_RIGHTS)],
+                ports={"connect_tcp": [443], "bind_udp": [53]},
+                scopes=messages.SCOPES,
+                calls=messages.call_rules(
+                    {"errno": 1},
+                    [
+                        messages.call_rule(["ptrace", "462"], "kill"),
+                        messages.call_rule(["kill"], "log", [messages.argument(1, "not_equal", 0)]),
+                        messages.call_rule(["chmod"], "notify"),
+                        messages.call_rule(["mmap"], "allow", [messages.argument(1, "less", 1 << 40, mask=(1 << 63) - 1)]),
+                    ],
+                ),
+                capabilities=["CAP_CHOWN"],
+                resources={"nofile": 1024, "core": 0},
+                temporary=True,
+                apparmor="skerry-build",
+                selinux="system_u:system_r:skerry_t:s0",
+            ),
+        ),
+    ),
     "request-spawn-descriptors": (
         "spawn",
         messages.spawn(

@@ -9,5 +9,7 @@
 
 pub mod frame;
 pub mod messages;
+pub mod rules;
 
 pub use messages::*;
+pub use rules::*;

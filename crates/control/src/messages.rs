@@ -1,6 +1,7 @@
 //! The messages. Every enum variant is one message; every struct field has its unit in its name or its comment.
 //! Paths and arguments are byte strings on Linux, which JSON strings cannot always hold: they travel as [`Bytes`].
 
+use crate::rules::{Action, Rules};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// A byte string: plain JSON string where it is valid UTF-8, else `{"base64": "..."}`.
@@ -114,6 +115,9 @@ pub struct Boot {
     /// Layers that must be in force, by the names that [`Layer`] has; absence is an error.
     #[serde(default)]
     pub require: Vec<Layer>,
+    /// What the host's kernel is to hold programs to: all of the wall in the engine `rules`, an addition in `namespace`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rules: Option<Rules>,
     /// Features of the host to be treated as absent (tests): "process_vm", "sync_wake_up", "wait_killable", "addfd_send",
     /// "user_namespace", "landlock", "pid_namespace", "cgroups", "load" (how busy it is: there is spinning all the same), "pace" (how
     /// often programs call: there is spinning from the first call on). Parts of ours to be switched off: "direct" (programs read and write no file by themselves), "patching", "caches",
@@ -439,6 +443,17 @@ pub enum Event {
     PidsLimit { limit: u32 },
     /// Access to a host object in the tree was refused: a socket, a FIFO, a device.
     Denied { process: u32, what: String, path: Bytes },
+    /// A rule denied a system call, or was to tell of it: at the time it happens, before the program goes on. `action`: what
+    /// the rule says; `path`: the file, where the agent was asked about one.
+    Call {
+        process: u32,
+        name: String,
+        number: i32,
+        arguments: [u64; 6],
+        action: Action,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        path: Option<Bytes>,
+    },
     /// One system call (with `trace`).
     Trace { process: u32, thread: u32, text: String },
 }

@@ -60,6 +60,12 @@ pub fn boot(
             other => return Err(failure(FailureKind::Invalid, format!("there is no host feature {other:?} to do without"))),
         }
     }
+    if boot.rules.is_some() {
+        return Err(failure(
+            FailureKind::Unenforceable,
+            "rules are for the host's kernel: the engine sentry answers calls itself",
+        ));
+    }
     groups.join();
     let memory = Arc::new(MemoryUse::new(groups.memory_events()));
     if boot.without.iter().any(|name| name == "landlock") {

@@ -26,6 +26,17 @@ LAYERS = (
 NETWORKS = ("none", "loopback")
 PROFILES = ("default", "strict")
 
+#: Rights on files (crates/control/src/rules.rs), and what is meant by reading and by writing.
+READ_RIGHTS = ("execute", "read_file", "read_dir")
+WRITE_RIGHTS = (
+    "write_file", "remove_dir", "remove_file", "make_dir", "make_reg", "make_sock", "make_fifo", "make_sym", "refer", "truncate",
+    "attributes",
+)  # fmt: skip
+FILE_RIGHTS = (*READ_RIGHTS, *WRITE_RIGHTS, "make_char", "make_block", "ioctl_dev", "resolve_unix")
+PORTS = ("bind_tcp", "connect_tcp", "bind_udp", "connect_udp")
+SCOPES = ("abstract_unix_socket", "signal")
+OPERATORS = ("equal", "not_equal", "less", "less_or_equal", "greater", "greater_or_equal")
+
 #: The most bytes that one file read or write carries.
 FILE_CHUNK = 1 << 20
 
@@ -84,6 +95,7 @@ def boot(
     trace: bool = False,
     require: Iterable[str] = (),
     without: Iterable[str] = (),
+    rules: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     return {
         "mounts": list(mounts),
@@ -95,7 +107,58 @@ def boot(
         "trace": trace,
         "require": list(require),
         "without": list(without),
+        **({} if rules is None else {"rules": dict(rules)}),
     }
+
+
+def rules(
+    *,
+    files: Iterable[Mapping[str, Any]] | None = None,
+    ports: Mapping[str, Sequence[int]] | None = None,
+    scopes: Iterable[str] = (),
+    calls: Mapping[str, Any] | None = None,
+    capabilities: Iterable[str] | None = None,
+    resources: Mapping[str, int] | None = None,
+    temporary: bool = False,
+    apparmor: str | None = None,
+    selinux: str | None = None,
+) -> dict[str, Any]:
+    """What the host's kernel is to hold programs to (crates/control/src/rules.rs says what each part means)."""
+    whole: dict[str, Any] = {
+        "files": None if files is None else list(files),
+        "ports": None if ports is None else {name: list(ports.get(name, ())) for name in PORTS},
+        "scopes": list(scopes) or None,
+        "calls": calls,
+        "capabilities": None if capabilities is None else list(capabilities),
+        "resources": dict(resources) if resources else None,
+        "temporary": temporary or None,
+        "apparmor": apparmor,
+        "selinux": selinux,
+    }
+    return {name: part for name, part in whole.items() if part is not None}
+
+
+def file_rule(path: str | bytes | os.PathLike[str], rights: Iterable[str]) -> dict[str, Any]:
+    """Rights on a file, or on a directory with all that is below it."""
+    return {"path": write_bytes(path), "rights": list(rights)}
+
+
+def call_rules(default: Any, rules: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """`default` is the action for calls that no rule is about; of the rules the first that holds decides."""
+    return {"default": default, "rules": list(rules)}
+
+
+def call_rule(calls: Iterable[str], action: Any, arguments: Iterable[Mapping[str, Any]] = ()) -> dict[str, Any]:
+    """`action`: "allow", "log", "notify", {"errno": 1} or "kill"; all `arguments` must hold."""
+    rule: dict[str, Any] = {"calls": list(calls), "action": action}
+    if conditions := list(arguments):
+        rule["arguments"] = conditions
+    return rule
+
+
+def argument(index: int, operator: str, value: int, *, mask: int = 0xFFFF_FFFF) -> dict[str, Any]:
+    """`argument & mask OPERATOR value`, with one of OPERATORS; the mask is for an `int`."""
+    return {"index": index, "mask": mask, "operator": operator, "value": value}
 
 
 def mount_host(target: str | bytes, source: str | bytes, *, writable: bool) -> dict[str, Any]:
