@@ -27,6 +27,7 @@ FEATURES = (
     "parking",
     "spinning",
     "load,pace",
+    "deferral",
 )
 
 SHELL = (

@@ -44,6 +44,8 @@ pub struct Context<'a> {
     pub(crate) direct_offer: Option<(i32, Arc<OpenFile>)>,
     /// The answer is that of a plain call, which can have operations for the stub with it.
     pub(crate) may_carry_operations: bool,
+    /// The stub may put off the next call like this one, as far as the objects are concerned that it is about.
+    pub(crate) may_be_deferred: bool,
 }
 
 /// The registers that a call is made of.
@@ -121,6 +123,7 @@ impl<'a> Context<'a> {
             after: After::Nothing,
             direct_offer: None,
             may_carry_operations: false,
+            may_be_deferred: false,
         }
     }
 

@@ -72,6 +72,8 @@ pub struct Kernel {
     pub trace: bool,
     /// Processes may read and write regular files by themselves ([`crate::fs::direct`]).
     pub direct_data: std::sync::atomic::AtomicBool,
+    /// Stubs may put calls off whose result they know. Set at boot.
+    pub deferral: std::sync::atomic::AtomicBool,
     /// Numbers of unknown calls that have been told.
     pub(crate) unknown_calls: Mutex<std::collections::HashSet<u64>>,
     /// The host's side, once [`Kernel::start`] has run.
@@ -127,6 +129,7 @@ impl Kernel {
             message_queues: Default::default(),
             trace,
             direct_data: Default::default(),
+            deferral: Default::default(),
             unknown_calls: Mutex::default(),
             engine: OnceLock::new(),
         });

@@ -5,7 +5,7 @@
 //! the same bytes however often it looks. What is not here is read and written where it is, [`Context`](crate::Context)
 //! has both.
 
-use skerry_platform::layout::marshal::{size, AREA, BYTES, HEADER, LENGTH, WRITABLE};
+use skerry_platform::layout::marshal::{size, AREA, BYTES, DEFERRED, HEADER, LENGTH, WRITABLE};
 
 /// The memory that travels with one call.
 #[derive(Default)]
@@ -21,6 +21,8 @@ struct Record<'a> {
     address: u64,
     length: usize,
     writable: bool,
+    /// No memory: a call.
+    deferred: bool,
     /// What is there, or will be; empty where that is not told.
     bytes: &'a [u8],
 }
@@ -55,7 +57,15 @@ fn records(mut area: &[u8]) -> impl Iterator<Item = Record<'_>> {
         let told = if head & BYTES != 0 { length } else { 0 };
         let bytes = area.get(HEADER..)?.get(..told)?;
         area = area.get(size(told)..).unwrap_or_default();
-        Some(Record { address, length, writable: head & WRITABLE != 0, bytes })
+        Some(Record { address, length, writable: head & WRITABLE != 0, deferred: head & DEFERRED != 0, bytes })
+    })
+}
+
+/// The calls that travel in `area`, oldest first, as the words that the stub has made of them.
+pub(crate) fn deferred(area: &[u8]) -> impl Iterator<Item = [u64; 3]> + '_ {
+    records(area).filter(|record| record.deferred).filter_map(|record| {
+        let word = |index: usize| Some(u64::from_ne_bytes(*record.bytes.get(index * 8..)?.first_chunk()?));
+        Some([word(0)?, word(1)?, word(2)?])
     })
 }
 

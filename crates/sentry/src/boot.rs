@@ -42,6 +42,7 @@ pub fn boot(
     let (mut suspension, mut parking, mut marshalling) = (true, true, true);
     let mut spinning = true;
     let (mut heeds_load, mut heeds_pace) = (true, true);
+    let mut deferral = true;
     let mut direct = boot.profile == Profile::Default;
     for name in &boot.without {
         match name.as_str() {
@@ -56,6 +57,7 @@ pub fn boot(
             "pace" => heeds_pace = false,
             "direct" => direct = false,
             "marshalling" => marshalling = false,
+            "deferral" => deferral = false,
             "user_namespace" | "landlock" | "pid_namespace" | "cgroups" | "patching" | "caches" => {}
             other => return Err(failure(FailureKind::Invalid, format!("there is no host feature {other:?} to do without"))),
         }
@@ -95,6 +97,7 @@ pub fn boot(
     };
     let kernel = Kernel::new(boot.hostname.as_bytes(), boot.limits.clone(), boot.network, boot.trace, events);
     kernel.direct_data.store(direct, Ordering::Relaxed);
+    kernel.deferral.store(deferral, Ordering::Relaxed);
     // Patched images map files of the host: the strict profile maps copies only.
     if boot.without.iter().any(|name| name == "patching") || boot.profile == Profile::Strict {
         kernel.images.switch_off();

@@ -335,6 +335,8 @@ pub mod marshal {
     pub const BYTES: u64 = 1 << 32;
     /// The memory could be written then: results for it can go this way.
     pub const WRITABLE: u64 = 1 << 33;
+    /// No memory, but a call that has been put off ([`super::deferred`]).
+    pub const DEFERRED: u64 = 1 << 34;
     pub const LENGTH: u64 = 0xffff_ffff;
 
     /// What a record with so many bytes takes up.
@@ -343,6 +345,15 @@ pub mod marshal {
     }
     /// Address; length and flags.
     pub const HEADER: usize = 16;
+}
+
+/// Calls of epoll_ctl(2) that the stub has answered itself travel with the next request, as records of three words: the
+/// epoll and the operation above it, the descriptor and the events above it, the data.
+pub mod deferred {
+    /// In [`super::Reply::entry`] with RETURN: the stub may put off the next such call on this epoll and descriptor.
+    pub const GRANTED: u64 = 1;
+    /// How many can wait.
+    pub const LIMIT: usize = 16;
 }
 
 /// What lies in a channel.
