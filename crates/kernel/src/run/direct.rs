@@ -71,7 +71,7 @@ impl Engine {
             return;
         }
         // Descriptors can be given to a thread that has rung only.
-        let Some(ring) = thread.state.lock().ring else { return thread.rings_for.store(fd, Ordering::Relaxed) };
+        let Some(ring) = thread.state.lock().ring else { return thread.ring_next_time(&context.call) };
         let mut memory = None;
         let made = || {
             let (table, pages) = DirectTable::create(pid).ok()?;

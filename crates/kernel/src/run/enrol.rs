@@ -18,7 +18,7 @@ use skerry_platform::layout::{CLONE_PROCESS, CLONE_THREAD, CLONE_VFORK};
 use skerry_platform::listener::Notification;
 use skerry_platform::memory::GuestMemory;
 use std::os::fd::AsFd;
-use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Arc;
 
 /// A host thread that is to come.
@@ -168,7 +168,7 @@ impl Engine {
             stack: enrolment.stack,
             borrows_memory: enrolment.flags == CLONE_VFORK || is_thread && parent.is_some_and(|parent| parent.borrows_memory),
             pace: Pace::default(),
-            rings_for: AtomicI32::new(-1),
+            rings_for: AtomicU64::new(u64::MAX),
             retired: AtomicBool::new(false),
             state: Mutex::new(ThreadState { task: enrolment.child.clone(), ..ThreadState::default() }),
         });

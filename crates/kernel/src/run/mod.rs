@@ -45,7 +45,7 @@ use skerry_platform::HostError;
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
 /// The host's side of a sandbox.
@@ -105,8 +105,8 @@ pub(crate) struct GuestThread {
     /// Its memory is that of another process too (vfork(2)).
     borrows_memory: bool,
     pace: spin::Pace,
-    /// A guest descriptor whose next call on data is to ring, so that a host descriptor can be given to its process; -1: none.
-    rings_for: AtomicI32,
+    /// The call on data that is to ring the next time, so that a host descriptor can be given to its process.
+    rings_for: AtomicU64,
     /// Nothing that it still asks for is served.
     retired: AtomicBool,
     state: Mutex<ThreadState>,

@@ -101,7 +101,7 @@ impl Engine {
             }
             thread.channel.fetch_marshalled(request.marshalled);
             let must_ring = request.kind == request::SYSCALL
-                && (is_left_to_ring(request.number) || thread.takes_descriptor(request.number, request.arguments[0] as i32));
+                && (is_left_to_ring(request.number) || thread.takes_descriptor(&request));
             match state.begin_seen(&thread.channel, request.sequence, must_ring) {
                 Some(task) => (request, task),
                 None => return false,
@@ -482,13 +482,21 @@ enum Begin {
     Nothing,
 }
 
+/// A call and its descriptor.
+fn rings_for(number: u64, descriptor: u64) -> u64 {
+    number << 32 | descriptor & 0xffff_ffff
+}
+
 impl GuestThread {
-    /// Whether a call on a file's data is the one whose thread is to be given the file's descriptor; only one is.
-    fn takes_descriptor(&self, number: u64, fd: i32) -> bool {
-        fd >= 0
-            && self.rings_for.load(Ordering::Relaxed) == fd
-            && syscall::table::find(number).is_some_and(|row| row.class == syscall::table::Class::Data)
-            && self.rings_for.swap(-1, Ordering::Relaxed) == fd
+    /// The next call like this one is to ring, so that the file's descriptor can be given to its process.
+    pub(super) fn ring_next_time(&self, call: &Call) {
+        self.rings_for.store(rings_for(call.number, call.arguments[0]), Ordering::Relaxed);
+    }
+
+    /// Whether a call is the one that is to ring; only one is.
+    fn takes_descriptor(&self, request: &Request) -> bool {
+        let this = rings_for(request.number, request.arguments[0]);
+        self.rings_for.load(Ordering::Relaxed) == this && self.rings_for.swap(u64::MAX, Ordering::Relaxed) == this
     }
 }
 
