@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         LayerUnavailable,
         NoSuchProcess,
         OutOfMemory,
+        PolicyError,
         ProtocolError,
         SandboxClosed,
         SandboxError,
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
         UnsupportedHost,
         UsageError,
     )
+    from .policy import Policy
     from .sandbox import DEVNULL, PIPE, STDOUT, Sandbox
 
 __all__ = [
@@ -69,6 +71,8 @@ __all__ = [
     "MissingLayer",
     "NoSuchProcess",
     "OutOfMemory",
+    "Policy",
+    "PolicyError",
     "Process",
     "ProcessState",
     "ProtocolError",
@@ -100,6 +104,7 @@ _HOMES = {
     "FileStat": "_records",
     "MissingLayer": "_records",
     "PIPE": "sandbox",
+    "Policy": "policy",
     "Process": "_process",
     "ProcessState": "_records",
     "Result": "_records",

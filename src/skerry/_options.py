@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from typing import Any
 
+    from .policy import Policy
+
 #: Taken over from the caller's environment without asking. Nothing else is: it may hold secrets.
 KEPT_VARIABLES = ("PATH", "HOME", "USER", "LOGNAME", "SHELL", "TERM", "COLORTERM", "LANG", "TZ", "PWD")
 KEPT_PREFIX = "LC_"
@@ -61,13 +63,29 @@ class Options:
         profile: str = "default",
         trace: bool = False,
         require: Any = (),
+        policy: Any = None,
         without: Iterable[str] = (),
     ) -> None:
+        self.policy = policy = _policy(policy)
+        disk = None
+        if policy is not None:
+            # What the caller gives by name holds; the policy says the rest.
+            from .policy import _compile
+
+            said = _compile.limits(policy)
+            timeout, memory = timeout or said["timeout"], memory or said["memory"]
+            cpus, disk = cpus or said["cpus"], said["disk"]
+            pids = said["pids"] or pids if pids == DEFAULT_PIDS else pids
+            network = network or policy["network"]["mode"]
+            inherit_env = policy["environment"]["inherit"] if inherit_env == "kept" else inherit_env
+            env = {**_compile.environment(policy), **(env or {})}
         read_only, read_write = _many(read_only, "read_only"), _many(read_write, "read_write")
         tmpfs, hide = _many(tmpfs, "tmpfs"), _many(hide, "hide")
         self.mounts = _mounts(read_only, read_write, tmpfs, hide)
         self.overlay_dir = None if overlay_dir is None else _overlay_directory(overlay_dir)
         self.cwd = _directory(cwd)
+        if cwd is None and policy is not None and not _compile.reaches(policy, self.cwd):
+            self.cwd = cwd = "/"  # yours is not there
         self.environment = _environment(env, _values.choice(inherit_env, ("kept", "all", "none"), "inherit_env"))
         if cwd is not None and "PWD" in self.environment and not (env and "PWD" in env):
             self.environment["PWD"] = self.cwd
@@ -101,17 +119,32 @@ class Options:
             ("profile", self.profile != "default"),
             ("trace", trace),
         )
+        self.memory_files = disk or self.memory or _host.host_memory() // 2
+        #: What a guest kernel of ours tells of calls; set by who wants to know.
+        self.observe = "nothing" if policy is None else "failures"
         #: What the caller has asked for by name, the option's name first: an engine must enforce it, or refuse.
-        self.given = tuple(name for name, value in named if value)
+        self.given = (*(name for name, value in named if value), *(() if policy is None else policy.clauses()))
 
     def boot_message(self) -> dict[str, Any]:
         """The parameters of the `boot` request."""
+        root, rules = messages.mount_overlay("/", "/", self.overlay_dir), None
         placed: list[tuple[str, dict[str, Any]]] = list(_SYSTEM_MOUNTS)
-        placed += _names(self.hostname, [place for place, _ in self.mounts])
+        names = _names(self.hostname, [place for place, _ in self.mounts])
+        if self.policy is not None:
+            from .policy import _compile
+
+            of_policy, mounts, links = _compile.files(self.policy)
+            root = root if of_policy["type"] == "overlay" else of_policy
+            rules = _compile.rules(self.policy)
+            placed += mounts + _compile.secret_files(self.policy)
+            # Links lie among the mounts that lead to them, and hold nothing that is mounted.
+            placed += [link for link in links if link[0] not in {place for place, _ in placed + self.mounts}]
+            names = [(place, mount) for place, mount in names if _compile.shows(self.policy, place)]
+        placed += names
         placed += self.mounts
         placed.sort(key=lambda mount: 0 if mount[0] == "/" else mount[0].count("/"))  # stable
         return messages.boot(
-            mounts=[messages.mount_overlay("/", "/", self.overlay_dir), *(mount for _, mount in placed)],
+            mounts=[root, *(mount for _, mount in placed)],
             hostname=self.hostname,
             network=self.network or "loopback",
             identity="host" if self.user == "caller" else "caller_is_root",
@@ -119,11 +152,13 @@ class Options:
             cpus=self.cpus,
             pids=self.pids,
             # What is kept in memory counts towards the memory limit; without one, as much as a tmpfs of Linux may hold.
-            memory_files=self.memory if self.memory is not None else _host.host_memory() // 2,
+            memory_files=self.memory_files,
             profile=self.profile,
             trace=self.trace,
             require=self.require,
             without=self.without,
+            rules=rules,
+            observe=self.observe,
         )
 
     def identity(self, user: Any = None) -> tuple[int, int, list[int]]:
@@ -141,6 +176,19 @@ class Options:
         """The environment of one command, as "NAME=value"."""
         environment = self.environment if not extra else _updated(self.environment, extra)
         return [f"{name}={value}" for name, value in environment.items()]
+
+
+def _policy(value: Any) -> Policy | None:
+    """A `Policy`, from its name or file where that is what was given."""
+    if value is None:
+        return None
+    from .policy import Policy
+
+    if isinstance(value, Policy):
+        return value
+    if isinstance(value, (str, os.PathLike)):
+        return Policy.load(value)
+    raise UsageError(f"{value!r} is not a policy; give a skerry.Policy, a file, or a name", option="policy")
 
 
 def _many(value: Any, option: str) -> list[Any]:

@@ -2,7 +2,8 @@
 
     SkerryError
     ├── UsageError                  an option or a value is wrong                    (ValueError)
-    │   └── Unenforceable           the engine cannot enforce the option
+    │   ├── Unenforceable           the engine cannot enforce the option
+    │   └── PolicyError             a policy says what it cannot say; `file` and `key` say where
     ├── EngineNotBuilt              the engine's name is known, the engine is not there yet
     ├── UnsupportedHost             the system lacks what Skerry needs at the least
     ├── SandboxError                the sandbox itself could not be made, or was lost
@@ -61,6 +62,16 @@ class Unenforceable(UsageError):
     def __init__(self, option: str, engine: str, why: str) -> None:
         super().__init__(f"the engine {engine!r} cannot enforce it: {why}", option=option)
         self.engine = engine
+
+
+class PolicyError(UsageError):
+    """A policy is wrong: `file` is where it is from, `key` what of it is to blame ("" where the whole is)."""
+
+    def __init__(self, message: str, file: str, key: str = "") -> None:
+        super().__init__(f"{file}: {key}: {message}" if key else f"{file}: {message}", option=None)
+        self.option = "policy"
+        self.file = file
+        self.key = key
 
 
 class EngineNotBuilt(SkerryError):

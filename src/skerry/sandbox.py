@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ._files import Files
     from ._records import ProcessState, Result, SandboxInfo, Usage
     from .engines.base import Guest
+    from .policy import Policy
 
     StrPath = str | os.PathLike[str]
     Arguments = StrPath | bytes | Sequence[StrPath | bytes]
@@ -69,6 +70,9 @@ class Sandbox:
         layers that must be in force (else `LayerUnavailable`). What an engine cannot enforce is `Unenforceable`.
     profile
         "default", or "strict": all data goes through the sentry, and what is mapped of the host's files is a copy.
+    policy
+        A `Policy`, or the name or file of one: what programs may do. Other options that are given hold where it says
+        otherwise; paths are added to its own.
     trace, events
         Report every system call; a function that gets each event as a dictionary.
     """
@@ -96,6 +100,7 @@ class Sandbox:
         profile: str = "default",
         trace: bool = False,
         require: Iterable[str] | str = (),
+        policy: Policy | StrPath | None = None,
         events: Callable[[Mapping[str, Any]], object] | None = None,
     ) -> None:
         hidden_features = os.environ.get("SKERRY_TEST_WITHOUT", "")  # tests: features of the host to treat as absent
@@ -120,6 +125,7 @@ class Sandbox:
             profile=profile,
             trace=trace,
             require=require,
+            policy=policy,
             without=[name for name in hidden_features.split(",") if name],
         )
         if events is not None and not callable(events):

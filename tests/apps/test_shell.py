@@ -52,6 +52,8 @@ CASES = {
     "sleep_and_read": "printf 'one two\\nlast' | while read a b || [ -n \"$a\" ]; do echo \"$b-$a\"; done; echo in | (read x; echo $x); printf 'a\\0b\\0' | xargs -0 -n1 echo",
     "large_output": "head -c 5000000 /dev/zero | tr '\\0' x | wc -c; seq 100000 | md5sum",
     "deep_recursion": "f() { [ $1 -eq 0 ] && echo bottom || (f $(($1 - 1))); }; f 30",
+    # What the dynamic linker learns of the processor, when it asks the processor and when it is told what that said.
+    "processor": "i=0; while [ $i -lt 20 ]; do /bin/true; i=$((i+1)); done; for i in 1 2 3; do /lib64/ld-linux-x86-64.so.2 --list-diagnostics | grep '^x86' | grep -vF 'features[0x0].cpuid[0x1]' | md5sum; done",
     "command_substitution": "for i in 1 2 3 4 5 6 7 8 9 10; do x=$(echo $(echo $(echo $i))); printf '%s ' $x; done; echo; echo $(seq 2000) | wc -c",
 }  # fmt: skip
 

@@ -51,7 +51,10 @@ REQUESTS: dict[str, tuple[str, Any]] = {
             network="none",
             identity="host",
             rules=messages.rules(
-                files=[messages.file_rule("/", messages.READ_RIGHTS), messages.file_rule(b"/" + NOT_TEXT, messages.FILE_RIGHTS)],
+                files=[
+                    messages.file_rule("/", messages.READ_RIGHTS),
+                    messages.file_rule(b"/" + NOT_TEXT, messages.FILE_RIGHTS),
+                ],
                 ports={"connect_tcp": [443], "bind_udp": [53]},
                 scopes=messages.SCOPES,
                 calls=messages.call_rules(
@@ -69,6 +72,16 @@ REQUESTS: dict[str, tuple[str, Any]] = {
                 apparmor="skerry-build",
                 selinux="system_u:system_r:skerry_t:s0",
             ),
+        ),
+    ),
+    "request-boot-policy": (
+        "boot",
+        messages.boot(
+            mounts=[messages.mount_plain("/", "skeleton"), messages.mount_symlink("/lib", "usr/lib")],
+            hostname="skerry",
+            network="none",
+            identity="host",
+            observe="failures",
         ),
     ),
     "request-spawn-descriptors": (

@@ -13,7 +13,7 @@ from skerry import errors
 
 PUBLIC = """
 AsyncProcess AsyncSandbox CommandError CommandFailed CommandNotExecutable CommandNotFound DEVNULL EngineNotBuilt
-EngineUnavailable FileError FileStat FileTooLarge InternalError LayerUnavailable MissingLayer NoSuchProcess OutOfMemory PIPE Process ProcessState
+EngineUnavailable FileError FileStat FileTooLarge InternalError LayerUnavailable MissingLayer NoSuchProcess OutOfMemory PIPE Policy PolicyError Process ProcessState
 ProtocolError Result STDOUT Sandbox SandboxClosed SandboxError SandboxFileExists SandboxFileNotFound SandboxInfo
 SandboxIsADirectory SandboxNotADirectory SandboxPermissionDenied SentryDied SentryNotFound SkerryError TimeoutExpired
 Unenforceable UnsupportedHost Usage UsageError __version__
@@ -30,7 +30,7 @@ self args input timeout check shell on_stdout on_stderr max_output stdin stderr 
 """.split()
 OPTIONS = """
 self read_write read_only hide tmpfs overlay_dir env inherit_env cwd user hostname timeout memory cpus pids network engine
-min_isolation profile trace require events
+min_isolation profile trace require policy events
 """.split()
 
 #: What costs start-up time, and what `skerry do` therefore never loads.

@@ -53,6 +53,10 @@ pub struct Request {
     pub call: Call,
 }
 
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
 fn is_zero(number: &usize) -> bool {
     *number == 0
 }
@@ -115,9 +119,13 @@ pub struct Boot {
     /// Layers that must be in force, by the names that [`Layer`] has; absence is an error.
     #[serde(default)]
     pub require: Vec<Layer>,
-    /// What the host's kernel is to hold programs to: all of the wall in the engine `rules`, an addition in `namespace`.
+    /// What programs are held to: all of the wall in the engine `rules`, an addition in `namespace`; in `sentry` the guest
+    /// kernel holds them to what of it is about calls, ports and the execution of files.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rules: Option<Rules>,
+    /// Which calls are told of, as `observed` events (a guest kernel of ours only).
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub observe: Observe,
     /// Features of the host to be treated as absent (tests): "process_vm", "sync_wake_up", "wait_killable", "addfd_send",
     /// "user_namespace", "landlock", "pid_namespace", "cgroups", "load" (how busy it is: there is spinning all the same), "pace" (how
     /// often programs call: there is spinning from the first call on). Parts of ours to be switched off: "direct" (programs read
@@ -125,6 +133,20 @@ pub struct Boot {
     /// that outlive their tasks), "deferral" (epoll_ctl(2) goes along with later calls).
     #[serde(default)]
     pub without: Vec<String>,
+}
+
+/// How much is told of calls. What one says, the ones below it say too. Equal ones are told once.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Observe {
+    #[default]
+    Nothing,
+    /// What failed for want of something that the sandbox does not have or allow: EPERM, EROFS, ENOSYS, ENETUNREACH ...
+    Refusals,
+    /// And names that are not there, or not permitted.
+    Failures,
+    /// Each call, path and address; processes do nothing by themselves that could be seen here.
+    Everything,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -170,6 +192,12 @@ pub enum MountKind {
     Devtmpfs,
     /// An empty directory, or an empty file, that hides what is there.
     Hide,
+    /// At "/": nothing but the directories that other mounts and links need; read-only once these are made.
+    Skeleton,
+    /// A symbolic link, in a skeleton.
+    Symlink {
+        to: Bytes,
+    },
 }
 
 fn default_tmpfs_mode() -> u32 {
@@ -455,8 +483,46 @@ pub enum Event {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         path: Option<Bytes>,
     },
+    /// What `observe` asks for.
+    Observed(Observed),
+    /// There are more tasks than ever before (with `observe` "everything").
+    Tasks { count: u32 },
     /// One system call (with `trace`).
     Trace { process: u32, thread: u32, text: String },
+}
+
+/// One call and one thing that it is about.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Observed {
+    pub process: u32,
+    /// The program's short name (comm).
+    pub program: Bytes,
+    pub name: String,
+    pub number: i64,
+    /// What it does with `path` or `address`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub access: Option<Access>,
+    /// Absolute, as named: links are not followed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<Bytes>,
+    /// "tcp:127.0.0.1:80", "unix" (with a path), "unix:@NAME".
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<String>,
+    /// Absent where it did not fail, or has not ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub errno: Option<i32>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Access {
+    /// Asks about it only.
+    Look,
+    Read,
+    Write,
+    Execute,
+    Connect,
+    Bind,
 }
 
 /// Base64 (RFC 4648, section 4, with padding), as [`Bytes`] and [`FileCall`] use it.

@@ -70,6 +70,8 @@ pub struct Kernel {
     pub message_queues: crate::ipc::mqueue::Namespace,
     /// Every call is told as an event.
     pub trace: bool,
+    /// Rules over calls, and what is told of them; not set where there is nothing of both.
+    pub policy: OnceLock<crate::policy::Policy>,
     /// Processes may read and write regular files by themselves ([`crate::fs::direct`]).
     pub direct_data: std::sync::atomic::AtomicBool,
     /// Stubs may put calls off whose result they know. Set at boot.
@@ -128,6 +130,7 @@ impl Kernel {
             sysv: Default::default(),
             message_queues: Default::default(),
             trace,
+            policy: OnceLock::new(),
             direct_data: Default::default(),
             deferral: Default::default(),
             unknown_calls: Mutex::default(),

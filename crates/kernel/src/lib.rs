@@ -18,6 +18,7 @@ pub mod ipc;
 pub mod kernel;
 mod marshal;
 pub mod net;
+pub mod policy;
 pub mod run;
 pub mod signal;
 pub mod sync;

@@ -2,7 +2,7 @@
 
 use crate::HostError;
 use rustix::event::{poll, PollFd, PollFlags};
-use rustix::process::{pidfd_open, pidfd_send_signal, waitid, Pid, PidfdFlags, Signal, WaitId, WaitIdOptions};
+use rustix::process::{kill_process, pidfd_open, pidfd_send_signal, waitid, Pid, PidfdFlags, Signal, WaitId, WaitIdOptions};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
@@ -235,6 +235,28 @@ impl Drop for HostProcess {
     fn drop(&mut self) {
         let _ = waitid(WaitId::PidFd(self.pidfd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
     }
+}
+
+/// Ends the process `pid`, which must be a child of ours that is not dead.
+pub fn kill(pid: i32) {
+    if let Some(pid) = Pid::from_raw(pid) {
+        let _ = kill_process(pid, Signal::KILL);
+    }
+}
+
+/// Every child of ours that is not dead, if the host tells. One that was there before the call and is alive after it is among
+/// them: the host lists processes in the order of their numbers.
+pub fn living_children() -> Option<Vec<i32>> {
+    let own = std::process::id().to_string();
+    let entries = std::fs::read_dir("/proc").ok()?;
+    let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    let is_living_child = |pid: &i32| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let mut fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_ascii_whitespace();
+        let state = fields.next().unwrap_or("X");
+        !matches!(state, "Z" | "X") && fields.next() == Some(&own)
+    };
+    Some(pids.filter(is_living_child).collect())
 }
 
 /// Sets how a signal that only interrupts (SIGUSR1, for threads that receive) is handled: not at all, but the call ends.

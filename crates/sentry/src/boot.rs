@@ -9,6 +9,7 @@ use skerry_control::Limits;
 use skerry_control::{Boot, Booted, Event, Failure, FailureKind, Identity, Layer, MountKind, Profile};
 use skerry_kernel::fs::host::IdMap;
 use skerry_kernel::fs::{self, Services};
+use skerry_kernel::policy::Policy;
 use skerry_kernel::Kernel;
 use skerry_platform::filter::DataCalls;
 use skerry_platform::listener::Features;
@@ -62,12 +63,6 @@ pub fn boot(
             other => return Err(failure(FailureKind::Invalid, format!("there is no host feature {other:?} to do without"))),
         }
     }
-    if boot.rules.is_some() {
-        return Err(failure(
-            FailureKind::Unenforceable,
-            "rules are for the host's kernel: the engine sentry answers calls itself",
-        ));
-    }
     groups.join();
     let memory = Arc::new(MemoryUse::new(groups.memory_events()));
     if boot.without.iter().any(|name| name == "landlock") {
@@ -96,6 +91,12 @@ pub fn boot(
         Identity::Host => None,
     };
     let kernel = Kernel::new(boot.hostname.as_bytes(), boot.limits.clone(), boot.network, boot.trace, events);
+    if let Some(policy) =
+        Policy::new(boot.rules.as_ref(), boot.observe).map_err(|problem| failure(FailureKind::Unenforceable, problem))?
+    {
+        direct &= !policy.needs_data_calls();
+        let _ = kernel.policy.set(policy);
+    }
     kernel.direct_data.store(direct, Ordering::Relaxed);
     kernel.deferral.store(deferral, Ordering::Relaxed);
     // Patched images map files of the host: the strict profile maps copies only.

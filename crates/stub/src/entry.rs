@@ -14,6 +14,7 @@
 //! `syscall` that the filter traps: the frame of that trap is made the call's own ([`take_frame`]).
 
 use crate::context::Context;
+use crate::cpuid;
 use crate::host;
 use crate::serve::{self, Outcome};
 use crate::thread::ThreadBlock;
@@ -156,7 +157,7 @@ extern "C" fn direct_call(thread: &mut ThreadBlock) -> u64 {
 
 /// What a handler has interrupted.
 pub enum Interrupted {
-    /// Not the stub's own code (or its gadget of native calls).
+    /// Not the stub's own code (or its gadget of native calls, or a `cpuid` that is to be made from the start again).
     NotTheStub,
     /// The stub, on the way out: the context is now as it would have been behind it.
     OnTheWayOut,
@@ -176,7 +177,10 @@ pub fn on_interruption(thread: &mut ThreadBlock, context: &mut Context) -> Inter
         context.rip = host::native_call_address();
         return Interrupted::OnTheWayOut;
     }
-    if within(host::native_call_address(), host::native_end_address()) || !is_in_image(context.rip) {
+    if within(host::native_call_address(), host::native_end_address())
+        || cpuid::begin_again(context, thread.cpuid_kept)
+        || !is_in_image(context.rip)
+    {
         return Interrupted::NotTheStub;
     }
     thread.kicked = 1;

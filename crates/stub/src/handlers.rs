@@ -4,6 +4,7 @@
 
 use crate::call;
 use crate::context::{Context, Info};
+use crate::cpuid;
 use crate::direct;
 use crate::entry::{self, Interrupted};
 use crate::handoff;
@@ -323,6 +324,7 @@ pub fn map_slot(slot: u64) -> Result<&'static mut ThreadBlock, i64> {
     let thread = thread::at(address);
     thread.address = address;
     thread.direct_entry = entry::address();
+    thread.cpuid_entry = cpuid::entry_address();
     thread.direct_stack = thread.stack_top();
     Ok(thread)
 }

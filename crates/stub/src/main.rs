@@ -6,7 +6,7 @@
 //! from a patched site ([`entry`]); [`serve`] has a call's way from there, [`native`] the calls that the host serves
 //! directly, [`direct`] reads and writes of open files, [`marshal`] what travels with a call, [`deferred`] calls that go along
 //! with later ones, [`park`] threads that are kept for later, [`handoff`] the last step to the sentry, [`context`] signal
-//! frames.
+//! frames, [`cpuid`] what the processor would say.
 //!
 //! Nothing here is trusted once guest code has run in the process: see `layout.rs` for what the sentry may believe.
 //! Built for x86_64-unknown-none, so that no vector register is ever touched: they are the guest's.
@@ -15,6 +15,7 @@
 #![deny(unsafe_op_in_unsafe_fn)]
 
 mod context;
+mod cpuid;
 mod deferred;
 mod direct;
 mod entry;

@@ -45,7 +45,11 @@ pub struct ThreadBlock {
     pub kicked: u64,
     /// How the patched call is left; one of `entry::leave`.
     pub leaving: u64,
-    _reserved_to_0x200: [u64; 18],
+    _reserved_to_0x1e0: [u64; 14],
+    /// Where rewritten `cpuid` sites jump to (`cpuid.rs`, which knows the offsets).
+    pub cpuid_entry: u64,
+    /// What rax, rcx and rdx were there.
+    pub cpuid_kept: [u64; 3],
     /// What is asked of the sentry, before it is put into the channel.
     pub request: Request,
     _reserved_to_0x500: [u64; 0x60 - core::mem::size_of::<Request>() / 8],
@@ -83,6 +87,8 @@ const _: () = assert!(core::mem::offset_of!(ThreadBlock, direct_stack) == 0x108)
 const _: () = assert!(core::mem::offset_of!(ThreadBlock, direct) == 0x110);
 const _: () = assert!(core::mem::offset_of!(ThreadBlock, kicked) == 0x160);
 const _: () = assert!(core::mem::offset_of!(ThreadBlock, leaving) == 0x168);
+const _: () = assert!(core::mem::offset_of!(ThreadBlock, cpuid_entry) == 0x1e0);
+const _: () = assert!(core::mem::offset_of!(ThreadBlock, cpuid_kept) == 0x1e8);
 
 pub fn slot_address(slot: u64) -> u64 {
     SLOTS_BASE + slot * SLOT_SIZE

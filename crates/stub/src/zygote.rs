@@ -1,6 +1,7 @@
 //! The zygote and the pool: everything that runs before there is a guest.
 
 use crate::call;
+use crate::cpuid;
 use crate::handlers;
 use crate::host::{self, number};
 use crate::layout::{self, zygote as message, KICK_SIGNAL, ZYGOTE_SOCKET};
@@ -18,6 +19,9 @@ const PR_SET_DUMPABLE: u64 = 4;
 const PR_SET_NAME: u64 = 15;
 const SECCOMP_SET_MODE_FILTER: u64 = 1;
 const AT_SYSINFO_EHDR: u64 = 33;
+
+/// A sandbox that has started so many processes starts more: it pays then to know what the processor says.
+const FORKS_BEFORE_CPUID: usize = 6;
 
 /// Stages, for FAILED messages.
 const STAGE_NO_NEW_PRIVS: u64 = 1;
@@ -58,6 +62,7 @@ extern "C" fn zygote_main(stack: *const u64) -> ! {
     send(&[message::HELLO, vdso, host::gadget_start_address(), host::gadget_end_address()], None);
     let mut buffer = [0u64; message::MAXIMUM_MESSAGE / 8];
     let mut filters = None;
+    let mut forks = 0;
     loop {
         let length = call!(number::RECVFROM, ZYGOTE_SOCKET, &raw mut buffer, message::MAXIMUM_MESSAGE, 0, 0, 0);
         if length <= 0 {
@@ -77,6 +82,11 @@ extern "C" fn zygote_main(stack: *const u64) -> ! {
                     if child < 0 {
                         send(&[message::FAILED, STAGE_FORK, -child as u64], None);
                     }
+                }
+                let before = forks < FORKS_BEFORE_CPUID;
+                forks += count;
+                if before && forks >= FORKS_BEFORE_CPUID {
+                    cpuid::fill();
                 }
             }
             _ => {}

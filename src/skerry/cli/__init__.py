@@ -23,6 +23,7 @@ EXIT_NOT_FOUND = 127
 COMMANDS = {
     "do": ("do", "run a command in a sandbox"),
     "doctor": ("doctor", "say what this host grants, and how to mend what it does not"),
+    "policy": ("policy", "check, show and list policies"),
     "engines": ("engines", "list the walls that a sandbox can be made of"),
 }
 

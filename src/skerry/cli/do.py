@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .._records import SandboxInfo
 
 OPTIONS = [
+    Option("--policy", "policy", "FILE|NAME", "what it may do (docs/policy.md); ready-made: build, pure, python, service"),
     Option("--rw", "read_write", "PATH", "writes below PATH go to the host", many=True),
     Option("--ro", "read_only", "SRC[:DST]", "the host's SRC, read-only, at DST (or in its own place)", many=True),
     Option("--hide", "hide", "PATH", "show nothing at PATH", many=True),
@@ -129,7 +130,7 @@ class _Run:
             raise errors.UsageError("there is no command; write: skerry do [OPTIONS] -- COMMAND [ARG...]")
         _fill_standard_descriptors()
         argv = _spawn.arguments(self.command, False)
-        self.sandbox = Sandbox(trace=bool(self.values.get("trace")), **self._sandbox_options())
+        self.sandbox = Sandbox(trace=bool(self.values.get("trace")), **self._sandbox_options(argv))
         self.json_file = self._open_report("json")
         self.events_file = self._open_report("events")
         self.sandbox._on_event_now = self.events.append
@@ -184,8 +185,12 @@ class _Run:
 
     # --- options ---
 
-    def _sandbox_options(self) -> dict[str, Any]:
+    def _sandbox_options(self, argv: list[Any]) -> dict[str, Any]:
         values = dict(self.values)
+        if (name := values.get("policy")) is not None:
+            from ..policy import Policy
+
+            values["policy"] = Policy.load(str(name)).for_command(argv, self.values.get("cwd"))  # type: ignore[arg-type]
         for key in ("tty", "trace", "events", "json", "help"):
             values.pop(key, None)
         values["inherit_env"] = "all" if values.pop("env_all", False) else "kept"

@@ -29,7 +29,7 @@ PROFILES = ("default", "strict")
 #: Rights on files (crates/control/src/rules.rs), and what is meant by reading and by writing.
 READ_RIGHTS = ("execute", "read_file", "read_dir")
 WRITE_RIGHTS = (
-    "write_file", "remove_dir", "remove_file", "make_dir", "make_reg", "make_sock", "make_fifo", "make_sym", "refer", "truncate",
+    "write_file", "truncate", "make_dir", "make_reg", "make_sock", "make_fifo", "make_sym", "remove_dir", "remove_file", "refer",
     "attributes",
 )  # fmt: skip
 FILE_RIGHTS = (*READ_RIGHTS, *WRITE_RIGHTS, "make_char", "make_block", "ioctl_dev", "resolve_unix")
@@ -96,7 +96,9 @@ def boot(
     require: Iterable[str] = (),
     without: Iterable[str] = (),
     rules: Mapping[str, Any] | None = None,
+    observe: str = "nothing",
 ) -> dict[str, Any]:
+    """`observe`: "nothing", "refusals", "failures" or "everything"."""
     return {
         "mounts": list(mounts),
         "hostname": hostname,
@@ -108,6 +110,7 @@ def boot(
         "require": list(require),
         "without": list(without),
         **({} if rules is None else {"rules": dict(rules)}),
+        **({} if observe == "nothing" else {"observe": observe}),
     }
 
 
@@ -186,8 +189,13 @@ def mount_file(target: str | bytes, content: bytes, *, mode: int = 0o644) -> dic
 
 
 def mount_plain(target: str | bytes, kind: str) -> dict[str, Any]:
-    """`proc`, `sysfs`, `devtmpfs` or `hide`."""
+    """`proc`, `sysfs`, `devtmpfs`, `hide` or `skeleton`."""
     return {"target": write_bytes(target), "type": kind}
+
+
+def mount_symlink(target: str | bytes, to: str | bytes) -> dict[str, Any]:
+    """A symbolic link, in a skeleton."""
+    return {"target": write_bytes(target), "type": "symlink", "to": write_bytes(to)}
 
 
 def spawn(

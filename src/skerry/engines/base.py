@@ -94,7 +94,7 @@ ENGINES = (
     ("uml", 3, "User Mode Linux", False),
     ("unikernel", 4, "a library operating system over a handful of host calls", False),
     ("namespace", 2, "namespaces, cgroups, capabilities and seccomp", True),
-    ("rules", 1, "seccomp, Landlock and security labels on a plain process", False),
+    ("rules", 1, "seccomp, Landlock and security labels on a plain process", True),
 )
 
 LEVELS = (1, 2, 3, 4)
@@ -112,6 +112,10 @@ def engine(name: str) -> Engine:
         from .namespace import NamespaceEngine
 
         return NamespaceEngine()
+    if name == "rules":
+        from .rules import RulesEngine
+
+        return RulesEngine()
     if any(name == row[0] for row in ENGINES):
         raise EngineNotBuilt(f"the engine {name!r} is not built yet; use 'sentry'")
     raise UsageError(f"there is no engine {name!r}; 'skerry engines' lists them", option="engine")
@@ -137,8 +141,8 @@ def _refusal(found: Engine, given: Collection[str], min_isolation: int) -> Unenf
             f"its level is {can.level}, and {min_isolation} was asked for; use an engine of that level",
         )
     for option, why in can.refuses.items():
-        if option in given:
-            return Unenforceable(option.split()[0], found.name, why)
+        if option in given or any(clause.startswith(f"{option}.") for clause in given):
+            return Unenforceable(option if "." in option else option.split()[0], found.name, why)
     return None
 
 

@@ -27,6 +27,8 @@ class NamespaceEngine:
         level=2,
         refuses={
             "trace": "the host's kernel answers system calls, and tells nobody of them",
+            "network.domains": "there is no network outside of the sandbox yet, so no name is resolved",
+            "network.addresses": "there is no network outside of the sandbox yet",
             "profile": "there is no guest kernel between programs and the host's files",
         },
     )
@@ -36,6 +38,10 @@ class NamespaceEngine:
         the caller is likely to mean get one of their own.
         """
         boot = options.boot_message()
+        if boot.get("rules"):
+            clauses = [name for name in options.given if name.startswith(("system_calls.", "network.", "files.execute"))]
+            why = "rules over calls, ports and programs are not held there yet; use the engine 'sentry'"
+            raise errors.Unenforceable(", ".join(clauses), self.name, why)
         if os.geteuid() == 0 or options.overlay_dir is not None:
             return boot
         taken = {messages.read_bytes(mount["target"]) for mount in boot["mounts"]}

@@ -119,7 +119,13 @@ class SentryEngine:
     """Starts sentries."""
 
     name = "sentry"
-    capabilities = Capabilities(level=3)
+    capabilities = Capabilities(
+        level=3,
+        refuses={
+            "network.domains": "there is no network outside of the sandbox yet, so no name is resolved",
+            "network.addresses": "there is no network outside of the sandbox yet",
+        },
+    )
 
     def boot(self, options: Options) -> dict[str, Any]:
         """As the options have it."""

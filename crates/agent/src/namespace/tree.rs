@@ -95,12 +95,17 @@ const QUIET: u64 = 0x2 | 0x4; // MOUNT_ATTR_NOSUID, MOUNT_ATTR_NODEV
 const NO_WRITES: u64 = 0x1;
 const NO_PROGRAMS: u64 = 0x8;
 
-/// A mount that waits for its place.
+/// What waits for its place.
 struct Ready {
     target: PathBuf,
-    mount: OwnedFd,
-    /// What to make where nothing is.
-    directory: bool,
+    put: Put,
+}
+
+enum Put {
+    /// A mount; `directory` is what to make where nothing is.
+    Mount { mount: OwnedFd, directory: bool },
+    /// A symbolic link.
+    Link(PathBuf),
 }
 
 struct Builder<'a> {
@@ -109,6 +114,8 @@ struct Builder<'a> {
     /// A path of it, while the host's tree is there.
     stage_path: PathBuf,
     made: usize,
+    /// The root is empty, and not to be written to.
+    skeleton: bool,
     ready: Vec<Ready>,
     /// Mount points of the host: path and file system.
     host: Vec<(PathBuf, String)>,
@@ -138,7 +145,7 @@ pub fn build(wanted: &Boot, privileged: bool) -> Result<Tree, Failure> {
     let system = new_file_system("sysfs", &[], QUIET | NO_PROGRAMS | NO_WRITES).ok();
     attach(stage.as_fd(), &stage_path).map_err(|error| host_error("tmpfs", error))?;
     let covered = wanted.mounts.iter().skip(1).map(|mount| path_of(&mount.target.0)).collect();
-    let mut builder = Builder { privileged, stage, stage_path, made: 0, ready: Vec::new(), host, covered };
+    let mut builder = Builder { privileged, stage, stage_path, made: 0, skeleton: false, ready: Vec::new(), host, covered };
     let mut special = Special { process: Some(process), system, devices, terminals: None };
     for (mount, source) in wanted.mounts.iter().zip(sources) {
         builder.add(mount, source, &mut special)?;
@@ -301,13 +308,24 @@ impl Builder<'_> {
                 let nothing = new_file_system("tmpfs", &[("mode", "0000")], QUIET | NO_WRITES | NO_PROGRAMS).map_err(told)?;
                 self.put(target, nothing, true);
             }
+            (MountKind::Skeleton, _) => {
+                let plain = self.fresh("skeleton");
+                std::fs::create_dir(&plain).map_err(|error| host_error(target.display(), error))?;
+                rustix::fs::chmod(&plain, Mode::from_raw_mode(0o755)).map_err(told)?;
+                let tree = clone_tree(&plain, false).map_err(told)?;
+                self.skeleton = true;
+                self.put(target, tree, true);
+            }
+            (MountKind::Symlink { to }, _) => {
+                self.ready.push(Ready { target: target.to_owned(), put: Put::Link(path_of(&to.0).to_owned()) })
+            }
             (_, None) => return Err(failure(FailureKind::Internal, "a mount without its source")),
         }
         Ok(())
     }
 
     fn put(&mut self, target: &Path, mount: OwnedFd, directory: bool) {
-        self.ready.push(Ready { target: target.to_owned(), mount, directory });
+        self.ready.push(Ready { target: target.to_owned(), put: Put::Mount { mount, directory } });
     }
 
     /// A path in the stage that is not taken.
@@ -500,33 +518,41 @@ impl Builder<'_> {
             move |error: Errno| host_error(what.clone(), error)
         };
         let mut ready = self.ready.into_iter();
-        let root = ready.next().ok_or_else(|| failure(FailureKind::Invalid, "there are no mounts"))?;
-        if root.target != Path::new("/") {
-            return Err(failure(FailureKind::Invalid, "the first mount must be at /"));
-        }
+        let root = match ready.next() {
+            Some(Ready { target, put: Put::Mount { mount, .. } }) if target == Path::new("/") => mount,
+            _ => return Err(failure(FailureKind::Invalid, "the first mount must be at /")),
+        };
         let place = self.stage_path.join("root");
         std::fs::create_dir(&place).map_err(|error| host_error("the root", error))?;
-        attach(root.mount.as_fd(), &place).map_err(told("the root"))?;
+        attach(root.as_fd(), &place).map_err(told("the root"))?;
         rustix::process::chdir(&place).map_err(told("the root"))?;
         rustix::process::pivot_root(".", ".").map_err(told("pivot_root"))?;
         // The old root lies on the new one, and is let go with all that is mounted in it; what is attached below was made from
         // it before.
         unmount(".", UnmountFlags::DETACH).map_err(told("the old root"))?;
         rustix::process::chdir("/").map_err(told("/"))?;
-        for one in ready {
-            place_for(&one)
-                .and_then(|()| attach(one.mount.as_fd(), &one.target))
-                .or_else(|error| {
-                    if matches!(error, Errno::NOTDIR | Errno::INVAL) && one.directory {
-                        // A file that is to be hidden.
-                        let null = clone_tree(Path::new("/dev/null"), false)?;
-                        return attach(null.as_fd(), &one.target);
-                    }
-                    Err(error)
-                })
-                .map_err(|error| {
-                    failure(FailureKind::Invalid, format!("{}: nothing can be mounted there: {error}", one.target.display()))
-                })?;
+        for Ready { target, put } in ready {
+            let done = match put {
+                Put::Link(to) => make_directories(target.parent().unwrap_or(Path::new("/")))
+                    .and_then(|()| rustix::fs::symlink(&to, &target))
+                    .or_else(|error| if error == Errno::EXIST { Ok(()) } else { Err(error) }),
+                Put::Mount { mount, directory } => {
+                    place_for(&target, directory).and_then(|()| attach(mount.as_fd(), &target)).or_else(|error| {
+                        if matches!(error, Errno::NOTDIR | Errno::INVAL) && directory {
+                            // A file that is to be hidden.
+                            let null = clone_tree(Path::new("/dev/null"), false)?;
+                            return attach(null.as_fd(), &target);
+                        }
+                        Err(error)
+                    })
+                }
+            };
+            done.map_err(|error| {
+                failure(FailureKind::Invalid, format!("{}: nothing can be mounted there: {error}", target.display()))
+            })?;
+        }
+        if self.skeleton {
+            restrict(root.as_fd(), NO_WRITES | QUIET, false)?;
         }
         for path in READ_ONLY.iter().map(Path::new) {
             let Ok(same) = clone_tree(path, true) else { continue };
@@ -548,28 +574,29 @@ impl Builder<'_> {
 }
 
 /// Makes what a mount is to be attached to, where it is missing.
-fn place_for(one: &Ready) -> Result<(), Errno> {
-    match rustix::fs::statat(CWD, &one.target, AtFlags::SYMLINK_NOFOLLOW) {
+fn place_for(target: &Path, directory: bool) -> Result<(), Errno> {
+    match rustix::fs::statat(CWD, target, AtFlags::SYMLINK_NOFOLLOW) {
         Ok(_) => return Ok(()),
         Err(Errno::NOENT) => {}
         Err(error) => return Err(error),
     }
+    if directory {
+        return make_directories(target);
+    }
+    make_directories(target.parent().unwrap_or(Path::new("/")))?;
+    let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    rustix::fs::open(target, flags, Mode::from_raw_mode(0o644)).map(drop)
+}
+
+/// A directory and those above it, where they are missing.
+fn make_directories(target: &Path) -> Result<(), Errno> {
     let mut path = PathBuf::from("/");
-    let last = one.target.components().count() - 1;
-    for (index, component) in one.target.components().enumerate().skip(1) {
+    for component in target.components().skip(1) {
         path.push(component);
-        let made = if index == last && !one.directory {
-            rustix::fs::open(
-                &path,
-                OFlags::CREATE | OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW,
-                Mode::from_raw_mode(0o644),
-            )
-            .map(drop)
-        } else {
-            rustix::fs::mkdir(&path, Mode::from_raw_mode(0o755))
-        };
-        match made {
+        match rustix::fs::mkdir(&path, Mode::from_raw_mode(0o755)) {
             Ok(()) | Err(Errno::EXIST) => {}
+            // Of a read-only directory that is there.
+            Err(Errno::ROFS) if rustix::fs::stat(&path).is_ok() => {}
             Err(error) => return Err(error),
         }
     }

@@ -135,6 +135,10 @@ pub fn build(
             }
             Some(root) => {
                 let top = table.topmost(root.clone());
+                if let MountKind::Symlink { to } = &mount.kind {
+                    make_link(table, &top, &mount.target.0, &to.0).map_err(|errno| fail(errno, "the link"))?;
+                    continue;
+                }
                 let is_file = is_file_source(&mount.kind);
                 let place =
                     mount_point(table, &top, &mount.target.0, is_file).map_err(|errno| fail(errno, "the mount point"))?;
@@ -142,6 +146,13 @@ pub fn build(
                     make(services, mount, ids, others, place.inode().kind()).map_err(|errno| fail(errno, "the source"))?;
                 table.mount_at(&place, new).map_err(|errno| fail(errno, "the mount point"))?;
             }
+        }
+    }
+    // What they are for is in them now.
+    let kinds = mounts.iter().filter(|mount| !matches!(mount.kind, MountKind::Symlink { .. })).map(|mount| &mount.kind);
+    for (mounted, kind) in table.list().iter().zip(kinds) {
+        if matches!(kind, MountKind::Skeleton) {
+            table.remount(mounted, mounted.flags() | MountFlags::READ_ONLY);
         }
     }
     root.map(|root| table.topmost(root)).ok_or(BuildError { target: Bytes::from("/"), errno: Errno::EINVAL, what: "no mounts" })
@@ -189,6 +200,22 @@ fn mount_point(table: &MountTable, root: &Path, target: &[u8], is_file: Option<b
         };
     }
     Ok(place)
+}
+
+/// A symbolic link, where nothing has that name.
+fn make_link(table: &MountTable, root: &Path, target: &[u8], to: &[u8]) -> Result<()> {
+    match walk::resolve_from_root(table, root, target, Follow::No) {
+        Err(Errno::ENOENT) => {}
+        other => return other.map(drop),
+    }
+    let at = target.iter().rposition(|&byte| byte == b'/').ok_or(Errno::EINVAL)?;
+    let directory = if at == 0 { root.clone() } else { mount_point(table, root, &target[..at], Some(false))? };
+    directory.mount.check_writable()?;
+    let node = crate::fs::inode::NewNode { kind: NewNodeKind::Symlink(to.to_vec()), permissions: 0o777, uid: 0, gid: 0 };
+    let mut children = directory.dentry.children.lock();
+    let inode = directory.inode().create(&target[at + 1..], node)?;
+    directory.dentry.add_child(&mut children, &target[at + 1..], inode);
+    Ok(())
 }
 
 /// A regular file of the sandbox's root user.
@@ -287,6 +314,12 @@ fn make(services: &Arc<Services>, mount: &Mount, ids: IdMap, others: MakeFileSys
                 flags: default_flags | MountFlags::READ_ONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC,
             }
         }
+        MountKind::Skeleton => {
+            let tmpfs = services.tmpfs(0, 0o755, "tmpfs");
+            new(tmpfs, b"skeleton", String::new(), default_flags | MountFlags::NOSUID | MountFlags::NODEV)
+        }
+        // Made by `build`, which mounts nothing for it.
+        MountKind::Symlink { .. } => return Err(Errno::EINVAL),
         MountKind::Proc | MountKind::Sysfs => {
             let (source, name) =
                 if matches!(mount.kind, MountKind::Proc) { (&b"proc"[..], "proc") } else { (&b"sysfs"[..], "sysfs") };

@@ -42,6 +42,7 @@ pub fn executable_at(task: &Task, place: Path) -> Result<Executable> {
         return Err(Errno::EACCES);
     }
     task.credentials().check_access(&metadata, AccessMode::EXECUTE)?;
+    crate::policy::allows_program(task, &place)?;
     if place.mount.flags().contains(MountFlags::NOSUID) {
         metadata.permissions &= !0o6000;
     }

@@ -1,6 +1,6 @@
 //! Makes a file's image: finds the sites, chooses the pages that are worth it, rewrites, and puts the result into a memfd.
 
-use super::code::{self, Code, Site};
+use super::code::{self, Code, Identification, Site};
 use super::elf::{CodeSegment, Elf, Function, Source};
 use super::padding::Padding;
 use super::rewrite::{self, Patch};
@@ -53,13 +53,15 @@ pub(super) fn image(file: &OwnedFd) -> Option<Image> {
     Some(Image { pages, segments })
 }
 
-/// Where the bytes of a `syscall` are, if there are enough with a number before them to bother.
+/// Where the bytes of a `syscall` or `cpuid` are, if there are enough of the former with a number before them to bother.
 fn candidates(source: &Source, segment: CodeSegment) -> Option<Vec<u64>> {
     let mut found = Vec::new();
     let mut with_number = 0;
     for_each_chunk(source, segment, 2, |at, bytes| {
         for (index, pair) in bytes.windows(2).enumerate() {
-            if pair == [0x0f, 0x05] {
+            if pair == [0x0f, 0xa2] {
+                found.push(at + index as u64);
+            } else if pair == [0x0f, 0x05] {
                 found.push(at + index as u64);
                 let before = index.checked_sub(5).and_then(|start| bytes.get(start..index));
                 with_number += usize::from(matches!(before, Some([0xb8, _, 0..=3, 0, 0])));
@@ -98,21 +100,28 @@ fn patch_segment(
     functions: &[Function],
     candidates: &[u64],
 ) -> Option<(Vec<Run>, Vec<Patch>)> {
-    let sites = proven_sites(source, functions, candidates);
+    let found = find(source, functions, candidates);
     let tail = free_tail(source, segment)?;
-    let runs = choose_runs(segment, &sites, tail);
+    let runs = choose_runs(segment, &found, tail);
     if runs.is_empty() {
         return None;
     }
-    let (padding, sites) = room(source, segment, functions, &sites, tail, &runs)?;
-    let patches = rewrite::rewrite(&sites, padding, &runs);
+    let (padding, found) = room(source, segment, functions, found, tail, &runs)?;
+    let patches = rewrite::rewrite(&found.sites, &found.identifications, padding, &runs);
     let runs = trim(runs, &patches);
     (!runs.is_empty()).then_some((runs, patches))
 }
 
-/// Those candidates that decoding from a function's start finds to be system calls, and that are worth rewriting.
-fn proven_sites(source: &Source, functions: &[Function], candidates: &[u64]) -> Vec<Site> {
-    let mut sites: Vec<Site> = Vec::new();
+/// What there is to rewrite.
+#[derive(Default)]
+struct Found {
+    sites: Vec<Site>,
+    identifications: Vec<Identification>,
+}
+
+/// Those candidates that decoding from a function's start finds to be what they look like, and that are worth rewriting.
+fn find(source: &Source, functions: &[Function], candidates: &[u64]) -> Found {
+    let mut found = Found::default();
     let mut decoded_to = 0;
     for &candidate in candidates.iter() {
         if candidate < decoded_to {
@@ -123,11 +132,12 @@ fn proven_sites(source: &Source, functions: &[Function], candidates: &[u64]) -> 
         if candidate < function.end {
             decoded_to = function.end;
             if let Some(code) = decode(source, *function) {
-                sites.extend(code.sites.into_iter().filter(rewrite::is_wanted));
+                found.sites.extend(code.sites.into_iter().filter(rewrite::is_wanted));
+                found.identifications.extend(code.identifications);
             }
         }
     }
-    sites
+    found
 }
 
 /// The zeros between the segment's last byte and the end of its page (start, end), as the file has them; what is behind
@@ -140,17 +150,18 @@ fn free_tail(source: &Source, segment: CodeSegment) -> Option<(u64, u64)> {
 }
 
 /// The pages to patch: those runs of pages whose sites are worth more than mapping them costs.
-fn choose_runs(segment: CodeSegment, sites: &[Site], tail: (u64, u64)) -> Vec<Run> {
+fn choose_runs(segment: CodeSegment, found: &Found, tail: (u64, u64)) -> Vec<Run> {
     let first_page = segment.start / PAGE;
     let end_page = segment.end.div_ceil(PAGE);
     let mut counts = vec![0u32; (end_page - first_page) as usize];
-    for site in sites {
-        if let Some(count) = (site.at / PAGE).checked_sub(first_page).and_then(|index| counts.get_mut(index as usize)) {
+    let places = || found.sites.iter().map(|site| site.at).chain(found.identifications.iter().map(|one| one.at));
+    for at in places() {
+        if let Some(count) = (at / PAGE).checked_sub(first_page).and_then(|index| counts.get_mut(index as usize)) {
             *count += 1;
         }
     }
     if segment.end - segment.start <= WHOLE_SEGMENT {
-        let enough = sites.len() as f64 >= RUN_COST;
+        let enough = places().count() as f64 >= RUN_COST;
         return if enough { vec![Run { start: first_page * PAGE, end: end_page * PAGE }] } else { Vec::new() };
     }
     let mut runs = best_runs(&counts);
@@ -200,10 +211,10 @@ fn room(
     source: &Source,
     segment: CodeSegment,
     functions: &[Function],
-    sites: &[Site],
+    mut found: Found,
     tail: (u64, u64),
     runs: &[Run],
-) -> Option<(Padding, Vec<Site>)> {
+) -> Option<(Padding, Found)> {
     let holds = |offset: u64| runs.iter().any(|run| (run.start..run.end).contains(&offset));
     let mut padding = Padding::default();
     let mut led_to = Vec::new();
@@ -232,11 +243,13 @@ fn room(
     }
     let entered =
         |from: u64, to: u64| led_to.partition_point(|target| *target < from) != led_to.partition_point(|target| *target < to);
-    let is_safe = |site: &&Site| {
+    let is_safe = |site: &Site| {
         let start = site.at - site.load.map_or(0, |load| load.length);
         holds(start) && holds(site.at + 1) && !entered(start + 1, site.at) && !entered(site.at + 1, site.at + 2)
     };
-    Some((padding, sites.iter().filter(is_safe).copied().collect()))
+    found.sites.retain(is_safe);
+    found.identifications.retain(|one| holds(one.at) && holds(one.end() - 1) && !entered(one.at + 1, one.end()));
+    Some((padding, found))
 }
 
 /// The bytes between two functions, if nothing runs on into them and they are nothing but filling.

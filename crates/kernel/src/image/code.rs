@@ -1,10 +1,11 @@
-//! One function's code: where its system calls are, where it branches to, and whether it can run on past its end.
+//! One function's code: where its system calls and its cpuid instructions are, where it branches to, and whether it can run
+//! on past its end.
 //!
 //! A function is decoded from its first byte to its last. Only if that comes out even, with every instruction known and
 //! every branch within the function leading to the start of one, is any of it believed.
 
 use super::elf::Function;
-use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic, OpKind, Register};
+use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKind, Register, RflagsBits};
 
 /// The longest function that is looked at.
 pub(super) const MAXIMUM_FUNCTION: u64 = 1 << 20;
@@ -24,10 +25,32 @@ pub(super) struct Load {
     pub length: u64,
 }
 
+/// A `cpuid` instruction with as many after it as a jump needs room for: they can be run elsewhere.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Identification {
+    /// Its offset in the file.
+    pub at: u64,
+    /// The bytes behind the `cpuid` that are to be moved: whole instructions, which nothing leads to.
+    pub moved: Vec<u8>,
+    /// Where in `moved` there are distances (of 32 bits) from the instruction pointer.
+    pub distances: Vec<usize>,
+}
+
+impl Identification {
+    pub fn end(&self) -> u64 {
+        self.at + CPUID_LENGTH + self.moved.len() as u64
+    }
+}
+
+pub(super) const CPUID_LENGTH: u64 = 2;
+/// A `jmp rel32`.
+const JUMP_LENGTH: u64 = 5;
+
 /// What is known of a function.
 #[derive(Debug, Default)]
 pub(super) struct Code {
     pub sites: Vec<Site>,
+    pub identifications: Vec<Identification>,
     /// Where its direct branches lead outside of it (offsets in the file as well).
     pub leads_to: Vec<u64>,
     /// Nothing runs on behind its last instruction.
@@ -42,12 +65,18 @@ pub(super) fn decode(function: Function, bytes: &[u8]) -> Option<Code> {
     let mut targets = Vec::new();
     let mut instruction = Instruction::default();
     let mut load = None;
+    let mut cpuids = Vec::new();
+    let mut has_table = false;
     while decoder.can_decode() {
         decoder.decode_out(&mut instruction);
         if instruction.is_invalid() {
             return None;
         }
         starts.push(instruction.ip());
+        if instruction.mnemonic() == Mnemonic::Cpuid {
+            cpuids.push(instruction.ip());
+        }
+        has_table |= instruction.flow_control() == FlowControl::IndirectBranch;
         if instruction.mnemonic() == Mnemonic::Syscall && instruction.len() == 2 {
             code.sites.push(Site { at: instruction.ip(), load });
         }
@@ -63,7 +92,66 @@ pub(super) fn decode(function: Function, bytes: &[u8]) -> Option<Code> {
         code.ends = ends_here(&instruction);
     }
     let believable = targets.iter().all(|target| starts.binary_search(target).is_ok());
-    (believable && decoder.ip() == function.end).then_some(code)
+    if !believable || decoder.ip() != function.end {
+        return None;
+    }
+    // Where a table says which way to go, any instruction could be a target.
+    if !has_table {
+        let entered = |from: u64, to: u64| targets.iter().any(|target| (from..to).contains(target));
+        let movable = cpuids.into_iter().filter_map(|at| identification(function, bytes, at));
+        code.identifications = movable.filter(|one| !entered(one.at + 1, one.end())).collect();
+    }
+    Some(code)
+}
+
+/// What would have to be moved for a jump in the place of the `cpuid` at `at`. `None` where that cannot be done.
+fn identification(function: Function, bytes: &[u8], at: u64) -> Option<Identification> {
+    let behind = at + CPUID_LENGTH;
+    let rest = bytes.get((behind - function.start) as usize..)?;
+    if !flags_are_free(rest, behind) {
+        return None;
+    }
+    let mut found = Identification { at, moved: Vec::new(), distances: Vec::new() };
+    let mut decoder = Decoder::with_ip(64, rest, behind, DecoderOptions::NONE);
+    while found.end() < at + JUMP_LENGTH {
+        let instruction = decoder.decode();
+        let special = matches!(instruction.mnemonic(), Mnemonic::Cpuid | Mnemonic::Syscall);
+        if instruction.is_invalid() || special || instruction.flow_control() != FlowControl::Next {
+            return None;
+        }
+        if instruction.is_ip_rel_memory_operand() {
+            let offsets = decoder.get_constant_offsets(&instruction);
+            if offsets.displacement_size() != 4 {
+                return None;
+            }
+            found.distances.push(found.moved.len() + offsets.displacement_offset());
+        }
+        let start = found.moved.len();
+        found.moved.extend_from_slice(rest.get(start..start + instruction.len())?);
+    }
+    Some(found)
+}
+
+/// Whether the code from here on sets all flags before it looks at any: a cpuid leaves them as they are.
+fn flags_are_free(bytes: &[u8], at: u64) -> bool {
+    const STATUS: u32 = RflagsBits::OF | RflagsBits::SF | RflagsBits::ZF | RflagsBits::AF | RflagsBits::CF | RflagsBits::PF;
+    let mut decoder = Decoder::with_ip(64, bytes, at, DecoderOptions::NONE);
+    let mut left = STATUS;
+    while decoder.can_decode() {
+        let instruction = decoder.decode();
+        if instruction.rflags_read() & left != 0 {
+            return false;
+        }
+        left &= !instruction.rflags_modified();
+        match instruction.flow_control() {
+            _ if left == 0 => return true,
+            FlowControl::Next => {}
+            // No function hands over flags, and none is handed any.
+            FlowControl::Return | FlowControl::Call | FlowControl::IndirectCall => return true,
+            _ => return false,
+        }
+    }
+    false
 }
 
 fn loads_number(instruction: &Instruction) -> Option<Load> {

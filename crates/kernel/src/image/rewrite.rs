@@ -21,8 +21,19 @@
 //!
 //! It may be in pieces with jumps between them. The stub knows a thread within it by these bytes alone
 //! (`trampoline.rs` there): up to the last jump, nothing has happened yet.
+//!
+//! A `cpuid` is a trap to the hypervisor wherever there is one (microseconds each, and the dynamic linker makes eighty), so
+//! those that can be moved go to the stub as well, which knows most of the answers:
+//!
+//! ```text
+//!      cpuid                      jmp  trampoline
+//!      mov   %eax,%edx     =>
+//!      and   $31,%edx             (never run)
+//!
+//!      trampoline:  lea  here(%rip),%rdx;  jmp *%gs:0x1e0;  here:  mov %eax,%edx;  and $31,%edx;  jmp  back
+//! ```
 
-use super::code::Site;
+use super::code::{Identification, Site};
 use super::padding::Padding;
 use super::Run;
 
@@ -42,6 +53,8 @@ impl Patch {
 
 /// `jmp *%gs:0x100`.
 const ENTER: [u8; 8] = [0x65, 0xff, 0x24, 0x25, 0x00, 0x01, 0x00, 0x00];
+/// `jmp *%gs:0x1e0`.
+const IDENTIFY: [u8; 8] = [0x65, 0xff, 0x24, 0x25, 0xe0, 0x01, 0x00, 0x00];
 const LOAD_LENGTH: u64 = 5;
 const RETURN_LENGTH: u64 = 7;
 const JUMP_LENGTH: u64 = 5;
@@ -56,7 +69,7 @@ pub(super) fn is_wanted(site: &Site) -> bool {
 }
 
 /// Rewrites as many sites as there is room for in `padding`, with patches that lie within `runs`.
-pub(super) fn rewrite(sites: &[Site], mut padding: Padding, runs: &[Run]) -> Vec<Patch> {
+pub(super) fn rewrite(sites: &[Site], identifications: &[Identification], mut padding: Padding, runs: &[Run]) -> Vec<Patch> {
     let mut patches = Vec::new();
     let Some(exit) = padding.take(ENTER.len() as u64, 0..u64::MAX) else { return patches };
     patches.push(Patch { at: exit, bytes: ENTER.to_vec() });
@@ -69,7 +82,36 @@ pub(super) fn rewrite(sites: &[Site], mut padding: Padding, runs: &[Run]) -> Vec
             patches.append(&mut group);
         }
     }
+    for one in identifications {
+        if let Some(group) = move_identification(one, &mut padding) {
+            if group.iter().all(|patch| patch.lies_in(runs)) {
+                patches.extend(group);
+            }
+        }
+    }
     patches
+}
+
+/// `None` where there is no room.
+fn move_identification(one: &Identification, padding: &mut Padding) -> Option<[Patch; 2]> {
+    let length = RETURN_LENGTH + IDENTIFY.len() as u64 + one.moved.len() as u64 + JUMP_LENGTH;
+    let trampoline = padding.take(length, 0..u64::MAX)?;
+    let mut bytes = Vec::with_capacity(length as usize);
+    load_address(&mut bytes, [0x48, 0x8d, 0x15], trampoline, trampoline + RETURN_LENGTH + IDENTIFY.len() as u64)?;
+    bytes.extend(IDENTIFY);
+    let (was, is) = (one.end() - one.moved.len() as u64, trampoline + bytes.len() as u64);
+    let mut moved = one.moved.clone();
+    for at in &one.distances {
+        let distance = moved.get_mut(*at..)?.first_chunk_mut::<4>()?;
+        let target = was as i64 + i64::from(i32::from_le_bytes(*distance));
+        *distance = i32::try_from(target - is as i64).ok()?.to_le_bytes();
+    }
+    bytes.extend(moved);
+    append_jump(&mut bytes, trampoline, one.end())?;
+    let mut site = jump(one.at, trampoline)?;
+    // What is left of the instructions that have been moved is never run.
+    site.resize((one.end() - one.at) as usize, 0x90);
+    Some([Patch { at: trampoline, bytes }, Patch { at: one.at, bytes: site }])
 }
 
 /// `None` where there is no room; what was taken for it by then stays dead.
@@ -134,9 +176,14 @@ fn trampoline(number: Option<u32>, behind: u64, exit: u64, padding: &mut Padding
 
 /// `lea behind(%rip),%rcx`, behind what is in `bytes`, which lie at `at`.
 fn load_return(bytes: &mut Vec<u8>, at: u64, behind: u64) -> Option<()> {
+    load_address(bytes, [0x48, 0x8d, 0x0d], at, behind)
+}
+
+/// `lea address(%rip)` into the register that `opcode` has.
+fn load_address(bytes: &mut Vec<u8>, opcode: [u8; 3], at: u64, address: u64) -> Option<()> {
     let next = at + bytes.len() as u64 + RETURN_LENGTH;
-    let distance = i32::try_from(behind as i64 - next as i64).ok()?;
-    bytes.extend([0x48, 0x8d, 0x0d]);
+    let distance = i32::try_from(address as i64 - next as i64).ok()?;
+    bytes.extend(opcode);
     bytes.extend(distance.to_le_bytes());
     Some(())
 }

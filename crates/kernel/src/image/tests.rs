@@ -1,6 +1,6 @@
 //! Whether rewritten code is what it should be: by hand for each form, and by following every site of real files.
 
-use super::code::{self, Load, Site};
+use super::code::{self, Identification, Load, Site};
 use super::elf::{Elf, Function, Source};
 use super::padding::Padding;
 use super::rewrite::{self, Patch};
@@ -10,6 +10,7 @@ use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
 
 const ENTER: [u8; 8] = [0x65, 0xff, 0x24, 0x25, 0, 1, 0, 0];
+const IDENTIFY: [u8; 8] = [0x65, 0xff, 0x24, 0x25, 0xe0, 1, 0, 0];
 const WHOLE: [Run; 1] = [Run { start: 0, end: 0x2000 }];
 
 fn room(pieces: &[(u64, u64)]) -> Padding {
@@ -30,7 +31,7 @@ fn patch(at: u64, bytes: &[u8]) -> Patch {
 
 #[test]
 fn a_site_behind_its_number_keeps_its_syscall() {
-    let patches = rewrite::rewrite(&[loaded(0x105, 39, 5)], room(&[(0x200, 0x208), (0x300, 0x314)]), &WHOLE);
+    let patches = rewrite::rewrite(&[loaded(0x105, 39, 5)], &[], room(&[(0x200, 0x208), (0x300, 0x314)]), &WHOLE);
     let mut trampoline = vec![0xb8, 39, 0, 0, 0, 0x48, 0x8d, 0x0d, 0xfb, 0xfd, 0xff, 0xff];
     trampoline.extend(ENTER);
     assert_eq!(patches, [patch(0x200, &ENTER), patch(0x300, &trampoline), patch(0x100, &[0xe9, 0xfb, 0x01, 0, 0])]);
@@ -38,16 +39,16 @@ fn a_site_behind_its_number_keeps_its_syscall() {
 
 #[test]
 fn a_longer_load_is_filled_up() {
-    let patches = rewrite::rewrite(&[loaded(0x107, 39, 7)], room(&[(0x200, 0x208), (0x300, 0x314)]), &WHOLE);
+    let patches = rewrite::rewrite(&[loaded(0x107, 39, 7)], &[], room(&[(0x200, 0x208), (0x300, 0x314)]), &WHOLE);
     assert_eq!(patches.last(), Some(&patch(0x100, &[0xe9, 0xfb, 0x01, 0, 0, 0x90, 0x90])));
 }
 
 #[test]
 fn a_trampoline_shares_its_end_or_comes_in_two_where_there_is_less_room() {
-    let shared = rewrite::rewrite(&[loaded(0x105, 39, 5)], room(&[(0x200, 0x208), (0x300, 0x311)]), &WHOLE);
+    let shared = rewrite::rewrite(&[loaded(0x105, 39, 5)], &[], room(&[(0x200, 0x208), (0x300, 0x311)]), &WHOLE);
     let bytes = [0xb8, 39, 0, 0, 0, 0x48, 0x8d, 0x0d, 0xfb, 0xfd, 0xff, 0xff, 0xe9, 0xef, 0xfe, 0xff, 0xff];
     assert_eq!(shared[1], patch(0x300, &bytes));
-    let split = rewrite::rewrite(&[loaded(0x105, 39, 5)], room(&[(0x200, 0x208), (0x300, 0x30c), (0x400, 0x40a)]), &WHOLE);
+    let split = rewrite::rewrite(&[loaded(0x105, 39, 5)], &[], room(&[(0x200, 0x208), (0x300, 0x30c), (0x400, 0x40a)]), &WHOLE);
     assert_eq!(split[1], patch(0x300, &[0x48, 0x8d, 0x0d, 0, 0xfe, 0xff, 0xff, 0xe9, 0xf4, 0xfe, 0xff, 0xff]));
     assert_eq!(split[2], patch(0x400, &[0xb8, 39, 0, 0, 0, 0xe9, 0xf6, 0xfe, 0xff, 0xff]));
     assert_eq!(split[3].at, 0x100);
@@ -56,28 +57,59 @@ fn a_trampoline_shares_its_end_or_comes_in_two_where_there_is_less_room() {
 #[test]
 fn a_bare_site_jumps_near_and_then_far() {
     let site = Site { at: 0x100, load: None };
-    let patches = rewrite::rewrite(&[site], room(&[(0x180, 0x185), (0x200, 0x208), (0x300, 0x30f)]), &WHOLE);
+    let patches = rewrite::rewrite(&[site], &[], room(&[(0x180, 0x185), (0x200, 0x208), (0x300, 0x30f)]), &WHOLE);
     let mut trampoline = vec![0x48, 0x8d, 0x0d, 0xfb, 0xfd, 0xff, 0xff];
     trampoline.extend(ENTER);
     let near = patch(0x180, &[0xe9, 0x7b, 0x01, 0, 0]);
     assert_eq!(patches, [patch(0x200, &ENTER), patch(0x300, &trampoline), near, patch(0x100, &[0xeb, 0x7e])]);
-    let far_only = rewrite::rewrite(&[site], room(&[(0x182, 0x187), (0x200, 0x208), (0x300, 0x30f)]), &WHOLE);
+    let far_only = rewrite::rewrite(&[site], &[], room(&[(0x182, 0x187), (0x200, 0x208), (0x300, 0x30f)]), &WHOLE);
     assert_eq!(far_only.len(), 1, "nothing within reach");
 }
 
 #[test]
 fn without_room_or_outside_of_the_pages_a_site_stays() {
-    assert_eq!(rewrite::rewrite(&[loaded(0x105, 39, 5)], room(&[]), &WHOLE), []);
-    assert_eq!(rewrite::rewrite(&[loaded(0x105, 39, 5)], room(&[(0x200, 0x208), (0x300, 0x30b)]), &WHOLE).len(), 1);
-    let across = rewrite::rewrite(&[loaded(0x1001, 39, 5)], room(&[(0x1200, 0x1300)]), &[Run { start: 0x1000, end: 0x2000 }]);
+    assert_eq!(rewrite::rewrite(&[loaded(0x105, 39, 5)], &[], room(&[]), &WHOLE), []);
+    assert_eq!(rewrite::rewrite(&[loaded(0x105, 39, 5)], &[], room(&[(0x200, 0x208), (0x300, 0x30b)]), &WHOLE).len(), 1);
+    let across =
+        rewrite::rewrite(&[loaded(0x1001, 39, 5)], &[], room(&[(0x1200, 0x1300)]), &[Run { start: 0x1000, end: 0x2000 }]);
     assert_eq!(across.len(), 1, "its load begins on a page that is not patched");
 }
 
 #[test]
 fn calls_that_others_know_by_their_bytes_stay() {
     for number in [15, 56, 57, 58, 59, 60, 231, 322, 435] {
-        assert_eq!(rewrite::rewrite(&[loaded(0x105, number, 5)], room(&[(0x200, 0x300)]), &WHOLE).len(), 1, "{number}");
+        assert_eq!(rewrite::rewrite(&[loaded(0x105, number, 5)], &[], room(&[(0x200, 0x300)]), &WHOLE).len(), 1, "{number}");
     }
+}
+
+#[test]
+fn a_cpuid_takes_what_follows_it_along() {
+    // cpuid; mov 0x10(%rip),%eax; and on behind.
+    let one = Identification { at: 0x100, moved: vec![0x8b, 0x05, 0x10, 0, 0, 0], distances: vec![2] };
+    let patches = rewrite::rewrite(&[], &[one.clone()], room(&[(0x200, 0x208), (0x300, 0x31a)]), &WHOLE);
+    let mut trampoline = vec![0x48, 0x8d, 0x15, 8, 0, 0, 0];
+    trampoline.extend(IDENTIFY);
+    // What was 0x10 from 0x108 is 0x20d less from 0x315.
+    trampoline.extend([0x8b, 0x05, 0x03, 0xfe, 0xff, 0xff, 0xe9, 0xee, 0xfd, 0xff, 0xff]);
+    assert_eq!(patches[1..], [patch(0x300, &trampoline), patch(0x100, &[0xe9, 0xfb, 0x01, 0, 0, 0x90, 0x90, 0x90])]);
+    assert_eq!(rewrite::rewrite(&[], &[one], room(&[(0x200, 0x208), (0x300, 0x319)]), &WHOLE).len(), 1, "no room");
+}
+
+#[test]
+fn a_cpuid_is_moved_only_where_nothing_can_tell() {
+    let moved = |bytes: &[u8]| decoded(bytes).unwrap().identifications;
+    // cpuid; mov %eax,%edx; and $31,%edx; ret
+    let plain = [0x0f, 0xa2, 0x89, 0xc2, 0x83, 0xe2, 0x1f, 0xc3];
+    assert_eq!(moved(&plain), [Identification { at: 0x1000, moved: plain[2..7].to_vec(), distances: vec![] }]);
+    assert_eq!(moved(&[0x0f, 0xa2, 0x89, 0xc2, 0x19, 0xd2, 0xc3]), [], "sbb looks at a flag that is older");
+    assert_eq!(moved(&[0x0f, 0xa2, 0x89, 0xc2, 0xc3]), [], "too few bytes up to the end");
+    assert_eq!(moved(&[0x0f, 0xa2, 0x89, 0xc2, 0x83, 0xe2, 0x1f, 0xeb, 0xfb]), [], "a branch into what would be moved");
+    assert_eq!(moved(&[0x0f, 0xa2, 0x89, 0xc2, 0x83, 0xe2, 0x1f, 0xeb, 0xf7]).len(), 1, "a branch to the cpuid");
+    assert_eq!(moved(&[0x0f, 0xa2, 0x89, 0xc2, 0x83, 0xe2, 0x1f, 0xff, 0xe0]), [], "a table of branches");
+    let two = moved(&[0x0f, 0xa2, 0x89, 0xc2, 0x0f, 0xa2, 0x83, 0xe2, 0x1f, 0xc3]);
+    assert_eq!(two.iter().map(|one| one.at).collect::<Vec<_>>(), [0x1004], "another right behind");
+    // cpuid; mov 0x10(%rip),%eax; ret
+    assert_eq!(moved(&[0x0f, 0xa2, 0x8b, 0x05, 0x10, 0, 0, 0, 0xc3])[0].distances, [2]);
 }
 
 fn decoded(bytes: &[u8]) -> Option<code::Code> {
@@ -164,6 +196,33 @@ impl Both {
     }
 }
 
+impl Both {
+    /// Checks that a `cpuid` is made by the stub, and that what was moved does what it did.
+    fn check_identification(&self, one: &Identification) {
+        let decode = |bytes: &[u8], at: u64| Decoder::with_ip(64, bytes, at, DecoderOptions::NONE).decode();
+        let trampoline = decode(&self.patched[one.at as usize..], one.at).near_branch_target();
+        let lea = decode(&self.patched[trampoline as usize..], trampoline);
+        let mut at = lea.next_ip();
+        assert_eq!((lea.mnemonic(), lea.op0_register()), (Mnemonic::Lea, Register::RDX));
+        assert!(self.patched[at as usize..].starts_with(&IDENTIFY));
+        at += IDENTIFY.len() as u64;
+        assert_eq!(lea.ip_rel_memory_address(), at);
+        let mut was = one.at + 2;
+        while was < one.end() {
+            let (before, after) = (decode(&self.plain[was as usize..], was), decode(&self.patched[at as usize..], at));
+            assert_eq!(before.code(), after.code());
+            assert_eq!(before.is_ip_rel_memory_operand(), after.is_ip_rel_memory_operand());
+            if before.is_ip_rel_memory_operand() {
+                assert_eq!(before.ip_rel_memory_address(), after.ip_rel_memory_address());
+            } else {
+                assert_eq!(before, after);
+            }
+            (was, at) = (before.next_ip(), after.next_ip());
+        }
+        assert_eq!(decode(&self.patched[at as usize..], at).near_branch_target(), one.end());
+    }
+}
+
 /// Every site of a real file's image leads to the entry with its own number and return address, and nothing else but
 /// filling was changed. Returns how many of the file's sites there are, and how many are patched.
 fn examine(path: &str) -> Option<(usize, usize)> {
@@ -174,7 +233,7 @@ fn examine(path: &str) -> Option<(usize, usize)> {
     let functions = elf.functions(&source).unwrap();
     let mut changed: BTreeSet<u64> =
         (0..both.plain.len()).filter(|index| both.plain[*index] != both.patched[*index]).map(|index| index as u64).collect();
-    let (mut all, mut patched) = (0, 0);
+    let (mut all, mut patched, mut identified) = (0, 0, 0);
     for function in &functions {
         let bytes = &both.plain[function.start as usize..function.end as usize];
         let Some(code) = code::decode(*function, bytes) else { continue };
@@ -192,6 +251,13 @@ fn examine(path: &str) -> Option<(usize, usize)> {
             }
             changed.retain(|at| !(start..site.at + 2).contains(at));
         }
+        for one in &code.identifications {
+            if changed.range(one.at..one.end()).next().is_some() {
+                both.check_identification(one);
+                changed.retain(|at| !(one.at..one.end()).contains(at));
+                identified += 1;
+            }
+        }
         assert!(changed.range(function.start..function.end).next().is_none(), "{path}: code of {function:x?} was changed");
     }
     for at in &changed {
@@ -200,6 +266,7 @@ fn examine(path: &str) -> Option<(usize, usize)> {
         let run = image.segments.iter().flat_map(|segment| &segment.runs).find(|run| (run.start..run.end).contains(at));
         assert!(run.is_some());
     }
+    println!("{path}: {identified} cpuid");
     Some((all, patched))
 }
 

@@ -26,7 +26,7 @@ pub(crate) struct Enrolment {
     pub token: [u64; 2],
     /// The host clone(2)'s flags; 0 for a pool process.
     pub flags: u64,
-    /// The host clone has been let through.
+    /// The host clone has been let through, or never will be: who sets it decides which.
     pub made: AtomicBool,
     /// The caller says how it went in any case, not only if it failed.
     pub reports: AtomicBool,
@@ -34,7 +34,7 @@ pub(crate) struct Enrolment {
     /// The caller waits until its vfork(2) child executes a program or ends.
     vfork: bool,
     parent: Option<Arc<GuestThread>>,
-    door: Arc<Door>,
+    pub(super) door: Arc<Door>,
     space: Option<Arc<AddressSpace>>,
     slot: u64,
     stack: Option<PreparedStack>,
@@ -99,13 +99,58 @@ impl Enrolment {
         self.flags != CLONE_THREAD
     }
 
-    /// It is for another thread of the host process `pid`.
-    pub(super) fn is_thread_of(&self, pid: i32) -> bool {
-        self.flags == CLONE_THREAD && self.parent.as_ref().is_some_and(|parent| parent.process.pid == pid)
+    fn is_made_by(&self, pid: i32) -> bool {
+        self.parent.as_ref().is_some_and(|parent| parent.process.pid == pid)
+    }
+
+    /// The host has made nothing for it, and will not: it was never asked for.
+    fn undo(&self) {
+        if let Some(space) = &self.space {
+            space.free_slot(self.slot);
+        }
+        if let Some(child) = &self.child {
+            task::discard_clone(child);
+        }
     }
 }
 
 impl Engine {
+    /// The host process `maker` is dead, or about to be, and is heard no more. Threads that it was about to make go with it.
+    /// Of a process that the host was let make it is not known if it has: a death may come before that and after it.
+    pub(super) fn maker_is_gone(&self, maker: &Arc<HostProcess>) {
+        let (mut unmade, mut doubtful) = (Vec::new(), Vec::new());
+        self.enrolments.lock().retain(|_, enrolment| {
+            if !enrolment.is_made_by(maker.pid) {
+                return true;
+            }
+            let may_come = enrolment.makes_process() && enrolment.made.swap(true, Ordering::AcqRel);
+            if may_come {
+                doubtful.push(enrolment.clone());
+            } else if enrolment.makes_process() {
+                unmade.push(enrolment.clone());
+            }
+            may_come
+        });
+        for enrolment in unmade {
+            enrolment.undo();
+        }
+        self.reaper.doubt(doubtful, Some(maker));
+    }
+
+    /// The host has no process that may still come with this one's token. True if nobody else can use its door now.
+    pub(super) fn give_up(&self, enrolment: &Enrolment) -> bool {
+        if self.enrolments.lock().remove(&enrolment.token).is_none() {
+            return false;
+        }
+        enrolment.undo();
+        enrolment.door.remove_user()
+    }
+
+    /// It has neither come nor been given up.
+    pub(super) fn is_expected(&self, enrolment: &Enrolment) -> bool {
+        self.enrolments.lock().contains_key(&enrolment.token)
+    }
+
     /// A thread presents its token and gets its channel.
     pub(super) fn enrol(self: &Arc<Self>, holder: &Holder, notification: &Notification) {
         let token = [notification.arguments[2], notification.arguments[3]];
@@ -115,9 +160,14 @@ impl Engine {
             return;
         };
         if self.take_in(&enrolment, notification).is_err() {
+            // Whoever rings is alive until it is answered, so that this is its number.
+            skerry_platform::engine::kill(notification.tid);
             holder.door.listener.answer(notification.id, Errno::ENOMEM.as_return_value());
             if let Some(child) = &enrolment.child {
                 task::kill_group(child.process(), task::ExitStatus::Signaled(skerry_abi::signal::Signal::SIGKILL, false));
+                if child.process().host.read().is_none() {
+                    task::thread_gone(child);
+                }
             }
         }
         let parent_waits = {
@@ -200,17 +250,13 @@ impl Engine {
         enrolment: Arc<Enrolment>,
         status: i64,
     ) {
-        let made = enrolment.made.load(Ordering::Acquire);
+        let made = enrolment.made.swap(true, Ordering::AcqRel);
         if status < 0 || !made {
-            self.enrolments.lock().remove(&enrolment.token);
             if made && enrolment.makes_process() {
-                enrolment.door.remove_user();
-            }
-            if let Some(space) = &enrolment.space {
-                space.free_slot(enrolment.slot);
-            }
-            if let Some(child) = &enrolment.child {
-                task::discard_clone(child);
+                // It says so.
+                self.reaper.doubt(vec![enrolment], None);
+            } else if self.enrolments.lock().remove(&enrolment.token).is_some() {
+                enrolment.undo();
             }
             return self.finish(thread, &mut context, Some(Err(Errno::EAGAIN)));
         }

@@ -196,6 +196,7 @@ fn open_executable(context: &Context, path: &Path) -> Result<(Executable, Metada
         return Err(Errno::EACCES);
     }
     context.task.credentials().check_access(&metadata, AccessMode::EXECUTE)?;
+    crate::policy::allows_program(context.task, path)?;
     let operations = path.inode().clone().open(context, StatusFlags::empty())?;
     let file = OpenFile::new(operations, StatusFlags::empty(), Some(path.clone()));
     Ok((Executable::new(file)?, metadata))

@@ -8,6 +8,7 @@ use super::{Engine, GuestThread};
 use crate::context::ClonePlan;
 use crate::task::{self, Task};
 use skerry_abi::raw::general::__NR_exit;
+use skerry_platform::engine::HostProcess;
 use skerry_platform::layout::{CloneOrder, CLONE_THREAD};
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
@@ -68,11 +69,11 @@ impl Engine {
         Some(CloneOrder { slot: thread.slot, parked: 1, ..plan.order() })
     }
 
-    /// Threads of the host process `pid` are heard no more. Returns one of them.
-    pub(super) fn forget_process(&self, pid: i32) -> Option<Arc<GuestThread>> {
+    /// Threads of the host process `host` are heard no more. Returns one of them.
+    pub(super) fn forget_process(&self, host: &Arc<HostProcess>) -> Option<Arc<GuestThread>> {
         let (mut parked, mut one) = (0, None);
         self.threads.write().retain(|_, thread| {
-            let is_its = thread.process.pid == pid;
+            let is_its = thread.process.pid == host.pid;
             if is_its {
                 parked += usize::from(std::mem::take(&mut thread.state.lock().is_parked));
                 thread.retired.store(true, Ordering::Release);
@@ -81,8 +82,7 @@ impl Engine {
             !is_its
         });
         self.parked.fetch_sub(parked, Ordering::AcqRel);
-        // Threads that it was about to make will never be.
-        self.enrolments.lock().retain(|_, enrolment| !enrolment.is_thread_of(pid));
+        self.maker_is_gone(host);
         one
     }
 }

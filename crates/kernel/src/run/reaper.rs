@@ -4,6 +4,7 @@
 //! those any more. They are buried by whoever leaves the next one, and by the reaper's thread a little later, which
 //! need not be woken for each.
 
+use super::enrol::Enrolment;
 use super::worker::Workers;
 use super::{Door, Engine, GuestThread};
 use crate::task::{self, Dying, ExitStatus, Process};
@@ -12,9 +13,9 @@ use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::event::{eventfd, EventfdFlags, Timespec};
 use rustix::process::{waitid, WaitId, WaitIdOptions};
 use skerry_abi::signal::Signal;
-use skerry_platform::engine::HostProcess;
+use skerry_platform::engine::{living_children, HostProcess};
 use skerry_platform::HostError;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
@@ -22,6 +23,8 @@ use std::time::{Duration, Instant};
 
 /// How long left processes may lie about.
 const LATER: Duration = Duration::from_millis(20);
+/// How often the host is asked for its processes at the least.
+const SELDOM: Duration = Duration::from_secs(1);
 /// So many of the oldest ones are looked at when another one is left.
 const FEW: usize = 4;
 /// What the reaper's bell is called; no process has this pid.
@@ -47,6 +50,10 @@ struct Left {
     processes: Vec<LeftProcess>,
     /// Doors that nobody can ring any more, and whose receivers may not have noticed.
     closing: Vec<Arc<Door>>,
+    doubtful: Vec<Doubtful>,
+    /// When the host is asked about those; and how long after that, as long as it does not help.
+    ask_at: Option<Instant>,
+    ask_again: Duration,
     /// The reaper's thread looks here before long.
     is_known: bool,
 }
@@ -59,9 +66,31 @@ struct LeftProcess {
     thread: Option<Arc<GuestThread>>,
 }
 
+/// A process that the host was let make, and whose maker does not tell any more whether it did, or cannot be believed.
+struct Doubtful {
+    enrolment: Arc<Enrolment>,
+    /// As long as this one is not dead, the process may still be made.
+    maker: Option<Arc<HostProcess>>,
+    /// Children of ours since, of which nobody knows whose they are: it can only be one of these.
+    candidates: Option<Vec<i32>>,
+}
+
+impl Doubtful {
+    fn maker_is_done(&self) -> bool {
+        self.maker.as_ref().is_none_or(|maker| maker.wait_until_dead(0))
+    }
+
+    /// `strangers` are all children of ours, since its maker was done, that nobody knows.
+    fn is_among(&mut self, strangers: &[i32]) -> bool {
+        let candidates = self.candidates.get_or_insert_with(|| strangers.to_vec());
+        candidates.retain(|candidate| strangers.contains(candidate));
+        !candidates.is_empty()
+    }
+}
+
 impl Left {
     fn is_empty(&self) -> bool {
-        self.processes.is_empty() && self.closing.is_empty()
+        self.processes.is_empty() && self.closing.is_empty() && self.doubtful.is_empty()
     }
 }
 
@@ -109,6 +138,17 @@ impl Reaper {
         }
     }
 
+    /// These are to be given up once it is certain that they do not come.
+    pub fn doubt(&self, enrolments: Vec<Arc<Enrolment>>, maker: Option<&Arc<HostProcess>>) {
+        if !enrolments.is_empty() {
+            let mut left = self.left.lock();
+            let doubtful = |enrolment| Doubtful { enrolment, maker: maker.cloned(), candidates: None };
+            left.doubtful.extend(enrolments.into_iter().map(doubtful));
+            (left.ask_at, left.ask_again) = (None, LATER);
+            self.look_later(&mut left);
+        }
+    }
+
     fn closed(&self, door: Arc<Door>) {
         let mut left = self.left.lock();
         left.closing.push(door);
@@ -144,6 +184,7 @@ fn reap(engine: &Arc<Engine>) {
             engine.bury_left(usize::MAX);
             // Receivers are told until they have noticed.
             engine.reaper.left.lock().closing.retain(|door| Workers::dismiss(door));
+            engine.settle_doubts(now);
             look_at = None;
         }
         let mut left = engine.reaper.left.lock();
@@ -159,7 +200,7 @@ impl Engine {
         let host = &watched.host;
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
         let status = waitid(WaitId::PidFd(host.death()), options).ok().flatten();
-        self.forget_process(host.pid);
+        self.forget_process(host);
         if let Some(process) = &watched.process {
             let current = process.host.read().as_ref().map(|current| current.pid);
             // Else it has executed another program since, in another host process.
@@ -176,7 +217,7 @@ impl Engine {
     /// Nobody runs in `host` any more: its threads are in calls that are not answered. It is killed, and dies by itself; what
     /// it used is settled then.
     pub(super) fn leave(&self, host: &Arc<HostProcess>, dying: &Arc<Dying>) {
-        let thread = self.forget_process(host.pid);
+        let thread = self.forget_process(host);
         let Some(watched) = self.reaper.watched.lock().remove(&host.pid) else {
             // It is dead, and buried.
             dying.settle();
@@ -194,6 +235,49 @@ impl Engine {
             left.closing.push(watched.door);
         }
         self.reaper.look_later(&mut left);
+    }
+
+    /// Gives up processes that were to be made and are not there. One that is there comes before long, or else counts as long
+    /// as it is alive.
+    fn settle_doubts(&self, now: Instant) {
+        let mut certain: Vec<Doubtful> = {
+            let mut left = self.reaper.left.lock();
+            if left.ask_at.is_some_and(|at| now < at) {
+                return;
+            }
+            left.doubtful.retain(|doubtful| self.is_expected(&doubtful.enrolment));
+            let doubtful = std::mem::take(&mut left.doubtful);
+            let (certain, open) = doubtful.into_iter().partition(Doubtful::maker_is_done);
+            left.doubtful = open;
+            certain
+        };
+        if certain.is_empty() {
+            return;
+        }
+        if let Some(children) = living_children() {
+            let strangers = self.strangers(children);
+            certain.retain_mut(|doubtful| {
+                let is_there = doubtful.is_among(&strangers);
+                if !is_there && self.give_up(&doubtful.enrolment) {
+                    self.reaper.closed(doubtful.enrolment.door.clone());
+                }
+                is_there
+            });
+        }
+        let mut left = self.reaper.left.lock();
+        left.ask_again = if certain.is_empty() { LATER } else { (left.ask_again * 2).min(SELDOM) };
+        left.ask_at = (!certain.is_empty()).then(|| now + left.ask_again);
+        left.doubtful.extend(certain);
+    }
+
+    /// Those of our children that are nobody's host process. One that changes hands just now may seem to be one.
+    fn strangers(&self, mut children: Vec<i32>) -> Vec<i32> {
+        let mut known: HashSet<i32> = self.threads.read().values().map(|thread| thread.host.pid).collect();
+        known.extend(self.reaper.watched.lock().keys());
+        known.extend(self.reaper.left.lock().processes.iter().map(|process| process.host.pid));
+        known.insert(self.zygote.pid());
+        children.retain(|child| !known.contains(child));
+        children
     }
 
     /// Takes what is dead of the `count` oldest left processes off the host's table.

@@ -13,16 +13,34 @@ pub(crate) fn dispatch(context: &mut Context) -> Result<u64> {
     if let Some(verdict) = crate::task::seccomp::before_call(context) {
         return verdict;
     }
-    let Some(row) = table::find(call.number) else {
-        unknown(context, call.number);
-        return Err(Errno::ENOSYS);
-    };
-    if !kernel.trace {
-        return (row.handler)(context, &call.arguments);
+    let row = table::find(call.number);
+    let policy = kernel.policy.get();
+    if policy.is_none() && !kernel.trace {
+        return serve(context, row);
     }
-    let result = (row.handler)(context, &call.arguments);
-    crate::syscall::trace::report(context, row, &result);
+    if let Some(verdict) = policy.and_then(|policy| policy.before_call(context, row)) {
+        return verdict;
+    }
+    let details = row.and_then(|row| policy.and_then(|policy| policy.details(context, row)));
+    let result = serve(context, row);
+    if let Some(policy) = policy {
+        policy.after_call(context, row, details, &result);
+    }
+    if let (Some(row), true) = (row, kernel.trace) {
+        crate::syscall::trace::report(context, row, &result);
+    }
     result
+}
+
+fn serve(context: &mut Context, row: Option<&table::Row>) -> Result<u64> {
+    let call = context.call;
+    match row {
+        Some(row) => (row.handler)(context, &call.arguments),
+        None => {
+            unknown(context, call.number);
+            Err(Errno::ENOSYS)
+        }
+    }
 }
 
 fn unknown(context: &Context, number: u64) {

@@ -11,6 +11,7 @@ use crate::net::address::{Address, UnixName, STORAGE_SIZE};
 use crate::net::options;
 use crate::net::socket::{Caller, Destination, Socket, SocketFile, SocketType};
 use crate::net::{inet, netlink, unix};
+use crate::policy::{self, Direction};
 use crate::{Context, Errno, Result};
 use skerry_abi::raw::net as linux;
 use std::sync::Arc;
@@ -68,6 +69,7 @@ fn write_address(context: &Context, bytes: &[u8], address: UserAddress, length_a
 /// What `address` leads to for `socket`.
 fn destination(context: &Context, socket: &dyn Socket, address: Address) -> Result<Destination> {
     if socket.common().domain() != linux::AF_UNIX {
+        policy::allows_endpoint(context.kernel(), socket, &address, Direction::To)?;
         return Ok(Destination::plain(address));
     }
     let unix = match &address {
@@ -181,6 +183,7 @@ pub fn bind(context: &mut Context, fd: i32, address: UserAddress, length: i32) -
     if let (Address::Unix(UnixName::Path(path)), Some(named)) = (&address, unix::named(socket.as_ref())) {
         return unix::tree::bind(context, named, path);
     }
+    policy::allows_endpoint(context.kernel(), socket.as_ref(), &address, Direction::Own)?;
     socket.bind(&Caller::of(context), &address)
 }
 

@@ -353,5 +353,11 @@ pub fn discard_clone(task: &Arc<Task>) {
         }
         kernel.pids.remove_process(process.pid());
         crate::ipc::sysv::exited(kernel, process.pid());
+        // Whoever has found it meanwhile waits in vain.
+        process.dead.store(true, Ordering::Release);
+        process.exit_queue.wake_all();
+        if let Some(parent) = process.parent() {
+            parent.child_queue.wake_all();
+        }
     }
 }
