@@ -5,8 +5,8 @@
 //! the same bytes however often it looks. What is not here is read and written where it is, [`Context`](crate::Context)
 //! has both.
 
-use std::cell::RefCell;
 use skerry_platform::layout::marshal::{size, AREA, BYTES, DEFERRED, HEADER, LENGTH, WRITABLE};
+use std::cell::RefCell;
 
 /// The memory that travels with one call.
 #[derive(Default)]

@@ -100,8 +100,8 @@ impl Engine {
                 return false;
             }
             thread.channel.fetch_marshalled(request.marshalled);
-            let must_ring = request.kind == request::SYSCALL
-                && (is_left_to_ring(request.number) || thread.takes_descriptor(&request));
+            let must_ring =
+                request.kind == request::SYSCALL && (is_left_to_ring(request.number) || thread.takes_descriptor(&request));
             match state.begin_seen(&thread.channel, request.sequence, must_ring) {
                 Some(task) => (request, task),
                 None => return false,
