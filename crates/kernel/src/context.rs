@@ -283,9 +283,9 @@ impl<'a> Context<'a> {
         self.memory().write(address, bytes)
     }
 
-    /// What the stub is to write to the guest's memory on the way out.
-    pub(crate) fn take_results(&self) -> Vec<u8> {
-        self.marshalled.borrow_mut().take_results()
+    /// What the stub is to write to the guest's memory on the way out goes to `put`. Returns how much it is.
+    pub(crate) fn take_results(&self, put: impl FnOnce(&[u8])) -> usize {
+        self.marshalled.borrow_mut().take_results(put)
     }
 
     pub(crate) fn has_results(&self) -> bool {

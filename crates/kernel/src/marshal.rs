@@ -6,6 +6,7 @@
 //! has both.
 
 use skerry_platform::layout::marshal::{size, AREA, BYTES, DEFERRED, HEADER, LENGTH, WRITABLE};
+use std::cell::RefCell;
 
 /// The memory that travels with one call.
 #[derive(Default)]
@@ -14,6 +15,40 @@ pub(crate) struct Marshalled {
     inputs: Vec<u8>,
     /// Records of what is to be written, in order.
     results: Vec<u8>,
+}
+
+/// Buffers that a thread keeps for its next calls.
+const MOST_SPARE: usize = 8;
+
+thread_local! {
+    static SPARE: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// An empty buffer. Not inlined, as the next one: a call that waits may go on on another thread.
+#[inline(never)]
+pub(crate) fn take_buffer() -> Vec<u8> {
+    SPARE.with(|spare| spare.borrow_mut().pop()).unwrap_or_default()
+}
+
+#[inline(never)]
+fn give_buffer(mut buffer: Vec<u8>) {
+    buffer.clear();
+    SPARE.with(|spare| {
+        let mut spare = spare.borrow_mut();
+        if spare.len() < MOST_SPARE && buffer.capacity() <= 2 * AREA {
+            spare.push(buffer);
+        }
+    });
+}
+
+impl Drop for Marshalled {
+    fn drop(&mut self) {
+        for buffer in [&mut self.inputs, &mut self.results] {
+            if buffer.capacity() > 0 {
+                give_buffer(std::mem::take(buffer));
+            }
+        }
+    }
 }
 
 /// One stretch of guest memory.
@@ -116,6 +151,9 @@ impl Marshalled {
         {
             return false;
         }
+        if self.results.capacity() == 0 {
+            self.results = take_buffer();
+        }
         self.results.reserve(size(bytes.len()));
         self.results.extend(address.to_ne_bytes());
         self.results.extend((bytes.len() as u64 | BYTES).to_ne_bytes());
@@ -140,9 +178,14 @@ impl Marshalled {
         !self.results.is_empty()
     }
 
-    /// What the stub is to write, for the channel; none is left here.
-    pub fn take_results(&mut self) -> Vec<u8> {
-        std::mem::take(&mut self.results)
+    /// What the stub is to write goes to `put`; none is left here. Returns how much it was.
+    pub fn take_results(&mut self, put: impl FnOnce(&[u8])) -> usize {
+        let length = self.results.len();
+        if length > 0 {
+            put(&self.results);
+            self.results.clear();
+        }
+        length
     }
 
     /// Hands each result to `write`, which says how much it has written; false where one was not written whole. None is
@@ -218,7 +261,7 @@ mod tests {
         // Not with the call: that goes there at once, behind what was to be written before it.
         context.write_bytes(address + 3, &[b'z'; 20]).unwrap();
         assert_eq!((&memory[..5], word(&context, 1)), (&b"01Xzz"[..], *b"1Xzz"));
-        assert!(context.take_results().is_empty());
+        assert_eq!(context.take_results(|_| ()), 0);
     }
 
     /// Against a model: memory of bytes that are known one by one.

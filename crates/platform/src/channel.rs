@@ -102,20 +102,20 @@ impl Channel {
         unsafe { std::ptr::read_volatile(&raw const (*self.pages.as_ptr()).detail) }
     }
 
-    /// A copy of the first `length` bytes of the area, as far as it has so many.
-    pub fn marshalled(&self, length: u32) -> Vec<u8> {
+    /// Adds a copy of the first `length` bytes of the area to `copy`, which is empty; nothing where it has not so many.
+    pub fn copy_marshalled(&self, length: u32, copy: &mut Vec<u8>) {
         let length = length as usize;
         if length > marshal::AREA {
-            return Vec::new();
+            return;
         }
-        let mut copy = Vec::with_capacity(length);
+        copy.clear();
+        copy.reserve(length);
         // SAFETY: `length` bytes inside the mapping go into a buffer with room for them, byte by byte as they are at that
         // time; no reference into the mapping is made.
         unsafe {
             std::ptr::copy_nonoverlapping((&raw const (*self.pages.as_ptr()).area).cast::<u8>(), copy.as_mut_ptr(), length);
             copy.set_len(length);
         }
-        copy
     }
 
     /// Lays down what a reply has the stub write to the guest's memory; no more than the area holds.

@@ -118,6 +118,8 @@ pub mod direct {
     pub const WRITE: u64 = 1 << 34;
     /// With O_APPEND: a write begins at the file's end.
     pub const APPEND: u64 = 1 << 35;
+    /// There is nothing to read, and what is written is gone (null(4)): no descriptor, and nothing to ask the host for.
+    pub const NULL: u64 = 1 << 36;
     /// As [`super::DirectEntry::write_end`]: no limit.
     pub const NO_END: u64 = u64::MAX;
 }

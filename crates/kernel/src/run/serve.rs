@@ -7,7 +7,7 @@ use super::{Engine, GuestThread, ThreadState};
 use crate::context::{After, Call, ClonePlan, Continuation, Lead, NativePlan};
 use crate::signal::{self, HandlerFrame, Resume, Return};
 use crate::task::{self, Dying, Task};
-use crate::{syscall, Context, Errno, Result};
+use crate::{marshal, syscall, Context, Errno, Result};
 use skerry_abi::raw::general as linux;
 use skerry_abi::signal::{Signal, SignalInfo, SignalSet, SignalStack};
 use skerry_platform::channel::Channel;
@@ -100,8 +100,8 @@ impl Engine {
                 return false;
             }
             thread.channel.fetch_marshalled(request.marshalled);
-            let must_ring = request.kind == request::SYSCALL
-                && (is_left_to_ring(request.number) || thread.takes_descriptor(&request));
+            let must_ring =
+                request.kind == request::SYSCALL && (is_left_to_ring(request.number) || thread.takes_descriptor(&request));
             match state.begin_seen(&thread.channel, request.sequence, must_ring) {
                 Some(task) => (request, task),
                 None => return false,
@@ -126,7 +126,8 @@ impl Engine {
         if request.kind == request::SYSCALL {
             context.may_carry_operations = true;
             if request.marshalled != 0 {
-                let inputs = thread.channel.marshalled(request.marshalled);
+                let mut inputs = marshal::take_buffer();
+                thread.channel.copy_marshalled(request.marshalled, &mut inputs);
                 syscall::carry_out_deferred(&mut context, &inputs);
                 if self.marshalling.load(Ordering::Relaxed) {
                     context.set_marshalled(inputs);
@@ -242,10 +243,9 @@ impl Engine {
     fn value_reply(&self, thread: &GuestThread, context: &mut Context, value: i64) -> Reply {
         let operations = self.direct_operations(thread, context, value);
         if operations.is_empty() {
-            let results = context.take_results();
-            thread.channel.put_results(&results);
+            let results = context.take_results(|results| thread.channel.put_results(results));
             let entry = if may_defer(thread, context) { deferred::GRANTED } else { 0 };
-            return Reply { action: action::RETURN, value, results: results.len() as u32, entry, ..Reply::default() };
+            return Reply { action: action::RETURN, value, results: results as u32, entry, ..Reply::default() };
         }
         // What has become unwritable since the call began is the caller's own doing.
         let _ = context.write_results();
