@@ -1,8 +1,8 @@
 //! Running application processes: the loop that receives their calls, serves them, and answers.
 //!
 //! [`Engine`] holds what is about the host: the zygote and its pool, every guest thread with its channel, the listeners.
-//! Parts: `worker` (threads that receive and serve), `spin` (serving without rings), `serve` (one ring, from request to reply), `enrol` (new threads and
-//! processes present themselves), `pool` (processes that wait for a program), `reaper` (deaths), `space` (what is known of
+//! Parts: `worker` (threads that receive and serve), `spin` (serving without rings), `serve` (one call, from request to reply),
+//! `enrol` (new threads and processes present themselves), `pool` (processes that wait for a program), `reaper` (deaths), `space` (what is known of
 //! an address space), `program` (ELF images and stacks), `exec` (giving a process its program), `files` (file operations
 //! from outside).
 //!
