@@ -19,6 +19,7 @@ use crate::trampoline;
 const AUDIT_ARCH_X86_64: u32 = 0xc000_003e;
 const ENOSYS: i64 = -38;
 const EINTR: i64 = -4;
+const ETIMEDOUT: i64 = -110;
 const SIGTRAP: i32 = 5;
 const TRAP_TRACE: i32 = 2;
 
@@ -132,6 +133,10 @@ fn interrupted_native(thread: &mut ThreadBlock, context: &mut Context) -> (i64, 
     }
     restore_arguments(thread, context);
     context.rip = thread.resume;
+    if thread.call_again != 0 && context.rax as i64 != ETIMEDOUT {
+        context.rip -= 2;
+        context.rax = thread.native_number;
+    }
     (0, Place::OwnCode)
 }
 
@@ -361,6 +366,7 @@ fn clone(thread: &mut ThreadBlock, context: &mut Context, wanted: &CloneOrder) -
             (context.rax, context.rsp) = (rax, rsp);
             return result;
         }
+        thread.tid = wanted.child_tid;
         direct::forked(thread);
         if wanted.tls != 0 {
             const ARCH_SET_FS: u64 = 0x1002;
@@ -387,6 +393,7 @@ fn clone(thread: &mut ThreadBlock, context: &mut Context, wanted: &CloneOrder) -
 pub fn lay_down_child(child: &mut ThreadBlock, context: &Context, wanted: &CloneOrder) {
     child.set_child_tid = wanted.set_child_tid;
     child.child_tid = wanted.child_tid;
+    child.tid = wanted.child_tid;
     child.parking.clear_child_tid = wanted.clear_child_tid;
     child.parking.tls = wanted.tls;
     if wanted.tls == 0 {
@@ -481,6 +488,7 @@ pub fn wait_for_program(thread: &mut ThreadBlock) -> ! {
             // first call, which the compiler does not see.
             action::RUN if run_operations(thread, answer.operations) >= 0 => unsafe {
                 core::ptr::write_volatile(&raw mut thread.sequence, thread.sequence);
+                core::ptr::write_volatile(&raw mut thread.tid, answer.value as u64);
                 host::start_program(answer.entry, answer.stack)
             },
             _ => host::exit_process(1),

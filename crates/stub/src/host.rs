@@ -42,7 +42,16 @@ native_done:
     mov rdx, gs:[0x48]
     mov r10, gs:[0x50]
     mov r9, gs:[0x58]
+    mov rcx, gs:[0x68]
+    jrcxz 1f
+    // Without touching the flags, as `syscall` does: -110 is ETIMEDOUT, and 202 is futex.
+    lea rcx, [rax + 110]
+    jrcxz 1f
+    mov eax, 202
     mov rcx, gs:[0x60]
+    lea rcx, [rcx - 2]
+    jmp rcx
+1:  mov rcx, gs:[0x60]
     jmp rcx
     .globl native_end
 native_end:

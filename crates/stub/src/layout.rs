@@ -68,7 +68,8 @@ pub mod action {
     pub const HANDLER: u32 = 4;
     /// Carry out `operations`; then go on with the last result, or with NATIVE_DONE if `then` is set.
     pub const NATIVE: u32 = 5;
-    /// A pool process: carry out `operations`, and start at `entry` with `stack` if none failed, else end.
+    /// A pool process: carry out `operations`, and start at `entry` with `stack` if none failed, else end. `value`: the
+    /// guest's id of the thread.
     pub const RUN: u32 = 6;
     /// Make a thread or process (`clone`). If that fails, or `then` is set, go on with NATIVE_DONE, else with the child's id.
     pub const CLONE: u32 = 7;

@@ -349,6 +349,7 @@ impl Plan {
         let start = image.end(bias) + PAGE + gap;
         let program = Program {
             executable: None,
+            has_interpreter: interpreter.is_some(),
             arguments: laid.arguments,
             environment: laid.environment,
             auxiliary: laid.auxiliary,

@@ -139,7 +139,7 @@ impl Engine {
             request::KICKED => {
                 thread.state.lock().frame = None;
                 match Errno(thread.channel.detail().status as i32) {
-                    errno @ (Errno::ERESTARTSYS | Errno::ERESTARTNOHAND) => Some(Err(errno)),
+                    errno @ (Errno::ERESTARTSYS | Errno::ERESTARTNOHAND | Errno::ERESTARTNOINTR) => Some(Err(errno)),
                     _ => None,
                 }
             }
@@ -212,7 +212,7 @@ impl Engine {
             (After::Run { entry, stack }, _) => {
                 let reply = match signal::prepare_return(context, None) {
                     Return::Gone => return self.end(thread, context),
-                    _ => Reply { action: action::RUN, entry, stack, ..Reply::default() },
+                    _ => Reply { action: action::RUN, value: context.task.tid().into(), entry, stack, ..Reply::default() },
                 };
                 return self.answer(thread, reply);
             }
@@ -400,8 +400,8 @@ impl Engine {
         match signal::prepare_return(context, None) {
             Return::Gone => self.end(thread, context),
             _ => {
-                let operations = operations.len() as u32;
-                self.answer(thread, Reply { action: action::RUN, operations, entry, stack, ..Reply::default() });
+                let (operations, value) = (operations.len() as u32, context.task.tid().into());
+                self.answer(thread, Reply { action: action::RUN, value, operations, entry, stack, ..Reply::default() });
             }
         }
         Ok(())

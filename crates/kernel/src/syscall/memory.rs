@@ -93,7 +93,9 @@ pub fn mmap(
     }
     let arguments = [hint, length, protection.into(), host_flags.into(), 0, offset];
     let mut calls = vec![NativeCall::with_descriptor(linux::__NR_mmap, arguments, 4, descriptor)];
-    if !shared && protection & linux::PROT_EXEC != 0 && !wants_write {
+    // A static program that maps the code of others reads and translates it (Valgrind): it gets what the file has.
+    let links = context.process().program.read().has_interpreter;
+    if !shared && protection & linux::PROT_EXEC != 0 && !wants_write && links {
         context.kernel().images.lay_over(&*file.operations, (offset, length), protection.into(), &mut calls);
     }
     context.run_native(calls, Some(pass_result_on()))

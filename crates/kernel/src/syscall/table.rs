@@ -126,7 +126,7 @@ rows! {
     69 msgsnd crate::syscall::sysv::msgsnd, Kernel Full "";
     70 msgrcv crate::syscall::sysv::msgrcv, Kernel Full "";
     71 msgctl crate::syscall::sysv::msgctl, Kernel Full "";
-    72 fcntl crate::syscall::descriptor::fcntl, Kernel Partial "no leases";
+    72 fcntl crate::syscall::descriptor::fcntl, Kernel Full "";
     73 flock crate::syscall::lock::flock, Kernel Full "";
     74 fsync crate::syscall::data::fsync, Kernel Full "";
     75 fdatasync crate::syscall::data::fdatasync, Kernel Full "";
@@ -210,6 +210,7 @@ rows! {
     156 _sysctl crate::syscall::system::absent, Kernel Refused "";
     157 prctl crate::syscall::prctl::prctl, Kernel Partial "PR_SET_MM, PR_SET_TSC and switching of mitigations are refused; names of mappings are not shown";
     158 arch_prctl crate::syscall::memory::served_by_the_stub, Host Partial "FS and GS only";
+    159 adjtimex crate::syscall::time::adjtimex, Kernel Partial "says that the clock is not synchronised; the clock is the host's";
     160 setrlimit crate::syscall::resource::setrlimit, Kernel Full "";
     161 chroot crate::syscall::path::chroot, Kernel Full "";
     162 sync crate::syscall::data::sync, Kernel Full "";
@@ -252,7 +253,7 @@ rows! {
     199 fremovexattr crate::syscall::xattr::fremovexattr, Kernel Full "";
     200 tkill crate::syscall::signal::tkill, Kernel Full "";
     201 time crate::syscall::time::time, Kernel Full "";
-    202 futex crate::syscall::memory::futex, Host Partial "no priority inheritance";
+    202 futex crate::syscall::memory::futex, Host Partial "priority-inheriting ones lock without inheriting; no FUTEX_WAIT_REQUEUE_PI";
     203 sched_setaffinity crate::syscall::scheduling::sched_setaffinity, Kernel Full "";
     204 sched_getaffinity crate::syscall::scheduling::sched_getaffinity, Kernel Full "";
     205 set_thread_area crate::syscall::system::absent, Kernel Refused "";
@@ -350,6 +351,7 @@ rows! {
     298 perf_event_open crate::syscall::system::absent, Kernel Refused "";
     299 recvmmsg crate::syscall::socket::recvmmsg, Kernel Full "";
     302 prlimit64 crate::syscall::resource::prlimit64, Kernel Full "";
+    305 clock_adjtime crate::syscall::time::clock_adjtime, Kernel Partial "see adjtimex";
     306 syncfs crate::syscall::data::syncfs, Kernel Full "";
     307 sendmmsg crate::syscall::socket::sendmmsg, Kernel Full "";
     308 setns crate::syscall::system::setns, Kernel Refused "no namespaces";

@@ -3,7 +3,7 @@
 //! Pid 1 is the sandbox's own: it runs no program, has no threads, reaps at once whatever becomes its child, and no
 //! signal reaches it. Programs that are started from outside are its children, each the leader of a session of its own.
 
-use super::process::ProcessParts;
+use super::process::{Login, ProcessParts};
 use super::scheduling::Scheduling;
 use super::task::{TaskParts, DEFAULT_TIMER_SLACK_NS};
 use super::{Credentials, FsContext, Process, ProcessGroup, Program, Relations, Session, SignalActions, Task};
@@ -51,6 +51,7 @@ pub(crate) fn make_init(kernel: &Arc<Kernel>) {
             exit_signal: 0,
             program: Program::default(),
             oom_score_adj: 0,
+            login: Login::default(),
             dumpable: true,
             credentials: Arc::new(Credentials::new(0, 0, Vec::new())),
         },
@@ -121,6 +122,7 @@ pub fn spawn(kernel: &Arc<Kernel>, request: SpawnRequest) -> Result<Arc<Task>> {
             exit_signal: skerry_abi::signal::Signal::SIGCHLD.number(),
             program: Program::default(),
             oom_score_adj: 0,
+            login: Login::default(),
             dumpable: true,
             credentials: credentials.clone(),
         },
@@ -297,6 +299,7 @@ fn fork_process(caller: &Task, pid: i32, request: &CloneRequest) -> Arc<Process>
             exit_signal,
             program: parent.program.read().clone(),
             oom_score_adj: parent.oom_score_adj.load(Ordering::Relaxed),
+            login: *parent.login.read(),
             dumpable: parent.dumpable.load(Ordering::Relaxed),
             credentials: caller.credentials(),
         },

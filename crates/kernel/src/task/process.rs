@@ -92,6 +92,19 @@ impl SignalActions {
     }
 }
 
+/// Who logged in to start it, and which login that was (proc_pid_loginuid(5)); all ones: nobody did.
+#[derive(Clone, Copy, Debug)]
+pub struct Login {
+    pub uid: u32,
+    pub session: u32,
+}
+
+impl Default for Login {
+    fn default() -> Login {
+        Login { uid: u32::MAX, session: u32::MAX }
+    }
+}
+
 /// A thread group.
 pub struct Process {
     pid: i32,
@@ -128,6 +141,7 @@ pub struct Process {
     pub child_subreaper: AtomicBool,
     pub dumpable: AtomicBool,
     pub oom_score_adj: AtomicI32,
+    pub login: RwLock<Login>,
     /// prctl(PR_SET_THP_DISABLE); only told.
     pub(crate) huge_pages_disabled: AtomicBool,
     /// alarm(2), setitimer(2), timer_create(2).
@@ -152,6 +166,7 @@ pub(super) struct ProcessParts {
     pub exit_signal: i32,
     pub program: crate::task::Program,
     pub oom_score_adj: i32,
+    pub login: Login,
     pub dumpable: bool,
     pub credentials: Arc<Credentials>,
 }
@@ -183,6 +198,7 @@ impl Process {
             child_subreaper: AtomicBool::new(false),
             dumpable: AtomicBool::new(parts.dumpable),
             oom_score_adj: AtomicI32::new(parts.oom_score_adj),
+            login: RwLock::new(parts.login),
             huge_pages_disabled: AtomicBool::new(false),
             timers: crate::time::ProcessTimers::default(),
             host: RwLock::new(None),
