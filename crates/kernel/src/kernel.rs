@@ -80,6 +80,8 @@ pub struct Kernel {
     pub direct_data: std::sync::atomic::AtomicBool,
     /// Stubs may put calls off whose result they know. Set at boot.
     pub deferral: std::sync::atomic::AtomicBool,
+    /// Stubs answer what they can by themselves (ADR 15).
+    pub local_answers: std::sync::atomic::AtomicBool,
     /// Numbers of unknown calls that have been told.
     pub(crate) unknown_calls: Mutex<std::collections::HashSet<u64>>,
     /// The host's side, once [`Kernel::start`] has run.
@@ -139,6 +141,7 @@ impl Kernel {
             policy: OnceLock::new(),
             direct_data: Default::default(),
             deferral: Default::default(),
+            local_answers: true.into(),
             unknown_calls: Mutex::default(),
             engine: OnceLock::new(),
         });

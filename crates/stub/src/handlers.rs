@@ -50,7 +50,7 @@ fn serve_in_frame(thread: &mut ThreadBlock, context: &mut Context) {
         return signal_return(thread, context);
     }
     let mut registers = Registers::of(context);
-    match serve::serve(thread, &mut registers) {
+    match serve::serve_trapped(thread, &mut registers) {
         Outcome::Return(value) => context.rax = value as u64,
         Outcome::Native => {
             registers.put_into(context);

@@ -48,7 +48,9 @@ pub struct ThreadBlock {
     pub kicked: u64,
     /// How the patched call is left; one of `entry::leave`.
     pub leaving: u64,
-    _reserved_to_0x1e0: [u64; 14],
+    /// Calls that have trapped since the sentry was last told that there are many.
+    pub traps: u64,
+    _reserved_to_0x1e0: [u64; 13],
     /// Where rewritten `cpuid` sites jump to (`cpuid.rs`, which knows the offsets).
     pub cpuid_entry: u64,
     /// What rax, rcx and rdx were there.

@@ -100,8 +100,8 @@ impl Engine {
                 return false;
             }
             thread.channel.fetch_marshalled(request.marshalled);
-            let must_ring =
-                request.kind == request::SYSCALL && (is_left_to_ring(request.number) || thread.takes_descriptor(&request));
+            let must_ring = request.kind & !request::OFTEN_TRAPPED == request::SYSCALL
+                && (is_left_to_ring(request.number) || thread.takes_descriptor(&request));
             match state.begin_seen(&thread.channel, request.sequence, must_ring) {
                 Some(task) => (request, task),
                 None => return false,
@@ -123,7 +123,9 @@ impl Engine {
         task.in_kernel.store(true, Ordering::Release);
         let call = Call { number: request.number, arguments: request.arguments, ..Call::default() };
         let mut context = Context::of_channel(task, lead, call, &thread.channel);
-        if request.kind == request::SYSCALL {
+        let has_trapped_often = request.kind == request::SYSCALL | request::OFTEN_TRAPPED;
+        let kind = request.kind & !request::OFTEN_TRAPPED;
+        if kind == request::SYSCALL {
             context.may_carry_operations = true;
             if request.marshalled != 0 {
                 let mut inputs = marshal::take_buffer();
@@ -133,11 +135,16 @@ impl Engine {
                     context.set_marshalled(inputs);
                 }
             }
+            // Behind what was put off before: the call is made anew.
+            if has_trapped_often && self.patch_late(thread, &context) {
+                return;
+            }
         }
-        let result = match request.kind {
+        let result = match kind {
             request::SYSCALL => Some(syscall::dispatch(&mut context)),
             request::KICKED => {
                 thread.state.lock().frame = None;
+                signal::look_again(task);
                 match Errno(thread.channel.detail().status as i32) {
                     errno @ (Errno::ERESTARTSYS | Errno::ERESTARTNOHAND | Errno::ERESTARTNOINTR) => Some(Err(errno)),
                     _ => None,

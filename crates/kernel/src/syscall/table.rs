@@ -68,8 +68,8 @@ rows! {
     10 mprotect crate::syscall::memory::served_by_the_stub, Host Full "";
     11 munmap crate::syscall::memory::served_by_the_stub, Host Full "";
     12 brk crate::syscall::memory::brk, Kernel Full "";
-    13 rt_sigaction crate::syscall::signal::rt_sigaction, Kernel Full "";
-    14 rt_sigprocmask crate::syscall::signal::rt_sigprocmask, Kernel Full "";
+    13 rt_sigaction crate::syscall::signal::rt_sigaction, Local Full "";
+    14 rt_sigprocmask crate::syscall::signal::rt_sigprocmask, Local Full "";
     16 ioctl crate::syscall::descriptor::ioctl, Kernel Full "";
     17 pread64 crate::syscall::read_write::pread64, Data Full "";
     18 pwrite64 crate::syscall::read_write::pwrite64, Data Full "";
@@ -164,8 +164,8 @@ rows! {
     107 geteuid crate::syscall::credentials::geteuid, Local Full "";
     108 getegid crate::syscall::credentials::getegid, Local Full "";
     109 setpgid crate::syscall::process::setpgid, Kernel Full "";
-    110 getppid crate::syscall::process::getppid, Kernel Full "";
-    111 getpgrp crate::syscall::process::getpgrp, Kernel Full "";
+    110 getppid crate::syscall::process::getppid, Local Full "";
+    111 getpgrp crate::syscall::process::getpgrp, Local Full "";
     112 setsid crate::syscall::process::setsid, Kernel Full "";
     113 setreuid crate::syscall::credentials::setreuid, Kernel Full "";
     114 setregid crate::syscall::credentials::setregid, Kernel Full "";
@@ -175,10 +175,10 @@ rows! {
     118 getresuid crate::syscall::credentials::getresuid, Kernel Full "";
     119 setresgid crate::syscall::credentials::setresgid, Kernel Full "";
     120 getresgid crate::syscall::credentials::getresgid, Kernel Full "";
-    121 getpgid crate::syscall::process::getpgid, Kernel Full "";
+    121 getpgid crate::syscall::process::getpgid, Local Full "";
     122 setfsuid crate::syscall::credentials::setfsuid, Kernel Full "";
     123 setfsgid crate::syscall::credentials::setfsgid, Kernel Full "";
-    124 getsid crate::syscall::process::getsid, Kernel Full "";
+    124 getsid crate::syscall::process::getsid, Local Full "";
     125 capget crate::syscall::credentials::capget, Kernel Full "";
     126 capset crate::syscall::credentials::capset, Kernel Full "";
     127 rt_sigpending crate::syscall::signal::rt_sigpending, Kernel Full "";

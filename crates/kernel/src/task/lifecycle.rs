@@ -283,7 +283,13 @@ fn fork_process(caller: &Task, pid: i32, request: &CloneRequest) -> Arc<Process>
         (Arc::downgrade(parent), caller.tid(), request.exit_signal)
     };
     let group = parent.group();
-    let actions = if request.has(linux::CLONE_SIGHAND) { parent.actions.share() } else { parent.actions.copy() };
+    let actions = if request.has(linux::CLONE_SIGHAND) {
+        let shared = parent.actions.share();
+        crate::signal::tell_actions(parent, &parent.signals.lock());
+        shared
+    } else {
+        parent.actions.copy()
+    };
     if request.flags & CLONE_CLEAR_SIGHAND != 0 {
         for action in actions.lock().iter_mut().filter(|action| action.handler > skerry_abi::signal::SIG_IGN) {
             *action = SigAction::default();
@@ -316,7 +322,7 @@ fn copy_task(caller: &Task, request: &CloneRequest) -> TaskParts {
         let signals = caller.signals.lock();
         // A thread that shares memory must not share the stack too; a vfork(2) child may, its parent sleeps.
         let shares_stack = request.has(linux::CLONE_VM) && !request.has(linux::CLONE_VFORK);
-        (signals.blocked, if shares_stack { DISABLED_STACK } else { signals.stack })
+        (signals.blocked(), if shares_stack { DISABLED_STACK } else { signals.stack })
     };
     if request.has(linux::CLONE_FILES) && !request.has(linux::CLONE_THREAD) {
         caller.files().never_direct();

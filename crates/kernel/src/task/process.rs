@@ -5,7 +5,7 @@ use crate::sync::WaitQueue;
 use crate::tty::Terminal;
 use crate::Kernel;
 use parking_lot::{Mutex, RwLock};
-use skerry_abi::signal::{SigAction, SignalInfo};
+use skerry_abi::signal::{SigAction, SignalInfo, SignalSet};
 use skerry_abi::structs::RLimit;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::{Arc, Weak};
@@ -76,6 +76,18 @@ impl SignalActions {
     /// The same ones, for CLONE_SIGHAND.
     pub fn share(&self) -> SignalActions {
         SignalActions(RwLock::new(self.0.read().clone()))
+    }
+    /// At least those that are not as a process begins with.
+    pub(crate) fn changed(&self) -> SignalSet {
+        let shared = self.0.read();
+        // Another process changes them too.
+        if Arc::strong_count(&shared) > 1 {
+            return SignalSet::FULL;
+        }
+        let actions = shared.lock();
+        let is_changed =
+            |action: &SigAction| action.handler != 0 || action.flags != 0 || action.restorer != 0 || action.mask.0 != 0;
+        SignalSet(actions.iter().enumerate().filter(|(_, action)| is_changed(action)).map(|(index, _)| 1 << index).sum())
     }
     /// Equal for processes that share them (kcmp(2)).
     pub(crate) fn identity(&self) -> usize {
