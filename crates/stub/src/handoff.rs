@@ -30,11 +30,11 @@ pub fn hand_over(thread: &mut ThreadBlock) {
         thread.request.rings = true;
         publish(thread);
     }
-    ring();
+    thread.injected = ring();
     while reply(thread).action == action::RING {
         // An answer from when it was not clear yet that we ring has taken the request's place.
         publish(thread);
-        ring();
+        thread.injected = ring();
     }
 }
 
@@ -93,13 +93,14 @@ fn spin(thread: &ThreadBlock) -> bool {
     }
 }
 
-fn ring() {
+/// Returns what the ring does.
+fn ring() -> u64 {
     loop {
         match call!(number::GETPPID, layout::DOORBELL_MAGIC, layout::DOORBELL_REQUEST) {
             // A host signal that does not restart calls: the same request rings again.
             EINTR => {}
             error if error < 0 => host::exit_process(1),
-            _ => return,
+            number => return number as u64,
         }
     }
 }
