@@ -217,7 +217,9 @@ impl Workers {
         let parked = engine.workers.state.lock().parked.pop();
         match parked {
             Some(worker) => worker.send(|duty| duty.spins = true),
-            None => start(engine, Duty { spins: true, ..Duty::default() }),
+            None if try_start(engine, &mut Some(Duty { spins: true, ..Duty::default() })) => {}
+            // The host refuses threads for now; all goes on by ringing.
+            None => engine.spinner.release(),
         }
     }
 
@@ -289,28 +291,33 @@ impl State {
 
 /// Starts a worker.
 fn start(engine: &Arc<Engine>, duty: Duty) {
-    let worker = Mutex::new(Some((engine.clone(), duty)));
-    let worker = Arc::new(worker);
-    loop {
-        let for_thread = worker.clone();
-        let spawned = std::thread::Builder::new().name("skerry-worker".into()).stack_size(STACK_SIZE).spawn(move || {
-            let taken = for_thread.lock().take();
-            if let Some((engine, duty)) = taken {
-                run(Arc::new(Worker {
-                    engine,
-                    host: current_thread(),
-                    duty: Mutex::new(duty),
-                    has_woken: AtomicBool::new(false),
-                    sent: Condvar::new(),
-                }));
-            }
-        });
-        if spawned.is_ok() {
-            return;
-        }
+    let mut duty = Some(duty);
+    while !try_start(engine, &mut duty) {
         // The host refuses threads for now: without a receiver the application would stand still for good.
         std::thread::sleep(Duration::from_millis(10));
     }
+}
+
+/// Starts a worker, which takes its duty, if the host lets us have one more thread.
+fn try_start(engine: &Arc<Engine>, duty: &mut Option<Duty>) -> bool {
+    let given = Arc::new(Mutex::new(duty.take()));
+    let (engine, taken) = (engine.clone(), given.clone());
+    let spawned = std::thread::Builder::new().name("skerry-worker".into()).stack_size(STACK_SIZE).spawn(move || {
+        let duty = taken.lock().take();
+        if let Some(duty) = duty {
+            run(Arc::new(Worker {
+                engine,
+                host: current_thread(),
+                duty: Mutex::new(duty),
+                has_woken: AtomicBool::new(false),
+                sent: Condvar::new(),
+            }));
+        }
+    });
+    if spawned.is_err() {
+        *duty = given.lock().take();
+    }
+    spawned.is_ok()
 }
 
 /// A worker's life, as its thread sees it: it leaves this stack for a fiber, and comes back at its end.
