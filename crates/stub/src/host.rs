@@ -294,6 +294,7 @@ pub mod number {
     pub const FUTEX: u64 = 202;
     pub const SET_TID_ADDRESS: u64 = 218;
     pub const CLOCK_GETTIME: u64 = 228;
+    pub const SET_ROBUST_LIST: u64 = 273;
     pub const EXIT_GROUP: u64 = 231;
     pub const SECCOMP: u64 = 317;
     pub const GETRANDOM: u64 = 318;
