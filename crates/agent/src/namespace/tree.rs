@@ -7,7 +7,7 @@
 //! have other mounts of the host's below it: there directories are shown one by one, down to those mounts.
 
 use crate::failure;
-use rustix::fs::{AtFlags, Gid, Mode, OFlags, Uid, CWD};
+use rustix::fs::{AtFlags, Gid, Mode, OFlags, ResolveFlags, Uid, CWD};
 use rustix::io::Errno;
 use rustix::mount::{
     fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount_change, move_mount, open_tree, unmount,
@@ -175,7 +175,9 @@ fn open_source(mount: &Mount) -> Result<Option<OwnedFd>, Failure> {
         MountKind::HostReadOnly { source } | MountKind::HostReadWrite { source } | MountKind::Overlay { source, .. } => source,
         _ => return Ok(None),
     };
-    let open = rustix::fs::open(path_of(&source.0), OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
+    // The path had no symbolic link in it when it was looked at: whoever has put one there since gets nothing by it.
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let open = rustix::fs::openat2(CWD, path_of(&source.0), flags, Mode::empty(), ResolveFlags::NO_SYMLINKS);
     open.map(Some).map_err(|error| failure(FailureKind::Invalid, format!("{}: {error}", path_of(&source.0).display())))
 }
 
