@@ -277,8 +277,13 @@ pub fn run_operations(thread: &ThreadBlock, count: u32) -> i64 {
     let mut failed = false;
     for index in 0..(count as usize).min(layout::MAXIMUM_OPERATIONS) {
         // SAFETY: within the channel.
-        let one = unsafe { core::ptr::read_volatile(&raw const (*thread.channel()).operations[index]) };
-        match one.kind {
+        let mut one = unsafe { core::ptr::read_volatile(&raw const (*thread.channel()).operations[index]) };
+        if one.kind & operation::INJECTED != 0 {
+            if let Some(argument) = one.arguments.get_mut((one.kind >> operation::ARGUMENT) as usize) {
+                *argument = thread.injected;
+            }
+        }
+        match one.kind & operation::KIND {
             operation::CALL if !failed => {
                 result = host::call_array(one.number, &one.arguments);
                 failed = (-4095..0).contains(&result);

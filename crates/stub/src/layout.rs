@@ -101,6 +101,10 @@ pub mod operation {
     /// A host call whose first argument counts from the last CALL's result; its own result is passed over. Not made after
     /// an error.
     pub const OVER_LAST: u64 = 6;
+    /// Added to a kind: the descriptor that the ring has returned is an argument, which one is said above [`ARGUMENT`].
+    pub const INJECTED: u64 = 1 << 8;
+    pub const ARGUMENT: u32 = 16;
+    pub const KIND: u64 = 0xff;
 }
 
 /// What the stub may do itself with one guest descriptor. Only the sentry writes it; zero: nothing.

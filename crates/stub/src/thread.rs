@@ -36,7 +36,9 @@ pub struct ThreadBlock {
     pub cleared_word: u64,
     /// Whether this is a process of its own (it must renew its death signal).
     pub is_process: u64,
-    _reserved_to_0x100: [u64; 11],
+    /// What the last ring has returned: the number of a descriptor that came with the answer.
+    pub injected: u64,
+    _reserved_to_0x100: [u64; 10],
     /// The direct entry, where patched call sites jump to (`entry.rs`, which knows the offsets of all that follows).
     pub direct_entry: u64,
     /// The stack that it uses.

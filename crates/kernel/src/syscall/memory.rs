@@ -16,11 +16,7 @@ use std::sync::Arc;
 const PAGE: u64 = 4096;
 pub(super) const ADDRESS_END: u64 = 0x7fff_ffff_f000;
 
-fn pass_result_on() -> Continuation {
-    Box::new(|_, result| if result < 0 { Err(Errno(-result as i32)) } else { Ok(result as u64) })
-}
-
-/// As [`pass_result_on`], for code that may be patched later.
+/// Notes where code lies that may be patched later.
 fn remember_plain_code(file: Plain, space: Arc<AddressSpace>, offset: u64, length: u64, protection: u64) -> Continuation {
     Box::new(move |_, result| {
         if result < 0 {
@@ -113,10 +109,10 @@ pub fn mmap(
     let images = &context.kernel().images;
     let plain = is_code.then(|| images.lay_over(&*file.operations, (offset, length), protection.into(), &mut calls)).flatten();
     let then = match (plain, context.task.address_space()) {
-        (Some(file), Some(space)) => remember_plain_code(file, space, offset, length, protection.into()),
-        _ => pass_result_on(),
+        (Some(file), Some(space)) => Some(remember_plain_code(file, space, offset, length, protection.into())),
+        _ => None,
     };
-    context.run_native(calls, Some(then))
+    context.run_native(calls, then)
 }
 
 /// brk(2): the new end, or the old one where the heap cannot be as asked.
