@@ -70,6 +70,9 @@ class RulesEngine:
         boot["mounts"] = [messages.mount_host("/", "/", writable=False)]
         boot["network"] = options.network or "none"
         boot["limits"]["memory_files"] = None
+        if not {"pids", "resources.processes"} & set(options.given):
+            # Moving into a cgroup takes longer than all the rest of the start.
+            boot["limits"]["pids"] = None
         boot["rules"] = {**said, **messages.rules(files=files, scopes=messages.SCOPES, temporary=True)}
         return boot
 
