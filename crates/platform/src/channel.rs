@@ -187,6 +187,20 @@ impl Channel {
         self.pending_word().store(signals, Ordering::SeqCst);
     }
 
+    fn robust_list_word(&self) -> &AtomicU64 {
+        // SAFETY: as above.
+        unsafe { AtomicU64::from_ptr(&raw mut (*self.local()).robust_list) }
+    }
+
+    /// Where the thread's list of robust futexes begins, as it says.
+    pub fn robust_list(&self) -> u64 {
+        self.robust_list_word().load(Ordering::Acquire)
+    }
+
+    pub fn set_robust_list(&self, head: u64) {
+        self.robust_list_word().store(head, Ordering::Release);
+    }
+
     /// Signals whose disposition the stub does not know.
     pub fn set_actions(&self, signals: u64) {
         // SAFETY: as above.

@@ -301,6 +301,7 @@ pub mod number {
     pub const FUTEX: u64 = 202;
     pub const SET_TID_ADDRESS: u64 = 218;
     pub const CLOCK_GETTIME: u64 = 228;
+    pub const SET_ROBUST_LIST: u64 = 273;
     pub const EXIT_GROUP: u64 = 231;
     pub const EPOLL_CTL: u64 = 233;
     pub const UNSHARE: u64 = 272;

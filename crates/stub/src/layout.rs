@@ -162,8 +162,8 @@ pub struct Watch {
     pub cpu: u32,
 }
 
-/// What a stub answers by itself (see the stub's `local.rs`). Only the sentry writes it, but for `mask`; a program that
-/// writes here deceives itself alone.
+/// What a stub answers by itself (see the stub's `local.rs`). Only the sentry writes it, but for `mask` and `robust_list`; a
+/// program that writes here deceives itself alone.
 #[repr(C, align(128))]
 pub struct Local {
     /// 0: every call is the sentry's.
@@ -177,6 +177,8 @@ pub struct Local {
     pub pending: u64,
     /// At least the signals whose disposition is not the one that a process begins with.
     pub actions: u64,
+    /// What the thread has told set_robust_list(2).
+    pub robust_list: u64,
 }
 
 /// Who a thread is, as the id calls tell.

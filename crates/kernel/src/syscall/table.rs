@@ -323,7 +323,7 @@ rows! {
     270 pselect6 crate::syscall::poll::pselect6, Kernel Full "";
     271 ppoll crate::syscall::poll::ppoll, Kernel Full "";
     272 unshare crate::syscall::system::unshare, Kernel Partial "no namespaces";
-    273 set_robust_list crate::syscall::process::set_robust_list, Kernel Full "";
+    273 set_robust_list crate::syscall::process::set_robust_list, Local Full "";
     274 get_robust_list crate::syscall::process::get_robust_list, Kernel Full "";
     275 splice crate::syscall::data::splice, Kernel Full "";
     276 tee crate::syscall::data::tee, Kernel Full "";

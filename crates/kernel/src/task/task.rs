@@ -46,7 +46,7 @@ pub struct Task {
     pub(crate) interrupted: AtomicBool,
     /// set_tid_address(2).
     pub clear_child_tid: AtomicU64,
-    pub robust_list: AtomicU64,
+    pub(super) robust_list: AtomicU64,
     pub timer_slack_ns: AtomicU64,
     /// What PR_SET_TIMERSLACK with 0 goes back to: its maker's at that time.
     pub default_timer_slack_ns: u64,
