@@ -282,3 +282,22 @@ pub fn interrupt(thread: &HostThread) {
     // SAFETY: plain numbers.
     unsafe { libc::syscall(libc::SYS_tgkill, thread.pid, thread.tid, libc::SIGUSR1) };
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn living_children_are_those_that_are_not_dead() {
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let pid = child.id() as i32;
+        let is_listed = || living_children().is_some_and(|children| children.contains(&pid));
+        assert!(is_listed());
+        kill(pid);
+        let id = WaitId::Pid(Pid::from_raw(pid).unwrap());
+        waitid(id, WaitIdOptions::EXITED | WaitIdOptions::NOWAIT).unwrap();
+        assert!(!is_listed());
+        child.wait().unwrap();
+        assert!(!is_listed());
+    }
+}
