@@ -287,6 +287,9 @@ impl Builder<'_> {
                 std::fs::write(&path, content).map_err(|error| host_error(target.display(), error))?;
                 rustix::fs::chmod(&path, Mode::from_raw_mode(mode & 0o777)).map_err(told)?;
                 let tree = clone_tree(&path, false).map_err(told)?;
+                if mode & 0o222 == 0 {
+                    restrict(tree.as_fd(), NO_WRITES | QUIET, false)?;
+                }
                 self.put(target, tree, false);
             }
             (MountKind::Proc, _) => {

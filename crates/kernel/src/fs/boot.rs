@@ -278,12 +278,13 @@ fn make(services: &Arc<Services>, mount: &Mount, ids: IdMap, others: MakeFileSys
                 return Err(Errno::EISDIR);
             }
             let tmpfs = services.tmpfs(0, 0o755, "tmpfs");
+            let read_only = if mode & 0o222 == 0 { MountFlags::READ_ONLY } else { MountFlags::empty() };
             NewMount {
                 root: Some(crate::fs::path::Dentry::new_root(file_with(&tmpfs, &content, *mode)?)),
                 file_system: tmpfs,
                 source: b"tmpfs".to_vec(),
                 options: String::new(),
-                flags: default_flags,
+                flags: default_flags | read_only,
             }
         }
         MountKind::Devtmpfs => {
