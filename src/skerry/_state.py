@@ -1,4 +1,4 @@
-"""What is kept of the last run of `skerry do`: its command, policy and events, for `skerry explain`. Private to the user, bounded."""
+"""What is kept of the last run of `skerry do`, for `skerry explain`: its command, policy and events; private, and bounded."""
 
 from __future__ import annotations
 

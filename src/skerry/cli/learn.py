@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 #: Options of `skerry do` that change what the command finds.
 _OF_DO = (
-    "read_write", "read_only", "hide", "tmpfs", "env", "env_all", "cwd", "user", "hostname", "timeout", "memory", "cpus", "pids",
-    "network",
+    "read_write", "read_only", "hide", "tmpfs", "env", "env_all", "cwd", "user", "hostname", "timeout", "memory", "cpus",
+    "pids", "network",
 )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""`skerry verify POLICY`: tries, in each engine, what the policy denies and what it allows; status 1 if a control does not hold."""
+"""`skerry verify POLICY`: tries in each engine what the policy denies and allows; status 1 if a control does not hold."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Why something was denied, or died: from a run's events to the clause, the layer and the smallest change that would allow it."""
+"""Why something was denied, or died: from a run's events to the clause, the layer and the smallest change."""
 
 from __future__ import annotations
 
@@ -16,11 +16,52 @@ if TYPE_CHECKING:
 
 #: Refused by every engine, whatever a policy says: they are for systems, not for programs.
 _FOR_SYSTEMS = frozenset(
-    """mount umount2 pivot_root swapon swapoff reboot sethostname setdomainname init_module finit_module delete_module
-    kexec_load kexec_file_load bpf perf_event_open userfaultfd keyctl add_key request_key unshare setns open_by_handle_at
-    io_uring_setup io_uring_enter io_uring_register ptrace process_vm_readv process_vm_writev iopl ioperm acct quotactl
-    settimeofday clock_settime clock_adjtime adjtimex nfsservctl lookup_dcookie fanotify_init fsopen fsmount open_tree
-    move_mount mount_setattr""".split()
+    [
+        "mount",
+        "umount2",
+        "pivot_root",
+        "swapon",
+        "swapoff",
+        "reboot",
+        "sethostname",
+        "setdomainname",
+        "init_module",
+        "finit_module",
+        "delete_module",
+        "kexec_load",
+        "kexec_file_load",
+        "bpf",
+        "perf_event_open",
+        "userfaultfd",
+        "keyctl",
+        "add_key",
+        "request_key",
+        "unshare",
+        "setns",
+        "open_by_handle_at",
+        "io_uring_setup",
+        "io_uring_enter",
+        "io_uring_register",
+        "ptrace",
+        "process_vm_readv",
+        "process_vm_writev",
+        "iopl",
+        "ioperm",
+        "acct",
+        "quotactl",
+        "settimeofday",
+        "clock_settime",
+        "clock_adjtime",
+        "adjtimex",
+        "nfsservctl",
+        "lookup_dcookie",
+        "fanotify_init",
+        "fsopen",
+        "fsmount",
+        "open_tree",
+        "move_mount",
+        "mount_setattr",
+    ]
 )
 
 
@@ -81,11 +122,11 @@ class Explainer:
         name, action = str(event.get("name")), event.get("action")
         path = _path(event)
         of = f"{name}({path!r})" if path else f"{name}()"
-        number = action.get("errno") if isinstance(action, dict) else None
+        number = int(action.get("errno", 0)) if isinstance(action, dict) else 0
         how = {"log": "was allowed, and is logged", "kill": "killed the process", "notify": "was looked at"}.get(
             str(action), ""
         )
-        how = how or f"was answered with {_errno.errorcode.get(number, number)}"
+        how = how or f"was answered with {_errno.errorcode.get(number, str(number))}"
         if action == "kill":
             self._killed_by[event.get("process")] = name
         layer = "the guest kernel's rules over calls" if self.engine == "sentry" else "seccomp"

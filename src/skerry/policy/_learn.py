@@ -16,8 +16,7 @@ from __future__ import annotations
 import os
 import re
 
-from . import Policy
-from . import _compile
+from . import Policy, _compile
 from ._calls import NUMBERS, PROCESS
 
 TYPE_CHECKING = False
@@ -32,7 +31,9 @@ _SHARED = 4
 _NUMBERED = 3
 
 #: Too wide to be given as a whole because some names below were used.
-_NEVER_WHOLE = ("/", "/bin", "/boot", "/etc", "/home", "/lib", "/mnt", "/opt", "/root", "/sbin", "/srv", "/tmp", "/usr", "/var")
+_NEVER_WHOLE = (
+    "/", "/bin", "/boot", "/etc", "/home", "/lib", "/mnt", "/opt", "/root", "/sbin", "/srv", "/tmp", "/usr", "/var",  # noqa: S108
+)  # fmt: skip
 
 _TEMPORARY = ("/tmp", "/var/tmp")  # noqa: S108  # inside the sandbox
 

@@ -1,7 +1,7 @@
 """Probes: programs of a few instructions that make given system calls and say by their exit status how the last one ended.
 
-They need nothing of what a policy may deny: no library, no interpreter, no output. Status 0: it worked; an errno: it failed with
-that; ZERO: it gave 0 where that was asked about; SETUP: a call before the last one failed.
+They need nothing of what a policy may deny: no library, no interpreter, no output. Status 0: it worked; an errno: it failed
+with that; ZERO: it gave 0 where that was asked about; SETUP: a call before the last one failed.
 """
 
 from __future__ import annotations

@@ -28,8 +28,10 @@ _OUTSIDE = "192.0.2.1"
 
 #: Calls that do no harm with any arguments, for what a default denies or a list allows.
 _HARMLESS = (
-    "sysinfo", "uname", "times", "getpriority", "getsid", "sched_get_priority_max", "sched_get_priority_min", "umask", "getpgid",
-    "capget", "getitimer", "getppid", "getuid", "getgid", "gettid", "getpid", "sched_getscheduler", "timer_getoverrun", "getcwd",
+    "sysinfo", "uname", "times", "getpriority", "getsid", "sched_get_priority_max", "sched_get_priority_min", "umask",
+    "getpgid", "capget", "getitimer", "getppid", "getuid", "getgid", "gettid", "getpid",
+    "sched_getscheduler", "timer_getoverrun",
+    "getcwd",
 )  # fmt: skip
 
 #: With a list of calls of its own, not more than so many are tried.
