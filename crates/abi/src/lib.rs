@@ -5,6 +5,7 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+pub mod calls;
 mod errno;
 pub mod signal;
 pub mod structs;

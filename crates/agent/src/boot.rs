@@ -4,7 +4,9 @@
 //! the groups away. The init dies with it, and the whole guest with the init.
 
 use crate::failure;
+use crate::guest::Engine;
 use crate::namespace;
+use crate::rules;
 use crate::server::{self, Sandbox};
 use skerry_confine::cgroup::{ControlGroups, Controller, Needs};
 use skerry_confine::connection::Connection;
@@ -19,7 +21,7 @@ use std::process::ExitCode;
 const SPARE_TASKS: u64 = 2;
 
 /// Serves until the other end closes or says `shutdown`.
-pub fn serve(mut connection: Connection) -> Result<ExitCode, Box<dyn std::error::Error>> {
+pub fn serve(mut connection: Connection, engine: Engine) -> Result<ExitCode, Box<dyn std::error::Error>> {
     let Some((request, _)) = connection.receive()? else { return Ok(ExitCode::SUCCESS) };
     let refuse = |connection: &Connection, failure| {
         connection.sender().reply(request.id, Err(failure));
@@ -28,7 +30,7 @@ pub fn serve(mut connection: Connection) -> Result<ExitCode, Box<dyn std::error:
     let Call::Boot(wanted) = &request.call else {
         return refuse(&connection, failure(FailureKind::Invalid, "the first request must be boot"));
     };
-    if let Err(failure) = check(wanted) {
+    if let Err(failure) = check(wanted, engine) {
         return refuse(&connection, failure);
     }
     let without = |wish: &str| wanted.without.iter().any(|name| name == wish);
@@ -38,43 +40,63 @@ pub fn serve(mut connection: Connection) -> Result<ExitCode, Box<dyn std::error:
     if let Some(limit) = wanted.limits.memory.filter(|_| groups.version_of(Controller::Memory).is_none()) {
         let why = groups.describe(Controller::Memory).err().unwrap_or_default().to_owned();
         groups.end();
-        let message =
-            format!("the limit of memory ({limit} bytes) cannot be held by the engine namespace here: no cgroup: {why}");
+        let message = format!(
+            "the limit of memory ({limit} bytes) cannot be held by the engine {} here: no cgroup: {why}",
+            engine.name()
+        );
         return refuse(&connection, failure(FailureKind::Unenforceable, message));
     }
-    let split = match namespace::split(wanted) {
-        Ok(split) => split,
+    let split = match engine {
+        Engine::Namespace => namespace::split(wanted).map(Split::Namespace),
+        Engine::Rules => rules::split(wanted).map(Split::Rules),
+    };
+    let rights = guardian::rights_over(groups.any());
+    let init = match split {
         Err(failure) => {
             groups.end();
             return refuse(&connection, failure);
         }
-    };
-    match split {
-        namespace::Split::Guardian { init, maps } => {
+        Ok(Split::Namespace(namespace::Split::Guardian { init, maps })) => {
             maps.serve(init);
             connection.let_go();
-            let status = guardian::guard(init, groups.any(), || {}, || groups.end());
-            Ok(guardian::end_as(status, "skerry-agent: the guest's init"))
+            let status = guardian::guard(init, rights, || {}, || groups.end());
+            return Ok(guardian::end_as(status, GUARDED));
         }
-        namespace::Split::Init(init) => {
-            let host_pid = init.host_pid;
-            match make(wanted, groups, init) {
-                Ok(mut sandbox) => {
-                    sandbox.booted.sentry_pid = host_pid;
-                    connection.sender().reply(request.id, Ok(serde_json::to_value(&sandbox.booted)?));
-                    server::serve(connection, sandbox)?;
-                    Ok(ExitCode::SUCCESS)
-                }
-                Err(failure) => refuse(&connection, failure),
-            }
+        Ok(Split::Rules(rules::Split::Guardian { init, end_rest })) => {
+            connection.let_go();
+            let status = guardian::guard(init, rights | rules::FOR_THE_END, end_rest, || groups.end());
+            return Ok(guardian::end_as(status, GUARDED));
         }
+        Ok(Split::Namespace(namespace::Split::Init(init))) => Init::Namespace(init),
+        Ok(Split::Rules(rules::Split::Init(init))) => Init::Rules(init),
+    };
+    match make(wanted, groups, init) {
+        Ok(sandbox) => {
+            connection.sender().reply(request.id, Ok(serde_json::to_value(&sandbox.booted)?));
+            server::serve(connection, sandbox)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Err(failure) => refuse(&connection, failure),
     }
 }
 
+const GUARDED: &str = "skerry-agent: the guest's init";
+
+enum Split {
+    Namespace(namespace::Split),
+    Rules(rules::Split),
+}
+
+enum Init {
+    Namespace(namespace::Init),
+    Rules(rules::Init),
+}
+
 /// What no host grants.
-fn check(wanted: &Boot) -> Result<(), Failure> {
+fn check(wanted: &Boot, engine: Engine) -> Result<(), Failure> {
     let refuse = |option: &str, why: &str| {
-        Err(failure(FailureKind::Unenforceable, format!("{option} cannot be had from the engine namespace: {why}")))
+        let name = engine.name();
+        Err(failure(FailureKind::Unenforceable, format!("{option} cannot be had from the engine {name}: {why}")))
     };
     if wanted.trace {
         return refuse("trace", "the host's kernel answers system calls, and tells nobody of them");
@@ -86,12 +108,18 @@ fn check(wanted: &Boot) -> Result<(), Failure> {
 }
 
 /// In the guest's init: the wall, all of it, and what is known of it.
-fn make(wanted: &Boot, mut groups: ControlGroups, init: namespace::Init) -> Result<Sandbox, Failure> {
+fn make(wanted: &Boot, mut groups: ControlGroups, init: Init) -> Result<Sandbox, Failure> {
     groups.join();
     groups.take_in_guests(0);
     let memory = groups.memory_events();
     let mut layers = Layers::default();
-    let guest = namespace::enter(wanted, init, &mut layers)?;
+    let (guest, host_pid) = match init {
+        Init::Namespace(init) => {
+            let host_pid = init.host_pid;
+            (namespace::enter(wanted, init, &mut layers)?, host_pid)
+        }
+        Init::Rules(init) => (rules::enter(wanted, init, &mut layers)?, std::process::id() as i32),
+    };
     match groups.missing() {
         None => layers.add(Layer::Cgroup),
         Some(reason) => layers.miss(Layer::Cgroup, reason),
@@ -120,12 +148,18 @@ fn make(wanted: &Boot, mut groups: ControlGroups, init: namespace::Init) -> Resu
                 process_limit = Some(u64::from(pids) + SPARE_TASKS);
                 "RLIMIT_NPROC of the sandbox's own user namespace".into()
             }
+            Err(why) if guest.engine == Engine::Rules && guest.only_id.is_some() => {
+                process_limit = Some(u64::from(pids));
+                format!("not held alone: RLIMIT_NPROC counts all processes of the user; no cgroup: {why}")
+            }
             Err(why) => format!("not held: no cgroup: {why}"),
         };
         limits.insert("pids".into(), text);
     }
-    limits.insert("memory_files".into(), "size of a tmpfs".into());
-    layers.refuse_missing(&wanted.require, "the engine namespace has no such layer")?;
+    if guest.stage.is_some() {
+        limits.insert("memory_files".into(), "size of a tmpfs".into());
+    }
+    layers.refuse_missing(&wanted.require, "the engine has no such layer")?;
     Ok(Sandbox {
         booted: Booted {
             layers: layers.present,
@@ -134,7 +168,7 @@ fn make(wanted: &Boot, mut groups: ControlGroups, init: namespace::Init) -> Resu
             version: env!("CARGO_PKG_VERSION").into(),
             guest_memory: "none".into(),
             profile: wanted.profile,
-            sentry_pid: 0,
+            sentry_pid: host_pid,
         },
         guest,
         process_limit,

@@ -1,21 +1,26 @@
 //! `skerry-agent`: the init of a guest that runs on the host's Linux kernel, or on one of its own. It answers the control
 //! protocol that the sentry answers, so that whoever drives a sandbox needs to know one only.
 //!
-//! Parts: `boot` (from the `boot` message to a guest), `namespace` (the wall of that name), `seccomp` (which calls programs
-//! may make, as data), `server` (requests, deaths and terminals, in one loop on one thread), `spawn` (from a fork to a
-//! program), `terminal`, `files`.
+//! Parts: `boot` (from the `boot` message to a guest), `namespace` and `rules` (the walls of those names), `guest` (what is known
+//! of one), `calls` (which calls programs may make, as data, and the filter that holds it), `server` (requests, deaths,
+//! denials and terminals, in one loop on one thread), `spawn` (from a fork to a program), `terminal`, `files`.
 //!
 //! One thread, always: programs are started by fork(2) and namespaces are entered, both of which ask for it.
 #![forbid(unsafe_code)]
 
 mod boot;
+mod calls;
 mod files;
+mod guest;
 mod namespace;
-mod seccomp;
+mod rules;
 mod server;
 mod spawn;
 mod terminal;
 
+pub use rules::reach;
+
+use guest::Engine;
 use rustix::fs::{MemfdFlags, SealFlags};
 use skerry_confine::connection::Connection;
 use skerry_control::{Failure, FailureKind};
@@ -24,21 +29,24 @@ use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::process::ExitCode;
 
-const USAGE: &str = "usage: skerry-agent --control-fd N --engine namespace | --sweep | --version\n\
+const USAGE: &str = "usage: skerry-agent --control-fd N --engine namespace|rules | --sweep | --version\n\
     The init of one sandbox; started by the skerry command. N is a connected stream socket.\n\
     --sweep takes away the cgroups that killed sandboxes have left, and prints them.";
 
 /// The whole program.
 pub fn main() -> ExitCode {
-    skerry_confine::program::main("skerry-agent", USAGE, &["--engine", "namespace"], run)
+    let engines = [Engine::Namespace, Engine::Rules];
+    let last = std::env::args().last();
+    let engine = engines.into_iter().find(|engine| last.as_deref() == Some(engine.name())).unwrap_or(Engine::Namespace);
+    skerry_confine::program::main("skerry-agent", USAGE, &["--engine", engine.name()], |control| run(control, engine))
 }
 
-fn run(control: i32) -> Result<ExitCode, Box<dyn std::error::Error>> {
+fn run(control: i32, engine: Engine) -> Result<ExitCode, Box<dyn std::error::Error>> {
     // What the caller may have left open besides is not for us, and less so for the programs that we run.
     skerry_platform::foreground::close_all_but([0, 1, 2, control]);
     become_sealed(control)?;
     let socket = skerry_platform::own::take_descriptor(control)?;
-    boot::serve(Connection::new(socket))
+    boot::serve(Connection::new(socket), engine)
 }
 
 /// Goes on as a sealed copy of ourselves: a program that gets hold of /proc/PID/exe has nothing of the host's to write to.

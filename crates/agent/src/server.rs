@@ -1,28 +1,33 @@
 //! The control protocol's server: one loop on one thread. It waits for requests, for deaths, for terminals and for file
 //! operations (each a fork that writes its answer into a pipe); every request is answered once, events come as they come.
 
+use crate::calls::{name_of, ATTRIBUTES, ON_A_PROCESS, ON_SOME_PROCESSES};
 use crate::failure;
 use crate::files;
-use crate::namespace::Guest;
-use crate::spawn::{self, Streams, Surroundings};
+use crate::guest::{Engine, Guest};
+use crate::rules::{attributes, reach};
+use crate::spawn::{self, Started, Streams, Surroundings};
 use crate::terminal::Terminal;
 use rustix::event::{poll, PollFd, PollFlags, Timespec};
 use serde_json::{json, Value};
 use skerry_confine::cgroup::{ControlGroups, Controller, MemoryEvents};
 use skerry_confine::connection::{Connection, Sender};
 use skerry_control::{
-    Booted, Bytes, Call, Event, Failure, FailureKind, FileCall, ProcessState, SignalTarget, Spawn, Spawned, Stdio, Usage,
+    Action, Booted, Bytes, Call, Event, Failure, FailureKind, FileCall, ProcessState, SignalTarget, Spawn, Spawned, Stdio,
+    Usage,
 };
 use skerry_platform::agent::{fork, kill, leave, reap, Dead};
 use skerry_platform::foreground::Signals;
+use skerry_platform::listener::{Listener, Notification};
 use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStringExt;
 use std::time::{Duration, Instant};
 
-/// How long processes have to die at shutdown before the init goes anyway (the host then kills what is left).
-const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(3);
 /// How long a terminal's output may take to the caller after the program's end.
 const OUTPUT_PATIENCE: Duration = Duration::from_secs(5);
+/// Denials that are told in a second: a program that makes nothing else must not fill whoever reads.
+const MOST_TOLD: u32 = 500;
 /// File operations under way.
 const MOST_FILE_OPERATIONS: usize = 8;
 
@@ -60,6 +65,10 @@ struct Server {
     waiting: VecDeque<(u64, FileCall)>,
     /// Kills for want of memory that have been told.
     kills: u64,
+    /// Of programs and what comes from them.
+    listeners: Vec<Listener>,
+    /// Denials that may still be told until that time.
+    tellable: (u32, Instant),
 }
 
 /// Serves until the other end closes or says `shutdown`; then nothing of the guest's is left.
@@ -73,6 +82,8 @@ pub fn serve(mut connection: Connection, sandbox: Sandbox) -> Result<(), Box<dyn
         jobs: Vec::new(),
         waiting: VecDeque::new(),
         kills: 0,
+        listeners: Vec::new(),
+        tellable: (0, Instant::now()),
     };
     let result = server.run(&mut connection, &signals);
     server.end_all();
@@ -92,6 +103,7 @@ enum Source {
     Master(u32),
     Output(u32),
     Job(usize),
+    Listener(usize),
 }
 
 impl Server {
@@ -115,6 +127,7 @@ impl Server {
                 self.serve_source(source, flags);
             }
             self.finish_jobs();
+            self.listeners.retain(|listener| !listener.is_hung_up());
             if deaths {
                 while signals.next().is_some() {}
                 self.take_deaths();
@@ -152,6 +165,10 @@ impl Server {
             sources.push(Source::Job(index));
             polled.push(PollFd::new(&job.pipe, PollFlags::IN));
         }
+        for (index, listener) in self.listeners.iter().enumerate() {
+            sources.push(Source::Listener(index));
+            polled.push(PollFd::new(listener.descriptor(), PollFlags::IN));
+        }
         let deadline = self.programs.values().filter_map(|program| program.end.as_ref().map(|(_, deadline)| *deadline)).min();
         let timeout = deadline.map(|deadline| {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -177,6 +194,7 @@ impl Server {
                     self.with_terminal(process, Terminal::take_output);
                 }
             }
+            Source::Listener(index) => self.serve_denial(index),
             Source::Job(index) => {
                 let Some(job) = self.jobs.get_mut(index) else { return };
                 let mut bytes = [0; 1 << 16];
@@ -194,6 +212,70 @@ impl Server {
                 }
             }
         }
+    }
+
+    /// A program has made a call that is denied, told or looked at.
+    fn serve_denial(&mut self, index: usize) {
+        let guest = &self.sandbox.guest;
+        let Some(listener) = self.listeners.get(index) else { return };
+        let Ok(Some(asked)) = listener.receive() else { return };
+        let number = i64::from(asked.number);
+        let decided = u32::try_from(asked.number)
+            .map_or(Action::Errno(libc::ENOSYS as u16), |number| guest.filter.decide(number, &asked.arguments));
+        let denied = |errno: i32| Action::Errno(errno as u16);
+        let (answer, told, path) = match decided {
+            Action::Allow => (None, None, None),
+            Action::Log => (None, Some(Action::Log), None),
+            Action::Errno(errno) => (Some(-i64::from(errno)), Some(decided), None),
+            Action::Kill => {
+                let process = reach::process_of(asked.tid).unwrap_or(asked.tid);
+                let _ = kill(process, libc::SIGKILL);
+                (Some(i64::from(-libc::EPERM)), Some(Action::Kill), None)
+            }
+            Action::Notify if ATTRIBUTES.contains(&number) => {
+                let outcome = attributes::serve(&asked, guest.restriction.as_ref(), || listener.is_valid(asked.id));
+                let errno = outcome.result.err().map_or(0, |error| error.raw_os_error());
+                let path = outcome.path.map(|path| Bytes(path.into_os_string().into_vec()));
+                (Some(i64::from(-errno)), outcome.denied.then(|| denied(errno)), path)
+            }
+            Action::Notify => {
+                let which = ON_SOME_PROCESSES.iter().any(|(call, _)| *call == number);
+                let about = which || ON_A_PROCESS.contains(&number);
+                let process = asked.arguments[usize::from(which)] as i32;
+                if about && reach::is_inside(guest.everybody, process) {
+                    (None, None, None)
+                } else {
+                    (Some(i64::from(-libc::EPERM)), Some(denied(libc::EPERM)), None)
+                }
+            }
+        };
+        if let Some(action) = told {
+            self.tell_denial(&asked, action, path);
+        }
+        let Some(listener) = self.listeners.get(index) else { return };
+        match answer {
+            None => listener.let_go_on(asked.id),
+            Some(value) => listener.answer(asked.id, value),
+        };
+    }
+
+    fn tell_denial(&mut self, asked: &Notification, action: Action, path: Option<Bytes>) {
+        let now = Instant::now();
+        if now >= self.tellable.1 {
+            self.tellable = (MOST_TOLD, now + Duration::from_secs(1));
+        }
+        if self.tellable.0 == 0 {
+            return;
+        }
+        self.tellable.0 -= 1;
+        self.sender.event(&Event::Call {
+            process: reach::process_of(asked.tid).unwrap_or(asked.tid) as u32,
+            name: name_of(asked.number),
+            number: asked.number,
+            arguments: asked.arguments,
+            action,
+            path,
+        });
     }
 
     fn with_terminal(&mut self, process: u32, act: impl FnOnce(&mut Terminal)) {
@@ -234,16 +316,18 @@ impl Server {
         let around = Surroundings {
             guest: &self.sandbox.guest,
             process_limit: self.sandbox.process_limit,
+            listens: true,
             dies_first: self.sandbox.groups.version_of(Controller::Memory).is_some(),
         };
-        let pid = spawn::start(spawn, streams, &around)?;
+        let Started { pid, listener } = spawn::start(spawn, streams, &around)?;
+        self.listeners.extend(listener);
         let process = pid as u32;
         let program = Program { arguments: spawn.arguments.clone(), started: Instant::now(), terminal, end: None };
         self.programs.insert(process, program);
         Ok(json!(Spawned { process }))
     }
 
-    fn streams(&self, wanted: &Stdio, descriptors: Vec<OwnedFd>) -> Result<(Streams, Option<Terminal>), Failure> {
+    fn streams(&mut self, wanted: &Stdio, descriptors: Vec<OwnedFd>) -> Result<(Streams, Option<Terminal>), Failure> {
         let internal = |error: &dyn std::fmt::Display| failure(FailureKind::Internal, error);
         let copy = |descriptor: &OwnedFd| descriptor.try_clone().map_err(|error| internal(&error));
         let take = |index: usize| {
@@ -260,8 +344,11 @@ impl Server {
             }
             Stdio::Terminal { input, output, error, columns, rows } => {
                 let (terminal, peer) =
-                    Terminal::open(&self.sandbox.guest.tree.terminals, take(*input)?, take(*output)?, *columns, *rows)
+                    Terminal::open(&self.sandbox.guest.terminals, take(*input)?, take(*output)?, *columns, *rows)
                         .map_err(|error| failure(FailureKind::Internal, format!("a terminal cannot be made: {error}")))?;
+                if let Some(restriction) = &mut self.sandbox.guest.restriction {
+                    restriction.grant_terminal(&peer)?;
+                }
                 let error = match error {
                     Some(index) => take(*index)?,
                     None => copy(&peer)?,
@@ -276,7 +363,7 @@ impl Server {
             return Err(failure(FailureKind::Invalid, format!("{number} is not a signal (1-64)")));
         }
         if target == SignalTarget::All {
-            let _ = kill(-1, number); // nobody is there: nobody is to be told
+            reach::signal_all(self.sandbox.guest.everybody, number); // nobody is there: nobody is to be told
             return Ok(json!({}));
         }
         // One that is not reaped yet keeps its number; one that is told of no longer is none of ours.
@@ -287,11 +374,12 @@ impl Server {
     }
 
     fn usage(&self) -> Usage {
-        let memory_files = rustix::fs::fstatfs(&self.sandbox.guest.tree.stage)
-            .map_or(0, |state| state.f_blocks.saturating_sub(state.f_bfree).saturating_mul(state.f_bsize as u64));
+        let stage = self.sandbox.guest.stage.as_ref().and_then(|stage| rustix::fs::fstatfs(stage).ok());
+        let memory_files =
+            stage.map_or(0, |state| state.f_blocks.saturating_sub(state.f_bfree).saturating_mul(state.f_bsize as u64));
         Usage {
             wall_ns: self.started.elapsed().as_nanos() as u64,
-            pids: tasks().saturating_sub(1),
+            pids: self.tasks(),
             memory_files,
             peak_memory: self.sandbox.memory.as_ref().map_or(0, MemoryEvents::peak),
             ..Usage::default()
@@ -353,6 +441,7 @@ impl Server {
     fn start_jobs(&mut self) {
         while self.jobs.len() < MOST_FILE_OPERATIONS {
             let Some((request, call)) = self.waiting.pop_front() else { return };
+            let guest = &self.sandbox.guest;
             let made = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
                 .map_err(|error| failure(FailureKind::Internal, error));
             let made = made.and_then(|(pipe, tell)| match fork() {
@@ -360,7 +449,7 @@ impl Server {
                 Ok(Some(_)) => Ok(pipe),
                 Ok(None) => {
                     skerry_platform::agent::die_with_parent();
-                    let answer = files::answer(call);
+                    let answer = confined(guest).and_then(|()| files::answer(call));
                     let bytes = serde_json::to_vec(&answer).unwrap_or_default();
                     let _ = std::io::Write::write_all(&mut std::fs::File::from(tell), &bytes);
                     leave(0)
@@ -379,19 +468,32 @@ impl Server {
 
     /// Ends every process and waits until they are gone.
     fn end_all(&self) {
-        let deadline = Instant::now() + SHUTDOWN_PATIENCE;
-        while kill(-1, libc::SIGKILL).is_ok() && Instant::now() < deadline {
-            while reap().is_some() {}
-            if tasks() <= 1 {
-                return;
-            }
-            std::thread::sleep(Duration::from_millis(1));
+        reach::end_all(self.sandbox.guest.everybody);
+    }
+
+    /// Processes of the guest.
+    fn tasks(&self) -> u32 {
+        match self.sandbox.guest.engine {
+            Engine::Namespace => processes().saturating_sub(1),
+            Engine::Rules => reach::below().len() as u32,
         }
     }
 }
 
-/// Processes of the guest, its init among them.
-fn tasks() -> u32 {
+/// What programs cannot do to files, file operations cannot do where there is no tree of the guest's own.
+fn confined(guest: &Guest) -> Result<(), Failure> {
+    if guest.engine == Engine::Namespace {
+        return Ok(());
+    }
+    let internal = |error: &dyn std::fmt::Display| failure(FailureKind::Internal, error);
+    if let Some(restriction) = &guest.restriction {
+        restriction.enter().map_err(|error| internal(&error))?;
+    }
+    spawn::drop_capabilities(guest.kept).map_err(|error| internal(&error))
+}
+
+/// All that /proc shows.
+fn processes() -> u32 {
     let is_process = |name: &std::ffi::OsStr| name.as_encoded_bytes().iter().all(u8::is_ascii_digit);
     std::fs::read_dir("/proc")
         .map_or(1, |entries| entries.flatten().filter(|entry| is_process(&entry.file_name())).count() as u32)

@@ -1,21 +1,30 @@
 //! From a fork to a program: who it is, what it has, where it is; and why not, where it cannot be.
 
 use crate::failure;
-use crate::namespace::{Guest, KEPT};
+use crate::guest::{Engine, Guest};
+use crate::rules::landlock::Restriction;
+use rustix::event::{poll, PollFd, PollFlags};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
+use rustix::net::{recvmsg, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 use rustix::process::{Gid, Resource, Rlimit, Uid};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 use skerry_control::{Failure, FailureKind, Spawn};
-use skerry_platform::agent::{execute, fork, leave, reset_signals};
+use skerry_platform::agent::{execute, fork, install_filter, leave, reset_signals};
+use skerry_platform::listener::{Features, Listener};
 use std::ffi::CString;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, OnceLock};
 
 /// What a program gets besides what the request says.
 pub struct Surroundings<'a> {
     pub guest: &'a Guest,
     /// RLIMIT_NPROC.
     pub process_limit: Option<u64>,
+    /// Whether a listener can be had: only one may be above a process.
+    pub listens: bool,
     /// The host's killer for want of memory takes programs before their init.
     pub dies_first: bool,
 }
@@ -26,28 +35,31 @@ pub struct Streams {
     pub terminal: bool,
 }
 
-/// Starts a program, and says when it runs; gives its pid.
-pub fn start(spawn: &Spawn, streams: Streams, around: &Surroundings) -> Result<i32, Failure> {
+/// A program that runs: its pid, and what tells of its denials.
+pub struct Started {
+    pub pid: i32,
+    pub listener: Option<Listener>,
+}
+
+/// Starts a program, and says when it runs.
+pub fn start(spawn: &Spawn, streams: Streams, around: &Surroundings) -> Result<Started, Failure> {
     if spawn.arguments.is_empty() {
         return Err(failure(FailureKind::Invalid, "no program was named"));
     }
-    if let Some((uid, gid)) = around.guest.only_id {
-        if (spawn.uid, spawn.gid) != (uid, gid) || spawn.groups.iter().any(|group| *group != gid) {
-            let message = format!(
-                "user {}:{} cannot be had from the engine namespace here: without privileges only {uid}:{gid} exists inside",
-                spawn.uid, spawn.gid
-            );
-            return Err(failure(FailureKind::Unenforceable, message));
-        }
-    }
+    let ids = around.guest.ids_for(spawn)?;
     let strings =
         |all: &[skerry_control::Bytes]| all.iter().map(|bytes| CString::new(bytes.0.clone())).collect::<Result<Vec<_>, _>>();
     let zero = |_| failure(FailureKind::Invalid, "a zero byte in an argument, the environment or the directory");
     let arguments = strings(&spawn.arguments).map_err(zero)?;
-    let environment = strings(&spawn.environment).map_err(zero)?;
+    let mut environment = strings(&spawn.environment).map_err(zero)?;
     CString::new(spawn.directory.0.clone()).map_err(zero)?;
+    let named = environment.iter().any(|variable| variable.as_bytes().starts_with(b"TMPDIR="));
+    if let Some(directory) = around.guest.temporary.as_ref().filter(|_| !named) {
+        let variable = [b"TMPDIR=", directory.as_os_str().as_bytes()].concat();
+        environment.extend(CString::new(variable));
+    }
     let internal = |what: &str, error: &dyn std::fmt::Display| failure(FailureKind::Internal, format!("{what}: {error}"));
-    let (told, tell) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|error| internal("pipe", &error))?;
+    let (told, tell) = UnixStream::pair().map_err(|error| internal("socket pair", &error))?;
     match fork() {
         Err(error) => Err(failure(
             FailureKind::Internal,
@@ -55,17 +67,13 @@ pub fn start(spawn: &Spawn, streams: Streams, around: &Surroundings) -> Result<i
         )),
         Ok(Some(pid)) => {
             drop((tell, streams));
-            let mut text = Vec::new();
-            let _ = std::io::Read::read_to_end(&mut std::fs::File::from(told), &mut text);
-            match serde_json::from_slice::<Failure>(&text) {
-                // It ended by itself: who reaps it finds nobody that knows it.
-                Ok(failure) => Err(failure),
-                Err(_) => Ok(pid),
-            }
+            let listener = follow(told)?;
+            Ok(Started { pid, listener })
         }
         Ok(None) => {
             drop(told);
-            let failure = become_program(spawn, &arguments, &environment, streams, around, &tell);
+            let tell = OwnedFd::from(tell);
+            let failure = become_program(spawn, ids, &arguments, &environment, streams, around, &tell);
             let _ =
                 std::io::Write::write_all(&mut std::fs::File::from(tell), &serde_json::to_vec(&failure).unwrap_or_default());
             leave(126)
@@ -73,9 +81,56 @@ pub fn start(spawn: &Spawn, streams: Streams, around: &Surroundings) -> Result<i
     }
 }
 
+/// Until the fork has become the program, or says why it cannot. Its listener comes from it before, and what it asks for is
+/// granted as long as it is still ours: that is the start of the program and nothing else.
+fn follow(told: UnixStream) -> Result<Option<Listener>, Failure> {
+    let mut text = Vec::new();
+    let mut listener: Option<Listener> = None;
+    loop {
+        let mut polled = vec![PollFd::new(&told, PollFlags::IN)];
+        polled.extend(listener.iter().map(|listener| PollFd::new(listener.descriptor(), PollFlags::IN)));
+        let _ = poll(&mut polled, None);
+        let (said, asks) = (!polled[0].revents().is_empty(), polled.get(1).is_some_and(|one| !one.revents().is_empty()));
+        if said {
+            let mut bytes = [0; 4096];
+            let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+            let mut control = RecvAncillaryBuffer::new(&mut space);
+            let mut into = [std::io::IoSliceMut::new(&mut bytes)];
+            let received = rustix::io::retry_on_intr(|| recvmsg(&told, &mut into, &mut control, RecvFlags::CMSG_CLOEXEC));
+            for message in control.drain() {
+                if let RecvAncillaryMessage::ScmRights(descriptors) = message {
+                    listener = descriptors.map(|one| Listener::new(one, Features::default())).next().or(listener);
+                }
+            }
+            match received {
+                Ok(received) if received.bytes > 0 => text.extend_from_slice(&bytes[..received.bytes]),
+                _ => break,
+            }
+            continue;
+        }
+        if let Some(listener) = listener.as_ref().filter(|_| asks) {
+            // The end of `told` comes before the program's first call: this is still ours.
+            match listener.receive() {
+                Ok(Some(asked)) => drop(listener.let_go_on(asked.id)),
+                Ok(None) => {}
+                Err(_) => break,
+            }
+        }
+    }
+    // One byte goes with the listener.
+    match serde_json::from_slice::<Failure>(text.strip_prefix(LISTENER_COMES).unwrap_or(&text)) {
+        // It ended by itself: who reaps it finds nobody that knows it.
+        Ok(failure) => Err(failure),
+        Err(_) => Ok(listener),
+    }
+}
+
+const LISTENER_COMES: &[u8] = b"L";
+
 /// In the fork; returns only where it fails.
 fn become_program(
     spawn: &Spawn,
+    ids: Option<(u32, u32)>,
     arguments: &[CString],
     environment: &[CString],
     streams: Streams,
@@ -83,6 +138,19 @@ fn become_program(
     tell: &OwnedFd,
 ) -> Failure {
     let internal = |what: &str, error: &dyn std::fmt::Display| failure(FailureKind::Internal, format!("{what}: {error}"));
+    if around.dies_first {
+        let _ = std::fs::write("/proc/self/oom_score_adj", "1000");
+    }
+    for (file, label) in &around.guest.labels {
+        if let Err(error) = std::fs::write(format!("/proc/self/{file}"), label) {
+            let message = format!("the label {label:?} cannot be had here: {error}");
+            return failure(FailureKind::Unenforceable, message);
+        }
+    }
+    // While its descriptor is still there.
+    if let Some(Err(error)) = around.guest.restriction.as_ref().map(Restriction::enter) {
+        return internal("Landlock", &error);
+    }
     let prepared = (|| {
         let terminal = streams.terminal;
         let [input, output, error] = streams.descriptors;
@@ -96,16 +164,17 @@ fn become_program(
         if terminal {
             rustix::process::ioctl_tiocsctty(rustix::stdio::stdin())?;
         }
-        if around.dies_first {
-            let _ = std::fs::write("/proc/self/oom_score_adj", "1000");
-        }
         if let Some(limit) = around.process_limit {
             let both = Rlimit { current: Some(limit), maximum: Some(limit) };
             rustix::process::setrlimit(Resource::Nproc, both)?;
         }
         rustix::process::setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
-        if around.guest.only_id.is_none() {
-            let (uid, gid) = (Uid::from_raw(spawn.uid), Gid::from_raw(spawn.gid));
+        for (resource, limit) in &around.guest.resources {
+            let both = Rlimit { current: Some(*limit), maximum: Some(*limit) };
+            rustix::process::setrlimit(limit_of(*resource), both)?;
+        }
+        if let Some((uid, gid)) = ids {
+            let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
             let groups: Vec<Gid> = spawn.groups.iter().map(|group| Gid::from_raw(*group)).collect();
             rustix::thread::set_thread_groups(&groups)?;
             rustix::thread::set_thread_res_gid(gid, gid, gid)?;
@@ -116,10 +185,10 @@ fn become_program(
     if let Err(error) = prepared {
         return internal("a process cannot be prepared", &error);
     }
-    if let Err(error) = drop_capabilities(spawn.uid == 0) {
+    let root = rustix::process::geteuid().is_root();
+    if let Err(error) = drop_capabilities(if root { around.guest.kept } else { CapabilitySet::empty() }) {
         return internal("capabilities cannot be dropped", &error);
     }
-    use std::os::unix::ffi::OsStrExt;
     if let Err(error) = rustix::process::chdir(std::ffi::OsStr::from_bytes(&spawn.directory.0)) {
         let message = format!(
             "the working directory {} cannot be entered: {}",
@@ -127,6 +196,10 @@ fn become_program(
             name_of(error.raw_os_error())
         );
         return Failure { kind: FailureKind::Invalid, message, errno: Some(error.raw_os_error()) };
+    }
+    if around.guest.engine == Engine::Rules {
+        // No namespace ends it with the agent.
+        skerry_platform::agent::die_with_parent();
     }
     reset_signals();
     if let Err(error) = rustix::thread::set_no_new_privs(true) {
@@ -136,7 +209,7 @@ fn become_program(
         Ok(candidates) => candidates,
         Err(failure) => return failure,
     };
-    if let Err(error) = around.guest.filters.apply() {
+    if let Err(error) = put_on_filter(around, tell) {
         return internal("the filter of system calls", &error);
     }
     let mut verdict = None;
@@ -183,11 +256,64 @@ pub fn name_of(errno: i32) -> String {
     text.split(" (os error").next().unwrap_or_default().to_owned()
 }
 
-/// Of the guest's root what is kept; of others none. What is not kept never comes back.
-fn drop_capabilities(root: bool) -> Result<(), Errno> {
+/// The last act before the program: from here on only what the filter allows. The listener, where one is wanted, is handed
+/// over by a thread that the filter does not hold, as the filter may well deny that; the start of the program waits for it.
+fn put_on_filter(around: &Surroundings, tell: &OwnedFd) -> std::io::Result<()> {
+    let filter = &around.guest.filter;
+    if !(around.guest.listens && around.listens) {
+        return install_filter(filter.instructions(false), false).map(drop);
+    }
+    let made = Arc::new(OnceLock::<OwnedFd>::new());
+    let (listener, tell) = (made.clone(), tell.try_clone()?);
+    std::thread::Builder::new().stack_size(SMALL_STACK).spawn(move || {
+        let listener = loop {
+            match listener.get() {
+                Some(listener) => break listener,
+                None => std::thread::yield_now(),
+            }
+        };
+        let _ = skerry_platform::own::send(&tell, LISTENER_COMES, &[listener.as_raw_fd()]);
+    })?;
+    match install_filter(filter.instructions(true), true) {
+        Ok(Some(listener)) => drop(made.set(listener)),
+        Ok(None) => {}
+        // Somebody outside listens already.
+        Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {
+            install_filter(filter.instructions(false), false)?;
+        }
+        Err(error) => return Err(error),
+    }
+    Ok(())
+}
+
+/// Enough for one message.
+const SMALL_STACK: usize = 64 << 10;
+
+fn limit_of(resource: skerry_control::Resource) -> Resource {
+    use skerry_control::Resource as Named;
+    match resource {
+        Named::As => Resource::As,
+        Named::Core => Resource::Core,
+        Named::Cpu => Resource::Cpu,
+        Named::Data => Resource::Data,
+        Named::Fsize => Resource::Fsize,
+        Named::Memlock => Resource::Memlock,
+        Named::Msgqueue => Resource::Msgqueue,
+        Named::Nice => Resource::Nice,
+        Named::Nofile => Resource::Nofile,
+        Named::Nproc => Resource::Nproc,
+        Named::Rtprio => Resource::Rtprio,
+        Named::Rttime => Resource::Rttime,
+        Named::Sigpending => Resource::Sigpending,
+        Named::Stack => Resource::Stack,
+    }
+}
+
+/// All but `kept`. What is not kept never comes back.
+pub fn drop_capabilities(kept: CapabilitySet) -> Result<(), Errno> {
     for number in 0..64u64 {
         let one = CapabilitySet::from_bits_retain(1 << number);
-        if !KEPT.contains(one) {
+        if !kept.contains(one) {
             // EINVAL: the host knows no more of them.
             if rustix::thread::remove_capability_from_bounding_set(one) == Err(Errno::INVAL) {
                 break;
@@ -195,7 +321,6 @@ fn drop_capabilities(root: bool) -> Result<(), Errno> {
         }
     }
     let _ = rustix::thread::clear_ambient_capability_set();
-    let kept = if root { KEPT } else { CapabilitySet::empty() };
     let present = rustix::thread::capabilities(None)?.permitted & kept;
     rustix::thread::set_capabilities(
         None,

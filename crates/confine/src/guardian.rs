@@ -7,22 +7,30 @@ use std::process::ExitCode;
 
 /// Waits until `child` has ended, then runs `end_rest` and `remove_groups`; returns how it ended.
 ///
-/// From here on we need no right but to wait, and to kill what has our own user id; for `remove_groups`, where `has_groups`,
-/// also to write to the directory that the cgroups are in, which may be closed to root without that capability.
-pub fn guard(child: Pid, has_groups: bool, end_rest: impl FnOnce(), remove_groups: impl FnOnce()) -> Option<WaitStatus> {
+/// From here on we need no right but to wait, and to kill what has our own user id; `kept`: what the two acts need besides.
+pub fn guard(child: Pid, kept: CapabilitySet, end_rest: impl FnOnce(), remove_groups: impl FnOnce()) -> Option<WaitStatus> {
     let _ = rustix::thread::set_no_new_privs(true);
     let permitted = rustix::thread::capabilities(None).map_or(CapabilitySet::empty(), |sets| sets.permitted);
-    let kept = if has_groups { permitted & CapabilitySet::DAC_OVERRIDE } else { CapabilitySet::empty() };
+    let kept = permitted & kept;
     let none = CapabilitySet::empty();
     let have = |effective| {
         let _ = rustix::thread::set_capabilities(None, CapabilitySets { effective, permitted: kept, inheritable: none });
     };
     have(none);
     let status = wait(child);
-    end_rest();
     have(kept);
+    end_rest();
     remove_groups();
     status
+}
+
+/// For removing cgroups: to write to the directory that they are in, which may be closed to root without this capability.
+pub fn rights_over(groups: bool) -> CapabilitySet {
+    if groups {
+        CapabilitySet::DAC_OVERRIDE
+    } else {
+        CapabilitySet::empty()
+    }
 }
 
 /// How `child` ended.

@@ -14,7 +14,8 @@ pub struct Rules {
     /// grants nothing. Absent: files are not ruled. In `namespace` the paths are the guest's.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub files: Option<Vec<FileRule>>,
-    /// TCP and UDP ports, at any address (Landlock: TCP from ABI 4 on, UDP from ABI 10 on).
+    /// TCP and UDP ports, at any address (Landlock: TCP from ABI 4 on, UDP from ABI 10 on). Absent: no IP sockets at all in
+    /// `rules`, and none but the guest's own in `namespace`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ports: Option<Ports>,
     /// Out of reach beyond the programs themselves (Landlock, from ABI 6 on).

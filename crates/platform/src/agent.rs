@@ -166,3 +166,69 @@ pub fn leave(status: i32) -> ! {
     // SAFETY: ends the process.
     unsafe { libc::_exit(status) }
 }
+
+/// A filter for the calling thread, which has no_new_privs; `told`: with a listener, whose number is returned.
+pub fn install_filter(instructions: &[u64], told: bool) -> io::Result<Option<OwnedFd>> {
+    const SET_MODE_FILTER: libc::c_long = 1;
+    const NEW_LISTENER: libc::c_ulong = 1 << 3;
+    const WAIT_KILLABLE_RECV: libc::c_ulong = 1 << 5;
+    #[repr(C)]
+    struct Program {
+        length: libc::c_ushort,
+        instructions: *const u64,
+    }
+    let length = libc::c_ushort::try_from(instructions.len()).map_err(|_| io::Error::from_raw_os_error(libc::E2BIG))?;
+    let program = Program { length, instructions: instructions.as_ptr() };
+    // SAFETY: the program is `struct sock_fprog`, over as many eight-byte `struct sock_filter` as it says.
+    let install = |flags: libc::c_ulong| unsafe { libc::syscall(libc::SYS_seccomp, SET_MODE_FILTER, flags, &program) };
+    let result = match told {
+        false => install(0),
+        // Kernels from before 5.19 do not know the second flag: there signals interrupt a call that waits to be looked at.
+        true => match install(NEW_LISTENER | WAIT_KILLABLE_RECV) {
+            -1 if io::Error::last_os_error().raw_os_error() == Some(libc::EINVAL) => install(NEW_LISTENER),
+            result => result,
+        },
+    };
+    match i32::try_from(result) {
+        Err(_) | Ok(-1) => Err(io::Error::last_os_error()),
+        Ok(_) if !told => Ok(None),
+        // SAFETY: the host has just made it for us.
+        Ok(number) => Ok(Some(unsafe { OwnedFd::from_raw_fd(number) })),
+    }
+}
+
+/// Orphans below us become our children.
+pub fn adopt_orphans() -> io::Result<()> {
+    // SAFETY: numbers only.
+    if unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) } == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// Whether there is a child, alive or to be reaped.
+pub fn have_children() -> bool {
+    // SAFETY: the host fills the structure; WNOWAIT leaves all as it is.
+    unsafe {
+        let mut information: libc::siginfo_t = std::mem::zeroed();
+        libc::waitid(libc::P_ALL, 0, &mut information, libc::WEXITED | libc::WNOHANG | libc::WNOWAIT | libc::__WALL) == 0
+    }
+}
+
+/// The host's version of Landlock; 0: it has none, or does not use it.
+pub fn landlock_abi() -> u32 {
+    const VERSION: libc::c_ulong = 1;
+    // SAFETY: no attributes, as the flag demands.
+    let version = unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, std::ptr::null::<libc::c_void>(), 0, VERSION) };
+    u32::try_from(version).unwrap_or(0)
+}
+
+/// The ids by which this thread's access to files is judged (setfsuid(2), setfsgid(2)).
+pub fn set_file_ids((uid, gid): (u32, u32)) {
+    // SAFETY: numbers only.
+    unsafe {
+        libc::syscall(libc::SYS_setfsgid, gid);
+        libc::syscall(libc::SYS_setfsuid, uid);
+    }
+}

@@ -67,6 +67,7 @@ struct SeccompNotifAddFd {
 
 const NOTIF_RECV: u64 = 0xc050_2100;
 const NOTIF_SEND: u64 = 0xc018_2101;
+const NOTIF_ID_VALID: u64 = 0x4008_2102;
 const NOTIF_ADDFD: u64 = 0x4018_2103;
 const NOTIF_SET_FLAGS: u64 = 0x4008_2104;
 const SYNC_WAKE_UP: u64 = 1;
@@ -104,6 +105,17 @@ impl Listener {
         let mut poll = libc::pollfd { fd: self.descriptor.as_raw_fd(), events: 0, revents: 0 };
         // SAFETY: one live structure.
         unsafe { libc::poll(&mut poll, 1, 0) == 1 && poll.revents & libc::POLLHUP != 0 }
+    }
+
+    /// Whether who rang still waits: what was read of it in /proc until now was its own.
+    pub fn is_valid(&self, id: u64) -> bool {
+        // SAFETY: a number of ours, which is only read.
+        unsafe { libc::ioctl(self.descriptor.as_raw_fd(), NOTIF_ID_VALID as _, &id) == 0 }
+    }
+
+    /// To be polled.
+    pub fn descriptor(&self) -> &OwnedFd {
+        &self.descriptor
     }
 
     /// Ends the ring: its call returns `value` (0 or more) or -errno. False: who rang is gone.

@@ -94,7 +94,7 @@ ENGINES = (
     ("uml", 3, "User Mode Linux", False),
     ("unikernel", 4, "a library operating system over a handful of host calls", False),
     ("namespace", 2, "namespaces, cgroups, capabilities and seccomp", True),
-    ("rules", 1, "seccomp, Landlock and security labels on a plain process", False),
+    ("rules", 1, "seccomp, Landlock and security labels on a plain process", True),
 )
 
 LEVELS = (1, 2, 3, 4)
@@ -112,6 +112,10 @@ def engine(name: str) -> Engine:
         from .namespace import NamespaceEngine
 
         return NamespaceEngine()
+    if name == "rules":
+        from .rules import RulesEngine
+
+        return RulesEngine()
     if any(name == row[0] for row in ENGINES):
         raise EngineNotBuilt(f"the engine {name!r} is not built yet; use 'sentry'")
     raise UsageError(f"there is no engine {name!r}; 'skerry engines' lists them", option="engine")

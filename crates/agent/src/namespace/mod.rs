@@ -9,12 +9,14 @@
 
 mod tree;
 
+use crate::calls::{Filter, Profile};
 use crate::failure;
-use crate::seccomp::Filters;
+use crate::guest::{Engine, Everybody, Guest};
+use crate::rules::{self, labels, landlock};
 use rustix::process::{DumpableBehavior, Pid};
 use rustix::thread::{CapabilitySet, UnshareFlags};
 use skerry_confine::layers::Layers;
-use skerry_control::{Boot, Failure, FailureKind, Identity, Layer, Network};
+use skerry_control::{Boot, Failure, FailureKind, Identity, Layer, Network, Rules};
 use skerry_platform::agent::{raise_loopback, unshare};
 use skerry_platform::own::{fork_into_namespaces, Forked};
 use std::os::fd::OwnedFd;
@@ -30,16 +32,6 @@ pub const KEPT: CapabilitySet = CapabilitySet::CHOWN
     .union(CapabilitySet::SETUID)
     .union(CapabilitySet::NET_BIND_SERVICE)
     .union(CapabilitySet::SYS_CHROOT);
-
-/// A guest that is ready for programs.
-pub struct Guest {
-    /// Ids that exist inside; `None`: all.
-    pub only_id: Option<(u32, u32)>,
-    /// RLIMIT_NPROC counts this guest's processes alone.
-    pub counted_by_user: bool,
-    pub filters: Filters,
-    pub tree: tree::Tree,
-}
 
 /// Who we are after [`split`].
 pub enum Split {
@@ -160,16 +152,43 @@ pub fn enter(wanted: &Boot, init: Init, layers: &mut Layers) -> Result<Guest, Fa
     skerry_platform::agent::die_with_parent();
     // Nobody inside looks into the init, whoever they are.
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(|error| host("prctl", error.into()))?;
-    let filters = Filters::compile().map_err(|error| failure(FailureKind::Internal, error))?;
+    // What the rules say holds besides, in the guest's own tree.
+    let nothing = Rules::default();
+    let rules = wanted.rules.as_ref().unwrap_or(&nothing);
+    let kept = rules::kept_of(rules, KEPT, Engine::Namespace)?;
+    let filter = Filter::compile(&Profile::namespace(), rules.calls.as_ref())?;
+    let restriction = landlock::Restriction::make(rules, landlock::abi(wanted), None)?;
     for layer in [Layer::UserNamespace, Layer::MountNamespace, Layer::PidNamespace, Layer::NetworkNamespace, Layer::Seccomp] {
         layers.add(layer);
     }
-    layers.miss(Layer::Landlock, "the guest's file system is its own");
-    layers.miss(
-        Layer::NoCapabilities,
-        format!("programs of the guest's root have, in the guest's user namespace only: {KEPT:?}"),
-    );
-    Ok(Guest { only_id, counted_by_user: only_id.is_some(), filters, tree })
+    match &restriction {
+        Some(_) => layers.add(Layer::Landlock),
+        None => layers.miss(Layer::Landlock, "the guest's file system is its own"),
+    }
+    if kept.is_empty() {
+        layers.add(Layer::NoCapabilities);
+    } else {
+        layers.miss(
+            Layer::NoCapabilities,
+            format!("programs of the guest's root have, in the guest's user namespace only: {kept:?}"),
+        );
+    }
+    Ok(Guest {
+        engine: Engine::Namespace,
+        only_id,
+        root_is_caller: false,
+        counted_by_user: only_id.is_some(),
+        everybody: Everybody::InReach,
+        kept,
+        filter,
+        listens: rules.calls.is_some(),
+        restriction,
+        resources: rules.resources.clone(),
+        labels: labels::of(rules),
+        temporary: None,
+        stage: Some(tree.stage),
+        terminals: tree.terminals,
+    })
 }
 
 /// The guest's clocks start with it (time_namespaces(7)): what it forks is in the new namespace. Older kernels have none.

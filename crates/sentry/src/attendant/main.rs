@@ -59,6 +59,8 @@ fn main() -> ExitCode {
         }
     };
     // What the caller had open besides is not needed here, and might keep a pipe from ending.
+    // What an engine that was killed leaves comes to us.
+    let _ = skerry_platform::agent::adopt_orphans();
     let files = [state.events_file, state.report_file, state.record_file].map(|file| file.unwrap_or(0));
     let ours = [0, 1, 2, state.control, state.engine_stderr, files[0], files[1], files[2]];
     skerry_platform::foreground::close_all_but(ours);
@@ -113,6 +115,8 @@ struct Engine {
     control: OwnedFd,
     stderr: Option<OwnedFd>,
     pid: Pid,
+    /// When it started.
+    since: Option<u64>,
     name: String,
     cleanup: Vec<String>,
     signals: Signals,
@@ -137,6 +141,7 @@ impl Engine {
             control: take_descriptor(state.control).map_err(tell)?,
             stderr: Some(take_descriptor(state.engine_stderr).map_err(tell)?),
             pid: Pid::from_raw(state.engine_pid).ok_or("the engine has no process")?,
+            since: skerry_agent::reach::start_of(state.engine_pid),
             name: state.engine_program.clone(),
             cleanup: state.engine_cleanup.clone(),
             buffer: base64::decode(&state.unread).unwrap_or_default(),
@@ -357,6 +362,9 @@ impl Engine {
 
     /// An engine that was killed could not do it itself.
     fn clean_up(&mut self) {
+        if let Some(since) = self.since {
+            skerry_agent::reach::end_orphans(since);
+        }
         let Some((program, arguments)) = self.cleanup.split_first() else { return };
         let mut command = std::process::Command::new(program);
         command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());

@@ -96,7 +96,7 @@ pub fn enter(
                 if let Some(close) = close_in_guardian.take() {
                     close();
                 }
-                let status = guardian::guard(child, wishes.groups_to_remove, end_orphans, at_the_end);
+                let status = guardian::guard(child, guardian::rights_over(wishes.groups_to_remove), end_orphans, at_the_end);
                 return Ok(Role::Guardian(guardian::end_as(status, GUARDED)));
             }
         }

@@ -1,0 +1,289 @@
+//! Landlock: files, ports, and what is out of reach. What the host's version of it cannot hold is refused by name, unless the
+//! rules grant it everywhere: then there is nothing to hold.
+
+use super::path_of;
+use crate::failure;
+use crate::guest::Everybody;
+use landlock::{
+    AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, NetPort, PathBeneath, Ruleset, RulesetAttr, RulesetCreated,
+    RulesetCreatedAttr, RulesetStatus,
+};
+use rustix::fs::{Mode, OFlags};
+use skerry_control::{Boot, Failure, FailureKind, FileRight, FileRule, Ports, Rules, Scope};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use crate::calls::Sockets;
+
+/// Rights on files: ours, Landlock's, and the version that brought it.
+const RIGHTS: &[(FileRight, AccessFs, u32)] = &[
+    (FileRight::Execute, AccessFs::Execute, 1),
+    (FileRight::ReadFile, AccessFs::ReadFile, 1),
+    (FileRight::ReadDir, AccessFs::ReadDir, 1),
+    (FileRight::WriteFile, AccessFs::WriteFile, 1),
+    (FileRight::RemoveDir, AccessFs::RemoveDir, 1),
+    (FileRight::RemoveFile, AccessFs::RemoveFile, 1),
+    (FileRight::MakeChar, AccessFs::MakeChar, 1),
+    (FileRight::MakeDir, AccessFs::MakeDir, 1),
+    (FileRight::MakeReg, AccessFs::MakeReg, 1),
+    (FileRight::MakeSock, AccessFs::MakeSock, 1),
+    (FileRight::MakeFifo, AccessFs::MakeFifo, 1),
+    (FileRight::MakeBlock, AccessFs::MakeBlock, 1),
+    (FileRight::MakeSym, AccessFs::MakeSym, 1),
+    (FileRight::Refer, AccessFs::Refer, 2),
+    (FileRight::Truncate, AccessFs::Truncate, 3),
+    (FileRight::IoctlDev, AccessFs::IoctlDev, 5),
+    (FileRight::ResolveUnix, AccessFs::ResolveUnix, RESOLVE_UNIX_ABI),
+];
+
+/// Rights that a file has too; the others are directories'.
+const ON_FILES: &[FileRight] = &[
+    FileRight::Execute,
+    FileRight::ReadFile,
+    FileRight::WriteFile,
+    FileRight::Truncate,
+    FileRight::IoctlDev,
+    FileRight::ResolveUnix,
+    FileRight::Attributes,
+];
+
+/// What a program may do with its own terminal.
+const ON_TERMINALS: &[FileRight] = &[FileRight::ReadFile, FileRight::WriteFile, FileRight::IoctlDev];
+
+const TCP_ABI: u32 = 4;
+const SCOPE_ABI: u32 = 6;
+const RESOLVE_UNIX_ABI: u32 = 9;
+const UDP_ABI: u32 = 10;
+
+/// The host's version, as far as we know versions; 0: none.
+pub fn abi(wanted: &Boot) -> u32 {
+    let found = skerry_platform::agent::landlock_abi().min(UDP_ABI);
+    // "landlock", or "landlock_5": as if it were of that version.
+    let pretended = wanted.without.iter().filter_map(|name| name.strip_prefix("landlock"));
+    pretended.map(|rest| rest.trim_start_matches('_').parse().unwrap_or(0)).fold(found, u32::min)
+}
+
+/// Everything that the rules ask for can be held.
+pub fn check(rules: &Rules, abi: u32) -> Result<(), Failure> {
+    let refuse = |clause: String, needed: u32| {
+        let found = if abi == 0 { "none".to_owned() } else { format!("ABI {abi}") };
+        let message = format!("{clause} cannot be held here: it takes Landlock ABI {needed}, and this host has {found}");
+        Err(failure(FailureKind::Unenforceable, message))
+    };
+    let files = rules.files.as_deref().unwrap_or_default();
+    let granted_everywhere = |right: FileRight| files.iter().any(|rule| rule.path.0 == b"/" && rule.rights.contains(&right));
+    for (right, _, needed) in RIGHTS.iter().filter(|(_, _, needed)| rules.files.is_some() && abi < *needed) {
+        // Sockets that nobody may connect to are not made (`Sockets`).
+        let held_otherwise =
+            *right == FileRight::ResolveUnix && !files.iter().any(|rule| rule.rights.contains(&FileRight::ResolveUnix));
+        if !granted_everywhere(*right) && !held_otherwise {
+            return refuse(format!("files: the right {}", name_of(serde_json::to_value(right))), *needed);
+        }
+    }
+    if let Some(ports) = &rules.ports {
+        if abi < TCP_ABI {
+            return refuse("ports: TCP".into(), TCP_ABI);
+        }
+        if uses_udp(ports) && abi < UDP_ABI {
+            return refuse("ports: UDP".into(), UDP_ABI);
+        }
+    }
+    if let Some(scope) = rules.scopes.first().filter(|_| abi < SCOPE_ABI) {
+        return refuse(format!("scopes: {}", name_of(serde_json::to_value(scope))), SCOPE_ABI);
+    }
+    Ok(())
+}
+
+/// As the protocol has it.
+fn name_of(value: serde_json::Result<serde_json::Value>) -> String {
+    value.ok().and_then(|name| name.as_str().map(str::to_owned)).unwrap_or_default()
+}
+
+fn uses_udp(ports: &Ports) -> bool {
+    !ports.bind_udp.is_empty() || !ports.connect_udp.is_empty()
+}
+
+/// Sockets of which Landlock holds the ports and paths; others are not made at all.
+pub fn sockets(rules: &Rules, abi: u32) -> Sockets {
+    let files = rules.files.as_deref().unwrap_or_default();
+    let ports = rules.ports.as_ref();
+    Sockets {
+        unix: rules.files.is_none() || files.iter().any(|rule| rule.rights.contains(&FileRight::ResolveUnix)),
+        tcp: ports.is_some(),
+        listening: ports.is_some_and(|ports| !ports.bind_tcp.is_empty()),
+        udp: ports.is_some_and(uses_udp) && abi >= UDP_ABI,
+    }
+}
+
+/// From here on nobody outside of what we start can be signalled, where the host holds that.
+pub fn hold_signals(abi: u32) -> Result<Everybody, Failure> {
+    if abi < SCOPE_ABI {
+        return Ok(Everybody::Below);
+    }
+    // Every domain denies moves between directories unless it says otherwise, as soon as one inside of it holds files.
+    let root = rustix::fs::open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).map_err(failed)?;
+    let held = Ruleset::default()
+        .set_compatibility(CompatLevel::HardRequirement)
+        .handle_access(AccessFs::Refer)
+        .and_then(|ruleset| ruleset.scope(landlock::Scope::Signal))
+        .and_then(Ruleset::create)
+        .and_then(|ruleset| ruleset.add_rule(PathBeneath::new(root, AccessFs::Refer)))
+        .and_then(RulesetCreated::restrict_self)
+        .map_err(failed)?;
+    match held.ruleset {
+        RulesetStatus::FullyEnforced => Ok(Everybody::InReach),
+        _ => Ok(Everybody::Below),
+    }
+}
+
+fn failed(error: impl std::fmt::Display) -> Failure {
+    failure(FailureKind::Unsupported, format!("Landlock: {error}"))
+}
+
+/// What each program enters.
+pub struct Restriction {
+    ruleset: RulesetCreated,
+    /// Files are held: which rights are, and whose attributes may be changed.
+    handled: BitFlags<AccessFs>,
+    /// Canonical paths below which attributes may be changed; `None`: anywhere.
+    attributes: Option<Vec<PathBuf>>,
+}
+
+impl Restriction {
+    /// `None`: there is nothing to hold. `temporary` is granted besides.
+    pub fn make(rules: &Rules, abi: u32, temporary: Option<&Path>) -> Result<Option<Restriction>, Failure> {
+        if rules.files.is_none() && rules.ports.is_none() && rules.scopes.is_empty() {
+            return Ok(None);
+        }
+        let mut ruleset = Ruleset::default().set_compatibility(CompatLevel::HardRequirement);
+        let mut handled = BitFlags::<AccessFs>::empty();
+        if rules.files.is_some() {
+            let known = RIGHTS.iter().filter(|(_, _, needed)| *needed <= abi);
+            handled = known.map(|(_, right, _)| BitFlags::from(*right)).fold(handled, |all, one| all | one);
+            ruleset = ruleset.handle_access(handled).map_err(failed)?;
+        }
+        if let Some(ports) = &rules.ports {
+            ruleset = ruleset.handle_access(AccessNet::BindTcp | AccessNet::ConnectTcp).map_err(failed)?;
+            if uses_udp(ports) {
+                ruleset = ruleset.handle_access(AccessNet::BindUdp | AccessNet::ConnectSendUdp).map_err(failed)?;
+            }
+        }
+        for scope in &rules.scopes {
+            ruleset = ruleset
+                .scope(match scope {
+                    Scope::AbstractUnixSocket => landlock::Scope::AbstractUnixSocket,
+                    Scope::Signal => landlock::Scope::Signal,
+                })
+                .map_err(failed)?;
+        }
+        let ruleset = ruleset.create().map_err(failed)?;
+        let attributes = rules.files.is_some().then(Vec::new);
+        let mut restriction = Restriction { ruleset, handled, attributes };
+        for rule in rules.files.iter().flatten() {
+            restriction.grant(rule)?;
+        }
+        if let Some(path) = temporary {
+            use std::os::unix::ffi::OsStrExt;
+            let path = skerry_control::Bytes(path.as_os_str().as_bytes().to_vec());
+            restriction.grant(&FileRule { path, rights: in_own_directory() })?;
+        }
+        if let Some(ports) = &rules.ports {
+            restriction.grant_ports(ports)?;
+        }
+        Ok(Some(restriction))
+    }
+
+    fn grant(&mut self, rule: &FileRule) -> Result<(), Failure> {
+        let path = path_of(&rule.path);
+        if !path.is_absolute() {
+            return Err(failure(FailureKind::Invalid, format!("files: {} is not an absolute path", path.display())));
+        }
+        let Ok(file) = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()) else { return Ok(()) };
+        if rule.rights.contains(&FileRight::Attributes) {
+            let canonical = std::fs::read_link(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&file)));
+            self.attributes.get_or_insert_default().push(canonical.map_err(failed)?);
+        }
+        self.add(file, &rule.rights)
+    }
+
+    /// A terminal of the guest's own, which programs may open by its name.
+    pub fn grant_terminal(&mut self, terminal: &OwnedFd) -> Result<(), Failure> {
+        self.add(terminal, ON_TERMINALS)
+    }
+
+    fn add(&mut self, file: impl AsFd, rights: &[FileRight]) -> Result<(), Failure> {
+        let stat = rustix::fs::fstat(file.as_fd()).map_err(failed)?;
+        let directory = rustix::fs::FileType::from_raw_mode(stat.st_mode).is_dir();
+        let granted = RIGHTS.iter().filter(|(right, ..)| rights.contains(right) && (directory || ON_FILES.contains(right)));
+        let granted = granted.fold(BitFlags::empty(), |all, (_, right, _)| all | *right) & self.handled;
+        if granted.is_empty() {
+            return Ok(());
+        }
+        (&mut self.ruleset).add_rule(PathBeneath::new(file, granted)).map_err(failed)?;
+        Ok(())
+    }
+
+    fn grant_ports(&mut self, ports: &Ports) -> Result<(), Failure> {
+        let lists = [
+            (&ports.bind_tcp, AccessNet::BindTcp),
+            (&ports.connect_tcp, AccessNet::ConnectTcp),
+            (&ports.bind_udp, AccessNet::BindUdp),
+            (&ports.connect_udp, AccessNet::ConnectSendUdp),
+        ];
+        for (list, right) in lists {
+            for port in list {
+                (&mut self.ruleset).add_rule(NetPort::new(*port, right)).map_err(failed)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The calling thread enters, with no_new_privs.
+    pub fn enter(&self) -> Result<(), String> {
+        let ruleset = self.ruleset.try_clone().map_err(|error| error.to_string())?;
+        match ruleset.restrict_self().map_err(|error| error.to_string())?.ruleset {
+            RulesetStatus::FullyEnforced => Ok(()),
+            _ => Err("the host does not enforce it".into()),
+        }
+    }
+
+    /// Whether the attributes of the file with this canonical path may be changed.
+    pub fn grants_attributes(&self, path: &Path) -> bool {
+        self.attributes.as_ref().is_none_or(|granted| granted.iter().any(|top| path.starts_with(top)))
+    }
+}
+
+/// All but devices and sockets of others.
+fn in_own_directory() -> Vec<FileRight> {
+    let not = [FileRight::MakeChar, FileRight::MakeBlock, FileRight::IoctlDev, FileRight::ResolveUnix];
+    let own = RIGHTS.iter().map(|(right, ..)| *right).filter(|right| !not.contains(right));
+    own.chain([FileRight::Attributes]).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rule(path: &str, rights: &[FileRight]) -> FileRule {
+        FileRule { path: path.into(), rights: rights.to_vec() }
+    }
+
+    #[test]
+    fn what_the_version_lacks_is_refused_by_name() {
+        let mut rules = Rules { files: Some(vec![rule("/", &[FileRight::ReadFile])]), ..Rules::default() };
+        let told = |rules: &Rules, abi| check(rules, abi).err().map(|failure| failure.message).unwrap_or_default();
+        assert!(told(&rules, 4).contains("the right ioctl_dev") && told(&rules, 4).contains("ABI 5"), "{}", told(&rules, 4));
+        assert!(told(&rules, 0).contains("the right execute") && told(&rules, 0).contains("has none"));
+        assert_eq!(told(&rules, 5), "");
+        rules.files = Some(vec![rule("/", &[FileRight::IoctlDev])]);
+        assert_eq!(told(&rules, 4), "", "granted everywhere: there is nothing to hold");
+        rules.files = Some(vec![rule("/run", &[FileRight::ResolveUnix])]);
+        assert!(told(&rules, 8).contains("resolve_unix") && told(&rules, 9).is_empty());
+        rules = Rules { scopes: vec![Scope::Signal], ..Rules::default() };
+        assert!(told(&rules, 5).contains("scopes: signal") && told(&rules, 6).is_empty());
+        rules = Rules { ports: Some(Ports::default()), ..Rules::default() };
+        assert!(told(&rules, 3).contains("ports: TCP") && told(&rules, 4).is_empty());
+        rules.ports = Some(Ports { connect_udp: vec![53], ..Ports::default() });
+        assert!(told(&rules, 9).contains("ports: UDP") && told(&rules, 10).is_empty());
+    }
+}

@@ -1,0 +1,197 @@
+//! The wall of the engine `rules`: a plain process of the host, held by rules alone. No namespace, no privilege.
+//!
+//! Two domains of Landlock that hold nothing but signals lie around it: the guardian's, and in that the agent's own. So
+//! kill(-1) of either reaches whatever is inside, at once and nobody else. Each program enters a third one, which holds what
+//! the rules say, and puts itself under a filter of system calls (`calls`).
+//!
+//! `landlock` is files, ports and scopes; `attributes` what Landlock does not hold of files; `reach` who belongs to the guest.
+
+pub mod attributes;
+pub mod labels;
+pub mod landlock;
+pub mod reach;
+
+use crate::calls::{Filter, Profile};
+use crate::failure;
+use crate::guest::{Engine, Everybody, Guest};
+use rustix::fs::{Mode, OFlags};
+use rustix::process::{DumpableBehavior, Pid};
+use rustix::thread::{CapabilitySet, CapabilitySets};
+use skerry_confine::layers::Layers;
+use skerry_control::{Boot, Failure, FailureKind, Identity, Layer, MountKind, Network, Rules};
+use skerry_platform::agent::adopt_orphans;
+use skerry_platform::own::{fork_into_namespaces, Forked};
+use std::path::{Path, PathBuf};
+
+/// What programs of root may keep where the rules say so.
+const KEEPABLE: CapabilitySet = crate::namespace::KEPT.difference(CapabilitySet::SYS_CHROOT);
+
+/// What the agent itself needs: starting programs as somebody, looking at them, ending them.
+const OWN: CapabilitySet = CapabilitySet::SETUID
+    .union(CapabilitySet::SETGID)
+    .union(CapabilitySet::SETPCAP)
+    .union(CapabilitySet::SYS_PTRACE)
+    .union(CapabilitySet::KILL);
+
+/// Who we are after [`split`].
+pub enum Split {
+    Guardian { init: Pid, end_rest: Box<dyn FnOnce()> },
+    Init(Init),
+}
+
+/// The agent before its wall stands.
+pub struct Init {
+    everybody: Everybody,
+    temporary: Option<PathBuf>,
+}
+
+/// Splits into guardian and agent. To be called with one thread.
+pub fn split(wanted: &Boot) -> Result<Split, Failure> {
+    let host = |what: &str, error: &dyn std::fmt::Display| {
+        failure(FailureKind::Unsupported, format!("the engine rules cannot be used here: {what}: {error}"))
+    };
+    let rules = wanted.rules.as_ref().ok_or_else(|| failure(FailureKind::Invalid, "the engine rules needs rules"))?;
+    check(wanted)?;
+    let abi = landlock::abi(wanted);
+    landlock::check(rules, abi)?;
+    labels::check(rules)?;
+    adopt_orphans().map_err(|error| host("orphans", &error))?;
+    let everybody = landlock::hold_signals(abi)?;
+    let temporary = if rules.temporary { Some(own_directory()?) } else { None };
+    match fork_into_namespaces(0).map_err(|error| host("fork", &error.source))? {
+        Forked::Parent(init) => {
+            let end_rest = Box::new(move || {
+                reach::end_all(everybody);
+                if let Some(directory) = temporary {
+                    let _ = std::fs::remove_dir_all(directory);
+                }
+            });
+            Ok(Split::Guardian { init, end_rest })
+        }
+        Forked::Child => {
+            skerry_platform::agent::die_with_parent();
+            Ok(Split::Init(Init { everybody, temporary }))
+        }
+    }
+}
+
+/// The capabilities that the guardian needs to end what is left.
+pub const FOR_THE_END: CapabilitySet = CapabilitySet::KILL.union(CapabilitySet::DAC_OVERRIDE);
+
+/// What no host grants.
+fn check(wanted: &Boot) -> Result<(), Failure> {
+    let refuse = |clause: &str, why: &str| {
+        Err(failure(FailureKind::Unenforceable, format!("{clause} cannot be had from the engine rules: {why}")))
+    };
+    if wanted.network == Network::Loopback {
+        return refuse("network: loopback", "a loopback interface of its own takes a namespace");
+    }
+    for mount in &wanted.mounts {
+        match &mount.kind {
+            MountKind::HostReadOnly { source }
+            | MountKind::HostReadWrite { source }
+            | MountKind::Overlay { source, upper: None }
+                if *source == mount.target => {}
+            _ => {
+                let target = String::from_utf8_lossy(&mount.target.0).into_owned();
+                return refuse(&format!("the mount at {target}"), "it shows the host's own files, in their own places");
+            }
+        }
+    }
+    Ok(())
+}
+
+/// In /tmp, for this user alone.
+fn own_directory() -> Result<PathBuf, Failure> {
+    let failed = |error: &dyn std::fmt::Display| failure(FailureKind::Unsupported, format!("a directory in /tmp: {error}"));
+    for _ in 0..16 {
+        let mut random = [0u8; 8];
+        rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty()).map_err(|error| failed(&error))?;
+        let path = PathBuf::from(format!("/tmp/skerry-{}-{:016x}", std::process::id(), u64::from_ne_bytes(random)));
+        match rustix::fs::mkdir(&path, Mode::from_raw_mode(0o700)) {
+            Ok(()) => return Ok(path),
+            Err(rustix::io::Errno::EXIST) => {}
+            Err(error) => return Err(failed(&error)),
+        }
+    }
+    Err(failed(&"no name is free"))
+}
+
+/// In the agent, which is in its groups already: the rest of the wall.
+pub fn enter(wanted: &Boot, init: Init, layers: &mut Layers) -> Result<Guest, Failure> {
+    let host =
+        |what: &str, error: std::io::Error| failure(FailureKind::Unsupported, format!("the engine rules: {what}: {error}"));
+    let nothing = Rules::default();
+    let rules = wanted.rules.as_ref().unwrap_or(&nothing);
+    let abi = landlock::abi(wanted);
+    skerry_platform::agent::leave_keyring();
+    adopt_orphans().map_err(|error| host("orphans", error))?;
+    landlock::hold_signals(abi)?;
+    let kept = kept_of(rules, CapabilitySet::empty(), Engine::Rules)?;
+    let filter = Filter::compile(&Profile::rules(landlock::sockets(rules, abi)), rules.calls.as_ref())?;
+    let restriction = landlock::Restriction::make(rules, abi, init.temporary.as_deref())?;
+    let ids = (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw());
+    let sets = rustix::thread::capabilities(None).map_err(|error| host("capabilities", error.into()))?;
+    let privileged = sets.effective.contains(CapabilitySet::SETUID | CapabilitySet::SETGID);
+    let own = sets.permitted & (OWN | kept);
+    rustix::thread::set_capabilities(
+        None,
+        CapabilitySets { effective: own, permitted: own, inheritable: CapabilitySet::empty() },
+    )
+    .map_err(|error| host("capabilities", error.into()))?;
+    // Nobody inside looks into the agent, whoever they are.
+    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(|error| host("prctl", error.into()))?;
+    skerry_platform::agent::die_with_parent();
+    let terminals = rustix::fs::open("/dev", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|error| host("/dev", error.into()))?;
+    layers.add(Layer::Seccomp);
+    if restriction.is_some() {
+        layers.add(Layer::Landlock);
+    } else {
+        layers.miss(Layer::Landlock, "the rules have nothing for it");
+    }
+    if kept.is_empty() {
+        layers.add(Layer::NoCapabilities);
+    } else {
+        layers.miss(Layer::NoCapabilities, format!("the rules keep {kept:?}"));
+    }
+    for layer in [Layer::UserNamespace, Layer::MountNamespace, Layer::PidNamespace, Layer::NetworkNamespace] {
+        layers.miss(layer, "the engine rules has none");
+    }
+    Ok(Guest {
+        engine: Engine::Rules,
+        only_id: if privileged { None } else { Some(ids) },
+        root_is_caller: matches!(wanted.identity, Identity::CallerIsRoot),
+        counted_by_user: false,
+        everybody: init.everybody,
+        kept,
+        filter,
+        listens: !wanted.without.iter().any(|name| name == "listener"),
+        restriction,
+        resources: rules.resources.clone(),
+        labels: labels::of(rules),
+        temporary: init.temporary,
+        stage: None,
+        terminals,
+    })
+}
+
+/// Capabilities that programs of root keep; `own`: where the rules say nothing.
+pub fn kept_of(rules: &Rules, own: CapabilitySet, engine: Engine) -> Result<CapabilitySet, Failure> {
+    let Some(names) = &rules.capabilities else { return Ok(own) };
+    let mut kept = CapabilitySet::empty();
+    for name in names {
+        let one = name.strip_prefix("CAP_").and_then(CapabilitySet::from_name).filter(|one| KEEPABLE.contains(*one));
+        kept |= one.ok_or_else(|| {
+            let message = format!("capabilities: {name} cannot be kept in the engine {}: only {KEEPABLE:?}", engine.name());
+            failure(FailureKind::Unenforceable, message)
+        })?;
+    }
+    Ok(kept)
+}
+
+/// A path of the rules.
+fn path_of(bytes: &skerry_control::Bytes) -> &Path {
+    use std::os::unix::ffi::OsStrExt;
+    Path::new(std::ffi::OsStr::from_bytes(&bytes.0))
+}
