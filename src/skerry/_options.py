@@ -76,7 +76,7 @@ class Options:
             timeout, memory = timeout or said["timeout"], memory or said["memory"]
             cpus, disk = cpus or said["cpus"], said["disk"]
             pids = said["pids"] or pids if pids == DEFAULT_PIDS else pids
-            network = network or policy["network"]["mode"]
+            network = network or ("none" if policy["network"]["mode"] == "none" else None)
             inherit_env = policy["environment"]["inherit"] if inherit_env == "kept" else inherit_env
             env = {**_compile.environment(policy), **(env or {})}
         read_only, read_write = _many(read_only, "read_only"), _many(read_write, "read_write")
@@ -121,11 +121,13 @@ class Options:
         )
         self.memory_files = disk or self.memory or _host.host_memory() // 2
         #: A directory whose programs may be executed besides: those of `skerry verify`.
-        self.probes = ""
+        self.probes = self.probes_readable = ""
         #: What a guest kernel of ours tells of calls; set by who wants to know.
         self.observe = "nothing" if policy is None else "failures"
         #: What the caller has asked for by name, the option's name first: an engine must enforce it, or refuse.
-        self.given = (*(name for name, value in named if value), *(() if policy is None else policy.clauses()))
+        self.given = tuple(name for name, value in named if value)
+        if policy is not None:
+            self.given += (*policy.clauses(), *policy.own_loopback())
 
     def boot_message(self) -> dict[str, Any]:
         """The parameters of the `boot` request."""

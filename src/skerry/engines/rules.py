@@ -40,6 +40,10 @@ class RulesEngine:
             "overlay_dir": "it takes a mount namespace; writes are denied outside of 'read_write'",
             "hostname": "it takes a namespace",
             "network loopback": "a loopback interface of its own takes a namespace",
+            "files.private": "writes kept in memory take a mount namespace; name what is to be written to (files.read_write)",
+            "files.hidden": "Landlock grants what is below a path and takes nothing out of it; a policy can grant less",
+            "network.domains": "there is no network outside of the sandbox yet, so no name is resolved",
+            "network.addresses": "there is no network outside of the sandbox yet",
             "trace": "the host's kernel answers system calls, and tells nobody of them",
             "profile": "there is no guest kernel between programs and the host's files",
         },
@@ -48,6 +52,10 @@ class RulesEngine:
     def boot(self, options: Options) -> dict[str, Any]:
         """As the options have it: the host's tree to be read, a directory of its own and `read_write` to be written to."""
         boot = options.boot_message()
+        said = boot.get("rules", {})
+        if options.policy is not None:
+            # The root, its links and what is in memory are mounts, which there are none of.
+            boot["mounts"] = [mount for _, mount in options.mounts]
         shown = [mount for mount in boot["mounts"] if mount["type"] in ("host_read_only", "host_read_write")]
         writable = [messages.read_bytes(mount["target"]) for mount in shown if mount["type"] == "host_read_write"]
         for mount in shown:
@@ -60,8 +68,18 @@ class RulesEngine:
         boot["mounts"] = [messages.mount_host("/", "/", writable=False), *shown]
         boot["network"] = options.network or "none"
         boot["limits"]["memory_files"] = None
+        files = [*readable()]
+        if options.policy is not None:
+            from ..policy import _compile
+
+            files = _compile.landlock_files(options.policy, files, devices())
+            if options.probes:
+                files.append(messages.file_rule(options.probes, messages.READ_RIGHTS))
+                files.append(messages.file_rule(options.probes_readable, ("read_file", "read_dir")))
         boot["rules"] = messages.rules(
-            files=[*readable(), *(messages.file_rule(path, messages.READ_RIGHTS + messages.WRITE_RIGHTS) for path in writable)],
+            files=[*files, *(messages.file_rule(path, messages.READ_RIGHTS + messages.WRITE_RIGHTS) for path in writable)],
+            ports=said.get("ports"),
+            calls=said.get("calls"),
             scopes=messages.SCOPES,
             temporary=True,
         )
@@ -92,6 +110,11 @@ def readable() -> Iterator[dict[str, Any]]:
         for entry in sorted(entries, key=lambda entry: entry.name):
             if not entry.is_symlink() and entry.name not in _NOT_WHOLE:
                 yield messages.file_rule(entry.path, messages.READ_RIGHTS)
+    yield from devices()
+
+
+def devices() -> Iterator[dict[str, Any]]:
+    """What every program may use of devices and of what the kernel shows."""
     for name in _SYSTEM:
         yield messages.file_rule(f"/sys/{name}", messages.READ_RIGHTS)
     for name in _DEVICES:

@@ -296,6 +296,24 @@ def rules(policy: Policy) -> dict[str, Any] | None:
     return messages.rules(files=programs, ports=ports, calls=calls)
 
 
+def landlock_files(
+    policy: Policy, everything: Iterable[dict[str, Any]], system: Iterable[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Rights on the host's own files, for an engine that shows those: the host's kernel grants and takes nothing out again.
+
+    `everything`: rules for the whole tree, `system`: for what every program needs of devices and the like.
+    """
+    said = policy["files"]
+    read = [right for right in messages.READ_RIGHTS if said["execute"] is None or right != "execute"]
+    found = list(system) if said["default"] == "hidden" else list(everything)
+    if said["execute"] is not None:
+        found = [{**rule, "rights": [right for right in rule["rights"] if right != "execute"]} for rule in found]
+        found += [messages.file_rule(os.path.realpath(path), ["execute"]) for path in said["execute"]]
+    for key, rights in (("read_only", read), ("read_write", [*read, *messages.WRITE_RIGHTS])):
+        found += [messages.file_rule(os.path.realpath(path), rights) for path in said[key] if os.path.exists(path)]
+    return found
+
+
 def _ports(endpoints: Sequence[str] | None, protocol: str) -> list[int]:
     numbers: list[int] = []
     for endpoint in endpoints or ():

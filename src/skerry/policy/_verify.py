@@ -90,34 +90,54 @@ def verify(policy: Policy, engines: Iterable[str]) -> list[Row]:
 def _in_engine(policy: Policy, engine: str) -> list[Row]:
     from ..sandbox import Sandbox
 
-    probes = [*_files(policy), *_network(policy), *_calls(policy, engine)]
+    probes = [*_files(policy, engine), *_network(policy), *_calls(policy)]
     for number, probe in enumerate(probes):
         probe.number = number
-    held = _weakened(policy)
-    sandbox = Sandbox(engine=engine, policy=held, cwd="/")
-    options = sandbox._options
-    placed = [
-        (f"{_PLACE}/{probe.number}", messages.mount_file(f"{_PLACE}/{probe.number}", _program(probe), mode=0o755))
-        for probe in probes
-    ]
-    nothing = program([(NUMBERS["exit_group"], 0)])
-    for path in (f"{_PLACE}/nothing", f"{_ELSEWHERE}/nothing"):
-        placed.append((path, messages.mount_file(path, nothing, mode=0o755)))
-    waiting = program([(NUMBERS["pause"],)])
-    placed.append((f"{_PLACE}/wait", messages.mount_file(f"{_PLACE}/wait", waiting, mode=0o755)))
-    options.mounts = [*options.mounts, *placed]
-    options.probes = _PLACE
-    options.observe = "nothing"
+    programs = {str(probe.number): _program(probe) for probe in probes}
+    programs |= {"nothing": program([(NUMBERS["exit_group"], 0)]), "wait": program([(NUMBERS["pause"],)])}
+    place, elsewhere, own = _PLACE, _ELSEWHERE, None
     rows: list[Row] = []
     try:
+        sandbox = Sandbox(engine=engine, policy=_weakened(policy), cwd="/")
+        options = sandbox._options
+        if engine == "rules":  # no mounts: they lie on the host meanwhile
+            own, place, elsewhere = _on_the_host(programs)
+            options.probes_readable = elsewhere
+        else:
+            files = [(f"{place}/{name}", content) for name, content in programs.items()]
+            files.append((f"{elsewhere}/nothing", programs["nothing"]))
+            options.mounts += [(path, messages.mount_file(path, content, mode=0o755)) for path, content in files]
+        options.probes = place
+        options.observe = "nothing"
         with sandbox:
-            rows += [_row(sandbox, engine, probe, policy) for probe in probes]
-            rows += _programs(sandbox, engine, policy)
-            rows += _resources(sandbox, engine, policy)
+            rows += [_row(sandbox, engine, probe, policy, place) for probe in probes]
+            rows += _programs(sandbox, engine, policy, place, elsewhere)
+            rows += _resources(sandbox, engine, policy, place)
     except (errors.Unenforceable, errors.LayerUnavailable, errors.EngineUnavailable) as error:
         return [Row(engine, "-", "the whole policy", "held or refused by name", str(error).splitlines()[0], None)]
+    finally:
+        if own is not None:
+            import shutil
+
+            shutil.rmtree(own, ignore_errors=True)
     rows += _environment(sandbox, engine, policy)
     return rows
+
+
+def _on_the_host(programs: Mapping[str, bytes]) -> tuple[str, str, str]:
+    """Directories with the probes: both, the one of programs that may be started, and the other."""
+    import tempfile
+
+    own = tempfile.mkdtemp(prefix="skerry-verify-")
+    place, elsewhere = os.path.join(own, "listed"), os.path.join(own, "not-listed")
+    for directory, names in ((place, list(programs)), (elsewhere, ["nothing"])):
+        os.mkdir(directory)
+        for name in names:
+            path = os.path.join(directory, name)
+            with open(path, "wb") as file:
+                file.write(programs[name])
+            os.chmod(path, 0o755)
+    return own, place, elsewhere
 
 
 def _weakened(policy: Policy) -> Policy:
@@ -136,12 +156,12 @@ def _program(probe: _Probe) -> bytes:
     return program([(NUMBERS[name], *arguments) for name, *arguments in probe.calls], zero=probe.zero)
 
 
-def _row(sandbox: Any, engine: str, probe: _Probe, policy: Policy) -> Row:
+def _row(sandbox: Any, engine: str, probe: _Probe, policy: Policy, place: str) -> Row:
     needed = [name for name, *_ in (probe.calls[:-1] if probe.clause.startswith("system_calls") else probe.calls)]
     denied = [name for name in needed if not _may_call(policy, name)]
     if denied:
         return Row(engine, probe.clause, probe.text, probe.expected, f"the policy does not allow {denied[0]}", None)
-    result = sandbox.run([f"{_PLACE}/{probe.number}"])
+    result = sandbox.run([f"{place}/{probe.number}"])
     status, number = result.returncode, result.signal
     if number is not None:
         found = f"killed by signal {number}"
@@ -188,7 +208,7 @@ def _not_with(*names: str) -> Callable[[int, int | None], bool]:
 
 
 def _dies(status: int, number: int | None) -> bool:
-    return number == 31
+    return number in (31, 9)
 
 
 # --- Files ----------------------------------------------------------------------------------------------------------
@@ -204,7 +224,7 @@ def _new(directory: str) -> str:
     return os.path.join(directory, f".skerry-verify-{os.getpid()}")
 
 
-def _files(policy: Policy) -> list[_Probe]:
+def _files(policy: Policy, engine: str) -> list[_Probe]:
     said = policy["files"]
     probes: list[_Probe] = []
     create = os.O_CREAT | os.O_EXCL | os.O_WRONLY
@@ -219,9 +239,12 @@ def _files(policy: Policy) -> list[_Probe]:
             outside = os.path.lexists(new)
             if outside:
                 os.unlink(new)
-            return status == 0 and not outside
+            return (status == 0 or not works) and not outside
 
-        add(clause, f"make {new}", "works, and the host has no such file", _open(new, create), judge=judge)
+        # Where there are no mounts what is temporary is in TMPDIR.
+        works = engine != "rules"
+        expected = "works, and the host has no such file" if works else "the host has no such file"
+        add(clause, f"make {new}", expected, _open(new, create), judge=judge)
 
     default = said["default"]
     if default == "hidden":
@@ -235,10 +258,10 @@ def _files(policy: Policy) -> list[_Probe]:
                 judge=_nothing,
             )
         add("files.default", f"make {_new('/')}", "fails", _open(_new("/"), create), judge=_fails)
-        add("files.default", "look at /", "works", _open("/", os.O_RDONLY | os.O_DIRECTORY), judge=_works)
+        add("files.default", "read /dev/null", "works", _open("/dev/null", os.O_RDONLY), judge=_works)
     elif default == "read_only":
         add("files.default", f"make {_new('/')}", "fails", _open(_new("/"), create), judge=_fails)
-        add("files.default", "look at /", "works", _open("/", os.O_RDONLY | os.O_DIRECTORY), judge=_works)
+        add("files.default", "read /dev/null", "works", _open("/dev/null", os.O_RDONLY), judge=_works)
     elif _compile.kind_of(policy, "/usr") == "private":
         stays_inside("files.default", "/usr")
     for path in said["read_only"]:
@@ -303,11 +326,11 @@ def _some_file(path: str) -> list[str]:
     return [os.path.join(path, name) for name in inner if os.path.isfile(os.path.join(path, name))][:1]
 
 
-def _programs(sandbox: Any, engine: str, policy: Policy) -> list[Row]:
+def _programs(sandbox: Any, engine: str, policy: Policy, place: str, elsewhere: str) -> list[Row]:
     if policy["files"]["execute"] is None:
         return []
     rows = []
-    for path, expected in ((f"{_ELSEWHERE}/nothing", False), (f"{_PLACE}/nothing", True)):
+    for path, expected in ((f"{elsewhere}/nothing", False), (f"{place}/nothing", True)):
         try:
             status = sandbox.run([path]).returncode
             found, worked = ("worked", True) if status == 0 else (f"status {status}", False)
@@ -364,7 +387,7 @@ def _no_network(status: int, number: int | None) -> bool:
 # --- Calls ----------------------------------------------------------------------------------------------------------
 
 
-def _calls(policy: Policy, engine: str) -> list[_Probe]:
+def _calls(policy: Policy) -> list[_Probe]:
     said = policy["system_calls"]
     error = said["error"]
     listed = {key: _compile.call_names(said[key]) for key in ("allow", "log", "errno", "kill")}
@@ -374,7 +397,7 @@ def _calls(policy: Policy, engine: str) -> list[_Probe]:
         probes.append(_Probe(clause, f"{name}()", expected, [(name, -1, 0, 0, 0, 0, 0)], judge))
 
     for name in listed["kill"][:_CALLS_TRIED]:
-        add("system_calls.kill", name, "dies of SIGSYS", _dies)
+        add("system_calls.kill", name, "dies", _dies)
     for name in listed["errno"][:_CALLS_TRIED]:
         if name not in listed["kill"]:
             # The engine's own profile may be first, with another errno.
@@ -384,7 +407,7 @@ def _calls(policy: Policy, engine: str) -> list[_Probe]:
         unlisted = [name for name in _HARMLESS if name not in named and name not in MADE_IN_THE_PROCESS]
         for name in unlisted[:3]:
             if said["default"] == "kill":
-                add("system_calls.default", name, "dies of SIGSYS", _dies)
+                add("system_calls.default", name, "dies", _dies)
             else:
                 add("system_calls.default", name, error, _fails_with(error))
     strict = {*listed["kill"], *listed["errno"]}
@@ -397,7 +420,7 @@ def _calls(policy: Policy, engine: str) -> list[_Probe]:
 # --- The rest -------------------------------------------------------------------------------------------------------
 
 
-def _resources(sandbox: Any, engine: str, policy: Policy) -> list[Row]:
+def _resources(sandbox: Any, engine: str, policy: Policy, place: str) -> list[Row]:
     said = policy["resources"]
     limits: Mapping[str, str] = sandbox.info().limits
     rows = []
@@ -409,7 +432,7 @@ def _resources(sandbox: Any, engine: str, policy: Policy) -> list[Row]:
             )
     if said["wall_time"] is not None and _may_call(policy, "pause"):
         try:
-            sandbox.run([f"{_PLACE}/wait"], timeout=0.2)
+            sandbox.run([f"{place}/wait"], timeout=0.2)
             found, held = "it ended", False
         except errors.TimeoutExpired:
             found, held = "was ended", True

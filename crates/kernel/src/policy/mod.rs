@@ -13,7 +13,7 @@ mod report;
 use crate::fs::path::Path;
 use crate::net::address::Address;
 use crate::net::socket::{Socket, SocketType};
-use crate::syscall::table::{self, Row};
+use crate::syscall::table::Row;
 use crate::task::{exit_group, ExitStatus, Task};
 use crate::{Context, Errno, Kernel, Result};
 use parking_lot::Mutex;
@@ -225,7 +225,7 @@ impl Actions {
 
 /// By name, or by number.
 fn number_of(name: &str) -> Option<usize> {
-    name.parse().ok().or_else(|| table::ROWS.iter().find(|row| row.name == name).map(|row| row.number as usize))
+    name.parse().ok().or_else(|| skerry_abi::calls::number(name).map(|number| number as usize))
 }
 
 fn condition_holds(condition: &Argument, arguments: &[u64; 6]) -> bool {

@@ -58,9 +58,9 @@ fn main() -> ExitCode {
             return ExitCode::from(FAILURE);
         }
     };
-    // What the caller had open besides is not needed here, and might keep a pipe from ending.
     // What an engine that was killed leaves comes to us.
     let _ = skerry_platform::agent::adopt_orphans();
+    // What the caller had open besides is not needed here, and might keep a pipe from ending.
     let files = [state.events_file, state.report_file, state.record_file].map(|file| file.unwrap_or(0));
     let ours = [0, 1, 2, state.control, state.engine_stderr, files[0], files[1], files[2]];
     skerry_platform::foreground::close_all_but(ours);
