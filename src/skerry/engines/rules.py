@@ -75,7 +75,8 @@ class RulesEngine:
             files = _compile.landlock_files(options.policy, files, devices())
             if options.probes:
                 files.append(messages.file_rule(options.probes, messages.READ_RIGHTS))
-                files.append(messages.file_rule(options.probes_readable, ("read_file", "read_dir")))
+                rights = [right for right in messages.READ_RIGHTS if right != "execute" or _compile.starts_all(options.policy)]
+                files.append(messages.file_rule(options.probes_readable, rights))
         boot["rules"] = messages.rules(
             files=[*files, *(messages.file_rule(path, messages.READ_RIGHTS + messages.WRITE_RIGHTS) for path in writable)],
             ports=said.get("ports"),

@@ -257,6 +257,11 @@ def shows(policy: Policy, path: str) -> bool:
     return kind_of(policy, path) not in ("hidden", "temporary")
 
 
+def starts_all(policy: Policy) -> bool:
+    """Whether every program may be started."""
+    return policy["files"]["execute"] is None
+
+
 def writable(policy: Policy, path: str) -> bool:
     """Whether it can be written to, wherever that goes."""
     return kind_of(policy, path) in ("private", "temporary", "read_write")

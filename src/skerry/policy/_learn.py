@@ -165,6 +165,10 @@ class _Learner:
         self.temporary: set[str] = set()
         self.through: set[str] = set()
         self.execute: set[str] = set()
+        #: Real paths that were written.
+        self._made = {
+            _compile._Tree("").real(path) for path, accesses in seen.paths.items() if "write" in accesses and "/.." not in path
+        }
 
     def learn(self, name: str, merge: list[Policy], limits: bool) -> Learnt:
         self._files()
@@ -217,7 +221,13 @@ class _Learner:
                     cached += 1
                     continue
                 written.add(real)
-            if "execute" in accesses:
+            if "execute" in accesses and ("write" in accesses or real in self._made or not os.path.lexists(real)):
+                # Made inside, and then started: so will the next one be.
+                above = os.path.dirname(real)
+                if above not in self.execute:
+                    self.execute.add(above)
+                    self.notes.append(f"programs that are made in {above} may be started, for {os.path.basename(real)} was")
+            elif "execute" in accesses:
                 for one in _compile.loaded_files(real):
                     if os.path.isfile(one):
                         loaded = _compile._Tree("")

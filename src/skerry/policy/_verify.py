@@ -136,7 +136,7 @@ def _on_the_host(programs: Mapping[str, bytes]) -> tuple[str, str, str]:
             path = os.path.join(directory, name)
             with open(path, "wb") as file:
                 file.write(programs[name])
-            os.chmod(path, 0o755)
+            os.chmod(path, 0o755)  # noqa: S103  # other users start it
     return own, place, elsewhere
 
 
