@@ -121,7 +121,7 @@ class Options:
         )
         self.memory_files = disk or self.memory or _host.host_memory() // 2
         #: A directory whose programs may be executed besides: those of `skerry verify`.
-        self.probes = self.probes_readable = ""
+        self.probes = ""
         #: What a guest kernel of ours tells of calls; set by who wants to know.
         self.observe = "nothing" if policy is None else "failures"
         #: What the caller has asked for by name, the option's name first: an engine must enforce it, or refuse.

@@ -14,11 +14,14 @@ RECORD_MAXIMUM = 1 << 20
 
 
 def directory() -> str:
-    """XDG_STATE_HOME/skerry."""
+    """XDG_STATE_HOME/skerry; where nobody has said or made such a place, one in /tmp, so that no home gets new directories."""
     home = os.environ.get("XDG_STATE_HOME")
-    if not home or not home.startswith("/"):
-        home = os.path.join(os.path.expanduser("~"), ".local", "state")
-    return os.path.join(home, "skerry")
+    if home and home.startswith("/"):
+        return os.path.join(home, "skerry")
+    home = os.path.join(os.path.expanduser("~"), ".local", "state")
+    if os.path.isdir(home):
+        return os.path.join(home, "skerry")
+    return f"/tmp/skerry-{os.geteuid()}"  # noqa: S108  # looked at before it is used
 
 
 def last_run_path() -> str:
@@ -35,10 +38,13 @@ def begin_record(run: Mapping[str, Any]) -> int | None:
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
         try:
-            record = os.open(fresh, flags, 0o600)
+            found = os.lstat(place)
         except FileNotFoundError:
             os.makedirs(place, mode=0o700)
-            record = os.open(fresh, flags, 0o600)
+            found = os.lstat(place)
+        if found.st_uid != os.geteuid() or found.st_mode & 0o170077 != 0o040000:
+            return None  # somebody else's, or open to others
+        record = os.open(fresh, flags, 0o600)
         os.rename(fresh, last_run_path())
         os.write(record, json.dumps({"event": "run", **run}).encode("utf-8", "surrogateescape") + b"\n")
     except OSError:

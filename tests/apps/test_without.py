@@ -21,6 +21,7 @@ FEATURES = (
     "cgroups",
     "suspension",
     "direct",
+    "local",
     "patching",
     "marshalling",
     "caches",

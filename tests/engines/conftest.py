@@ -40,7 +40,6 @@ ENGINES = [
             "profile": NO_KERNEL,
             "hostname": NO_NAMESPACE,
             "read_only to another place": NO_NAMESPACE,
-            "hide": "Landlock takes nothing out of what it grants",
             "tmpfs": NO_NAMESPACE,
             "overlay_dir": NO_NAMESPACE,
             "network loopback": NO_NAMESPACE,

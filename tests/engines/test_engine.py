@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import random
@@ -164,7 +165,7 @@ def test_read_write_paths(do, caller: harness.Caller) -> None:
 
 
 def test_read_only_and_hidden_paths_and_tmpfs(traits, do, caller: harness.Caller) -> None:
-    traits.need("hide")
+    traits.need("read_only to another place")
     with caller.workspace() as work:
         for name in ("shown", "hidden", "empty"):
             (work / name).mkdir()
@@ -180,6 +181,17 @@ def test_read_only_and_hidden_paths_and_tmpfs(traits, do, caller: harness.Caller
         done = do("sh", "-c", script, options=options, cwd=work)
         assert done.stdout.split() == ["shown", "refused", f"{work}/hidden.txt", f"{work}/hidden:", "y"], done
         assert "secret" not in done.stdout
+
+
+def test_hidden_paths(do, caller: harness.Caller) -> None:
+    with caller.workspace() as work:
+        for name in ("shown", "hidden"):
+            (work / name).mkdir()
+            (work / name / "file").write_text(name)
+        (work / "secret.txt").write_text("secret")
+        script = f"cat {work}/shown/file; cat {work}/secret.txt {work}/hidden/file; ls {work}/hidden; echo end"
+        done = do("sh", "-c", script, options=("--hide", f"{work}/hidden", "--hide", f"{work}/secret.txt"))
+        assert done.stdout == "shownend\n", done
 
 
 def test_files_from_outside(make, writable) -> None:
@@ -430,9 +442,25 @@ class Watched:
         numbers = {str(pid) for pid, _ in self.seen}
         groups = [*Path("/sys/fs/cgroup").glob("skerry-*"), *Path("/sys/fs/cgroup").glob("*/skerry-*")]
         found += [f"cgroup {path}" for path in groups if path.name.split("-")[1] in numbers]
+        found += [f"directory {path}" for path in Path("/tmp").glob("skerry-private-*") if nobody_holds(path)]
         if Path("/proc/self/mountinfo").read_text() != self.mounts:
             found.append("a mount")
         return found
+
+
+def nobody_holds(directory: Path) -> bool:
+    """Whether the sandbox that a directory in /tmp belongs to is gone."""
+    try:
+        descriptor = os.open(directory, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return directory.exists()
 
 
 def started(pid: int) -> str | None:

@@ -4,10 +4,10 @@ use crate::calls::Filter;
 use crate::failure;
 use crate::rules::landlock::Restriction;
 use rustix::thread::CapabilitySet;
+use skerry_confine::temporary::Temporary;
 use skerry_control::{Failure, FailureKind, Resource, Spawn};
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Engine {
@@ -53,7 +53,7 @@ pub struct Guest {
     /// What is written to this process's own file of that name before it becomes a program: labels of security modules.
     pub labels: Vec<(&'static str, String)>,
     /// A directory of its own.
-    pub temporary: Option<PathBuf>,
+    pub temporary: Option<Temporary>,
     /// The tmpfs of what is written: how full it is.
     pub stage: Option<OwnedFd>,
     /// The directory in which `ptmx` makes the guest's terminals.

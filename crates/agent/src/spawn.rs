@@ -55,7 +55,7 @@ pub fn start(spawn: &Spawn, streams: Streams, around: &Surroundings) -> Result<S
     CString::new(spawn.directory.0.clone()).map_err(zero)?;
     let named = environment.iter().any(|variable| variable.as_bytes().starts_with(b"TMPDIR="));
     if let Some(directory) = around.guest.temporary.as_ref().filter(|_| !named) {
-        let variable = [b"TMPDIR=", directory.as_os_str().as_bytes()].concat();
+        let variable = [b"TMPDIR=", directory.path.as_os_str().as_bytes()].concat();
         environment.extend(CString::new(variable));
     }
     let internal = |what: &str, error: &dyn std::fmt::Display| failure(FailureKind::Internal, format!("{what}: {error}"));

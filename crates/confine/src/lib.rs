@@ -8,3 +8,4 @@ pub mod cpus;
 pub mod guardian;
 pub mod layers;
 pub mod program;
+pub mod temporary;

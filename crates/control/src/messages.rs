@@ -128,7 +128,7 @@ pub struct Boot {
     pub observe: Observe,
     /// Features of the host to be treated as absent (tests): "process_vm", "sync_wake_up", "wait_killable", "addfd_send",
     /// "user_namespace", "landlock", "pid_namespace", "cgroups". Parts of ours to be switched off: "direct" (programs read and write no
-    /// file by themselves), "patching", "caches", "suspension", "spinning", "marshalling",
+    /// file by themselves), "local" (calls that stubs answer), "patching", "caches", "suspension", "spinning", "marshalling",
     /// "parking" (host threads that outlive their tasks).
     #[serde(default)]
     pub without: Vec<String>,

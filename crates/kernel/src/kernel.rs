@@ -6,7 +6,7 @@ use parking_lot::{Mutex, RwLock};
 use skerry_control::{Event, Limits, Network};
 use skerry_platform::zygote::Zygote;
 use skerry_platform::HostError;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
@@ -43,6 +43,8 @@ pub struct Kernel {
     pub devices: crate::fs::dev::DeviceRegistry,
     /// Locks on files.
     pub locks: crate::fs::lock::LockTable,
+    /// Leases on files.
+    pub leases: crate::fs::lease::LeaseTable,
     /// Who is told of changes to files (inotify).
     pub watches: crate::fs::notify::NotifyRegistry,
     /// Readiness of host descriptors.
@@ -55,6 +57,8 @@ pub struct Kernel {
     pub mapped_names: Arc<crate::fs::proc::MappedNames>,
     /// Files whose executable pages are mapped with their system calls patched.
     pub images: Arc<crate::image::Images>,
+    /// Logins that there have been (/proc/PID/sessionid).
+    pub(crate) logins: AtomicU32,
     /// What was written to /proc/sys.
     pub(crate) settings: crate::fs::proc::Settings,
     pub pipes: Arc<crate::ipc::pipe::PipeAccount>,
@@ -74,6 +78,8 @@ pub struct Kernel {
     pub policy: OnceLock<crate::policy::Policy>,
     /// Processes may read and write regular files by themselves ([`crate::fs::direct`]).
     pub direct_data: std::sync::atomic::AtomicBool,
+    /// Stubs answer what they can by themselves (ADR 15).
+    pub local_answers: std::sync::atomic::AtomicBool,
     /// Numbers of unknown calls that have been told.
     pub(crate) unknown_calls: Mutex<std::collections::HashSet<u64>>,
     /// The host's side, once [`Kernel::start`] has run.
@@ -111,12 +117,14 @@ impl Kernel {
             file_services: OnceLock::new(),
             devices: Default::default(),
             locks: Default::default(),
+            leases: Default::default(),
             watches: Default::default(),
             reactor: Arc::default(),
             terminals: Default::default(),
             anonymous_files: Default::default(),
             images: crate::image::Images::new(&mapped_names),
             mapped_names,
+            logins: AtomicU32::new(0),
             settings: Default::default(),
             pipes: Arc::default(),
             aio_requests: Arc::default(),
@@ -130,6 +138,7 @@ impl Kernel {
             trace,
             policy: OnceLock::new(),
             direct_data: Default::default(),
+            local_answers: true.into(),
             unknown_calls: Mutex::default(),
             engine: OnceLock::new(),
         });

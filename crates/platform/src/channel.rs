@@ -4,8 +4,8 @@
 //! the sentry wrote is ever read back from the channel.
 
 use crate::layout::{
-    line_state, marshal, ChannelLayout, CloneOrder, Frame, Line, Operation, Phase, Reply, Request, RequestDetail, CHANNEL_SIZE,
-    MAXIMUM_OPERATIONS,
+    line_state, marshal, ChannelLayout, CloneOrder, Frame, Identity, Line, Local, Operation, Phase, Reply, Request,
+    RequestDetail, CHANNEL_SIZE, MAXIMUM_OPERATIONS,
 };
 use crate::HostError;
 use rustix::fs::{fcntl_add_seals, ftruncate, memfd_create, MemfdFlags, SealFlags};
@@ -117,6 +117,54 @@ impl Channel {
         // SAFETY: inside the mapping, aligned.
         let watch = unsafe { AtomicU32::from_ptr(&raw mut (*self.pages.as_ptr()).watch.cpu) };
         watch.store(cpu.map_or(0, |cpu| cpu.wrapping_add(1)), Ordering::Release);
+    }
+
+    fn local(&self) -> *mut Local {
+        // SAFETY: inside the mapping; no reference is made.
+        unsafe { &raw mut (*self.pages.as_ptr()).local }
+    }
+
+    /// Who the thread is, for its stub to tell; `answers`: it may answer calls from what it knows.
+    pub fn set_identity(&self, identity: &Identity, answers: bool) {
+        // SAFETY: inside the mapping, aligned.
+        unsafe {
+            std::ptr::write_volatile(&raw mut (*self.local()).identity, *identity);
+            AtomicU32::from_ptr(&raw mut (*self.local()).enabled).store(answers.into(), Ordering::Release);
+        }
+    }
+
+    fn mask_word(&self) -> &AtomicU64 {
+        // SAFETY: inside the mapping, aligned, and only ever accessed atomically here.
+        unsafe { AtomicU64::from_ptr(&raw mut (*self.local()).mask) }
+    }
+
+    fn pending_word(&self) -> &AtomicU64 {
+        // SAFETY: as above.
+        unsafe { AtomicU64::from_ptr(&raw mut (*self.local()).pending) }
+    }
+
+    /// The thread's signal mask, as it says.
+    pub fn mask(&self) -> u64 {
+        self.mask_word().load(Ordering::SeqCst)
+    }
+
+    pub fn set_mask(&self, mask: u64) {
+        self.mask_word().store(mask, Ordering::SeqCst);
+    }
+
+    /// More signals that are pending. Whoever reads the mask behind this sees one that was changed without heed of them.
+    pub fn add_pending(&self, signals: u64) {
+        self.pending_word().fetch_or(signals, Ordering::SeqCst);
+    }
+
+    pub fn set_pending(&self, signals: u64) {
+        self.pending_word().store(signals, Ordering::SeqCst);
+    }
+
+    /// Signals whose disposition the stub does not know.
+    pub fn set_actions(&self, signals: u64) {
+        // SAFETY: as above.
+        unsafe { AtomicU64::from_ptr(&raw mut (*self.local()).actions) }.store(signals, Ordering::SeqCst);
     }
 
     /// Lays down the frame of a handler that a reply asks for.

@@ -141,7 +141,7 @@ impl Listener {
 
     /// As [`Listener::inject`], and the ring returns the number.
     pub fn inject_and_answer(&self, id: u64, source: BorrowedFd<'_>, features: Features) -> Result<(), HostError> {
-        if features.addfd_send && self.add_descriptor(id, source, ADDFD_SEND).is_ok() {
+        if features.addfd_send && self.answer_with_descriptor(id, source).is_ok() {
             return Ok(());
         }
         let number = self.add_descriptor(id, source, 0)?;
@@ -150,6 +150,12 @@ impl Listener {
         } else {
             Err(HostError::last("answering with a descriptor"))
         }
+    }
+
+    /// As [`Listener::inject`], and the ring returns the number, in one step. Nothing has been answered where that fails;
+    /// it always does where [`Features::addfd_send`] is not there.
+    pub fn answer_with_descriptor(&self, id: u64, source: BorrowedFd<'_>) -> Result<(), HostError> {
+        self.add_descriptor(id, source, ADDFD_SEND).map(drop)
     }
 
     fn add_descriptor(&self, id: u64, source: BorrowedFd<'_>, flags: u32) -> Result<i32, HostError> {

@@ -15,14 +15,18 @@ pub enum Right {
     Any,
     Read,
     Write,
+    /// A private mapping that is run and cannot be written.
+    Code,
 }
 
-/// One mapping: from, to (exclusive), readable, writable.
+/// One mapping: from, to (exclusive), and its rights.
 struct Mapping {
     start: u64,
     end: u64,
     readable: bool,
     writable: bool,
+    executable: bool,
+    shared: bool,
 }
 
 impl Mapping {
@@ -31,6 +35,7 @@ impl Mapping {
             Right::Any => true,
             Right::Read => self.readable,
             Right::Write => self.writable,
+            Right::Code => self.readable && self.executable && !self.writable && !self.shared,
         }
     }
 }
@@ -58,6 +63,8 @@ struct Query {
 const PROCMAP_QUERY: u64 = 0xc068_6611;
 const QUERY_READABLE: u64 = 1;
 const QUERY_WRITABLE: u64 = 2;
+const QUERY_EXECUTABLE: u64 = 4;
+const QUERY_SHARED: u64 = 8;
 
 /// Off once the host's kernel has said that it does not know the query.
 static QUERIES: AtomicBool = AtomicBool::new(true);
@@ -105,6 +112,8 @@ impl Mappings {
                 end: query.end,
                 readable: query.flags & QUERY_READABLE != 0,
                 writable: query.flags & QUERY_WRITABLE != 0,
+                executable: query.flags & QUERY_EXECUTABLE != 0,
+                shared: query.flags & QUERY_SHARED != 0,
             };
             if !mapping.has(right) || mapping.end <= address {
                 break;
@@ -151,6 +160,8 @@ fn parse(line: &[u8]) -> Option<Mapping> {
         end: u64::from_str_radix(end, 16).ok()?,
         readable: rights.starts_with('r'),
         writable: rights.as_bytes().get(1) == Some(&b'w'),
+        executable: rights.as_bytes().get(2) == Some(&b'x'),
+        shared: rights.as_bytes().get(3) == Some(&b's'),
     })
 }
 
@@ -164,7 +175,7 @@ mod tests {
         let local = [0u8; 3 << 12];
         let addresses = [local.as_ptr() as u64, both_ways_agree as *const () as u64, 4096, 0, u64::MAX - 100];
         for address in addresses {
-            for right in [Right::Any, Right::Read, Right::Write] {
+            for right in [Right::Any, Right::Read, Right::Write, Right::Code] {
                 let end = address.saturating_add(8192);
                 let by_text = mappings.reach_by_text(address, end, right).min(end);
                 if let Some(by_query) = mappings.reach_by_query(address, end, right) {
@@ -176,6 +187,8 @@ mod tests {
         assert_eq!(mappings.reach(addresses[1], 1, Right::Write), 0);
         assert_eq!(mappings.reach(addresses[1], 1, Right::Read), 1);
         assert_eq!(mappings.reach(4096, 1, Right::Any), 0);
+        assert_eq!(mappings.reach(addresses[1], 1, Right::Code), 1);
+        assert_eq!(mappings.reach(addresses[0], 1, Right::Code), 0);
     }
 
     #[test]

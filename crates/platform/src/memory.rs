@@ -132,6 +132,14 @@ impl GuestMemory {
         let Ok(length) = usize::try_from(end.saturating_sub(address)) else { return false };
         self.mappings.reach(address, length, mappings::Right::Any) == length
     }
+
+    /// Whether the range is code that cannot be written, and holds exactly `bytes`.
+    pub fn is_code(&self, address: u64, bytes: &[u8]) -> bool {
+        let mut present = vec![0; bytes.len()];
+        self.mappings.reach(address, bytes.len(), mappings::Right::Code) == bytes.len()
+            && self.read(address, &mut present) == bytes.len()
+            && present == bytes
+    }
 }
 
 /// Repeats a positioned transfer until all is done or nothing more moves.

@@ -52,7 +52,7 @@ pub fn boot(
             "parking" => parking = false,
             "direct" => direct = false,
             "marshalling" => marshalling = false,
-            "user_namespace" | "landlock" | "pid_namespace" | "cgroups" | "patching" | "caches" => {}
+            "user_namespace" | "landlock" | "pid_namespace" | "cgroups" | "patching" | "caches" | "local" => {}
             other => return Err(failure(FailureKind::Invalid, format!("there is no host feature {other:?} to do without"))),
         }
     }
@@ -94,6 +94,9 @@ pub fn boot(
     // Patched images map files of the host: the strict profile maps copies only.
     if boot.without.iter().any(|name| name == "patching") || boot.profile == Profile::Strict {
         kernel.images.switch_off();
+    }
+    if boot.without.iter().any(|name| name == "local") {
+        kernel.local_answers.store(false, Ordering::Relaxed);
     }
     if boot.without.iter().any(|name| name == "caches") {
         kernel.mounts.dentries.limit_to(0);

@@ -19,6 +19,7 @@ use crate::trampoline;
 const AUDIT_ARCH_X86_64: u32 = 0xc000_003e;
 const ENOSYS: i64 = -38;
 const EINTR: i64 = -4;
+const ETIMEDOUT: i64 = -110;
 const SIGTRAP: i32 = 5;
 const TRAP_TRACE: i32 = 2;
 
@@ -49,7 +50,7 @@ fn serve_in_frame(thread: &mut ThreadBlock, context: &mut Context) {
         return signal_return(thread, context);
     }
     let mut registers = Registers::of(context);
-    match serve::serve(thread, &mut registers) {
+    match serve::serve_trapped(thread, &mut registers) {
         Outcome::Return(value) => context.rax = value as u64,
         Outcome::Native => {
             registers.put_into(context);
@@ -132,6 +133,10 @@ fn interrupted_native(thread: &mut ThreadBlock, context: &mut Context) -> (i64, 
     }
     restore_arguments(thread, context);
     context.rip = thread.resume;
+    if thread.call_again != 0 && context.rax as i64 != ETIMEDOUT {
+        context.rip -= 2;
+        context.rax = thread.native_number;
+    }
     (0, Place::OwnCode)
 }
 
@@ -272,8 +277,13 @@ pub fn run_operations(thread: &ThreadBlock, count: u32) -> i64 {
     let mut failed = false;
     for index in 0..(count as usize).min(layout::MAXIMUM_OPERATIONS) {
         // SAFETY: within the channel.
-        let one = unsafe { core::ptr::read_volatile(&raw const (*thread.channel()).operations[index]) };
-        match one.kind {
+        let mut one = unsafe { core::ptr::read_volatile(&raw const (*thread.channel()).operations[index]) };
+        if one.kind & operation::INJECTED != 0 {
+            if let Some(argument) = one.arguments.get_mut((one.kind >> operation::ARGUMENT) as usize) {
+                *argument = thread.injected;
+            }
+        }
+        match one.kind & operation::KIND {
             operation::CALL if !failed => {
                 result = host::call_array(one.number, &one.arguments);
                 failed = (-4095..0).contains(&result);
@@ -361,6 +371,7 @@ fn clone(thread: &mut ThreadBlock, context: &mut Context, wanted: &CloneOrder) -
             (context.rax, context.rsp) = (rax, rsp);
             return result;
         }
+        thread.tid = wanted.child_tid;
         direct::forked(thread);
         if wanted.tls != 0 {
             const ARCH_SET_FS: u64 = 0x1002;
@@ -387,6 +398,7 @@ fn clone(thread: &mut ThreadBlock, context: &mut Context, wanted: &CloneOrder) -
 pub fn lay_down_child(child: &mut ThreadBlock, context: &Context, wanted: &CloneOrder) {
     child.set_child_tid = wanted.set_child_tid;
     child.child_tid = wanted.child_tid;
+    child.tid = wanted.child_tid;
     child.parking.clear_child_tid = wanted.clear_child_tid;
     child.parking.tls = wanted.tls;
     if wanted.tls == 0 {
@@ -481,6 +493,7 @@ pub fn wait_for_program(thread: &mut ThreadBlock) -> ! {
             // first call, which the compiler does not see.
             action::RUN if run_operations(thread, answer.operations) >= 0 => unsafe {
                 core::ptr::write_volatile(&raw mut thread.sequence, thread.sequence);
+                core::ptr::write_volatile(&raw mut thread.tid, answer.value as u64);
                 host::start_program(answer.entry, answer.stack)
             },
             _ => host::exit_process(1),

@@ -21,9 +21,9 @@ const EINTR: i64 = -4;
 pub fn hand_over(thread: &mut ThreadBlock) {
     publish(thread);
     if !(is_watched_from_elsewhere(thread) && spin(thread)) {
-        ring();
+        thread.injected = ring();
     } else if reply(thread).action == action::RING {
-        ring();
+        thread.injected = ring();
     }
 }
 
@@ -82,13 +82,14 @@ fn spin(thread: &ThreadBlock) -> bool {
     }
 }
 
-fn ring() {
+/// Returns what the ring does.
+fn ring() -> u64 {
     loop {
         match call!(number::GETPPID, layout::DOORBELL_MAGIC, layout::DOORBELL_REQUEST) {
             // A host signal that does not restart calls: the same request rings again.
             EINTR => {}
             error if error < 0 => host::exit_process(1),
-            _ => return,
+            number => return number as u64,
         }
     }
 }

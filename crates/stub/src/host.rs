@@ -42,7 +42,16 @@ native_done:
     mov rdx, gs:[0x48]
     mov r10, gs:[0x50]
     mov r9, gs:[0x58]
+    mov rcx, gs:[0x68]
+    jrcxz 1f
+    // Without touching the flags, as `syscall` does: -110 is ETIMEDOUT, and 202 is futex.
+    lea rcx, [rax + 110]
+    jrcxz 1f
+    mov eax, 202
     mov rcx, gs:[0x60]
+    lea rcx, [rcx - 2]
+    jmp rcx
+1:  mov rcx, gs:[0x60]
     jmp rcx
     .globl native_end
 native_end:
@@ -117,6 +126,30 @@ guarded_probe_touch:
 guarded_probe_end:
     ret
 
+    // fn guarded_load(address) -> 1 and the word there, or 0: it cannot be read. As above.
+    .globl guarded_load
+guarded_load:
+    xor eax, eax
+    .globl guarded_load_instruction
+guarded_load_instruction:
+    mov rdx, [rdi]
+    inc eax
+    .globl guarded_load_end
+guarded_load_end:
+    ret
+
+    // fn guarded_store(address, value) -> 0, or 1: it cannot be written.
+    .globl guarded_store
+guarded_store:
+    mov eax, 1
+    .globl guarded_store_instruction
+guarded_store_instruction:
+    mov [rdi], rsi
+    xor eax, eax
+    .globl guarded_store_end
+guarded_store_end:
+    ret
+
     // fn start_program(entry, stack): never returns.
     .globl start_program
 start_program:
@@ -160,6 +193,8 @@ extern "C" {
     pub fn guarded_copy(destination: u64, source: u64, length: u64) -> u64;
     fn guarded_string(destination: u64, source: u64, limit: u64) -> u64;
     fn guarded_probe(address: u64) -> u64;
+    fn guarded_load(address: u64) -> Loaded;
+    fn guarded_store(address: u64, value: u64) -> u64;
     pub fn start_program(entry: u64, stack: u64) -> !;
     pub fn return_to_frame(frame: u64) -> !;
     fn gadget_start();
@@ -173,6 +208,10 @@ extern "C" {
     fn guarded_string_end();
     fn guarded_probe_touch();
     fn guarded_probe_end();
+    fn guarded_load_instruction();
+    fn guarded_load_end();
+    fn guarded_store_instruction();
+    fn guarded_store_end();
     fn restorer();
 }
 
@@ -197,10 +236,12 @@ label! {
 
 /// Where a thread goes on that has faulted at `address`, if that is one of the guarded instructions.
 pub fn behind_guarded(address: u64) -> Option<u64> {
-    let guarded: [(unsafe extern "C" fn(), unsafe extern "C" fn()); 3] = [
+    let guarded: [(unsafe extern "C" fn(), unsafe extern "C" fn()); 5] = [
         (guarded_copy_instruction, guarded_copy_end),
         (guarded_string_load, guarded_string_end),
         (guarded_probe_touch, guarded_probe_end),
+        (guarded_load_instruction, guarded_load_end),
+        (guarded_store_instruction, guarded_store_end),
     ];
     guarded
         .into_iter()
@@ -224,6 +265,7 @@ pub mod number {
     pub const MPROTECT: u64 = 10;
     pub const MUNMAP: u64 = 11;
     pub const RT_SIGACTION: u64 = 13;
+    pub const RT_SIGPROCMASK: u64 = 14;
     pub const RT_SIGRETURN: u64 = 15;
     pub const CLOSE: u64 = 3;
     pub const SCHED_YIELD: u64 = 24;
@@ -233,7 +275,16 @@ pub mod number {
     pub const SENDMSG: u64 = 46;
     pub const RECVFROM: u64 = 45;
     pub const EXIT: u64 = 60;
+    pub const GETPID: u64 = 39;
+    pub const GETUID: u64 = 102;
+    pub const GETGID: u64 = 104;
+    pub const GETEUID: u64 = 107;
+    pub const GETEGID: u64 = 108;
     pub const GETPPID: u64 = 110;
+    pub const GETPGRP: u64 = 111;
+    pub const GETPGID: u64 = 121;
+    pub const GETSID: u64 = 124;
+    pub const GETTID: u64 = 186;
     pub const CHDIR: u64 = 80;
     pub const CHROOT: u64 = 161;
     pub const CAPSET: u64 = 126;
@@ -267,6 +318,26 @@ pub fn exit_process(status: u64) -> ! {
     loop {
         call!(number::EXIT_GROUP, status);
     }
+}
+
+/// In rax and rdx.
+#[repr(C)]
+struct Loaded {
+    is_there: u64,
+    value: u64,
+}
+
+/// A word of the guest's memory; `None` where it cannot be read.
+pub fn load(address: u64) -> Option<u64> {
+    // SAFETY: a fault at the guest's address is caught.
+    let loaded = unsafe { guarded_load(address) };
+    (loaded.is_there != 0).then_some(loaded.value)
+}
+
+/// False where the guest's memory cannot be written.
+pub fn store(address: u64, value: u64) -> bool {
+    // SAFETY: as above.
+    unsafe { guarded_store(address, value) == 0 }
 }
 
 /// Copies between guest memory and the stub's; false where either side faulted.

@@ -42,6 +42,8 @@ pub const KICK_SIGNAL: i32 = 16;
 pub mod request {
     /// `number` and `arguments`: a system call.
     pub const SYSCALL: u32 = 1;
+    /// Beside SYSCALL: many calls of the thread have trapped since it last said so.
+    pub const OFTEN_TRAPPED: u32 = 0x80;
     /// The thread was kicked. `status`: 0 in its own code; else the error that its interrupted native call stands for.
     pub const KICKED: u32 = 2;
     /// A hardware fault: `fault_*`.
@@ -68,7 +70,8 @@ pub mod action {
     pub const HANDLER: u32 = 4;
     /// Carry out `operations`; then go on with the last result, or with NATIVE_DONE if `then` is set.
     pub const NATIVE: u32 = 5;
-    /// A pool process: carry out `operations`, and start at `entry` with `stack` if none failed, else end.
+    /// A pool process: carry out `operations`, and start at `entry` with `stack` if none failed, else end. `value`: the
+    /// guest's id of the thread.
     pub const RUN: u32 = 6;
     /// Make a thread or process (`clone`). If that fails, or `then` is set, go on with NATIVE_DONE, else with the child's id.
     pub const CLONE: u32 = 7;
@@ -98,6 +101,10 @@ pub mod operation {
     /// A host call whose first argument counts from the last CALL's result; its own result is passed over. Not made after
     /// an error.
     pub const OVER_LAST: u64 = 6;
+    /// Added to a kind: the descriptor that the ring has returned is an argument, which one is said above [`ARGUMENT`].
+    pub const INJECTED: u64 = 1 << 8;
+    pub const ARGUMENT: u32 = 16;
+    pub const KIND: u64 = 0xff;
 }
 
 /// What the stub may do itself with one guest descriptor. Only the sentry writes it; zero: nothing.
@@ -151,6 +158,38 @@ pub struct Watch {
     /// 0, or one more than the CPU on which a thread of the sentry watches this channel: a request is answered without
     /// ringing, if its maker runs on another CPU.
     pub cpu: u32,
+}
+
+/// What a stub answers by itself (see the stub's `local.rs`). Only the sentry writes it, but for `mask`; a program that
+/// writes here deceives itself alone.
+#[repr(C, align(128))]
+pub struct Local {
+    /// 0: every call is the sentry's.
+    pub enabled: u32,
+    pub identity: Identity,
+    /// The thread's signal mask. Its stub writes here when it serves rt_sigprocmask(2) itself; the sentry while the
+    /// thread is in a call.
+    pub mask: u64,
+    /// At least the signals that are pending for the thread and that it does not know of: whoever unblocks one of them
+    /// asks.
+    pub pending: u64,
+    /// At least the signals whose disposition is not the one that a process begins with.
+    pub actions: u64,
+}
+
+/// Who a thread is, as the id calls tell.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Identity {
+    pub pid: u32,
+    pub tid: u32,
+    pub parent: u32,
+    pub group: u32,
+    pub session: u32,
+    pub uid: u32,
+    pub effective_uid: u32,
+    pub gid: u32,
+    pub effective_gid: u32,
 }
 
 /// How long a stub waits for an answer before it rings after all, in ticks of the processor's clock: tens of microseconds.
@@ -347,6 +386,7 @@ pub struct ChannelLayout {
     pub line: Line,
     pub area: [u64; marshal::AREA / 8],
     pub watch: Watch,
+    pub local: Local,
     /// Written with every request, read for some.
     pub detail: RequestDetail,
     pub frame: Frame,

@@ -35,6 +35,10 @@ const FUTEX_WAKE: u64 = 1;
 const FUTEX_REQUEUE: u64 = 3;
 const FUTEX_CMP_REQUEUE: u64 = 4;
 const FUTEX_WAKE_OP: u64 = 5;
+const FUTEX_LOCK_PI: u64 = 6;
+const FUTEX_UNLOCK_PI: u64 = 7;
+const FUTEX_TRYLOCK_PI: u64 = 8;
+const FUTEX_LOCK_PI2: u64 = 13;
 const FUTEX_WAIT_BITSET: u64 = 9;
 const FUTEX_WAKE_BITSET: u64 = 10;
 const FUTEX_PRIVATE: u64 = 128;
@@ -167,7 +171,7 @@ fn touches_stub(address: u64, length: u64) -> bool {
     address < RESERVED_END && address.saturating_add(length.max(1)) > STUB_BASE
 }
 
-/// futex(2) without priority inheritance. Waits are made in the guest's own context, through the gadget.
+/// futex(2). Waits are made in the guest's own context, through the gadget.
 fn futex(thread: &mut ThreadBlock, registers: &mut Registers) -> Option<Outcome> {
     let operation = registers.rsi & 0xffff_ffff;
     let command = operation & !(FUTEX_PRIVATE | FUTEX_CLOCK_REALTIME);
@@ -177,6 +181,9 @@ fn futex(thread: &mut ThreadBlock, registers: &mut Registers) -> Option<Outcome>
             Some(Outcome::Return(call!(number::FUTEX, address, operation, third, fourth, fifth, sixth)))
         }
         FUTEX_WAIT | FUTEX_WAIT_BITSET => Some(futex_wait(thread, registers, operation, command)),
+        FUTEX_LOCK_PI | FUTEX_LOCK_PI2 | FUTEX_TRYLOCK_PI | FUTEX_UNLOCK_PI if thread.gs_taken == 0 && thread.tid != 0 => {
+            Some(owned::serve(thread, registers, operation, command))
+        }
         _ => None,
     }
 }
@@ -216,14 +223,122 @@ fn futex_wait(thread: &mut ThreadBlock, registers: &mut Registers, operation: u6
         return Outcome::Return(if result == -110 { 0 } else { result });
     }
     thread.native_error = if timeout == 0 { ERESTARTSYS } else { ERESTARTNOHAND };
+    thread.call_again = 0;
+    wait_natively(thread, registers, new_operation, registers.rdx, timeout, bitset)
+}
+
+/// A wait by the gadget; what it replaces in the registers is put back behind it.
+fn wait_natively(
+    thread: &mut ThreadBlock,
+    registers: &mut Registers,
+    operation: u64,
+    value: u64,
+    timeout: u64,
+    bitset: u64,
+) -> Outcome {
     thread.native_number = number::FUTEX;
     thread.original_rsi = registers.rsi;
     thread.original_rdx = registers.rdx;
     thread.original_r10 = registers.r10;
     thread.original_r9 = registers.r9;
     thread.resume = registers.rip;
-    registers.rsi = new_operation;
+    registers.rsi = operation;
+    registers.rdx = value;
     registers.r10 = timeout;
     registers.r9 = bitset;
     Outcome::Native
+}
+
+/// Locks whose word holds the owner's id (futex(2), "Priority-inheritance futexes"), without what gives them their name:
+/// priorities are not the guest's to give. The host must not see them, since the ids in the words are the guest's; who
+/// has to wait does so on an ordinary futex, and then makes its call again.
+///
+/// FUTEX_WAITERS stays set as long as somebody may wait: a lock that is let go has only that bit, which keeps others from
+/// taking it behind the stub's back, until an owner finds nobody to wake.
+mod owned {
+    use super::*;
+    use core::sync::atomic::{AtomicU32, Ordering};
+
+    const WAITERS: u32 = 0x8000_0000;
+    const OWNER_DIED: u32 = 0x4000_0000;
+    const TID: u32 = 0x3fff_ffff;
+    const EPERM: i64 = -1;
+    const EAGAIN: i64 = -11;
+    const EDEADLK: i64 = -35;
+    const ERESTARTNOINTR: i64 = 513;
+
+    pub fn serve(thread: &mut ThreadBlock, registers: &mut Registers, operation: u64, command: u64) -> Outcome {
+        let address = registers.rdi;
+        if address % 4 != 0 || touches_stub(address, 4) {
+            return Outcome::Return(EINVAL);
+        }
+        // Another thread that takes the memory away meanwhile makes it a fault of the guest's.
+        if !host::is_writable(address) {
+            return Outcome::Return(EFAULT);
+        }
+        // SAFETY: aligned, and the guest's to use with atomic instructions; what it does to its own memory harms itself.
+        let word = unsafe { &*(address as *const AtomicU32) };
+        let tid = thread.tid as u32 & TID;
+        let private = operation & FUTEX_PRIVATE;
+        if command == FUTEX_UNLOCK_PI {
+            return Outcome::Return(unlock(word, tid, private));
+        }
+        let seen = match take(word, tid, command == FUTEX_TRYLOCK_PI) {
+            Ok(result) => return Outcome::Return(result),
+            Err(seen) => seen,
+        };
+        let mut timeout = 0;
+        if registers.r10 != 0 {
+            if !host::copy(&raw mut thread.deadline as u64, registers.r10, 16) {
+                return Outcome::Return(EFAULT);
+            }
+            if thread.deadline[1] >= 1_000_000_000 || (thread.deadline[0] as i64) < 0 {
+                return Outcome::Return(EINVAL);
+            }
+            timeout = &raw const thread.deadline as u64;
+        }
+        let clock = if command == FUTEX_LOCK_PI { FUTEX_CLOCK_REALTIME } else { operation & FUTEX_CLOCK_REALTIME };
+        thread.native_error = ERESTARTNOINTR;
+        thread.call_again = 1;
+        wait_natively(thread, registers, FUTEX_WAIT_BITSET | private | clock, seen.into(), timeout, BITSET_MATCH_ANY)
+    }
+
+    /// The call's result, or the word as it is to be waited on.
+    fn take(word: &AtomicU32, tid: u32, only_try: bool) -> Result<i64, u32> {
+        let mut seen = word.load(Ordering::Acquire);
+        loop {
+            let wanted = match seen & TID {
+                0 => seen & (WAITERS | OWNER_DIED) | tid,
+                owner if owner == tid => return Ok(EDEADLK),
+                _ if only_try => return Ok(EAGAIN),
+                _ => seen | WAITERS,
+            };
+            if seen == wanted {
+                return Err(seen);
+            }
+            match word.compare_exchange(seen, wanted, Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) if seen & TID == 0 => return Ok(0),
+                Ok(_) => return Err(wanted),
+                Err(now) => seen = now,
+            }
+        }
+    }
+
+    fn unlock(word: &AtomicU32, tid: u32, private: u64) -> i64 {
+        let mut seen = word.load(Ordering::Acquire);
+        loop {
+            if seen & TID != tid {
+                return EPERM;
+            }
+            match word.compare_exchange(seen, seen & WAITERS, Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => break,
+                Err(now) => seen = now,
+            }
+        }
+        if seen & WAITERS != 0 && call!(number::FUTEX, word as *const AtomicU32, FUTEX_WAKE | private, 1) == 0 {
+            // Nobody waits, and nobody begins to while the word has no owner.
+            let _ = word.compare_exchange(WAITERS, 0, Ordering::AcqRel, Ordering::Acquire);
+        }
+        0
+    }
 }

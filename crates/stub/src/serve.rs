@@ -7,6 +7,7 @@ use crate::handlers::{self, new_request, run_operations};
 use crate::handoff;
 use crate::host::{self, number};
 use crate::layout::{action, request};
+use crate::local;
 use crate::marshal;
 use crate::native;
 use crate::registers::Registers;
@@ -27,30 +28,55 @@ pub enum Outcome {
 }
 
 /// Serves a call for which there is no frame yet.
+#[inline(always)]
 pub fn serve_directly(thread: &mut ThreadBlock, registers: &mut Registers) -> Outcome {
+    if let Some(result) = local::try_local(thread, registers) {
+        return Outcome::Return(result);
+    }
     match registers.rax {
         // Its registers are in a frame; and behind a change of gs the direct entry would not find its way out.
         number::RT_SIGRETURN => Outcome::NeedsFrame,
         number::ARCH_PRCTL if registers.rdi == ARCH_SET_GS => Outcome::NeedsFrame,
-        _ => serve(thread, registers),
+        _ => serve(thread, registers, request::SYSCALL),
     }
 }
 
-/// Serves any call but rt_sigreturn(2).
-pub fn serve(thread: &mut ThreadBlock, registers: &mut Registers) -> Outcome {
+/// After so many traps the sentry is told: it may have the code patched.
+const MANY_TRAPS: u64 = 64;
+
+/// Serves a call that has trapped, but not rt_sigreturn(2).
+pub fn serve_trapped(thread: &mut ThreadBlock, registers: &mut Registers) -> Outcome {
+    thread.traps = thread.traps.saturating_add(1);
+    if thread.traps >= MANY_TRAPS && thread.gs_taken == 0 {
+        // Then the sentry answers what could be answered here, too.
+        return serve(thread, registers, request::SYSCALL | request::OFTEN_TRAPPED);
+    }
+    match local::try_local(thread, registers) {
+        Some(result) => Outcome::Return(result),
+        None => serve(thread, registers, request::SYSCALL),
+    }
+}
+
+/// Serves what is not answered here: natively, or by a request of this kind.
+fn serve(thread: &mut ThreadBlock, registers: &mut Registers, kind: u32) -> Outcome {
     if let Some(outcome) = native::try_native(thread, registers) {
         return outcome;
     }
-    if let Some(result) = direct::try_direct(thread, registers.rax, &registers.arguments()) {
-        return Outcome::Return(result);
+    if kind == request::SYSCALL {
+        if let Some(result) = direct::try_direct(thread, registers.rax, &registers.arguments()) {
+            return Outcome::Return(result);
+        }
     }
     let marshalled = marshal::gather(thread, registers.rax, &registers.arguments());
-    let filled = new_request(thread, registers.rip, registers.rsp, request::SYSCALL);
+    let filled = new_request(thread, registers.rip, registers.rsp, kind);
     filled.number = registers.rax;
     filled.arguments = registers.arguments();
     filled.marshalled = marshalled;
     if registers.rax == number::EXIT {
         filled.detail.status = native::thread_cpu_time_ns();
+    }
+    if kind != request::SYSCALL {
+        thread.traps = 0;
     }
     handlers::ring(thread);
     loop {

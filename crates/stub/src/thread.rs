@@ -17,13 +17,16 @@ pub struct ThreadBlock {
     pub deadline: [u64; 2],
     /// The guest set gs itself: native calls that need it are not made.
     pub gs_taken: u64,
-    _reserved: u64,
+    /// The guest's id of this thread, where the stub knows it (0: not yet).
+    pub tid: u64,
     pub original_rsi: u64,
     pub original_rdx: u64,
     pub original_r10: u64,
     pub original_r9: u64,
     /// Where the guest goes on behind a native call.
     pub resume: u64,
+    /// Not 0: behind the native call the guest makes its own call again, but for a time that is up.
+    pub call_again: u64,
     /// For a new thread: what it needs to enrol, and its first frame.
     pub token: [u64; 2],
     pub set_child_tid: u64,
@@ -33,7 +36,9 @@ pub struct ThreadBlock {
     pub cleared_word: u64,
     /// Whether this is a process of its own (it must renew its death signal).
     pub is_process: u64,
-    _reserved_to_0x100: [u64; 12],
+    /// What the last ring has returned: the number of a descriptor that came with the answer.
+    pub injected: u64,
+    _reserved_to_0x100: [u64; 10],
     /// The direct entry, where patched call sites jump to (`entry.rs`, which knows the offsets of all that follows).
     pub direct_entry: u64,
     /// The stack that it uses.
@@ -44,7 +49,9 @@ pub struct ThreadBlock {
     pub kicked: u64,
     /// How the patched call is left; one of `entry::leave`.
     pub leaving: u64,
-    _reserved_to_0x1e0: [u64; 14],
+    /// Calls that have trapped since the sentry was last told that there are many.
+    pub traps: u64,
+    _reserved_to_0x1e0: [u64; 13],
     /// Where rewritten `cpuid` sites jump to (`cpuid.rs`, which knows the offsets).
     pub cpuid_entry: u64,
     /// What rax, rcx and rdx were there.
@@ -77,6 +84,7 @@ const _: () = assert!(core::mem::offset_of!(ThreadBlock, original_rdx) == 0x48);
 const _: () = assert!(core::mem::offset_of!(ThreadBlock, original_r10) == 0x50);
 const _: () = assert!(core::mem::offset_of!(ThreadBlock, original_r9) == 0x58);
 const _: () = assert!(core::mem::offset_of!(ThreadBlock, resume) == 0x60);
+const _: () = assert!(core::mem::offset_of!(ThreadBlock, call_again) == 0x68);
 const _: () = assert!(core::mem::offset_of!(ThreadBlock, direct_entry) == 0x100);
 const _: () = assert!(core::mem::offset_of!(ThreadBlock, direct_stack) == 0x108);
 const _: () = assert!(core::mem::offset_of!(ThreadBlock, direct) == 0x110);

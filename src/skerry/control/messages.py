@@ -29,8 +29,8 @@ PROFILES = ("default", "strict")
 #: Rights on files (crates/control/src/rules.rs), and what is meant by reading and by writing.
 READ_RIGHTS = ("execute", "read_file", "read_dir")
 WRITE_RIGHTS = (
-    "write_file", "truncate", "make_dir", "make_reg", "make_sock", "make_fifo", "make_sym", "remove_dir", "remove_file", "refer",
-    "attributes",
+    "write_file", "truncate", "make_dir", "make_reg", "make_sock", "make_fifo", "make_sym", "remove_dir", "remove_file",
+    "refer", "attributes",
 )  # fmt: skip
 FILE_RIGHTS = (*READ_RIGHTS, *WRITE_RIGHTS, "make_char", "make_block", "ioctl_dev", "resolve_unix")
 PORTS = ("bind_tcp", "connect_tcp", "bind_udp", "connect_udp")

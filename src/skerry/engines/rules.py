@@ -23,8 +23,16 @@ _DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
 #: Of what the kernel shows: what tells of the machine, and nothing that tells what happens on it.
 _SYSTEM = ("bus", "block", "class", "dev", "devices", "fs/cgroup", "kernel/mm")
 
-#: Directories of / that are not granted as they are.
-_NOT_WHOLE = ("dev", "sys")
+#: Written by the engines that have a tree of their own; here the host's are what they are.
+_NAMES = ("/etc/hosts", "/etc/hostname")
+
+#: Kinds of mounts, with what may be done below each. What the others would show is not there: nothing may be done.
+_RIGHTS = {
+    "overlay": messages.READ_RIGHTS,
+    "proc": messages.READ_RIGHTS,
+    "host_read_only": messages.READ_RIGHTS,
+    "host_read_write": messages.READ_RIGHTS + messages.WRITE_RIGHTS,
+}
 
 
 class RulesEngine:
@@ -35,55 +43,32 @@ class RulesEngine:
         level=1,
         refuses={
             "read_only to another place": "programs see the host's files, in their own places",
-            "hide": "Landlock grants what is below a path and takes nothing out of it; a policy can grant less",
+            "files.private": "writes cannot be kept apart without a mount namespace; say read_write or read_only",
             "tmpfs": "it takes a mount namespace",
             "overlay_dir": "it takes a mount namespace; writes are denied outside of 'read_write'",
             "hostname": "it takes a namespace",
+            "network.domains": "there are no sockets but for the TCP ports that a policy grants",
+            "network.addresses": "there are no sockets but for the TCP ports that a policy grants",
             "network loopback": "a loopback interface of its own takes a namespace",
-            "files.private": "writes kept in memory take a mount namespace; name what is to be written to (files.read_write)",
-            "files.hidden": "Landlock grants what is below a path and takes nothing out of it; a policy can grant less",
-            "network.domains": "there is no network outside of the sandbox yet, so no name is resolved",
-            "network.addresses": "there is no network outside of the sandbox yet",
             "trace": "the host's kernel answers system calls, and tells nobody of them",
             "profile": "there is no guest kernel between programs and the host's files",
         },
     )
 
     def boot(self, options: Options) -> dict[str, Any]:
-        """As the options have it: the host's tree to be read, a directory of its own and `read_write` to be written to."""
+        """As the options have it: the mounts that other engines make become rights on the host's own files."""
         boot = options.boot_message()
         said = boot.get("rules", {})
-        if options.policy is not None:
-            # The root, its links and what is in memory are mounts, which there are none of.
-            boot["mounts"] = [mount for _, mount in options.mounts]
-        shown = [mount for mount in boot["mounts"] if mount["type"] in ("host_read_only", "host_read_write")]
-        writable = [messages.read_bytes(mount["target"]) for mount in shown if mount["type"] == "host_read_write"]
-        for mount in shown:
-            path = messages.read_bytes(mount["target"])
-            above = [place for place in writable if place != path and f"{path}/".startswith(f"{place.rstrip('/')}/")]
-            if mount["type"] == "host_read_only" and above:
-                raise errors.Unenforceable(
-                    "read_only", self.name, f"{path} is below {above[0]}, which is writable with all that is in it"
-                )
-        boot["mounts"] = [messages.mount_host("/", "/", writable=False), *shown]
+        files = list(_granted({messages.read_bytes(mount["target"]): mount for mount in boot["mounts"]}, self.name))
+        if "files" in said:
+            # Of programs only these are started.
+            programs = [rule for rule in said["files"] if rule["rights"] == ["execute"]]
+            files = [{**rule, "rights": [right for right in rule["rights"] if right != "execute"]} for rule in files]
+            files = [*(rule for rule in files if rule["rights"]), *programs]
+        boot["mounts"] = [messages.mount_host("/", "/", writable=False)]
         boot["network"] = options.network or "none"
         boot["limits"]["memory_files"] = None
-        files = [*readable()]
-        if options.policy is not None:
-            from ..policy import _compile
-
-            files = _compile.landlock_files(options.policy, files, devices())
-            if options.probes:
-                files.append(messages.file_rule(options.probes, messages.READ_RIGHTS))
-                rights = [right for right in messages.READ_RIGHTS if right != "execute" or _compile.starts_all(options.policy)]
-                files.append(messages.file_rule(options.probes_readable, rights))
-        boot["rules"] = messages.rules(
-            files=[*files, *(messages.file_rule(path, messages.READ_RIGHTS + messages.WRITE_RIGHTS) for path in writable)],
-            ports=said.get("ports"),
-            calls=said.get("calls"),
-            scopes=messages.SCOPES,
-            temporary=True,
-        )
+        boot["rules"] = {**said, **messages.rules(files=files, scopes=messages.SCOPES, temporary=True)}
         return boot
 
     def probe(self) -> Probe:
@@ -103,21 +88,43 @@ class RulesEngine:
         return ProgramGuest(command, {}, f"the guest's parent ({PROGRAM})", on_event, on_end)
 
 
-def readable() -> Iterator[dict[str, Any]]:
-    """Rules that let the host's tree be read, but for devices. Landlock takes nothing out of what it grants, so each
-    directory of / is granted by itself, and / cannot be listed.
-    """
-    with os.scandir("/") as entries:
-        for entry in sorted(entries, key=lambda entry: entry.name):
-            if not entry.is_symlink() and entry.name not in _NOT_WHOLE:
-                yield messages.file_rule(entry.path, messages.READ_RIGHTS)
-    yield from devices()
-
-
-def devices() -> Iterator[dict[str, Any]]:
-    """What every program may use of devices and of what the kernel shows."""
+def _granted(mounts: Mapping[str, Mapping[str, Any]], engine: str) -> Iterator[dict[str, Any]]:
+    """Rules for what the mounts, by their places, would show and let be written."""
+    places: dict[str, tuple[str, ...]] = {}
+    for place, mount in mounts.items():
+        if mount["type"] == "file":
+            if os.path.realpath(place) not in map(os.path.realpath, _NAMES):
+                raise errors.Unenforceable(
+                    "secrets", engine, f"a file at {place} takes a mount namespace; give it as a variable"
+                )
+        elif mount["type"] != "symlink":
+            places[place] = _RIGHTS.get(mount["type"], ())
+    for place, rights in places.items():
+        if rights:
+            yield from _grant(place, rights, places, engine)
     for name in _SYSTEM:
         yield messages.file_rule(f"/sys/{name}", messages.READ_RIGHTS)
     for name in _DEVICES:
         yield messages.file_rule(f"/dev/{name}", ("read_file", "write_file", "truncate", "ioctl_dev"))
-    yield messages.file_rule("/dev/fd", ("read_dir",))
+
+
+def _grant(path: str, rights: tuple[str, ...], places: Mapping[str, tuple[str, ...]], engine: str) -> Iterator[dict[str, Any]]:
+    """Landlock takes nothing out of what it grants: where less may be done to something below, each entry of the directory is
+    granted by itself, and the directory cannot be listed.
+    """
+    below = f"{path.rstrip('/')}/"
+    less = [place for place in places if place.startswith(below) and place != path and not set(rights) <= set(places[place])]
+    if not less:
+        yield messages.file_rule(path, rights)
+        return
+    if set(rights) & set(messages.WRITE_RIGHTS):
+        why = f"{less[0]} is below {path}, which is writable with all that is in it"
+        raise errors.Unenforceable("read_only" if places[less[0]] else "hide", engine, why)
+    try:
+        with os.scandir(path) as entries:
+            names = sorted(entry.path for entry in entries if not entry.is_symlink())
+    except OSError:
+        return  # neither can the program list it
+    for name in names:
+        if name not in places:
+            yield from _grant(name, rights, places, engine)

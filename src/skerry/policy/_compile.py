@@ -257,11 +257,6 @@ def shows(policy: Policy, path: str) -> bool:
     return kind_of(policy, path) not in ("hidden", "temporary")
 
 
-def starts_all(policy: Policy) -> bool:
-    """Whether every program may be started."""
-    return policy["files"]["execute"] is None
-
-
 def writable(policy: Policy, path: str) -> bool:
     """Whether it can be written to, wherever that goes."""
     return kind_of(policy, path) in ("private", "temporary", "read_write")
@@ -299,24 +294,6 @@ def rules(policy: Policy) -> dict[str, Any] | None:
     if ports is None and programs is None and calls is None:
         return None
     return messages.rules(files=programs, ports=ports, calls=calls)
-
-
-def landlock_files(
-    policy: Policy, everything: Iterable[dict[str, Any]], system: Iterable[dict[str, Any]]
-) -> list[dict[str, Any]]:
-    """Rights on the host's own files, for an engine that shows those: the host's kernel grants and takes nothing out again.
-
-    `everything`: rules for the whole tree, `system`: for what every program needs of devices and the like.
-    """
-    said = policy["files"]
-    read = [right for right in messages.READ_RIGHTS if said["execute"] is None or right != "execute"]
-    found = list(system) if said["default"] == "hidden" else list(everything)
-    if said["execute"] is not None:
-        found = [{**rule, "rights": [right for right in rule["rights"] if right != "execute"]} for rule in found]
-        found += [messages.file_rule(os.path.realpath(path), ["execute"]) for path in said["execute"]]
-    for key, rights in (("read_only", read), ("read_write", [*read, *messages.WRITE_RIGHTS])):
-        found += [messages.file_rule(os.path.realpath(path), rights) for path in said[key] if os.path.exists(path)]
-    return found
 
 
 def _ports(endpoints: Sequence[str] | None, protocol: str) -> list[int]:

@@ -102,7 +102,7 @@ def _in_engine(policy: Policy, engine: str) -> list[Row]:
         options = sandbox._options
         if engine == "rules":  # no mounts: they lie on the host meanwhile
             own, place, elsewhere = _on_the_host(programs)
-            options.probes_readable = elsewhere
+            options.mounts += [(path, messages.mount_host(path, path, writable=False)) for path in (place, elsewhere)]
         else:
             files = [(f"{place}/{name}", content) for name, content in programs.items()]
             files.append((f"{elsewhere}/nothing", programs["nothing"]))

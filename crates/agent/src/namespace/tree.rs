@@ -7,7 +7,7 @@
 //! have other mounts of the host's below it: there directories are shown one by one, down to those mounts.
 
 use crate::failure;
-use rustix::fs::{AtFlags, Gid, Mode, OFlags, Uid, CWD};
+use rustix::fs::{AtFlags, Gid, Mode, OFlags, ResolveFlags, Uid, CWD};
 use rustix::io::Errno;
 use rustix::mount::{
     fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount_change, move_mount, open_tree, unmount,
@@ -102,8 +102,9 @@ struct Ready {
 }
 
 enum Put {
-    /// A mount; `directory` is what to make where nothing is.
-    Mount { mount: OwnedFd, directory: bool },
+    /// A mount; `directory` is what to make where nothing is. One that was not `asked` for by name was found on the host, and
+    /// may be gone by now.
+    Mount { mount: OwnedFd, directory: bool, asked: bool },
     /// A symbolic link.
     Link(PathBuf),
 }
@@ -175,7 +176,9 @@ fn open_source(mount: &Mount) -> Result<Option<OwnedFd>, Failure> {
         MountKind::HostReadOnly { source } | MountKind::HostReadWrite { source } | MountKind::Overlay { source, .. } => source,
         _ => return Ok(None),
     };
-    let open = rustix::fs::open(path_of(&source.0), OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
+    // The path had no symbolic link in it when it was looked at: whoever has put one there since gets nothing by it.
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let open = rustix::fs::openat2(CWD, path_of(&source.0), flags, Mode::empty(), ResolveFlags::NO_SYMLINKS);
     open.map(Some).map_err(|error| failure(FailureKind::Invalid, format!("{}: {error}", path_of(&source.0).display())))
 }
 
@@ -328,7 +331,14 @@ impl Builder<'_> {
     }
 
     fn put(&mut self, target: &Path, mount: OwnedFd, directory: bool) {
-        self.ready.push(Ready { target: target.to_owned(), put: Put::Mount { mount, directory } });
+        self.ready.push(Ready { target: target.to_owned(), put: Put::Mount { mount, directory, asked: true } });
+    }
+
+    /// What was put last was found on the host.
+    fn may_be_gone(&mut self) {
+        if let Some(Ready { put: Put::Mount { asked, .. }, .. }) = self.ready.last_mut() {
+            *asked = false;
+        }
     }
 
     /// A path in the stage that is not taken.
@@ -382,11 +392,12 @@ impl Builder<'_> {
         }
         let directory = rustix::fs::fstat(&inner).is_ok_and(|stat| rustix::fs::FileType::from_raw_mode(stat.st_mode).is_dir());
         if directory && self.overlay(inner.as_fd(), target, None).is_ok() {
-            return;
+            return self.may_be_gone();
         }
         if let Ok(tree) = clone_of(inner.as_fd(), false) {
             if restrict(tree.as_fd(), NO_WRITES | QUIET, false).is_ok() {
                 self.put(target, tree, directory);
+                self.may_be_gone();
             }
         }
     }
@@ -539,12 +550,16 @@ impl Builder<'_> {
                 Put::Link(to) => make_directories(target.parent().unwrap_or(Path::new("/")))
                     .and_then(|()| rustix::fs::symlink(&to, &target))
                     .or_else(|error| if error == Errno::EXIST { Ok(()) } else { Err(error) }),
-                Put::Mount { mount, directory } => {
+                Put::Mount { mount, directory, asked } => {
                     place_for(&target, directory).and_then(|()| attach(mount.as_fd(), &target)).or_else(|error| {
                         if matches!(error, Errno::NOTDIR | Errno::INVAL) && directory {
                             // A file that is to be hidden.
                             let null = clone_tree(Path::new("/dev/null"), false)?;
                             return attach(null.as_fd(), &target);
+                        }
+                        // A file without a name cannot be mounted.
+                        if error == Errno::NOENT && !asked {
+                            return Ok(());
                         }
                         Err(error)
                     })

@@ -8,7 +8,8 @@ use landlock::{
     AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, NetPort, PathBeneath, Ruleset, RulesetAttr, RulesetCreated,
     RulesetCreatedAttr, RulesetStatus,
 };
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{Mode, OFlags, ResolveFlags, CWD};
+use rustix::io::Errno;
 use skerry_control::{Boot, Failure, FailureKind, FileRight, FileRule, Ports, Rules, Scope};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -198,7 +199,17 @@ impl Restriction {
         if !path.is_absolute() {
             return Err(failure(FailureKind::Invalid, format!("files: {} is not an absolute path", path.display())));
         }
-        let Ok(file) = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()) else { return Ok(()) };
+        // Paths have no symbolic link in them when they are looked at: whoever has put one there since gets nothing by it.
+        let flags = OFlags::PATH | OFlags::CLOEXEC;
+        let opened = rustix::fs::openat2(CWD, path, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS);
+        let file = match opened {
+            Ok(file) => file,
+            Err(Errno::LOOP) => {
+                let message = format!("files: there is a symbolic link in {}; name what it leads to", path.display());
+                return Err(failure(FailureKind::Invalid, message));
+            }
+            Err(_) => return Ok(()),
+        };
         if rule.rights.contains(&FileRight::Attributes) {
             let canonical = std::fs::read_link(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&file)));
             self.attributes.get_or_insert_default().push(canonical.map_err(failed)?);

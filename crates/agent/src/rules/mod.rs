@@ -18,10 +18,11 @@ use rustix::fs::{Mode, OFlags};
 use rustix::process::{DumpableBehavior, Pid};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 use skerry_confine::layers::Layers;
+use skerry_confine::temporary::Temporary;
 use skerry_control::{Boot, Failure, FailureKind, Identity, Layer, MountKind, Network, Rules};
 use skerry_platform::agent::adopt_orphans;
 use skerry_platform::own::{fork_into_namespaces, Forked};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// What programs of root may keep where the rules say so.
 const KEEPABLE: CapabilitySet = crate::namespace::KEPT.difference(CapabilitySet::SYS_CHROOT);
@@ -42,7 +43,7 @@ pub enum Split {
 /// The agent before its wall stands.
 pub struct Init {
     everybody: Everybody,
-    temporary: Option<PathBuf>,
+    temporary: Option<Temporary>,
 }
 
 /// Splits into guardian and agent. To be called with one thread.
@@ -57,13 +58,13 @@ pub fn split(wanted: &Boot) -> Result<Split, Failure> {
     labels::check(rules)?;
     adopt_orphans().map_err(|error| host("orphans", &error))?;
     let everybody = landlock::hold_signals(abi)?;
-    let temporary = if rules.temporary { Some(own_directory()?) } else { None };
+    let temporary = rules.temporary.then(Temporary::make).transpose().map_err(|error| host("a directory in /tmp", &error))?;
     match fork_into_namespaces(0).map_err(|error| host("fork", &error.source))? {
         Forked::Parent(init) => {
             let end_rest = Box::new(move || {
                 reach::end_all(everybody);
                 if let Some(directory) = temporary {
-                    let _ = std::fs::remove_dir_all(directory);
+                    directory.end();
                 }
             });
             Ok(Split::Guardian { init, end_rest })
@@ -101,22 +102,6 @@ fn check(wanted: &Boot) -> Result<(), Failure> {
     Ok(())
 }
 
-/// In /tmp, for this user alone.
-fn own_directory() -> Result<PathBuf, Failure> {
-    let failed = |error: &dyn std::fmt::Display| failure(FailureKind::Unsupported, format!("a directory in /tmp: {error}"));
-    for _ in 0..16 {
-        let mut random = [0u8; 8];
-        rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty()).map_err(|error| failed(&error))?;
-        let path = PathBuf::from(format!("/tmp/skerry-{}-{:016x}", std::process::id(), u64::from_ne_bytes(random)));
-        match rustix::fs::mkdir(&path, Mode::from_raw_mode(0o700)) {
-            Ok(()) => return Ok(path),
-            Err(rustix::io::Errno::EXIST) => {}
-            Err(error) => return Err(failed(&error)),
-        }
-    }
-    Err(failed(&"no name is free"))
-}
-
 /// In the agent, which is in its groups already: the rest of the wall.
 pub fn enter(wanted: &Boot, init: Init, layers: &mut Layers) -> Result<Guest, Failure> {
     let host =
@@ -129,7 +114,8 @@ pub fn enter(wanted: &Boot, init: Init, layers: &mut Layers) -> Result<Guest, Fa
     landlock::hold_signals(abi)?;
     let kept = kept_of(rules, CapabilitySet::empty(), Engine::Rules)?;
     let filter = Filter::compile(&Profile::rules(landlock::sockets(rules, abi)), rules.calls.as_ref())?;
-    let restriction = landlock::Restriction::make(rules, abi, init.temporary.as_deref())?;
+    let restriction =
+        landlock::Restriction::make(rules, abi, init.temporary.as_ref().map(|directory| directory.path.as_path()))?;
     let ids = (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw());
     let sets = rustix::thread::capabilities(None).map_err(|error| host("capabilities", error.into()))?;
     let privileged = sets.effective.contains(CapabilitySet::SETUID | CapabilitySet::SETGID);

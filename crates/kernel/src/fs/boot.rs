@@ -14,7 +14,7 @@ use crate::fs::path::Path;
 use crate::fs::tmpfs::{ContentShared, Quota, Tmpfs, TmpfsOptions};
 use crate::fs::walk::{self, Follow};
 use crate::{Errno, Result};
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{Mode, OFlags, ResolveFlags, CWD};
 use skerry_control::{base64, Bytes, Mount, MountKind};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -83,7 +83,15 @@ fn open_source(source: &[u8]) -> Result<OwnedFd> {
     if source.first() != Some(&b'/') {
         return Err(Errno::EINVAL);
     }
-    let descriptor = rustix::fs::open(source, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).map_err(host_error)?;
+    // The path had no symbolic link in it when it was looked at: whoever has put one there since gets nothing by it.
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let straight = rustix::fs::openat2(CWD, source, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS);
+    let descriptor = match straight {
+        // An outer profile may not know the call.
+        Err(rustix::io::Errno::NOSYS | rustix::io::Errno::PERM) => rustix::fs::open(source, flags, Mode::empty()),
+        opened => opened,
+    };
+    let descriptor = descriptor.map_err(host_error)?;
     let mode = rustix::fs::fstat(&descriptor).map_err(host_error)?.st_mode;
     match FileType::from_mode(mode) {
         Some(FileType::Directory | FileType::Regular) => Ok(descriptor),

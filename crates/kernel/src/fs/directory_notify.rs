@@ -74,7 +74,7 @@ impl Watcher for DirectoryWatch {
             }
         }
         if let (Some(kernel), Some(file)) = (self.kernel.upgrade(), self.file.upgrade()) {
-            signal_io::tell_directory(&kernel, &file, self.fd);
+            signal_io::tell_message(&kernel, &file, self.fd);
         }
     }
 }

@@ -9,7 +9,7 @@ use crate::fs::directory_notify::Watching;
 use crate::fs::inode::{DirectoryEntry, Metadata};
 use crate::fs::path::Path;
 use crate::fs::position::{HandedOver, Position};
-use crate::fs::text::WriteAccess;
+use crate::fs::text::Counted;
 use crate::sync::WaitQueue;
 use crate::{Context, Errno, Result};
 use parking_lot::{Mutex, RwLock};
@@ -210,6 +210,15 @@ pub trait FileOperations: Send + Sync + Any {
     fn as_any(&self) -> &dyn Any;
 }
 
+type CloseAction = Box<dyn FnOnce() + Send>;
+
+/// What is to be given back at the last close.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LastClose {
+    Locks,
+    Lease,
+}
+
 /// What [`FileOperations::host_description`] gives.
 pub struct HostDescription {
     /// Open with exactly the guest's access mode.
@@ -246,12 +255,12 @@ pub struct OpenFile {
     /// It was made by the open(2) that gave this file (F_CREATED_QUERY).
     pub created: AtomicBool,
     pub(crate) directory_watch: Watching,
-    /// Where it can write to a file that could be executed.
-    pub(crate) write_access: Mutex<Option<WriteAccess>>,
+    /// Of a regular file that a task has opened by name.
+    pub(crate) counted: Mutex<Option<Counted>>,
     /// The epoll lists that watch it.
     pub epoll_items: crate::event::epoll::FileItems,
     /// Run when the last descriptor and the last user are gone.
-    last_close: Mutex<Vec<Box<dyn FnOnce() + Send>>>,
+    last_close: Mutex<Vec<(LastClose, CloseAction)>>,
 }
 
 impl Drop for OpenFile {
@@ -260,7 +269,7 @@ impl Drop for OpenFile {
         if let (Some(key), Some(queue)) = (self.signal_io.get_mut().take(), self.operations.wait_queue()) {
             queue.remove(key);
         }
-        for action in self.last_close.get_mut().drain(..) {
+        for (_, action) in self.last_close.get_mut().drain(..) {
             action();
         }
     }
@@ -291,17 +300,17 @@ impl OpenFile {
             signal_io: Mutex::new(None),
             created: AtomicBool::new(false),
             directory_watch: Watching::default(),
-            write_access: Mutex::default(),
+            counted: Mutex::default(),
             epoll_items: Default::default(),
             last_close: Mutex::default(),
         })
     }
 
-    /// Runs `action` when the open file goes; once for the same purpose is enough (the list is kept short by the caller).
-    pub(crate) fn at_last_close(&self, action: Box<dyn FnOnce() + Send>) {
+    /// Runs `action` when the open file goes, unless there is one for the same purpose already.
+    pub(crate) fn at_last_close(&self, purpose: LastClose, action: CloseAction) {
         let mut actions = self.last_close.lock();
-        if actions.is_empty() {
-            actions.push(action);
+        if actions.iter().all(|(present, _)| *present != purpose) {
+            actions.push((purpose, action));
         }
     }
 

@@ -3,7 +3,7 @@
 //! [`LockTable`] holds all of a sandbox's, by inode. Who waits sleeps on the file's queue; a process that would wait for
 //! itself, through others, gets EDEADLK. Lock order: `LockTable`'s own lock is innermost but for wait queues.
 
-use crate::fs::file::OpenFile;
+use crate::fs::file::{LastClose, OpenFile};
 use crate::fs::inode::Inode;
 use crate::fs::path::inode_key;
 use crate::sync::WaitQueue;
@@ -255,7 +255,7 @@ impl LockTable {
     /// Makes the last close of `file` give back its flock(2) and open file locks.
     pub fn release_at_last_close(&self, file: &Arc<OpenFile>, inode: &Arc<dyn Inode>) {
         let (table, owner, key) = (self.clone(), Arc::as_ptr(file) as usize, inode_key(inode));
-        file.at_last_close(Box::new(move || table.open_file_unlocks(owner, key, true)));
+        file.at_last_close(LastClose::Locks, Box::new(move || table.open_file_unlocks(owner, key, true)));
     }
 
     fn open_file_unlocks(&self, owner: usize, key: usize, records_too: bool) {

@@ -5,9 +5,9 @@ use crate::fs::inode::{FileType, Inode, Metadata, NewNode, NewNodeKind, SetAttri
 use crate::fs::mount::MountFlags;
 use crate::fs::notify::NotifyMask;
 use crate::fs::path::{Dentry, Path};
-use crate::fs::text::WriteAccess;
+use crate::fs::text::{Counted, ReadAccess, WriteAccess};
 use crate::fs::walk::{Follow, Last, Link, ResolveFlags, Walker};
-use crate::fs::{permission, walk};
+use crate::fs::{lease, permission, walk};
 use crate::task::AccessMode;
 use crate::{Context, Errno, Result};
 use skerry_abi::raw::general as linux;
@@ -238,8 +238,16 @@ fn open_place(
             return Err(Errno::EACCES);
         }
     }
-    let writes = access.contains(AccessMode::WRITE) && kind == FileType::Regular;
-    let write_access = if writes { Some(WriteAccess::of(&place.dentry)?) } else { None };
+    let writes = access.contains(AccessMode::WRITE);
+    let counted = match kind {
+        FileType::Regular if writes => Some(Counted::Writer(WriteAccess::of(&place.dentry)?)),
+        FileType::Regular => Some(Counted::Reader(ReadAccess::of(&place.dentry))),
+        _ => None,
+    };
+    if kind == FileType::Regular {
+        let opening = if writes { lease::Opening::Write } else { lease::Opening::Read };
+        lease::break_for(context, &inode, opening, how.has(linux::O_NONBLOCK))?;
+    }
     if created == Created::No && how.has(linux::O_TRUNC) && kind == FileType::Regular {
         crate::fs::direct::before_truncation(context.kernel(), &inode, size, 0);
         inode.set_attributes(&SetAttributes { size: Some(0), ..SetAttributes::default() })?;
@@ -248,7 +256,7 @@ fn open_place(
     }
     let file = finish(context, place, how)?;
     file.created.store(created == Created::Yes, Ordering::Relaxed);
-    *file.write_access.lock() = write_access;
+    *file.counted.lock() = counted;
     Ok(file)
 }
 

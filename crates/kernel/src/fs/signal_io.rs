@@ -36,8 +36,8 @@ fn tell(kernel: &Kernel, file: &OpenFile, fd: i32) {
     send(kernel, file, info);
 }
 
-/// Something has happened in a directory (F_NOTIFY).
-pub fn tell_directory(kernel: &Kernel, file: &OpenFile, fd: i32) {
+/// Something has happened in a directory (F_NOTIFY), or a lease is to be given up.
+pub fn tell_message(kernel: &Kernel, file: &OpenFile, fd: i32) {
     /// POLL_MSG and its band (sigaction(2)).
     const POLL_MSG: i32 = 3;
     const BAND_MSG: i64 = 0x441;

@@ -19,6 +19,11 @@ impl WriteCount {
         self.0.fetch_update(Ordering::AcqRel, Ordering::Acquire, change).map(|_| ()).map_err(|_| Errno::ETXTBSY)
     }
 
+    /// Above zero: writers; below: programs.
+    pub fn get(&self) -> i32 {
+        self.0.load(Ordering::Acquire)
+    }
+
     fn remove(&self, step: i32) {
         self.0.fetch_sub(step, Ordering::AcqRel);
     }
@@ -42,6 +47,28 @@ impl Drop for WriteAccess {
     fn drop(&mut self) {
         self.0.write_count.remove(WRITER);
     }
+}
+
+/// An open file that can only read; leases ask for it.
+pub struct ReadAccess(Arc<Dentry>);
+
+impl ReadAccess {
+    pub fn of(dentry: &Arc<Dentry>) -> ReadAccess {
+        dentry.read_count.fetch_add(1, Ordering::AcqRel);
+        ReadAccess(dentry.clone())
+    }
+}
+
+impl Drop for ReadAccess {
+    fn drop(&mut self) {
+        self.0.read_count.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// What an open regular file is counted as.
+pub(crate) enum Counted {
+    Writer(#[expect(dead_code, reason = "held for its end")] WriteAccess),
+    Reader(#[expect(dead_code, reason = "held for its end")] ReadAccess),
 }
 
 /// The file of a program that runs: nobody opens it for writing meanwhile.

@@ -7,7 +7,7 @@ use super::rewrite::{self, Patch};
 use super::{Image, Run, Segment, PAGE};
 use rustix::fs::{MemfdFlags, SealFlags};
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// The longest segment that is searched.
 const MAXIMUM_SEGMENT: u64 = 32 << 20;
@@ -29,6 +29,7 @@ pub(super) fn image(file: &OwnedFd) -> Option<Image> {
     let mut functions = None;
     let mut segments = Vec::new();
     let mut all = Vec::new();
+    let mut moved = Vec::new();
     for segment in &elf.segments {
         if segment.end - segment.start > MAXIMUM_SEGMENT {
             continue;
@@ -41,8 +42,9 @@ pub(super) fn image(file: &OwnedFd) -> Option<Image> {
             functions = Some(elf.functions(&source)?);
         }
         let Some(known) = &functions else { continue };
-        if let Some((runs, patches)) = patch_segment(&source, *segment, known, &candidates) {
+        if let Some((runs, patches, identifications)) = patch_segment(&source, *segment, known, &candidates) {
             segments.push(Segment { runs });
+            moved.extend(identifications.iter().map(|one| (one.at, one.end())));
             all.extend(patches);
         }
     }
@@ -50,7 +52,16 @@ pub(super) fn image(file: &OwnedFd) -> Option<Image> {
         return None;
     }
     let pages = Arc::new(write_pages(&source, &segments, &all)?);
-    Some(Image { pages, segments })
+    moved.retain(|(start, _)| all.iter().any(|patch| patch.at == *start));
+    Some(Image { pages, segments, moved, late_pages: OnceLock::new() })
+}
+
+/// The pages of `image` with what was moved left where it is in the file.
+pub(super) fn late_pages(image: &Image, file: &OwnedFd) -> Option<OwnedFd> {
+    let source = Source(file);
+    let original = |(start, end): &(u64, u64)| Some(Patch { at: *start, bytes: source.read(*start, end - start)? });
+    let originals = image.moved.iter().map(original).collect::<Option<Vec<_>>>()?;
+    write_pages(&Source(&image.pages), &image.segments, &originals)
 }
 
 /// Where the bytes of a `syscall` or `cpuid` are, if there are enough of the former with a number before them to bother.
@@ -99,7 +110,7 @@ fn patch_segment(
     segment: CodeSegment,
     functions: &[Function],
     candidates: &[u64],
-) -> Option<(Vec<Run>, Vec<Patch>)> {
+) -> Option<(Vec<Run>, Vec<Patch>, Vec<Identification>)> {
     let found = find(source, functions, candidates);
     let tail = free_tail(source, segment)?;
     let runs = choose_runs(segment, &found, tail);
@@ -109,7 +120,7 @@ fn patch_segment(
     let (padding, found) = room(source, segment, functions, found, tail, &runs)?;
     let patches = rewrite::rewrite(&found.sites, &found.identifications, padding, &runs);
     let runs = trim(runs, &patches);
-    (!runs.is_empty()).then_some((runs, patches))
+    (!runs.is_empty()).then_some((runs, patches, found.identifications))
 }
 
 /// What there is to rewrite.

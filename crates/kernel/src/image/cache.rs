@@ -1,6 +1,7 @@
 //! Which files have an image, and when one is made.
 
-use super::{build, Image};
+use super::elf::Source;
+use super::{build, Image, Run};
 use crate::fs::file::FileOperations;
 use crate::fs::inode::Device;
 use crate::fs::proc::MappedNames;
@@ -52,7 +53,28 @@ struct Version {
 struct Known {
     version: Version,
     used: Instant,
+    file: Arc<OwnedFd>,
     stage: Stage,
+}
+
+/// What was mapped of a file that has no image so far.
+#[derive(Clone, Copy, Debug)]
+pub struct Plain {
+    identity: (u64, u64),
+    version: Version,
+}
+
+/// What has become of a file that was mapped without its image.
+pub enum Later {
+    /// It may still get one.
+    NotYet,
+    Never,
+    Ready {
+        image: Arc<Image>,
+        /// Its pages, for whoever may stand in the file's own.
+        pages: Arc<OwnedFd>,
+        file: Arc<OwnedFd>,
+    },
 }
 
 enum Stage {
@@ -98,31 +120,74 @@ impl Images {
         self.enabled.store(false, Ordering::Relaxed);
     }
 
-    /// Adds what is to be laid over a private, executable mapping of `file` that the last of `calls` makes.
+    /// Adds what is to be laid over a private, executable mapping of `file` that the last of `calls` makes; where there is no
+    /// image that could be, what to ask [`Images::later`] for.
     pub fn lay_over(
         self: &Arc<Self>,
         file: &dyn FileOperations,
         (offset, length): (u64, u64),
         protection: u64,
         calls: &mut Vec<NativeCall>,
-    ) {
+    ) -> Option<Plain> {
         if !self.enabled.load(Ordering::Relaxed) {
-            return;
+            return None;
         }
-        if let Some(image) = file.unchanging_descriptor().and_then(|descriptor| self.of(&descriptor)) {
-            image.lay_over(offset, length, protection, calls);
+        let descriptor = file.unchanging_descriptor()?;
+        let (identity, version) = identify(&rustix::fs::fstat(&descriptor).ok()?);
+        match self.of(&descriptor, identity, version) {
+            Some(image) => {
+                image.lay_over(offset, length, protection, calls);
+                None
+            }
+            None => Some(Plain { identity, version }),
+        }
+    }
+
+    /// The image of a file that was mapped without. It is made now, if it was not.
+    pub fn later(self: &Arc<Self>, plain: Plain) -> Later {
+        let (image, file) = {
+            let mut state = self.state.lock();
+            let Some(known) = state.files.get_mut(&plain.identity).filter(|known| known.version == plain.version) else {
+                return Later::Never;
+            };
+            match &known.stage {
+                Stage::Ready(image) => {
+                    known.used = Instant::now();
+                    (image.clone(), known.file.clone())
+                }
+                Stage::Plain => return Later::Never,
+                Stage::Waiting => return Later::NotYet,
+                Stage::Seen(_) => {
+                    if plain.version.is_settled() {
+                        self.order(&mut state, plain.identity);
+                    }
+                    return Later::NotYet;
+                }
+            }
+        };
+        let make = || {
+            let pages = build::late_pages(&image, &file)?;
+            self.name(&pages, plain.identity, &file)?;
+            Some(Arc::new(pages))
+        };
+        let pages = match &image.moved[..] {
+            [] => Some(&image.pages),
+            _ => image.late_pages.get_or_init(make).as_ref(),
+        };
+        match pages.cloned() {
+            Some(pages) => Later::Ready { image, pages, file },
+            None => Later::Never,
         }
     }
 
     /// The image of a file, if there is one; being asked again and again brings it about.
-    fn of(self: &Arc<Self>, file: &Arc<OwnedFd>) -> Option<Arc<Image>> {
-        let (identity, version) = identify(&rustix::fs::fstat(file).ok()?);
+    fn of(self: &Arc<Self>, file: &Arc<OwnedFd>, identity: (u64, u64), version: Version) -> Option<Arc<Image>> {
         let mut state = self.state.lock();
         if state.files.len() >= MAXIMUM_FILES && !state.files.contains_key(&identity) {
             state.files.retain(|_, known| matches!(known.stage, Stage::Ready(_)));
         }
         let now = Instant::now();
-        let fresh = || Known { version, used: now, stage: Stage::Seen(0) };
+        let fresh = || Known { version, used: now, file: file.clone(), stage: Stage::Seen(0) };
         let known = state.files.entry(identity).or_insert_with(fresh);
         if known.version != version {
             *known = fresh();
@@ -138,14 +203,20 @@ impl Images {
             }
             Stage::Waiting | Stage::Plain => return None,
         }
+        self.order(&mut state, identity);
+        None
+    }
+
+    /// Has the image of a known file made.
+    fn order(self: &Arc<Self>, state: &mut State, identity: (u64, u64)) {
+        let Some(known) = state.files.get_mut(&identity) else { return };
         known.stage = Stage::Waiting;
-        state.waiting.push_back((identity, version, file.clone()));
+        state.waiting.push_back((identity, known.version, known.file.clone()));
         if !state.working {
             let images = self.clone();
             let thread = std::thread::Builder::new().name("skerry-images".into()).stack_size(256 << 10);
             state.working = thread.spawn(move || images.work()).is_ok();
         }
-        None
     }
 
     /// Makes what waits, and ends.
@@ -171,13 +242,26 @@ impl Images {
         }
     }
 
+    /// What a run is in the file itself; behind its end there are zeros, as in a mapping.
+    pub fn plain_bytes(file: &OwnedFd, run: Run) -> Option<Vec<u8>> {
+        let mut bytes = vec![0; usize::try_from(run.length()).ok()?];
+        Source(file).fill_start(&mut bytes, run.start)?;
+        Some(bytes)
+    }
+
     fn make(&self, identity: (u64, u64), version: Version, file: &OwnedFd) -> Option<Image> {
         let image = build::image(file)?;
         // Not of a file that was changed while it was read.
         if identify(&rustix::fs::fstat(file).ok()?) != (identity, version) {
             return None;
         }
-        let pages = rustix::fs::fstat(&image.pages).ok()?;
+        self.name(&image.pages, identity, file)?;
+        Some(image)
+    }
+
+    /// Mappings of `pages` are to be shown as those of the file.
+    fn name(&self, pages: &OwnedFd, identity: (u64, u64), file: &OwnedFd) -> Option<()> {
+        let pages = rustix::fs::fstat(pages).ok()?;
         let numbers = |device: u64| {
             let device = Device::decode(device);
             (device.major, device.minor)
@@ -185,7 +269,7 @@ impl Images {
         let number = file.as_raw_fd().to_string();
         let name = rustix::fs::readlinkat(skerry_platform::host::own_descriptors()?, number, Vec::new()).ok()?;
         self.names.stands_for((numbers(pages.st_dev), pages.st_ino), (numbers(identity.0), identity.1), name.into_bytes());
-        Some(image)
+        Some(())
     }
 }
 

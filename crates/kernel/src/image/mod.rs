@@ -6,6 +6,9 @@
 //! (in the dead bytes between functions and behind the last one), so that nothing else has to be mapped, moved or freed
 //! with them: see `rewrite` for the forms, `code` for what is known of the file's code, `padding` for what is dead.
 //!
+//! A process that has mapped a file before there was an image gets it later, when many of its calls have trapped
+//! (`run/patch.rs`).
+//!
 //! [`Images`] decides which files: those that nothing in the sandbox can write, once they are mapped again and again. A
 //! thread of low priority makes the image; until it is there, programs get the plain file. Sites come from our own
 //! decoding of the file's bytes and nothing else, an image is only ever used for the very file it was made of (device,
@@ -20,11 +23,11 @@ mod rewrite;
 #[cfg(test)]
 mod tests;
 
-pub use cache::Images;
+pub use cache::{Images, Later, Plain};
 
 use skerry_platform::engine::NativeCall;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 const PAGE: u64 = 4096;
 
@@ -36,7 +39,7 @@ pub struct Run {
 }
 
 impl Run {
-    fn length(self) -> u64 {
+    pub fn length(self) -> u64 {
         self.end - self.start
     }
 }
@@ -54,29 +57,58 @@ pub struct Image {
     /// Sealed; has the pages of all runs at their offsets in the file, and nothing else.
     pub pages: Arc<OwnedFd>,
     pub segments: Vec<Segment>,
+    /// Where instructions have been moved away (from, to): nobody may stand within.
+    moved: Vec<(u64, u64)>,
+    /// The pages without that, once they have been asked for.
+    late_pages: OnceLock<Option<Arc<OwnedFd>>>,
 }
 
 impl Image {
     /// The memory that its pages take.
     fn bytes(&self) -> u64 {
-        self.segments.iter().flat_map(|segment| &segment.runs).map(|run| run.length()).sum()
+        let one: u64 = self.segments.iter().flat_map(|segment| &segment.runs).map(|run| run.length()).sum();
+        one * if matches!(self.late_pages.get(), Some(Some(_))) { 2 } else { 1 }
+    }
+
+    /// What is patched of the bytes from `offset` to `end`. A segment that is not mapped whole stays as it is: its sites
+    /// lead to its last pages.
+    fn runs_within(&self, offset: u64, end: u64) -> impl Iterator<Item = &Run> {
+        let is_whole = move |segment: &&Segment| {
+            segment.runs.first().is_some_and(|run| offset <= run.start) && segment.runs.last().is_some_and(|run| run.end <= end)
+        };
+        self.segments.iter().filter(is_whole).flat_map(|segment| &segment.runs)
+    }
+
+    /// The arguments of the mmap(2) that lays `run` over the file's own page at `address`.
+    fn arguments(run: Run, address: u64, protection: u64) -> [u64; 6] {
+        use skerry_abi::raw::general as linux;
+        let flags = u64::from(linux::MAP_PRIVATE | linux::MAP_FIXED);
+        [address, run.length(), protection, flags, 0, run.start]
     }
 
     /// The host calls that lay the patched pages over a mapping of the file, of `length` bytes from `offset` on, that the
-    /// call before them makes. A segment that is not mapped whole stays as it is: its sites lead to its last pages.
+    /// call before them makes.
     pub fn lay_over(&self, offset: u64, length: u64, protection: u64, calls: &mut Vec<NativeCall>) {
-        use skerry_abi::raw::general as linux;
-        let end = offset.saturating_add(length);
-        for segment in &self.segments {
-            let (Some(first), Some(last)) = (segment.runs.first(), segment.runs.last()) else { continue };
-            if first.start < offset || last.end > end {
-                continue;
-            }
-            for run in &segment.runs {
-                let flags = u64::from(linux::MAP_PRIVATE | linux::MAP_FIXED);
-                let arguments = [run.start - offset, run.length(), protection, flags, 0, run.start];
-                calls.push(NativeCall::over_last(linux::__NR_mmap, arguments, 4, self.pages.clone()));
-            }
+        for run in self.runs_within(offset, offset.saturating_add(length)) {
+            let arguments = Image::arguments(*run, run.start - offset, protection);
+            calls.push(NativeCall::over_last(skerry_abi::raw::general::__NR_mmap, arguments, 4, self.pages.clone()));
         }
+    }
+
+    /// As [`Image::lay_over`], over a mapping at `address` that is there already; and what each of them replaces. The pages
+    /// are those of [`Later::Ready`].
+    pub fn replace(
+        &self,
+        pages: &Arc<OwnedFd>,
+        address: u64,
+        (offset, length): (u64, u64),
+        protection: u64,
+    ) -> Vec<(Run, NativeCall)> {
+        let runs = self.runs_within(offset, offset.saturating_add(length));
+        let call = |run: &Run| {
+            let arguments = Image::arguments(*run, address + (run.start - offset), protection);
+            NativeCall::with_descriptor(skerry_abi::raw::general::__NR_mmap, arguments, 4, pages.clone())
+        };
+        runs.map(|run| (*run, call(run))).collect()
     }
 }

@@ -288,6 +288,28 @@ fn every_site_of_the_c_library_and_its_linker_leads_to_the_entry() {
 }
 
 #[test]
+fn pages_for_a_program_that_runs_already_have_all_sites_and_nothing_moved() {
+    let Ok(path) = std::fs::canonicalize("/lib64/ld-linux-x86-64.so.2") else { return };
+    let file: OwnedFd = std::fs::File::open(path).unwrap().into();
+    let image = build::image(&file).unwrap();
+    let late = build::late_pages(&image, &file).unwrap();
+    let (mut moved, mut sites) = (0, 0);
+    for run in image.segments.iter().flat_map(|segment| &segment.runs) {
+        let of = |file: &OwnedFd| super::Images::plain_bytes(file, *run).unwrap();
+        let (plain, patched, late) = (of(&file), of(&image.pages), of(&late));
+        for (index, byte) in late.iter().enumerate() {
+            let at = run.start + index as u64;
+            let is_moved = image.moved.iter().any(|(start, end)| (*start..*end).contains(&at));
+            assert_eq!(*byte, if is_moved { plain[index] } else { patched[index] }, "{at:#x}");
+            moved += usize::from(is_moved);
+            sites += usize::from(*byte != plain[index]);
+        }
+    }
+    assert!(sites > 0 && (moved > 0 || image.moved.is_empty()));
+    println!("{moved} bytes in their old place");
+}
+
+#[test]
 fn other_files_come_to_no_harm() {
     for path in ["/usr/local/go/bin/go", "/usr/bin/python3", "/usr/bin/busybox", "/bin/sh", "/usr/bin/git", "/etc/passwd"] {
         if std::fs::metadata(path).is_ok() {

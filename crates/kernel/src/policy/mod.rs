@@ -55,6 +55,22 @@ const DIRECT: [u32; 11] = [
     linux::__NR_fdatasync,
 ];
 
+/// What the stub answers (stub/src/local.rs).
+const LOCAL: [u32; 12] = [
+    linux::__NR_rt_sigaction,
+    linux::__NR_rt_sigprocmask,
+    linux::__NR_getpid,
+    linux::__NR_gettid,
+    linux::__NR_getppid,
+    linux::__NR_getpgrp,
+    linux::__NR_getpgid,
+    linux::__NR_getsid,
+    linux::__NR_getuid,
+    linux::__NR_geteuid,
+    linux::__NR_getgid,
+    linux::__NR_getegid,
+];
+
 /// Without these no program runs, or ends.
 const ESSENTIAL: [u32; 4] = [linux::__NR_exit, linux::__NR_exit_group, linux::__NR_rt_sigreturn, linux::__NR_restart_syscall];
 
@@ -108,8 +124,17 @@ impl Policy {
 
     /// Whether calls on direct descriptors have to come here.
     pub fn needs_data_calls(&self) -> bool {
-        let spared = |calls: &Actions| DIRECT.iter().all(|&number| calls.always(number.into()) == Some(Action::Allow));
-        self.observe == Observe::Everything || !self.calls.as_ref().is_none_or(spared)
+        self.needs(&DIRECT)
+    }
+
+    /// Whether calls that the stub could answer have to come here.
+    pub fn needs_local_calls(&self) -> bool {
+        self.needs(&LOCAL)
+    }
+
+    fn needs(&self, numbers: &[u32]) -> bool {
+        let spares = |calls: &Actions| numbers.iter().all(|&number| calls.always(number.into()) == Some(Action::Allow));
+        self.observe == Observe::Everything || !self.calls.as_ref().is_none_or(spares)
     }
 
     /// What a rule makes of the call that is about to be served. `None`: it is served as usual.
@@ -321,6 +346,10 @@ mod tests {
         assert_eq!(actions.of(62, &[1, 1 << 40, 0, 0, 0, 0]), Action::Allow);
         assert_eq!(actions.of(62, &[1, 9, 0, 0, 0, 0]), Action::Kill);
         assert_eq!(actions.always(62), None);
+        let policy = |calls| Policy { calls, ports: None, execute: None, observe: Observe::Nothing, told: Mutex::default() };
+        assert!(!policy(Some(actions)).needs_local_calls());
+        let rules = calls(Action::Allow, &[("getppid", Action::Errno(1))]);
+        assert!(policy(Some(Actions::new(&rules).unwrap())).needs_local_calls());
     }
 
     #[test]

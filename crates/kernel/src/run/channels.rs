@@ -34,10 +34,10 @@ impl Channels {
         if thread.space.has_made_process.load(Ordering::Acquire) {
             return;
         }
-        // Else somebody still works on its last call.
+        // Else somebody still works on its last call, or its task is not done with it.
         let Some(thread) = Arc::into_inner(thread) else { return };
         let Some(memory) = thread.memory.and_then(Arc::into_inner) else { return };
-        let channel = thread.channel;
+        let Some(channel) = Arc::into_inner(thread.channel) else { return };
         channel.wipe();
         let mut spare = self.spare.lock();
         if spare.len() < MOST {

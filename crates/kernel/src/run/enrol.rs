@@ -203,13 +203,18 @@ impl Engine {
             }
             None => {
                 let brk = parent.map(|parent| *parent.space.brk.lock()).unwrap_or_default();
-                AddressSpace::new(enrolment.slot, host.clone(), brk)
+                let space = AddressSpace::new(enrolment.slot, host.clone(), brk);
+                if let Some(parent) = parent {
+                    parent.space.copy_to(&space);
+                }
+                space
             }
         };
+        let channel = Arc::new(channel);
         let thread = Arc::new(GuestThread {
             host: host.clone(),
             process: process.clone(),
-            channel,
+            channel: channel.clone(),
             memory: (!is_thread).then(|| memory.clone()),
             listener: enrolment.door.clone(),
             space: space.clone(),
@@ -222,6 +227,7 @@ impl Engine {
         if let Some(child) = &enrolment.child {
             *child.host.write() = Some(host);
             child.set_address_space(space);
+            child.move_to_channel(&channel);
             if !is_thread {
                 child.set_memory(Arc::new(GuestMemory::of(process.clone())));
                 *child.process().host.write() = Some(process.clone());

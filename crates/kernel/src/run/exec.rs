@@ -3,7 +3,7 @@
 use super::pool::PreparedStack;
 use super::program::{Executable, Image, StackLayout};
 use super::space::Brk;
-use super::{Engine, GuestThread};
+use super::{Engine, GuestThread, PlainCode};
 use crate::context::{After, NativePlan};
 use crate::fs::file::{OpenFile, StatusFlags};
 use crate::fs::inode::{FileType, Metadata};
@@ -75,6 +75,7 @@ pub fn execute(context: &mut Context, mut execution: Execution) -> Result<()> {
     task::robust::release(context.task);
     leave_old_process(&engine, context);
     move_in(&engine, context, &pool_thread, plan.brk);
+    plan.plain_code.into_iter().for_each(|code| pool_thread.space.add_plain_code(code));
     let mut program = plan.program;
     program.executable = Some(text);
     task::exec_reset(context.task, &execution.name, program, &exec_file, credentials);
@@ -227,6 +228,7 @@ fn move_in(engine: &Arc<Engine>, context: &Context, thread: &Arc<GuestThread>, b
     *task.host.write() = Some(thread.host.clone());
     task.set_memory(Arc::new(GuestMemory::of(thread.process.clone())));
     task.set_address_space(thread.space.clone());
+    task.move_to_channel(&thread.channel);
     let process = task.process();
     *process.host.write() = Some(thread.process.clone());
     engine.reaper.assign(thread.host.pid, process);
@@ -250,6 +252,7 @@ struct Plan {
     start: Start,
     program: Program,
     brk: Brk,
+    plain_code: Vec<PlainCode>,
 }
 
 impl Plan {
@@ -292,11 +295,12 @@ impl Plan {
         };
 
         let mut calls = Vec::new();
-        image.map(bias, &context.kernel().images, &mut calls)?;
+        let mut plain_code = Vec::new();
+        image.map(bias, &context.kernel().images, &mut calls, &mut plain_code)?;
         remember_names(context, &image, &calls);
         if let (Some(interpreter), Some(bias)) = (&interpreter, interpreter_bias) {
             let first = calls.len();
-            interpreter.map(bias, &context.kernel().images, &mut calls)?;
+            interpreter.map(bias, &context.kernel().images, &mut calls, &mut plain_code)?;
             remember_names(context, interpreter, &calls[first..]);
         }
         if fitting.is_none() {
@@ -349,6 +353,7 @@ impl Plan {
         let start = image.end(bias) + PAGE + gap;
         let program = Program {
             executable: None,
+            has_interpreter: interpreter.is_some(),
             arguments: laid.arguments,
             environment: laid.environment,
             auxiliary: laid.auxiliary,
@@ -361,6 +366,7 @@ impl Plan {
             start: Start { entry, stack_pointer: laid.stack_pointer, stack: laid.bytes },
             program,
             brk: Brk { start, current: start },
+            plain_code,
         })
     }
 }

@@ -72,7 +72,7 @@ fn damaged_programs_are_refused_or_stay_in_their_place() {
             let bias = image.bias(base);
             let _ = (image.entry(bias), image.headers_address(bias), image.end(bias), image.header_count());
             let mut calls = Vec::new();
-            if image.map(bias, &Images::new(&Arc::default()), &mut calls).is_err() {
+            if image.map(bias, &Images::new(&Arc::default()), &mut calls, &mut Vec::new()).is_err() {
                 continue;
             }
             mapped += 1;

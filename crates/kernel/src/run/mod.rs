@@ -17,6 +17,7 @@ mod files;
 #[cfg(test)]
 mod fuzz_tests;
 mod park;
+mod patch;
 mod pool;
 pub(crate) mod program;
 mod reaper;
@@ -28,6 +29,7 @@ mod worker;
 pub use exec::{execute, Execution, MAXIMUM_STRING};
 pub use files::{Entry, OutsideFiles};
 pub use space::AddressSpace;
+pub(crate) use space::PlainCode;
 pub use spawn::{spawn, Spawn, SpawnError};
 
 use crate::context::{Continuation, NativePlan};
@@ -71,7 +73,7 @@ pub struct Engine {
 pub(crate) struct GuestThread {
     host: Arc<HostThread>,
     process: Arc<HostProcess>,
-    channel: Channel,
+    channel: Arc<Channel>,
     /// Of the first thread of a process: the channel's memory, for [`channels`].
     memory: Option<Arc<OwnedFd>>,
     listener: Arc<Door>,

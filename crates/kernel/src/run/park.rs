@@ -38,6 +38,7 @@ impl Engine {
             state.is_parked = true;
         }
         *task.host.write() = None;
+        task.leave_channel();
         // What it has used so far is its own word, and about its own next task only.
         thread.host.begin_anew(thread.channel.detail().status.max(0) as u64);
         parked.push(thread.host.tid);
@@ -58,6 +59,7 @@ impl Engine {
         let child = &plan.child;
         *child.host.write() = Some(thread.host.clone());
         child.set_address_space(thread.space.clone());
+        child.move_to_channel(&thread.channel);
         {
             let mut state = thread.state.lock();
             state.is_parked = false;

@@ -4,6 +4,7 @@
 
 use crate::fs::file::{MappingRequest, OpenFile};
 use crate::image::Images;
+use crate::run::PlainCode;
 use crate::{Errno, Result};
 use skerry_abi::raw::{auxvec, general as linux};
 use skerry_platform::engine::NativeCall;
@@ -215,7 +216,8 @@ impl Image {
     }
 
     /// The host calls that map it. ENOEXEC where it would lie over the stub.
-    pub fn map(&self, bias: u64, images: &Arc<Images>, calls: &mut Vec<NativeCall>) -> Result<()> {
+    /// What of it has no image goes to `plain`.
+    pub fn map(&self, bias: u64, images: &Arc<Images>, calls: &mut Vec<NativeCall>, plain: &mut Vec<PlainCode>) -> Result<()> {
         let start = self.low.wrapping_add(bias);
         let end = self.high.wrapping_add(bias);
         if start < 0x1000 || end > ADDRESS_END || start < RESERVED_END && end > STUB_BASE {
@@ -244,8 +246,9 @@ impl Image {
                 let arguments = [page, file_pages_end - page, protection, private | linux::MAP_FIXED as u64, 0, request.offset];
                 calls.push(NativeCall::with_descriptor(linux::__NR_mmap, arguments, 4, descriptor));
                 if load.flags & PF_X != 0 && load.flags & PF_W == 0 {
-                    let mapped = (request.offset, request.length);
-                    images.lay_over(&*self.file.operations, mapped, protection, calls);
+                    let (offset, length) = (request.offset, request.length);
+                    let file = images.lay_over(&*self.file.operations, (offset, length), protection, calls);
+                    plain.extend(file.map(|file| PlainCode { file, address: page, offset, length, protection }));
                 }
                 if memory_end > file_end && load.flags & PF_W != 0 && file_pages_end > file_end {
                     calls.push(NativeCall::zero(file_end, file_pages_end - file_end));

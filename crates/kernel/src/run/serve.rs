@@ -13,7 +13,7 @@ use skerry_platform::channel::Channel;
 use skerry_platform::engine::{NativeCall, NativeKind};
 use skerry_platform::layout::{self, action, operation, request, CloneOrder, Frame, Operation, Reply, Request, CLONE_THREAD};
 use skerry_platform::listener::Notification;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
 use zerocopy::IntoBytes;
@@ -92,18 +92,24 @@ impl Engine {
         task.in_kernel.store(true, Ordering::Release);
         let call = Call { number: request.number, arguments: request.arguments, ..Call::default() };
         let mut context = Context::of_channel(task, lead, call, &thread.channel);
-        if request.kind == request::SYSCALL {
+        let has_trapped_often = request.kind == request::SYSCALL | request::OFTEN_TRAPPED;
+        let kind = request.kind & !request::OFTEN_TRAPPED;
+        if kind == request::SYSCALL {
+            if has_trapped_often && self.patch_late(thread, &context) {
+                return;
+            }
             context.may_carry_operations = true;
             if self.marshalling.load(Ordering::Relaxed) {
                 context.set_marshalled(thread.channel.marshalled(request.marshalled));
             }
         }
-        let result = match request.kind {
+        let result = match kind {
             request::SYSCALL => Some(syscall::dispatch(&mut context)),
             request::KICKED => {
                 thread.state.lock().frame = None;
+                signal::look_again(task);
                 match Errno(thread.channel.detail().status as i32) {
-                    errno @ (Errno::ERESTARTSYS | Errno::ERESTARTNOHAND) => Some(Err(errno)),
+                    errno @ (Errno::ERESTARTSYS | Errno::ERESTARTNOHAND | Errno::ERESTARTNOINTR) => Some(Err(errno)),
                     _ => None,
                 }
             }
@@ -176,7 +182,7 @@ impl Engine {
             (After::Run { entry, stack }, _) => {
                 let reply = match signal::prepare_return(context, None) {
                     Return::Gone => return self.end(thread, context),
-                    _ => Reply { action: action::RUN, entry, stack, ..Reply::default() },
+                    _ => Reply { action: action::RUN, value: context.task.tid().into(), entry, stack, ..Reply::default() },
                 };
                 return self.answer(thread, reply);
             }
@@ -278,7 +284,7 @@ impl Engine {
             }
             state.ring
         };
-        let operations = self.inject_all(thread, ring, &plan.calls)?;
+        let (operations, last) = self.inject_all(thread, ring, &plan.calls, self.zygote.features().addfd_send)?;
         if !thread.channel.put_operations(&operations) {
             return Err(Errno::ENOMEM);
         }
@@ -289,16 +295,47 @@ impl Engine {
         }
         let then = continuation.is_some();
         thread.state.lock().continuation = continuation;
-        self.answer(
-            thread,
-            Reply { action: action::NATIVE, operations: operations.len() as u32, then: then as u32, ..Reply::default() },
-        );
+        let reply =
+            Reply { action: action::NATIVE, operations: operations.len() as u32, then: then as u32, ..Reply::default() };
+        match last {
+            Some(descriptor) => self.answer_with_descriptor(thread, reply, descriptor.as_fd()),
+            None => {
+                self.answer(thread, reply);
+                Ok(())
+            }
+        }
+    }
+
+    /// As [`Engine::answer`] to a thread that has rung, with a descriptor that the ring returns: one switch to the thread
+    /// instead of two, and one back. After an error the call is still in service.
+    fn answer_with_descriptor(&self, thread: &GuestThread, reply: Reply, descriptor: BorrowedFd) -> Result<()> {
+        // Held until it is there: the thread's next request comes after what is written here, or there is none.
+        let mut state = thread.state.lock();
+        let ring = state.ring.ok_or(Errno::ESRCH)?;
+        thread.channel.put_reply(state.sequence, &reply);
+        if thread.listener.listener.answer_with_descriptor(ring, descriptor).is_err() {
+            // Its table is full, or it is gone.
+            state.continuation = None;
+            return Err(Errno::ENFILE);
+        }
+        state.in_service = false;
+        state.reply = Some(reply);
+        state.ring = None;
         Ok(())
     }
 
-    /// Puts the descriptors that `calls` need into the application, each once, and closes them behind the last call.
-    fn inject_all(&self, thread: &GuestThread, ring: Option<u64>, calls: &[NativeCall]) -> Result<Vec<Operation>> {
-        let mut injected: Vec<(*const std::os::fd::OwnedFd, i32)> = Vec::new();
+    /// Puts the descriptors that `calls` need into the application, each once, and closes them behind the last call. With
+    /// `keep_last` the last one is left for the answer to bring.
+    fn inject_all<'a>(
+        &self,
+        thread: &GuestThread,
+        ring: Option<u64>,
+        calls: &'a [NativeCall],
+        keep_last: bool,
+    ) -> Result<(Vec<Operation>, Option<&'a Arc<OwnedFd>>)> {
+        let last = calls.iter().filter_map(|call| call.descriptor.as_ref()).next_back().map(|(_, descriptor)| descriptor);
+        let kept = last.filter(|_| keep_last);
+        let mut injected: Vec<(*const OwnedFd, i32)> = Vec::new();
         let mut operations = Vec::with_capacity(calls.len() + 2);
         let mut failed = false;
         for call in calls {
@@ -308,7 +345,11 @@ impl Engine {
                 NativeKind::OverLast => operation::OVER_LAST,
             };
             let mut one = Operation { kind, number: call.number, arguments: call.arguments };
-            if let Some((index, descriptor)) = &call.descriptor {
+            if let Some((index, _)) =
+                call.descriptor.as_ref().filter(|(_, one)| kept.is_some_and(|kept| Arc::ptr_eq(one, kept)))
+            {
+                one.kind |= operation::INJECTED | (*index as u64) << operation::ARGUMENT;
+            } else if let Some((index, descriptor)) = &call.descriptor {
                 let known = injected.iter().find(|(pointer, _)| *pointer == Arc::as_ptr(descriptor)).map(|(_, number)| *number);
                 let number = match known {
                     Some(number) => number,
@@ -339,11 +380,15 @@ impl Engine {
                 arguments: [number as u64, 0, 0, 0, 0, 0],
             });
         }
+        if kept.is_some() {
+            let kind = operation::ALWAYS | operation::INJECTED;
+            operations.push(Operation { kind, number: linux::__NR_close.into(), arguments: [0; 6] });
+        }
         // With nothing but closes left the call has failed for want of a descriptor; a leak there is the process's own.
         if failed {
             return Err(Errno::ENFILE);
         }
-        Ok(operations)
+        Ok((operations, kept))
     }
 
     /// Has a fresh process make `calls`, and start its program when they went well; else it ends.
@@ -356,15 +401,15 @@ impl Engine {
         stack: u64,
     ) -> Result<()> {
         let ring = thread.state.lock().ring;
-        let operations = self.inject_all(thread, ring, calls)?;
+        let (operations, _) = self.inject_all(thread, ring, calls, false)?;
         if !thread.channel.put_operations(&operations) {
             return Err(Errno::ENOMEM);
         }
         match signal::prepare_return(context, None) {
             Return::Gone => self.end(thread, context),
             _ => {
-                let operations = operations.len() as u32;
-                self.answer(thread, Reply { action: action::RUN, operations, entry, stack, ..Reply::default() });
+                let (operations, value) = (operations.len() as u32, context.task.tid().into());
+                self.answer(thread, Reply { action: action::RUN, value, operations, entry, stack, ..Reply::default() });
             }
         }
         Ok(())

@@ -2,6 +2,7 @@
 //! the host's.
 
 use crate::event::aio::AioContexts;
+use crate::image::Plain;
 use parking_lot::Mutex;
 use skerry_platform::engine::HostThread;
 use skerry_platform::layout::MAXIMUM_SLOTS;
@@ -22,7 +23,22 @@ pub struct AddressSpace {
     pub(super) has_made_process: AtomicBool,
     /// Host tids of its parked threads.
     pub(super) parked: Mutex<Vec<i32>>,
+    /// Code that was mapped without its image.
+    plain_code: Mutex<Vec<PlainCode>>,
 }
+
+/// Where code of a file was mapped as it is; by now anything may be there.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PlainCode {
+    pub file: Plain,
+    pub address: u64,
+    pub offset: u64,
+    pub length: u64,
+    pub protection: u64,
+}
+
+/// Mappings of code that are remembered; others stay as they are.
+const MAXIMUM_PLAIN_CODE: usize = 32;
 
 /// brk(2): the heap's first address, and its present end.
 #[derive(Clone, Copy, Debug, Default)]
@@ -45,6 +61,32 @@ impl AddressSpace {
         let mut slots: Vec<Slot> = (0..slot).map(|_| Slot::Free).collect();
         slots.push(Slot::Used(thread));
         Arc::new(AddressSpace { slots: Mutex::new(slots), owner, brk: Mutex::new(brk), ..AddressSpace::default() })
+    }
+
+    /// What a fork(2) child knows of its copy of this space.
+    pub(super) fn copy_to(&self, copy: &AddressSpace) {
+        *copy.plain_code.lock() = self.plain_code.lock().clone();
+    }
+
+    pub(crate) fn add_plain_code(&self, code: PlainCode) {
+        let mut known = self.plain_code.lock();
+        if known.len() < MAXIMUM_PLAIN_CODE {
+            known.push(code);
+        }
+    }
+
+    pub(super) fn take_plain_code(&self) -> Vec<PlainCode> {
+        std::mem::take(&mut self.plain_code.lock())
+    }
+
+    /// Nobody but one thread is there, or about to be.
+    pub(super) fn has_one_thread(&self) -> bool {
+        let is_there = |slot: &&Slot| match slot {
+            Slot::Free => false,
+            Slot::Reserved => true,
+            Slot::Used(thread) => !thread.is_gone(),
+        };
+        self.slots.lock().iter().filter(is_there).count() == 1
     }
 
     /// A slot whose last thread, if it had one, is really gone. `None`: too many threads.

@@ -184,11 +184,18 @@ fn next_step(task: &Task) -> Step {
             }
             return Step::Stop { all_stopped: complete_stop(process_signals, living) };
         }
-        let wanted = SignalSet::FULL.difference(signals.blocked);
+        let wanted = SignalSet::FULL.difference(signals.blocked());
         let taken = signals.pending.take_synchronous(wanted);
         let taken = taken.or_else(|| signals.pending.take(wanted)).or_else(|| process_signals.pending.take(wanted));
         let Some((info, signal)) = taken.and_then(|info| info.signal().map(|signal| (info, signal))) else {
             task.interrupted.store(false, Ordering::Release);
+            signals.tell_pending(process_signals);
+            // The thread may have been told of some of these before it blocked them.
+            let others_needed = process_signals.pending.set.intersection(signals.blocked());
+            drop(signals);
+            if !others_needed.is_empty() {
+                retarget(process, task, others_needed);
+            }
             return Step::Nothing;
         };
         let action = {
@@ -250,20 +257,20 @@ fn enter_handler(task: &Task, stack_pointer: u64, info: SignalInfo, action: SigA
     let process = task.process();
     let process_signals = process.signals.lock();
     let mut signals = task.signals.lock();
-    let before = signals.blocked;
+    let before = signals.blocked();
     let saved_mask = signals.saved_mask.take().unwrap_or(before);
     let mut blocked = before.union(action.mask);
     if let (Some(signal), 0) = (info.signal(), action.flags & SA_NODEFER) {
         blocked.insert(signal);
     }
-    signals.blocked = blocked.difference(SignalSet::UNBLOCKABLE);
+    signals.set_blocked(blocked);
     let saved_stack = signals.stack;
     let switch = action.flags & SA_ONSTACK != 0 && saved_stack.size != 0 && !is_on_stack(&saved_stack, stack_pointer);
     let stack_top = switch.then(|| saved_stack.base.wrapping_add(saved_stack.size));
     if saved_stack.flags & SS_AUTODISARM != 0 {
         signals.stack = DISABLED_STACK;
     }
-    let others_needed = process_signals.pending.set.intersection(signals.blocked.difference(before));
+    let others_needed = process_signals.pending.set.intersection(signals.blocked().difference(before));
     drop(signals);
     if !others_needed.is_empty() {
         retarget(process, task, others_needed);

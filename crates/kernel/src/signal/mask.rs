@@ -8,7 +8,7 @@ use skerry_abi::signal::SignalSet;
 
 /// What interrupts the task now.
 pub(super) fn deliverable(process: &ProcessSignals, task: &TaskSignals) -> SignalSet {
-    process.pending.set.union(task.pending.set).difference(task.blocked)
+    process.pending.set.union(task.pending.set).difference(task.blocked())
 }
 
 /// Blocks exactly `blocked`; whatever thereby becomes deliverable is delivered when the call ends.
@@ -17,8 +17,8 @@ pub fn set_blocked(task: &Task, blocked: SignalSet) {
     let (newly_blocked, others_needed) = {
         let mut signals = task.signals.lock();
         let blocked = blocked.difference(SignalSet::UNBLOCKABLE);
-        let newly_blocked = blocked.difference(signals.blocked);
-        signals.blocked = blocked;
+        let newly_blocked = blocked.difference(signals.blocked());
+        signals.set_blocked(blocked);
         if !deliverable(&process_signals, &signals).is_empty() {
             interrupt(task, &signals);
         }
@@ -29,6 +29,17 @@ pub fn set_blocked(task: &Task, blocked: SignalSet) {
     }
 }
 
+/// The thread has been kicked, or has changed its mask by itself and seen that something of it is pending: what is
+/// deliverable now interrupts it.
+pub fn look_again(task: &Task) {
+    let process_signals = task.process().signals.lock();
+    let signals = task.signals.lock();
+    signals.tell_pending(&process_signals);
+    if !deliverable(&process_signals, &signals).is_empty() {
+        interrupt(task, &signals);
+    }
+}
+
 /// Lets other threads have process-directed signals that `task` was told of and now blocks (or leaves behind).
 pub(super) fn retarget(process: &Process, task: &Task, mut wanted: SignalSet) {
     for other in process.threads.lock().iter() {
@@ -36,8 +47,11 @@ pub(super) fn retarget(process: &Process, task: &Task, mut wanted: SignalSet) {
             continue;
         }
         let signals = other.signals.lock();
-        let takes = wanted.difference(signals.blocked);
-        if signals.killed || takes.is_empty() {
+        if signals.killed {
+            continue;
+        }
+        let takes = signals.offer(wanted);
+        if takes.is_empty() {
             continue;
         }
         interrupt(other, &signals);
@@ -53,7 +67,7 @@ pub(super) fn retarget(process: &Process, task: &Task, mut wanted: SignalSet) {
 pub fn set_temporary_mask(context: &mut Context, mask: SignalSet) {
     {
         let mut signals = context.task.signals.lock();
-        let before = signals.blocked;
+        let before = signals.blocked();
         signals.saved_mask.get_or_insert(before);
     }
     set_blocked(context.task, mask);

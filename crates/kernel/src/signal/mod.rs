@@ -10,6 +10,9 @@
 //! kicked by the host. A thread leaves the guest kernel only through [`prepare_return`], which clears `in_kernel` under
 //! the same lock after having found nothing to do; so nothing is lost in between.
 //!
+//! The mask of a thread with a host thread is in its channel, where its stub changes it without asking (ADR 15): it is
+//! read anew whenever it counts, and [`TaskSignals::offer`] says what is pending before that.
+//!
 //! Lock order: `Kernel::tree` > `Process::signals` > `Process::threads` > `Task::signals` > `Process::actions`.
 
 mod action;
@@ -23,9 +26,9 @@ mod take;
 pub use action::{default_action, DefaultAction};
 pub use deliver::{after_signal_return, frame_failed, prepare_return};
 pub(crate) use deliver::{complete_stop, try_leave};
-pub use mask::{set_blocked, set_temporary_mask};
+pub use mask::{look_again, set_blocked, set_temporary_mask};
 pub use pending::PendingSignals;
-pub(crate) use send::{begin_group_exit, hand_over_pending, interrupt, set_action};
+pub(crate) use send::{begin_group_exit, hand_over_pending, interrupt, set_action, tell_actions};
 pub use send::{
     force_signal, is_blocked_or_ignored, may_send, send_to_process, send_to_task, try_send_to_process, try_send_to_task,
 };
@@ -33,6 +36,8 @@ pub use take::{dequeue, pending_in};
 
 use crate::task::ExitStatus;
 use skerry_abi::signal::{Signal, SignalInfo, SignalSet, SignalStack};
+use skerry_platform::channel::Channel;
+use std::sync::Arc;
 
 /// What a process as a whole has: pending signals, its coming end, and job control.
 #[derive(Default)]
@@ -66,7 +71,10 @@ pub enum StopState {
 /// What a thread has.
 pub struct TaskSignals {
     pub pending: PendingSignals,
-    pub blocked: SignalSet,
+    /// See [`TaskSignals::blocked`].
+    mask: SignalSet,
+    /// Where the mask is once there is a host thread.
+    channel: Option<Arc<Channel>>,
     /// The mask to put back when a call with a mask of its own is over (sigsuspend(2), ppoll(2)).
     pub(crate) saved_mask: Option<SignalSet>,
     pub stack: SignalStack,
@@ -80,12 +88,73 @@ impl Default for TaskSignals {
     fn default() -> TaskSignals {
         TaskSignals {
             pending: PendingSignals::default(),
-            blocked: SignalSet::EMPTY,
+            mask: SignalSet::EMPTY,
+            channel: None,
             saved_mask: None,
             stack: DISABLED_STACK,
             killed: false,
             stopped: false,
         }
+    }
+}
+
+impl TaskSignals {
+    pub(crate) fn new(blocked: SignalSet, stack: SignalStack) -> TaskSignals {
+        TaskSignals { mask: blocked, stack, ..TaskSignals::default() }
+    }
+
+    /// The mask as it is now. A thread that runs its own code may change it at any time.
+    pub fn blocked(&self) -> SignalSet {
+        match &self.channel {
+            Some(channel) => SignalSet(channel.mask()).difference(SignalSet::UNBLOCKABLE),
+            None => self.mask,
+        }
+    }
+
+    pub(crate) fn set_blocked(&mut self, blocked: SignalSet) {
+        let blocked = blocked.difference(SignalSet::UNBLOCKABLE);
+        match &self.channel {
+            Some(channel) => channel.set_mask(blocked.0),
+            None => self.mask = blocked,
+        }
+    }
+
+    /// The thread's stub is to know that `signals` are pending. Those that it does not block now: it has to be interrupted
+    /// for them. For the others it asks when it unblocks them.
+    pub(crate) fn offer(&self, signals: SignalSet) -> SignalSet {
+        if let Some(channel) = &self.channel {
+            channel.add_pending(signals.0);
+        }
+        signals.difference(self.blocked())
+    }
+
+    /// The stub is to know of what is pending now, and of nothing else.
+    pub(crate) fn tell_pending(&self, process: &ProcessSignals) {
+        if let Some(channel) = &self.channel {
+            channel.set_pending(process.pending.set.union(self.pending.set).0);
+        }
+    }
+
+    /// The stub is to know the signals whose dispositions are not what they were at first.
+    pub(crate) fn tell_actions(&self, changed: SignalSet) {
+        if let Some(channel) = &self.channel {
+            channel.set_actions(changed.0);
+        }
+    }
+
+    /// From now on the thread's stub is behind `channel`.
+    pub(crate) fn move_to(&mut self, channel: Arc<Channel>, process: &ProcessSignals, changed_actions: SignalSet) {
+        let blocked = self.blocked();
+        self.channel = Some(channel);
+        self.set_blocked(blocked);
+        self.tell_pending(process);
+        self.tell_actions(changed_actions);
+    }
+
+    /// The channel is not the thread's any more.
+    pub(crate) fn leave_channel(&mut self) {
+        self.mask = self.blocked();
+        self.channel = None;
     }
 }
 

@@ -93,7 +93,7 @@ fn send(process: &Process, target: Option<&Task>, info: SignalInfo) -> Result<()
                 Some(task) => {
                     let mut signals = task.signals.lock();
                     let pushed = signals.pending.push(info, limit);
-                    if pushed == Ok(true) && !signals.blocked.contains(signal) {
+                    if pushed == Ok(true) && !signals.offer(SignalSet::single(signal)).is_empty() {
                         interrupt(task, &signals);
                     }
                     pushed.map(drop)
@@ -124,7 +124,7 @@ fn is_dropped(process: &Process, target: Option<&Task>, signal: Signal) -> bool 
     if handler != SIG_IGN && !(handler == SIG_DFL && is_ignored_by_default(signal)) {
         return false;
     }
-    let keeps = |task: &Task| task.traced.load(Ordering::Relaxed) || task.signals.lock().blocked.contains(signal);
+    let keeps = |task: &Task| task.traced.load(Ordering::Relaxed) || task.signals.lock().blocked().contains(signal);
     match target {
         Some(task) => !keeps(task),
         None => !process.threads.lock().first().is_some_and(|leader| keeps(leader)),
@@ -133,7 +133,7 @@ fn is_dropped(process: &Process, target: Option<&Task>, signal: Signal) -> bool 
 
 /// Whether a job-control signal from the terminal has no effect on the caller (termios(3), TOSTOP; tcsetpgrp(3)).
 pub fn is_blocked_or_ignored(task: &Task, signal: Signal) -> bool {
-    task.signals.lock().blocked.contains(signal)
+    task.signals.lock().blocked().contains(signal)
         || task.process().actions.lock()[signal.number() as usize - 1].handler == SIG_IGN
 }
 
@@ -141,7 +141,7 @@ pub fn is_blocked_or_ignored(task: &Task, signal: Signal) -> bool {
 fn tell_one_thread(process: &Process, signal: Signal) {
     for task in process.threads.lock().iter() {
         let signals = task.signals.lock();
-        if !signals.killed && !signals.blocked.contains(signal) {
+        if !signals.killed && !signals.offer(SignalSet::single(signal)).is_empty() {
             interrupt(task, &signals);
             return;
         }
@@ -222,9 +222,11 @@ pub fn force_signal(task: &Task, info: SignalInfo) {
     {
         let mut actions = process.actions.lock();
         let action = &mut actions[signal.number() as usize - 1];
-        if signals.blocked.contains(signal) || action.handler == SIG_IGN {
+        let mut blocked = signals.blocked();
+        if blocked.contains(signal) || action.handler == SIG_IGN {
             action.handler = SIG_DFL;
-            signals.blocked.remove(signal);
+            blocked.remove(signal);
+            signals.set_blocked(blocked);
         }
     }
     // One of the same number that somebody sent must not hide this one.
@@ -240,7 +242,16 @@ pub(crate) fn set_action(process: &Process, signal: Signal, action: SigAction) -
     if action.handler == SIG_IGN || (action.handler == SIG_DFL && is_ignored_by_default(signal)) {
         flush(process, &mut signals, SignalSet::single(signal));
     }
+    tell_actions(process, &signals);
     before
+}
+
+/// The stubs of all threads are to know which dispositions have changed.
+pub(crate) fn tell_actions(process: &Process, _signals: &ProcessSignals) {
+    let changed = process.actions.changed();
+    for task in process.threads.lock().iter() {
+        task.signals.lock().tell_actions(changed);
+    }
 }
 
 /// A thread ends: others get the process-directed signals that it was told of.
@@ -250,7 +261,7 @@ pub(crate) fn hand_over_pending(task: &Task) {
     let wanted = {
         let mut signals = task.signals.lock();
         signals.killed = true;
-        process_signals.pending.set.difference(signals.blocked)
+        process_signals.pending.set.difference(signals.blocked())
     };
     if !wanted.is_empty() {
         super::mask::retarget(process, task, wanted);

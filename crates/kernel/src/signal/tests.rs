@@ -89,11 +89,11 @@ fn handlers_nest_with_the_lowest_signal_first_and_masks_add_up() {
     let (resume, second) = handler(back(&task, None));
     assert_eq!((second.info.signo, resume), (12, Resume::AsIs));
     assert_eq!(second.saved_mask, SignalSet::single(Signal::SIGUSR1));
-    assert_eq!(task.signals.lock().blocked, SignalSet::single(Signal::SIGUSR1), "SA_NODEFER");
+    assert_eq!(task.signals.lock().blocked(), SignalSet::single(Signal::SIGUSR1), "SA_NODEFER");
     assert_eq!(task.process().actions.lock()[11].handler, SIG_DFL, "SA_RESETHAND");
     assert!(matches!(back(&task, None), Return::AsIs));
     after_signal_return(&mut context(&task), SignalSet::FULL, DISABLED_STACK);
-    assert_eq!(task.signals.lock().blocked, SignalSet(!SignalSet::UNBLOCKABLE.0));
+    assert_eq!(task.signals.lock().blocked(), SignalSet(!SignalSet::UNBLOCKABLE.0));
 }
 
 #[test]
@@ -204,7 +204,7 @@ fn sigsuspend_puts_its_mask_back_after_the_handler() {
     set_temporary_mask(&mut context(&task), SignalSet::EMPTY);
     send_to_task(&task, info(Signal::SIGUSR1));
     assert!(matches!(back(&task, Some(Ok(1))), Return::Value(1)));
-    assert_eq!(task.signals.lock().blocked, usr1);
+    assert_eq!(task.signals.lock().blocked(), usr1);
     assert_eq!(pending_in(&task, usr1), usr1);
 }
 
@@ -303,4 +303,52 @@ fn who_may_send() {
     assert_eq!(may_send(&ann, child.process(), Some(Signal::SIGCONT)), Ok(()), "same session");
     send_to_process(kernel.init(), info(Signal::SIGKILL));
     assert!(kernel.init().group_exit().is_none());
+}
+
+/// A host thread's channel, as its stub would use it.
+fn with_channel(task: &Task) -> Arc<Channel> {
+    let (channel, _) = Channel::create().unwrap();
+    let channel = Arc::new(channel);
+    task.move_to_channel(&channel);
+    channel
+}
+
+#[test]
+fn a_mask_that_the_stub_changes_counts_at_once() {
+    let task = process(&kernel());
+    set_blocked(&task, SignalSet::single(Signal::SIGUSR2));
+    let channel = with_channel(&task);
+    assert_eq!(channel.mask(), SignalSet::single(Signal::SIGUSR2).0);
+    set_action(task.process(), Signal::SIGUSR1, action(0x1000, 0));
+    back(&task, None);
+    channel.set_mask(u64::MAX);
+    assert_eq!(task.signals.lock().blocked(), SignalSet::FULL.difference(SignalSet::UNBLOCKABLE));
+    send_to_task(&task, info(Signal::SIGUSR1));
+    assert!(!task.is_interrupted());
+    // The stub unblocks it, sees what the sentry has said of it, and asks.
+    channel.set_mask(0);
+    look_again(&task);
+    assert!(matches!(back(&task, None), Return::Handler { .. }));
+}
+
+#[test]
+fn a_thread_that_has_blocked_what_it_was_told_of_hands_it_back() {
+    let task = process(&kernel());
+    let thread = thread_of(&task);
+    let (channel, other) = (with_channel(&task), with_channel(&thread));
+    set_action(task.process(), Signal::SIGUSR1, action(0x1000, 0));
+    back(&task, None);
+    back(&thread, None);
+    send_to_process(task.process(), info(Signal::SIGUSR1));
+    assert!(task.is_interrupted() && !thread.is_interrupted());
+    channel.set_mask(SignalSet::single(Signal::SIGUSR1).0);
+    assert!(matches!(back(&task, None), Return::AsIs));
+    assert!(thread.is_interrupted());
+    // That one blocks it too, and then not any more.
+    other.set_mask(SignalSet::single(Signal::SIGUSR1).0);
+    assert!(matches!(back(&thread, None), Return::AsIs));
+    assert!(!task.is_interrupted());
+    other.set_mask(0);
+    look_again(&thread);
+    assert!(matches!(back(&thread, None), Return::Handler { .. }));
 }

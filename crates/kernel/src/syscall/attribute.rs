@@ -4,6 +4,7 @@ use crate::fs::clock;
 use crate::fs::direct;
 use crate::fs::file::OpenFile;
 use crate::fs::inode::{FileType, Inode, Metadata, SetAttributes};
+use crate::fs::lease;
 use crate::fs::mount::{Mount, MountFlags};
 use crate::fs::notify::NotifyMask;
 use crate::fs::path::Path;
@@ -278,6 +279,7 @@ pub fn truncate(context: &mut Context, path: UserAddress, length: i64) -> Result
     context.task.credentials().check_access(&metadata, AccessMode::WRITE)?;
     place.mount.check_writable()?;
     let _writes = WriteAccess::of(&place.dentry)?;
+    lease::break_for(context, inode, lease::Opening::Write, false)?;
     let size = length_of(context, &metadata, length)?;
     direct::before_truncation(context.kernel(), inode, metadata.size, size);
     inode.set_attributes(&SetAttributes { size: Some(size), ..SetAttributes::default() })?;

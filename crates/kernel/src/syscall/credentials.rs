@@ -156,9 +156,16 @@ pub fn capget(context: &mut Context, header: UserAddress, data: UserAddress) -> 
     if pid < 0 {
         return Err(Errno::EINVAL);
     }
-    let task = if pid == 0 { context.task.clone() } else { context.kernel().pids.task(pid)? };
+    let pids = &context.kernel().pids;
+    let credentials = match pid {
+        0 => context.task.credentials(),
+        // A process without threads: the sandbox's own init.
+        _ => {
+            pids.task(pid).map(|task| task.credentials()).or_else(|_| pids.process(pid).map(|process| process.credentials()))?
+        }
+    };
     let Some(address) = data.non_null() else { return Ok(()) };
-    let sets = task.credentials().capabilities;
+    let sets = credentials.capabilities;
     let half = |shift: u32| [sets.effective, sets.permitted, sets.inheritable].map(|set| (set >> shift) as u32);
     context.write(address, [half(0), half(32)].as_flattened().get(..3 * halves).unwrap_or_default())
 }

@@ -4,6 +4,8 @@ use crate::fs::close::closed;
 use crate::fs::directory_notify;
 use crate::fs::file::{OpenFile, StatusFlags};
 use crate::fs::inode::FileType;
+use crate::fs::lease;
+use crate::fs::lock::Mode;
 use crate::fs::signal_io;
 use crate::fs::tmpfs::TmpfsInode;
 use crate::ipc::pipe;
@@ -161,13 +163,20 @@ pub fn fcntl(context: &mut Context, fd: i32, command: u32, argument: u64) -> Res
             directory_notify::notify(context.kernel(), context.process().pid(), fd, &file, argument as u32)?;
             Ok(0)
         }
-        linux::F_GETLEASE => Ok(u64::from(linux::F_UNLCK)),
-        linux::F_SETLEASE => match argument as u32 {
-            linux::F_UNLCK => Ok(0),
-            // No file system here grants leases, as most network ones do not.
-            linux::F_RDLCK | linux::F_WRLCK => Err(Errno::EINVAL),
-            _ => Err(Errno::EINVAL),
-        },
+        linux::F_GETLEASE => Ok(u64::from(match lease::get(context, &file) {
+            Some(Mode::Shared) => linux::F_RDLCK,
+            Some(Mode::Exclusive) => linux::F_WRLCK,
+            None => linux::F_UNLCK,
+        })),
+        linux::F_SETLEASE => {
+            let mode = match argument as u32 {
+                linux::F_RDLCK => Some(Mode::Shared),
+                linux::F_WRLCK => Some(Mode::Exclusive),
+                linux::F_UNLCK => None,
+                _ => return Err(Errno::EINVAL),
+            };
+            lease::set(context, fd, &file, mode).map(|()| 0)
+        }
         linux::F_ADD_SEALS => {
             if !file.is_writable() {
                 return Err(Errno::EPERM);

@@ -5,16 +5,26 @@ use super::UserAddress;
 use crate::context::Continuation;
 use crate::fs::file::MappingRequest;
 use crate::fs::host_file::HostFile;
+use crate::image::Plain;
+use crate::run::{AddressSpace, PlainCode};
 use crate::{Context, Errno, Result};
 use skerry_abi::raw::general as linux;
 use skerry_platform::engine::NativeCall;
 use skerry_platform::layout::{RESERVED_END, STUB_BASE};
+use std::sync::Arc;
 
 const PAGE: u64 = 4096;
 pub(super) const ADDRESS_END: u64 = 0x7fff_ffff_f000;
 
-fn pass_result_on() -> Continuation {
-    Box::new(|_, result| if result < 0 { Err(Errno(-result as i32)) } else { Ok(result as u64) })
+/// Notes where code lies that may be patched later.
+fn remember_plain_code(file: Plain, space: Arc<AddressSpace>, offset: u64, length: u64, protection: u64) -> Continuation {
+    Box::new(move |_, result| {
+        if result < 0 {
+            return Err(Errno(-result as i32));
+        }
+        space.add_plain_code(PlainCode { file, address: result as u64, offset, length, protection });
+        Ok(result as u64)
+    })
 }
 
 /// mmap(2) of a file (and of anonymous memory with flags that the stub does not know).
@@ -93,10 +103,16 @@ pub fn mmap(
     }
     let arguments = [hint, length, protection.into(), host_flags.into(), 0, offset];
     let mut calls = vec![NativeCall::with_descriptor(linux::__NR_mmap, arguments, 4, descriptor)];
-    if !shared && protection & linux::PROT_EXEC != 0 && !wants_write {
-        context.kernel().images.lay_over(&*file.operations, (offset, length), protection.into(), &mut calls);
-    }
-    context.run_native(calls, Some(pass_result_on()))
+    // A static program that maps the code of others reads and translates it (Valgrind): it gets what the file has.
+    let links = context.process().program.read().has_interpreter;
+    let is_code = !shared && protection & linux::PROT_EXEC != 0 && !wants_write && links;
+    let images = &context.kernel().images;
+    let plain = is_code.then(|| images.lay_over(&*file.operations, (offset, length), protection.into(), &mut calls)).flatten();
+    let then = match (plain, context.task.address_space()) {
+        (Some(file), Some(space)) => Some(remember_plain_code(file, space, offset, length, protection.into())),
+        _ => None,
+    };
+    context.run_native(calls, then)
 }
 
 /// brk(2): the new end, or the old one where the heap cannot be as asked.

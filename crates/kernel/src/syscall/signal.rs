@@ -46,7 +46,7 @@ pub fn rt_sigaction(context: &mut Context, number: i32, new: UserAddress, old: U
 
 pub fn rt_sigprocmask(context: &mut Context, how: i32, new: UserAddress, old: UserAddress, size: u64) -> Result<()> {
     check_set_size(size)?;
-    let before = context.task.signals.lock().blocked;
+    let before = context.task.signals.lock().blocked();
     if let Some(address) = new.non_null() {
         let set: SignalSet = context.read(address)?;
         let blocked = match how {
@@ -64,7 +64,7 @@ pub fn rt_sigpending(context: &mut Context, set: UserAddress, size: u64) -> Resu
     if size > SET_SIZE {
         return Err(Errno::EINVAL);
     }
-    let blocked = context.task.signals.lock().blocked;
+    let blocked = context.task.signals.lock().blocked();
     let pending = signal::pending_in(context.task, blocked);
     context.write_bytes(set.0, &pending.0.to_le_bytes()[..size as usize])
 }

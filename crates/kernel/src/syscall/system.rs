@@ -318,8 +318,8 @@ pub fn kcmp(context: &mut Context, first: i32, second: i32, kind: i32, first_ind
         KCMP_FILES => (address(&a.files()), address(&b.files())),
         KCMP_FS => (address(&a.fs_cell()), address(&b.fs_cell())),
         KCMP_SIGHAND => (a.process().actions.identity(), b.process().actions.identity()),
-        // None of these is ever shared by two processes here; threads share them.
-        KCMP_IO | KCMP_SYSVSEM => (address(a.process()), address(b.process())),
+        // Nobody here has a context of their own for I/O, and lists of semaphore operations to undo are not told apart.
+        KCMP_IO | KCMP_SYSVSEM => (0, 0),
         _ => return Err(Errno::EINVAL),
     };
     Ok(match left.cmp(&right) {

@@ -65,8 +65,8 @@ rows! {
     10 mprotect crate::syscall::memory::served_by_the_stub, Host Full "";
     11 munmap crate::syscall::memory::served_by_the_stub, Host Full "";
     12 brk crate::syscall::memory::brk, Kernel Full "";
-    13 rt_sigaction crate::syscall::signal::rt_sigaction, Kernel Full "";
-    14 rt_sigprocmask crate::syscall::signal::rt_sigprocmask, Kernel Full "";
+    13 rt_sigaction crate::syscall::signal::rt_sigaction, Local Full "";
+    14 rt_sigprocmask crate::syscall::signal::rt_sigprocmask, Local Full "";
     16 ioctl crate::syscall::descriptor::ioctl, Kernel Full "";
     17 pread64 crate::syscall::read_write::pread64, Data Full "";
     18 pwrite64 crate::syscall::read_write::pwrite64, Data Full "";
@@ -123,7 +123,7 @@ rows! {
     69 msgsnd crate::syscall::sysv::msgsnd, Kernel Full "";
     70 msgrcv crate::syscall::sysv::msgrcv, Kernel Full "";
     71 msgctl crate::syscall::sysv::msgctl, Kernel Full "";
-    72 fcntl crate::syscall::descriptor::fcntl, Kernel Partial "no leases";
+    72 fcntl crate::syscall::descriptor::fcntl, Kernel Full "";
     73 flock crate::syscall::lock::flock, Kernel Full "";
     74 fsync crate::syscall::data::fsync, Kernel Full "";
     75 fdatasync crate::syscall::data::fdatasync, Kernel Full "";
@@ -161,8 +161,8 @@ rows! {
     107 geteuid crate::syscall::credentials::geteuid, Local Full "";
     108 getegid crate::syscall::credentials::getegid, Local Full "";
     109 setpgid crate::syscall::process::setpgid, Kernel Full "";
-    110 getppid crate::syscall::process::getppid, Kernel Full "";
-    111 getpgrp crate::syscall::process::getpgrp, Kernel Full "";
+    110 getppid crate::syscall::process::getppid, Local Full "";
+    111 getpgrp crate::syscall::process::getpgrp, Local Full "";
     112 setsid crate::syscall::process::setsid, Kernel Full "";
     113 setreuid crate::syscall::credentials::setreuid, Kernel Full "";
     114 setregid crate::syscall::credentials::setregid, Kernel Full "";
@@ -172,10 +172,10 @@ rows! {
     118 getresuid crate::syscall::credentials::getresuid, Kernel Full "";
     119 setresgid crate::syscall::credentials::setresgid, Kernel Full "";
     120 getresgid crate::syscall::credentials::getresgid, Kernel Full "";
-    121 getpgid crate::syscall::process::getpgid, Kernel Full "";
+    121 getpgid crate::syscall::process::getpgid, Local Full "";
     122 setfsuid crate::syscall::credentials::setfsuid, Kernel Full "";
     123 setfsgid crate::syscall::credentials::setfsgid, Kernel Full "";
-    124 getsid crate::syscall::process::getsid, Kernel Full "";
+    124 getsid crate::syscall::process::getsid, Local Full "";
     125 capget crate::syscall::credentials::capget, Kernel Full "";
     126 capset crate::syscall::credentials::capset, Kernel Full "";
     127 rt_sigpending crate::syscall::signal::rt_sigpending, Kernel Full "";
@@ -207,6 +207,7 @@ rows! {
     156 _sysctl crate::syscall::system::absent, Kernel Refused "";
     157 prctl crate::syscall::prctl::prctl, Kernel Partial "PR_SET_MM, PR_SET_TSC and switching of mitigations are refused; names of mappings are not shown";
     158 arch_prctl crate::syscall::memory::served_by_the_stub, Host Partial "FS and GS only";
+    159 adjtimex crate::syscall::time::adjtimex, Kernel Partial "says that the clock is not synchronised; the clock is the host's";
     160 setrlimit crate::syscall::resource::setrlimit, Kernel Full "";
     161 chroot crate::syscall::path::chroot, Kernel Full "";
     162 sync crate::syscall::data::sync, Kernel Full "";
@@ -249,7 +250,7 @@ rows! {
     199 fremovexattr crate::syscall::xattr::fremovexattr, Kernel Full "";
     200 tkill crate::syscall::signal::tkill, Kernel Full "";
     201 time crate::syscall::time::time, Kernel Full "";
-    202 futex crate::syscall::memory::futex, Host Partial "no priority inheritance";
+    202 futex crate::syscall::memory::futex, Host Partial "priority-inheriting ones lock without inheriting; no FUTEX_WAIT_REQUEUE_PI";
     203 sched_setaffinity crate::syscall::scheduling::sched_setaffinity, Kernel Full "";
     204 sched_getaffinity crate::syscall::scheduling::sched_getaffinity, Kernel Full "";
     205 set_thread_area crate::syscall::system::absent, Kernel Refused "";
@@ -347,6 +348,7 @@ rows! {
     298 perf_event_open crate::syscall::system::absent, Kernel Refused "";
     299 recvmmsg crate::syscall::socket::recvmmsg, Kernel Full "";
     302 prlimit64 crate::syscall::resource::prlimit64, Kernel Full "";
+    305 clock_adjtime crate::syscall::time::clock_adjtime, Kernel Partial "see adjtimex";
     306 syncfs crate::syscall::data::syncfs, Kernel Full "";
     307 sendmmsg crate::syscall::socket::sendmmsg, Kernel Full "";
     308 setns crate::syscall::system::setns, Kernel Refused "no namespaces";

@@ -35,6 +35,49 @@ pub fn clock_settime(context: &mut Context, clock: i32, time: UserAddress) -> Re
     Err(Errno::EPERM)
 }
 
+/// adjtimex(2): what an unsynchronised clock says; it cannot be changed. The result is the clock's state.
+pub fn adjtimex(context: &mut Context, buffer: UserAddress) -> Result<i32> {
+    /// In the structure, as words of 64 bits.
+    const MAXIMUM_ERROR: usize = 3;
+    const ESTIMATED_ERROR: usize = 4;
+    const STATUS: usize = 5;
+    const CONSTANT: usize = 6;
+    const PRECISION: usize = 7;
+    const TOLERANCE: usize = 8;
+    const TIME: usize = 9;
+    const TICK: usize = 11;
+    const READ_OFFSET: u32 = 0xa001;
+    const UNSYNCHRONISED: u64 = 0x40;
+    const TIME_ERROR: i32 = 5;
+    let mut words: [u64; 26] = context.read(buffer.0)?;
+    let modes = words[0] as u32;
+    if modes != 0 && modes != READ_OFFSET {
+        return Err(Errno::EPERM);
+    }
+    let now = Clock::from_id(context, CLOCK_REALTIME)?.now();
+    words[1..].fill(0);
+    words[MAXIMUM_ERROR] = 16_000_000;
+    words[ESTIMATED_ERROR] = 16_000_000;
+    words[STATUS] = UNSYNCHRONISED;
+    words[CONSTANT] = 2;
+    words[PRECISION] = 1;
+    words[TOLERANCE] = 32_768_000;
+    words[TIME] = now.sec as u64;
+    words[TIME + 1] = now.nsec as u64 / 1000;
+    words[TICK] = 10_000;
+    context.write(buffer.0, &words)?;
+    Ok(TIME_ERROR)
+}
+
+/// clock_adjtime(2): of CLOCK_REALTIME only.
+pub fn clock_adjtime(context: &mut Context, clock: i32, buffer: UserAddress) -> Result<i32> {
+    match clock {
+        0 => adjtimex(context, buffer),
+        1..=11 => Err(Errno::EOPNOTSUPP),
+        _ => Err(Errno::EINVAL),
+    }
+}
+
 /// gettimeofday(2): either pointer may be null; the zone is UTC.
 pub fn gettimeofday(context: &mut Context, time: UserAddress, zone: UserAddress) -> Result<()> {
     if let Some(address) = time.non_null() {

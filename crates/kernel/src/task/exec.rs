@@ -161,11 +161,12 @@ pub fn exec_reset(task: &Arc<Task>, name: &[u8], program: Program, file: &ExecFi
         let handler = if action.handler == SIG_IGN { SIG_IGN } else { 0 };
         *action = SigAction { handler, ..SigAction::default() };
     }
+    crate::signal::tell_actions(process, &process.signals.lock());
     {
         let mut signals = task.signals.lock();
         signals.stack = DISABLED_STACK;
         if let Some(mask) = signals.saved_mask.take() {
-            signals.blocked = mask;
+            signals.set_blocked(mask);
         }
     }
     *task.restart.lock() = None;

@@ -132,6 +132,7 @@ pub(super) fn remove_thread(kernel: &Kernel, task: &Arc<Task>) {
         return;
     }
     signal::hand_over_pending(task);
+    task.leave_channel();
     let process = task.process();
     let stopped = {
         let mut process_signals = process.signals.lock();
@@ -255,6 +256,7 @@ fn give_children_away(kernel: &Arc<Kernel>, process: &Arc<Process>) {
             relations.parent = Arc::downgrade(&reaper);
             relations.parent_thread = reaper.leader_or_any().map_or(0, |thread| thread.tid());
         }
+        child.tell_identity();
         child.exit_signal.store(Signal::SIGCHLD.number(), Ordering::Relaxed);
         if child.is_dead() {
             let status = child.exit_status.lock().unwrap_or(ExitStatus::Exited(0));

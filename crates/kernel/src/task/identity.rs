@@ -1,13 +1,19 @@
 //! Changing who a task is: what capabilities(7) ("Effect of user ID changes on capabilities") and credentials(7) make of
-//! a change of ids. Pure functions of the old and new credentials, and the one place that puts them in force.
+//! a change of ids. Pure functions of the old and new credentials, and the one place that puts them in force; and what
+//! a task's stub is told of who it is, so that it can answer getpid(2) and the like itself.
+//!
+//! Lock order: `Task::channel` > what it tells of.
 
 use super::credentials::{
     CAP_CHOWN, CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_FOWNER, CAP_FSETID, CAP_MKNOD, CAP_SETGID, CAP_SETUID,
     SECBIT_NO_SETUID_FIXUP,
 };
-use super::{Credentials, Task};
+use super::{Credentials, Process, Task};
 use crate::{Errno, Result};
+use skerry_platform::channel::Channel;
+use skerry_platform::layout::Identity;
 use std::sync::atomic::Ordering;
+use std::sync::Arc;
 
 const CAP_LINUX_IMMUTABLE: u32 = 9;
 const CAP_MAC_OVERRIDE: u32 = 32;
@@ -180,6 +186,61 @@ pub(crate) fn commit(task: &Task, new: Credentials) {
         task.parent_death_signal.store(0, Ordering::Relaxed);
     }
     task.set_credentials(new);
+}
+
+impl Task {
+    /// Its host thread's stub, behind `channel`, answers from there from now on (ADR 15).
+    pub(crate) fn move_to_channel(&self, channel: &Arc<Channel>) {
+        {
+            let process = self.process();
+            let process_signals = process.signals.lock();
+            let mut signals = self.signals.lock();
+            signals.move_to(channel.clone(), &process_signals, process.actions.changed());
+        }
+        *self.channel.lock() = Some(channel.clone());
+        self.tell_identity();
+    }
+
+    /// The channel is another task's from now on, or nobody's: nothing is said there of this one any more.
+    pub(crate) fn leave_channel(&self) {
+        *self.channel.lock() = None;
+        self.signals.lock().leave_channel();
+    }
+
+    /// The stub is to know who the thread is now. To be called after each change of it: whoever comes last has seen all of
+    /// them. No lock of what it reads may be held.
+    pub(crate) fn tell_identity(&self) {
+        let cell = self.channel.lock();
+        let Some(channel) = &*cell else { return };
+        let process = self.process();
+        let credentials = self.credentials();
+        let group = process.group();
+        let identity = Identity {
+            pid: process.pid() as u32,
+            tid: self.tid() as u32,
+            parent: process.parent().map_or(0, |parent| parent.pid() as u32),
+            group: group.id as u32,
+            session: group.session.id as u32,
+            uid: credentials.ruid,
+            effective_uid: credentials.euid,
+            gid: credentials.rgid,
+            effective_gid: credentials.egid,
+        };
+        let kernel = self.kernel();
+        let everything_is_seen = kernel.trace
+            || kernel.policy.get().is_some_and(|policy| policy.needs_local_calls())
+            || self.traced.load(Ordering::Relaxed)
+            || self.seccomp.read().is_some();
+        channel.set_identity(&identity, kernel.local_answers.load(Ordering::Relaxed) && !everything_is_seen);
+    }
+}
+
+impl Process {
+    /// As [`Task::tell_identity`], for all its threads.
+    pub(super) fn tell_identity(&self) {
+        let threads = self.threads.lock().clone();
+        threads.iter().for_each(|task| task.tell_identity());
+    }
 }
 
 #[cfg(test)]

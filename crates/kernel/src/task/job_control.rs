@@ -90,6 +90,7 @@ pub(crate) fn set_group(caller: &Process, pid: i32, group: i32) -> Result<()> {
     };
     kernel.pids.insert_group(&new);
     target.relations.lock().group = new;
+    target.tell_identity();
     Ok(())
 }
 
@@ -105,5 +106,6 @@ pub(crate) fn new_session(caller: &Arc<Process>) -> Result<i32> {
     kernel.pids.insert_group(&group);
     kernel.pids.insert_session(&group.session);
     caller.relations.lock().group = group;
+    caller.tell_identity();
     Ok(id)
 }

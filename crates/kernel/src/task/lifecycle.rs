@@ -3,7 +3,7 @@
 //! Pid 1 is the sandbox's own: it runs no program, has no threads, reaps at once whatever becomes its child, and no
 //! signal reaches it. Programs that are started from outside are its children, each the leader of a session of its own.
 
-use super::process::ProcessParts;
+use super::process::{Login, ProcessParts};
 use super::scheduling::Scheduling;
 use super::task::{TaskParts, DEFAULT_TIMER_SLACK_NS};
 use super::{Credentials, FsContext, Process, ProcessGroup, Program, Relations, Session, SignalActions, Task};
@@ -51,6 +51,7 @@ pub(crate) fn make_init(kernel: &Arc<Kernel>) {
             exit_signal: 0,
             program: Program::default(),
             oom_score_adj: 0,
+            login: Login::default(),
             dumpable: true,
             credentials: Arc::new(Credentials::new(0, 0, Vec::new())),
         },
@@ -121,6 +122,7 @@ pub fn spawn(kernel: &Arc<Kernel>, request: SpawnRequest) -> Result<Arc<Task>> {
             exit_signal: skerry_abi::signal::Signal::SIGCHLD.number(),
             program: Program::default(),
             oom_score_adj: 0,
+            login: Login::default(),
             dumpable: true,
             credentials: credentials.clone(),
         },
@@ -281,7 +283,13 @@ fn fork_process(caller: &Task, pid: i32, request: &CloneRequest) -> Arc<Process>
         (Arc::downgrade(parent), caller.tid(), request.exit_signal)
     };
     let group = parent.group();
-    let actions = if request.has(linux::CLONE_SIGHAND) { parent.actions.share() } else { parent.actions.copy() };
+    let actions = if request.has(linux::CLONE_SIGHAND) {
+        let shared = parent.actions.share();
+        crate::signal::tell_actions(parent, &parent.signals.lock());
+        shared
+    } else {
+        parent.actions.copy()
+    };
     if request.flags & CLONE_CLEAR_SIGHAND != 0 {
         for action in actions.lock().iter_mut().filter(|action| action.handler > skerry_abi::signal::SIG_IGN) {
             *action = SigAction::default();
@@ -297,6 +305,7 @@ fn fork_process(caller: &Task, pid: i32, request: &CloneRequest) -> Arc<Process>
             exit_signal,
             program: parent.program.read().clone(),
             oom_score_adj: parent.oom_score_adj.load(Ordering::Relaxed),
+            login: *parent.login.read(),
             dumpable: parent.dumpable.load(Ordering::Relaxed),
             credentials: caller.credentials(),
         },
@@ -313,7 +322,7 @@ fn copy_task(caller: &Task, request: &CloneRequest) -> TaskParts {
         let signals = caller.signals.lock();
         // A thread that shares memory must not share the stack too; a vfork(2) child may, its parent sleeps.
         let shares_stack = request.has(linux::CLONE_VM) && !request.has(linux::CLONE_VFORK);
-        (signals.blocked, if shares_stack { DISABLED_STACK } else { signals.stack })
+        (signals.blocked(), if shares_stack { DISABLED_STACK } else { signals.stack })
     };
     if request.has(linux::CLONE_FILES) && !request.has(linux::CLONE_THREAD) {
         caller.files().never_direct();

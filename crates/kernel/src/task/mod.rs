@@ -33,7 +33,7 @@ pub(crate) use exit::{host_leaves, kill_group, kill_host};
 pub use host_kill::HostKills;
 pub use lifecycle::{clone_task, discard_clone, spawn, CloneRequest, SpawnRequest};
 pub use pid_table::PidTable;
-pub use process::{ExitStatus, Process, ProcessGroup, Relations, Session, SessionHangup, SignalActions};
+pub use process::{ExitStatus, Login, Process, ProcessGroup, Relations, Session, SessionHangup, SignalActions};
 pub use task::{FsContext, RestartBlock, Task, DEFAULT_TIMER_SLACK_NS};
 pub(crate) use usage::Dying;
 
@@ -42,6 +42,8 @@ pub(crate) use usage::Dying;
 pub struct Program {
     /// The executable.
     pub executable: Option<crate::fs::text::Text>,
+    /// The dynamic linker was started with it.
+    pub has_interpreter: bool,
     /// Guest addresses of the argument and environment strings (/proc/PID/cmdline, environ): start and end.
     pub arguments: (u64, u64),
     pub environment: (u64, u64),

@@ -5,7 +5,7 @@ use crate::sync::WaitQueue;
 use crate::tty::Terminal;
 use crate::Kernel;
 use parking_lot::{Mutex, RwLock};
-use skerry_abi::signal::{SigAction, SignalInfo};
+use skerry_abi::signal::{SigAction, SignalInfo, SignalSet};
 use skerry_abi::structs::RLimit;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::{Arc, Weak};
@@ -77,6 +77,18 @@ impl SignalActions {
     pub fn share(&self) -> SignalActions {
         SignalActions(RwLock::new(self.0.read().clone()))
     }
+    /// At least those that are not as a process begins with.
+    pub(crate) fn changed(&self) -> SignalSet {
+        let shared = self.0.read();
+        // Another process changes them too.
+        if Arc::strong_count(&shared) > 1 {
+            return SignalSet::FULL;
+        }
+        let actions = shared.lock();
+        let is_changed =
+            |action: &SigAction| action.handler != 0 || action.flags != 0 || action.restorer != 0 || action.mask.0 != 0;
+        SignalSet(actions.iter().enumerate().filter(|(_, action)| is_changed(action)).map(|(index, _)| 1 << index).sum())
+    }
     /// Equal for processes that share them (kcmp(2)).
     pub(crate) fn identity(&self) -> usize {
         Arc::as_ptr(&*self.0.read()).cast::<()>() as usize
@@ -89,6 +101,19 @@ impl SignalActions {
     pub(super) fn unshare(&self) {
         let copy = *self.lock();
         *self.0.write() = Arc::new(Mutex::new(copy));
+    }
+}
+
+/// Who logged in to start it, and which login that was (proc_pid_loginuid(5)); all ones: nobody did.
+#[derive(Clone, Copy, Debug)]
+pub struct Login {
+    pub uid: u32,
+    pub session: u32,
+}
+
+impl Default for Login {
+    fn default() -> Login {
+        Login { uid: u32::MAX, session: u32::MAX }
     }
 }
 
@@ -128,6 +153,7 @@ pub struct Process {
     pub child_subreaper: AtomicBool,
     pub dumpable: AtomicBool,
     pub oom_score_adj: AtomicI32,
+    pub login: RwLock<Login>,
     /// prctl(PR_SET_THP_DISABLE); only told.
     pub(crate) huge_pages_disabled: AtomicBool,
     /// alarm(2), setitimer(2), timer_create(2).
@@ -152,6 +178,7 @@ pub(super) struct ProcessParts {
     pub exit_signal: i32,
     pub program: crate::task::Program,
     pub oom_score_adj: i32,
+    pub login: Login,
     pub dumpable: bool,
     pub credentials: Arc<Credentials>,
 }
@@ -183,6 +210,7 @@ impl Process {
             child_subreaper: AtomicBool::new(false),
             dumpable: AtomicBool::new(parts.dumpable),
             oom_score_adj: AtomicI32::new(parts.oom_score_adj),
+            login: RwLock::new(parts.login),
             huge_pages_disabled: AtomicBool::new(false),
             timers: crate::time::ProcessTimers::default(),
             host: RwLock::new(None),

@@ -92,12 +92,15 @@ impl Drop for FilterChain {
 /// SECCOMP_SET_MODE_STRICT. EINVAL where filters are in force.
 pub fn set_strict(task: &Task) -> Result<()> {
     task.files().never_direct();
-    let mut chain = task.seccomp.write();
-    match chain.as_ref().map(|chain| chain.mode()) {
-        None => *chain = Some(Arc::new(FilterChain { filter: Filter::Strict, previous: None, total: 0, depth: 0 })),
-        Some(1) => {}
-        Some(_) => return Err(Errno::EINVAL),
+    {
+        let mut chain = task.seccomp.write();
+        match chain.as_ref().map(|chain| chain.mode()) {
+            None => *chain = Some(Arc::new(FilterChain { filter: Filter::Strict, previous: None, total: 0, depth: 0 })),
+            Some(1) => {}
+            Some(_) => return Err(Errno::EINVAL),
+        }
     }
+    task.tell_identity();
     Ok(())
 }
 
@@ -130,10 +133,12 @@ pub fn add_filter(task: &Arc<Task>, program: Vec<Instruction>, all_threads: bool
     *task.seccomp.write() = Some(chain.clone());
     // From now on every call is looked at.
     task.files().never_direct();
+    task.tell_identity();
     if all_threads {
         let no_new_privs = task.credentials().no_new_privs;
         for thread in threads.iter().filter(|thread| !Arc::ptr_eq(thread, task)) {
             *thread.seccomp.write() = Some(chain.clone());
+            thread.tell_identity();
             if no_new_privs && !thread.credentials().no_new_privs {
                 let mut credentials = (*thread.credentials()).clone();
                 credentials.no_new_privs = true;

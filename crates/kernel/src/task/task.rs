@@ -11,6 +11,7 @@ use crate::task::seccomp::FilterChain;
 use crate::{Context, Kernel, Result};
 use parking_lot::{Mutex, RwLock};
 use skerry_abi::signal::{SignalSet, SignalStack};
+use skerry_platform::channel::Channel;
 use skerry_platform::memory::GuestMemory;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
 use std::sync::Arc;
@@ -66,6 +67,8 @@ pub struct Task {
     pub traced: AtomicBool,
     /// The host thread is gone and the rest of its state has been let go.
     pub(crate) gone: AtomicBool,
+    /// Where its stub reads who it is; see `identity`.
+    pub(super) channel: Mutex<Option<Arc<Channel>>>,
 }
 
 /// What a new thread is made of; see [`Task::new`].
@@ -89,7 +92,6 @@ pub const DEFAULT_TIMER_SLACK_NS: u64 = 50_000;
 impl Task {
     /// A thread of `process` that nothing lists yet: see `task::lifecycle`.
     pub(super) fn new(tid: i32, process: Arc<Process>, parts: TaskParts) -> Arc<Task> {
-        let signals = TaskSignals { blocked: parts.blocked, stack: parts.stack, ..TaskSignals::default() };
         Arc::new(Task {
             tid: AtomicI32::new(tid),
             process,
@@ -99,7 +101,7 @@ impl Task {
             credentials: RwLock::new(parts.credentials),
             memory: RwLock::new(parts.memory),
             address_space: RwLock::new(None),
-            signals: Mutex::new(signals),
+            signals: Mutex::new(TaskSignals::new(parts.blocked, parts.stack)),
             waiter: Waiter::new(),
             interrupted: AtomicBool::new(false),
             clear_child_tid: AtomicU64::new(0),
@@ -115,6 +117,7 @@ impl Task {
             seccomp: RwLock::new(parts.seccomp),
             traced: AtomicBool::new(false),
             gone: AtomicBool::new(false),
+            channel: Mutex::new(None),
         })
     }
 
@@ -155,6 +158,7 @@ impl Task {
     }
     pub fn set_credentials(&self, credentials: Credentials) {
         *self.credentials.write() = Arc::new(credentials);
+        self.tell_identity();
     }
     pub fn memory(&self) -> Arc<GuestMemory> {
         self.memory.read().clone()

@@ -41,7 +41,7 @@ fn a_child_copies_and_a_thread_shares() {
     assert_eq!((child.tid(), thread.tid()), (3, 4));
     assert!(Arc::ptr_eq(thread.process(), parent.process()) && Arc::ptr_eq(&thread.files(), &parent.files()));
     assert!(!Arc::ptr_eq(&child.files(), &parent.files()));
-    assert_eq!(child.signals.lock().blocked, SignalSet::single(Signal::SIGUSR1));
+    assert_eq!(child.signals.lock().blocked(), SignalSet::single(Signal::SIGUSR1));
     assert_eq!(child.process().group().id, 2);
     set_action(parent.process(), Signal::SIGHUP, SigAction { handler: 5, ..SigAction::default() });
     assert_eq!(child.process().actions.lock()[0].handler, 0);

@@ -11,8 +11,8 @@ use crate::fs::file::{FileOperations, StatusFlags};
 use crate::fs::inode::FileType;
 use crate::fs::path::Path;
 use crate::fs::pseudo::{Attributes, Content, Entry, Node};
-use crate::task::credentials::CAP_SYS_RESOURCE;
-use crate::task::Task;
+use crate::task::credentials::{CAP_AUDIT_CONTROL, CAP_SYS_RESOURCE};
+use crate::task::{Login, Task};
 use crate::{Context, Errno, Kernel, Result};
 use skerry_platform::host::read_proc_of;
 use std::sync::atomic::Ordering;
@@ -64,7 +64,7 @@ static FILES: &[File] = &[
     setting("gid_map", Access::Mode, |_, _| Ok(IDENTITY_MAP.into()), |_, _, _| Err(Errno::EPERM)),
     file("io", 0o400, Access::Trace, |view, _| status::io(view)),
     file("limits", 0o444, Access::Mode, |view, _| status::limits(view)),
-    setting("loginuid", Access::Mode, |_, _| Ok(b"4294967295".to_vec()), |_, _, _| Err(Errno::EPERM)),
+    setting("loginuid", Access::Mode, |view, _| Ok(view.process.login.read().uid.to_string().into_bytes()), set_login),
     file("maps", 0o444, Access::Trace, |view, _| Ok(host_map(view, "maps"))),
     file("mountinfo", 0o444, Access::Mode, |view, _| Ok(view.kernel.mounts.mountinfo_text(&view.task()?.fs().root))),
     file("mounts", 0o444, Access::Mode, |view, _| Ok(view.kernel.mounts.mounts_text(&view.task()?.fs().root))),
@@ -91,7 +91,7 @@ static FILES: &[File] = &[
     file("projid_map", 0o644, Access::Mode, |_, _| Ok(IDENTITY_MAP.into())),
     file("sched", 0o644, Access::Mode, |view, _| status::sched(view)),
     file("schedstat", 0o444, Access::Mode, |view, _| status::schedstat(view)),
-    file("sessionid", 0o444, Access::Mode, |_, _| Ok(b"4294967295".to_vec())),
+    file("sessionid", 0o444, Access::Mode, |view, _| Ok(view.process.login.read().session.to_string().into_bytes())),
     setting("setgroups", Access::Mode, |_, _| Ok(b"allow\n".to_vec()), |_, _, _| Err(Errno::EPERM)),
     file("smaps", 0o444, Access::Trace, |view, _| Ok(host_map(view, "smaps"))),
     file("smaps_rollup", 0o444, Access::Trace, |view, _| Ok(rollup(&host_map(view, "smaps")))),
@@ -455,6 +455,19 @@ fn host_map(view: &View, name: &str) -> Vec<u8> {
     drop(program);
     let text = read_proc_of(host.pid, name).unwrap_or_default();
     guest_maps(&text, &view.kernel.mapped_names, landmarks)
+}
+
+/// A process sets its own only; once it is set, with CAP_AUDIT_CONTROL.
+fn set_login(view: &View, writer: &Arc<Task>, text: &[u8]) -> Result<()> {
+    let uid = u32::try_from(parse_number(text)?).map_err(|_| Errno::EINVAL)?;
+    let mut login = view.process.login.write();
+    let is_own = Arc::ptr_eq(&view.process, writer.process());
+    if !is_own || login.uid != u32::MAX && !writer.credentials().has_capability(CAP_AUDIT_CONTROL) {
+        return Err(Errno::EPERM);
+    }
+    let session = if uid == u32::MAX { u32::MAX } else { view.kernel.logins.fetch_add(1, Ordering::Relaxed).wrapping_add(1) };
+    *login = Login { uid, session };
+    Ok(())
 }
 
 fn oom_score_adj(view: &View) -> i32 {

@@ -149,7 +149,7 @@ impl View {
         let (pending, blocked) = match &self.task {
             Some(task) => {
                 let signals = task.signals.lock();
-                (signals.pending.set, signals.blocked)
+                (signals.pending.set, signals.blocked())
             }
             None => Default::default(),
         };

@@ -1,0 +1,101 @@
+//! Patched pages for processes that run already: laid over code that was mapped before its image was there, when many
+//! calls of the process have trapped ([`crate::image`]).
+//!
+//! This happens only while nobody else runs in the address space: the calling thread waits in its call, so that what was
+//! looked at stays as it is until its stub has mapped the pages. What they replace must be, byte for byte, what the file
+//! has there; and what replaces it leaves an instruction wherever the thread or a frame on its stack may stand
+//! ([`Later::Ready`]).
+//!
+//! The call that told of the traps has not begun by then; it is made once more behind it.
+
+use super::{Engine, GuestThread, PlainCode};
+use crate::context::{After, Continuation, NativePlan};
+use crate::image::{Image, Images, Later};
+use crate::task::{self, ExitStatus};
+use crate::{Context, Errno};
+use skerry_abi::raw::general::__NR_mmap;
+use skerry_abi::signal::Signal;
+use skerry_platform::engine::NativeCall;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::Ordering;
+use std::sync::Arc;
+
+/// With those of one more image, one answer has room for so many.
+const CALLS_AT_ONCE: usize = 64;
+
+impl Engine {
+    /// Has a thread, which has trapped often, lay patched pages over its code. False: there are none, and its call is to be
+    /// served.
+    pub(super) fn patch_late(self: &Arc<Self>, thread: &Arc<GuestThread>, context: &Context) -> bool {
+        let (calls, undoing) = self.late_patches(thread, context);
+        if calls.is_empty() {
+            return false;
+        }
+        let then: Continuation = Box::new(move |context, status| match status {
+            // Sites of pages that are there may lead to some that are not.
+            ..0 => context.run_native(undoing, Some(Box::new(end_if_failed))),
+            _ => Err(Errno::ERESTARTNOINTR),
+        });
+        self.ask_native(thread, context, NativePlan { calls, then: Some(then) }).is_ok()
+    }
+
+    /// What is to be mapped over the thread's code; and what puts that back as it was.
+    fn late_patches(&self, thread: &GuestThread, context: &Context) -> (Vec<NativeCall>, Vec<NativeCall>) {
+        let (mut calls, mut undoing) = Default::default();
+        let space = &thread.space;
+        let is_alone = space.owner == thread.process.pid && space.has_one_thread();
+        if !is_alone || context.task.traced.load(Ordering::Relaxed) {
+            return (calls, undoing);
+        }
+        let images = &context.kernel().images;
+        for code in space.take_plain_code() {
+            if calls.len() >= CALLS_AT_ONCE {
+                space.add_plain_code(code);
+                continue;
+            }
+            match images.later(code.file) {
+                Later::NotYet => space.add_plain_code(code),
+                Later::Never => {}
+                Later::Ready { image, pages, file } => {
+                    let replaced = replace(context, &code, &image, &pages, &file).unwrap_or_default();
+                    undoing.extend(replaced.iter().map(|call| plain(call, &file)));
+                    calls.extend(replaced);
+                }
+            }
+        }
+        (calls, undoing)
+    }
+}
+
+/// `None`: something else is there now, or something has been changed there.
+fn replace(
+    context: &Context,
+    code: &PlainCode,
+    image: &Image,
+    pages: &Arc<OwnedFd>,
+    file: &OwnedFd,
+) -> Option<Vec<NativeCall>> {
+    let memory = context.memory();
+    let mut calls = Vec::new();
+    for (run, call) in image.replace(pages, code.address, (code.offset, code.length), code.protection) {
+        let bytes = Images::plain_bytes(file, run)?;
+        if !memory.is_code(call.arguments[0], &bytes) {
+            return None;
+        }
+        calls.push(call);
+    }
+    Some(calls)
+}
+
+/// The same mapping of the file itself.
+fn plain(call: &NativeCall, file: &Arc<OwnedFd>) -> NativeCall {
+    NativeCall::with_descriptor(__NR_mmap, call.arguments, 4, file.clone())
+}
+
+fn end_if_failed(context: &mut Context, status: i64) -> crate::Result<u64> {
+    if status < 0 {
+        task::exit_group(context.task, ExitStatus::Signaled(Signal::SIGKILL, false));
+        context.after = After::Gone;
+    }
+    Err(Errno::ERESTARTNOINTR)
+}

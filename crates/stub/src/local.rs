@@ -1,0 +1,112 @@
+//! Calls that are answered here, from what the sentry has laid down in the channel: who the thread is, its signal mask,
+//! and which signals have the disposition that a process begins with.
+//!
+//! The mask is the one thing that is changed here. The sentry reads it whenever it looks for a thread that takes a signal,
+//! and says first what is pending; here the new mask is written first, and then it is looked at what is pending. So one of
+//! both sees that a pending signal is blocked no longer: the sentry kicks the thread, or the thread asks before its call
+//! returns.
+
+use crate::host::{self, number};
+use crate::layout::Local;
+use crate::registers::Registers;
+use crate::thread::ThreadBlock;
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+const EINVAL: i64 = -22;
+const EFAULT: i64 = -14;
+
+const SET_SIZE: u64 = 8;
+const SIG_BLOCK: u32 = 0;
+const SIG_UNBLOCK: u32 = 1;
+const SIG_SETMASK: u32 = 2;
+/// SIGKILL and SIGSTOP.
+const UNBLOCKABLE: u64 = 1 << 8 | 1 << 18;
+/// `struct sigaction` of the kernel, in words.
+const ACTION_WORDS: u64 = 4;
+
+/// Answers the call if it is one of these. `None`: somebody else does.
+#[inline(always)]
+pub fn try_local(thread: &mut ThreadBlock, registers: &Registers) -> Option<i64> {
+    // SAFETY: within the channel; this makes no access yet.
+    let local = unsafe { &raw mut (*thread.channel()).local };
+    // SAFETY: as above, aligned, and accessed atomically only.
+    let is_enabled = || unsafe { AtomicU32::from_ptr(&raw mut (*local).enabled) }.load(Ordering::Acquire) != 0;
+    let id = |field: *const u32| {
+        // SAFETY: within the channel.
+        is_enabled().then(|| i64::from(unsafe { core::ptr::read_volatile(field) }))
+    };
+    // SAFETY: as above: fields of the same structure.
+    let identity = unsafe { &raw const (*local).identity };
+    macro_rules! field {
+        ($name:ident) => {
+            // SAFETY: as above.
+            id(unsafe { &raw const (*identity).$name })
+        };
+    }
+    match registers.rax {
+        number::GETPID => field!(pid),
+        number::GETTID => field!(tid),
+        number::GETPPID => field!(parent),
+        number::GETPGRP => field!(group),
+        number::GETPGID if registers.rdi as u32 == 0 => field!(group),
+        number::GETSID if registers.rdi as u32 == 0 => field!(session),
+        number::GETUID => field!(uid),
+        number::GETEUID => field!(effective_uid),
+        number::GETGID => field!(gid),
+        number::GETEGID => field!(effective_gid),
+        number::RT_SIGPROCMASK if is_enabled() => Some(change_mask(thread, local, registers)),
+        number::RT_SIGACTION if is_enabled() => tell_action(local, registers),
+        _ => None,
+    }
+}
+
+/// rt_sigprocmask(2).
+fn change_mask(thread: &mut ThreadBlock, local: *mut Local, registers: &Registers) -> i64 {
+    // SAFETY: within the channel, aligned, and accessed atomically only.
+    let (mask, pending) =
+        unsafe { (AtomicU64::from_ptr(&raw mut (*local).mask), AtomicU64::from_ptr(&raw mut (*local).pending)) };
+    if registers.r10 != SET_SIZE {
+        return EINVAL;
+    }
+    let before = mask.load(Ordering::Relaxed);
+    if registers.rsi != 0 {
+        let Some(set) = host::load(registers.rsi) else { return EFAULT };
+        let now = match registers.rdi as u32 {
+            SIG_BLOCK => before | set,
+            SIG_UNBLOCK => before & !set,
+            SIG_SETMASK => set,
+            _ => return EINVAL,
+        } & !UNBLOCKABLE;
+        let unblocked = before & !now;
+        if unblocked == 0 {
+            // Whoever sees the mask before kicks the thread for nothing.
+            mask.store(now, Ordering::Release);
+        } else {
+            // A full barrier between both, as on the other side.
+            mask.swap(now, Ordering::SeqCst);
+            if pending.load(Ordering::SeqCst) & unblocked != 0 {
+                // As after a kick: the sentry is asked on the way out.
+                thread.kicked = 1;
+            }
+        }
+    }
+    if registers.rdx != 0 && !host::store(registers.rdx, before) {
+        return EFAULT;
+    }
+    0
+}
+
+/// rt_sigaction(2) that only asks, of a signal that nobody has ever said anything about.
+fn tell_action(local: *mut Local, registers: &Registers) -> Option<i64> {
+    let signal = registers.rdi as u32;
+    if registers.rsi != 0 || registers.r10 != SET_SIZE || !(1..=64).contains(&signal) {
+        return None;
+    }
+    // SAFETY: within the channel.
+    let known = unsafe { core::ptr::read_volatile(&raw const (*local).actions) } >> (signal - 1) & 1 == 0;
+    if !known {
+        return None;
+    }
+    let written = registers.rdx == 0 || (0..ACTION_WORDS).all(|word| host::store(registers.rdx.wrapping_add(word * 8), 0));
+    Some(if written { 0 } else { EFAULT })
+}
