@@ -160,9 +160,10 @@ pub fn build(
     let kinds = mounts.iter().filter(|mount| !matches!(mount.kind, MountKind::Symlink { .. })).map(|mount| &mount.kind);
     for (mounted, kind) in table.list().iter().zip(kinds) {
         if matches!(kind, MountKind::Skeleton) {
-            table.remount(mounted, mounted.flags() | MountFlags::READ_ONLY);
+            let _ = table.remount(mounted, mounted.flags() | MountFlags::READ_ONLY);
         }
     }
+    table.list().iter().for_each(|mounted| mounted.lock());
     root.map(|root| table.topmost(root)).ok_or(BuildError { target: Bytes::from("/"), errno: Errno::EINVAL, what: "no mounts" })
 }
 
