@@ -101,6 +101,13 @@ def test_the_commands_own_status(ourselves: harness.Caller, code: int) -> None:
     assert ourselves.sandbox(["sh", "-c", f"exit {code}"]).returncode == code
 
 
+def test_a_nice_caller_has_nice_programs(caller: harness.Caller) -> None:
+    nice = ["nice", "-n", "3"]
+    natively = caller.native([*nice, "nice"])
+    done = harness.run([*nice, *caller.command, "do", "--", "nice"], environment=caller.environment(None))
+    assert done.stdout == natively.stdout, (done, natively)
+
+
 def test_timeout_is_124(caller: harness.Caller) -> None:
     start_time = time.monotonic()
     done = caller.do(["--timeout", "1"], ["sleep", "30"])

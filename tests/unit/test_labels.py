@@ -55,5 +55,7 @@ def test_apparmors_own_parser_takes_it() -> None:
     if parser is None:
         pytest.skip("not installed: apparmor_parser")
     text = labels.apparmor_profile(RULES, "skerry-build")
-    done = subprocess.run([parser, "--skip-kernel-load", "--skip-cache"], input=text, capture_output=True, text=True)
+    done = subprocess.run(
+        [parser, "--config-file=/dev/null", "--skip-kernel-load", "--skip-cache"], input=text, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr

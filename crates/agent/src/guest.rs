@@ -3,6 +3,7 @@
 use crate::calls::Filter;
 use crate::failure;
 use crate::rules::landlock::Restriction;
+use crate::rules::sockets::Network;
 use rustix::thread::CapabilitySet;
 use skerry_confine::temporary::Temporary;
 use skerry_control::{Failure, FailureKind, Resource, Spawn};
@@ -54,6 +55,8 @@ pub struct Guest {
     pub labels: Vec<(&'static str, String)>,
     /// A directory of its own.
     pub temporary: Option<Temporary>,
+    /// Ports that the agent is asked for.
+    pub network: Option<Network>,
     /// The tmpfs of what is written: how full it is.
     pub stage: Option<OwnedFd>,
     /// The directory in which `ptmx` makes the guest's terminals.

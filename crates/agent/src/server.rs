@@ -5,7 +5,7 @@ use crate::calls::{name_of, ATTRIBUTES, ON_A_PROCESS, ON_SOME_PROCESSES};
 use crate::failure;
 use crate::files;
 use crate::guest::{Engine, Guest};
-use crate::rules::{attributes, reach};
+use crate::rules::{attributes, reach, sockets};
 use crate::spawn::{self, Started, Streams, Surroundings};
 use crate::terminal::Terminal;
 use rustix::event::{poll, PollFd, PollFlags, Timespec};
@@ -237,6 +237,20 @@ impl Server {
                 let errno = outcome.result.err().map_or(0, |error| error.raw_os_error());
                 let path = outcome.path.map(|path| Bytes(path.into_os_string().into_vec()));
                 (Some(i64::from(-errno)), outcome.denied.then(|| denied(errno)), path)
+            }
+            Action::Notify if sockets::CALLS.contains(&number) => {
+                let network = guest.network.as_ref();
+                match network.map(|network| sockets::serve(&asked, listener, network, guest.restriction.as_ref())) {
+                    None => (Some(i64::from(-libc::EPERM)), Some(denied(libc::EPERM)), None),
+                    Some(sockets::Outcome::UnderWay) => return,
+                    Some(sockets::Outcome::Done(result)) => {
+                        (Some(result.err().map_or(0, |error| -i64::from(error.raw_os_error()))), None, None)
+                    }
+                    Some(sockets::Outcome::Denied(error, address)) => {
+                        let errno = error.raw_os_error();
+                        (Some(i64::from(-errno)), Some(denied(errno)), Some(Bytes(address.to_string().into_bytes())))
+                    }
+                }
             }
             Action::Notify => {
                 let which = ON_SOME_PROCESSES.iter().any(|(call, _)| *call == number);

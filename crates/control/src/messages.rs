@@ -472,7 +472,7 @@ pub enum Event {
     /// Access to a host object in the tree was refused: a socket, a FIFO, a device.
     Denied { process: u32, what: String, path: Bytes },
     /// A rule denied a system call, or was to tell of it: at the time it happens, before the program goes on. `action`: what
-    /// the rule says; `path`: the file, where the agent was asked about one.
+    /// the rule says; `path`: the file or the address, where the agent was asked about one.
     Call {
         process: u32,
         name: String,

@@ -22,6 +22,8 @@ pub struct Kernel {
     pub hostname: RwLock<Vec<u8>>,
     pub domainname: RwLock<Vec<u8>>,
     pub limits: Limits,
+    /// How nice the sentry is, as its caller was: programs begin so.
+    pub(crate) nice: i32,
     pub network: Network,
     /// CPUs that a quota of the host leaves to the sandbox; not set where there is none. Who spins spends of it.
     pub cpu_quota: OnceLock<f64>,
@@ -105,6 +107,7 @@ impl Kernel {
             hostname: RwLock::new(hostname.to_vec()),
             domainname: RwLock::new(b"(none)".to_vec()),
             limits,
+            nice: rustix::process::getpriority_process(None).unwrap_or(0),
             network,
             cpu_quota: OnceLock::new(),
             host_kills: Default::default(),

@@ -48,9 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from .._host import require_supported_host
 
         require_supported_host()
-        from importlib import import_module
-
-        status: int = import_module(f".{COMMANDS[name][0]}", __name__).run(arguments[1:])
+        status: int = __import__(f"{__name__}.{COMMANDS[name][0]}", fromlist=["run"]).run(arguments[1:])
         return status
     except UsageError as error:
         complain(str(error))

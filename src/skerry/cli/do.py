@@ -8,7 +8,6 @@ standard streams: nothing is copied.
 from __future__ import annotations
 
 import os
-import signal
 import sys
 
 from .. import _spawn, _state, errors
@@ -16,6 +15,11 @@ from ..control import messages
 from ..sandbox import Sandbox
 from . import EXIT_FAILURE, EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, EXIT_USAGE, complain
 from ._parser import Option, help_text, parse
+
+try:
+    import _signal as signal  # type: ignore[import-not-found]  # the C half: the module around it imports `enum`
+except ImportError:
+    import signal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -148,8 +152,7 @@ class _Run:
 
     def _go_on(self, argv: list[Any]) -> NoReturn:
         """Becomes the program that starts the command and stays with it. Signals from here on are for the command."""
-        import json
-
+        from ..control import frame
         from ..engines.sentry import find_attendant
 
         assert self.sandbox is not None and self.sandbox._guest is not None
@@ -175,7 +178,7 @@ class _Run:
         shown = [b"do", *map(os.fsencode, self.arguments)]  # for those who look at the list of processes
         handed = os.memfd_create("skerry-attendant", 0)
         with open(handed, "w", encoding="utf-8", errors="surrogateescape", closefd=False) as file:
-            json.dump(state, file)
+            file.write(frame.dumps(state))
         os.lseek(handed, 0, os.SEEK_SET)
         for stream in (sys.stdout, sys.stderr):
             if stream is not None:

@@ -9,9 +9,9 @@ Lock order: `_sending` is never taken while `_state` is held.
 
 from __future__ import annotations
 
+import _socket  # the C half: the module around it takes a millisecond to import
 import os
 import select
-import socket
 import threading
 
 from .. import errors
@@ -41,7 +41,7 @@ class Client:
 
     def __init__(
         self,
-        connection: socket.socket,
+        connection: _socket.socket,
         *,
         on_event: Callable[[Mapping[str, Any]], None],
         on_end: Callable[[errors.SandboxError], None],
@@ -105,7 +105,7 @@ class Client:
         """Closes the socket, which ends the sandbox, and waits for the reader."""
         self._closing = True
         try:
-            self._connection.shutdown(socket.SHUT_RDWR)
+            self._connection.shutdown(_socket.SHUT_RDWR)
         except OSError:
             pass  # the other side went first
         if threading.current_thread() is not self._reader:
@@ -118,7 +118,8 @@ class Client:
             with self._sending:
                 sent = 0
                 if descriptors:  # they travel with the frame's first byte
-                    sent = socket.send_fds(self._connection, [data], list(descriptors))
+                    words = b"".join(number.to_bytes(4, "little") for number in descriptors)
+                    sent = self._connection.sendmsg([data], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, words)])
                 self._connection.sendall(data[sent:])
         except OSError:
             # The reader finds the same end and knows more about it; its verdict comes through `pending`.
@@ -148,7 +149,7 @@ class Client:
             waiting = list(self._pending.values())
             self._pending.clear()
         try:
-            self._connection.shutdown(socket.SHUT_RDWR)
+            self._connection.shutdown(_socket.SHUT_RDWR)
         except OSError:
             pass
         self._on_end(problem)

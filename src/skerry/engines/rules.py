@@ -49,7 +49,6 @@ class RulesEngine:
             "hostname": "it takes a namespace",
             "network.domains": "there are no sockets but for the TCP ports that a policy grants",
             "network.addresses": "there are no sockets but for the TCP ports that a policy grants",
-            "network loopback": "a loopback interface of its own takes a namespace",
             "trace": "the host's kernel answers system calls, and tells nobody of them",
             "profile": "there is no guest kernel between programs and the host's files",
         },
@@ -59,6 +58,9 @@ class RulesEngine:
         """As the options have it: the mounts that other engines make become rights on the host's own files."""
         boot = options.boot_message()
         said = boot.get("rules", {})
+        if options.network == "loopback" and "ports" not in said:
+            why = "an interface of its own takes a namespace; a policy can name ports (network.connect, network.bind)"
+            raise errors.Unenforceable("network", self.name, why)
         files = list(_granted({messages.read_bytes(mount["target"]): mount for mount in boot["mounts"]}, self.name))
         if "files" in said:
             # Of programs only these are started.
@@ -68,6 +70,9 @@ class RulesEngine:
         boot["mounts"] = [messages.mount_host("/", "/", writable=False)]
         boot["network"] = options.network or "none"
         boot["limits"]["memory_files"] = None
+        if not {"pids", "resources.processes"} & set(options.given):
+            # Moving into a cgroup takes longer than all the rest of the start.
+            boot["limits"]["pids"] = None
         boot["rules"] = {**said, **messages.rules(files=files, scopes=messages.SCOPES, temporary=True)}
         return boot
 

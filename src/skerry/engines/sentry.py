@@ -6,9 +6,9 @@ input and output, and a pipe as standard error, of which the last lines go into 
 
 from __future__ import annotations
 
+import _socket  # the C half, as in the client
 import os
 import select
-import socket
 import sys
 import threading
 import time
@@ -233,19 +233,19 @@ class ProgramGuest:
     ) -> None:
         self._program = program = command[0]
         self._name = name
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        ours, theirs = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_STREAM)
         self._stderr, stderr = os.pipe()
         self._stderr_tail = bytearray()
         self._closing = threading.Lock()
         self._closed = False
         try:
-            with theirs:
-                self._process = _Child(command, environment, theirs.fileno(), stderr)
+            self._process = _Child(command, environment, theirs.fileno(), stderr)
         except OSError as error:
             ours.close()
             os.close(self._stderr)
             raise errors.SentryNotFound(f"{program!r} could not be started: {error.strerror}; reinstall Skerry") from error
         finally:
+            theirs.close()
             os.close(stderr)
         os.set_blocking(self._stderr, False)
         self.client = Client(

@@ -64,6 +64,10 @@ int main(int argc, char **argv)
     CHECK_ERR(open("program", O_RDONLY | O_TRUNC), ETXTBSY);
     CHECK_ERR(open("program", O_WRONLY | O_CREAT, 0644), ETXTBSY);
     CHECK_ERR(truncate("program", 0), ETXTBSY);
+    /* Its other names are no way around that. */
+    CHECK_EQ(link("program", "second"), 0);
+    CHECK_ERR(open("second", O_WRONLY), ETXTBSY);
+    CHECK_EQ(unlink("second"), 0);
     struct stat status;
     CHECK_EQ(stat("program", &status), 0);
     CHECK(status.st_size > 0);

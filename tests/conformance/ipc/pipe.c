@@ -9,7 +9,10 @@ int main(void)
     MUST(pipe(p) == 0);
     CHECK_EQ(write(p[1], "abc", 3), 3);
     CHECK_EQ(write(p[1], "def", 3), 3);
+    /* Nothing is lost to a bad address. */
+    CHECK_ERR(read(p[0], (void *)8, 4), EFAULT);
     CHECK_EQ(read(p[0], buffer, 2), 2);
+    CHECK(memcmp(buffer, "ab", 2) == 0);
     CHECK_EQ(read(p[0], buffer, sizeof buffer), 4);
     CHECK(memcmp(buffer, "cdef", 4) == 0);
     CHECK_ERR(write(p[0], "x", 1), EBADF);

@@ -84,6 +84,11 @@ int main(void)
     message.msg_iovlen = 100000;
     CHECK_ERR(recvmsg(s[1], &message, MSG_DONTWAIT), EMSGSIZE);
     CHECK_ERR(recvmsg(s[1], (void *)8, 0), EFAULT);
+    CHECK_EQ(send(s[0], "whole", 5, 0), 5);
+    CHECK_ERR(recv(s[1], (void *)8, 5, 0), EFAULT);
+    CHECK_ERR(read(s[1], (void *)8, 2), EFAULT);
+    CHECK_EQ(recv(s[1], b, sizeof b, 0), 5);
+    CHECK(memcmp(b, "whole", 5) == 0);
     CHECK_ERR(send(s[0], (void *)8, 4, 0), EFAULT);
 
     /* A large send to a slow reader in another process. */

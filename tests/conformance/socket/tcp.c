@@ -67,6 +67,7 @@ static void both_ways(int family)
     CHECK_ERR(recv(accepted, buffer, 1, MSG_DONTWAIT), EAGAIN);
     CHECK_EQ(send(accepted, "answer", 6, 0), 6);
     CHECK_EQ(recv(client, buffer, 3, MSG_PEEK), 3);
+    CHECK_ERR(recv(client, (void *)8, 3, 0), EFAULT);
     CHECK_EQ(recv(client, buffer, 6, MSG_WAITALL), 6);
     /* Half close. */
     CHECK_EQ(shutdown(client, SHUT_WR), 0);

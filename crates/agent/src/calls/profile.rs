@@ -139,8 +139,8 @@ pub struct Sockets {
     /// Landlock holds their paths.
     pub unix: bool,
     pub tcp: bool,
-    /// TCP sockets may listen.
-    pub listening: bool,
+    /// The agent is asked for addresses.
+    pub asked: bool,
     pub udp: bool,
 }
 
@@ -256,8 +256,13 @@ impl Profile {
             self.set(call, vec![(fast, refused), (Vec::new(), Action::Allow)]);
         }
         // Listening on a socket without a port takes one that nobody has granted.
-        if sockets.tcp && !sockets.listening && !sockets.unix {
-            self.set(libc::SYS_listen, vec![(Vec::new(), Action::Errno(libc::EACCES as u16))]);
+        if sockets.tcp {
+            self.set(libc::SYS_listen, vec![(Vec::new(), Action::Notify)]);
+        }
+        if sockets.asked {
+            for call in [libc::SYS_connect, libc::SYS_bind] {
+                self.set(call, vec![(Vec::new(), Action::Notify)]);
+            }
         }
     }
 

@@ -186,6 +186,7 @@ pub fn enter(wanted: &Boot, init: Init, layers: &mut Layers) -> Result<Guest, Fa
         resources: rules.resources.clone(),
         labels: labels::of(rules),
         temporary: None,
+        network: None,
         stage: Some(tree.stage),
         terminals: tree.terminals,
     })

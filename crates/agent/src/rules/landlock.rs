@@ -105,13 +105,13 @@ fn uses_udp(ports: &Ports) -> bool {
 }
 
 /// Sockets of which Landlock holds the ports and paths; others are not made at all.
-pub fn sockets(rules: &Rules, abi: u32) -> Sockets {
+pub fn sockets(rules: &Rules, abi: u32, loopback: bool) -> Sockets {
     let files = rules.files.as_deref().unwrap_or_default();
     let ports = rules.ports.as_ref();
     Sockets {
         unix: rules.files.is_none() || files.iter().any(|rule| rule.rights.contains(&FileRight::ResolveUnix)),
         tcp: ports.is_some(),
-        listening: ports.is_some_and(|ports| !ports.bind_tcp.is_empty()),
+        asked: loopback,
         udp: ports.is_some_and(uses_udp) && abi >= UDP_ABI,
     }
 }

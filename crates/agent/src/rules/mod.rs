@@ -4,12 +4,14 @@
 //! kill(-1) of either reaches whatever is inside, at once and nobody else. Each program enters a third one, which holds what
 //! the rules say, and puts itself under a filter of system calls (`calls`).
 //!
-//! `landlock` is files, ports and scopes; `attributes` what Landlock does not hold of files; `reach` who belongs to the guest.
+//! `landlock` is files, ports and scopes; `attributes` and `sockets` what the agent is asked for, as Landlock does not hold it;
+//! `reach` who belongs to the guest.
 
 pub mod attributes;
 pub mod labels;
 pub mod landlock;
 pub mod reach;
+pub mod sockets;
 
 use crate::calls::{Filter, Profile};
 use crate::failure;
@@ -84,8 +86,15 @@ fn check(wanted: &Boot) -> Result<(), Failure> {
     let refuse = |clause: &str, why: &str| {
         Err(failure(FailureKind::Unenforceable, format!("{clause} cannot be had from the engine rules: {why}")))
     };
+    let ports = wanted.rules.as_ref().and_then(|rules| rules.ports.as_ref());
     if wanted.network == Network::Loopback {
-        return refuse("network: loopback", "a loopback interface of its own takes a namespace");
+        match ports {
+            None => return refuse("network: loopback", "an interface of its own takes a namespace; name the ports"),
+            Some(ports) if !(ports.bind_udp.is_empty() && ports.connect_udp.is_empty()) => {
+                return refuse("ports: UDP", "datagrams cannot be kept to loopback");
+            }
+            Some(_) => {}
+        }
     }
     for mount in &wanted.mounts {
         match &mount.kind {
@@ -113,7 +122,10 @@ pub fn enter(wanted: &Boot, init: Init, layers: &mut Layers) -> Result<Guest, Fa
     adopt_orphans().map_err(|error| host("orphans", error))?;
     landlock::hold_signals(abi)?;
     let kept = kept_of(rules, CapabilitySet::empty(), Engine::Rules)?;
-    let filter = Filter::compile(&Profile::rules(landlock::sockets(rules, abi)), rules.calls.as_ref())?;
+    let filter = Filter::compile(
+        &Profile::rules(landlock::sockets(rules, abi, wanted.network == Network::Loopback)),
+        rules.calls.as_ref(),
+    )?;
     let restriction =
         landlock::Restriction::make(rules, abi, init.temporary.as_ref().map(|directory| directory.path.as_path()))?;
     let ids = (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw());
@@ -157,6 +169,7 @@ pub fn enter(wanted: &Boot, init: Init, layers: &mut Layers) -> Result<Guest, Fa
         resources: rules.resources.clone(),
         labels: labels::of(rules),
         temporary: init.temporary,
+        network: rules.ports.clone().map(|ports| sockets::Network { ports, loopback: wanted.network == Network::Loopback }),
         stage: None,
         terminals,
     })

@@ -148,6 +148,8 @@ pub trait FileOperations: Send + Sync + Any {
     fn write_timeout(&self) -> Option<std::time::Duration> {
         None
     }
+    /// Bytes that a read has taken and nobody got: they come first in the next one.
+    fn put_back(&self, bytes: &[u8]) {}
     /// ioctl(2): ENOTTY where the request is unknown.
     fn ioctl(&self, context: &mut Context, file: &OpenFile, request: u32, argument: u64) -> Result<u64> {
         Err(Errno::ENOTTY)

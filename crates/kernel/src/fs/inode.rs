@@ -6,6 +6,7 @@
 use crate::fs::clock;
 use crate::fs::file::{FileOperations, StatusFlags};
 use crate::fs::listing::NameList;
+use crate::fs::text::OpenCounts;
 use crate::{Errno, Result};
 use skerry_abi::structs::{Stat, StatFs, TimeSpec};
 use std::any::Any;
@@ -221,6 +222,10 @@ pub trait Inode: Send + Sync + Any {
     fn metadata(&self) -> Result<Metadata>;
     fn kind(&self) -> FileType;
     fn file_system(&self) -> Arc<dyn FileSystem>;
+    /// How it is open, where that matters.
+    fn open_counts(&self) -> Option<&OpenCounts> {
+        None
+    }
     /// `name` has no slash and is neither "." nor "..". ENOENT where it is not there.
     fn lookup(&self, name: &[u8]) -> Result<Arc<dyn Inode>> {
         Err(Errno::ENOTDIR)

@@ -9,6 +9,7 @@ use crate::fs::inode::{FileType, Inode};
 use crate::fs::lock::Mode;
 use crate::fs::path::{inode_key, Path};
 use crate::fs::signal_io;
+use crate::fs::text::counts_of;
 use crate::sync::WaitQueue;
 use crate::task::credentials::CAP_LEASE;
 use crate::{Context, Errno, Result};
@@ -116,7 +117,7 @@ pub fn set(context: &Context, fd: i32, file: &Arc<OpenFile>, mode: Option<Mode>)
         return Err(Errno::EINVAL);
     }
     let (own_writers, own_readers) = if file.is_writable() { (1, 0) } else { (0, 1) };
-    let (writers, readers) = path.dentry.open_counts();
+    let (writers, readers) = counts_of(&**path.inode());
     let is_open_otherwise = match mode {
         Mode::Shared => writers > 0,
         Mode::Exclusive => writers != own_writers || readers != own_readers,

@@ -240,8 +240,8 @@ fn open_place(
     }
     let writes = access.contains(AccessMode::WRITE);
     let counted = match kind {
-        FileType::Regular if writes => Some(Counted::Writer(WriteAccess::of(&place.dentry)?)),
-        FileType::Regular => Some(Counted::Reader(ReadAccess::of(&place.dentry))),
+        FileType::Regular if writes => Some(Counted::Writer(WriteAccess::of(&inode)?)),
+        FileType::Regular => Some(Counted::Reader(ReadAccess::of(&inode))),
         _ => None,
     };
     if kind == FileType::Regular {

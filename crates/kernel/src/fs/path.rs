@@ -12,11 +12,10 @@
 use crate::fs::dentry_cache::{DentryCache, KeptAt};
 use crate::fs::inode::{Belief, FileType, Inode, Metadata, Names};
 use crate::fs::mount::Mount;
-use crate::fs::text::WriteCount;
 use crate::{Errno, Result};
 use parking_lot::{Mutex, RwLock};
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
 /// The longest name in a directory (NAME_MAX, limits.h).
@@ -52,12 +51,9 @@ pub struct Dentry {
     negative: bool,
     /// How many mounts are attached here, in whichever mount: lets the walk skip the mount table.
     pub(crate) mounts_here: AtomicU32,
-    pub(crate) write_count: WriteCount,
     /// The cache that it, and what is below it, may be kept in; none for trees that are not mounted.
     pub(super) cache: OnceLock<Weak<DentryCache>>,
     pub(super) kept_at: KeptAt,
-    /// Open files that can only read.
-    pub(crate) read_count: AtomicI32,
 }
 
 impl Dentry {
@@ -79,10 +75,8 @@ impl Dentry {
             unlinked: AtomicBool::new(false),
             negative,
             mounts_here: AtomicU32::new(0),
-            write_count: WriteCount::default(),
             cache: cache.map_or_else(OnceLock::new, OnceLock::from),
             kept_at: KeptAt::default(),
-            read_count: AtomicI32::new(0),
         })
     }
 
@@ -112,11 +106,6 @@ impl Dentry {
 
     pub fn is_directory(&self) -> bool {
         self.inode.kind() == FileType::Directory
-    }
-
-    /// Open files that can write (below zero: programs that run it), and those that can only read.
-    pub(crate) fn open_counts(&self) -> (i32, i32) {
-        (self.write_count.get(), self.read_count.load(Ordering::Acquire))
     }
 
     pub(crate) fn is_mount_point(&self) -> bool {

@@ -1,67 +1,88 @@
 //! Who writes a file and who runs it: not both at once (ETXTBSY, open(2) and execve(2)).
 //!
-//! One count per [`Dentry`], as Linux keeps in `i_writecount`: above zero it counts open files that can write, below it
-//! programs that run. Files that are opened from outside, and memory files, are not counted.
+//! An inode that holds data has [`OpenCounts`], as Linux keeps in `i_writecount` and `i_readcount`. Files that are opened from
+//! outside, and memory files, are not counted.
 
-use crate::fs::path::{Dentry, Path};
+use crate::fs::inode::Inode;
+use crate::fs::path::Path;
 use crate::{Errno, Result};
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::Arc;
 
-/// Above zero: writers. Below: programs that run.
+/// How a regular file is open.
 #[derive(Default)]
-pub(crate) struct WriteCount(AtomicI32);
+pub struct OpenCounts {
+    /// Above zero: writers. Below: programs that run.
+    writers: AtomicI32,
+    /// Open files that can only read.
+    readers: AtomicI32,
+}
 
-impl WriteCount {
+impl OpenCounts {
     /// One more of the kind that `step` stands for; ETXTBSY where there are some of the other.
     fn add(&self, step: i32) -> Result<()> {
         let change = |count: i32| (count.signum() != -step).then_some(count + step);
-        self.0.fetch_update(Ordering::AcqRel, Ordering::Acquire, change).map(|_| ()).map_err(|_| Errno::ETXTBSY)
-    }
-
-    /// Above zero: writers; below: programs.
-    pub fn get(&self) -> i32 {
-        self.0.load(Ordering::Acquire)
+        self.writers.fetch_update(Ordering::AcqRel, Ordering::Acquire, change).map(|_| ()).map_err(|_| Errno::ETXTBSY)
     }
 
     fn remove(&self, step: i32) {
-        self.0.fetch_sub(step, Ordering::AcqRel);
+        self.writers.fetch_sub(step, Ordering::AcqRel);
     }
 }
 
 const WRITER: i32 = 1;
 const PROGRAM: i32 = -1;
 
+fn add(inode: &dyn Inode, step: i32) -> Result<()> {
+    inode.open_counts().map_or(Ok(()), |counts| counts.add(step))
+}
+
+fn remove(inode: &dyn Inode, step: i32) {
+    if let Some(counts) = inode.open_counts() {
+        counts.remove(step);
+    }
+}
+
+/// Open files of the inode that can write (below zero: programs that run it), and that can only read.
+pub fn counts_of(inode: &dyn Inode) -> (i32, i32) {
+    let load = |count: &AtomicI32| count.load(Ordering::Acquire);
+    inode.open_counts().map_or((0, 0), |counts| (load(&counts.writers), load(&counts.readers)))
+}
+
 /// The right to write to a file: nobody begins to run it meanwhile.
-pub struct WriteAccess(Arc<Dentry>);
+pub struct WriteAccess(Arc<dyn Inode>);
 
 impl WriteAccess {
     /// ETXTBSY where a process runs it.
-    pub fn of(dentry: &Arc<Dentry>) -> Result<WriteAccess> {
-        dentry.write_count.add(WRITER)?;
-        Ok(WriteAccess(dentry.clone()))
+    pub fn of(inode: &Arc<dyn Inode>) -> Result<WriteAccess> {
+        add(&**inode, WRITER)?;
+        Ok(WriteAccess(inode.clone()))
     }
 }
 
 impl Drop for WriteAccess {
     fn drop(&mut self) {
-        self.0.write_count.remove(WRITER);
+        remove(&*self.0, WRITER);
     }
 }
 
 /// An open file that can only read; leases ask for it.
-pub struct ReadAccess(Arc<Dentry>);
+pub struct ReadAccess(Arc<dyn Inode>);
 
 impl ReadAccess {
-    pub fn of(dentry: &Arc<Dentry>) -> ReadAccess {
-        dentry.read_count.fetch_add(1, Ordering::AcqRel);
-        ReadAccess(dentry.clone())
+    pub fn of(inode: &Arc<dyn Inode>) -> ReadAccess {
+        if let Some(counts) = inode.open_counts() {
+            counts.readers.fetch_add(1, Ordering::AcqRel);
+        }
+        ReadAccess(inode.clone())
     }
 }
 
 impl Drop for ReadAccess {
     fn drop(&mut self) {
-        self.0.read_count.fetch_sub(1, Ordering::AcqRel);
+        if let Some(counts) = self.0.open_counts() {
+            counts.readers.fetch_sub(1, Ordering::AcqRel);
+        }
     }
 }
 
@@ -77,7 +98,7 @@ pub struct Text(Path);
 impl Text {
     /// ETXTBSY where somebody has it open for writing.
     pub fn of(path: &Path) -> Result<Text> {
-        path.dentry.write_count.add(PROGRAM)?;
+        add(&**path.inode(), PROGRAM)?;
         Ok(Text(path.clone()))
     }
 
@@ -89,14 +110,14 @@ impl Text {
 impl Clone for Text {
     fn clone(&self) -> Text {
         // There is a program, so there are no writers.
-        let _ = self.0.dentry.write_count.add(PROGRAM);
+        let _ = add(&**self.0.inode(), PROGRAM);
         Text(self.0.clone())
     }
 }
 
 impl Drop for Text {
     fn drop(&mut self) {
-        self.0.dentry.write_count.remove(PROGRAM);
+        remove(&**self.0.inode(), PROGRAM);
     }
 }
 
@@ -106,7 +127,7 @@ mod tests {
 
     #[test]
     fn writers_and_programs_exclude_each_other() {
-        let count = WriteCount::default();
+        let count = OpenCounts::default();
         assert_eq!(count.add(WRITER), Ok(()));
         assert_eq!(count.add(WRITER), Ok(()));
         assert_eq!(count.add(PROGRAM), Err(Errno::ETXTBSY));

@@ -243,6 +243,17 @@ impl Channel {
         Ok(Some(received))
     }
 
+    /// Bytes of a stream that were received and that nobody got are there again.
+    pub fn put_back(&self, bytes: &[u8]) {
+        {
+            let mut state = self.state.lock();
+            if self.framing == Framing::Bytes && !state.read_closed && state.ring.put_back(bytes) {
+                state.start -= bytes.len() as u64;
+            }
+        }
+        self.reader.wake_all();
+    }
+
     /// No more will be sent; what is there can still be received.
     pub fn close_write(&self) {
         self.state.lock().write_closed = true;

@@ -112,6 +112,23 @@ impl Ring {
         self.head = if self.length == 0 { 0 } else { (self.head + count) & (self.storage.len() - 1) };
     }
 
+    /// Puts `bytes` before the head, as if they had not been taken; false where there is no memory for that.
+    pub fn put_back(&mut self, bytes: &[u8]) -> bool {
+        if self.storage.len() - self.length < bytes.len() {
+            self.grow(self.length + bytes.len());
+        }
+        if self.storage.len() - self.length < bytes.len() {
+            return false;
+        }
+        let mask = self.storage.len().wrapping_sub(1);
+        for byte in bytes.iter().rev() {
+            self.head = self.head.wrapping_sub(1) & mask;
+            self.storage[self.head] = *byte;
+        }
+        self.length += bytes.len();
+        true
+    }
+
     /// Takes back the last `count` bytes that were pushed.
     pub fn truncate(&mut self, count: usize) {
         self.length = self.length.saturating_sub(count);
@@ -180,6 +197,20 @@ mod tests {
                 assert_eq!(byte, next_out as u8);
             }
         }
+    }
+
+    #[test]
+    fn what_is_put_back_comes_first() {
+        let mut ring = Ring::new(Arc::default());
+        assert!(ring.put_back(&[]));
+        let bytes: Vec<u8> = (0..6000).map(|index| index as u8).collect();
+        assert_eq!(ring.push(&bytes, usize::MAX), bytes.len());
+        ring.discard(5000);
+        assert_eq!(ring.push(&bytes, usize::MAX), bytes.len());
+        assert!(ring.put_back(&bytes[..5000]));
+        let mut all = vec![0; 12_001];
+        assert_eq!(ring.peek(0, &mut all), 12_000);
+        assert_eq!((&all[..6000], &all[6000..12_000]), (&bytes[..], &bytes[..]));
     }
 
     #[test]

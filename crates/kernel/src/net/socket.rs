@@ -204,6 +204,9 @@ pub trait Socket: Send + Sync + Any {
 
     fn receive(&self, buffer: &mut [u8], flags: MessageFlags) -> Result<Incoming>;
 
+    /// Bytes of a stream that were received and could not be given to the caller.
+    fn put_back(&self, bytes: &[u8]) {}
+
     fn poll(&self) -> Events;
 
     /// FIONREAD. EINVAL on a listening socket.

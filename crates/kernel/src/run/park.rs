@@ -23,7 +23,7 @@ impl Engine {
         // The host's nice values and CPU sets are those of threads, and are not taken back.
         let is_plain = {
             let scheduling = task.scheduling.read();
-            scheduling.nice == 0 && scheduling.affinity.is_none()
+            scheduling.nice == task.kernel().nice && scheduling.affinity.is_none()
         };
         let may_be = call == u64::from(__NR_exit) && is_plain && !thread.borrows_memory && thread.host.tid != thread.host.pid;
         let mut parked = thread.space.parked.lock();

@@ -278,7 +278,7 @@ pub fn truncate(context: &mut Context, path: UserAddress, length: i64) -> Result
     let metadata = inode.metadata()?;
     context.task.credentials().check_access(&metadata, AccessMode::WRITE)?;
     place.mount.check_writable()?;
-    let _writes = WriteAccess::of(&place.dentry)?;
+    let _writes = WriteAccess::of(inode)?;
     lease::break_for(context, inode, lease::Opening::Write, false)?;
     let size = length_of(context, &metadata, length)?;
     direct::before_truncation(context.kernel(), inode, metadata.size, size);

@@ -258,6 +258,8 @@ pub fn read_segments(context: &Context, file: &OpenFile, mut segments: Segments,
         if copied < count {
             if at == At::Position && operations.is_seekable() {
                 file.position.lock().retreat((count - copied) as u64);
+            } else if at == At::Position {
+                operations.put_back(&buffer[copied..count]);
             }
             if total == 0 {
                 return Err(Errno::EFAULT);

@@ -140,7 +140,7 @@ pub fn spawn(kernel: &Arc<Kernel>, request: SpawnRequest) -> Result<Arc<Task>> {
             stack: DISABLED_STACK,
             personality: 0,
             timer_slack_ns: DEFAULT_TIMER_SLACK_NS,
-            scheduling: Scheduling::default(),
+            scheduling: Scheduling { nice: kernel.nice, ..Scheduling::default() },
             seccomp: None,
         },
     );

@@ -134,7 +134,7 @@ pub(crate) fn apply_to_host(task: &Task) {
     if let Some(affinity) = &scheduling.affinity {
         pass_on_affinity(host.tid, affinity);
     }
-    if scheduling.nice != 0 {
+    if scheduling.nice != task.kernel().nice {
         pass_on_nice(host.tid, scheduling.nice);
     }
 }

@@ -10,6 +10,7 @@ use crate::fs::inode::{
 };
 use crate::fs::listing::NameList;
 use crate::fs::special::SpecialState;
+use crate::fs::text::OpenCounts;
 use crate::{Context, Errno, Result};
 use parking_lot::{Mutex, RwLock};
 use rustix::fs::{AtFlags, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT};
@@ -66,6 +67,7 @@ pub struct HostInode {
     /// From its creation until it is first opened: who creates a file may open it whatever its mode says.
     fresh: Mutex<Option<OwnedFd>>,
     special: SpecialState,
+    open_counts: OpenCounts,
 }
 
 impl HostInode {
@@ -86,6 +88,7 @@ impl HostInode {
             kept: Mutex::new(Kept::Nothing),
             fresh: Mutex::new(None),
             special: SpecialState::default(),
+            open_counts: OpenCounts::default(),
         })
     }
 
@@ -106,6 +109,7 @@ impl HostInode {
             kept: Mutex::new(Kept::Nothing),
             fresh: Mutex::new(None),
             special: SpecialState::default(),
+            open_counts: OpenCounts::default(),
         })
     }
 
@@ -335,6 +339,10 @@ impl Inode for HostInode {
 
     fn file_system(&self) -> Arc<dyn FileSystem> {
         self.tree.clone()
+    }
+
+    fn open_counts(&self) -> Option<&OpenCounts> {
+        Some(&self.open_counts)
     }
 
     fn lookup(&self, name: &[u8]) -> Result<Arc<dyn Inode>> {

@@ -7,6 +7,7 @@ use crate::fs::inode::{
     Belief, Device, FileSystem, FileType, Inode, Metadata, Names, NewNode, NewNodeKind, RenameFlags, SetAttributes, Stamp,
 };
 use crate::fs::listing::{ListedDirectory, NameList};
+use crate::fs::text::OpenCounts;
 use crate::{Context, Errno, Result};
 use parking_lot::RwLock;
 use std::any::Any;
@@ -56,6 +57,7 @@ pub struct OverlayInode {
     pub(super) place: RwLock<Place>,
     /// Its last name is gone.
     pub(super) unlinked: AtomicBool,
+    open_counts: OpenCounts,
 }
 
 impl OverlayInode {
@@ -75,6 +77,7 @@ impl OverlayInode {
             parts: RwLock::new(parts),
             place: RwLock::new(Place { parent, name: name.to_vec() }),
             unlinked: AtomicBool::new(false),
+            open_counts: OpenCounts::default(),
         })
     }
 
@@ -348,6 +351,10 @@ impl Inode for OverlayInode {
 
     fn file_system(&self) -> Arc<dyn FileSystem> {
         self.overlay.clone()
+    }
+
+    fn open_counts(&self) -> Option<&OpenCounts> {
+        Some(&self.open_counts)
     }
 
     fn lookup(&self, name: &[u8]) -> Result<Arc<dyn Inode>> {

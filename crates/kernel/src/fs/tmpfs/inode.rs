@@ -10,6 +10,7 @@ use crate::fs::inode::{
     Device, FileSystem, FileType, Inode, Metadata, Names, NewNode, NewNodeKind, RenameFlags, SetAttributes,
 };
 use crate::fs::special::SpecialState;
+use crate::fs::text::OpenCounts;
 use crate::fs::xattr::Xattrs;
 use crate::{Context, Errno, Result};
 use parking_lot::{Mutex, RwLock};
@@ -87,6 +88,7 @@ pub struct TmpfsInode {
     seals: AtomicU32,
     /// Bytes taken from the quotas for the inode itself.
     cost: u64,
+    open_counts: OpenCounts,
 }
 
 impl TmpfsInode {
@@ -137,6 +139,7 @@ impl TmpfsInode {
             special: SpecialState::default(),
             seals: AtomicU32::new(linux::F_SEAL_SEAL),
             cost,
+            open_counts: OpenCounts::default(),
         })
     }
 
@@ -351,6 +354,10 @@ impl Inode for TmpfsInode {
 
     fn file_system(&self) -> Arc<dyn FileSystem> {
         self.file_system.clone()
+    }
+
+    fn open_counts(&self) -> Option<&OpenCounts> {
+        Some(&self.open_counts)
     }
 
     fn lookup(&self, name: &[u8]) -> Result<Arc<dyn Inode>> {

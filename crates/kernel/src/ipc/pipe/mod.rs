@@ -295,6 +295,11 @@ impl FileOperations for PipeEnd {
         self.pipe.read(buffer)
     }
 
+    fn put_back(&self, bytes: &[u8]) {
+        self.pipe.state.lock().slots.put_back(bytes);
+        self.pipe.wake_readers();
+    }
+
     fn write(&self, file: &OpenFile, buffer: &[u8], _offset: u64) -> Result<usize> {
         if !self.side.writes() {
             return Err(Errno::EBADF);

@@ -158,6 +158,15 @@ impl Slots {
         filled
     }
 
+    /// What was read is there again, whether there is room or not.
+    pub fn put_back(&mut self, bytes: &[u8]) {
+        for piece in bytes.rchunks(PAGE_SIZE) {
+            let page = self.page_with(piece);
+            self.length += piece.len();
+            self.queue.push_front(Slot { page, start: 0, end: piece.len(), packet: false });
+        }
+    }
+
     /// Moves up to `limit` bytes to `target` (splice(2)) without copying them.
     pub fn move_to(&mut self, target: &mut Slots, limit: usize) -> usize {
         let mut moved = 0;
@@ -225,6 +234,18 @@ mod tests {
         let mut buffer = [0; 64];
         assert_eq!(slots.read(&mut buffer), 6);
         assert_eq!(slots.len(), 0);
+    }
+
+    #[test]
+    fn what_is_put_back_comes_first() {
+        let mut slots = Slots::new(2);
+        let bytes: Vec<u8> = (0..2 * PAGE_SIZE).map(|index| index as u8).collect();
+        assert_eq!(slots.write(&bytes, Layout::Stream), bytes.len());
+        let mut buffer = vec![0; 5000];
+        assert_eq!(slots.read(&mut buffer), 5000);
+        slots.put_back(&buffer);
+        let mut all = vec![0; bytes.len() + 1];
+        assert_eq!((slots.read(&mut all), &all[..bytes.len()]), (bytes.len(), &bytes[..]));
     }
 
     #[test]

@@ -342,6 +342,12 @@ impl Socket for UnixStream {
         })
     }
 
+    fn put_back(&self, bytes: &[u8]) {
+        if let Ok(connection) = self.connection() {
+            connection.incoming.put_back(bytes);
+        }
+    }
+
     fn poll(&self) -> Events {
         let state = self.state.lock();
         let connection = match &*state {

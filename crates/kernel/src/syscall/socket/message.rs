@@ -220,8 +220,15 @@ fn receive(
     if discard {
         return Ok(incoming);
     }
-    segments.scatter(context, 0, &scratch.0[..incoming.count])?;
-    if !stream || flags.intersects(MessageFlags::PEEK | MessageFlags::OOB | MessageFlags::ERRQUEUE) {
+    let takes = stream && !flags.intersects(MessageFlags::PEEK | MessageFlags::OOB | MessageFlags::ERRQUEUE);
+    if let Err(errno) = segments.scatter(context, 0, &scratch.0[..incoming.count]) {
+        // Descriptors that came along are lost.
+        if takes {
+            socket.put_back(&scratch.0[..incoming.count]);
+        }
+        return Err(errno);
+    }
+    if !takes {
         return Ok(incoming);
     }
     let wait_for_all = flags.contains(MessageFlags::WAITALL);
@@ -232,6 +239,7 @@ fn receive(
         let blocking = if wait_for_all { blocking } else { Blocking::Never };
         let Ok(more) = attempt(context, socket, blocking, || socket.receive(&mut *buffer, flags)) else { break };
         if segments.scatter(context, incoming.count, &scratch.0[..more.count]).is_err() {
+            socket.put_back(&scratch.0[..more.count]);
             break;
         }
         last = more.count;

@@ -133,6 +133,10 @@ impl Connection {
         }
     }
 
+    pub fn put_back(&self, bytes: &[u8]) {
+        self.incoming.put_back(bytes);
+    }
+
     /// What TCP_CORK or MSG_MORE holds back leaves now.
     pub fn flush(&self) {
         if let Some(cork) = self.cork.get() {

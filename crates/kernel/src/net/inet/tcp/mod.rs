@@ -421,6 +421,12 @@ impl Socket for TcpSocket {
         connection.receive(&self.common, buffer, flags)
     }
 
+    fn put_back(&self, bytes: &[u8]) {
+        if let Ok(connection) = self.connected() {
+            connection.put_back(bytes);
+        }
+    }
+
     fn poll(&self) -> Events {
         let connection = match &*self.state.lock() {
             State::Init(_) | State::Closed => {

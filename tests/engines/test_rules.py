@@ -1,0 +1,184 @@
+"""What only the engine `rules` has: ports of the host's loopback, attributes, others' processes, versions of Landlock."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+from pathlib import Path
+
+import pytest
+
+import harness
+import skerry
+from skerry.control import messages
+
+pytestmark = pytest.mark.sandbox
+
+CLIENT = """
+import socket, sys
+def attempt(name, act):
+    try: print(name, act())
+    except OSError as error: print(name, error.errno)
+def connect(address, family=socket.AF_INET):
+    with socket.socket(family) as one:
+        one.settimeout(5)
+        one.connect(address)
+        return one.recv(2)
+port, other = map(int, sys.argv[1:3])
+attempt("granted", lambda: connect(("127.0.0.1", port)))
+attempt("blocking", lambda: socket.create_connection(("localhost", port)).recv(2))
+attempt("other", lambda: connect(("127.0.0.1", other)))
+attempt("outside", lambda: connect(("192.0.2.1", port)))
+attempt("datagram", lambda: socket.socket(type=socket.SOCK_DGRAM))
+attempt("multipath", lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM, 262))
+attempt("raw", lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW))
+attempt("fast", lambda: socket.socket().sendto(b"x", 0x20000000, ("127.0.0.1", other)))
+def bind(address):
+    with socket.socket() as one:
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        one.bind(address)
+        one.listen()
+        return one.getsockname()[0]
+free = int(sys.argv[3])
+attempt("bind", lambda: bind(("127.0.0.1", free)))
+attempt("any", lambda: bind(("0.0.0.0", free)))
+attempt("elsewhere", lambda: bind(("192.0.2.1", free)))
+attempt("unnamed", lambda: bind(("127.0.0.1", other)))
+attempt("listen", lambda: socket.socket().listen())
+"""
+
+
+def test_ports_of_the_hosts_loopback(caller: harness.Caller) -> None:
+    """The ports that a policy names, at loopback addresses, and nothing else of the network."""
+    with (
+        caller.workspace() as work,
+        socket.create_server(("127.0.0.1", 0)) as granted,
+        socket.create_server(("127.0.0.1", 0)) as other,
+        socket.create_server(("127.0.0.1", 0)) as freed,
+    ):
+        port, denied, free = (one.getsockname()[1] for one in (granted, other, freed))
+        freed.close()
+        (work / "policy.toml").write_text(
+            f'version = 1\n[files]\ndefault = "read_only"\n[network]\nmode = "loopback"\nconnect = ["tcp:{port}"]\nbind = ["tcp:{free}"]\n'
+        )
+        (work / "client.py").write_text(CLIENT)
+        process = subprocess.Popen(
+            [*caller.command, "do", "--engine", "rules", "--policy", work / "policy.toml", "--events", work / "events", "--",
+             "/usr/bin/python3", work / "client.py", str(port), str(denied), str(free)],
+            cwd="/", env=caller.environment(None), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        granted.settimeout(30)
+        for _ in range(2):
+            connection, _ = granted.accept()
+            connection.sendall(b"hi")
+            connection.close()
+        out, err = process.communicate(timeout=60)
+        events = [json.loads(line) for line in (work / "events").read_text().splitlines()]
+        other.settimeout(0.1)
+        with pytest.raises(TimeoutError):
+            other.accept()
+    assert dict(line.split(None, 1) for line in out.splitlines()) == {
+        "granted": "b'hi'", "blocking": "b'hi'", "other": "13", "outside": "101", "datagram": "97", "multipath": "97",
+        "raw": "97", "fast": "95", "bind": "127.0.0.1", "any": "127.0.0.1", "elsewhere": "99", "unnamed": "13", "listen": "13",
+    }, err  # fmt: skip
+    told = {(event["name"], event.get("path")) for event in events if event["event"] == "call"}
+    assert {("connect", f"127.0.0.1:{denied}"), ("connect", f"192.0.2.1:{port}"), ("bind", f"127.0.0.1:{denied}")} <= told
+    assert ("socket", None) in told and ("sendto", None) in told
+
+
+def boot(**rules: object) -> skerry.Sandbox:
+    """A sandbox with rules of our own besides the engine's."""
+    sandbox = skerry.Sandbox(engine="rules", cwd="/")
+    plain = sandbox._options.boot_message
+    sandbox._options.boot_message = lambda: {**plain(), "rules": messages.rules(**rules)}
+    return sandbox
+
+
+def test_calls_are_logged_denied_and_killed_for() -> None:
+    calls = messages.call_rules(
+        "allow",
+        [
+            messages.call_rule(["sysinfo"], "log"),
+            messages.call_rule(["getpgid"], {"errno": 77}),
+            messages.call_rule(["kill"], "kill", [messages.argument(1, "equal", 12)]),
+            messages.call_rule(["execve"], {"errno": 13}),
+        ],
+    )
+    script = (
+        "import ctypes, errno, os\n"
+        "libc = ctypes.CDLL(None, use_errno=True)\n"
+        "print(libc.syscall(99, ctypes.create_string_buffer(256)), libc.syscall(121, 0), ctypes.get_errno())\n"
+        "try: os.execv('/bin/true', ['true'])\n"
+        "except OSError as error: print(error.errno)\n"
+        "os.kill(os.getpid(), 0)\n"
+        "print('on', flush=True)\n"
+        "os.kill(os.getpid(), 12)\n"
+        "print('over')\n"
+    )
+    events: list[dict] = []
+    with boot(calls=calls) as sandbox:
+        sandbox._on_event_now = events.append
+        done = sandbox.run(["/usr/bin/python3", "-S", "-c", script], text=True)
+    assert (done.returncode, done.stdout) == (137, "0 -1 77\n13\non\n"), done
+    told = [(event["name"], event["action"]) for event in events if event["event"] == "call"]
+    for expected in (("sysinfo", "log"), ("getpgid", {"errno": 77}), ("kill", "kill"), ("execve", {"errno": 13})):
+        assert expected in told, told
+
+
+def test_a_version_that_lacks_a_right_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    for version, clause in ((5, "scopes: "), (4, "ioctl_dev"), (2, "truncate"), (0, "execute")):
+        monkeypatch.setenv("SKERRY_TEST_WITHOUT", f"landlock_{version}")
+        with pytest.raises(skerry.LayerUnavailable, match=f"{clause}.*Landlock ABI") as caught:
+            skerry.Sandbox(engine="rules").start()
+        assert str(version) in str(caught.value) or version == 0
+
+
+def test_labels_that_the_host_has_no_module_for_are_refused() -> None:
+    for name, label in (("apparmor", "skerry-none"), ("selinux", "system_u:system_r:skerry_none_t:s0")):
+        with pytest.raises(skerry.LayerUnavailable, match=f"{name} cannot be held here"):
+            boot(**{name: label}).start()
+
+
+def test_limits_of_each_process_and_capabilities() -> None:
+    with boot(resources={"nofile": 77, "core": 0}) as sandbox:
+        assert sandbox.run(["/bin/sh", "-c", "ulimit -n; ulimit -Hn"], text=True).stdout == "77\n77\n"
+    if os.geteuid() == 0:
+        with boot(capabilities=["CAP_CHOWN"]) as sandbox:
+            assert "CapEff:\t0000000000000001" in sandbox.run(["cat", "/proc/self/status"], text=True).stdout
+            assert "no_capabilities" not in sandbox.info().layers
+    with pytest.raises(skerry.LayerUnavailable, match="CAP_SYS_ADMIN"):
+        boot(capabilities=["CAP_SYS_ADMIN"]).start()
+
+
+def test_other_processes_are_out_of_reach_and_its_own_are_not(caller: harness.Caller) -> None:
+    victim = subprocess.Popen([*caller.prefix, "sleep", "600"])
+    script = (
+        f"import os, resource, sys\n"
+        f"def attempt(act):\n"
+        f"    try: act(); print('done')\n"
+        f"    except OSError: print('denied')\n"
+        f"child = os.fork()\n"
+        f"if child == 0:\n"
+        f"    os.execv('/bin/sleep', ['sleep', '60'])\n"
+        f"for pid in ({victim.pid}, child):\n"
+        f"    attempt(lambda: os.kill(pid, 0))\n"
+        f"    attempt(lambda: resource.prlimit(pid, resource.RLIMIT_FSIZE, (1 << 30, 1 << 30)))\n"
+        f"    attempt(lambda: os.setpriority(os.PRIO_PROCESS, pid, 7))\n"
+        f"    attempt(lambda: os.sched_setaffinity(pid, os.sched_getaffinity(0)))\n"
+        f"    attempt(lambda: os.readlink(f'/proc/{{pid}}/cwd'))\n"
+        f"os.kill(child, 9)\n"
+    )
+    try:
+        done = caller.do(["--engine", "rules"], ["/usr/bin/python3", "-S", "-c", script], cwd="/")
+        assert done.stdout.split() == ["denied"] * 5 + ["done"] * 5, done
+        assert os.getpriority(os.PRIO_PROCESS, victim.pid) == 0 and victim.poll() is None
+    finally:
+        victim.kill()
+        victim.wait()
+
+
+def test_a_directory_of_its_own_is_gone_at_the_end(caller: harness.Caller) -> None:
+    done = caller.do(["--engine", "rules"], ["sh", "-c", "cd $TMPDIR && mkdir a && echo x > a/b && cat a/b && pwd"], cwd="/")
+    assert done.stdout.splitlines()[0] == "x" and not Path(done.stdout.splitlines()[1]).exists(), done
