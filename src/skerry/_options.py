@@ -127,7 +127,7 @@ class Options:
         #: What the caller has asked for by name, the option's name first: an engine must enforce it, or refuse.
         self.given = tuple(name for name, value in named if value)
         if policy is not None:
-            self.given += (*policy.clauses(), *policy.own_loopback())
+            self.given += tuple(policy.clauses())
 
     def boot_message(self) -> dict[str, Any]:
         """The parameters of the `boot` request."""

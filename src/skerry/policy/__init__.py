@@ -94,12 +94,6 @@ class Policy:
                     found.append(f"{section}.{key}")
         return [*found, *(f"secrets.{name}" for name in self._sections["secrets"])]
 
-    def own_loopback(self) -> list[str]:
-        """ "network loopback", where its rules are about a loopback that is nobody else's."""
-        network = self._sections["network"]
-        has_rules = network["connect"] is not None or network["bind"] is not None
-        return ["network loopback"] if network["mode"] == "loopback" and has_rules else []
-
     def as_dict(self) -> dict[str, Any]:
         """What it says, without defaults."""
         data: dict[str, Any] = {"version": 1}

@@ -61,6 +61,7 @@ _FAMILIES = (
     ("epoll_create", "epoll_create1"),
     ("eventfd", "eventfd2"),
     ("accept", "accept4"),
+    ("connect", "getsockopt", "getsockname", "getpeername"),
     ("sendto", "sendmsg", "sendmmsg"),
     ("recvfrom", "recvmsg", "recvmmsg"),
     ("fork", "vfork", "clone", "clone3"),
