@@ -182,3 +182,49 @@ def test_other_processes_are_out_of_reach_and_its_own_are_not(caller: harness.Ca
 def test_a_directory_of_its_own_is_gone_at_the_end(caller: harness.Caller) -> None:
     done = caller.do(["--engine", "rules"], ["sh", "-c", "cd $TMPDIR && mkdir a && echo x > a/b && cat a/b && pwd"], cwd="/")
     assert done.stdout.splitlines()[0] == "x" and not Path(done.stdout.splitlines()[1]).exists(), done
+
+
+def test_rules_hold_in_namespaces_too() -> None:
+    """Ports, programs and calls of a policy; what is not held there is refused."""
+    everything = [right for right in messages.FILE_RIGHTS if right != "execute"]
+    script = (
+        "import os, socket, sys\n"
+        "def attempt(name, act):\n"
+        "    try: print(name, act())\n"
+        "    except OSError as error: print(name, error.errno)\n"
+        "server = socket.create_server(('127.0.0.1', 8099))\n"
+        "attempt('granted', lambda: bool(socket.create_connection(('127.0.0.1', 8099))))\n"
+        "attempt('other', lambda: socket.create_connection(('127.0.0.1', 8098)))\n"
+        "attempt('bind', lambda: socket.create_server(('127.0.0.1', 8098)))\n"
+        "attempt('listen', lambda: socket.socket().listen())\n"
+        "attempt('datagram', lambda: socket.socket(type=socket.SOCK_DGRAM))\n"
+        "attempt('call', lambda: os.getpgid(0))\n"
+        "attempt('program', lambda: os.execv('/bin/true', ['true']))\n"
+    )
+    events: list[dict] = []
+    sandbox = skerry.Sandbox(engine="namespace", cwd="/", network="loopback")
+    plain = sandbox._options.boot_message
+    rules = messages.rules(
+        files=[messages.file_rule("/", everything), messages.file_rule("/usr/lib", ["execute"]),
+               messages.file_rule(os.path.realpath("/usr/bin/python3"), ["execute"])],
+        ports={"connect_tcp": [8099], "bind_tcp": [8099]},
+        calls=messages.call_rules("allow", [messages.call_rule(["getpgid"], {"errno": 77})]),
+    )  # fmt: skip
+    sandbox._options.boot_message = lambda: {**plain(), "rules": rules}
+    sandbox._on_event_now = events.append
+    with sandbox:
+        done = sandbox.run(["/usr/bin/python3", "-S", "-c", script], text=True)
+        assert done.stdout.splitlines() == [
+            "granted True", "other 13", "bind 13", "listen 13", "datagram 97", "call 77", "program 13",
+        ], done  # fmt: skip
+    assert {("getpgid", str({"errno": 77}))} <= {
+        (event["name"], str(event["action"])) for event in events if event["event"] == "call"
+    }
+    sandbox = skerry.Sandbox(engine="namespace", cwd="/")
+    less = sandbox._options.boot_message
+    sandbox._options.boot_message = lambda: {
+        **less(),
+        "rules": messages.rules(files=[messages.file_rule("/usr", ["read_file"])]),
+    }
+    with pytest.raises(skerry.LayerUnavailable, match="attributes"):
+        sandbox.start()

@@ -49,6 +49,7 @@ class RulesEngine:
             "hostname": "it takes a namespace",
             "network.domains": "there are no sockets but for the TCP ports that a policy grants",
             "network.addresses": "there are no sockets but for the TCP ports that a policy grants",
+            "network loopback without ports": "an interface of its own takes a namespace",
             "trace": "the host's kernel answers system calls, and tells nobody of them",
             "profile": "there is no guest kernel between programs and the host's files",
         },

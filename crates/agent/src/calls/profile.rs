@@ -183,6 +183,13 @@ impl Profile {
         profile
     }
 
+    /// The same, with no IP sockets but those of which Landlock holds the ports.
+    pub fn namespace_with_ports(sockets: Sockets) -> Profile {
+        let mut profile = Profile::namespace();
+        profile.sockets(Sockets { unix: true, ..sockets });
+        profile
+    }
+
     /// On the host itself: nothing that reaches other processes, and nothing of files that Landlock does not hold.
     pub fn rules(sockets: Sockets) -> Profile {
         let mut profile = Profile::namespace();

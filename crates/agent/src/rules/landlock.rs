@@ -72,7 +72,7 @@ pub fn check(rules: &Rules, abi: u32) -> Result<(), Failure> {
         Err(failure(FailureKind::Unenforceable, message))
     };
     let files = rules.files.as_deref().unwrap_or_default();
-    let granted_everywhere = |right: FileRight| files.iter().any(|rule| rule.path.0 == b"/" && rule.rights.contains(&right));
+    let granted_everywhere = |right: FileRight| granted_everywhere(files, right);
     for (right, _, needed) in RIGHTS.iter().filter(|(_, _, needed)| rules.files.is_some() && abi < *needed) {
         // Sockets that nobody may connect to are not made (`Sockets`).
         let held_otherwise =
@@ -93,6 +93,21 @@ pub fn check(rules: &Rules, abi: u32) -> Result<(), Failure> {
         return refuse(format!("scopes: {}", name_of(serde_json::to_value(scope))), SCOPE_ABI);
     }
     Ok(())
+}
+
+fn granted_everywhere(files: &[FileRule], right: FileRight) -> bool {
+    files.iter().any(|rule| rule.path.0 == b"/" && rule.rights.contains(&right))
+}
+
+/// Where nobody is asked for attributes, they cannot be kept from anybody.
+pub fn refuse_attributes(rules: &Rules) -> Result<(), Failure> {
+    match &rules.files {
+        Some(files) if !granted_everywhere(files, FileRight::Attributes) => {
+            let message = "files: the right attributes cannot be held in the engine namespace; grant it on /";
+            Err(failure(FailureKind::Unenforceable, message))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// As the protocol has it.
