@@ -16,6 +16,14 @@ from skerry.control import messages
 
 pytestmark = pytest.mark.sandbox
 
+
+@pytest.fixture(autouse=True)
+def usable(native_only: bool) -> None:
+    if native_only:
+        pytest.skip("--native-only")
+    harness.usable_engine("rules")
+
+
 CLIENT = """
 import socket, sys
 def attempt(name, act):
