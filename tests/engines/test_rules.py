@@ -187,6 +187,30 @@ def test_other_processes_are_out_of_reach_and_its_own_are_not(caller: harness.Ca
         victim.wait()
 
 
+def test_what_is_written_is_not_executed_where_a_policy_names_programs(caller: harness.Caller) -> None:
+    script = (
+        "import os, shutil\n"
+        "def attempt(act):\n"
+        "    try: print(act())\n"
+        "    except OSError as error: print(error.errno)\n"
+        "own = os.environ['TMPDIR'] + '/program'\n"
+        "shutil.copy('/usr/bin/true', own)\n"
+        "attempt(lambda: os.spawnv(os.P_WAIT, own, ['true']))\n"
+        "attempt(lambda: os.memfd_create('program'))\n"
+        "attempt(lambda: os.memfd_create('data', 8) > 2)\n"
+        "attempt(lambda: os.spawnv(os.P_WAIT, '/usr/bin/true', ['true']))\n"
+    )
+    with caller.workspace() as work:
+        for text, expected in (
+            ("", ["0", "3", "True", "0"]),
+            ('execute = ["/usr/bin", "/usr/lib", "/lib64"]\n', ["127", "13", "True", "0"]),
+        ):
+            (work / "policy.toml").write_text(f'version = 1\n[files]\ndefault = "read_only"\n{text}')
+            words = ["/usr/bin/python3", "-S", "-c", script]
+            done = caller.do(["--engine", "rules", "--policy", str(work / "policy.toml")], words, cwd="/")
+            assert done.stdout.split() == expected, done
+
+
 def test_a_directory_of_its_own_is_gone_at_the_end(caller: harness.Caller) -> None:
     done = caller.do(["--engine", "rules"], ["sh", "-c", "cd $TMPDIR && mkdir a && echo x > a/b && cat a/b && pwd"], cwd="/")
     assert done.stdout.splitlines()[0] == "x" and not Path(done.stdout.splitlines()[1]).exists(), done

@@ -221,6 +221,15 @@ impl Profile {
         profile
     }
 
+    /// Files in memory are no files of Landlock's: where what is written is not to be executed, they are made so that they
+    /// cannot be (MFD_NOEXEC_SEAL), or not at all.
+    pub fn keep_memory_from_running(&mut self) {
+        const NOEXEC_SEAL: u64 = 0x8;
+        let sealed = vec![int(1, NOEXEC_SEAL, Operator::NotEqual, 0)];
+        let denied = Action::Errno(libc::EACCES as u16);
+        self.set(libc::SYS_memfd_create, vec![(sealed, Action::Allow), (Vec::new(), denied)]);
+    }
+
     fn sockets(&mut self, sockets: Sockets) {
         let all = u64::MAX;
         let mut made = Decisions::new();

@@ -160,10 +160,13 @@ pub fn enter(wanted: &Boot, init: Init, layers: &mut Layers) -> Result<Guest, Fa
     landlock::check(rules, abi)?;
     landlock::refuse_attributes(rules)?;
     labels::check(rules)?;
-    let profile = match &rules.ports {
+    let mut profile = match &rules.ports {
         None => Profile::namespace(),
         Some(_) => Profile::namespace_with_ports(landlock::sockets(rules, abi, false)),
     };
+    if !rules.written_files_run() {
+        profile.keep_memory_from_running();
+    }
     let filter = Filter::compile(&profile, rules.calls.as_ref())?;
     let restriction = landlock::Restriction::make(rules, abi, None)?;
     for layer in [Layer::UserNamespace, Layer::MountNamespace, Layer::PidNamespace, Layer::NetworkNamespace, Layer::Seccomp] {

@@ -201,7 +201,7 @@ impl Restriction {
         if let Some(path) = temporary {
             use std::os::unix::ffi::OsStrExt;
             let path = skerry_control::Bytes(path.as_os_str().as_bytes().to_vec());
-            restriction.grant(&FileRule { path, rights: in_own_directory() })?;
+            restriction.grant(&FileRule { path, rights: rules.temporary.clone() })?;
         }
         if let Some(ports) = &rules.ports {
             restriction.grant_ports(ports)?;
@@ -277,13 +277,6 @@ impl Restriction {
     pub fn grants_attributes(&self, path: &Path) -> bool {
         self.attributes.as_ref().is_none_or(|granted| granted.iter().any(|top| path.starts_with(top)))
     }
-}
-
-/// All but devices and sockets of others.
-fn in_own_directory() -> Vec<FileRight> {
-    let not = [FileRight::MakeChar, FileRight::MakeBlock, FileRight::IoctlDev, FileRight::ResolveUnix];
-    let own = RIGHTS.iter().map(|(right, ..)| *right).filter(|right| !not.contains(right));
-    own.chain([FileRight::Attributes]).collect()
 }
 
 #[cfg(test)]
