@@ -1,5 +1,5 @@
 //! Calls that are answered here, from what the sentry has laid down in the channel: who the thread is, its signal mask,
-//! and which signals have the disposition that a process begins with.
+//! which signals have the disposition that a process begins with; and where its list of robust futexes is.
 //!
 //! The mask is the one thing that is changed here. The sentry reads it whenever it looks for a thread that takes a signal,
 //! and says first what is pending; here the new mask is written first, and then it is looked at what is pending. So one of
@@ -21,6 +21,7 @@ const SIG_UNBLOCK: u32 = 1;
 const SIG_SETMASK: u32 = 2;
 /// SIGKILL and SIGSTOP.
 const UNBLOCKABLE: u64 = 1 << 8 | 1 << 18;
+const ROBUST_LIST_HEAD_SIZE: u64 = 24;
 /// `struct sigaction` of the kernel, in words.
 const ACTION_WORDS: u64 = 4;
 
@@ -56,6 +57,7 @@ pub fn try_local(thread: &mut ThreadBlock, registers: &Registers) -> Option<i64>
         number::GETEGID => field!(effective_gid),
         number::RT_SIGPROCMASK if is_enabled() => Some(change_mask(thread, local, registers)),
         number::RT_SIGACTION if is_enabled() => tell_action(local, registers),
+        number::SET_ROBUST_LIST if is_enabled() => Some(set_robust_list(local, registers)),
         _ => None,
     }
 }
@@ -93,6 +95,16 @@ fn change_mask(thread: &mut ThreadBlock, local: *mut Local, registers: &Register
     if registers.rdx != 0 && !host::store(registers.rdx, before) {
         return EFAULT;
     }
+    0
+}
+
+/// set_robust_list(2): the sentry looks at it when the thread ends.
+fn set_robust_list(local: *mut Local, registers: &Registers) -> i64 {
+    if registers.rsi != ROBUST_LIST_HEAD_SIZE {
+        return EINVAL;
+    }
+    // SAFETY: within the channel, aligned, and accessed atomically only.
+    unsafe { AtomicU64::from_ptr(&raw mut (*local).robust_list) }.store(registers.rdi, Ordering::Release);
     0
 }
 

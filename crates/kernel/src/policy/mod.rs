@@ -56,7 +56,7 @@ const DIRECT: [u32; 11] = [
 ];
 
 /// What the stub answers (stub/src/local.rs).
-const LOCAL: [u32; 12] = [
+const LOCAL: [u32; 13] = [
     linux::__NR_rt_sigaction,
     linux::__NR_rt_sigprocmask,
     linux::__NR_getpid,
@@ -69,6 +69,7 @@ const LOCAL: [u32; 12] = [
     linux::__NR_geteuid,
     linux::__NR_getgid,
     linux::__NR_getegid,
+    linux::__NR_set_robust_list,
 ];
 
 /// Without these no program runs, or ends.

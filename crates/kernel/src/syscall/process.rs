@@ -73,17 +73,17 @@ pub fn set_robust_list(context: &mut Context, head: UserAddress, size: u64) -> R
     if size != ROBUST_LIST_HEAD_SIZE {
         return Err(Errno::EINVAL);
     }
-    context.task.robust_list.store(head.0, Ordering::Relaxed);
+    context.task.set_robust_list(head.0);
     Ok(())
 }
 
 pub fn get_robust_list(context: &mut Context, tid: i32, head: UserAddress, size: UserAddress) -> Result<()> {
     let pids = &context.kernel().pids;
     let (process, list) = match tid {
-        0 => (context.process().clone(), context.task.robust_list.load(Ordering::Relaxed)),
+        0 => (context.process().clone(), context.task.robust_list()),
         // Pid 1 has no threads, and none of its own accord.
         1 => (pids.process(1)?, 0),
-        _ => pids.task(tid).map(|task| (task.process().clone(), task.robust_list.load(Ordering::Relaxed)))?,
+        _ => pids.task(tid).map(|task| (task.process().clone(), task.robust_list()))?,
     };
     if !super::system::may_inspect(context.task, &process) {
         return Err(Errno::EPERM);

@@ -38,6 +38,9 @@ pub struct Row {
 
 macro_rules! rows {
     ($( $number:literal $name:ident $handler:path, $class:ident $support:ident $note:literal; )*) => {
+        /// The numbers of all rows.
+        const KNOWN: &[u64] = &[$($number),*];
+
         /// All rows, by number.
         pub static ROWS: &[Row] = &[$(Row {
             number: $number,
@@ -320,7 +323,7 @@ rows! {
     270 pselect6 crate::syscall::poll::pselect6, Kernel Full "";
     271 ppoll crate::syscall::poll::ppoll, Kernel Full "";
     272 unshare crate::syscall::system::unshare, Kernel Partial "no namespaces";
-    273 set_robust_list crate::syscall::process::set_robust_list, Kernel Full "";
+    273 set_robust_list crate::syscall::process::set_robust_list, Local Full "";
     274 get_robust_list crate::syscall::process::get_robust_list, Kernel Full "";
     275 splice crate::syscall::data::splice, Kernel Full "";
     276 tee crate::syscall::data::tee, Kernel Full "";
@@ -402,9 +405,23 @@ rows! {
     461 lsm_list_modules crate::syscall::system::absent, Kernel Refused "";
 }
 
+/// Larger than every call number.
+const NUMBERS: usize = 512;
+
+/// Where a call's row is in [`ROWS`], by its number; beyond the end where it has none.
+static INDEX: [u16; NUMBERS] = {
+    let mut index = [u16::MAX; NUMBERS];
+    let mut row = 0;
+    while row < KNOWN.len() {
+        index[KNOWN[row] as usize] = row as u16;
+        row += 1;
+    }
+    index
+};
+
 /// The row of a call number.
 pub fn find(number: u64) -> Option<&'static Row> {
-    ROWS.binary_search_by_key(&number, |row| row.number).ok().map(|index| &ROWS[index])
+    ROWS.get(usize::from(*INDEX.get(usize::try_from(number).ok()?)?))
 }
 
 #[cfg(test)]
@@ -414,5 +431,9 @@ mod tests {
     #[test]
     fn rows_are_in_order_and_unique() {
         assert!(ROWS.windows(2).all(|pair| pair[0].number < pair[1].number));
+        for number in 0..2 * NUMBERS as u64 {
+            assert_eq!(find(number).map(|row| row.number), ROWS.iter().map(|row| row.number).find(|&other| other == number));
+        }
+        assert!(find(u64::MAX).is_none());
     }
 }

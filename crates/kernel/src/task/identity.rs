@@ -197,14 +197,36 @@ impl Task {
             let mut signals = self.signals.lock();
             signals.move_to(channel.clone(), &process_signals, process.actions.changed());
         }
-        *self.channel.lock() = Some(channel.clone());
+        {
+            let mut cell = self.channel.lock();
+            let head = cell.as_ref().map_or_else(|| self.robust_list.load(Ordering::Relaxed), |old| old.robust_list());
+            channel.set_robust_list(head);
+            *cell = Some(channel.clone());
+        }
         self.tell_identity();
     }
 
     /// The channel is another task's from now on, or nobody's: nothing is said there of this one any more.
     pub(crate) fn leave_channel(&self) {
-        *self.channel.lock() = None;
+        if let Some(channel) = self.channel.lock().take() {
+            self.robust_list.store(channel.robust_list(), Ordering::Relaxed);
+        }
         self.signals.lock().leave_channel();
+    }
+
+    /// set_robust_list(2). The thread's stub may change it at any time.
+    pub(crate) fn robust_list(&self) -> u64 {
+        match &*self.channel.lock() {
+            Some(channel) => channel.robust_list(),
+            None => self.robust_list.load(Ordering::Relaxed),
+        }
+    }
+
+    pub(crate) fn set_robust_list(&self, head: u64) {
+        match &*self.channel.lock() {
+            Some(channel) => channel.set_robust_list(head),
+            None => self.robust_list.store(head, Ordering::Relaxed),
+        }
     }
 
     /// The stub is to know who the thread is now. To be called after each change of it: whoever comes last has seen all of

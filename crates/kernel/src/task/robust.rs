@@ -17,10 +17,11 @@ const FUTEX_TID_MASK: u32 = 0x3fff_ffff;
 
 /// Marks what `task` owned. Waiters of any process are made to make their futex call again, where they find the mark.
 pub(crate) fn release(task: &Task) {
-    let head = task.robust_list.swap(0, Ordering::Relaxed);
+    let head = task.robust_list();
     if head == 0 {
         return;
     }
+    task.set_robust_list(0);
     let memory = task.memory();
     // First entry, offset of the words, and what was being locked or unlocked.
     let mut bytes = [0u64; 3];

@@ -2,6 +2,7 @@
 
 use super::{Credentials, Process};
 use crate::fs::fd_table::FdTable;
+use crate::fs::file::OpenFile;
 use crate::fs::path::Path;
 use crate::run::AddressSpace;
 use crate::signal::TaskSignals;
@@ -45,7 +46,7 @@ pub struct Task {
     pub(crate) interrupted: AtomicBool,
     /// set_tid_address(2).
     pub clear_child_tid: AtomicU64,
-    pub robust_list: AtomicU64,
+    pub(super) robust_list: AtomicU64,
     pub timer_slack_ns: AtomicU64,
     /// What PR_SET_TIMERSLACK with 0 goes back to: its maker's at that time.
     pub default_timer_slack_ns: u64,
@@ -138,6 +139,10 @@ impl Task {
     }
     pub fn files(&self) -> Arc<FdTable> {
         self.files.read().clone()
+    }
+    /// The open file behind a descriptor; EBADF.
+    pub fn file(&self, fd: i32) -> Result<Arc<OpenFile>> {
+        self.files.read().get(fd)
     }
     pub fn set_files(&self, files: Arc<FdTable>) {
         *self.files.write() = files;
