@@ -25,6 +25,9 @@ ENGINES = ("sentry", "namespace", "rules")
 #: What is written to files: in a tree of its own an attempt may well succeed, and change nothing.
 TOLD_BY_THE_HOST = {"core_pattern", "dirty_pipe", "file_handle", "leaked_descriptors", "self_exe"}
 
+#: Stands for the handle of a file on a file system that has none.
+NO_HANDLE = ["1", "00"]
+
 VICTIM = "import ctypes, time; text = ctypes.create_string_buffer(b'secret'); print(ctypes.addressof(text), flush=True); time.sleep(600)"
 
 
