@@ -109,7 +109,7 @@ impl Policy {
         if rules.apparmor.is_some() || rules.selinux.is_some() {
             return refuse("labels", "programs are no subjects of the host's security modules there");
         }
-        if rules.capabilities.is_some() || !rules.resources.is_empty() || rules.temporary {
+        if rules.capabilities.is_some() || !rules.resources.is_empty() || !rules.temporary.is_empty() {
             return refuse("capabilities, resources, temporary", "they are for programs on the host's kernel");
         }
         let executes = |rule: &&FileRule| rule.rights.contains(&FileRight::Execute);
