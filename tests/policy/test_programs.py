@@ -20,7 +20,8 @@ from skerry.policy._calls import NUMBERS
 
 pytestmark = pytest.mark.sandbox
 
-WAIT = "i=0; until {ready}; do i=$((i+1)); [ $i -lt 100 ] || exit 1; sleep 0.05; done"
+# Sleeps once in any case, so that a policy that was learnt has it.
+WAIT = "sleep 0.05; i=0; until {ready}; do i=$((i+1)); [ $i -lt 100 ] || exit 1; sleep 0.05; done"
 
 #: By name: the programs that it takes, and a line for sh. In the engine `rules` the loopback is the host's.
 PROGRAMS = {
