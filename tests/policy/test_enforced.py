@@ -63,6 +63,7 @@ def policy_for(top: str, **more: object) -> skerry.Policy:
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_of_files_there_is_what_the_lists_say(engine: str, tmp_path: pathlib.Path) -> None:
+    harness.usable_engine(engine)
     top = tree(tmp_path)
     with skerry.Sandbox(engine=engine, policy=policy_for(top)) as sandbox:
         result = sandbox.run(["/usr/bin/python3", "-c", PROBE, top], text=True)
