@@ -72,17 +72,53 @@ def test_many_wait_and_all_are_woken(monkeypatch: pytest.MonkeyPatch, suspended:
         process.close()
 
 
+#: Calls that only the sentry can answer, with pauses between them.
+RARE = """
+import os, time
+null = os.open("/dev/null", os.O_WRONLY)
+print("calls", flush=True)
+while True:
+    for _ in range({calls}):
+        os.write(null, b"x")
+    time.sleep({pause})
+"""
+
+
+def used_by(pid: int) -> float:
+    """CPU time of a process, in seconds."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")
+
+
+@pytest.mark.parametrize(
+    ("calls", "pause", "bound"), [(1, 0.001, 0.4), (30, 0.0005, 0.6)], ids=["one a millisecond", "thirty at a time"]
+)
+def test_nobody_spins_for_rare_calls(calls: int, pause: float, bound: float) -> None:
+    if "pace" in os.environ.get("SKERRY_TEST_WITHOUT", ""):
+        pytest.skip("for which it is switched on whatever that costs")
+    with skerry.Sandbox() as sandbox:
+        sentry = sandbox.info().sentry_pid
+        program = RARE.format(calls=calls, pause=pause)
+        process = sandbox.spawn(["/usr/bin/python3", "-c", program], stdout=skerry.PIPE)
+        assert process.stdout is not None and process.stdout.readline() == b"calls\n"
+        time.sleep(0.5)
+        before, start = used_by(sentry), time.monotonic()
+        time.sleep(1)
+        used = (used_by(sentry) - before) / (time.monotonic() - start)
+        print(f"{used:.2f} of a CPU")
+        assert used < bound
+        process.kill()
+        process.close()
+
+
 def test_a_waiting_sandbox_uses_no_time() -> None:
     """Timeouts that never come to pass wake nobody, but once for the first."""
     with skerry.Sandbox() as sandbox:
         sentry = sandbox.info().sentry_pid
         process = sandbox.spawn(["sh", "-c", "sleep 100 | cat"])
         time.sleep(1)
-
-        def used() -> int:
-            return sum(map(int, Path(f"/proc/{sentry}/stat").read_text().rpartition(")")[2].split()[11:13]))
-
-        before = used()
+        before = used_by(sentry)
         time.sleep(2)
-        assert used() - before <= 1, f"{(used() - before) / os.sysconf('SC_CLK_TCK')} s"
+        used = used_by(sentry) - before
+        assert used <= 0.011, f"{used} s"
         process.close()

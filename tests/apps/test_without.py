@@ -26,6 +26,9 @@ FEATURES = (
     "marshalling",
     "caches",
     "parking",
+    "spinning",
+    "load,pace",
+    "deferral",
 )
 
 SHELL = (

@@ -127,9 +127,10 @@ pub struct Boot {
     #[serde(default, skip_serializing_if = "is_default")]
     pub observe: Observe,
     /// Features of the host to be treated as absent (tests): "process_vm", "sync_wake_up", "wait_killable", "addfd_send",
-    /// "user_namespace", "landlock", "pid_namespace", "cgroups". Parts of ours to be switched off: "direct" (programs read and write no
-    /// file by themselves), "local" (calls that stubs answer), "patching", "caches", "suspension", "spinning", "marshalling",
-    /// "parking" (host threads that outlive their tasks).
+    /// "user_namespace", "landlock", "pid_namespace", "cgroups", "load" (how busy it is: there is spinning all the same), "pace" (how
+    /// often programs call: there is spinning from the first call on). Parts of ours to be switched off: "direct" (programs read
+    /// and write no file by themselves), "local" (calls that stubs answer), "patching", "caches", "suspension", "spinning", "marshalling", "parking" (host threads
+    /// that outlive their tasks), "deferral" (epoll_ctl(2) goes along with later calls).
     #[serde(default)]
     pub without: Vec<String>,
 }
@@ -180,7 +181,7 @@ pub enum MountKind {
         #[serde(default = "default_tmpfs_mode")]
         mode: u32,
     },
-    /// A regular file in memory, with this content (base64).
+    /// A regular file in memory, with this content (base64); read-only where `mode` lets nobody write.
     File {
         content: String,
         #[serde(default = "default_file_mode")]

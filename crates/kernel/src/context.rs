@@ -44,6 +44,8 @@ pub struct Context<'a> {
     pub(crate) direct_offer: Option<(i32, Arc<OpenFile>)>,
     /// The answer is that of a plain call, which can have operations for the stub with it.
     pub(crate) may_carry_operations: bool,
+    /// The stub may put off the next call like this one, as far as the objects are concerned that it is about.
+    pub(crate) may_be_deferred: bool,
 }
 
 /// The registers that a call is made of.
@@ -121,6 +123,7 @@ impl<'a> Context<'a> {
             after: After::Nothing,
             direct_offer: None,
             may_carry_operations: false,
+            may_be_deferred: false,
         }
     }
 
@@ -280,9 +283,9 @@ impl<'a> Context<'a> {
         self.memory().write(address, bytes)
     }
 
-    /// What the stub is to write to the guest's memory on the way out.
-    pub(crate) fn take_results(&self) -> Vec<u8> {
-        self.marshalled.borrow_mut().take_results()
+    /// What the stub is to write to the guest's memory on the way out goes to `put`. Returns how much it is.
+    pub(crate) fn take_results(&self, put: impl FnOnce(&[u8])) -> usize {
+        self.marshalled.borrow_mut().take_results(put)
     }
 
     pub(crate) fn has_results(&self) -> bool {
@@ -349,7 +352,7 @@ impl<'a> Context<'a> {
 
     /// The open file behind a descriptor; EBADF (also for O_PATH ones: use `task.files().get()` where those are allowed).
     pub fn file(&self, fd: i32) -> Result<Arc<OpenFile>> {
-        let file = self.task.files().get(fd)?;
+        let file = self.task.file(fd)?;
         if file.flags().contains(StatusFlags::PATH) {
             return Err(Errno::EBADF);
         }

@@ -80,6 +80,8 @@ pub struct Kernel {
     pub policy: OnceLock<crate::policy::Policy>,
     /// Processes may read and write regular files by themselves ([`crate::fs::direct`]).
     pub direct_data: std::sync::atomic::AtomicBool,
+    /// Stubs may put calls off whose result they know. Set at boot.
+    pub deferral: std::sync::atomic::AtomicBool,
     /// Stubs answer what they can by themselves (ADR 15).
     pub local_answers: std::sync::atomic::AtomicBool,
     /// Numbers of unknown calls that have been told.
@@ -141,6 +143,7 @@ impl Kernel {
             trace,
             policy: OnceLock::new(),
             direct_data: Default::default(),
+            deferral: Default::default(),
             local_answers: true.into(),
             unknown_calls: Mutex::default(),
             engine: OnceLock::new(),
@@ -174,6 +177,27 @@ impl Kernel {
     pub fn switch_parking_off(&self) {
         if let Some(engine) = self.engine.get() {
             engine.switch_parking_off();
+        }
+    }
+
+    /// Calls are never waited for by spinning.
+    pub fn switch_spinning_off(&self) {
+        if let Some(engine) = self.engine.get() {
+            engine.switch_spinning_off();
+        }
+    }
+
+    /// Spins without regard to the host's load, for tests.
+    pub fn heed_no_load(&self) {
+        if let Some(engine) = self.engine.get() {
+            engine.heed_no_load();
+        }
+    }
+
+    /// Spins for every thread, from its first call on, for tests.
+    pub fn heed_no_pace(&self) {
+        if let Some(engine) = self.engine.get() {
+            engine.heed_no_pace();
         }
     }
 

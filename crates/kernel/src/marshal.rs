@@ -5,7 +5,8 @@
 //! the same bytes however often it looks. What is not here is read and written where it is, [`Context`](crate::Context)
 //! has both.
 
-use skerry_platform::layout::marshal::{size, AREA, BYTES, HEADER, LENGTH, WRITABLE};
+use skerry_platform::layout::marshal::{size, AREA, BYTES, DEFERRED, HEADER, LENGTH, WRITABLE};
+use std::cell::RefCell;
 
 /// The memory that travels with one call.
 #[derive(Default)]
@@ -16,11 +17,47 @@ pub(crate) struct Marshalled {
     results: Vec<u8>,
 }
 
+/// Buffers that a thread keeps for its next calls.
+const MOST_SPARE: usize = 8;
+
+thread_local! {
+    static SPARE: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// An empty buffer. Not inlined, as the next one: a call that waits may go on on another thread.
+#[inline(never)]
+pub(crate) fn take_buffer() -> Vec<u8> {
+    SPARE.with(|spare| spare.borrow_mut().pop()).unwrap_or_default()
+}
+
+#[inline(never)]
+fn give_buffer(mut buffer: Vec<u8>) {
+    buffer.clear();
+    SPARE.with(|spare| {
+        let mut spare = spare.borrow_mut();
+        if spare.len() < MOST_SPARE && buffer.capacity() <= 2 * AREA {
+            spare.push(buffer);
+        }
+    });
+}
+
+impl Drop for Marshalled {
+    fn drop(&mut self) {
+        for buffer in [&mut self.inputs, &mut self.results] {
+            if buffer.capacity() > 0 {
+                give_buffer(std::mem::take(buffer));
+            }
+        }
+    }
+}
+
 /// One stretch of guest memory.
 struct Record<'a> {
     address: u64,
     length: usize,
     writable: bool,
+    /// No memory: a call.
+    deferred: bool,
     /// What is there, or will be; empty where that is not told.
     bytes: &'a [u8],
 }
@@ -55,7 +92,15 @@ fn records(mut area: &[u8]) -> impl Iterator<Item = Record<'_>> {
         let told = if head & BYTES != 0 { length } else { 0 };
         let bytes = area.get(HEADER..)?.get(..told)?;
         area = area.get(size(told)..).unwrap_or_default();
-        Some(Record { address, length, writable: head & WRITABLE != 0, bytes })
+        Some(Record { address, length, writable: head & WRITABLE != 0, deferred: head & DEFERRED != 0, bytes })
+    })
+}
+
+/// The calls that travel in `area`, oldest first, as the words that the stub has made of them.
+pub(crate) fn deferred(area: &[u8]) -> impl Iterator<Item = [u64; 3]> + '_ {
+    records(area).filter(|record| record.deferred).filter_map(|record| {
+        let word = |index: usize| Some(u64::from_ne_bytes(*record.bytes.get(index * 8..)?.first_chunk()?));
+        Some([word(0)?, word(1)?, word(2)?])
     })
 }
 
@@ -106,6 +151,9 @@ impl Marshalled {
         {
             return false;
         }
+        if self.results.capacity() == 0 {
+            self.results = take_buffer();
+        }
         self.results.reserve(size(bytes.len()));
         self.results.extend(address.to_ne_bytes());
         self.results.extend((bytes.len() as u64 | BYTES).to_ne_bytes());
@@ -130,9 +178,14 @@ impl Marshalled {
         !self.results.is_empty()
     }
 
-    /// What the stub is to write, for the channel; none is left here.
-    pub fn take_results(&mut self) -> Vec<u8> {
-        std::mem::take(&mut self.results)
+    /// What the stub is to write goes to `put`; none is left here. Returns how much it was.
+    pub fn take_results(&mut self, put: impl FnOnce(&[u8])) -> usize {
+        let length = self.results.len();
+        if length > 0 {
+            put(&self.results);
+            self.results.clear();
+        }
+        length
     }
 
     /// Hands each result to `write`, which says how much it has written; false where one was not written whole. None is
@@ -208,7 +261,7 @@ mod tests {
         // Not with the call: that goes there at once, behind what was to be written before it.
         context.write_bytes(address + 3, &[b'z'; 20]).unwrap();
         assert_eq!((&memory[..5], word(&context, 1)), (&b"01Xzz"[..], *b"1Xzz"));
-        assert!(context.take_results().is_empty());
+        assert_eq!(context.take_results(|_| ()), 0);
     }
 
     /// Against a model: memory of bytes that are known one by one.

@@ -14,6 +14,12 @@ use std::os::fd::OwnedFd;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+/// Whether [`Channel::poll`] has seen a request.
+#[inline]
+pub fn asks(state: u64) -> bool {
+    state >> 32 == Phase::Request as u64
+}
+
 /// The sentry's mapping of one thread's channel.
 pub struct Channel {
     pages: NonNull<ChannelLayout>,
@@ -67,12 +73,32 @@ impl Channel {
         self.state().load(Ordering::Acquire)
     }
 
-    /// A copy of the request as it is now, without its detail.
+    /// A copy of the request as it is now, without its detail, and whether it is one: else a reply to a request of that
+    /// sequence lies there.
     #[inline]
-    pub fn request(&self) -> Request {
+    pub fn request(&self) -> (Request, bool) {
         let state = self.poll();
         // SAFETY: inside the mapping.
-        Request::from_line(state, unsafe { std::ptr::read_volatile(&raw const (*self.line()).words) })
+        let words = unsafe { std::ptr::read_volatile(&raw const (*self.line()).words) };
+        (Request::from_line(state, words), asks(state))
+    }
+
+    /// Has what lies in the area, and where small results will, fetched from the CPU that wrote it, while something else is
+    /// done; as far as it is short.
+    #[inline]
+    pub fn fetch_marshalled(&self, length: u32) {
+        const MOST: usize = 512;
+        const RESULTS: usize = 192;
+        if length == 0 {
+            return;
+        }
+        for at in (0..(length as usize).clamp(RESULTS, MOST)).step_by(64) {
+            // SAFETY: inside the mapping; nothing is read, as far as the program is concerned.
+            unsafe {
+                use core::arch::x86_64::{_mm_prefetch, _MM_HINT_ET0};
+                _mm_prefetch::<_MM_HINT_ET0>((&raw const (*self.pages.as_ptr()).area).cast::<i8>().add(at));
+            }
+        }
     }
 
     /// A copy of what the request says beside the call itself.
@@ -81,20 +107,20 @@ impl Channel {
         unsafe { std::ptr::read_volatile(&raw const (*self.pages.as_ptr()).detail) }
     }
 
-    /// A copy of the first `length` bytes of the area, as far as it has so many.
-    pub fn marshalled(&self, length: u32) -> Vec<u8> {
+    /// Adds a copy of the first `length` bytes of the area to `copy`, which is empty; nothing where it has not so many.
+    pub fn copy_marshalled(&self, length: u32, copy: &mut Vec<u8>) {
         let length = length as usize;
         if length > marshal::AREA {
-            return Vec::new();
+            return;
         }
-        let mut copy = Vec::with_capacity(length);
+        copy.clear();
+        copy.reserve(length);
         // SAFETY: `length` bytes inside the mapping go into a buffer with room for them, byte by byte as they are at that
         // time; no reference into the mapping is made.
         unsafe {
             std::ptr::copy_nonoverlapping((&raw const (*self.pages.as_ptr()).area).cast::<u8>(), copy.as_mut_ptr(), length);
             copy.set_len(length);
         }
-        copy
     }
 
     /// Lays down what a reply has the stub write to the guest's memory; no more than the area holds.
@@ -243,9 +269,10 @@ mod tests {
     fn a_channel_cannot_be_shrunk_under_the_sentry() {
         let (channel, memory) = Channel::create().unwrap();
         assert!(ftruncate(&memory, 0).is_err());
-        assert_eq!(channel.request().kind, 0);
+        assert_eq!((channel.request().0.kind, channel.request().1), (0, false));
         channel.put_reply(3, &Reply { value: 7, ..Reply::default() });
         assert_eq!(channel.poll(), line_state(3, Phase::Reply));
+        assert!(!asks(channel.poll()) && asks(line_state(u32::MAX, Phase::Request)));
         assert!(!channel.put_operations(&vec![Operation::default(); MAXIMUM_OPERATIONS + 1]));
     }
 }

@@ -72,6 +72,14 @@ impl DirectPages {
         true
     }
 
+    /// The guest's descriptor `index` is one of null(4) from now on. False: no such entry.
+    pub fn set_null(&self, index: u64, readable: bool, writable: bool) -> bool {
+        let Some(entry) = self.entry(index) else { return false };
+        let rights = if readable { direct::READ } else { 0 } | if writable { direct::WRITE } else { 0 };
+        entry.word.store(direct::DESCRIPTOR | direct::NULL | rights, Ordering::Release);
+        true
+    }
+
     /// The guest's descriptor `index` is the sentry's again.
     pub fn clear(&self, index: u64) {
         if let Some(entry) = self.entry(index) {
@@ -104,6 +112,8 @@ mod tests {
         assert_eq!(word(3), 7 | direct::VALID | direct::READ);
         assert!(table.set(3, 9, Rights { write_end: Some(5), ..Rights::default() }));
         assert_eq!(word(3), 9 | direct::VALID | direct::WRITE);
+        assert!(table.set_null(4, false, true));
+        assert_eq!(word(4), direct::DESCRIPTOR | direct::NULL | direct::WRITE);
         table.clear(3);
         assert_eq!(word(3), 0);
         assert!(!table.set(DIRECT_ENTRIES, 1, Rights::default()));

@@ -9,6 +9,7 @@
 //! - [`own`]: the sentry's own process. [`foreground`]: what `skerry-attendant` needs of the host.
 //! - [`fiber`]: stacks that change threads, for calls that wait.
 //! - [`engine`]: host threads and processes: kick, kill, wait. [`cpu_clock`]: their CPU time. [`host`]: the host's /proc.
+//! - [`processor`]: the CPU that runs us, and how busy the host's are.
 //!
 //! Its neighbours: `skerry-stub` (the other side of channel and doorbell; `layout.rs` is compiled into both) below,
 //! `skerry-kernel` above.
@@ -29,6 +30,7 @@ pub mod listener;
 pub mod mappings;
 pub mod memory;
 pub mod own;
+pub mod processor;
 pub mod zygote;
 
 /// The stub's executable.

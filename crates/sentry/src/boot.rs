@@ -41,6 +41,9 @@ pub fn boot(
     let internal = |error: &dyn std::fmt::Display| failure(FailureKind::Internal, error);
     let mut features = Features::default();
     let (mut suspension, mut parking, mut marshalling) = (true, true, true);
+    let mut spinning = true;
+    let (mut heeds_load, mut heeds_pace) = (true, true);
+    let mut deferral = true;
     let mut direct = boot.profile == Profile::Default;
     for name in &boot.without {
         match name.as_str() {
@@ -50,8 +53,12 @@ pub fn boot(
             "process_vm" => skerry_platform::memory::set_access(skerry_platform::memory::Access::ProcMem),
             "suspension" => suspension = false,
             "parking" => parking = false,
+            "spinning" => spinning = false,
+            "load" => heeds_load = false,
+            "pace" => heeds_pace = false,
             "direct" => direct = false,
             "marshalling" => marshalling = false,
+            "deferral" => deferral = false,
             "user_namespace" | "landlock" | "pid_namespace" | "cgroups" | "patching" | "caches" | "local" => {}
             other => return Err(failure(FailureKind::Invalid, format!("there is no host feature {other:?} to do without"))),
         }
@@ -91,6 +98,7 @@ pub fn boot(
         let _ = kernel.policy.set(policy);
     }
     kernel.direct_data.store(direct, Ordering::Relaxed);
+    kernel.deferral.store(deferral, Ordering::Relaxed);
     // Patched images map files of the host: the strict profile maps copies only.
     if boot.without.iter().any(|name| name == "patching") || boot.profile == Profile::Strict {
         kernel.images.switch_off();
@@ -148,6 +156,16 @@ pub fn boot(
     }
     if !parking {
         kernel.switch_parking_off();
+    }
+    if !heeds_load {
+        kernel.heed_no_load();
+    }
+    if !heeds_pace {
+        kernel.heed_no_pace();
+    }
+    // What is spent of a quota by spinning is taken from the programs.
+    if !spinning || boot.limits.cpus.is_some() || kernel.cpu_quota.get().is_some() {
+        kernel.switch_spinning_off();
     }
     if let Some(limit) = boot.limits.memory.filter(|_| groups.version_of(Controller::Memory).is_none()) {
         limits::watch_memory(&kernel, limit, memory.clone()).map_err(|error| internal(&error))?;

@@ -3,7 +3,8 @@
 //! The request goes into the channel's line first. If the sentry says that it watches this channel from another CPU, the
 //! answer comes there some hundred nanoseconds later, and nobody has entered the host's kernel. Otherwise, or when none
 //! has come within some tens of microseconds, the thread rings for the same request: the host switches to the sentry on
-//! this CPU, and the thread sleeps until it is answered. The sentry serves a request once, whatever way it hears of it.
+//! this CPU, and the thread sleeps until it is answered. The sentry serves a request once, whatever way it hears of it; the
+//! answer to a ring is never overwritten, that to a request which is rung for after all may be, and is put there again.
 
 use crate::call;
 use crate::host::{self, number};
@@ -19,10 +20,20 @@ const EINTR: i64 = -4;
 /// Publishes the thread's request and returns when its answer lies in the channel. Ends the process when nobody answers
 /// any more.
 pub fn hand_over(thread: &mut ThreadBlock) {
+    let watched = is_watched_from_elsewhere(thread);
+    thread.request.rings = !watched;
     publish(thread);
-    if !(is_watched_from_elsewhere(thread) && spin(thread)) {
-        thread.injected = ring();
-    } else if reply(thread).action == action::RING {
+    if watched {
+        if spin(thread) && reply(thread).action != action::RING {
+            return;
+        }
+        thread.request.rings = true;
+        publish(thread);
+    }
+    thread.injected = ring();
+    while reply(thread).action == action::RING {
+        // An answer from when it was not clear yet that we ring has taken the request's place.
+        publish(thread);
         thread.injected = ring();
     }
 }
@@ -76,7 +87,7 @@ fn spin(thread: &ThreadBlock) -> bool {
             }
             core::hint::spin_loop();
         }
-        if watch(thread).load(Ordering::Relaxed) == 0 || ticks().wrapping_sub(start) > SPIN_TICKS {
+        if !is_watched_from_elsewhere(thread) || ticks().wrapping_sub(start) > SPIN_TICKS {
             return false;
         }
     }

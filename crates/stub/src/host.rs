@@ -272,9 +272,16 @@ pub mod number {
     pub const MREMAP: u64 = 25;
     pub const MSYNC: u64 = 26;
     pub const MADVISE: u64 = 28;
+    pub const DUP: u64 = 32;
+    pub const DUP2: u64 = 33;
     pub const SENDMSG: u64 = 46;
     pub const RECVFROM: u64 = 45;
+    pub const CLONE: u64 = 56;
+    pub const FORK: u64 = 57;
+    pub const VFORK: u64 = 58;
+    pub const EXECVE: u64 = 59;
     pub const EXIT: u64 = 60;
+    pub const FCNTL: u64 = 72;
     pub const GETPID: u64 = 39;
     pub const GETUID: u64 = 102;
     pub const GETGID: u64 = 104;
@@ -296,10 +303,16 @@ pub mod number {
     pub const CLOCK_GETTIME: u64 = 228;
     pub const SET_ROBUST_LIST: u64 = 273;
     pub const EXIT_GROUP: u64 = 231;
+    pub const EPOLL_CTL: u64 = 233;
+    pub const UNSHARE: u64 = 272;
+    pub const DUP3: u64 = 292;
+    pub const SENDMMSG: u64 = 307;
     pub const SECCOMP: u64 = 317;
     pub const GETRANDOM: u64 = 318;
+    pub const EXECVEAT: u64 = 322;
     pub const MEMBARRIER: u64 = 324;
     pub const RSEQ: u64 = 334;
+    pub const CLONE3: u64 = 435;
     pub const CLOSE_RANGE: u64 = 436;
 }
 

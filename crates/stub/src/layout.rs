@@ -43,7 +43,7 @@ pub mod request {
     /// `number` and `arguments`: a system call.
     pub const SYSCALL: u32 = 1;
     /// Beside SYSCALL: many calls of the thread have trapped since it last said so.
-    pub const OFTEN_TRAPPED: u32 = 0x80;
+    pub const OFTEN_TRAPPED: u32 = 0x40;
     /// The thread was kicked. `status`: 0 in its own code; else the error that its interrupted native call stands for.
     pub const KICKED: u32 = 2;
     /// A hardware fault: `fault_*`.
@@ -125,6 +125,8 @@ pub mod direct {
     pub const WRITE: u64 = 1 << 34;
     /// With O_APPEND: a write begins at the file's end.
     pub const APPEND: u64 = 1 << 35;
+    /// There is nothing to read, and what is written is gone (null(4)): no descriptor, and nothing to ask the host for.
+    pub const NULL: u64 = 1 << 36;
     /// As [`super::DirectEntry::write_end`]: no limit.
     pub const NO_END: u64 = u64::MAX;
 }
@@ -214,6 +216,8 @@ pub struct Request {
     pub arguments: [u64; 6],
     /// Bytes of the channel's area that hold records ([`marshal`]) of the guest's memory, as the call's arguments name it.
     pub marshalled: u32,
+    /// Its maker rings for it in any case: who watches the channel leaves it to the ring.
+    pub rings: bool,
     pub detail: RequestDetail,
 }
 
@@ -233,7 +237,8 @@ impl Request {
     #[inline(always)]
     pub fn to_words(&self) -> [u64; LINE_WORDS] {
         let [a, b, c, d, e, f] = self.arguments;
-        [self.kind as u64 & 0xff | (self.marshalled as u64 & 0xff_ffff) << 8 | self.number << 32, a, b, c, d, e, f]
+        let flags = (self.kind as u64 & 0x7f) | (self.rings as u64) << 7 | (self.marshalled as u64 & 0xff_ffff) << 8;
+        [flags | self.number << 32, a, b, c, d, e, f]
     }
 
     /// From a line; without its detail.
@@ -241,7 +246,8 @@ impl Request {
     pub fn from_line(state: u64, words: [u64; LINE_WORDS]) -> Request {
         let [head, a, b, c, d, e, f] = words;
         Request {
-            kind: head as u32 & 0xff,
+            kind: head as u32 & 0x7f,
+            rings: head & 1 << 7 != 0,
             sequence: state as u32,
             number: head >> 32,
             arguments: [a, b, c, d, e, f],
@@ -378,6 +384,8 @@ pub mod marshal {
     pub const BYTES: u64 = 1 << 32;
     /// The memory could be written then: results for it can go this way.
     pub const WRITABLE: u64 = 1 << 33;
+    /// No memory, but a call that has been put off ([`super::deferred`]).
+    pub const DEFERRED: u64 = 1 << 34;
     pub const LENGTH: u64 = 0xffff_ffff;
 
     /// What a record with so many bytes takes up.
@@ -386,6 +394,15 @@ pub mod marshal {
     }
     /// Address; length and flags.
     pub const HEADER: usize = 16;
+}
+
+/// Calls of epoll_ctl(2) that the stub has answered itself travel with the next request, as records of three words: the
+/// epoll and the operation above it, the descriptor and the events above it, the data.
+pub mod deferred {
+    /// In [`super::Reply::entry`] with RETURN: the stub may put off the next such call on this epoll and descriptor.
+    pub const GRANTED: u64 = 1;
+    /// How many can wait.
+    pub const LIMIT: usize = 16;
 }
 
 /// What lies in a channel.

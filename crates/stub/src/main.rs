@@ -5,8 +5,8 @@
 //! it a program. From then on it runs only where a call of the guest comes in: trapped, in a signal handler ([`handlers`]), or
 //! from a patched site ([`entry`]); [`serve`] has a call's way from there, [`local`] what is answered here, [`native`] the
 //! calls that the host serves directly, [`direct`] reads and writes of open files, [`marshal`] what travels with a call,
-//! [`park`] threads that are kept for later, [`handoff`] the last step to the sentry, [`context`] signal frames, [`cpuid`] what
-//! the processor would say.
+//! [`deferred`] calls that go along with later ones, [`park`] threads that are kept for later, [`handoff`] the last step to the
+//! sentry, [`context`] signal frames, [`cpuid`] what the processor would say.
 //!
 //! Nothing here is trusted once guest code has run in the process: see `layout.rs` for what the sentry may believe.
 //! Built for x86_64-unknown-none, so that no vector register is ever touched: they are the guest's.
@@ -16,6 +16,7 @@
 
 mod context;
 mod cpuid;
+mod deferred;
 mod direct;
 mod entry;
 mod handlers;

@@ -2,6 +2,7 @@
 //! and the rest, which goes to the sentry. Trapped calls (`handlers.rs`) and patched sites (`entry.rs`) both come here.
 
 use crate::call;
+use crate::deferred;
 use crate::direct;
 use crate::handlers::{self, new_request, run_operations};
 use crate::handoff;
@@ -67,10 +68,18 @@ fn serve(thread: &mut ThreadBlock, registers: &mut Registers, kind: u32) -> Outc
             return Outcome::Return(result);
         }
     }
-    let marshalled = marshal::gather(thread, registers.rax, &registers.arguments());
+    let (call_number, arguments) = (registers.rax, registers.arguments());
+    if kind == request::SYSCALL {
+        if let Some(result) = deferred::try_defer(thread, call_number, &arguments) {
+            return Outcome::Return(result);
+        }
+    }
+    deferred::before(call_number, &arguments);
+    let marshalled = marshal::gather(thread, call_number, &arguments);
+    let marshalled = deferred::append(thread, marshalled);
     let filled = new_request(thread, registers.rip, registers.rsp, kind);
-    filled.number = registers.rax;
-    filled.arguments = registers.arguments();
+    filled.number = call_number;
+    filled.arguments = arguments;
     filled.marshalled = marshalled;
     if registers.rax == number::EXIT {
         filled.detail.status = native::thread_cpu_time_ns();
@@ -84,6 +93,7 @@ fn serve(thread: &mut ThreadBlock, registers: &mut Registers, kind: u32) -> Outc
         match answer.action {
             action::RETURN => {
                 let applied = marshal::apply(thread, answer.results);
+                deferred::after(thread, call_number, &arguments, answer.value, answer.entry);
                 return Outcome::Return(applied.err().unwrap_or(answer.value));
             }
             action::NATIVE => {

@@ -1,5 +1,6 @@
 //! The thread block at the start of each slot.
 
+use crate::deferred::Queue;
 use crate::layout::{ChannelLayout, Request, CHANNEL_OFFSET, SLOTS_BASE, SLOT_SIZE, STACK_OFFSET, STACK_SIZE};
 use crate::registers::Registers;
 use core::sync::atomic::AtomicU32;
@@ -61,6 +62,9 @@ pub struct ThreadBlock {
     _reserved_to_0x500: [u64; 0x60 - core::mem::size_of::<Request>() / 8],
     /// Of a thread that is parked, and what it begins with when it is used again (`park.rs`).
     pub parking: Parking,
+    _reserved_to_0x600: [u64; 0x20 - core::mem::size_of::<Parking>() / 8],
+    /// Calls that go along with the next request.
+    pub deferred: Queue,
 }
 
 #[repr(C)]
@@ -77,7 +81,8 @@ pub struct Parking {
 }
 
 const _: () = assert!(core::mem::offset_of!(ThreadBlock, request) == 0x200 && core::mem::size_of::<Request>() <= 0x100);
-const _: () = assert!(core::mem::offset_of!(ThreadBlock, parking) == 0x500 && core::mem::size_of::<ThreadBlock>() <= 0x600);
+const _: () = assert!(core::mem::offset_of!(ThreadBlock, parking) == 0x500);
+const _: () = assert!(core::mem::offset_of!(ThreadBlock, deferred) == 0x600 && core::mem::size_of::<ThreadBlock>() <= 0x800);
 
 const _: () = assert!(core::mem::offset_of!(ThreadBlock, original_rsi) == 0x40);
 const _: () = assert!(core::mem::offset_of!(ThreadBlock, original_rdx) == 0x48);

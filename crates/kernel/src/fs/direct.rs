@@ -59,7 +59,8 @@ struct TableState {
 }
 
 struct Entry {
-    descriptor: i32,
+    /// `None`: null(4), for which there is none.
+    descriptor: Option<i32>,
     rights: Rights,
     file: Weak<OpenFile>,
 }
@@ -83,7 +84,17 @@ impl DirectTable {
         if state.entries.contains_key(&fd) || !self.pages.set(fd as u64, descriptor, rights) {
             return false;
         }
-        state.entries.insert(fd, Entry { descriptor, rights, file: Arc::downgrade(file) });
+        state.entries.insert(fd, Entry { descriptor: Some(descriptor), rights, file: Arc::downgrade(file) });
+        true
+    }
+
+    /// The guest's `fd`, which is `file`, is one of null(4). False: it has an entry already.
+    pub(super) fn set_null(&self, fd: i32, file: &Arc<OpenFile>) -> bool {
+        let mut state = self.state.lock();
+        if state.entries.contains_key(&fd) || !self.pages.set_null(fd as u64, file.is_readable(), file.is_writable()) {
+            return false;
+        }
+        state.entries.insert(fd, Entry { descriptor: None, rights: Rights::default(), file: Arc::downgrade(file) });
         true
     }
 
@@ -94,8 +105,8 @@ impl DirectTable {
         if !std::ptr::eq(entry.file.as_ptr(), Arc::as_ptr(file)) {
             return false;
         }
-        if entry.rights != rights {
-            self.pages.set(fd as u64, entry.descriptor, rights);
+        if let Some(descriptor) = entry.descriptor.filter(|_| entry.rights != rights) {
+            self.pages.set(fd as u64, descriptor, rights);
             entry.rights = rights;
         }
         true
@@ -106,7 +117,13 @@ impl DirectTable {
         let mut state = self.state.lock();
         if let Some(entry) = state.entries.remove(&fd) {
             self.pages.clear(fd as u64);
-            state.to_close.push(entry.descriptor);
+            self.close_behind(&mut state, entry);
+        }
+    }
+
+    fn close_behind(&self, state: &mut TableState, entry: Entry) {
+        if let Some(descriptor) = entry.descriptor {
+            state.to_close.push(descriptor);
             self.closing.store(true, Ordering::Release);
         }
     }
@@ -115,8 +132,7 @@ impl DirectTable {
         let mut state = self.state.lock();
         for (fd, entry) in std::mem::take(&mut state.entries) {
             self.pages.clear(fd as u64);
-            state.to_close.push(entry.descriptor);
-            self.closing.store(true, Ordering::Release);
+            self.close_behind(&mut state, entry);
         }
     }
 

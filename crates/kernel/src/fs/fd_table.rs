@@ -142,15 +142,18 @@ impl FdTable {
         }
     }
 
-    /// `fd` is direct from now on, if it is still `file`.
-    pub fn set_direct(&self, table: &DirectTable, fd: i32, file: &Arc<OpenFile>, descriptor: i32, rights: Rights) -> bool {
+    /// `fd` is direct from now on, if it is still `file`: the process's `own` descriptor with these rights, or null(4).
+    pub fn set_direct(&self, table: &DirectTable, fd: i32, file: &Arc<OpenFile>, own: Option<(i32, Rights)>) -> bool {
         let entries = self.entries.read();
         let same = usize::try_from(fd)
             .ok()
             .and_then(|index| entries.get(index)?.as_ref())
             .is_some_and(|entry| Arc::ptr_eq(&entry.file, file));
         same && matches!(&*self.direct.read(), Direct::Table(present) if std::ptr::eq(&**present, table))
-            && table.set(fd, file, descriptor, rights)
+            && match own {
+                Some((descriptor, rights)) => table.set(fd, file, descriptor, rights),
+                None => table.set_null(fd, file),
+            }
     }
 
     /// Several processes share this table, or one has several: nothing is direct any more.

@@ -98,6 +98,10 @@ pub trait FileOperations: Send + Sync + Any {
     fn stays_at_zero(&self) -> bool {
         false
     }
+    /// null(4): there is nothing to read, and what is written is gone.
+    fn is_null(&self) -> bool {
+        false
+    }
     /// lseek(2) for SEEK_END, SEEK_DATA, SEEK_HOLE: the file's size, or the next data or hole at or behind `offset`.
     fn size(&self) -> Result<u64> {
         Ok(self.metadata()?.size)

@@ -236,6 +236,11 @@ fn room(
         let code = if near { decode(source, *function) } else { None };
         if let Some(code) = &code {
             led_to.extend_from_slice(&code.leads_to);
+            for (start, end) in &code.fillings {
+                if holds(*start) && holds(*end - 1) {
+                    padding.add(*start, *end);
+                }
+            }
         }
         if let (Some((before, Some(before_code))), Some(_)) = (&previous, &code) {
             add_gap(source, &mut padding, before_code, before.end, function.start, &holds)?;

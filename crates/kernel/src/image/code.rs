@@ -55,6 +55,8 @@ pub(super) struct Code {
     pub leads_to: Vec<u64>,
     /// Nothing runs on behind its last instruction.
     pub ends: bool,
+    /// What only fills the space between two pieces of it (start, end): nothing runs on into that, and nothing leads there.
+    pub fillings: Vec<(u64, u64)>,
 }
 
 /// `None` where the bytes are no function that can be believed.
@@ -81,6 +83,15 @@ pub(super) fn decode(function: Function, bytes: &[u8]) -> Option<Code> {
             code.sites.push(Site { at: instruction.ip(), load });
         }
         load = loads_number(&instruction);
+        match code.fillings.last_mut() {
+            Some((_, end)) if *end == instruction.ip() && instruction.mnemonic() == Mnemonic::Nop => {
+                *end = instruction.next_ip()
+            }
+            _ if code.ends && instruction.mnemonic() == Mnemonic::Nop => {
+                code.fillings.push((instruction.ip(), instruction.next_ip()));
+            }
+            _ => {}
+        }
         if matches!(instruction.op0_kind(), OpKind::NearBranch16 | OpKind::NearBranch32 | OpKind::NearBranch64) {
             let target = instruction.near_branch_target();
             if (function.start..function.end).contains(&target) {
@@ -96,8 +107,11 @@ pub(super) fn decode(function: Function, bytes: &[u8]) -> Option<Code> {
         return None;
     }
     // Where a table says which way to go, any instruction could be a target.
-    if !has_table {
+    if has_table {
+        code.fillings.clear();
+    } else {
         let entered = |from: u64, to: u64| targets.iter().any(|target| (from..to).contains(target));
+        code.fillings.retain(|(start, end)| !entered(*start, *end));
         let movable = cpuids.into_iter().filter_map(|at| identification(function, bytes, at));
         code.identifications = movable.filter(|one| !entered(one.at + 1, one.end())).collect();
     }

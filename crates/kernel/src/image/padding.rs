@@ -1,5 +1,5 @@
-//! Dead bytes, where trampolines go: what fills the space between two functions of which the first cannot run on, and the
-//! zeros behind a segment's last byte up to the end of its page.
+//! Dead bytes, where trampolines go: what fills the space between two functions of which the first cannot run on, or between
+//! two pieces of one, and the zeros behind a segment's last byte up to the end of its page.
 
 /// Dead bytes that are still free, by offset in the file.
 #[derive(Debug, Default)]

@@ -134,6 +134,19 @@ fn functions_are_decoded_from_their_start() {
 }
 
 #[test]
+fn filling_within_a_function_is_dead_where_nothing_leads_there() {
+    // je over it; xor %eax,%eax; syscall; ret; nopw; ret
+    let with = |jump: u8, last: &[u8]| {
+        let start = [0x74, jump, 0x31, 0xc0, 0x0f, 0x05, 0xc3, 0x66, 0x0f, 0x1f, 0x44, 0, 0, 0x90];
+        decoded(&[&start, last].concat()).unwrap().fillings
+    };
+    assert_eq!(with(12, &[0xc3]), [(0x1007, 0x100e)]);
+    assert_eq!(with(5, &[0xc3]), [], "somebody goes there");
+    assert_eq!(with(11, &[0xc3]), [], "to its end");
+    assert_eq!(with(12, &[0xff, 0xe0]), [], "jmp *%rax: anybody might");
+}
+
+#[test]
 fn what_does_not_come_out_even_is_not_believed() {
     assert!(decoded(&[0xb8, 39, 0, 0]).is_none(), "cut off");
     assert!(decoded(&[0x06, 0xc3]).is_none(), "no instruction");
@@ -257,6 +270,9 @@ fn examine(path: &str) -> Option<(usize, usize)> {
                 changed.retain(|at| !(one.at..one.end()).contains(at));
                 identified += 1;
             }
+        }
+        for (start, end) in &code.fillings {
+            changed.retain(|at| !(*start..*end).contains(at));
         }
         assert!(changed.range(function.start..function.end).next().is_none(), "{path}: code of {function:x?} was changed");
     }

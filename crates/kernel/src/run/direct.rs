@@ -51,8 +51,6 @@ impl Engine {
         let (process, task) = (context.process(), context.task);
         let Some(registry) = kernel.direct_registry() else { return };
         let pid = thread.process.pid;
-        // Descriptors can be given to a thread that has rung only; a later call will.
-        let Some(ring) = thread.state.lock().ring else { return };
         if !may_have_direct(kernel, thread, context) {
             return;
         }
@@ -67,11 +65,18 @@ impl Engine {
         if direct::is_watched(&kernel.watches, file) {
             return;
         }
-        let Ok(Some(host)) = file.hand_over() else { return file.stays_mediated() };
-        let rights = file.direct_rights(limited);
-        if !rights.read && rights.write_end.is_none() {
-            return;
-        }
+        let own = if file.operations.is_null() {
+            None
+        } else {
+            let Ok(Some(host)) = file.hand_over() else { return file.stays_mediated() };
+            let rights = file.direct_rights(limited);
+            if !rights.read && rights.write_end.is_none() {
+                return;
+            }
+            Some((host, rights))
+        };
+        // Descriptors can be given to a thread that has rung only.
+        let Some(ring) = thread.state.lock().ring else { return thread.ring_next_time(&context.call) };
         let mut memory = None;
         let made = || {
             let (table, pages) = DirectTable::create(pid).ok()?;
@@ -86,9 +91,17 @@ impl Engine {
             }
             thread.space.has_direct.store(true, Ordering::Release);
         }
-        let Ok(descriptor) = thread.listener.listener.inject(ring, host.descriptor.as_fd()) else { return };
-        if !registry.add(&kernel.watches, &table, fd, file, || files.set_direct(&table, fd, file, descriptor, rights)) {
-            table.close_later(descriptor);
+        let own = match own {
+            Some((host, rights)) => match thread.listener.listener.inject(ring, host.descriptor.as_fd()) {
+                Ok(descriptor) => Some((descriptor, rights)),
+                Err(_) => return,
+            },
+            None => None,
+        };
+        if !registry.add(&kernel.watches, &table, fd, file, || files.set_direct(&table, fd, file, own)) {
+            if let Some((descriptor, _)) = own {
+                table.close_later(descriptor);
+            }
         }
     }
 

@@ -5,6 +5,7 @@
 //! channel; the caller reports the result, and its call returns once the child has presented itself.
 
 use super::pool::PreparedStack;
+use super::spin::Pace;
 use super::worker::Holder;
 use super::{AddressSpace, Door, Engine, GuestThread, ThreadState};
 use crate::context::{After, ClonePlan};
@@ -17,7 +18,7 @@ use skerry_platform::layout::{CLONE_PROCESS, CLONE_THREAD, CLONE_VFORK};
 use skerry_platform::listener::Notification;
 use skerry_platform::memory::GuestMemory;
 use std::os::fd::AsFd;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Arc;
 
 /// A host thread that is to come.
@@ -221,6 +222,9 @@ impl Engine {
             slot: enrolment.slot,
             stack: enrolment.stack,
             borrows_memory: enrolment.flags == CLONE_VFORK || is_thread && parent.is_some_and(|parent| parent.borrows_memory),
+            pace: Pace::default(),
+            rings_for: AtomicU64::new(u64::MAX),
+            retired: AtomicBool::new(false),
             state: Mutex::new(ThreadState { task: enrolment.child.clone(), ..ThreadState::default() }),
         });
         self.threads.write().insert(notification.tid, thread.clone());

@@ -1,8 +1,8 @@
 //! Running application processes: the loop that receives their calls, serves them, and answers.
 //!
 //! [`Engine`] holds what is about the host: the zygote and its pool, every guest thread with its channel, the listeners.
-//! Parts: `worker` (threads that receive and serve), `serve` (one ring, from request to reply), `enrol` (new threads and
-//! processes present themselves), `pool` (processes that wait for a program), `reaper` (deaths), `space` (what is known of
+//! Parts: `worker` (threads that receive and serve), `spin` (serving without rings), `serve` (one call, from request to reply),
+//! `enrol` (new threads and processes present themselves), `pool` (processes that wait for a program), `reaper` (deaths), `space` (what is known of
 //! an address space), `program` (ELF images and stacks), `exec` (giving a process its program), `files` (file operations
 //! from outside).
 //!
@@ -24,6 +24,7 @@ mod reaper;
 mod serve;
 mod space;
 mod spawn;
+mod spin;
 mod worker;
 
 pub use exec::{execute, Execution, MAXIMUM_STRING};
@@ -44,8 +45,9 @@ use skerry_platform::listener::Listener;
 use skerry_platform::zygote::Zygote;
 use skerry_platform::HostError;
 use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
 /// The host's side of a sandbox.
@@ -53,10 +55,11 @@ pub struct Engine {
     this: Weak<Engine>,
     timers: Arc<TimerQueue>,
     zygote: Zygote,
-    threads: RwLock<HashMap<i32, Arc<GuestThread>>>,
+    threads: RwLock<HashMap<i32, Arc<GuestThread>, BuildHasherDefault<TidHasher>>>,
     enrolments: Mutex<HashMap<[u64; 2], Arc<enrol::Enrolment>>>,
     pool: pool::Pool,
     workers: worker::Workers,
+    spinner: spin::Spinner,
     reaper: reaper::Reaper,
     channels: channels::Channels,
     /// Host processes that nobody has any more and that are not dead yet.
@@ -67,6 +70,26 @@ pub struct Engine {
     parked: AtomicUsize,
     /// Threads are parked (unless a test switched it off).
     parks: AtomicBool,
+}
+
+/// For the host's thread ids, which nobody chooses: each call looks one up.
+#[derive(Default)]
+struct TidHasher(u64);
+
+impl Hasher for TidHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            self.write_i32(byte.into());
+        }
+    }
+
+    fn write_i32(&mut self, tid: i32) {
+        self.0 = (self.0 ^ tid as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
 }
 
 /// A thread of an application, as the host has it.
@@ -83,6 +106,11 @@ pub(crate) struct GuestThread {
     stack: Option<pool::PreparedStack>,
     /// Its memory is that of another process too (vfork(2)).
     borrows_memory: bool,
+    pace: spin::Pace,
+    /// The call on data that is to ring the next time, so that a host descriptor can be given to its process.
+    rings_for: AtomicU64,
+    /// Nothing that it still asks for is served.
+    retired: AtomicBool,
     state: Mutex<ThreadState>,
 }
 
@@ -173,6 +201,7 @@ impl Engine {
             enrolments: Mutex::default(),
             pool: pool::Pool::default(),
             workers: worker::Workers::default(),
+            spinner: spin::Spinner::new(),
             reaper,
             channels: channels::Channels::default(),
             leaving: AtomicUsize::new(0),
@@ -198,6 +227,21 @@ impl Engine {
     /// No thread is parked from now on: as above.
     pub(crate) fn switch_parking_off(&self) {
         self.parks.store(false, Ordering::Relaxed);
+    }
+
+    /// Nobody spins from now on: where time on CPUs is limited, and for tests of how it is without.
+    pub(crate) fn switch_spinning_off(&self) {
+        self.spinner.switch_off();
+    }
+
+    /// Spinning does not depend on the host's load from now on: for tests.
+    pub(crate) fn heed_no_load(&self) {
+        self.spinner.heed_no_load();
+    }
+
+    /// Nor on how often a thread calls: as above.
+    pub(crate) fn heed_no_pace(&self) {
+        self.spinner.heed_no_pace();
     }
 
     fn thread(&self, tid: i32) -> Option<Arc<GuestThread>> {

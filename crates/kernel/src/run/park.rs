@@ -78,6 +78,7 @@ impl Engine {
             let is_its = thread.process.pid == host.pid;
             if is_its {
                 parked += usize::from(std::mem::take(&mut thread.state.lock().is_parked));
+                thread.retired.store(true, Ordering::Release);
                 one = Some(thread.clone());
             }
             !is_its

@@ -1,17 +1,20 @@
 //! One ring: from what lies in the channel to the answer.
 
 use super::enrol::Enrolment;
+use super::spin::is_left_to_ring;
 use super::worker::Holder;
 use super::{Engine, GuestThread, ThreadState};
 use crate::context::{After, Call, ClonePlan, Continuation, Lead, NativePlan};
 use crate::signal::{self, HandlerFrame, Resume, Return};
 use crate::task::{self, Dying, Task};
-use crate::{syscall, Context, Errno, Result};
+use crate::{marshal, syscall, Context, Errno, Result};
 use skerry_abi::raw::general as linux;
 use skerry_abi::signal::{Signal, SignalInfo, SignalSet, SignalStack};
 use skerry_platform::channel::Channel;
 use skerry_platform::engine::{NativeCall, NativeKind};
-use skerry_platform::layout::{self, action, operation, request, CloneOrder, Frame, Operation, Reply, Request, CLONE_THREAD};
+use skerry_platform::layout::{
+    self, action, deferred, operation, request, CloneOrder, Frame, Operation, Reply, Request, CLONE_THREAD,
+};
 use skerry_platform::listener::Notification;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::Ordering;
@@ -22,8 +25,9 @@ use zerocopy::IntoBytes;
 const MAXIMUM_LEAVING: usize = 32;
 
 impl Engine {
-    /// Serves one ring. Everything in it is hostile but `tid`, `number` and the arguments, which the host vouches for.
-    pub(super) fn serve(self: &Arc<Self>, holder: &Holder, notification: Notification) {
+    /// Serves one ring, which came at `began`. Everything in it is hostile but `tid`, `number` and the arguments, which the
+    /// host vouches for.
+    pub(super) fn serve(self: &Arc<Self>, holder: &Holder, notification: Notification, began: u64) {
         let refuse = |errno: Errno| {
             holder.door.listener.answer(notification.id, errno.as_return_value());
         };
@@ -33,7 +37,10 @@ impl Engine {
         match notification.arguments[1] {
             layout::DOORBELL_ENROL => self.enrol(holder, &notification),
             layout::DOORBELL_REQUEST => match self.thread(notification.tid) {
-                Some(thread) => self.serve_request(holder, &thread, Some(notification.id)),
+                Some(thread) => {
+                    self.serve_rung(holder, &thread, notification.id);
+                    self.spinner.after_ring(self, &thread, began, holder.is_alone());
+                }
                 None => refuse(Errno::ESRCH),
             },
             _ => refuse(Errno::EINVAL),
@@ -62,22 +69,46 @@ impl Engine {
         }
     }
 
-    /// Serves what lies in the thread's channel; `ring` is where its maker waits, `None` where it spins.
-    pub(super) fn serve_request(self: &Arc<Self>, lead: &dyn Lead, thread: &Arc<GuestThread>, ring: Option<u64>) {
-        let request = thread.channel.request();
-        let begun = thread.state.lock().begin(&thread.channel, request.sequence, ring);
+    /// Serves what lies in the thread's channel; `ring` is where its maker waits.
+    fn serve_rung(self: &Arc<Self>, lead: &dyn Lead, thread: &Arc<GuestThread>, ring: u64) {
+        let (request, begun) = {
+            let mut state = thread.state.lock();
+            // With the lock held, nobody of ours writes there.
+            let (request, is_request) = thread.channel.request();
+            let begun = state.begin_rung(&thread.channel, request.sequence, is_request, ring);
+            (request, begun)
+        };
         match begun {
             Begin::Serve(Some(task)) => self.serve_task(lead, thread, &task, &request),
             Begin::Serve(None) if request.kind == request::IDLE => self.pool.add(thread.clone()),
             Begin::Serve(None) => self.answer(thread, Reply { action: action::EXIT_PROCESS, ..Reply::default() }),
             Begin::GoOn(task, plan) => self.go_on_rung(lead, thread, &task, *plan),
             Begin::AnswerRing(value) => {
-                if let Some(ring) = ring {
-                    thread.listener.listener.answer(ring, value);
-                }
+                thread.listener.listener.answer(ring, value);
             }
             Begin::Nothing => {}
         }
+    }
+
+    /// Serves the request that was seen in the thread's channel, if nobody else does; its maker spins. False: it rings.
+    pub(super) fn serve_seen(self: &Arc<Self>, lead: &dyn Lead, thread: &Arc<GuestThread>) -> bool {
+        let (request, task) = {
+            let mut state = thread.state.lock();
+            // What was seen may have been rung for, served and followed by another one meanwhile.
+            let (request, is_request) = thread.channel.request();
+            if request.rings || !is_request {
+                return false;
+            }
+            thread.channel.fetch_marshalled(request.marshalled);
+            let must_ring = request.kind & !request::OFTEN_TRAPPED == request::SYSCALL
+                && (is_left_to_ring(request.number) || thread.takes_descriptor(&request));
+            match state.begin_seen(&thread.channel, request.sequence, must_ring) {
+                Some(task) => (request, task),
+                None => return false,
+            }
+        };
+        self.serve_task(lead, thread, &task, &request);
+        true
     }
 
     /// The thread has rung, as it was asked to, so that descriptors can be given to it.
@@ -95,12 +126,18 @@ impl Engine {
         let has_trapped_often = request.kind == request::SYSCALL | request::OFTEN_TRAPPED;
         let kind = request.kind & !request::OFTEN_TRAPPED;
         if kind == request::SYSCALL {
+            context.may_carry_operations = true;
+            if request.marshalled != 0 {
+                let mut inputs = marshal::take_buffer();
+                thread.channel.copy_marshalled(request.marshalled, &mut inputs);
+                syscall::carry_out_deferred(&mut context, &inputs);
+                if self.marshalling.load(Ordering::Relaxed) {
+                    context.set_marshalled(inputs);
+                }
+            }
+            // Behind what was put off before: the call is made anew.
             if has_trapped_often && self.patch_late(thread, &context) {
                 return;
-            }
-            context.may_carry_operations = true;
-            if self.marshalling.load(Ordering::Relaxed) {
-                context.set_marshalled(thread.channel.marshalled(request.marshalled));
             }
         }
         let result = match kind {
@@ -213,9 +250,9 @@ impl Engine {
     fn value_reply(&self, thread: &GuestThread, context: &mut Context, value: i64) -> Reply {
         let operations = self.direct_operations(thread, context, value);
         if operations.is_empty() {
-            let results = context.take_results();
-            thread.channel.put_results(&results);
-            return Reply { action: action::RETURN, value, results: results.len() as u32, ..Reply::default() };
+            let results = context.take_results(|results| thread.channel.put_results(results));
+            let entry = if may_defer(thread, context) { deferred::GRANTED } else { 0 };
+            return Reply { action: action::RETURN, value, results: results as u32, entry, ..Reply::default() };
         }
         // What has become unwritable since the call began is the caller's own doing.
         let _ = context.write_results();
@@ -251,6 +288,7 @@ impl Engine {
             action::PARK
         } else {
             self.threads.write().remove(&thread.host.tid);
+            thread.retired.store(true, Ordering::Release);
             action::EXIT_THREAD
         };
         task::thread_gone(task);
@@ -440,6 +478,18 @@ impl Engine {
     }
 }
 
+/// Nobody but the caller sees the epoll and the descriptors (nor the calls: traces, guest filters).
+fn may_defer(thread: &GuestThread, context: &Context) -> bool {
+    context.may_be_deferred
+        && thread.space.owner == thread.process.pid
+        && !context.kernel().trace
+        && context.process().threads.lock().len() == 1
+        // The task's, and ours.
+        && Arc::strong_count(&context.task.files()) == 2
+        && context.task.seccomp.read().is_none()
+        && !context.task.traced.load(Ordering::Relaxed)
+}
+
 fn is_synchronous(signal: Signal) -> bool {
     matches!(signal, Signal::SIGILL | Signal::SIGTRAP | Signal::SIGBUS | Signal::SIGFPE | Signal::SIGSEGV)
 }
@@ -478,23 +528,39 @@ enum Begin {
     Nothing,
 }
 
+/// A call and its descriptor.
+fn rings_for(number: u64, descriptor: u64) -> u64 {
+    number << 32 | descriptor & 0xffff_ffff
+}
+
+impl GuestThread {
+    /// The next call like this one is to ring, so that the file's descriptor can be given to its process.
+    pub(super) fn ring_next_time(&self, call: &Call) {
+        self.rings_for.store(rings_for(call.number, call.arguments[0]), Ordering::Relaxed);
+    }
+
+    /// Whether a call is the one that is to ring; only one is.
+    fn takes_descriptor(&self, request: &Request) -> bool {
+        let this = rings_for(request.number, request.arguments[0]);
+        self.rings_for.load(Ordering::Relaxed) == this && self.rings_for.swap(u64::MAX, Ordering::Relaxed) == this
+    }
+}
+
 impl ThreadState {
-    /// Takes on the request `sequence`, unless it is in service or answered. Both a ring and somebody who watches the
-    /// channel may bring the same one; what counts is what is written here, whatever the channel says.
-    fn begin(&mut self, channel: &Channel, sequence: u32, ring: Option<u64>) -> Begin {
+    /// Takes on the request `sequence` for a ring, unless it is in service or answered. Both a ring and somebody who
+    /// watches the channel may bring the same one; what counts is what is written here, whatever the channel says.
+    fn begin_rung(&mut self, channel: &Channel, sequence: u32, is_request: bool, ring: u64) -> Begin {
         let again = sequence == self.sequence;
-        if ring.is_none() && (again || self.in_service) {
-            return Begin::Nothing;
-        }
         if !again && self.in_service {
             // Two calls of one thread at once: only a program that has taken its stub over can ask for that.
             return Begin::AnswerRing(Errno::EBUSY.as_return_value());
         }
+        if !again && !is_request {
+            // It was told to ring while it did so already, and that lies in the request's place.
+            return Begin::AnswerRing(0);
+        }
         if !again {
-            self.sequence = sequence;
-            self.in_service = true;
-            self.reply = None;
-            self.ring = ring;
+            self.begin(sequence, Some(ring));
             return Begin::Serve(self.task.clone());
         }
         if !self.in_service {
@@ -504,10 +570,31 @@ impl ThreadState {
             return Begin::AnswerRing(0);
         }
         // Its first ring was aborted by the host, or it has spun in vain; whoever serves the request answers this one.
-        self.ring = ring;
+        self.ring = Some(ring);
         match (self.when_rung.take(), &self.task) {
             (Some(plan), Some(task)) => Begin::GoOn(task.clone(), plan),
             _ => Begin::Nothing,
         }
+    }
+
+    /// The same for a request that was seen; where it `must_ring`, its maker is told so.
+    fn begin_seen(&mut self, channel: &Channel, sequence: u32, must_ring: bool) -> Option<Arc<Task>> {
+        if sequence == self.sequence || self.in_service {
+            return None;
+        }
+        let task = self.task.clone()?;
+        if must_ring {
+            channel.put_reply(sequence, &Reply { action: action::RING, ..Reply::default() });
+            return None;
+        }
+        self.begin(sequence, None);
+        Some(task)
+    }
+
+    fn begin(&mut self, sequence: u32, ring: Option<u64>) {
+        self.sequence = sequence;
+        self.in_service = true;
+        self.reply = None;
+        self.ring = ring;
     }
 }

@@ -6,6 +6,8 @@
 //! that worker goes on with the woken call itself as soon as its own is answered, so that no third thread has to wake up.
 //! What other threads wake (timers, the reactor, a death) goes to a worker that has nothing to do.
 //!
+//! A worker without a door may spin instead ([`super::spin`]).
+//!
 //! A call that blocks its thread all the same, in slow work of the host, hands the door on to another worker first. So
 //! there are as many workers as doors and calls in slow host work, whatever the number of guest threads and waiting calls.
 //!
@@ -22,7 +24,8 @@ use parking_lot::{Condvar, Mutex};
 use skerry_platform::engine::{current_thread, interrupt, HostThread};
 use skerry_platform::fiber::{switch, Fiber};
 use skerry_platform::listener::Notification;
-use std::cell::RefCell;
+use skerry_platform::processor::ticks;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
@@ -63,6 +66,8 @@ struct Worker {
     engine: Arc<Engine>,
     host: HostThread,
     duty: Mutex<Duty>,
+    /// A call that it served has woken another one since it last looked after those.
+    has_woken: AtomicBool,
     /// There is something new in `duty` for one that is parked.
     sent: Condvar,
 }
@@ -78,6 +83,8 @@ struct Duty {
     gone_on: usize,
     /// It counts in [`State::helpers`].
     helps: bool,
+    /// It watches channels.
+    spins: bool,
     /// In host work that may take long: what it wakes must not wait for it.
     is_slow: bool,
     /// The stack that its thread was started on, for its end.
@@ -103,10 +110,14 @@ fn set_current(worker: Option<Arc<Worker>>) {
 pub(super) struct Holder<'a> {
     pub engine: &'a Arc<Engine>,
     pub door: &'a Arc<Door>,
+    /// The call was seen in its channel by the worker that spins.
+    spins: bool,
+    waited: Cell<bool>,
 }
 
 impl Lead for Holder<'_> {
     fn before_blocking(&self) {
+        self.waited.set(true);
         if let Some(worker) = current() {
             worker.hand_everything_on();
         }
@@ -118,6 +129,13 @@ impl Lead for Holder<'_> {
             return waiter.sleep(deadline);
         }
         while !waiter.take_notice() {
+            if self.spins && !self.waited.get() {
+                // Its maker is to ring, which puts it to sleep; and what wakes it is best served on its CPU.
+                if let Some(worker) = current() {
+                    worker.stop_spinning();
+                }
+            }
+            self.waited.set(true);
             if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
                 return false;
             }
@@ -138,7 +156,27 @@ impl Lead for Holder<'_> {
     }
 }
 
-impl Holder<'_> {
+impl<'a> Holder<'a> {
+    /// For a call that rang.
+    pub fn rung(engine: &'a Arc<Engine>, door: &'a Arc<Door>) -> Holder<'a> {
+        Holder { engine, door, spins: false, waited: Cell::new(false) }
+    }
+
+    /// For a call that the calling worker, which spins, has seen.
+    pub fn spinning(engine: &'a Arc<Engine>, door: &'a Arc<Door>) -> Holder<'a> {
+        Holder { engine, door, spins: true, waited: Cell::new(false) }
+    }
+
+    /// The call has waited, or may have: its worker is another one, or has given up what it was about.
+    pub fn has_waited(&self) -> bool {
+        self.waited.get()
+    }
+
+    /// The call has neither waited nor woken another one, so far.
+    pub fn is_alone(&self) -> bool {
+        !self.waited.get() && current().is_none_or(|worker| !worker.has_woken())
+    }
+
     fn sleep_on_thread(&self, waiter: &Arc<Waiter>, deadline: Option<Instant>) -> bool {
         self.before_blocking();
         waiter.sleep(deadline)
@@ -151,6 +189,7 @@ impl Home for Engine {
             let mut duty = worker.duty.lock();
             if !duty.is_slow {
                 // It looks there once the call that it serves is done.
+                worker.has_woken.store(true, Ordering::Relaxed);
                 return duty.woken.push_back(fiber);
             }
         }
@@ -170,6 +209,17 @@ impl Workers {
         match parked {
             Some(worker) => worker.send(|duty| duty.door = Some(door)),
             None => start(engine, Duty { door: Some(door), ..Duty::default() }),
+        }
+    }
+
+    /// Has a parked worker, or a new one, spin.
+    pub fn give_spinning(engine: &Arc<Engine>) {
+        let parked = engine.workers.state.lock().parked.pop();
+        match parked {
+            Some(worker) => worker.send(|duty| duty.spins = true),
+            None if try_start(engine, &mut Some(Duty { spins: true, ..Duty::default() })) => {}
+            // The host refuses threads for now; all goes on by ringing.
+            None => engine.spinner.release(),
         }
     }
 
@@ -241,22 +291,33 @@ impl State {
 
 /// Starts a worker.
 fn start(engine: &Arc<Engine>, duty: Duty) {
-    let worker = Mutex::new(Some((engine.clone(), duty)));
-    let worker = Arc::new(worker);
-    loop {
-        let for_thread = worker.clone();
-        let spawned = std::thread::Builder::new().name("skerry-worker".into()).stack_size(STACK_SIZE).spawn(move || {
-            let taken = for_thread.lock().take();
-            if let Some((engine, duty)) = taken {
-                run(Arc::new(Worker { engine, host: current_thread(), duty: Mutex::new(duty), sent: Condvar::new() }));
-            }
-        });
-        if spawned.is_ok() {
-            return;
-        }
+    let mut duty = Some(duty);
+    while !try_start(engine, &mut duty) {
         // The host refuses threads for now: without a receiver the application would stand still for good.
         std::thread::sleep(Duration::from_millis(10));
     }
+}
+
+/// Starts a worker, which takes its duty, if the host lets us have one more thread.
+fn try_start(engine: &Arc<Engine>, duty: &mut Option<Duty>) -> bool {
+    let given = Arc::new(Mutex::new(duty.take()));
+    let (engine, taken) = (engine.clone(), given.clone());
+    let spawned = std::thread::Builder::new().name("skerry-worker".into()).stack_size(STACK_SIZE).spawn(move || {
+        let duty = taken.lock().take();
+        if let Some(duty) = duty {
+            run(Arc::new(Worker {
+                engine,
+                host: current_thread(),
+                duty: Mutex::new(duty),
+                has_woken: AtomicBool::new(false),
+                sent: Condvar::new(),
+            }));
+        }
+    });
+    if spawned.is_err() {
+        *duty = given.lock().take();
+    }
+    spawned.is_ok()
 }
 
 /// A worker's life, as its thread sees it: it leaves this stack for a fiber, and comes back at its end.
@@ -282,8 +343,11 @@ extern "C" fn work() -> ! {
         // Between two calls, there is nothing on the stack that would have to go where the fiber is put away or dropped.
         match next_task() {
             Task::GoOn(fiber, engine) => switch(fiber, engine, |engine, idle| engine.workers.put_away(idle)),
-            Task::Serve(engine, door, notification) => {
-                serve_or_end(&engine, &Holder { engine: &engine, door: &door }, notification)
+            Task::Serve(engine, door, notification) => serve_or_end(&engine, &Holder::rung(&engine, &door), notification),
+            Task::Spin(worker) => {
+                if worker.engine.spinner.session(&worker.engine, || worker.has_woken()) {
+                    worker.stop_spinning();
+                }
             }
             Task::End(base) => switch(base, (), |(), idle| drop(idle)),
         }
@@ -295,6 +359,7 @@ enum Task {
     /// Leave the thread to this call.
     GoOn(Fiber, Arc<Engine>),
     Serve(Arc<Engine>, Arc<Door>, Notification),
+    Spin(Arc<Worker>),
     /// Leave the thread to its end.
     End(Fiber),
 }
@@ -306,8 +371,12 @@ fn next_task() -> Task {
         if let Some(fiber) = worker.next_woken() {
             return Task::GoOn(fiber, worker.engine.clone());
         }
-        let door = worker.duty.lock().door.clone();
+        let (door, spins) = {
+            let duty = worker.duty.lock();
+            (duty.door.clone(), duty.spins)
+        };
         match door {
+            None if spins => return Task::Spin(worker),
             Some(door) => {
                 if let Some(notification) = worker.receive(&door) {
                     return Task::Serve(worker.engine.clone(), door, notification);
@@ -329,6 +398,17 @@ impl Worker {
         self.sent.notify_one();
     }
 
+    /// A call that it served has woken others, which it is to go on with.
+    fn has_woken(&self) -> bool {
+        self.has_woken.load(Ordering::Relaxed)
+    }
+
+    fn stop_spinning(&self) {
+        if std::mem::take(&mut self.duty.lock().spins) {
+            self.engine.spinner.release();
+        }
+    }
+
     /// What the thread can run in place of a call that is suspended: a woken one, else one that begins the loop.
     fn next_fiber(&self) -> Option<Fiber> {
         if let Some(fiber) = self.next_woken() {
@@ -342,6 +422,7 @@ impl Worker {
     fn next_woken(&self) -> Option<Fiber> {
         let (left, helps) = {
             let mut duty = self.duty.lock();
+            self.has_woken.store(false, Ordering::Relaxed);
             duty.is_slow = false;
             if duty.gone_on < BATCH || duty.door.is_none() {
                 if let Some(fiber) = duty.woken.pop_front() {
@@ -389,6 +470,7 @@ impl Worker {
 
     /// The thread is about to block: what it would do next is for others.
     fn hand_everything_on(&self) {
+        self.stop_spinning();
         let (door, woken, helped) = {
             let mut duty = self.duty.lock();
             duty.is_slow = true;
@@ -424,7 +506,7 @@ impl Worker {
             state.parked.push(self.clone());
         }
         let mut duty = self.duty.lock();
-        while duty.door.is_none() && !duty.helps {
+        while duty.door.is_none() && !duty.helps && !duty.spins {
             self.sent.wait(&mut duty);
         }
         if let Some(door) = duty.door.clone() {
@@ -452,7 +534,8 @@ impl Door {
 
 /// A bug of ours that panics ends the application process that met it, not the sandbox: the door keeps its receiver.
 fn serve_or_end(engine: &Arc<Engine>, holder: &Holder, notification: Notification) {
-    let served = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| engine.serve(holder, notification)));
+    let began = ticks();
+    let served = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| engine.serve(holder, notification, began)));
     if served.is_err() {
         if let Some(thread) = engine.thread(notification.tid) {
             thread.process.kill();

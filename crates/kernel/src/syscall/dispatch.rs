@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 
 /// Serves the context's call. Unknown numbers are ENOSYS, and told once each.
 pub(crate) fn dispatch(context: &mut Context) -> Result<u64> {
-    let kernel = context.kernel().clone();
+    let kernel = context.kernel();
     kernel.system_calls.fetch_add(1, Ordering::Relaxed);
     let call = context.call;
     if let Some(verdict) = crate::task::seccomp::before_call(context) {

@@ -40,6 +40,7 @@ pub mod xattr;
 
 pub use argument::{Argument, Handler, ReturnValue, UserAddress};
 pub(crate) use dispatch::dispatch;
+pub(crate) use event::carry_out_deferred;
 
 #[cfg(test)]
 mod fuzz_tests;

@@ -24,10 +24,26 @@ pub const TRANSFER_MAX: u64 = 0x7fff_f000;
 /// IOV_MAX.
 const SEGMENTS_MAX: u64 = 1024;
 
+/// Most calls have one piece, for which nothing is allocated.
+#[derive(Clone)]
+enum List {
+    One(IoVec),
+    Many(Vec<IoVec>),
+}
+
+impl List {
+    fn as_slice(&self) -> &[IoVec] {
+        match self {
+            List::One(one) => std::slice::from_ref(one),
+            List::Many(many) => many,
+        }
+    }
+}
+
 /// Guest memory that a call reads or fills, piece by piece.
 #[derive(Clone)]
 pub struct Segments {
-    list: Vec<IoVec>,
+    list: List,
     index: usize,
     /// Bytes of the present segment that are done.
     done: u64,
@@ -37,7 +53,7 @@ pub struct Segments {
 impl Segments {
     pub fn one(address: u64, length: u64) -> Segments {
         let len = length.min(TRANSFER_MAX);
-        Segments { list: vec![IoVec { base: address, len }], index: 0, done: 0, remaining: len }
+        Segments { list: List::One(IoVec { base: address, len }), index: 0, done: 0, remaining: len }
     }
 
     /// From an array of `struct iovec`: EINVAL for too many or a length over SSIZE_MAX, EFAULT.
@@ -54,7 +70,7 @@ impl Segments {
             segment.len = segment.len.min(TRANSFER_MAX - remaining);
             remaining += segment.len;
         }
-        Ok(Segments { list, index: 0, done: 0, remaining })
+        Ok(Segments { list: List::Many(list), index: 0, done: 0, remaining })
     }
 
     pub fn remaining(&self) -> u64 {
@@ -63,13 +79,16 @@ impl Segments {
 
     /// What is left, as vectors (sockets move whole messages).
     pub fn into_vectors(self) -> Vec<IoVec> {
-        self.list
+        match self.list {
+            List::One(one) => vec![one],
+            List::Many(many) => many,
+        }
     }
 
     /// The next stretch of at most `limit` bytes.
     fn next_stretch(&mut self, limit: u64) -> Option<(u64, u64)> {
         loop {
-            let segment = self.list.get(self.index)?;
+            let segment = self.list.as_slice().get(self.index)?;
             let left = segment.len - self.done;
             if left == 0 {
                 self.index += 1;
@@ -115,6 +134,19 @@ impl Segments {
         }
         read
     }
+}
+
+/// Bytes of a step that lie on the stack; larger ones are allocated.
+const SMALL: usize = 512;
+
+/// What one step is copied through: `length` zeros, in one of two places.
+fn step_buffer<'a>(length: u64, small: &'a mut [u8; SMALL], large: &'a mut Vec<u8>) -> &'a mut [u8] {
+    let length = length.min(STEP as u64) as usize;
+    if length <= SMALL {
+        return &mut small[..length];
+    }
+    *large = vec![0; length];
+    large
 }
 
 /// Where a transfer takes place.
@@ -239,7 +271,8 @@ pub fn read_segments(context: &Context, file: &OpenFile, mut segments: Segments,
             Ok(0)
         };
     }
-    let mut buffer = vec![0; segments.remaining().min(STEP as u64) as usize];
+    let (mut small, mut large) = ([0; SMALL], Vec::new());
+    let buffer = step_buffer(segments.remaining(), &mut small, &mut large);
     let mut total: u64 = 0;
     let mut waiting = waiting;
     while segments.remaining() > 0 {
@@ -317,7 +350,8 @@ pub fn write_segments(context: &Context, file: &OpenFile, mut segments: Segments
             permission::drop_set_id(context.task, path.inode())?;
         }
     }
-    let mut buffer = vec![0; allowed.min(STEP as u64) as usize];
+    let (mut small, mut large) = ([0; SMALL], Vec::new());
+    let buffer = step_buffer(allowed, &mut small, &mut large);
     let mut total: u64 = 0;
     let result = 'transfer: loop {
         let wanted = (allowed - total).min(buffer.len() as u64) as usize;

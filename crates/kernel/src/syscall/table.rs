@@ -38,6 +38,9 @@ pub struct Row {
 
 macro_rules! rows {
     ($( $number:literal $name:ident $handler:path, $class:ident $support:ident $note:literal; )*) => {
+        /// The numbers of all rows.
+        const KNOWN: &[u64] = &[$($number),*];
+
         /// All rows, by number.
         pub static ROWS: &[Row] = &[$(Row {
             number: $number,
@@ -402,9 +405,23 @@ rows! {
     461 lsm_list_modules crate::syscall::system::absent, Kernel Refused "";
 }
 
+/// Larger than every call number.
+const NUMBERS: usize = 512;
+
+/// Where a call's row is in [`ROWS`], by its number; beyond the end where it has none.
+static INDEX: [u16; NUMBERS] = {
+    let mut index = [u16::MAX; NUMBERS];
+    let mut row = 0;
+    while row < KNOWN.len() {
+        index[KNOWN[row] as usize] = row as u16;
+        row += 1;
+    }
+    index
+};
+
 /// The row of a call number.
 pub fn find(number: u64) -> Option<&'static Row> {
-    ROWS.binary_search_by_key(&number, |row| row.number).ok().map(|index| &ROWS[index])
+    ROWS.get(usize::from(*INDEX.get(usize::try_from(number).ok()?)?))
 }
 
 #[cfg(test)]
@@ -414,5 +431,9 @@ mod tests {
     #[test]
     fn rows_are_in_order_and_unique() {
         assert!(ROWS.windows(2).all(|pair| pair[0].number < pair[1].number));
+        for number in 0..2 * NUMBERS as u64 {
+            assert_eq!(find(number).map(|row| row.number), ROWS.iter().map(|row| row.number).find(|&other| other == number));
+        }
+        assert!(find(u64::MAX).is_none());
     }
 }

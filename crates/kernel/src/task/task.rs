@@ -2,6 +2,7 @@
 
 use super::{Credentials, Process};
 use crate::fs::fd_table::FdTable;
+use crate::fs::file::OpenFile;
 use crate::fs::path::Path;
 use crate::run::AddressSpace;
 use crate::signal::TaskSignals;
@@ -138,6 +139,10 @@ impl Task {
     }
     pub fn files(&self) -> Arc<FdTable> {
         self.files.read().clone()
+    }
+    /// The open file behind a descriptor; EBADF.
+    pub fn file(&self, fd: i32) -> Result<Arc<OpenFile>> {
+        self.files.read().get(fd)
     }
     pub fn set_files(&self, files: Arc<FdTable>) {
         *self.files.write() = files;

@@ -41,6 +41,10 @@ impl FileOperations for MemoryDevice {
         matches!(self.kind, Kind::Null | Kind::Zero | Kind::Full)
     }
 
+    fn is_null(&self) -> bool {
+        self.kind == Kind::Null
+    }
+
     fn read(&self, _file: &OpenFile, buffer: &mut [u8], _offset: u64) -> Result<usize> {
         match self.kind {
             Kind::Null => Ok(0),

@@ -1,0 +1,92 @@
+//! The processor that runs us: its clock and its number; and how busy the host's processors are.
+
+use rustix::fs::{openat, Mode, OFlags};
+use rustix::thread::{sched_getaffinity, sched_setaffinity, CpuSet};
+use std::os::fd::OwnedFd;
+
+/// The processor's clock. Not ordered with what is around it.
+#[inline(always)]
+pub fn ticks() -> u64 {
+    // SAFETY: reads a register.
+    unsafe { core::arch::x86_64::_rdtsc() }
+}
+
+/// The number of the CPU that runs the calling thread.
+#[inline]
+pub fn current_cpu() -> u32 {
+    // SAFETY: no arguments; the C library reads what the kernel keeps up to date in memory, where it can.
+    u32::try_from(unsafe { libc::sched_getcpu() }).unwrap_or(0)
+}
+
+/// CPUs that a thread may run on.
+pub struct Cpus(CpuSet);
+
+impl Cpus {
+    /// Those of the calling thread.
+    pub fn usable() -> Cpus {
+        Cpus(sched_getaffinity(None).unwrap_or_default())
+    }
+
+    pub fn count(&self) -> u32 {
+        self.0.count()
+    }
+
+    /// The calling thread runs on one of these from now on.
+    pub fn take(&self) {
+        // Where the host has taken some of them away meanwhile, it uses what is left.
+        let _ = sched_setaffinity(None, &self.0);
+    }
+
+    /// The calling thread leaves the CPU `number` for another one of these. False: there is none.
+    pub fn take_but(&self, number: u32) -> bool {
+        let mut others = self.0;
+        if (number as usize) < CpuSet::MAX_CPU {
+            others.unset(number as usize);
+        }
+        others.count() > 0 && sched_setaffinity(None, &others).is_ok()
+    }
+}
+
+/// Tells how many threads of the whole host want a CPU now.
+pub struct Runnable {
+    load: OwnedFd,
+}
+
+impl Runnable {
+    /// `None` where the host does not tell.
+    pub fn open() -> Option<Runnable> {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let load = openat(crate::host::proc_directory()?, "loadavg", flags, Mode::empty()).ok()?;
+        Some(Runnable { load }).filter(|runnable| runnable.count().is_some())
+    }
+
+    /// They include those that run, and so the calling one.
+    pub fn count(&self) -> Option<u32> {
+        // proc_loadavg(5): three averages, then "running/all".
+        let mut text = [0u8; 64];
+        let length = rustix::io::pread(&self.load, &mut text, 0).ok()?;
+        let field = text.get(..length)?.split(|&byte| byte == b' ').nth(3)?;
+        let running = field.split(|&byte| byte == b'/').next()?;
+        std::str::from_utf8(running).ok()?.parse().ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn we_run_on_a_cpu_that_we_may_use() {
+        let before = ticks();
+        let cpus = Cpus::usable();
+        assert!(cpus.count() >= 1 && current_cpu() < 8192);
+        if cpus.count() > 1 {
+            let here = current_cpu();
+            assert!(cpus.take_but(here) && current_cpu() != here);
+            cpus.take();
+        }
+        assert_eq!(Cpus::usable().count(), cpus.count());
+        assert!(Runnable::open().is_none_or(|runnable| runnable.count().is_some_and(|count| count >= 1)));
+        assert!(ticks() > before);
+    }
+}
