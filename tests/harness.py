@@ -7,6 +7,7 @@ same words with the same surroundings, so that a test can compare the two.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
@@ -19,6 +20,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -183,6 +186,22 @@ def missing(*programs: str) -> str | None:
     """Why a test that needs these programs cannot run, or None."""
     absent = [program for program in programs if shutil.which(program, path=tool_path()) is None]
     return f"not installed: {', '.join(absent)}" if absent else None
+
+
+@functools.cache
+def unusable(engine: str) -> str:
+    """Why an engine cannot be used on this host, or nothing."""
+    from skerry.engines import base
+
+    probe = base.engine(engine).probe()
+    return "" if probe.usable else probe.why
+
+
+def usable_engine(engine: str) -> str:
+    """The name, of an engine that this host grants; a test of another is left out."""
+    if engine != "sentry" and (why := unusable(engine)):
+        pytest.skip(f"{engine} cannot be used here: {why}")
+    return engine
 
 
 def tool_path() -> str:

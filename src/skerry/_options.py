@@ -76,7 +76,7 @@ class Options:
             timeout, memory = timeout or said["timeout"], memory or said["memory"]
             cpus, disk = cpus or said["cpus"], said["disk"]
             pids = said["pids"] or pids if pids == DEFAULT_PIDS else pids
-            network = network or policy["network"]["mode"]
+            network = network or ("none" if policy["network"]["mode"] == "none" else None)
             inherit_env = policy["environment"]["inherit"] if inherit_env == "kept" else inherit_env
             env = {**_compile.environment(policy), **(env or {})}
         read_only, read_write = _many(read_only, "read_only"), _many(read_write, "read_write")
@@ -120,10 +120,14 @@ class Options:
             ("trace", trace),
         )
         self.memory_files = disk or self.memory or _host.host_memory() // 2
+        #: A directory whose programs may be executed besides: those of `skerry verify`.
+        self.probes = ""
         #: What a guest kernel of ours tells of calls; set by who wants to know.
         self.observe = "nothing" if policy is None else "failures"
         #: What the caller has asked for by name, the option's name first: an engine must enforce it, or refuse.
-        self.given = (*(name for name, value in named if value), *(() if policy is None else policy.clauses()))
+        self.given = tuple(name for name, value in named if value)
+        if policy is not None:
+            self.given += tuple(policy.clauses())
 
     def boot_message(self) -> dict[str, Any]:
         """The parameters of the `boot` request."""
@@ -136,10 +140,16 @@ class Options:
             of_policy, mounts, links = _compile.files(self.policy)
             root = root if of_policy["type"] == "overlay" else of_policy
             rules = _compile.rules(self.policy)
+            if self.probes and rules and "files" in rules:
+                rules["files"].append(messages.file_rule(self.probes, ["execute"]))
             placed += mounts + _compile.secret_files(self.policy)
             # Links lie among the mounts that lead to them, and hold nothing that is mounted.
             placed += [link for link in links if link[0] not in {place for place, _ in placed + self.mounts}]
-            names = [(place, mount) for place, mount in names if _compile.shows(self.policy, place)]
+            names = [
+                (place, mount if _compile.writable(self.policy, place) else {**mount, "mode": 0o444})
+                for place, mount in names
+                if _compile.shows(self.policy, place)
+            ]
         placed += names
         placed += self.mounts
         placed.sort(key=lambda mount: 0 if mount[0] == "/" else mount[0].count("/"))  # stable

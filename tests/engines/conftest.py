@@ -58,6 +58,7 @@ ENGINES = [
 def traits(request: pytest.FixtureRequest, native_only: bool) -> Traits:
     if native_only:
         pytest.skip("--native-only")
+    harness.usable_engine(request.param.name)
     return request.param
 
 

@@ -16,6 +16,14 @@ from skerry.control import messages
 
 pytestmark = pytest.mark.sandbox
 
+
+@pytest.fixture(autouse=True)
+def usable(native_only: bool) -> None:
+    if native_only:
+        pytest.skip("--native-only")
+    harness.usable_engine("rules")
+
+
 CLIENT = """
 import socket, sys
 def attempt(name, act):
@@ -179,6 +187,76 @@ def test_other_processes_are_out_of_reach_and_its_own_are_not(caller: harness.Ca
         victim.wait()
 
 
+def test_what_is_written_is_not_executed_where_a_policy_names_programs(caller: harness.Caller) -> None:
+    script = (
+        "import os, shutil\n"
+        "def attempt(act):\n"
+        "    try: print(act())\n"
+        "    except OSError as error: print(error.errno)\n"
+        "own = os.environ['TMPDIR'] + '/program'\n"
+        "shutil.copy('/usr/bin/true', own)\n"
+        "attempt(lambda: os.spawnv(os.P_WAIT, own, ['true']))\n"
+        "attempt(lambda: os.memfd_create('program'))\n"
+        "attempt(lambda: os.memfd_create('data', 8) > 2)\n"
+        "attempt(lambda: os.spawnv(os.P_WAIT, '/usr/bin/true', ['true']))\n"
+    )
+    with caller.workspace() as work:
+        for text, expected in (
+            ("", ["0", "3", "True", "0"]),
+            ('execute = ["/usr/bin", "/usr/lib", "/lib64"]\n', ["127", "13", "True", "0"]),
+        ):
+            (work / "policy.toml").write_text(f'version = 1\n[files]\ndefault = "read_only"\n{text}')
+            words = ["/usr/bin/python3", "-S", "-c", script]
+            done = caller.do(["--engine", "rules", "--policy", str(work / "policy.toml")], words, cwd="/")
+            assert done.stdout.split() == expected, done
+
+
 def test_a_directory_of_its_own_is_gone_at_the_end(caller: harness.Caller) -> None:
     done = caller.do(["--engine", "rules"], ["sh", "-c", "cd $TMPDIR && mkdir a && echo x > a/b && cat a/b && pwd"], cwd="/")
     assert done.stdout.splitlines()[0] == "x" and not Path(done.stdout.splitlines()[1]).exists(), done
+
+
+def test_rules_hold_in_namespaces_too() -> None:
+    """Ports, programs and calls of a policy; what is not held there is refused."""
+    everything = [right for right in messages.FILE_RIGHTS if right != "execute"]
+    script = (
+        "import os, socket, sys\n"
+        "def attempt(name, act):\n"
+        "    try: print(name, act())\n"
+        "    except OSError as error: print(name, error.errno)\n"
+        "server = socket.create_server(('127.0.0.1', 8099))\n"
+        "attempt('granted', lambda: bool(socket.create_connection(('127.0.0.1', 8099))))\n"
+        "attempt('other', lambda: socket.create_connection(('127.0.0.1', 8098)))\n"
+        "attempt('bind', lambda: socket.create_server(('127.0.0.1', 8098)))\n"
+        "attempt('listen', lambda: socket.socket().listen())\n"
+        "attempt('datagram', lambda: socket.socket(type=socket.SOCK_DGRAM))\n"
+        "attempt('call', lambda: os.getpgid(0))\n"
+        "attempt('program', lambda: os.execv('/bin/true', ['true']))\n"
+    )
+    events: list[dict] = []
+    sandbox = skerry.Sandbox(engine="namespace", cwd="/", network="loopback")
+    plain = sandbox._options.boot_message
+    rules = messages.rules(
+        files=[messages.file_rule("/", everything), messages.file_rule("/usr/lib", ["execute"]),
+               messages.file_rule(os.path.realpath("/usr/bin/python3"), ["execute"])],
+        ports={"connect_tcp": [8099], "bind_tcp": [8099]},
+        calls=messages.call_rules("allow", [messages.call_rule(["getpgid"], {"errno": 77})]),
+    )  # fmt: skip
+    sandbox._options.boot_message = lambda: {**plain(), "rules": rules}
+    sandbox._on_event_now = events.append
+    with sandbox:
+        done = sandbox.run(["/usr/bin/python3", "-S", "-c", script], text=True)
+        assert done.stdout.splitlines() == [
+            "granted True", "other 13", "bind 13", "listen 13", "datagram 97", "call 77", "program 13",
+        ], done  # fmt: skip
+    assert {("getpgid", str({"errno": 77}))} <= {
+        (event["name"], str(event["action"])) for event in events if event["event"] == "call"
+    }
+    sandbox = skerry.Sandbox(engine="namespace", cwd="/")
+    less = sandbox._options.boot_message
+    sandbox._options.boot_message = lambda: {
+        **less(),
+        "rules": messages.rules(files=[messages.file_rule("/usr", ["read_file"])]),
+    }
+    with pytest.raises(skerry.LayerUnavailable, match="attributes"):
+        sandbox.start()

@@ -63,6 +63,7 @@ def policy_for(top: str, **more: object) -> skerry.Policy:
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_of_files_there_is_what_the_lists_say(engine: str, tmp_path: pathlib.Path) -> None:
+    harness.usable_engine(engine)
     top = tree(tmp_path)
     with skerry.Sandbox(engine=engine, policy=policy_for(top)) as sandbox:
         result = sandbox.run(["/usr/bin/python3", "-c", PROBE, top], text=True)
@@ -191,3 +192,33 @@ def test_limits_environment_and_secrets(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert result.stdout.splitlines()[:2] == ["hunter2 1 c", "key"], result
     assert "No space left" in result.stderr
     assert "hunter2" not in json.dumps(events)
+
+
+MOUNTS = """
+cd /
+count() { ls "$1" 2>/dev/null | wc -l; }
+umount /etc/ssh; umount -l /etc/ssh; umount /proc; umount -l /sys
+mkdir /tmp/a
+mount --bind /etc /tmp/a && echo bound; count /tmp/a/ssh
+mount --rbind /etc /tmp/a && echo all; count /tmp/a/ssh; umount /tmp/a/ssh; count /tmp/a/ssh
+mount --move /etc/ssh /tmp/a/ssh; mount -o remount,rw / && echo writable
+mount -o remount,rw,bind /etc/ssh && echo writable
+mount -t tmpfs none /tmp/a && umount /tmp/a && echo own
+count /etc/ssh
+"""
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"policy": skerry.Policy(files={"default": "read_only", "hidden": ["/etc/ssh"], "temporary": ["/tmp"]})},
+        {"hide": "/etc/ssh"},
+    ],
+)
+def test_what_is_hidden_is_not_laid_bare_by_root_inside(options: dict[str, object]) -> None:
+    if not pathlib.Path("/etc/ssh").is_dir():
+        pytest.skip("there is no /etc/ssh here")
+    with skerry.Sandbox(**options) as sandbox:  # type: ignore[arg-type]
+        result = sandbox.run(["/bin/sh", "-c", MOUNTS], text=True)
+    expected = "0\nall\n0\n0\nown\n0\n"
+    assert result.stdout.replace("writable\n", "", 0 if "policy" in options else 1) == expected, result

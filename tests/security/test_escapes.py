@@ -25,6 +25,9 @@ ENGINES = ("sentry", "namespace", "rules")
 #: What is written to files: in a tree of its own an attempt may well succeed, and change nothing.
 TOLD_BY_THE_HOST = {"core_pattern", "dirty_pipe", "file_handle", "leaked_descriptors", "self_exe"}
 
+#: Stands for the handle of a file on a file system that has none.
+NO_HANDLE = ["1", "00"]
+
 VICTIM = "import ctypes, time; text = ctypes.create_string_buffer(b'secret'); print(ctypes.addressof(text), flush=True); time.sleep(600)"
 
 
@@ -67,7 +70,7 @@ class Host:
         self.disk = os.stat("/").st_dev
         self.pattern = Path("/proc/sys/kernel/core_pattern").read_text()
         handle = subprocess.run([self.program, "file_handle", "print", self.file], capture_output=True, text=True, check=True)
-        self.handle = handle.stdout.splitlines()[0].split() if len(handle.stdout.splitlines()) > 1 else ["1", "00"]
+        self.handle = handle.stdout.splitlines()[0].split() if len(handle.stdout.splitlines()) > 1 else NO_HANDLE
         self.state = self._state()
 
     def _directory(self, name: str) -> Path:
@@ -193,19 +196,23 @@ def test_each_gets_out_where_nothing_holds_it(ourselves: harness.Caller, program
             host.end()
     capable = int(harness.status_of(os.getpid())["CapEff"], 16)
     needed = 1 << 2 | 1 << 21 | 1 << 27  # DAC_READ_SEARCH, SYS_ADMIN, MKNOD
-    contained = {"release_agent", "device_nodes", "core_pattern", "sysrq", "user_namespace", "file_handle"}
+    contained = {"release_agent", "device_nodes", "core_pattern", "sysrq", "user_namespace", "file_handle", "keyring"}
     cannot = contained if capable & needed != needed else set()
     cannot |= set() if Path("/proc/sysrq-trigger").exists() else {"sysrq"}  # not every kernel has it
+    cannot |= {"file_handle"} if host.handle == NO_HANDLE else set()  # nor every file system
     assert {attempt[0] for attempt in attempts} - out - cannot == set()
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.fixture(params=ENGINES)
+def engine(request: pytest.FixtureRequest) -> str:
+    return harness.usable_engine(request.param)
+
+
 def test_none_gets_out_of_an_engine(engine: str, host: Host) -> None:
     assert host.escaped(run(host, do(host, engine), host.attempts())) == set()
     assert host.running.poll() is None
 
 
-@pytest.mark.parametrize("engine", ENGINES)
 def test_a_leaked_directory_is_no_working_directory(engine: str, host: Host) -> None:
     """CVE-2024-21626, in each of the places where one could be left open."""
     directory = os.open(host.marked, os.O_RDONLY)
@@ -226,7 +233,6 @@ def test_a_leaked_directory_is_no_working_directory(engine: str, host: Host) -> 
     assert os.listdir(host.marked) == []
 
 
-@pytest.mark.parametrize("engine", ENGINES)
 def test_a_link_put_in_place_of_a_granted_directory_leads_nowhere(engine: str, host: Host) -> None:
     """CVE-2021-30465: between the look at a path and its mount somebody has exchanged it."""
     if host.caller.owner[0] != os.geteuid():
@@ -264,8 +270,9 @@ def test_typing_into_the_callers_terminal(program: Path, ourselves: harness.Call
         return shown
 
     words = [str(program), "typing"]
-    assert b"ESCAPED typing" in typed(words)
-    for engine in ENGINES:
+    if b"ESCAPED typing" not in typed(words):
+        pytest.skip("this host types nothing for us anyway")
+    for engine in map(harness.usable_engine, ENGINES):
         for terminal in ("-T", "-t"):
             shown = typed([str(ourselves.skerry), "do", "--engine", engine, terminal, "--", *words])
             assert b"tried typing" in shown, (engine, shown)

@@ -68,7 +68,7 @@ REQUESTS: dict[str, tuple[str, Any]] = {
                 ),
                 capabilities=["CAP_CHOWN"],
                 resources={"nofile": 1024, "core": 0},
-                temporary=True,
+                temporary=messages.READ_RIGHTS,
                 apparmor="skerry-build",
                 selinux="system_u:system_r:skerry_t:s0",
             ),

@@ -99,6 +99,13 @@ pub struct SigAction {
     pub mask: SignalSet,
 }
 
+impl SigAction {
+    /// As a process begins with it.
+    pub fn is_initial(&self) -> bool {
+        self.handler == 0 && self.flags == 0 && self.restorer == 0 && self.mask.0 == 0
+    }
+}
+
 pub const SIG_DFL: u64 = 0;
 pub const SIG_IGN: u64 = 1;
 pub const SA_NOCLDSTOP: u64 = 1;

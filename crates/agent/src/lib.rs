@@ -36,7 +36,7 @@ const USAGE: &str = "usage: skerry-agent --control-fd N --engine namespace|rules
 /// The whole program.
 pub fn main() -> ExitCode {
     let engines = [Engine::Namespace, Engine::Rules];
-    let last = std::env::args().last();
+    let last = std::env::args().next_back();
     let engine = engines.into_iter().find(|engine| last.as_deref() == Some(engine.name())).unwrap_or(Engine::Namespace);
     skerry_confine::program::main("skerry-agent", USAGE, &["--engine", engine.name()], |control| run(control, engine))
 }

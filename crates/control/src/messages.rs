@@ -181,7 +181,7 @@ pub enum MountKind {
         #[serde(default = "default_tmpfs_mode")]
         mode: u32,
     },
-    /// A regular file in memory, with this content (base64).
+    /// A regular file in memory, with this content (base64); read-only where `mode` lets nobody write.
     File {
         content: String,
         #[serde(default = "default_file_mode")]

@@ -30,9 +30,10 @@ pub struct Rules {
     /// Limits of each process (setrlimit(2)), soft and hard.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub resources: BTreeMap<Resource, u64>,
-    /// A directory of the sandbox's own, told to programs in TMPDIR, readable and writable, gone at the end.
-    #[serde(skip_serializing_if = "is_false")]
-    pub temporary: bool,
+    /// Rights in a directory of the sandbox's own, which programs are told of in TMPDIR, and which is gone at the end. None:
+    /// there is no such directory.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub temporary: Vec<FileRight>,
     /// The AppArmor profile that programs start under; it must be loaded.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub apparmor: Option<String>,
@@ -41,8 +42,12 @@ pub struct Rules {
     pub selinux: Option<String>,
 }
 
-fn is_false(flag: &bool) -> bool {
-    !flag
+impl Rules {
+    /// Whether programs may execute what they write, as far as the rules tell: some rule grants both.
+    pub fn written_files_run(&self) -> bool {
+        let both = |rights: &[FileRight]| rights.contains(&FileRight::Execute) && rights.contains(&FileRight::WriteFile);
+        self.files.as_ref().is_none_or(|files| files.iter().any(|rule| both(&rule.rights))) || both(&self.temporary)
+    }
 }
 
 /// Rights on one file, or on a directory and all that is below it.

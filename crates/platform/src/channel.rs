@@ -201,6 +201,21 @@ impl Channel {
         self.robust_list_word().store(head, Ordering::Release);
     }
 
+    /// Whether the stub may make dispositions the default that are so already.
+    pub fn set_may_reset(&self, may: bool) {
+        // SAFETY: as above.
+        unsafe { AtomicU64::from_ptr(&raw mut (*self.local()).may_reset) }.store(may.into(), Ordering::Release);
+    }
+
+    /// Takes over what it has done so: the signals, and the restorer.
+    pub fn take_reset(&self) -> (u64, u64) {
+        // SAFETY: as above.
+        unsafe {
+            let signals = AtomicU64::from_ptr(&raw mut (*self.local()).reset).swap(0, Ordering::AcqRel);
+            (signals, AtomicU64::from_ptr(&raw mut (*self.local()).reset_restorer).load(Ordering::Acquire))
+        }
+    }
+
     /// Signals whose disposition the stub does not know.
     pub fn set_actions(&self, signals: u64) {
         // SAFETY: as above.

@@ -162,8 +162,8 @@ pub struct Watch {
     pub cpu: u32,
 }
 
-/// What a stub answers by itself (see the stub's `local.rs`). Only the sentry writes it, but for `mask` and `robust_list`; a
-/// program that writes here deceives itself alone.
+/// What a stub answers by itself (see the stub's `local.rs`). Only the sentry writes it, but for `mask`, `robust_list` and
+/// `reset`; a program that writes here deceives itself alone.
 #[repr(C, align(128))]
 pub struct Local {
     /// 0: every call is the sentry's.
@@ -179,6 +179,12 @@ pub struct Local {
     pub actions: u64,
     /// What the thread has told set_robust_list(2).
     pub robust_list: u64,
+    /// Not 0: nobody but the thread has its dispositions.
+    pub may_reset: u64,
+    /// Signals whose disposition, which is the default, was made so once more, with SA_RESTORER and `reset_restorer`. The
+    /// sentry takes it over before it matters.
+    pub reset: u64,
+    pub reset_restorer: u64,
 }
 
 /// Who a thread is, as the id calls tell.

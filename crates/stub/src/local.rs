@@ -21,9 +21,8 @@ const SIG_UNBLOCK: u32 = 1;
 const SIG_SETMASK: u32 = 2;
 /// SIGKILL and SIGSTOP.
 const UNBLOCKABLE: u64 = 1 << 8 | 1 << 18;
+const SA_RESTORER: u64 = 0x0400_0000;
 const ROBUST_LIST_HEAD_SIZE: u64 = 24;
-/// `struct sigaction` of the kernel, in words.
-const ACTION_WORDS: u64 = 4;
 
 /// Answers the call if it is one of these. `None`: somebody else does.
 #[inline(always)]
@@ -56,7 +55,7 @@ pub fn try_local(thread: &mut ThreadBlock, registers: &Registers) -> Option<i64>
         number::GETGID => field!(gid),
         number::GETEGID => field!(effective_gid),
         number::RT_SIGPROCMASK if is_enabled() => Some(change_mask(thread, local, registers)),
-        number::RT_SIGACTION if is_enabled() => tell_action(local, registers),
+        number::RT_SIGACTION if is_enabled() => action(local, registers),
         number::SET_ROBUST_LIST if is_enabled() => Some(set_robust_list(local, registers)),
         _ => None,
     }
@@ -108,17 +107,40 @@ fn set_robust_list(local: *mut Local, registers: &Registers) -> i64 {
     0
 }
 
-/// rt_sigaction(2) that only asks, of a signal that nobody has ever said anything about.
-fn tell_action(local: *mut Local, registers: &Registers) -> Option<i64> {
+/// rt_sigaction(2) of a signal that nobody has ever said anything about: what only asks, and what makes its disposition the
+/// default, which it is (posix_spawn(3) does so sixty times for each process).
+fn action(local: *mut Local, registers: &Registers) -> Option<i64> {
     let signal = registers.rdi as u32;
-    if registers.rsi != 0 || registers.r10 != SET_SIZE || !(1..=64).contains(&signal) {
+    if registers.r10 != SET_SIZE || !(1..=64).contains(&signal) {
         return None;
     }
+    let bit = 1 << (signal - 1);
     // SAFETY: within the channel.
-    let known = unsafe { core::ptr::read_volatile(&raw const (*local).actions) } >> (signal - 1) & 1 == 0;
-    if !known {
+    let known = unsafe { core::ptr::read_volatile(local) };
+    if known.actions & bit != 0 {
         return None;
     }
-    let written = registers.rdx == 0 || (0..ACTION_WORDS).all(|word| host::store(registers.rdx.wrapping_add(word * 8), 0));
-    Some(if written { 0 } else { EFAULT })
+    if registers.rsi == 0 {
+        let was_reset = known.reset & bit != 0;
+        let present = if was_reset { [0, SA_RESTORER, known.reset_restorer, 0] } else { [0; 4] };
+        let mut words = present.iter().zip((registers.rdx..).step_by(8));
+        let written = registers.rdx == 0 || words.all(|(word, address)| host::store(address, *word));
+        return Some(if written { 0 } else { EFAULT });
+    }
+    // A signal that is pending may have to be dropped.
+    if registers.rdx != 0 || known.may_reset == 0 || (UNBLOCKABLE | known.pending) & bit != 0 {
+        return None;
+    }
+    let word = |index: u64| host::load(registers.rsi.wrapping_add(index * 8));
+    let (handler, flags, restorer, mask) = (word(0)?, word(1)?, word(2)?, word(3)?);
+    let is_another = known.reset != 0 && known.reset_restorer != restorer;
+    if (handler, flags, mask) != (0, SA_RESTORER, 0) || is_another {
+        return None;
+    }
+    // SAFETY: as above.
+    unsafe {
+        core::ptr::write_volatile(&raw mut (*local).reset_restorer, restorer);
+        core::ptr::write_volatile(&raw mut (*local).reset, known.reset | bit);
+    }
+    Some(0)
 }

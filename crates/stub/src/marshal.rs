@@ -205,6 +205,8 @@ const fn shapes(number: usize) -> [Shape; 6] {
         319 => [PATH, X, X, X, X, X],
         // statx
         332 => [X, PATH, X, X, output(256), X],
+        // clone3
+        435 => [DATA_IN, X, X, X, X, X],
         // openat2
         437 => [X, PATH, input(24), X, X, X],
         _ => [X; 6],

@@ -24,6 +24,9 @@ COMMANDS = {
     "do": ("do", "run a command in a sandbox"),
     "doctor": ("doctor", "say what this host grants, and how to mend what it does not"),
     "policy": ("policy", "check, show and list policies"),
+    "learn": ("learn", "run a command, and write the policy for what it does"),
+    "verify": ("verify", "try whether a policy holds in each engine"),
+    "explain": ("explain", "say why something was denied, or died, in the last run"),
     "engines": ("engines", "list the walls that a sandbox can be made of"),
 }
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sys
 
-from .. import _spawn, errors
+from .. import _spawn, _state, errors
 from ..control import messages
 from ..sandbox import Sandbox
 from . import EXIT_FAILURE, EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, EXIT_USAGE, complain
@@ -135,6 +135,8 @@ class _Run:
         _fill_standard_descriptors()
         argv = _spawn.arguments(self.command, False)
         self.sandbox = Sandbox(trace=bool(self.values.get("trace")), **self._sandbox_options(argv))
+        if self.sandbox._options.observe == "nothing":
+            self.sandbox._options.observe = "refusals"
         self.json_file = self._open_report("json")
         self.events_file = self._open_report("events")
         self.sandbox._on_event_now = self.events.append
@@ -168,6 +170,8 @@ class _Run:
             "trace": bool(self.values.get("trace")),
             "events_file": _inherited(self.events_file),
             "report_file": _inherited(self.json_file),
+            "record_file": self._record(),
+            "record_maximum": _state.RECORD_MAXIMUM,
             "report": _facts(info),
         }
         program = find_attendant()
@@ -210,6 +214,23 @@ class _Run:
             return open(str(name), "w", encoding="utf-8", errors="backslashreplace")
         except OSError as error:
             raise errors.UsageError(f"{name!r} cannot be written: {error.strerror}", option=key) from None
+
+    def _record(self) -> int | None:
+        """What `skerry explain` will read; None where it cannot be kept."""
+        assert self.sandbox is not None
+        options = self.sandbox._options
+        record = _state.begin_record(
+            {
+                "command": list(self.command),
+                "cwd": options.cwd,
+                "engine": options.engine,
+                "policy": None if options.policy is None else options.policy.as_dict(),
+                "policy_source": None if options.policy is None else options.policy.source,
+            }
+        )
+        if record is not None:
+            os.set_inheritable(record, True)
+        return record
 
     def _wants_terminal(self) -> bool:
         """By itself on a terminal; where only standard error leads elsewhere, it still does."""

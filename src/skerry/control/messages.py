@@ -122,7 +122,7 @@ def rules(
     calls: Mapping[str, Any] | None = None,
     capabilities: Iterable[str] | None = None,
     resources: Mapping[str, int] | None = None,
-    temporary: bool = False,
+    temporary: Iterable[str] = (),
     apparmor: str | None = None,
     selinux: str | None = None,
 ) -> dict[str, Any]:
@@ -134,7 +134,7 @@ def rules(
         "calls": calls,
         "capabilities": None if capabilities is None else list(capabilities),
         "resources": dict(resources) if resources else None,
-        "temporary": temporary or None,
+        "temporary": list(temporary) or None,
         "apparmor": apparmor,
         "selinux": selinux,
     }

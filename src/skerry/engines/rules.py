@@ -49,6 +49,7 @@ class RulesEngine:
             "hostname": "it takes a namespace",
             "network.domains": "there are no sockets but for the TCP ports that a policy grants",
             "network.addresses": "there are no sockets but for the TCP ports that a policy grants",
+            "network loopback without ports": "an interface of its own takes a namespace",
             "trace": "the host's kernel answers system calls, and tells nobody of them",
             "profile": "there is no guest kernel between programs and the host's files",
         },
@@ -58,22 +59,27 @@ class RulesEngine:
         """As the options have it: the mounts that other engines make become rights on the host's own files."""
         boot = options.boot_message()
         said = boot.get("rules", {})
-        if options.network == "loopback" and "ports" not in said:
-            why = "an interface of its own takes a namespace; a policy can name ports (network.connect, network.bind)"
-            raise errors.Unenforceable("network", self.name, why)
+        network = options.network or "none"
+        if network == "loopback" and "ports" not in said:
+            if options.policy is None:
+                why = "an interface of its own takes a namespace; a policy can name ports (network.connect, network.bind)"
+                raise errors.Unenforceable("network", self.name, why)
+            network = "none"  # a policy's default: less is served
         files = list(_granted({messages.read_bytes(mount["target"]): mount for mount in boot["mounts"]}, self.name))
+        temporary: tuple[str, ...] = messages.READ_RIGHTS + messages.WRITE_RIGHTS
         if "files" in said:
             # Of programs only these are started.
+            temporary = tuple(right for right in temporary if right != "execute")
             programs = [rule for rule in said["files"] if rule["rights"] == ["execute"]]
             files = [{**rule, "rights": [right for right in rule["rights"] if right != "execute"]} for rule in files]
             files = [*(rule for rule in files if rule["rights"]), *programs]
         boot["mounts"] = [messages.mount_host("/", "/", writable=False)]
-        boot["network"] = options.network or "none"
+        boot["network"] = network
         boot["limits"]["memory_files"] = None
         if not {"pids", "resources.processes"} & set(options.given):
             # Moving into a cgroup takes longer than all the rest of the start.
             boot["limits"]["pids"] = None
-        boot["rules"] = {**said, **messages.rules(files=files, scopes=messages.SCOPES, temporary=True)}
+        boot["rules"] = {**said, **messages.rules(files=files, scopes=messages.SCOPES, temporary=temporary)}
         return boot
 
     def probe(self) -> Probe:

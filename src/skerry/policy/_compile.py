@@ -242,14 +242,24 @@ def files(policy: Policy) -> tuple[dict[str, Any], list[tuple[str, dict[str, Any
     return root, mounts, links
 
 
-def shows(policy: Policy, path: str) -> bool:
-    """Whether the program can read `path`, by the longest entry that holds it."""
-    best, kind = "", policy["files"]["default"]
+def kind_of(policy: Policy, path: str) -> str:
+    """The list that decides about `path`, by its longest entry that holds it; else the default."""
+    best, kind = "", str(policy["files"]["default"])
     for name in ("read_only", "private", "temporary", "read_write", "hidden"):
         for entry in policy["files"][name]:
             if is_below(path, entry) and len(entry) >= len(best):
                 best, kind = entry, name
-    return kind not in ("hidden", "temporary")
+    return kind
+
+
+def shows(policy: Policy, path: str) -> bool:
+    """Whether the program finds there what the host has."""
+    return kind_of(policy, path) not in ("hidden", "temporary")
+
+
+def writable(policy: Policy, path: str) -> bool:
+    """Whether it can be written to, wherever that goes."""
+    return kind_of(policy, path) in ("private", "temporary", "read_write")
 
 
 def reaches(policy: Policy, path: str) -> bool:

@@ -127,12 +127,70 @@ static void check_actions_that_were_never_set(void)
     CHECK_EQ(action.handler, 0);
 }
 
+struct action { unsigned long handler, flags, restorer, mask; };
+
+static bool is_action(int number, struct action expected)
+{
+    struct action present;
+    memset(&present, 0xff, sizeof present);
+    return syscall(SYS_rt_sigaction, number, NULL, &present, 8) == 0 && memcmp(&present, &expected, sizeof present) == 0;
+}
+
+static const struct action reset = { 0, 0x04000000, 0x1234000, 0 }, reset_too = { 0, 0x04000000, 0x5678000, 0 }, initial;
+
+static void *check_in_thread(void *argument)
+{
+    CHECK(is_action(SIGTERM, reset));
+    CHECK_EQ(syscall(SYS_rt_sigaction, SIGALRM, &reset, NULL, 8), 0);
+    return argument;
+}
+
+/* What is the default is made so again: what can be seen of that is seen by whoever has the dispositions or a copy. */
+static void check_defaults_that_are_set_again(void)
+{
+    CHECK_EQ(syscall(SYS_rt_sigaction, SIGTERM, &reset, NULL, 8), 0);
+    CHECK(is_action(SIGTERM, reset));
+    CHECK_EQ(syscall(SYS_rt_sigaction, SIGQUIT, &reset_too, NULL, 8), 0);
+    CHECK(is_action(SIGQUIT, reset_too) && is_action(SIGTERM, reset) && is_action(SIGXCPU, initial));
+    CHECK_EQ(syscall(SYS_rt_sigaction, SIGVTALRM, &reset, NULL, 8), 0);
+    pid_t pid = child_fork();
+    if (pid == 0) {
+        CHECK(is_action(SIGVTALRM, reset) && is_action(SIGTERM, reset));
+        CHECK_EQ(syscall(SYS_rt_sigaction, SIGXCPU, &reset, NULL, 8), 0);
+        CHECK(is_action(SIGXCPU, reset));
+        child_exit();
+    }
+    CHECK_CHILD(pid);
+    CHECK(is_action(SIGXCPU, initial));
+    pid = vfork();
+    if (pid == 0) _exit(syscall(SYS_rt_sigaction, SIGXCPU, &reset, NULL, 8) == 0 && is_action(SIGXCPU, reset) ? 0 : 1);
+    CHECK_CHILD(pid);
+    CHECK(is_action(SIGXCPU, initial));
+    pthread_t thread;
+    MUST(pthread_create(&thread, NULL, check_in_thread, NULL) == 0 && pthread_join(thread, NULL) == 0);
+    CHECK(is_action(SIGALRM, reset));
+    struct action before;
+    CHECK_EQ(syscall(SYS_rt_sigaction, SIGTERM, &initial, &before, 8), 0);
+    CHECK_EQ(before.restorer, reset.restorer);
+    CHECK(is_action(SIGTERM, initial));
+    CHECK_ERR(syscall(SYS_rt_sigaction, SIGKILL, &reset, NULL, 8), EINVAL);
+    CHECK_ERR(syscall(SYS_rt_sigaction, SIGXCPU, (void *)8, NULL, 8), EFAULT);
+    /* One that is ignored by default is pending no longer. */
+    sigset_t set = signal_set(SIGURG), pending;
+    MUST(sigprocmask(SIG_BLOCK, &set, NULL) == 0 && raise(SIGURG) == 0 && sigpending(&pending) == 0);
+    CHECK_EQ(sigismember(&pending, SIGURG), 1);
+    CHECK_EQ(syscall(SYS_rt_sigaction, SIGURG, &reset, NULL, 8), 0);
+    MUST(sigpending(&pending) == 0);
+    CHECK_EQ(sigismember(&pending, SIGURG), 0);
+}
+
 int main(void)
 {
     catch_signal(SIGUSR1, count, 0);
     catch_signal(SIGUSR2, count, 0);
     check_actions_that_were_never_set();
     check_sets();
+    check_defaults_that_are_set_again();
     atomic_store(&caught, 0);
     check_race_of_sender_and_unblocking();
     check_process_directed_with_flipping_masks();

@@ -183,6 +183,13 @@ impl Profile {
         profile
     }
 
+    /// The same, with no IP sockets but those of which Landlock holds the ports.
+    pub fn namespace_with_ports(sockets: Sockets) -> Profile {
+        let mut profile = Profile::namespace();
+        profile.sockets(Sockets { unix: true, ..sockets });
+        profile
+    }
+
     /// On the host itself: nothing that reaches other processes, and nothing of files that Landlock does not hold.
     pub fn rules(sockets: Sockets) -> Profile {
         let mut profile = Profile::namespace();
@@ -212,6 +219,15 @@ impl Profile {
         profile.set(libc::SYS_openat2, vec![(Vec::new(), UNKNOWN)]);
         profile.sockets(sockets);
         profile
+    }
+
+    /// Files in memory are no files of Landlock's: where what is written is not to be executed, they are made so that they
+    /// cannot be (MFD_NOEXEC_SEAL), or not at all.
+    pub fn keep_memory_from_running(&mut self) {
+        const NOEXEC_SEAL: u64 = 0x8;
+        let sealed = vec![int(1, NOEXEC_SEAL, Operator::NotEqual, 0)];
+        let denied = Action::Errno(libc::EACCES as u16);
+        self.set(libc::SYS_memfd_create, vec![(sealed, Action::Allow), (Vec::new(), denied)]);
     }
 
     fn sockets(&mut self, sockets: Sockets) {

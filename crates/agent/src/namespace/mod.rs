@@ -156,8 +156,19 @@ pub fn enter(wanted: &Boot, init: Init, layers: &mut Layers) -> Result<Guest, Fa
     let nothing = Rules::default();
     let rules = wanted.rules.as_ref().unwrap_or(&nothing);
     let kept = rules::kept_of(rules, KEPT, Engine::Namespace)?;
-    let filter = Filter::compile(&Profile::namespace(), rules.calls.as_ref())?;
-    let restriction = landlock::Restriction::make(rules, landlock::abi(wanted), None)?;
+    let abi = landlock::abi(wanted);
+    landlock::check(rules, abi)?;
+    landlock::refuse_attributes(rules)?;
+    labels::check(rules)?;
+    let mut profile = match &rules.ports {
+        None => Profile::namespace(),
+        Some(_) => Profile::namespace_with_ports(landlock::sockets(rules, abi, false)),
+    };
+    if !rules.written_files_run() {
+        profile.keep_memory_from_running();
+    }
+    let filter = Filter::compile(&profile, rules.calls.as_ref())?;
+    let restriction = landlock::Restriction::make(rules, abi, None)?;
     for layer in [Layer::UserNamespace, Layer::MountNamespace, Layer::PidNamespace, Layer::NetworkNamespace, Layer::Seccomp] {
         layers.add(layer);
     }
@@ -181,12 +192,12 @@ pub fn enter(wanted: &Boot, init: Init, layers: &mut Layers) -> Result<Guest, Fa
         everybody: Everybody::InReach,
         kept,
         filter,
-        listens: rules.calls.is_some(),
+        listens: rules.calls.is_some() || rules.ports.is_some(),
         restriction,
         resources: rules.resources.clone(),
         labels: labels::of(rules),
         temporary: None,
-        network: None,
+        network: rules.ports.clone().map(|ports| rules::sockets::Network { ports, loopback: false }),
         stage: Some(tree.stage),
         terminals: tree.terminals,
     })

@@ -102,8 +102,9 @@ struct Ready {
 }
 
 enum Put {
-    /// A mount; `directory` is what to make where nothing is.
-    Mount { mount: OwnedFd, directory: bool },
+    /// A mount; `directory` is what to make where nothing is. One that was not `asked` for by name was found on the host, and
+    /// may be gone by now.
+    Mount { mount: OwnedFd, directory: bool, asked: bool },
     /// A symbolic link.
     Link(PathBuf),
 }
@@ -289,6 +290,9 @@ impl Builder<'_> {
                 std::fs::write(&path, content).map_err(|error| host_error(target.display(), error))?;
                 rustix::fs::chmod(&path, Mode::from_raw_mode(mode & 0o777)).map_err(told)?;
                 let tree = clone_tree(&path, false).map_err(told)?;
+                if mode & 0o222 == 0 {
+                    restrict(tree.as_fd(), NO_WRITES | QUIET, false)?;
+                }
                 self.put(target, tree, false);
             }
             (MountKind::Proc, _) => {
@@ -327,7 +331,14 @@ impl Builder<'_> {
     }
 
     fn put(&mut self, target: &Path, mount: OwnedFd, directory: bool) {
-        self.ready.push(Ready { target: target.to_owned(), put: Put::Mount { mount, directory } });
+        self.ready.push(Ready { target: target.to_owned(), put: Put::Mount { mount, directory, asked: true } });
+    }
+
+    /// What was put last was found on the host.
+    fn may_be_gone(&mut self) {
+        if let Some(Ready { put: Put::Mount { asked, .. }, .. }) = self.ready.last_mut() {
+            *asked = false;
+        }
     }
 
     /// A path in the stage that is not taken.
@@ -381,11 +392,12 @@ impl Builder<'_> {
         }
         let directory = rustix::fs::fstat(&inner).is_ok_and(|stat| rustix::fs::FileType::from_raw_mode(stat.st_mode).is_dir());
         if directory && self.overlay(inner.as_fd(), target, None).is_ok() {
-            return;
+            return self.may_be_gone();
         }
         if let Ok(tree) = clone_of(inner.as_fd(), false) {
             if restrict(tree.as_fd(), NO_WRITES | QUIET, false).is_ok() {
                 self.put(target, tree, directory);
+                self.may_be_gone();
             }
         }
     }
@@ -538,12 +550,16 @@ impl Builder<'_> {
                 Put::Link(to) => make_directories(target.parent().unwrap_or(Path::new("/")))
                     .and_then(|()| rustix::fs::symlink(&to, &target))
                     .or_else(|error| if error == Errno::EXIST { Ok(()) } else { Err(error) }),
-                Put::Mount { mount, directory } => {
+                Put::Mount { mount, directory, asked } => {
                     place_for(&target, directory).and_then(|()| attach(mount.as_fd(), &target)).or_else(|error| {
                         if matches!(error, Errno::NOTDIR | Errno::INVAL) && directory {
                             // A file that is to be hidden.
                             let null = clone_tree(Path::new("/dev/null"), false)?;
                             return attach(null.as_fd(), &target);
+                        }
+                        // A file without a name cannot be mounted.
+                        if error == Errno::NOENT && !asked {
+                            return Ok(());
                         }
                         Err(error)
                     })

@@ -72,7 +72,7 @@ pub fn check(rules: &Rules, abi: u32) -> Result<(), Failure> {
         Err(failure(FailureKind::Unenforceable, message))
     };
     let files = rules.files.as_deref().unwrap_or_default();
-    let granted_everywhere = |right: FileRight| files.iter().any(|rule| rule.path.0 == b"/" && rule.rights.contains(&right));
+    let granted_everywhere = |right: FileRight| granted_everywhere(files, right);
     for (right, _, needed) in RIGHTS.iter().filter(|(_, _, needed)| rules.files.is_some() && abi < *needed) {
         // Sockets that nobody may connect to are not made (`Sockets`).
         let held_otherwise =
@@ -93,6 +93,21 @@ pub fn check(rules: &Rules, abi: u32) -> Result<(), Failure> {
         return refuse(format!("scopes: {}", name_of(serde_json::to_value(scope))), SCOPE_ABI);
     }
     Ok(())
+}
+
+fn granted_everywhere(files: &[FileRule], right: FileRight) -> bool {
+    files.iter().any(|rule| rule.path.0 == b"/" && rule.rights.contains(&right))
+}
+
+/// Where nobody is asked for attributes, they cannot be kept from anybody.
+pub fn refuse_attributes(rules: &Rules) -> Result<(), Failure> {
+    match &rules.files {
+        Some(files) if !granted_everywhere(files, FileRight::Attributes) => {
+            let message = "files: the right attributes cannot be held in the engine namespace; grant it on /";
+            Err(failure(FailureKind::Unenforceable, message))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// As the protocol has it.
@@ -186,7 +201,7 @@ impl Restriction {
         if let Some(path) = temporary {
             use std::os::unix::ffi::OsStrExt;
             let path = skerry_control::Bytes(path.as_os_str().as_bytes().to_vec());
-            restriction.grant(&FileRule { path, rights: in_own_directory() })?;
+            restriction.grant(&FileRule { path, rights: rules.temporary.clone() })?;
         }
         if let Some(ports) = &rules.ports {
             restriction.grant_ports(ports)?;
@@ -262,13 +277,6 @@ impl Restriction {
     pub fn grants_attributes(&self, path: &Path) -> bool {
         self.attributes.as_ref().is_none_or(|granted| granted.iter().any(|top| path.starts_with(top)))
     }
-}
-
-/// All but devices and sockets of others.
-fn in_own_directory() -> Vec<FileRight> {
-    let not = [FileRight::MakeChar, FileRight::MakeBlock, FileRight::IoctlDev, FileRight::ResolveUnix];
-    let own = RIGHTS.iter().map(|(right, ..)| *right).filter(|right| !not.contains(right));
-    own.chain([FileRight::Attributes]).collect()
 }
 
 #[cfg(test)]

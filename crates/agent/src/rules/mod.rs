@@ -60,7 +60,8 @@ pub fn split(wanted: &Boot) -> Result<Split, Failure> {
     labels::check(rules)?;
     adopt_orphans().map_err(|error| host("orphans", &error))?;
     let everybody = landlock::hold_signals(abi)?;
-    let temporary = rules.temporary.then(Temporary::make).transpose().map_err(|error| host("a directory in /tmp", &error))?;
+    let temporary =
+        (!rules.temporary.is_empty()).then(Temporary::make).transpose().map_err(|error| host("a directory in /tmp", &error))?;
     match fork_into_namespaces(0).map_err(|error| host("fork", &error.source))? {
         Forked::Parent(init) => {
             let end_rest = Box::new(move || {
@@ -122,10 +123,11 @@ pub fn enter(wanted: &Boot, init: Init, layers: &mut Layers) -> Result<Guest, Fa
     adopt_orphans().map_err(|error| host("orphans", error))?;
     landlock::hold_signals(abi)?;
     let kept = kept_of(rules, CapabilitySet::empty(), Engine::Rules)?;
-    let filter = Filter::compile(
-        &Profile::rules(landlock::sockets(rules, abi, wanted.network == Network::Loopback)),
-        rules.calls.as_ref(),
-    )?;
+    let mut profile = Profile::rules(landlock::sockets(rules, abi, wanted.network == Network::Loopback));
+    if !rules.written_files_run() {
+        profile.keep_memory_from_running();
+    }
+    let filter = Filter::compile(&profile, rules.calls.as_ref())?;
     let restriction =
         landlock::Restriction::make(rules, abi, init.temporary.as_ref().map(|directory| directory.path.as_path()))?;
     let ids = (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw());

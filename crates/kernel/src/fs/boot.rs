@@ -160,9 +160,10 @@ pub fn build(
     let kinds = mounts.iter().filter(|mount| !matches!(mount.kind, MountKind::Symlink { .. })).map(|mount| &mount.kind);
     for (mounted, kind) in table.list().iter().zip(kinds) {
         if matches!(kind, MountKind::Skeleton) {
-            table.remount(mounted, mounted.flags() | MountFlags::READ_ONLY);
+            let _ = table.remount(mounted, mounted.flags() | MountFlags::READ_ONLY);
         }
     }
+    table.list().iter().for_each(|mounted| mounted.lock());
     root.map(|root| table.topmost(root)).ok_or(BuildError { target: Bytes::from("/"), errno: Errno::EINVAL, what: "no mounts" })
 }
 
@@ -286,12 +287,13 @@ fn make(services: &Arc<Services>, mount: &Mount, ids: IdMap, others: MakeFileSys
                 return Err(Errno::EISDIR);
             }
             let tmpfs = services.tmpfs(0, 0o755, "tmpfs");
+            let read_only = if mode & 0o222 == 0 { MountFlags::READ_ONLY } else { MountFlags::empty() };
             NewMount {
                 root: Some(crate::fs::path::Dentry::new_root(file_with(&tmpfs, &content, *mode)?)),
                 file_system: tmpfs,
                 source: b"tmpfs".to_vec(),
                 options: String::new(),
-                flags: default_flags,
+                flags: default_flags | read_only,
             }
         }
         MountKind::Devtmpfs => {

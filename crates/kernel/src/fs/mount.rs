@@ -10,7 +10,7 @@ use crate::fs::path::{Dentry, Path};
 use crate::{Errno, Result};
 use parking_lot::{Mutex, RwLock};
 use skerry_abi::raw::general as linux;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::Arc;
 
 bitflags::bitflags! {
@@ -42,6 +42,9 @@ pub struct Mount {
     pub options: String,
     attached_at: RwLock<Option<Path>>,
     flags: AtomicU32,
+    /// See [`Mount::lock`].
+    locked: AtomicBool,
+    kept_flags: AtomicU32,
 }
 
 impl Mount {
@@ -56,6 +59,24 @@ impl Mount {
 
     pub fn is_read_only(&self) -> bool {
         self.flags().contains(MountFlags::READ_ONLY) || self.file_system.is_read_only()
+    }
+
+    /// What the sandbox was made with stays as it is, whatever capabilities are held inside: it is not unmounted or moved, what
+    /// lies below it is not shown by a bind mount, and no restriction is taken off (mount_namespaces(7), "locked").
+    pub fn lock(&self) {
+        let restrictions = MountFlags::READ_ONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+        self.kept_flags.store((self.flags() & restrictions).bits(), Ordering::Relaxed);
+        self.locked.store(true, Ordering::Relaxed);
+    }
+
+    pub fn is_locked(&self) -> bool {
+        self.locked.load(Ordering::Relaxed)
+    }
+
+    /// A bind mount of `original`: its restrictions stay too; one that came along with the mount above stays where it is.
+    pub fn restrict_as(&self, original: &Mount, came_along: bool) {
+        self.kept_flags.store(original.kept_flags.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.locked.store(came_along && original.is_locked(), Ordering::Relaxed);
     }
 
     /// EROFS where nothing may be written through this mount.
@@ -109,6 +130,8 @@ impl MountTable {
             options: new.options,
             attached_at: RwLock::new(attached_at),
             flags: AtomicU32::new(new.flags.bits()),
+            locked: AtomicBool::new(false),
+            kept_flags: AtomicU32::new(0),
         })
     }
 
@@ -150,10 +173,11 @@ impl MountTable {
     }
 
     /// Detaches `mount` (umount2(2)). EBUSY where another mount is attached inside (unless `lazily`, which takes those
-    /// along), EINVAL where it is the root of the tree or not mounted.
+    /// along), EINVAL where it is the root of the tree, locked, or not mounted.
     pub fn unmount(&self, mount: &Arc<Mount>, lazily: bool) -> Result<()> {
         let mut mounts = self.mounts.write();
-        if !mounts.iter().any(|candidate| Arc::ptr_eq(candidate, mount)) || mount.attached_at.read().is_none() {
+        let is_mounted = mounts.iter().any(|candidate| Arc::ptr_eq(candidate, mount)) && mount.attached_at.read().is_some();
+        if !is_mounted || mount.is_locked() {
             return Err(Errno::EINVAL);
         }
         let mut gone = vec![mount.clone()];
@@ -182,14 +206,14 @@ impl MountTable {
         Ok(())
     }
 
-    /// Attaches a mount elsewhere (MS_MOVE): EINVAL for the root of the tree, ELOOP into itself.
+    /// Attaches a mount elsewhere (MS_MOVE): EINVAL for the root of the tree and locked ones, ELOOP into itself.
     pub fn move_mount(&self, mount: &Arc<Mount>, place: &Path) -> Result<()> {
         let place = self.topmost(place.clone());
         if mount.root.is_directory() != place.dentry.is_directory() {
             return Err(Errno::ENOTDIR);
         }
         let _mounts = self.mounts.write();
-        let Some(old) = mount.attached_at() else { return Err(Errno::EINVAL) };
+        let Some(old) = mount.attached_at().filter(|_| !mount.is_locked()) else { return Err(Errno::EINVAL) };
         let mut above = Some(place.clone());
         while let Some(path) = above {
             if Arc::ptr_eq(&path.mount, mount) {
@@ -203,9 +227,24 @@ impl MountTable {
         Ok(())
     }
 
-    /// Changes a mount's flags (MS_REMOUNT, with or without MS_BIND).
-    pub fn remount(&self, mount: &Mount, flags: MountFlags) {
+    /// Changes a mount's flags (MS_REMOUNT, with or without MS_BIND). EPERM where a restriction that stays is left out.
+    pub fn remount(&self, mount: &Mount, flags: MountFlags) -> Result<()> {
+        if !flags.contains(MountFlags::from_bits_truncate(mount.kept_flags.load(Ordering::Relaxed))) {
+            return Err(Errno::EPERM);
+        }
         mount.flags.store(flags.bits(), Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Whether a locked mount lies directly on something below `path`: without it more would be seen.
+    pub fn covers_below(&self, path: &Path) -> bool {
+        let covers = |mount: &Arc<Mount>| {
+            mount.is_locked()
+                && mount.attached_at().is_some_and(|place| {
+                    Arc::ptr_eq(&place.mount, &path.mount) && path.dentry.is_ancestor_or_self(&place.dentry)
+                })
+        };
+        self.mounts.read().iter().any(covers)
     }
 
     /// What is seen at `path`: the root of the topmost mount on it, if any.

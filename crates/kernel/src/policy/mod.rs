@@ -13,7 +13,7 @@ mod report;
 use crate::fs::path::Path;
 use crate::net::address::Address;
 use crate::net::socket::{Socket, SocketType};
-use crate::syscall::table::{self, Row};
+use crate::syscall::table::Row;
 use crate::task::{exit_group, ExitStatus, Task};
 use crate::{Context, Errno, Kernel, Result};
 use parking_lot::Mutex;
@@ -109,7 +109,7 @@ impl Policy {
         if rules.apparmor.is_some() || rules.selinux.is_some() {
             return refuse("labels", "programs are no subjects of the host's security modules there");
         }
-        if rules.capabilities.is_some() || !rules.resources.is_empty() || rules.temporary {
+        if rules.capabilities.is_some() || !rules.resources.is_empty() || !rules.temporary.is_empty() {
             return refuse("capabilities, resources, temporary", "they are for programs on the host's kernel");
         }
         let executes = |rule: &&FileRule| rule.rights.contains(&FileRight::Execute);
@@ -251,7 +251,7 @@ impl Actions {
 
 /// By name, or by number.
 fn number_of(name: &str) -> Option<usize> {
-    name.parse().ok().or_else(|| table::ROWS.iter().find(|row| row.name == name).map(|row| row.number as usize))
+    name.parse().ok().or_else(|| skerry_abi::calls::number(name).map(|number| number as usize))
 }
 
 fn condition_holds(condition: &Argument, arguments: &[u64; 6]) -> bool {

@@ -28,7 +28,7 @@ pub use deliver::{after_signal_return, frame_failed, prepare_return};
 pub(crate) use deliver::{complete_stop, try_leave};
 pub use mask::{look_again, set_blocked, set_temporary_mask};
 pub use pending::PendingSignals;
-pub(crate) use send::{begin_group_exit, hand_over_pending, interrupt, set_action, tell_actions};
+pub(crate) use send::{begin_group_exit, hand_over_pending, interrupt, set_action, take_over_reset, tell_actions};
 pub use send::{
     force_signal, is_blocked_or_ignored, may_send, send_to_process, send_to_task, try_send_to_process, try_send_to_task,
 };
@@ -140,6 +140,22 @@ impl TaskSignals {
         if let Some(channel) = &self.channel {
             channel.set_actions(changed.0);
         }
+    }
+
+    /// Whether the thread is the only one that has its dispositions, so that its stub may say in the channel that one of
+    /// them, which is the default, has been made so once more.
+    pub(crate) fn tell_alone(&self, is_alone: bool) {
+        if let Some(channel) = &self.channel {
+            channel.set_may_reset(is_alone);
+        }
+    }
+
+    /// Takes over what it has said so: the signals, and the restorer that came with them.
+    fn take_reset(&self) -> (SignalSet, u64) {
+        self.channel.as_ref().map_or((SignalSet::EMPTY, 0), |channel| {
+            let (signals, restorer) = channel.take_reset();
+            (SignalSet(signals).difference(SignalSet::UNBLOCKABLE), restorer)
+        })
     }
 
     /// From now on the thread's stub is behind `channel`.

@@ -7,7 +7,7 @@ use crate::task::credentials::CAP_KILL;
 use crate::task::{exit, job_control, ExitStatus, Process, Task};
 use crate::{Errno, Result};
 use skerry_abi::raw::general::RLIMIT_SIGPENDING;
-use skerry_abi::signal::{SigAction, Signal, SignalInfo, SignalSet, CLD_CONTINUED, CLD_STOPPED, SIG_DFL, SIG_IGN};
+use skerry_abi::signal::{SigAction, Signal, SignalInfo, SignalSet, CLD_CONTINUED, CLD_STOPPED, SA_RESTORER, SIG_DFL, SIG_IGN};
 use std::sync::atomic::Ordering;
 
 /// Queues a process-directed signal. No lock of this room or of the tree's relations may be held.
@@ -244,6 +244,23 @@ pub(crate) fn set_action(process: &Process, signal: Signal, action: SigAction) -
     }
     tell_actions(process, &signals);
     before
+}
+
+/// The dispositions are to be as the thread's stub has left them. To be called before they are looked at whole, or others
+/// get them.
+pub(crate) fn take_over_reset(task: &Task) {
+    let process = task.process();
+    let process_signals = process.signals.lock();
+    let (signals, restorer) = task.signals.lock().take_reset();
+    if signals.is_empty() {
+        return;
+    }
+    for (index, action) in process.actions.lock().iter_mut().enumerate() {
+        if signals.0 >> index & 1 != 0 && action.is_initial() {
+            *action = SigAction { flags: SA_RESTORER, restorer, ..SigAction::default() };
+        }
+    }
+    tell_actions(process, &process_signals);
 }
 
 /// The stubs of all threads are to know which dispositions have changed.

@@ -86,6 +86,10 @@ fn start(context: &mut Context, arguments: CloneArguments) -> Result<u64> {
     if has(linux::CLONE_PIDFD) && has(linux::CLONE_THREAD) {
         return Err(Errno::EINVAL);
     }
+    crate::signal::take_over_reset(context.task);
+    if has(linux::CLONE_SIGHAND) {
+        context.task.signals.lock().tell_alone(false);
+    }
     let child = task::clone_task(context, &request)?;
     let host_flags = if has(linux::CLONE_THREAD) {
         layout::CLONE_THREAD

@@ -59,8 +59,7 @@ pub fn mount(
     let wanted = MountFlags::from_bits_truncate(flags);
     let table = &context.kernel().mounts;
     if flags & linux::MS_REMOUNT != 0 {
-        table.remount(&*mount_at(&target)?, wanted | MountFlags::RELATIME);
-        return Ok(());
+        return table.remount(&*mount_at(&target)?, wanted | MountFlags::RELATIME);
     }
     if flags & linux::MS_BIND != 0 {
         let from = place(context, &source, Follow::Yes)?;
@@ -151,7 +150,11 @@ fn bind(context: &Context, from: &Path, target: &Path, recursive: bool) -> Resul
     };
     // What was mounted below before the new mount is there.
     let below = table.list();
+    if !recursive && table.covers_below(from) {
+        return Err(Errno::EINVAL);
+    }
     let top = table.mount_at(target, copy(&from.mount, Some(from.dentry.clone())))?;
+    top.restrict_as(&from.mount, false);
     if !recursive {
         return Ok(());
     }
@@ -166,6 +169,7 @@ fn bind(context: &Context, from: &Path, target: &Path, recursive: bool) -> Resul
             }
             let at = Path { mount: twin.clone(), dentry: place.dentry };
             let new = table.mount_at(&at, copy(mount, None))?;
+            new.restrict_as(mount, true);
             copied.push((mount.clone(), new));
         }
         index += 1;

@@ -31,6 +31,7 @@ pub fn rt_sigaction(context: &mut Context, number: i32, new: UserAddress, old: U
     check_set_size(size)?;
     let action: Option<SigAction> = new.non_null().map(|address| context.read(address)).transpose()?;
     let signal = Signal::new(number).ok_or(Errno::EINVAL)?;
+    signal::take_over_reset(context.task);
     let process = context.process();
     let before = match action {
         None => process.actions.lock()[number as usize - 1],

@@ -194,8 +194,10 @@ impl Task {
         {
             let process = self.process();
             let process_signals = process.signals.lock();
+            let is_alone = process.threads.lock().len() == 1 && !process.actions.is_shared();
             let mut signals = self.signals.lock();
             signals.move_to(channel.clone(), &process_signals, process.actions.changed());
+            signals.tell_alone(is_alone);
         }
         {
             let mut cell = self.channel.lock();

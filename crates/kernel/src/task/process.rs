@@ -81,14 +81,16 @@ impl SignalActions {
     /// At least those that are not as a process begins with.
     pub(crate) fn changed(&self) -> SignalSet {
         let shared = self.0.read();
-        // Another process changes them too.
+        // Then another process changes them.
         if Arc::strong_count(&shared) > 1 {
             return SignalSet::FULL;
         }
         let actions = shared.lock();
-        let is_changed =
-            |action: &SigAction| action.handler != 0 || action.flags != 0 || action.restorer != 0 || action.mask.0 != 0;
-        SignalSet(actions.iter().enumerate().filter(|(_, action)| is_changed(action)).map(|(index, _)| 1 << index).sum())
+        SignalSet(actions.iter().enumerate().filter(|(_, action)| !action.is_initial()).map(|(index, _)| 1 << index).sum())
+    }
+    /// Another process has them too.
+    pub(crate) fn is_shared(&self) -> bool {
+        Arc::strong_count(&self.0.read()) > 1
     }
     /// Equal for processes that share them (kcmp(2)).
     pub(crate) fn identity(&self) -> usize {

@@ -11,7 +11,7 @@ mod report;
 mod state;
 mod terminal;
 
-use report::{complain, Events, Outcome};
+use report::{complain, Events, Outcome, Record};
 use rustix::event::{poll, PollFd, PollFlags};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::process::{kill_process, Pid, Signal};
@@ -58,10 +58,11 @@ fn main() -> ExitCode {
             return ExitCode::from(FAILURE);
         }
     };
-    // What the caller had open besides is not needed here, and might keep a pipe from ending.
     // What an engine that was killed leaves comes to us.
     let _ = skerry_platform::agent::adopt_orphans();
-    let ours = [0, 1, 2, state.control, state.engine_stderr, state.events_file.unwrap_or(0), state.report_file.unwrap_or(0)];
+    // What the caller had open besides is not needed here, and might keep a pipe from ending.
+    let files = [state.events_file, state.report_file, state.record_file].map(|file| file.unwrap_or(0));
+    let ours = [0, 1, 2, state.control, state.engine_stderr, files[0], files[1], files[2]];
     skerry_platform::foreground::close_all_but(ours);
     ExitCode::from(attend(state))
 }
@@ -85,6 +86,7 @@ fn attend(state: State) -> u8 {
         }
     };
     engine.events = Events(take_file(state.events_file));
+    engine.record = Record { file: take_file(state.record_file), room: state.record_maximum };
     let result = engine.run(&state, &mut outcome);
     engine.end();
     outcome.out_of_memory = engine.out_of_memory;
@@ -101,6 +103,7 @@ fn attend(state: State) -> u8 {
             outcome.error = Some(message);
         }
     }
+    engine.record.end(&outcome);
     if let Some(file) = report_file {
         report::write(file, &state, &outcome);
     }
@@ -121,6 +124,7 @@ struct Engine {
     next_identifier: u64,
     last_words: Vec<u8>,
     events: Events,
+    record: Record,
     out_of_memory: bool,
     /// How the engine's process ended, once it has been waited for.
     ended: Option<Ended>,
@@ -144,6 +148,7 @@ impl Engine {
             next_identifier: state.spawn.get("id").and_then(Value::as_u64).unwrap_or(0) + 1,
             last_words: Vec::new(),
             events: Events(None),
+            record: Record { file: None, room: 0 },
             out_of_memory: false,
             ended: None,
             exits: Vec::new(),
@@ -234,6 +239,7 @@ impl Engine {
             _ => {}
         }
         self.events.write(&event);
+        self.record.write(&event);
         if kind == Some("exited") {
             self.exits.push(event);
         }

@@ -66,6 +66,44 @@ impl Events {
     }
 }
 
+/// The record of this run: events up to a number of bytes, and the end. What cannot be written is left out.
+pub struct Record {
+    pub file: Option<File>,
+    pub room: usize,
+}
+
+impl Record {
+    pub fn write(&mut self, event: &Map<String, Value>) {
+        if event.get("event").and_then(Value::as_str) != Some("trace") {
+            let line = serde_json::to_string(event).unwrap_or_default() + "\n";
+            if line.len() <= self.room {
+                self.room -= line.len();
+                self.put(&line);
+            }
+        }
+    }
+
+    /// How it ended, which there is always room for.
+    pub fn end(&mut self, outcome: &Outcome) {
+        let end = serde_json::json!({
+            "event": "ended",
+            "exit_status": outcome.status,
+            "timed_out": outcome.timed_out,
+            "out_of_memory": outcome.out_of_memory,
+            "error": outcome.error,
+        });
+        self.put(&(end.to_string() + "\n"));
+    }
+
+    fn put(&mut self, line: &str) {
+        if let Some(file) = &mut self.file {
+            if file.write_all(line.as_bytes()).is_err() {
+                self.file = None;
+            }
+        }
+    }
+}
+
 /// How the run went.
 pub struct Outcome {
     pub status: u8,

@@ -31,6 +31,9 @@ pub struct State {
     pub trace: bool,
     pub events_file: Option<i32>,
     pub report_file: Option<i32>,
+    /// The record of the last run, for `skerry explain`, and how many bytes of events it takes.
+    pub record_file: Option<i32>,
+    pub record_maximum: usize,
     /// What the report says of the sandbox.
     pub report: Map<String, Value>,
 }

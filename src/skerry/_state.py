@@ -1,0 +1,52 @@
+"""What is kept of the last run of `skerry do`, for `skerry explain`: its command, policy and events; private, and bounded."""
+
+from __future__ import annotations
+
+import os
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+#: Bytes of events that are kept.
+RECORD_MAXIMUM = 1 << 20
+
+
+def directory() -> str:
+    """XDG_STATE_HOME/skerry; where nobody has said or made such a place, one in /tmp, so that no home gets new directories."""
+    home = os.environ.get("XDG_STATE_HOME")
+    if home and home.startswith("/"):
+        return os.path.join(home, "skerry")
+    home = os.path.join(os.path.expanduser("~"), ".local", "state")
+    if os.path.isdir(home):
+        return os.path.join(home, "skerry")
+    return f"/tmp/skerry-{os.geteuid()}"  # noqa: S108  # looked at before it is used
+
+
+def last_run_path() -> str:
+    """The record of the run that was started last."""
+    return os.path.join(directory(), "last-run.jsonl")
+
+
+def begin_record(run: Mapping[str, Any]) -> int | None:
+    """A new record with its first line written: a descriptor to add events to; None where it cannot be kept."""
+    import json
+
+    place = directory()
+    fresh = os.path.join(place, f"run-{os.getpid()}.jsonl")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        try:
+            found = os.lstat(place)
+        except FileNotFoundError:
+            os.makedirs(place, mode=0o700)
+            found = os.lstat(place)
+        if found.st_uid != os.geteuid() or found.st_mode & 0o170077 != 0o040000:
+            return None  # somebody else's, or open to others
+        record = os.open(fresh, flags, 0o600)
+        os.rename(fresh, last_run_path())
+        os.write(record, json.dumps({"event": "run", **run}).encode("utf-8", "surrogateescape") + b"\n")
+    except OSError:
+        return None  # no home, a full disk: the run is what matters
+    return record

@@ -1,0 +1,470 @@
+"""Whether what a policy says holds: live probes for each clause, in each engine; what must be denied, and what must not."""
+
+from __future__ import annotations
+
+import errno as _errno
+import os
+import socket
+import struct
+
+from .. import errors
+from ..control import messages
+from . import Policy, _compile
+from ._calls import MADE_IN_THE_PROCESS, NUMBERS, PROCESS
+from ._probe import RESULT, SETUP, ZERO, program
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from typing import Any
+
+#: Tests: clauses (comma-separated) that are left out of the sandbox on purpose, while their probes stay.
+TEST_SWITCH = "SKERRY_TEST_WITHOUT_CLAUSE"
+
+_PLACE = "/run/skerry-verify"
+_ELSEWHERE = "/run/skerry-verify-not-listed"
+#: A network for documentation (RFC 5737): nobody is there.
+_OUTSIDE = "192.0.2.1"
+
+#: Calls that do no harm with any arguments, for what a default denies or a list allows.
+_HARMLESS = (
+    "sysinfo", "uname", "times", "getpriority", "getsid", "sched_get_priority_max", "sched_get_priority_min", "umask",
+    "getpgid", "capget", "getitimer", "getppid", "getuid", "getgid", "gettid", "getpid",
+    "sched_getscheduler", "timer_getoverrun",
+    "getcwd",
+)  # fmt: skip
+
+#: With a list of calls of its own, not more than so many are tried.
+_CALLS_TRIED = 64
+
+
+class Row:
+    """One control in one engine. `held` None: it could not be tried, or needs no probe; `found` says why."""
+
+    __slots__ = ("clause", "engine", "expected", "found", "held", "probe")
+
+    def __init__(self, engine: str, clause: str, probe: str, expected: str, found: str, held: bool | None) -> None:
+        self.engine = engine
+        self.clause = clause
+        self.probe = probe
+        self.expected = expected
+        self.found = found
+        self.held = held
+
+    def as_dict(self) -> dict[str, Any]:
+        """By name."""
+        return {name: getattr(self, name) for name in ("engine", "clause", "probe", "expected", "found", "held")}
+
+
+class _Probe:
+    __slots__ = ("calls", "clause", "expected", "judge", "number", "text", "zero")
+
+    def __init__(
+        self,
+        clause: str,
+        text: str,
+        expected: str,
+        calls: Sequence[Sequence[Any]],
+        judge: Callable[[int, int | None], bool],
+        zero: bool = False,
+    ) -> None:
+        self.clause = clause
+        self.text = text
+        self.expected = expected
+        #: Names and arguments.
+        self.calls = calls
+        #: Of exit status and signal.
+        self.judge = judge
+        self.zero = zero
+        self.number = 0
+
+
+def verify(policy: Policy, engines: Iterable[str]) -> list[Row]:
+    """Every control of the policy, in every engine."""
+    rows: list[Row] = []
+    for engine in engines:
+        rows += _in_engine(policy, engine)
+    return rows
+
+
+def _in_engine(policy: Policy, engine: str) -> list[Row]:
+    from ..sandbox import Sandbox
+
+    probes = [*_files(policy, engine), *_network(policy), *_calls(policy)]
+    for number, probe in enumerate(probes):
+        probe.number = number
+    programs = {str(probe.number): _program(probe) for probe in probes}
+    programs |= {"nothing": program([(NUMBERS["exit_group"], 0)]), "wait": program([(NUMBERS["pause"],)])}
+    place, elsewhere, own = _PLACE, _ELSEWHERE, None
+    rows: list[Row] = []
+    try:
+        sandbox = Sandbox(engine=engine, policy=_weakened(policy), cwd="/")
+        options = sandbox._options
+        if engine == "rules":  # no mounts: they lie on the host meanwhile
+            own, place, elsewhere = _on_the_host(programs)
+            options.mounts += [(path, messages.mount_host(path, path, writable=False)) for path in (place, elsewhere)]
+        else:
+            files = [(f"{place}/{name}", content) for name, content in programs.items()]
+            files.append((f"{elsewhere}/nothing", programs["nothing"]))
+            options.mounts += [(path, messages.mount_file(path, content, mode=0o755)) for path, content in files]
+        options.probes = place
+        options.observe = "nothing"
+        with sandbox:
+            rows += [_row(sandbox, engine, probe, policy, place) for probe in probes]
+            rows += _programs(sandbox, engine, policy, place, elsewhere)
+            rows += _resources(sandbox, engine, policy, place)
+    except (errors.Unenforceable, errors.LayerUnavailable, errors.EngineUnavailable) as error:
+        return [Row(engine, "-", "the whole policy", "held or refused by name", str(error).splitlines()[0], None)]
+    finally:
+        if own is not None:
+            import shutil
+
+            shutil.rmtree(own, ignore_errors=True)
+    rows += _environment(sandbox, engine, policy)
+    return rows
+
+
+def _on_the_host(programs: Mapping[str, bytes]) -> tuple[str, str, str]:
+    """Directories with the probes: both, the one of programs that may be started, and the other."""
+    import tempfile
+
+    own = tempfile.mkdtemp(prefix="skerry-verify-")
+    place, elsewhere = os.path.join(own, "listed"), os.path.join(own, "not-listed")
+    for directory, names in ((place, list(programs)), (elsewhere, ["nothing"])):
+        os.mkdir(directory)
+        for name in names:
+            path = os.path.join(directory, name)
+            with open(path, "wb") as file:
+                file.write(programs[name])
+            os.chmod(path, 0o755)  # noqa: S103  # other users start it
+    return own, place, elsewhere
+
+
+def _weakened(policy: Policy) -> Policy:
+    """Tests: the policy with some clauses taken out."""
+    names = [name for name in os.environ.get(TEST_SWITCH, "").split(",") if name]
+    if not names:
+        return policy
+    data = policy.as_dict()
+    for name in names:
+        section, _, key = name.partition(".")
+        data.get(section, {}).pop(key, None)
+    return Policy(data, source=policy.source)
+
+
+def _program(probe: _Probe) -> bytes:
+    return program([(NUMBERS[name], *arguments) for name, *arguments in probe.calls], zero=probe.zero)
+
+
+def _row(sandbox: Any, engine: str, probe: _Probe, policy: Policy, place: str) -> Row:
+    needed = [name for name, *_ in (probe.calls[:-1] if probe.clause.startswith("system_calls") else probe.calls)]
+    denied = [name for name in needed if not _may_call(policy, name)]
+    if denied:
+        return Row(engine, probe.clause, probe.text, probe.expected, f"the policy does not allow {denied[0]}", None)
+    result = sandbox.run([f"{place}/{probe.number}"])
+    status, number = result.returncode, result.signal
+    if number is not None:
+        found = f"killed by signal {number}"
+    elif status == SETUP:
+        found = "a call before it failed"
+    else:
+        found = {0: "worked", ZERO: "nothing there"}.get(status) or _errno.errorcode.get(status, str(status))
+    held: bool | None = probe.judge(status, number)
+    if status == SETUP and number is None:
+        if held:
+            found = "cannot be opened"
+        else:
+            held = None
+    return Row(engine, probe.clause, probe.text, probe.expected, found, held)
+
+
+def _may_call(policy: Policy, name: str) -> bool:
+    said = policy["system_calls"]
+    for key, may in (("kill", False), ("errno", False), ("log", True), ("allow", True)):
+        if name in _compile.call_names(said[key]):
+            return may
+    return said["default"] in ("allow", "log") or name in PROCESS[-4:]
+
+
+# --- What is expected -----------------------------------------------------------------------------------------------
+
+
+def _works(status: int, number: int | None) -> bool:
+    return status == 0 and number is None
+
+
+def _fails(status: int, number: int | None) -> bool:
+    return number is None and status not in (0, SETUP)
+
+
+def _fails_with(*names: str) -> Callable[[int, int | None], bool]:
+    numbers = {getattr(_errno, name) for name in names}
+    return lambda status, number: number is None and status in numbers
+
+
+def _not_with(*names: str) -> Callable[[int, int | None], bool]:
+    numbers = {getattr(_errno, name) for name in names}
+    return lambda status, number: number is None and status not in numbers and status != SETUP
+
+
+def _dies(status: int, number: int | None) -> bool:
+    return number in (31, 9)
+
+
+# --- Files ----------------------------------------------------------------------------------------------------------
+
+_AT_FDCWD = -100
+
+
+def _open(path: str, flags: int) -> tuple[Any, ...]:
+    return ("openat", _AT_FDCWD, os.fsencode(path) + b"\0", flags, 0o600)
+
+
+def _new(directory: str) -> str:
+    return os.path.join(directory, f".skerry-verify-{os.getpid()}")
+
+
+def _files(policy: Policy, engine: str) -> list[_Probe]:
+    said = policy["files"]
+    probes: list[_Probe] = []
+    create = os.O_CREAT | os.O_EXCL | os.O_WRONLY
+
+    def add(clause: str, text: str, expected: str, *calls: Any, judge: Any, zero: bool = False) -> None:
+        probes.append(_Probe(clause, text, expected, calls, judge, zero))
+
+    def stays_inside(clause: str, directory: str) -> None:
+        new = _new(directory)
+
+        def judge(status: int, number: int | None) -> bool:
+            outside = os.path.lexists(new)
+            if outside:
+                os.unlink(new)
+            return (status == 0 or not works) and not outside
+
+        # Where there are no mounts what is temporary is in TMPDIR.
+        works = engine != "rules"
+        expected = "works, and the host has no such file" if works else "the host has no such file"
+        add(clause, f"make {new}", expected, _open(new, create), judge=judge)
+
+    default = said["default"]
+    if default == "hidden":
+        for path in _unshown(policy):
+            add(
+                "files.default",
+                f"read {path}",
+                "is not there",
+                _open(path, os.O_RDONLY),
+                ("read", RESULT, b"\0", 1),
+                judge=_nothing,
+            )
+        add("files.default", f"make {_new('/')}", "fails", _open(_new("/"), create), judge=_fails)
+        add("files.default", "read /dev/null", "works", _open("/dev/null", os.O_RDONLY), judge=_works)
+    elif default == "read_only":
+        add("files.default", f"make {_new('/')}", "fails", _open(_new("/"), create), judge=_fails)
+        add("files.default", "read /dev/null", "works", _open("/dev/null", os.O_RDONLY), judge=_works)
+    elif _compile.kind_of(policy, "/usr") == "private":
+        stays_inside("files.default", "/usr")
+    for path in said["read_only"]:
+        if not _is_usable(path) or _compile.kind_of(policy, path) != "read_only":
+            continue
+        if os.path.isdir(path):
+            add("files.read_only", f"make {_new(path)}", "fails", _open(_new(path), create), judge=_fails)
+        else:
+            add("files.read_only", f"write {path}", "fails", _open(path, os.O_WRONLY), judge=_fails)
+        if os.access(path, os.R_OK):
+            add("files.read_only", f"read {path}", "works", _open(path, os.O_RDONLY), judge=_works)
+    for key in ("private", "temporary"):
+        for path in said[key]:
+            if key == "temporary" or (_is_usable(path) and _compile.kind_of(policy, path) == key):
+                stays_inside(f"files.{key}", path)
+    for path in said["read_write"]:
+        if _is_usable(path) and os.access(path, os.W_OK) and _compile.kind_of(policy, path) == "read_write":
+            if os.path.isdir(path):
+                new = _new(path)
+                unlink = ("unlinkat", _AT_FDCWD, os.fsencode(new) + b"\0", 0)
+                add("files.read_write", f"make and remove {new}", "works", _open(new, create), unlink, judge=_works)
+            else:
+                add("files.read_write", f"write {path}", "works", _open(path, os.O_WRONLY), judge=_works)
+    for path in said["hidden"]:
+        for inner in _some_file(path):
+            add(
+                "files.hidden",
+                f"read {inner}",
+                "is not there",
+                _open(inner, os.O_RDONLY),
+                ("read", RESULT, b"\0", 1),
+                judge=_nothing,
+                zero=True,
+            )
+    return probes
+
+
+def _nothing(status: int, number: int | None) -> bool:
+    """Nothing was read: it cannot be opened (SETUP, as the call before the last failed), or is empty."""
+    return number is None and status != 0
+
+
+def _is_usable(path: str) -> bool:
+    return os.path.isdir(path) or os.path.isfile(path)
+
+
+def _unshown(policy: Policy) -> list[str]:
+    """A few files of the host that the policy does not show."""
+    candidates = ("/etc/shadow", "/etc/passwd", "/etc/hostname", "/etc/fstab", "/etc/os-release", "/usr/bin/env", "/etc/hosts")
+    found = [path for path in candidates if os.path.isfile(path) and not _compile.shows(policy, os.path.realpath(path))]
+    return [path for path in found if not _compile.shows(policy, path)][:2]
+
+
+def _some_file(path: str) -> list[str]:
+    """The file, or one in the directory: of what is not there nothing can be read."""
+    if os.path.isfile(path):
+        return [path]
+    try:
+        inner = sorted(os.listdir(path))
+    except OSError:
+        return []
+    return [os.path.join(path, name) for name in inner if os.path.isfile(os.path.join(path, name))][:1]
+
+
+def _programs(sandbox: Any, engine: str, policy: Policy, place: str, elsewhere: str) -> list[Row]:
+    if policy["files"]["execute"] is None:
+        return []
+    rows = []
+    for path, expected in ((f"{elsewhere}/nothing", False), (f"{place}/nothing", True)):
+        try:
+            status = sandbox.run([path]).returncode
+            found, worked = ("worked", True) if status == 0 else (f"status {status}", False)
+        except errors.CommandError as error:
+            found, worked = str(error), False
+        what = "a program that is listed" if expected else "a program that is not listed"
+        rows.append(Row(engine, "files.execute", f"start {what}", "works" if expected else "fails", found, worked == expected))
+    return rows
+
+
+# --- Network --------------------------------------------------------------------------------------------------------
+
+
+def _to(address: str, port: int) -> bytes:
+    return struct.pack("<H", socket.AF_INET) + struct.pack(">H", port) + socket.inet_aton(address) + bytes(8)
+
+
+def _network(policy: Policy) -> list[_Probe]:
+    said = policy["network"]
+    stream = ("socket", socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK, 0)
+    probes: list[_Probe] = []
+
+    def add(clause: str, text: str, expected: str, call: str, address: str, port: int, judge: Any) -> None:
+        target = _to(address, port)
+        probes.append(_Probe(clause, text, expected, [stream, (call, RESULT, target, len(target))], judge))
+
+    def outside(status: int, number: int | None) -> bool:
+        return number is None and status not in (0, _errno.EINPROGRESS)
+
+    add("network.mode", f"connect to {_OUTSIDE}:9", "fails", "connect", _OUTSIDE, 9, outside)
+    if said["mode"] == "none":
+        add("network.mode", "connect to 127.0.0.1:9", "no network", "connect", "127.0.0.1", 9, _no_network)
+    elif said["connect"] is None and said["bind"] is None:
+        add("network.mode", "bind 127.0.0.1", "works", "bind", "127.0.0.1", 0, _works)
+    if said["mode"] == "loopback" and (said["connect"] is not None or said["bind"] is not None):
+        for key, call in (("connect", "connect"), ("bind", "bind")):
+            listed = _compile._ports(said[key], "tcp")
+            free = next(port for port in (49151, 49150, 49149, 49148) if port not in listed)
+            add(f"network.{key}", f"{key} tcp:{free}", "EACCES", call, "127.0.0.1", free, _fails_with("EACCES", "EPERM"))
+            usable = [port for port in listed if os.geteuid() == 0 or port == 0 or port >= 1024]
+            if usable:
+                text = f"{key} tcp:{usable[0]}"
+                add(f"network.{key}", text, "not denied", call, "127.0.0.1", usable[0], _not_with("EACCES", "EPERM"))
+    return probes
+
+
+def _no_network(status: int, number: int | None) -> bool:
+    """No interface, or no socket at all: not a refused connection."""
+    if number is not None:
+        return False
+    return status in (_errno.ENETUNREACH, _errno.EADDRNOTAVAIL, _errno.EACCES, _errno.EPERM, _errno.EAFNOSUPPORT, SETUP)
+
+
+# --- Calls ----------------------------------------------------------------------------------------------------------
+
+
+def _calls(policy: Policy) -> list[_Probe]:
+    said = policy["system_calls"]
+    error = said["error"]
+    listed = {key: _compile.call_names(said[key]) for key in ("allow", "log", "errno", "kill")}
+    probes: list[_Probe] = []
+
+    def add(clause: str, name: str, expected: str, judge: Any) -> None:
+        probes.append(_Probe(clause, f"{name}()", expected, [(name, -1, 0, 0, 0, 0, 0)], judge))
+
+    for name in listed["kill"][:_CALLS_TRIED]:
+        add("system_calls.kill", name, "dies", _dies)
+    for name in listed["errno"][:_CALLS_TRIED]:
+        if name not in listed["kill"]:
+            # The engine's own profile may be first, with another errno.
+            add("system_calls.errno", name, error, _fails_with(error, "EPERM", "ENOSYS"))
+    if said["default"] in ("errno", "kill"):
+        named = set().union(*listed.values())
+        unlisted = [name for name in _HARMLESS if name not in named and name not in MADE_IN_THE_PROCESS]
+        for name in unlisted[:3]:
+            if said["default"] == "kill":
+                add("system_calls.default", name, "dies", _dies)
+            else:
+                add("system_calls.default", name, error, _fails_with(error))
+    strict = {*listed["kill"], *listed["errno"]}
+    for key in ("allow", "log"):
+        for name in [name for name in _HARMLESS if name in listed[key] and name not in strict][:2]:
+            add(f"system_calls.{key}", name, f"not {error}", _not_with(error))
+    return probes
+
+
+# --- The rest -------------------------------------------------------------------------------------------------------
+
+
+def _resources(sandbox: Any, engine: str, policy: Policy, place: str) -> list[Row]:
+    said = policy["resources"]
+    limits: Mapping[str, str] = sandbox.info().limits
+    rows = []
+    for key, name in (("memory", "memory"), ("cpus", "cpus"), ("processes", "pids"), ("disk", "memory_files")):
+        if said[key] is not None:
+            how = limits.get(name, "not held: nothing is said of it")
+            rows.append(
+                Row(engine, f"resources.{key}", "what the engine says of it", "held", how, not how.startswith("not held"))
+            )
+    if said["wall_time"] is not None and _may_call(policy, "pause"):
+        try:
+            sandbox.run([f"{place}/wait"], timeout=0.2)
+            found, held = "it ended", False
+        except errors.TimeoutExpired:
+            found, held = "was ended", True
+        rows.append(Row(engine, "resources.wall_time", "wait for ever", "is ended", found, held))
+    return rows
+
+
+def _environment(sandbox: Any, engine: str, policy: Policy) -> list[Row]:
+    inside = {str(entry).partition("=")[0] for entry in sandbox._options.command_environment(None)}
+    rows = []
+    for name in policy["environment"]["set"]:
+        rows.append(
+            Row(engine, "environment.set", name, "is there", "is there" if name in inside else "is not", name in inside)
+        )
+    if policy["environment"]["inherit"] != "all":
+        allowed = {*policy["environment"]["set"], *policy["secrets"], "PATH", "PWD"}
+        foreign = [name for name in os.environ if name not in allowed and name in inside and not _is_kept(policy, name)]
+        found = ", ".join(foreign) or "none of them"
+        rows.append(Row(engine, "environment.inherit", "your other variables", "are not there", found, not foreign))
+    for name, secret in policy["secrets"].items():
+        if "path" not in secret:
+            rows.append(
+                Row(engine, f"secrets.{name}", name, "is there", "is there" if name in inside else "is not", name in inside)
+            )
+    return rows
+
+
+def _is_kept(policy: Policy, name: str) -> bool:
+    import fnmatch
+
+    from .._options import KEPT_PREFIX, KEPT_VARIABLES
+
+    said = policy["environment"]
+    usual = said["inherit"] == "kept" and (name in KEPT_VARIABLES or name.startswith(KEPT_PREFIX))
+    return usual or any(fnmatch.fnmatchcase(name, kept) for kept in said["keep"])
