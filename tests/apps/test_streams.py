@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -151,3 +152,31 @@ def test_trace_names_the_calls(caller: harness.Caller) -> None:
     done = caller.do(["--trace"], ["cat", "/etc/hostname"])
     assert done.returncode == 0
     assert "openat" in done.stderr and "/etc/hostname" in done.stderr and "exit_group" in done.stderr
+
+
+def test_a_call_that_linux_does_not_have_is_told_once(caller: harness.Caller) -> None:
+    script = (
+        "import ctypes\nlibc = ctypes.CDLL(None, use_errno=True)\n"
+        "print([(libc.syscall(1000), ctypes.get_errno()) for _ in range(3)])"
+    )
+    with caller.workspace() as work:
+        events = work / "events.jsonl"
+        done = caller.do(["--events", str(events)], ["/usr/bin/python3", "-c", script], cwd=work)
+        assert (done.returncode, done.stdout) == (0, "[(-1, 38), (-1, 38), (-1, 38)]\n"), done
+        told = [event for event in map(json.loads, events.read_text().splitlines()) if event["event"] == "unknown_call"]
+    assert [event["number"] for event in told] == [1000]
+
+
+def test_what_must_differ_is_the_sandboxs_own(caller: harness.Caller) -> None:
+    """Processes, mounts, disks and ids (which `test_shell` cannot compare with the host's)."""
+    script = "sleep 9 & ps -eo pid= -o comm=; echo; df -P / | tail -1; mount | grep -c ' on / '; id -u; kill $!"
+    with caller.workspace() as work:
+        done = caller.sandbox(["sh", "-c", script], cwd=work)
+    assert (done.returncode, done.stderr) == (0, ""), done
+    processes, rest = done.stdout.split("\n\n")
+    names = dict(line.split(maxsplit=1) for line in processes.splitlines())
+    assert (names["1"], names["2"], len(names)) == ("init", "sh", 4) and "ps" in names.values(), processes
+    disk, mounts, uid = rest.splitlines()
+    _, size, used, free, _, place = disk.split()
+    assert place == "/" and int(size) > 0 and int(used) + int(free) <= int(size), disk
+    assert (mounts, uid) == ("1", "0")
