@@ -59,12 +59,13 @@ class RulesEngine:
         """As the options have it: the mounts that other engines make become rights on the host's own files."""
         boot = options.boot_message()
         said = boot.get("rules", {})
-        network = options.network or "none"
-        if network == "loopback" and "ports" not in said:
-            if options.policy is None:
-                why = "an interface of its own takes a namespace; a policy can name ports (network.connect, network.bind)"
-                raise errors.Unenforceable("network", self.name, why)
-            network = "none"  # a policy's default: less is served
+        # A policy's loopback without ports: less is served.
+        network = options.network or ("loopback" if "ports" in said else "none")
+        if network == "none":
+            said = {name: rule for name, rule in said.items() if name != "ports"}
+        elif "ports" not in said:
+            why = "an interface of its own takes a namespace; a policy can name ports (network.connect, network.bind)"
+            raise errors.Unenforceable("network", self.name, why)
         files = list(_granted({messages.read_bytes(mount["target"]): mount for mount in boot["mounts"]}, self.name))
         temporary: tuple[str, ...] = messages.READ_RIGHTS + messages.WRITE_RIGHTS
         if "files" in said:

@@ -126,7 +126,7 @@ pub fn sockets(rules: &Rules, abi: u32, loopback: bool) -> Sockets {
     Sockets {
         unix: rules.files.is_none() || files.iter().any(|rule| rule.rights.contains(&FileRight::ResolveUnix)),
         tcp: ports.is_some(),
-        asked: loopback,
+        asked: loopback && ports.is_some(),
         udp: ports.is_some_and(uses_udp) && abi >= UDP_ABI,
     }
 }

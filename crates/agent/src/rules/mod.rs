@@ -88,14 +88,14 @@ fn check(wanted: &Boot) -> Result<(), Failure> {
         Err(failure(FailureKind::Unenforceable, format!("{clause} cannot be had from the engine rules: {why}")))
     };
     let ports = wanted.rules.as_ref().and_then(|rules| rules.ports.as_ref());
-    if wanted.network == Network::Loopback {
-        match ports {
-            None => return refuse("network: loopback", "an interface of its own takes a namespace; name the ports"),
-            Some(ports) if !(ports.bind_udp.is_empty() && ports.connect_udp.is_empty()) => {
-                return refuse("ports: UDP", "datagrams cannot be kept to loopback");
-            }
-            Some(_) => {}
+    match ports {
+        None if wanted.network == Network::Loopback => {
+            return refuse("network: loopback", "an interface of its own takes a namespace; name the ports");
         }
+        Some(ports) if !(ports.bind_udp.is_empty() && ports.connect_udp.is_empty()) => {
+            return refuse("ports: UDP", "datagrams cannot be kept to loopback");
+        }
+        _ => {}
     }
     for mount in &wanted.mounts {
         match &mount.kind {
@@ -123,7 +123,7 @@ pub fn enter(wanted: &Boot, init: Init, layers: &mut Layers) -> Result<Guest, Fa
     adopt_orphans().map_err(|error| host("orphans", error))?;
     landlock::hold_signals(abi)?;
     let kept = kept_of(rules, CapabilitySet::empty(), Engine::Rules)?;
-    let mut profile = Profile::rules(landlock::sockets(rules, abi, wanted.network == Network::Loopback));
+    let mut profile = Profile::rules(landlock::sockets(rules, abi, true));
     if !rules.written_files_run() {
         profile.keep_memory_from_running();
     }
@@ -171,7 +171,8 @@ pub fn enter(wanted: &Boot, init: Init, layers: &mut Layers) -> Result<Guest, Fa
         resources: rules.resources.clone(),
         labels: labels::of(rules),
         temporary: init.temporary,
-        network: rules.ports.clone().map(|ports| sockets::Network { ports, loopback: wanted.network == Network::Loopback }),
+        // There is no other network here, whatever is asked for.
+        network: rules.ports.clone().map(|ports| sockets::Network { ports, loopback: true }),
         stage: None,
         terminals,
     })
