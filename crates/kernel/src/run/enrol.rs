@@ -143,7 +143,22 @@ impl Engine {
             return false;
         }
         enrolment.undo();
+        if std::mem::take(&mut enrolment.progress.lock().parent_waits) {
+            self.tell_parent_of_failure(enrolment);
+        }
         enrolment.door.remove_user()
+    }
+
+    /// The child of a caller that waits for it does not come: the host has ended it on its way.
+    fn tell_parent_of_failure(&self, enrolment: &Enrolment) {
+        let (Some(engine), Some(parent)) = (self.this.upgrade(), enrolment.parent.clone()) else { return };
+        // A thread of its own: the call may have to wait (a stop) before it returns.
+        let tell = move || {
+            let Some(task) = parent.state.lock().task.clone() else { return };
+            let mut context = Context::new(&task, &super::spawn::NoLead, crate::context::Call::default());
+            engine.finish(&parent, &mut context, Some(Err(Errno::EAGAIN)));
+        };
+        let _ = std::thread::Builder::new().name("skerry-failed".into()).stack_size(256 << 10).spawn(tell);
     }
 
     /// It has neither come nor been given up.
@@ -273,8 +288,10 @@ impl Engine {
         };
         if enrolled {
             self.parent_returns(thread, &mut context, &enrolment);
+        } else if enrolment.makes_process() {
+            // The child's enrolment finishes this call, on whichever worker serves it, unless the host ends it before that.
+            self.reaper.doubt(vec![enrolment], None);
         }
-        // Else the child's enrolment finishes this call, on whichever worker serves it.
     }
 
     fn finish_parent(self: &Arc<Self>, holder: &Holder, enrolment: &Enrolment) {

@@ -42,7 +42,7 @@ pub enum SpawnError {
 const DEFAULT_PATH: &[u8] = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Control's own thread receives nothing, and may block.
-struct NoLead;
+pub(super) struct NoLead;
 
 impl Lead for NoLead {
     fn before_blocking(&self) {}
