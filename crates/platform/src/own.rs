@@ -67,3 +67,20 @@ pub fn send(socket: &OwnedFd, bytes: &[u8], descriptors: &[RawFd]) -> Result<(),
     }
     Ok(())
 }
+
+/// Large pieces of memory (mallopt(3)) are mappings of their own, which go back to the host when they are freed, however large
+/// those were that were freed before. To be called first.
+pub fn return_large_memory() {
+    const LARGE: libc::c_int = 256 << 10;
+    // SAFETY: plain numbers.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, LARGE);
+    }
+}
+
+/// Gives what is free back to the host (malloc_trim(3)), after work that needed much and is seldom done.
+pub fn return_free_memory() {
+    // SAFETY: a plain number.
+    unsafe { libc::malloc_trim(0) };
+}

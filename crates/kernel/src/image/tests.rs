@@ -86,7 +86,7 @@ fn calls_that_others_know_by_their_bytes_stay() {
 fn a_cpuid_takes_what_follows_it_along() {
     // cpuid; mov 0x10(%rip),%eax; and on behind.
     let one = Identification { at: 0x100, moved: vec![0x8b, 0x05, 0x10, 0, 0, 0], distances: vec![2] };
-    let patches = rewrite::rewrite(&[], &[one.clone()], room(&[(0x200, 0x208), (0x300, 0x31a)]), &WHOLE);
+    let patches = rewrite::rewrite(&[], std::slice::from_ref(&one), room(&[(0x200, 0x208), (0x300, 0x31a)]), &WHOLE);
     let mut trampoline = vec![0x48, 0x8d, 0x15, 8, 0, 0, 0];
     trampoline.extend(IDENTIFY);
     // What was 0x10 from 0x108 is 0x20d less from 0x315.
