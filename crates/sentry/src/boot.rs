@@ -95,6 +95,7 @@ pub fn boot(
         Policy::new(boot.rules.as_ref(), boot.observe).map_err(|problem| failure(FailureKind::Unenforceable, problem))?
     {
         direct &= !policy.needs_data_calls();
+        deferral &= !policy.needs_deferred_calls();
         let _ = kernel.policy.set(policy);
     }
     kernel.direct_data.store(direct, Ordering::Relaxed);

@@ -72,6 +72,9 @@ const LOCAL: [u32; 13] = [
     linux::__NR_set_robust_list,
 ];
 
+/// What the stub puts off (stub/src/deferred.rs).
+const DEFERRED: [u32; 1] = [linux::__NR_epoll_ctl];
+
 /// Without these no program runs, or ends.
 const ESSENTIAL: [u32; 4] = [linux::__NR_exit, linux::__NR_exit_group, linux::__NR_rt_sigreturn, linux::__NR_restart_syscall];
 
@@ -131,6 +134,11 @@ impl Policy {
     /// Whether calls that the stub could answer have to come here.
     pub fn needs_local_calls(&self) -> bool {
         self.needs(&LOCAL)
+    }
+
+    /// Whether calls that go along with later ones have to come here by themselves.
+    pub fn needs_deferred_calls(&self) -> bool {
+        self.needs(&DEFERRED)
     }
 
     fn needs(&self, numbers: &[u32]) -> bool {
@@ -350,7 +358,10 @@ mod tests {
         let policy = |calls| Policy { calls, ports: None, execute: None, observe: Observe::Nothing, told: Mutex::default() };
         assert!(!policy(Some(actions)).needs_local_calls());
         let rules = calls(Action::Allow, &[("getppid", Action::Errno(1))]);
-        assert!(policy(Some(Actions::new(&rules).unwrap())).needs_local_calls());
+        let with_rule = policy(Some(Actions::new(&rules).unwrap()));
+        assert!(with_rule.needs_local_calls() && !with_rule.needs_deferred_calls());
+        let rules = calls(Action::Allow, &[("epoll_ctl", Action::Kill)]);
+        assert!(policy(Some(Actions::new(&rules).unwrap())).needs_deferred_calls());
     }
 
     #[test]

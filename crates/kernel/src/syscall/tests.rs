@@ -1,13 +1,14 @@
 //! Handlers of the task family, called as a guest calls them.
 
-use super::{credentials, prctl, process, resource, scheduling, signal, system, UserAddress};
+use super::{carry_out_deferred, credentials, event, prctl, process, resource, scheduling, signal, system, UserAddress};
 use crate::task::lifecycle::{clone_task, CloneRequest};
 use crate::task::{exit_group, host_gone, Credentials, ExitStatus, Task};
 use crate::testing::{address_of, address_of_mut, context, kernel, process as new_process, process_of};
 use crate::Errno;
 use skerry_abi::raw::prctl as option;
 use skerry_abi::signal::{SigAction, SignalInfo, SignalSet};
-use skerry_abi::structs::{IoVec, RLimit, RUsage, TimeSpec};
+use skerry_abi::structs::{EpollEvent, IoVec, RLimit, RUsage, TimeSpec};
+use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
 const NULL: UserAddress = UserAddress(0);
@@ -274,4 +275,25 @@ fn memory_of_another_process_is_copied_piece_by_piece() {
     let stranger = process_of(&kernel, Credentials::new(9, 9, Vec::new()));
     let denied = system::process_vm_readv(&mut self::context(&stranger), child.tid(), at(&local), 2, at(&remote), 3, 0);
     assert_eq!(denied, Err(Errno::EPERM));
+}
+
+#[test]
+fn a_call_that_was_put_off_is_made_only_where_that_is_granted() {
+    const ADD: i32 = 1;
+    let kernel = kernel();
+    let task = new_process(&kernel);
+    let mut context = context(&task);
+    let epoll = event::epoll_create1(&mut context, event::EpollFlags::empty()).unwrap();
+    let counter = event::eventfd2(&mut context, 0, event::EventFdFlags::empty()).unwrap();
+    let record = [u64::MAX, 24 | 1 << 32 | 1 << 34, epoll as u64 | (ADD as u64) << 32, counter as u64 | 1 << 32, 7];
+    let area: Vec<u8> = record.iter().flat_map(|word| word.to_ne_bytes()).collect();
+    let interest = EpollEvent { events: 1, data: 7 };
+    // Made up by a hostile program where a policy has a say on each call: nothing is done.
+    kernel.deferral.store(false, Ordering::Relaxed);
+    carry_out_deferred(&mut context, &area);
+    assert_eq!(event::epoll_ctl(&mut context, epoll, ADD, counter, at(&interest)), Ok(()));
+    assert_eq!(event::epoll_ctl(&mut context, epoll, 2, counter, NULL), Ok(()));
+    kernel.deferral.store(true, Ordering::Relaxed);
+    carry_out_deferred(&mut context, &area);
+    assert_eq!(event::epoll_ctl(&mut context, epoll, ADD, counter, at(&interest)), Err(Errno::EEXIST));
 }
