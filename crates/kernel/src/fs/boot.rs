@@ -16,7 +16,8 @@ use crate::fs::walk::{self, Follow};
 use crate::{Errno, Result};
 use rustix::fs::{Mode, OFlags, ResolveFlags, CWD};
 use skerry_control::{base64, Bytes, Mount, MountKind};
-use std::os::fd::OwnedFd;
+use skerry_platform::host::own_descriptors;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::Arc;
 
@@ -87,8 +88,11 @@ fn open_source(source: &[u8]) -> Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::CLOEXEC;
     let straight = rustix::fs::openat2(CWD, source, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS);
     let descriptor = match straight {
-        // An outer profile may not know the call.
-        Err(rustix::io::Errno::NOSYS | rustix::io::Errno::PERM) => rustix::fs::open(source, flags, Mode::empty()),
+        // An outer profile may not know the call: what was opened says where it is.
+        Err(rustix::io::Errno::NOSYS | rustix::io::Errno::PERM) => {
+            let opened = rustix::fs::open(source, flags, Mode::empty());
+            opened.and_then(|opened| if is_at(&opened, source) { Ok(opened) } else { Err(rustix::io::Errno::LOOP) })
+        }
         opened => opened,
     };
     let descriptor = descriptor.map_err(host_error)?;
@@ -97,6 +101,13 @@ fn open_source(source: &[u8]) -> Result<OwnedFd> {
         Some(FileType::Directory | FileType::Regular) => Ok(descriptor),
         _ => Err(Errno::EACCES),
     }
+}
+
+/// Whether the host knows what is open by this very name.
+fn is_at(opened: &OwnedFd, name: &[u8]) -> bool {
+    let number = opened.as_raw_fd().to_string();
+    let found = own_descriptors().and_then(|own| rustix::fs::readlinkat(own, number, Vec::new()).ok());
+    found.is_some_and(|found| found.as_bytes() == name)
 }
 
 /// Which mount could not be made, and why.
