@@ -28,6 +28,13 @@ pub trait Lead {
     }
 }
 
+/// The calling thread receives nothing, and may block.
+pub struct NoLead;
+
+impl Lead for NoLead {
+    fn before_blocking(&self) {}
+}
+
 /// One call of one task.
 pub struct Context<'a> {
     pub task: &'a Arc<Task>,

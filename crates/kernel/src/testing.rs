@@ -2,7 +2,7 @@
 //!
 //! Guest memory is the test's own: addresses are those of its variables ([`address_of`]).
 
-use crate::context::{Call, Lead};
+use crate::context::{Call, NoLead};
 use crate::fs::fd_table::FdTable;
 use crate::task::{spawn, Credentials, FsContext, SpawnRequest, Task};
 use crate::{Context, Kernel};
@@ -10,13 +10,6 @@ use skerry_control::{Limits, Network};
 use skerry_platform::memory::GuestMemory;
 use std::sync::Arc;
 use zerocopy::IntoBytes;
-
-/// A worker that nobody else waits for.
-pub struct NoLead;
-
-impl Lead for NoLead {
-    fn before_blocking(&self) {}
-}
 
 /// Numbers that look random and are the same in every run with the same seed (xorshift64*), and how long to go on with
 /// them: two seconds, or SKERRY_FUZZ_SECONDS.

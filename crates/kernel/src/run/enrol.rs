@@ -8,7 +8,7 @@ use super::pool::PreparedStack;
 use super::spin::Pace;
 use super::worker::Holder;
 use super::{AddressSpace, Door, Engine, GuestThread, ThreadState};
-use crate::context::{After, ClonePlan};
+use crate::context::{After, ClonePlan, NoLead};
 use crate::task::{self, Task};
 use crate::{Context, Errno, Result};
 use parking_lot::Mutex;
@@ -152,13 +152,17 @@ impl Engine {
     /// The child of a caller that waits for it does not come: the host has ended it on its way.
     fn tell_parent_of_failure(&self, enrolment: &Enrolment) {
         let (Some(engine), Some(parent)) = (self.this.upgrade(), enrolment.parent.clone()) else { return };
-        // A thread of its own: the call may have to wait (a stop) before it returns.
-        let tell = move || {
+        let tell = Arc::new(move || {
             let Some(task) = parent.state.lock().task.clone() else { return };
-            let mut context = Context::new(&task, &super::spawn::NoLead, crate::context::Call::default());
+            let mut context = Context::new(&task, &NoLead, crate::context::Call::default());
             engine.finish(&parent, &mut context, Some(Err(Errno::EAGAIN)));
-        };
-        let _ = std::thread::Builder::new().name("skerry-failed".into()).stack_size(256 << 10).spawn(tell);
+        });
+        // A thread of its own, where the host lets us have one: the call may have to wait (a stop) before it returns.
+        let tell_too = tell.clone();
+        let thread = std::thread::Builder::new().name("skerry-failed".into()).stack_size(256 << 10);
+        if thread.spawn(move || tell_too()).is_err() {
+            tell();
+        }
     }
 
     /// It has neither come nor been given up.

@@ -4,7 +4,7 @@
 //! The guest may change the tree meanwhile. Names are therefore walked once, and what is found is used by its place, not
 //! by its name again; a symbolic link that appears under a removal is removed, never followed.
 
-use crate::context::{Call, Lead};
+use crate::context::{Call, NoLead};
 use crate::fs::close;
 use crate::fs::file::OpenFile;
 use crate::fs::inode::{FileType, Metadata, NewNodeKind, RenameFlags};
@@ -33,13 +33,6 @@ const BATCH: usize = 512;
 const TRIES: u32 = 100;
 /// How long one removal may take: a guest may make new names as fast as they go.
 const PATIENCE: Duration = Duration::from_secs(60);
-
-/// The calling thread receives nothing, and may block.
-struct NoLead;
-
-impl Lead for NoLead {
-    fn before_blocking(&self) {}
-}
 
 /// A file as `stat` and `list` show it.
 pub struct Entry {

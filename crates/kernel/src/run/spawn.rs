@@ -1,7 +1,7 @@
 //! Starting a program from outside (the control protocol's `spawn`).
 
 use super::exec::{execute, Execution};
-use crate::context::{Call, Lead};
+use crate::context::{Call, NoLead};
 use crate::fs::fd_table::FdTable;
 use crate::fs::file::OpenFile;
 use crate::fs::inode::FileType;
@@ -40,13 +40,6 @@ pub enum SpawnError {
 
 /// The default PATH of execvp(3), where the environment has none.
 const DEFAULT_PATH: &[u8] = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-
-/// Control's own thread receives nothing, and may block.
-pub(super) struct NoLead;
-
-impl Lead for NoLead {
-    fn before_blocking(&self) {}
-}
 
 /// Starts a program as the leader of a new session, a child of pid 1.
 pub fn spawn(kernel: &Arc<Kernel>, request: Spawn) -> Result<Arc<Process>, SpawnError> {

@@ -6,10 +6,11 @@
 //! a call runs, a second thread interrupts its sleeps, as a signal would.
 
 use crate::context::Call;
+use crate::context::NoLead;
 use crate::fs::fd_table::FdTable;
 use crate::fs::Services;
 use crate::task::{self, Credentials, FsContext, SpawnRequest, Task};
-use crate::testing::{NoLead, Random};
+use crate::testing::Random;
 use crate::{Context, Errno, Kernel};
 use parking_lot::Mutex;
 use skerry_abi::raw::general as linux;
