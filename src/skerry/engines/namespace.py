@@ -61,6 +61,15 @@ class NamespaceEngine:
         on_event: Callable[[Mapping[str, Any]], None],
         on_end: Callable[[errors.SandboxError], None],
     ) -> ProgramGuest:
-        """An agent that waits for its `boot`. Of the caller's environment it gets nothing."""
-        command = [find_beside(PROGRAM), "--engine", self.name]
-        return ProgramGuest(command, {}, f"the guest's init ({PROGRAM})", on_event, on_end)
+        """An agent that waits for its `boot`."""
+        return start_agent(self.name, "init", on_event, on_end)
+
+
+def start_agent(
+    engine: str,
+    role: str,
+    on_event: Callable[[Mapping[str, Any]], None],
+    on_end: Callable[[errors.SandboxError], None],
+) -> ProgramGuest:
+    """The agent of an engine, the guest's `role`. Of the caller's environment it gets nothing."""
+    return ProgramGuest([find_beside(PROGRAM), "--engine", engine], {}, f"the guest's {role} ({PROGRAM})", on_event, on_end)

@@ -7,8 +7,8 @@ import os
 from .. import errors
 from ..control import messages
 from .base import Capabilities, Probe, probe_by_boot
-from .namespace import PROGRAM
-from .sentry import ProgramGuest, find_beside
+from .namespace import start_agent
+from .sentry import ProgramGuest
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -95,9 +95,8 @@ class RulesEngine:
         on_event: Callable[[Mapping[str, Any]], None],
         on_end: Callable[[errors.SandboxError], None],
     ) -> ProgramGuest:
-        """An agent that waits for its `boot`. Of the caller's environment it gets nothing."""
-        command = [find_beside(PROGRAM), "--engine", self.name]
-        return ProgramGuest(command, {}, f"the guest's parent ({PROGRAM})", on_event, on_end)
+        """An agent that waits for its `boot`."""
+        return start_agent(self.name, "parent", on_event, on_end)
 
 
 def _granted(mounts: Mapping[str, Mapping[str, Any]], engine: str) -> Iterator[dict[str, Any]]:

@@ -246,20 +246,15 @@ def _files(policy: Policy, engine: str) -> list[_Probe]:
         expected = "works, and the host has no such file" if works else "the host has no such file"
         add(clause, f"make {new}", expected, _open(new, create), judge=judge)
 
+    def is_not_there(clause: str, path: str, **more: bool) -> None:
+        reads = (_open(path, os.O_RDONLY), ("read", RESULT, b"\0", 1))
+        add(clause, f"read {path}", "is not there", *reads, judge=_nothing, **more)
+
     default = said["default"]
     if default == "hidden":
         for path in _unshown(policy):
-            add(
-                "files.default",
-                f"read {path}",
-                "is not there",
-                _open(path, os.O_RDONLY),
-                ("read", RESULT, b"\0", 1),
-                judge=_nothing,
-            )
-        add("files.default", f"make {_new('/')}", "fails", _open(_new("/"), create), judge=_fails)
-        add("files.default", "read /dev/null", "works", _open("/dev/null", os.O_RDONLY), judge=_works)
-    elif default == "read_only":
+            is_not_there("files.default", path)
+    if default in ("hidden", "read_only"):
         add("files.default", f"make {_new('/')}", "fails", _open(_new("/"), create), judge=_fails)
         add("files.default", "read /dev/null", "works", _open("/dev/null", os.O_RDONLY), judge=_works)
     elif _compile.kind_of(policy, "/usr") == "private":
@@ -287,15 +282,7 @@ def _files(policy: Policy, engine: str) -> list[_Probe]:
                 add("files.read_write", f"write {path}", "works", _open(path, os.O_WRONLY), judge=_works)
     for path in said["hidden"]:
         for inner in _some_file(path):
-            add(
-                "files.hidden",
-                f"read {inner}",
-                "is not there",
-                _open(inner, os.O_RDONLY),
-                ("read", RESULT, b"\0", 1),
-                judge=_nothing,
-                zero=True,
-            )
+            is_not_there("files.hidden", inner, zero=True)
     return probes
 
 

@@ -42,9 +42,9 @@ impl Identification {
     }
 }
 
-pub(super) const CPUID_LENGTH: u64 = 2;
+const CPUID_LENGTH: u64 = 2;
 /// A `jmp rel32`.
-const JUMP_LENGTH: u64 = 5;
+pub(super) const JUMP_LENGTH: u64 = 5;
 
 /// What is known of a function.
 #[derive(Debug, Default)]

@@ -8,8 +8,8 @@ pub(super) struct Padding {
     pieces: Vec<(u64, u64)>,
 }
 
-/// The shortest piece that is of use: a `jmp rel32`.
-pub(super) const SHORTEST: u64 = 5;
+/// The shortest piece that is of use.
+const SHORTEST: u64 = super::code::JUMP_LENGTH;
 
 impl Padding {
     pub fn add(&mut self, start: u64, end: u64) {

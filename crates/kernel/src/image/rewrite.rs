@@ -33,7 +33,7 @@
 //!      trampoline:  lea  here(%rip),%rdx;  jmp *%gs:0x1e0;  here:  mov %eax,%edx;  and $31,%edx;  jmp  back
 //! ```
 
-use super::code::{Identification, Site};
+use super::code::{Identification, Site, JUMP_LENGTH};
 use super::padding::Padding;
 use super::Run;
 
@@ -57,7 +57,6 @@ const ENTER: [u8; 8] = [0x65, 0xff, 0x24, 0x25, 0x00, 0x01, 0x00, 0x00];
 const IDENTIFY: [u8; 8] = [0x65, 0xff, 0x24, 0x25, 0xe0, 0x01, 0x00, 0x00];
 const LOAD_LENGTH: u64 = 5;
 const RETURN_LENGTH: u64 = 7;
-const JUMP_LENGTH: u64 = 5;
 
 /// Calls that need a frame of the host's anyway, or never come back, and those whose sites others know by their bytes:
 /// rt_sigreturn (debuggers, unwinders), clone, fork, vfork, execve, exit, exit_group, execveat, clone3.
