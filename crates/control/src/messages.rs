@@ -123,7 +123,7 @@ pub struct Boot {
     /// kernel holds them to what of it is about calls, ports and the execution of files.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rules: Option<Rules>,
-    /// Which calls are told of, as `observed` events (a guest kernel of ours only).
+    /// Which calls are told of, as `observed` events. On the host's kernel: what it denies, if this is anything but nothing.
     #[serde(default, skip_serializing_if = "is_default")]
     pub observe: Observe,
     /// Features of the host to be treated as absent (tests): "process_vm", "sync_wake_up", "wait_killable", "addfd_send",
