@@ -247,7 +247,9 @@ class Explainer:
             if clause == "files.hidden":
                 change = f'take "{wanted}" out of files.hidden'
             self._add(what, "mounts", clause, "policy", change, event)
-        elif number == _errno.EROFS or (self.engine == "rules" and number == _errno.EACCES and self._is_kept_from(path, writes)):
+        elif number == _errno.EROFS or (
+            self.engine == "rules" and number == _errno.EACCES and self._is_kept_from(path, writes)
+        ):
             if any(_compile.is_below(path, place) for place in ("/proc", "/sys")):
                 self._add(
                     what, "the engine's own file systems", "", "engine", "nothing there can be changed from inside", event
@@ -282,7 +284,7 @@ class Explainer:
                 self._add(what, self._layer_of_files(), clause, "policy", change, event)
                 return
             if self.engine == "rules":
-                why = "the engine rules shows devices, /run and parts of /sys to no program, and lists no directory that hides some"
+                why = "the engine rules shows no program devices, /run and parts of /sys, nor lists what holds something hidden"
                 self._add(what, self._layer_of_files(), "", "engine", why, event)
                 return
             self._add(what, "permissions of the file", "", "program", "", event)
