@@ -292,9 +292,16 @@ impl Builder<'_> {
                 self.overlay_tree(path_of(&path.0), source, target, upper)?;
             }
             (MountKind::Tmpfs { size, mode }, _) => {
-                let mode = format!("{:o}", mode & 0o1777);
-                let size = if *size == 0 { "50%".to_owned() } else { size.to_string() };
-                let tmpfs = new_file_system("tmpfs", &[("size", &size), ("mode", &mode)], QUIET).map_err(told)?;
+                let tmpfs = if *size == 0 {
+                    // What is written is limited for all together.
+                    let plain = self.fresh("tmpfs");
+                    std::fs::create_dir(&plain).map_err(|error| host_error(target.display(), error))?;
+                    rustix::fs::chmod(&plain, Mode::from_raw_mode(mode & 0o1777)).map_err(told)?;
+                    clone_tree(&plain, false).map_err(told)?
+                } else {
+                    let mode = format!("{:o}", mode & 0o1777);
+                    new_file_system("tmpfs", &[("size", &size.to_string()), ("mode", &mode)], QUIET).map_err(told)?
+                };
                 self.note(&tmpfs);
                 self.put(target, tmpfs, true);
             }
