@@ -15,6 +15,8 @@ use std::os::fd::OwnedFd;
 pub enum Engine {
     Namespace,
     Rules,
+    /// The namespace engine's, in a kernel of its own.
+    Guest,
 }
 
 impl Engine {
@@ -22,6 +24,7 @@ impl Engine {
         match self {
             Engine::Namespace => "namespace",
             Engine::Rules => "rules",
+            Engine::Guest => "guest",
         }
     }
 }

@@ -13,6 +13,8 @@ mod boot;
 mod calls;
 mod files;
 mod guest;
+mod init;
+pub mod jail;
 mod namespace;
 mod place;
 mod rules;
@@ -39,6 +41,9 @@ const USAGE: &str = "usage: skerry-agent --control-fd N --engine namespace|rules
 
 /// The whole program.
 pub fn main() -> ExitCode {
+    if init::is_asked_for() {
+        return init::run();
+    }
     let engines = [Engine::Namespace, Engine::Rules];
     let named = std::env::args().skip_while(|word| word != "--engine").nth(1);
     let engine = engines.into_iter().find(|engine| named.as_deref() == Some(engine.name())).unwrap_or(Engine::Namespace);

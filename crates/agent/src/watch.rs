@@ -57,7 +57,7 @@ const MOST: usize = 1 << 14;
 /// The calls that are asked for in an engine.
 pub fn calls(engine: Engine) -> Vec<libc::c_long> {
     let own = match engine {
-        Engine::Namespace => LOOKS,
+        Engine::Namespace | Engine::Guest => LOOKS,
         Engine::Rules => PROCESSES,
     };
     [FILES, ADDRESSES, own].concat()
@@ -248,7 +248,7 @@ fn denial(thread: i32, named: &Named, wish: Wish, guest: &Guest, watch: &Watch) 
     let found = find(thread, named);
     match guest.engine {
         Engine::Rules => denied_by_rules(found, wish, guest),
-        Engine::Namespace => not_shown(found, wish, watch, guest),
+        Engine::Namespace | Engine::Guest => not_shown(found, wish, watch, guest),
     }
 }
 
