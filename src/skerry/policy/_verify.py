@@ -105,6 +105,8 @@ def _in_engine(policy: Policy, engine: str) -> list[Row]:
             rows += _environment(sandbox, engine, policy)
     except (errors.Unenforceable, errors.LayerUnavailable, errors.EngineUnavailable) as error:
         return [Row(engine, "-", "the whole policy", "held or refused by name", str(error).splitlines()[0], None)]
+    except errors.SentryDied as error:
+        rows.append(Row(engine, "-", "the whole policy", "held or refused by name", str(error).splitlines()[0], False))
     return rows
 
 
