@@ -115,6 +115,11 @@ impl Part {
     pub fn protected(&self) -> (Range<u64>, Protection) {
         (self.pages.clone(), self.protection)
     }
+
+    #[cfg(test)]
+    pub fn fills(&self) -> Range<u64> {
+        self.bytes.clone()
+    }
 }
 
 /// What is to be loaded.
@@ -382,7 +387,8 @@ pub mod tests {
         assert!(with(&[(64 + 18, 0)]).contains("below 0x100000"));
         assert!(with(&[(second + 17, 0)]).contains("segment 1: it lies over the one before it"));
         assert!(with(&[(second + 41, 0), (second + 33, 2)]).contains("more bytes in the file"));
-        assert!(with(&[(second + 47, 0xff), (second + 46, 0xff)]).contains("segment 1"));
+        let everywhere: Vec<_> = (second + 41..second + 48).map(|at| (at, 0xff)).collect();
+        assert!(with(&everywhere).contains("beyond the end of all addresses"));
         assert!(with(&[(second + 49, 3)]).contains("power of two"));
         assert!(with(&[(0x404, 17)]).contains("the note of its ABI has a wrong size"));
         for length in 0..whole.len() {

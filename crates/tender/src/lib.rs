@@ -9,8 +9,10 @@
 mod arguments;
 mod devices;
 mod filter;
-pub mod image;
-pub mod manifest;
+#[cfg(test)]
+mod fuzz_tests;
+mod image;
+mod manifest;
 mod probe;
 
 use arguments::{Arguments, Wanted};
@@ -42,7 +44,7 @@ const TIMER_DATA: u64 = 0xffff_fffe;
 
 /// Why a unikernel does not run.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+enum Error {
     #[error("{0}")]
     Usage(String),
     #[error("{path}: {why}")]

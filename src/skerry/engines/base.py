@@ -54,8 +54,8 @@ if TYPE_CHECKING:
 
 
 class Capabilities:
-    """What an engine can enforce. `refuses`: options that it cannot hold on any host, each with the reason. `runs`: "programs" of
-    Linux, or "unikernels", which alone have devices.
+    """What an engine can enforce. `refuses`: options that it cannot hold on any host, each with the reason. `runs`: "programs"
+    of Linux, or "unikernels", which alone have devices.
     """
 
     __slots__ = ("level", "refuses", "runs")

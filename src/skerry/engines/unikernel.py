@@ -1,7 +1,7 @@
 """The `unikernel` engine: a library operating system over at most nine host calls. A command is an image and its words.
 
-The agent of `rules` starts it and stays with it, as with any program; the program is `skerry-tender`, which loads the image, and
-goes on in it behind a filter of its own.
+The agent of `rules` starts it and stays with it, as with any program; the program is `skerry-tender`, which loads the image,
+and goes on in it behind a filter of its own.
 """
 
 from __future__ import annotations
