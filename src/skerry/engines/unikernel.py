@@ -88,6 +88,8 @@ class UnikernelEngine:
         boot["network"] = "none"
         # Its memory is all there is, and it is one process for ever.
         boot["limits"].update(memory=None, memory_files=None, pids=None)
+        # What a unikernel must not do kills it: nobody has to be asked, or told.
+        boot["without"] = [*boot["without"], "listener"]
         boot["rules"] = messages.rules(files=files, scopes=messages.SCOPES)
         return boot
 
