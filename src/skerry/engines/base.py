@@ -77,6 +77,15 @@ class Probe:
         self.mend = mend
 
 
+def told_where_asked(boot: dict[str, Any], options: Options) -> dict[str, Any]:
+    """Where the host's kernel answers the calls, they are looked at only if somebody listens: it costs each of them time."""
+    if not options.listened:
+        boot.pop("observe", None)
+    elif "observe" not in boot:
+        boot["observe"] = "refusals"
+    return boot
+
+
 def probe_by_boot(name: str, mend: str) -> Probe:
     """Whether a sandbox of the engine `name` boots here; `mend` is told where none does."""
     from ..sandbox import Sandbox
@@ -94,7 +103,7 @@ ENGINES = (
     ("sentry", 3, "a guest kernel in user space answers the application's system calls", True),
     ("kvm", 4, "the same guest kernel, the application behind virtual hardware", False),
     ("microvm", 4, "a Linux guest under a virtual machine monitor", False),
-    ("uml", 3, "User Mode Linux", False),
+    ("uml", 3, "User Mode Linux: a kernel as a process, in a jail", True),
     ("unikernel", 4, "a library operating system over at most nine host calls", True),
     ("namespace", 2, "namespaces, cgroups, capabilities and seccomp", True),
     ("rules", 1, "seccomp, Landlock and security labels on a plain process", True),
@@ -123,6 +132,10 @@ def engine(name: str) -> Engine:
         from .unikernel import UnikernelEngine
 
         return UnikernelEngine()
+    if name == "uml":
+        from .uml import UmlEngine
+
+        return UmlEngine()
     if any(name == row[0] for row in ENGINES):
         raise EngineNotBuilt(f"the engine {name!r} is not built yet; use 'sentry'")
     raise UsageError(f"there is no engine {name!r}; 'skerry engines' lists them", option="engine")
