@@ -128,14 +128,14 @@ def engine(name: str) -> Engine:
         from .rules import RulesEngine
 
         return RulesEngine()
-    if name == "unikernel":
-        from .unikernel import UnikernelEngine
-
-        return UnikernelEngine()
     if name == "uml":
         from .uml import UmlEngine
 
         return UmlEngine()
+    if name == "unikernel":
+        from .unikernel import UnikernelEngine
+
+        return UnikernelEngine()
     if any(name == row[0] for row in ENGINES):
         raise EngineNotBuilt(f"the engine {name!r} is not built yet; use 'sentry'")
     raise UsageError(f"there is no engine {name!r}; 'skerry engines' lists them", option="engine")
