@@ -13,7 +13,7 @@ _SEIZE, _INTERRUPT, _DETACH, _GET_FILTER = 0x4206, 0x4207, 17, 0x420C
 _WALL = 0x40000000
 
 #: How long a process may take to stop.
-_PATIENCE = 2.0
+_PATIENCE = 10.0
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.ptrace.restype = ctypes.c_long

@@ -232,9 +232,10 @@ class Engine(Subject):
             except BlockingIOError:
                 os.set_blocking(writing, True)
             process = sandbox.spawn(self.command, stdin=-3, stdout=writing, stderr=-3)
-            deadline = time.monotonic() + 3
+            deadline = time.monotonic() + _PATIENCE
             application = None
             while application is None and time.monotonic() < deadline:
+                time.sleep(0.01)
                 loaded = [pid for pid in _descendants(top) if _name(pid) == _IMAGE_LOADER and _filters(pid) > 1]
                 application = loaded[0] if loaded else None
             self._describe(found, application, [top, *_descendants(top)])
@@ -371,15 +372,18 @@ def _descendants(top: int) -> list[int]:
 
 
 def _busiest(top: int) -> int | None:
-    """Of the processes below the one that has computed for some time, and most."""
+    """Of the processes below the one that computes most, twice in a row: not one that has only started."""
     deadline = time.monotonic() + _PATIENCE
+    last = None
     while time.monotonic() < deadline:
         before = {pid: _ticks(pid) for pid in [top, *_descendants(top)]}
         time.sleep(0.3)
         grown = {pid: _ticks(pid) - ticks for pid, ticks in before.items()}
         best = max(grown, key=lambda pid: grown[pid], default=None)
-        if best is not None and grown[best] >= 5:
-            return best
+        if best is not None and grown[best] >= 3:
+            if best == last:
+                return best
+            last = best
     return None
 
 
