@@ -331,6 +331,8 @@ def program_header(data: bytes, kind: int, which: int = 0) -> int:
 
 
 def test_hostile_images_never_run(images: Path, tend, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    assert "no regular file" in tend("hello", image=tmp_path / "fifo").stderr
     whole = (images / "tasks").read_bytes()
     text, data = program_header(whole, 1), program_header(whole, 1, 1)
     abi, manifest = program_header(whole, 4), program_header(whole, 4, 1)
