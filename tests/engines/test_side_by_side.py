@@ -14,6 +14,12 @@ pytestmark = pytest.mark.sandbox
 
 PYTHON = ["/usr/bin/python3", "-S", "-c"]
 
+@pytest.fixture(autouse=True)
+def programs(traits) -> None:
+    """All of it is about programs of Linux."""
+    traits.need("programs of Linux")
+
+
 #: What one sandbox has of each kind; then it waits.
 OWNER = """
 import ctypes, mmap, os, signal, socket, sys, time
