@@ -14,6 +14,7 @@ pytestmark = pytest.mark.sandbox
 
 PYTHON = ["/usr/bin/python3", "-S", "-c"]
 
+
 @pytest.fixture(autouse=True)
 def programs(traits) -> None:
     """All of it is about programs of Linux."""
