@@ -19,6 +19,8 @@ class Traits:
 
     name: str
     cannot: dict[str, str] = field(default_factory=dict)
+    #: Its guests have a kernel of their own, which takes a second or two to come up.
+    boots: bool = False
 
     def need(self, feature: str) -> None:
         """Leaves out a test of what the engine says that it cannot do."""
@@ -33,7 +35,11 @@ NO_NAMESPACE = "no namespace of its own"
 ENGINES = [
     Traits("sentry"),
     Traits("namespace", {"trace": NO_KERNEL, "profile": NO_KERNEL}),
-    Traits("uml", {"trace": NO_KERNEL_OF_OURS, "profile": NO_KERNEL_OF_OURS, "overlay_dir": "hostfs has no extended attributes"}),
+    Traits(
+        "uml",
+        {"trace": NO_KERNEL_OF_OURS, "profile": NO_KERNEL_OF_OURS, "overlay_dir": "hostfs has no extended attributes"},
+        boots=True,
+    ),
     Traits(
         "rules",
         {

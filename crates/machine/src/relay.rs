@@ -223,7 +223,9 @@ impl Relay {
                 }
                 Ok(())
             }
-            Kind::Data | Kind::End | Kind::Close | Kind::Credit | Kind::Read => self.mux.serve(frame).map_err(|error| error.to_string()),
+            Kind::Data | Kind::End | Kind::Close | Kind::Credit | Kind::Read => {
+                self.mux.serve(frame).map_err(|error| error.to_string())
+            }
             Kind::Hello | Kind::Open | Kind::Drain => Err("a frame that does not belong there".into()),
         }
     }

@@ -267,9 +267,8 @@ impl Mux {
                     return Err(WireError::Protocol("nobody counts what is read"));
                 };
                 let mut under_way = line.under_way.lock();
-                *under_way = under_way
-                    .checked_sub(frame.count())
-                    .ok_or(WireError::Protocol("more was read than had been written"))?;
+                *under_way =
+                    under_way.checked_sub(frame.count()).ok_or(WireError::Protocol("more was read than had been written"))?;
                 line.read.notify_all();
             }
             Kind::Drain => {

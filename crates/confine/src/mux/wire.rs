@@ -61,9 +61,20 @@ pub enum WireError {
 
 impl Kind {
     fn of(byte: u8) -> Option<Kind> {
-        [Kind::Hello, Kind::Control, Kind::Open, Kind::Data, Kind::End, Kind::Close, Kind::Credit, Kind::Drain, Kind::Drained, Kind::Read]
-            .into_iter()
-            .find(|kind| *kind as u8 == byte)
+        [
+            Kind::Hello,
+            Kind::Control,
+            Kind::Open,
+            Kind::Data,
+            Kind::End,
+            Kind::Close,
+            Kind::Credit,
+            Kind::Drain,
+            Kind::Drained,
+            Kind::Read,
+        ]
+        .into_iter()
+        .find(|kind| *kind as u8 == byte)
     }
 
     /// How long its payload may be.
