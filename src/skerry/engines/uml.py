@@ -42,8 +42,8 @@ _CALLS = (
     # Programs and processes.
     "arch_prctl", "brk", "clone", "execve", "exit", "exit_group", "fork", "futex", "getegid", "geteuid", "getgid", "getpid",
     "getppid", "getrandom", "getrlimit", "gettid", "getuid", "kill", "personality", "prctl", "prlimit64", "ptrace", "rseq",
-    "sched_yield", "set_robust_list", "set_tid_address", "setpgid", "setrlimit", "setsid", "sysinfo", "tgkill", "tkill", "uname",
-    "vfork", "wait4", "waitid",
+    "sched_yield", "set_robust_list", "set_tid_address", "setpgid", "setrlimit", "setsid", "sysinfo", "tgkill", "tkill",
+    "uname", "vfork", "wait4", "waitid",
     # Memory.
     "madvise", "mmap", "mprotect", "mremap", "munmap",
     # Signals and time.
@@ -51,9 +51,9 @@ _CALLS = (
     "rt_sigaction", "rt_sigpending", "rt_sigprocmask", "rt_sigreturn", "rt_sigsuspend", "rt_sigtimedwait", "setitimer",
     "sigaltstack", "time", "timer_create", "timer_delete", "timer_getoverrun", "timer_gettime", "timer_settime",
     # Descriptors.
-    "close", "dup", "dup2", "dup3", "epoll_create", "epoll_create1", "epoll_ctl", "epoll_pwait", "epoll_wait", "eventfd2", "fcntl",
-    "ioctl", "lseek", "pipe", "pipe2", "poll", "ppoll", "pread64", "preadv", "pselect6", "pwrite64", "pwritev", "read", "readv",
-    "select", "socketpair", "write", "writev",
+    "close", "dup", "dup2", "dup3", "epoll_create", "epoll_create1", "epoll_ctl", "epoll_pwait", "epoll_wait", "eventfd2",
+    "fcntl", "ioctl", "lseek", "pipe", "pipe2", "poll", "ppoll", "pread64", "preadv", "pselect6", "pwrite64", "pwritev", "read",
+    "readv", "select", "socketpair", "write", "writev",
     # Files.
     "access", "chdir", "chmod", "chown", "creat", "faccessat", "faccessat2", "fallocate", "fchmod", "fchmodat", "fchown",
     "fchownat", "fdatasync", "flock", "fstat", "fstatfs", "fsync", "ftruncate", "futimesat", "getcwd", "getdents", "getdents64",
