@@ -516,7 +516,11 @@ def test_killed_at_a_random_moment_it_leaves_nothing(traits, who: str, ourselves
 
 
 def is_engine(pid: int) -> bool:
+    """Not a process of the guest's: of User Mode Linux's those are the host's too."""
     try:
+        parent = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1]
+        if Path(f"/proc/{parent}/cmdline").read_bytes().split(b"\0")[0].endswith(b"/linux.uml"):
+            return False
         return Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0].rpartition(b"/")[2] in (
             b"skerry-sentry",
             b"skerry-agent",
