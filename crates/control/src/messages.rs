@@ -126,7 +126,7 @@ pub struct Boot {
     /// The machine that the guest runs in (`skerry-machine` only, which needs it): the rest is then about that guest's own tree.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub machine: Option<Box<Machine>>,
-    /// Which calls are told of, as `observed` events (a guest kernel of ours only).
+    /// Which calls are told of, as `observed` events. On the host's kernel: what it denies, if this is anything but nothing.
     #[serde(default, skip_serializing_if = "is_default")]
     pub observe: Observe,
     /// Features of the host to be treated as absent (tests): "process_vm", "sync_wake_up", "wait_killable", "addfd_send",
