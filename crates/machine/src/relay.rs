@@ -204,7 +204,7 @@ impl Relay {
     fn serve_guest(self: Arc<Relay>, mut receiver: Receiver) {
         let mut control = Vec::new();
         let problem = loop {
-            match receiver.next() {
+            match receiver.receive() {
                 Ok(Some(frame)) => {
                     if let Err(problem) = self.take(frame, &mut control) {
                         break Some(problem);
