@@ -28,6 +28,7 @@ COMMANDS = {
     "verify": ("verify", "try whether a policy holds in each engine"),
     "explain": ("explain", "say why something was denied, or died, in the last run"),
     "engines": ("engines", "list the walls that a sandbox can be made of"),
+    "surface": ("surface", "measure how much of the host's kernel a wall leaves to a command"),
 }
 
 
