@@ -28,14 +28,17 @@ struct Arguments {
     channel: String,
     /// Modules to load first, in this order.
     modules: Vec<String>,
+    /// The line holds so many bytes: the host is to be told of what is read.
+    line: Option<usize>,
 }
 
 fn parse(mut words: impl Iterator<Item = String>) -> Option<Arguments> {
-    let mut found = Arguments { channel: String::new(), modules: Vec::new() };
+    let mut found = Arguments { channel: String::new(), modules: Vec::new(), line: None };
     while let Some(word) = words.next() {
         match word.as_str() {
             "--engine" => drop(words.next()?),
             "--channel" => found.channel = words.next()?,
+            "--line" => found.line = Some(words.next()?.parse().ok()?),
             "--module" => found.modules.push(words.next()?),
             // Kernels have words of their own behind ours.
             _ => {}
@@ -86,7 +89,7 @@ fn serve() -> Result<()> {
         skerry_platform::agent::leave(i32::from(done.is_err()))
     };
     drop(theirs);
-    relay(channel, ours)?;
+    relay(channel, ours, arguments.line)?;
     // Orphans of the guest's own are reaped in its namespace; here there are few.
     while skerry_platform::agent::wait_for_any().is_some_and(|dead| dead.pid != agent) {}
     Ok(())
@@ -109,6 +112,8 @@ fn make_system() -> Result<()> {
             Err(error) => return Err(format!("{target}: {error}").into()),
         }
     }
+    // As on hosts: what a program asks for and does not use is no reason to refuse it; limits hold what it uses.
+    let _ = std::fs::write("/proc/sys/vm/overcommit_memory", "1");
     Ok(())
 }
 
@@ -123,8 +128,8 @@ fn open_channel(path: &str) -> rustix::io::Result<OwnedFd> {
 }
 
 /// Until the agent has ended, or the host: between the channel and the agent's socket.
-fn relay(channel: OwnedFd, agent: UnixStream) -> Result<()> {
-    let mux = Mux::new(channel.try_clone()?);
+fn relay(channel: OwnedFd, agent: UnixStream, line: Option<usize>) -> Result<()> {
+    let mux = Mux::new(channel.try_clone()?, None);
     let mut receiver = Receiver::new(channel);
     mux.send(Kind::Hello, 0, GREETING);
     let agent = Arc::new(OwnedFd::from(agent));
@@ -139,8 +144,20 @@ fn relay(channel: OwnedFd, agent: UnixStream) -> Result<()> {
         // Descriptors for the next request.
         let waiting = Mutex::new(Vec::new());
         let told = (|| {
-            while let Some(frame) = receiver.next()? {
-                to_agent(&mux, &agent, &waiting, frame)?;
+            let mut unsaid = 0;
+            loop {
+                while let Some(frame) = receiver.next_buffered()? {
+                    to_agent(&mux, &agent, &waiting, frame)?;
+                }
+                let count = receiver.read();
+                if count == 0 {
+                    break;
+                }
+                unsaid += count;
+                if line.is_some_and(|line| unsaid >= line / 2) {
+                    mux.send(Kind::Read, 0, &(unsaid as u32).to_le_bytes());
+                    unsaid = 0;
+                }
             }
             Ok::<(), Box<dyn std::error::Error>>(())
         })();

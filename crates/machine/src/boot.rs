@@ -20,6 +20,9 @@ use std::time::{Duration, Instant};
 
 /// Host tasks beside those that are counted.
 const SPARE_TASKS: u64 = 0;
+/// Loaded with a kernel that has no room for all registers (crates/registers), from this place in the jail.
+const REGISTERS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/registers.so"));
+const REGISTERS_AT: &str = "/tmp/registers.so";
 const GUARDED: &str = "skerry-machine: the relay";
 
 /// Serves until the other end closes, the guest ends, or somebody says `shutdown`.
@@ -73,7 +76,7 @@ pub fn serve(mut connection: Connection, engine: &str) -> Result<ExitCode, Box<d
             layers.refuse_missing(&std::mem::take(&mut wanted.require), "the engine has no such layer")?;
             let (monitor, channel) = start(&jail, &machine)?;
             let receiver = greeted(Receiver::new(channel), &monitor, Duration::from_millis(machine.patience_ms))?;
-            Ok(Guest { monitor, receiver, host_pid, layers, held, writes_back: machine.writes_back })
+            Ok(Guest { monitor, receiver, host_pid, layers, held, line: machine.line_holds, writes_back: machine.writes_back })
         });
     match guest {
         Ok(guest) => relay::serve(connection, id, wanted, guest),
@@ -137,7 +140,12 @@ fn start(jail: &Jail, machine: &Machine) -> Result<(Monitor, OwnedFd), Failure> 
         }
     }
     let (ours, theirs) = UnixStream::pair().map_err(|error| internal(&error))?;
-    let pid = jail.start(&machine.monitor, [theirs.into(), copy()?, copy()?])?;
+    let mut monitor = machine.monitor.clone();
+    if machine.keeps_registers {
+        std::fs::write(REGISTERS_AT, REGISTERS).map_err(|error| internal(&error))?;
+        monitor.environment.push(format!("LD_PRELOAD={REGISTERS_AT}").as_str().into());
+    }
+    let pid = jail.start(&monitor, [theirs.into(), copy()?, copy()?])?;
     drop(output);
     let monitor = Monitor::watch(pid, console).map_err(|error| internal(&error))?;
     Ok((monitor, ours.into()))
@@ -161,8 +169,10 @@ fn greeted(mut receiver: Receiver, monitor: &Monitor, patience: Duration) -> Res
             return Err(unsupported(message));
         }
         let timeout = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
-        let mut polled = [PollFd::new(receiver.channel(), PollFlags::IN)];
-        if matches!(poll(&mut polled, Some(&timeout)), Ok(1..)) && !receiver.read() {
+        let mut polled = [PollFd::new(receiver.channel(), PollFlags::IN), PollFd::new(monitor.end_signal(), PollFlags::IN)];
+        let _ = poll(&mut polled, Some(&timeout));
+        let [line, end] = polled.map(|one| !one.revents().is_empty());
+        if line && receiver.read() == 0 || end && !line {
             let how = monitor.wait(Duration::from_secs(2)).unwrap_or_else(|| "it closed its line".into());
             return Err(unsupported(format!("the guest has not come up: {how}{}", monitor.last_words())));
         }

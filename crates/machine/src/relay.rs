@@ -6,6 +6,7 @@
 use crate::failure;
 use crate::monitor::Monitor;
 use parking_lot::Mutex;
+use rustix::event::{poll, PollFd, PollFlags};
 use serde_json::{json, Value};
 use skerry_confine::connection::{Connection, Sender};
 use skerry_confine::layers::Layers;
@@ -27,6 +28,8 @@ const END_PATIENCE: Duration = Duration::from_secs(4);
 const OWN_REQUEST: u64 = u64::MAX;
 const STACK: usize = 128 << 10;
 
+static ENDING: Mutex<()> = Mutex::new(());
+
 /// A guest whose init has greeted.
 pub struct Guest {
     pub monitor: Monitor,
@@ -36,6 +39,7 @@ pub struct Guest {
     pub layers: Layers,
     /// Limits that the host holds.
     pub held: BTreeMap<String, String>,
+    pub line: Option<usize>,
     pub writes_back: bool,
 }
 
@@ -65,6 +69,8 @@ struct State {
 
 /// Ends the process, and with it, as it is the first one of its namespace, everything in the jail.
 fn end(complaint: Option<String>) -> ! {
+    // More than one may notice; the first one tells.
+    std::mem::forget(ENDING.lock());
     if let Some(complaint) = &complaint {
         eprintln!("skerry-machine: {complaint}");
     }
@@ -88,7 +94,7 @@ pub fn serve(
         sentry_pid: guest.host_pid,
     };
     let relay = Arc::new(Relay {
-        mux: Mux::new(guest.receiver.channel().try_clone()?),
+        mux: Mux::new(guest.receiver.channel().try_clone()?, guest.line),
         sender: connection.sender(),
         monitor: guest.monitor,
         writes_back: guest.writes_back,
@@ -96,6 +102,20 @@ pub fn serve(
     });
     let (from_guest, receiver) = (relay.clone(), guest.receiver);
     std::thread::Builder::new().spawn(move || from_guest.serve_guest(receiver))?;
+    let (socket, patient) = (connection.socket().try_clone()?, guest.writes_back);
+    // Whoever reads requests may be waiting for a guest that takes nothing.
+    std::thread::Builder::new().stack_size(STACK).spawn(move || {
+        while !matches!(poll(&mut [PollFd::new(&socket, PollFlags::empty())], None), Ok(1..)) {}
+        std::thread::sleep(if patient { END_PATIENCE + Duration::from_secs(1) } else { Duration::from_millis(500) });
+        end(None)
+    })?;
+    let watching = relay.clone();
+    std::thread::Builder::new().stack_size(STACK).spawn(move || {
+        let how = watching.monitor.wait_long();
+        if !watching.state.lock().ending {
+            end(Some(format!("the guest's machine has ended: {how}{}", watching.monitor.last_words())));
+        }
+    })?;
     relay.forward(&Request { id, descriptors: 0, call: Call::Boot(wanted) });
     while let Some((request, descriptors)) = connection.receive()? {
         let id = request.id;
@@ -184,7 +204,7 @@ impl Relay {
     fn serve_guest(self: Arc<Relay>, mut receiver: Receiver) {
         let mut control = Vec::new();
         let problem = loop {
-            match receiver.next() {
+            match receiver.receive() {
                 Ok(Some(frame)) => {
                     if let Err(problem) = self.take(frame, &mut control) {
                         break Some(problem);
@@ -222,7 +242,9 @@ impl Relay {
                 }
                 Ok(())
             }
-            Kind::Data | Kind::End | Kind::Close | Kind::Credit => self.mux.serve(frame).map_err(|error| error.to_string()),
+            Kind::Data | Kind::End | Kind::Close | Kind::Credit | Kind::Read => {
+                self.mux.serve(frame).map_err(|error| error.to_string())
+            }
             Kind::Hello | Kind::Open | Kind::Drain => Err("a frame that does not belong there".into()),
         }
     }
@@ -299,11 +321,12 @@ impl Relay {
             }
         }
         drop(waits);
-        for stream in &streams {
-            self.mux.send(Kind::Drain, *stream, b"");
-        }
         let relay = self.clone();
+        // Not by us, who read the line: sending may wait for what we are to read.
         let tell = move || {
+            for stream in &streams {
+                relay.mux.send(Kind::Drain, *stream, b"");
+            }
             let deadline = Instant::now() + OUTPUT_PATIENCE;
             // Nobody sends: it is over when everybody has let go.
             let _ = written.recv_timeout(deadline.saturating_duration_since(Instant::now()));

@@ -121,6 +121,8 @@ def machine(
     memory_files: int,
     patience_ms: int,
     helpers: Sequence[Mapping[str, Any]] = (),
+    line_holds: int | None = None,
+    keeps_registers: bool = False,
     calls: Mapping[str, Any] | None = None,
     writes_back: bool = False,
 ) -> dict[str, Any]:
@@ -130,7 +132,9 @@ def machine(
         "monitor": dict(monitor),
         "mounts": list(mounts),
         "memory_files": memory_files,
+        **({"keeps_registers": True} if keeps_registers else {}),
         **({} if calls is None else {"calls": dict(calls)}),
+        **({} if line_holds is None else {"line_holds": line_holds}),
         "patience_ms": patience_ms,
         "writes_back": writes_back,
     }

@@ -32,9 +32,37 @@ _MEMORY = 1 << 30
 #: What the kernel itself needs besides.
 _KERNEL_MEMORY = 48 << 20
 _PATIENCE_MS = 60_000
+#: What the jail's own tree may hold: it is not written to, and hostfs tells of its size where programs ask how much is free.
+_ROOM = 1 << 40
+#: Bytes that the serial line may hold: its driver mixes up what comes once the terminal's buffer of 4096 is nearly full.
+_LINE = 2048
 
-#: Registers that make the state of a processor longer than the kernel has room for (before Linux 6.15): asked for it whole, it
-#: would fail; refused, it goes by what all processors have.
+#: What the kernel calls of its host's, with the C library and its tracees: files, memory, signals, timers, ptrace. No sockets.
+_CALLS = (
+    # Programs and processes.
+    "arch_prctl", "brk", "clone", "execve", "exit", "exit_group", "fork", "futex", "getegid", "geteuid", "getgid", "getpid",
+    "getppid", "getrandom", "getrlimit", "gettid", "getuid", "kill", "personality", "prctl", "prlimit64", "ptrace", "rseq",
+    "sched_yield", "set_robust_list", "set_tid_address", "setpgid", "setrlimit", "setsid", "sysinfo", "tgkill", "tkill",
+    "uname", "vfork", "wait4", "waitid",
+    # Memory.
+    "madvise", "mmap", "mprotect", "mremap", "munmap",
+    # Signals and time.
+    "clock_getres", "clock_gettime", "clock_nanosleep", "getitimer", "gettimeofday", "nanosleep", "pause", "restart_syscall",
+    "rt_sigaction", "rt_sigpending", "rt_sigprocmask", "rt_sigreturn", "rt_sigsuspend", "rt_sigtimedwait", "setitimer",
+    "sigaltstack", "time", "timer_create", "timer_delete", "timer_getoverrun", "timer_gettime", "timer_settime",
+    # Descriptors.
+    "close", "dup", "dup2", "dup3", "epoll_create", "epoll_create1", "epoll_ctl", "epoll_pwait", "epoll_wait", "eventfd2",
+    "fcntl", "ioctl", "lseek", "pipe", "pipe2", "poll", "ppoll", "pread64", "preadv", "pselect6", "pwrite64", "pwritev", "read",
+    "readv", "select", "socketpair", "write", "writev",
+    # Files.
+    "access", "chdir", "chmod", "chown", "creat", "faccessat", "faccessat2", "fallocate", "fchmod", "fchmodat", "fchown",
+    "fchownat", "fdatasync", "flock", "fstat", "fstatfs", "fsync", "ftruncate", "futimesat", "getcwd", "getdents", "getdents64",
+    "lchown", "link", "linkat", "lstat", "mkdir", "mkdirat", "mknod", "mknodat", "newfstatat", "open", "openat", "readlink",
+    "readlinkat", "rename", "renameat", "renameat2", "rmdir", "stat", "statfs", "statx", "symlink", "symlinkat", "truncate",
+    "umask", "unlink", "unlinkat", "utime", "utimensat", "utimes",
+)  # fmt: skip
+
+#: Registers that make the state of a processor longer than kernels from before Linux 6.15 have room for.
 _WIDE_REGISTERS = {"avx512f", "amx_tile", "pku", "mpx"}
 
 
@@ -61,12 +89,15 @@ class UmlEngine:
         memory = options.memory or min(_MEMORY, _host.host_memory() // 2)
         total = (memory + _KERNEL_MEMORY + memory // 32 + (1 << 20) - 1) >> 20 << 20
         boot["limits"]["memory_files"] = min(boot["limits"]["memory_files"], memory // 2)
+        if not os.environ.get("SKERRY_UML"):
+            # A program that takes all of it is ended and told of; the kernel has what it needs.
+            boot["limits"]["memory"] = memory
         boot["mounts"], shown = _machine.share(boot["mounts"])
         top = _machine.TOP
         words = [
             kernel, "root=/dev/root", "rootfstype=hostfs", f"rootflags={top}", "rw", f"mem={total >> 20}M", "quiet",
             "ssl0=fd:0", "con0=null,fd:1", "con=null", "ssl=null", "uml_dir=/tmp/", "umid=machine", "selinux=0", "panic=-1",
-            "init=/init", "--", "--engine", "guest", "--channel", "/dev/ttyS0",
+            "init=/init", "--", "--engine", "guest", "--channel", "/dev/ttyS0", "--line", str(_LINE),
         ]  # fmt: skip
         mounts = [
             *_machine.jail_mounts(total + (16 << 20)),
@@ -81,8 +112,10 @@ class UmlEngine:
         boot["machine"] = messages.machine(
             monitor=messages.host_program(words, ["HOME=/tmp", "TMPDIR=/dev/shm"]),
             mounts=[*mounts, *shown],
-            memory_files=64 << 20,
-            calls=_calls(),
+            memory_files=_ROOM,
+            keeps_registers=_are_wide(),
+            calls=messages.call_rules({"errno": 1}, [messages.call_rule(_CALLS, "allow")]),
+            line_holds=_LINE,
             patience_ms=_PATIENCE_MS,
             writes_back=_machine.writes_back(boot["mounts"]),
         )
@@ -126,14 +159,8 @@ def _overlay_module(kernel: str) -> str | None:
     return next((path for path in paths if os.path.exists(path)), None)
 
 
-def _calls() -> dict[str, Any] | None:
-    """What the kernel is denied of its host beyond the jail's own profile."""
+def _are_wide() -> bool:
+    """Whether this processor has more registers than the kernel may have room for."""
     with open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:
         flags = next((line.split() for line in file if line.startswith("flags")), [])
-    if not _WIDE_REGISTERS & set(flags):
-        return None
-    get_registers = {"index": 0, "mask": 0xFFFF_FFFF, "operator": "equal", "value": 0x4204}  # PTRACE_GETREGSET
-    return {
-        "default": "allow",
-        "rules": [{"calls": ["ptrace"], "arguments": [get_registers], "action": {"errno": 22}}],
-    }
+    return bool(_WIDE_REGISTERS & set(flags))
