@@ -1,0 +1,102 @@
+"""QEMU: the machine on its command line, the rest by QMP.
+
+Two machines: `qemu` is a q35, whose tree (virtio-fs) is plugged in after the agent is there, so that what was before can be kept
+as a snapshot; `qemu-microvm` is the small machine without PCI, which boots a little sooner and cannot be kept.
+Under tcg the processor is QEMU's own work: no hardware holds the guest, so its jail does.
+"""
+
+from __future__ import annotations
+
+from . import CHANNEL, CONTROL, SHARE, Plan, Request
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from . import Machine
+
+#: What QEMU itself may not do once it runs; the jail around it holds besides.
+_SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
+
+_MODULES = ("virtio_console", "virtiofs", "virtio_balloon", "virtio-rng")
+
+
+class Qemu:
+    """Run by us, under tcg in every test."""
+
+    program = "qemu-system-x86_64"
+    run_on_hardware = True
+    channel = "port:skerry"
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._pci = name == "qemu"
+        self.modules = (("virtio_pci" if self._pci else "virtio_mmio"), "virtio_blk", *_MODULES)
+
+    @property
+    def keeps(self) -> bool:
+        """Whether its machines can be kept as snapshots."""
+        return self._pci
+
+    def plan(self, machine: Machine) -> Plan:
+        """The command, and what plugs the tree in once the agent is there."""
+        board = "q35" if self._pci else "microvm,x-option-roms=off,rtc=on"
+        words = [
+            *("-nodefaults", "-no-user-config", "-no-reboot"),
+            *("-display", "none"),
+            *("-sandbox", _SANDBOX),
+            *("-M", f"{board},memory-backend=memory,usb=off" if self._pci else f"{board},memory-backend=memory"),
+            *("-accel", machine.accel),
+            *("-cpu", "host" if machine.accel == "kvm" else "max"),
+            *("-smp", str(machine.cpus)),
+            *("-m", f"{machine.memory_mib}M"),
+            # What virtio-fs asks for; also what lets a snapshot be loaded into it.
+            *("-object", f"memory-backend-memfd,id=memory,size={machine.memory_mib}M,share=on"),
+            *("-kernel", machine.kernel),
+            *("-initrd", machine.initramfs),
+            *("-append", machine.command_line),
+            *("-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"),
+            *("-chardev", f"socket,id=control,fd={CONTROL}", "-mon", "chardev=control,mode=control"),
+            *("-global", "virtio-mmio.force-legacy=false"),
+            *("-device", self._device("virtio-serial", "max_ports=2")),
+            *("-chardev", f"socket,id=channel,fd={CHANNEL}"),
+            *("-device", "virtserialport,chardev=channel,name=skerry"),
+            *("-object", "rng-random,id=entropy,filename=/dev/urandom"),
+            *("-device", self._device("virtio-rng", "rng=entropy")),
+            *("-device", self._device("virtio-balloon", "free-page-reporting=on,deflate-on-oom=on")),
+        ]
+        for number, path in enumerate(machine.images):
+            name = path.replace(",", ",,")
+            words += ["-drive", f"if=none,id=image{number},format=raw,read-only=on,file.locking=off,file={name}"]
+            words += ["-device", self._device("virtio-blk", f"drive=image{number}")]
+        requests = []
+        if machine.shares_root:
+            words += ["-chardev", f"socket,id=share,fd={SHARE}"]
+            if self._pci:
+                words += ["-device", "pcie-root-port,id=slot,chassis=1,slot=1"]
+                requests.append(_PLUG)
+            else:
+                words += ["-device", "vhost-user-fs-device,chardev=share,tag=root,queue-size=1024"]
+        return Plan([self.program, *words], requests=requests, protocol="qmp")
+
+    def _device(self, name: str, properties: str) -> str:
+        return f"{name}-{'pci' if self._pci else 'device'},{properties}"
+
+    @staticmethod
+    def resumed(plan: Plan, descriptor: str) -> Plan:
+        """The same machine from a snapshot, which an open descriptor leads to."""
+        return Plan([*plan.argv, "-incoming", f"fd:{descriptor}"], requests=plan.requests, protocol=plan.protocol)
+
+    @staticmethod
+    def save(descriptor: int) -> list[Request]:
+        """What keeps a running machine: all at once, without the guest going on meanwhile."""
+        return [
+            Request("stop", ""),
+            Request("migrate-set-parameters", "", {"max-bandwidth": 1 << 40}),
+            Request("migrate", "", {"uri": f"fd:{descriptor}"}),
+        ]
+
+
+_PLUG = Request(
+    "device_add",
+    "",
+    {"driver": "vhost-user-fs-pci", "id": "share", "bus": "slot", "chardev": "share", "tag": "root", "queue-size": 1024},
+)
