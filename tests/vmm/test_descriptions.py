@@ -19,7 +19,12 @@ from skerry import vmm
 
 HERE = Path(__file__).parent
 MACHINE = vmm.Machine(
-    kernel="/k/vmlinux", initramfs="/k/initramfs", memory=(256 << 20) + 1, cpus=2, command_line="quiet", images=("/i/root.erofs",)
+    kernel="/k/vmlinux",
+    initramfs="/k/initramfs",
+    memory=(256 << 20) + 1,
+    cpus=2,
+    command_line="quiet",
+    images=("/i/root.erofs",),
 )
 SHARED = vmm.Machine(kernel="/k/vmlinux", initramfs="/k/initramfs", memory=256 << 20, shares_root=True)
 
@@ -40,11 +45,11 @@ def complaint(schema: dict, value: object, where: str = "") -> str:
         return ""
     kinds = {"string": str, "integer": int, "boolean": bool, "array": list}
     kind = kinds[schema["type"]]
-    if not isinstance(value, kind) or kind is int and isinstance(value, bool):
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         return f"{where}: {value!r} is no {schema['type']}"
     if "enum" in schema and value not in schema["enum"]:
         return f"{where}: {value!r} is none of {schema['enum']}"
-    if "minimum" in schema and value < schema["minimum"] or "maximum" in schema and value > schema["maximum"]:
+    if ("minimum" in schema and value < schema["minimum"]) or ("maximum" in schema and value > schema["maximum"]):
         return f"{where}: {value!r} is out of range"
     if kind is list:
         return next(filter(None, (complaint(schema["items"], item, f"{where}[]") for item in value)), "")

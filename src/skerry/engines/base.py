@@ -36,7 +36,9 @@ if TYPE_CHECKING:
         """Makes guests."""
 
         name: str
-        capabilities: Capabilities
+
+        @property
+        def capabilities(self) -> Capabilities: ...
 
         def boot(self, options: Options) -> dict[str, Any]:
             """The parameters of the `boot` request."""
@@ -90,7 +92,7 @@ def probe_by_boot(name: str, mend: str) -> Probe:
 ENGINES = (
     ("sentry", 3, "a guest kernel in user space answers the application's system calls", True),
     ("kvm", 4, "the same guest kernel, the application behind virtual hardware", False),
-    ("microvm", 4, "a Linux guest under a virtual machine monitor", False),
+    ("microvm", 4, "a Linux guest under a virtual machine monitor (level 3 without kvm)", True),
     ("uml", 3, "User Mode Linux", False),
     ("unikernel", 4, "a library operating system over a handful of host calls", False),
     ("namespace", 2, "namespaces, cgroups, capabilities and seccomp", True),
@@ -102,8 +104,8 @@ LEVELS = (1, 2, 3, 4)
 AUTO = "auto"
 
 
-def engine(name: str) -> Engine:
-    """The engine of that name."""
+def engine(name: str, options: Options | None = None) -> Engine:
+    """The engine of that name, for these options."""
     if name == "sentry":
         from .sentry import SentryEngine
 
@@ -116,6 +118,10 @@ def engine(name: str) -> Engine:
         from .rules import RulesEngine
 
         return RulesEngine()
+    if name == "microvm":
+        from .microvm import MicrovmEngine
+
+        return MicrovmEngine() if options is None else MicrovmEngine(options.accel, options.vmm, options.snapshot)
     if any(name == row[0] for row in ENGINES):
         raise EngineNotBuilt(f"the engine {name!r} is not built yet; use 'sentry'")
     raise UsageError(f"there is no engine {name!r}; 'skerry engines' lists them", option="engine")
@@ -125,11 +131,15 @@ def chosen(options: Options) -> Engine:
     """The engine that the options name, or for "auto" the one of the highest level that can run them here."""
     if options.engine == AUTO:
         return _highest(options)
-    found = engine(options.engine)
+    found = engine(options.engine, options)
     problem = _refusal(found, options.given, options.min_isolation)
     if problem is not None:
         raise problem
     return found
+
+
+#: Options that only a virtual machine has.
+_OF_MACHINES = dict.fromkeys(("accel", "vmm", "snapshot"), "it is about virtual machines; use the engine 'microvm'")
 
 
 def _refusal(found: Engine, given: Collection[str], min_isolation: int) -> Unenforceable | None:
@@ -140,7 +150,8 @@ def _refusal(found: Engine, given: Collection[str], min_isolation: int) -> Unenf
             found.name,
             f"its level is {can.level}, and {min_isolation} was asked for; use an engine of that level",
         )
-    for option, why in can.refuses.items():
+    refuses = can.refuses if found.name == "microvm" else {**can.refuses, **_OF_MACHINES}
+    for option, why in refuses.items():
         if option in given or any(clause.startswith(f"{option}.") for clause in given):
             return Unenforceable(option if "." in option else option.split()[0], found.name, why)
     return None
@@ -148,10 +159,9 @@ def _refusal(found: Engine, given: Collection[str], min_isolation: int) -> Unenf
 
 def _highest(options: Options) -> Engine:
     reasons = []
-    for name, _, _, built in sorted(ENGINES, key=lambda row: -row[1]):
-        if not built:
-            continue
-        found = engine(name)
+    engines = [engine(name, options) for name, _, _, built in ENGINES if built]
+    for found in sorted(engines, key=lambda one: -one.capabilities.level):
+        name = found.name
         problem = _refusal(found, options.given, options.min_isolation)
         if problem is not None:
             reasons.append(f"{name}: {problem}")

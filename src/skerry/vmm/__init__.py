@@ -7,28 +7,13 @@ and speaks; nothing here starts anything. So every driver can be checked by the 
 
 from __future__ import annotations
 
+from .._options import MONITORS
 from ..errors import UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from typing import Any, Protocol
-
-    class Monitor(Protocol):
-        """One kind of monitor."""
-
-        name: str
-        #: The program, as it is looked for in PATH.
-        program: str
-        #: Whether its machines were really run by us, or only checked by its published description.
-        run_on_hardware: bool
-        #: How the agent reaches us: the word on the kernel's command line, and the modules that it takes.
-        channel: str
-        modules: tuple[str, ...]
-
-        def plan(self, machine: Machine) -> Plan:
-            """What to start, and what to say."""
-
+    from typing import Any
 
 #: Whoever starts the machine puts the paths and descriptors in their places.
 CONTROL, CHANNEL, SHARE = "@CONTROL@", "@CHANNEL@", "@SHARE@"
@@ -98,7 +83,24 @@ class Plan:
         self.files = dict(files or {})
 
 
-MONITORS = ("qemu", "qemu-microvm", "firecracker", "cloud-hypervisor", "xen")
+class Monitor:
+    """One kind of monitor."""
+
+    name: str
+    #: The program, as it is looked for in PATH.
+    program: str
+    #: Whether its machines were really run by us, or only checked by its published description.
+    run_on_hardware = False
+    #: How the agent reaches us, as it is told on the kernel's command line.
+    channel: str
+    #: What the guest's kernel needs for the machine's devices.
+    modules: tuple[str, ...]
+    #: Whether its machines can be kept as snapshots by us.
+    keeps = False
+
+    def plan(self, machine: Machine) -> Plan:
+        """What to start, and what to say."""
+        raise NotImplementedError
 
 
 def monitor(name: str) -> Monitor:

@@ -1,12 +1,12 @@
 """Cloud Hypervisor, by its published API: the whole machine in one request, then its boot.
 
-It has virtio-fs (the machine's memory is shared then), hotplug of CPUs and memory, and a Landlock of its own. The agent calls by
-vsock, as with Firecracker.
+It has virtio-fs (the machine's memory is shared then), hotplug of CPUs and memory, and a Landlock of its own. The agent calls
+by vsock, as with Firecracker.
 """
 
 from __future__ import annotations
 
-from . import CHANNEL, CONTROL, SHARE, Plan, Request
+from . import CHANNEL, CONTROL, SHARE, Monitor, Plan, Request
 from .firecracker import GUEST_CID, VSOCK_MODULES
 
 TYPE_CHECKING = False
@@ -18,12 +18,11 @@ if TYPE_CHECKING:
 _API = "/api/v1"
 
 
-class CloudHypervisor:
+class CloudHypervisor(Monitor):
     """Not run by us on hardware: each request is checked by the published description."""
 
     name = "cloud-hypervisor"
     program = "cloud-hypervisor"
-    run_on_hardware = False
     channel = "vsock"
     modules = ("virtio_pci", "virtio_blk", *VSOCK_MODULES, "virtiofs", "virtio_balloon", "virtio-rng")
 

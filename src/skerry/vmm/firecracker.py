@@ -1,13 +1,13 @@
 """Firecracker, by its published API: one socket, HTTP, one PUT for each part of the machine, then the start.
 
-It has no virtio-fs: the tree comes as an image. The agent calls by vsock: Firecracker connects us at CHANNEL, a socket's path, to
-what the guest connects to (port N of the host is the socket `CHANNEL_N`).
+It has no virtio-fs: the tree comes as an image. The agent calls by vsock: Firecracker connects us at CHANNEL, a socket's path,
+to what the guest connects to (port N of the host is the socket `CHANNEL_N`).
 """
 
 from __future__ import annotations
 
 from ..errors import Unenforceable
-from . import CHANNEL, CONTROL, Plan, Request
+from . import CHANNEL, CONTROL, Monitor, Plan, Request
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,12 +21,11 @@ VSOCK_MODULES = ("vsock", "vmw_vsock_virtio_transport")
 _CPUS = 32
 
 
-class Firecracker:
+class Firecracker(Monitor):
     """Not run by us on hardware: each request is checked by the published description."""
 
     name = "firecracker"
     program = "firecracker"
-    run_on_hardware = False
     channel = "vsock"
     modules = ("virtio_mmio", "virtio_blk", *VSOCK_MODULES, "virtio_balloon", "virtio-rng")
 

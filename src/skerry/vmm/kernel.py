@@ -1,8 +1,8 @@
 """The guest's kernel: the distribution's own, found, or fetched without installing it.
 
 Looked at in this order: `SKERRY_KERNEL` (a vmlinuz or vmlinux, with `lib/modules/RELEASE` beside its directory or on the host),
-what `skerry kernel --fetch` has brought (the caller's, then the machine's), and /boot, cloud kernels first. A kernel is used as an
-uncompressed vmlinux where it can be unpacked, which starts sooner and is what some monitors ask for; that copy is kept.
+what `skerry machines --fetch-kernel` has brought (the caller's, then the machine's), and /boot, cloud kernels first. A kernel is used
+as an uncompressed vmlinux where it can be unpacked, which starts sooner and is what some monitors ask for; that copy is kept.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def find() -> Kernel:
         looked.append(path)
     listing = "".join(f"\n  {path}" for path in looked)
     raise EngineUnavailable(
-        "there is no kernel for a virtual machine; 'skerry kernel --fetch' brings the distribution's without installing it"
+        "there is no kernel for a virtual machine; 'skerry machines --fetch-kernel' brings one without installing it"
         + (f". Not usable (not readable, or without modules):{listing}" if listing else "")
     )
 
@@ -131,9 +131,7 @@ def fetch() -> Kernel:
 
     def output(*words: str, cwd: str | None = None) -> str:
         try:
-            done = subprocess.run(
-                words, cwd=cwd, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-            )
+            done = subprocess.run(words, cwd=cwd, stdin=subprocess.DEVNULL, capture_output=True, text=True)
         except OSError as error:
             why = "it is Debian's way; set SKERRY_KERNEL to a kernel elsewhere"
             raise EngineUnavailable(f"{words[0]}: {error.strerror}; {why}") from None
@@ -165,7 +163,7 @@ def fetch() -> Kernel:
                 raise EngineUnavailable(f"the package {package} is not what the archive says that it is; fetch it again")
         unpacked = os.path.join(work, "unpacked")
         output("dpkg-deb", "-x", archive, unpacked)
-        os.chmod(unpacked, 0o755)
+        os.chmod(unpacked, 0o755)  # noqa: S103  # what /boot is
         os.rename(unpacked, top)
     found = _look(os.path.join(top, f"boot/vmlinuz-{release}"), "")
     if found is None:

@@ -1,13 +1,13 @@
 """QEMU: the machine on its command line, the rest by QMP.
 
-Two machines: `qemu` is a q35, whose tree (virtio-fs) is plugged in after the agent is there, so that what was before can be kept
-as a snapshot; `qemu-microvm` is the small machine without PCI, which boots a little sooner and cannot be kept.
+Two machines: `qemu` is a q35, whose tree (virtio-fs) is plugged in after the agent is there, so that what was before can be
+kept as a snapshot; `qemu-microvm` is the small machine without PCI, which boots a little sooner and cannot be kept.
 Under tcg the processor is QEMU's own work: no hardware holds the guest, so its jail does.
 """
 
 from __future__ import annotations
 
-from . import CHANNEL, CONTROL, SHARE, Plan, Request
+from . import CHANNEL, CONTROL, SHARE, Monitor, Plan, Request
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ _SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=d
 _MODULES = ("virtio_console", "virtiofs", "virtio_balloon", "virtio-rng")
 
 
-class Qemu:
+class Qemu(Monitor):
     """Run by us, under tcg in every test."""
 
     program = "qemu-system-x86_64"
@@ -28,13 +28,8 @@ class Qemu:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self._pci = name == "qemu"
+        self._pci = self.keeps = name == "qemu"
         self.modules = (("virtio_pci" if self._pci else "virtio_mmio"), "virtio_blk", *_MODULES)
-
-    @property
-    def keeps(self) -> bool:
-        """Whether its machines can be kept as snapshots."""
-        return self._pci
 
     def plan(self, machine: Machine) -> Plan:
         """The command, and what plugs the tree in once the agent is there."""

@@ -7,7 +7,7 @@ channel (a console of its own with a socket on our side).
 from __future__ import annotations
 
 from ..errors import Unenforceable
-from . import CHANNEL, Plan
+from . import CHANNEL, Monitor, Plan
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -16,12 +16,11 @@ if TYPE_CHECKING:
 _CONFIG = "machine.cfg"
 
 
-class Xen:
+class Xen(Monitor):
     """Not run by us on hardware: each key is checked by xl.cfg(5)."""
 
     name = "xen"
     program = "xl"
-    run_on_hardware = False
     channel = "hvc1"
     modules = ("xen-blkfront",)
 
