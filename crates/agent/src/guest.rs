@@ -14,6 +14,8 @@ use std::os::fd::OwnedFd;
 pub enum Engine {
     Namespace,
     Rules,
+    /// The namespace engine's, in a kernel of its own.
+    Guest,
 }
 
 impl Engine {
@@ -21,6 +23,7 @@ impl Engine {
         match self {
             Engine::Namespace => "namespace",
             Engine::Rules => "rules",
+            Engine::Guest => "guest",
         }
     }
 }

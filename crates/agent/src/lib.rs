@@ -12,6 +12,8 @@ mod boot;
 mod calls;
 mod files;
 mod guest;
+mod init;
+pub mod jail;
 mod namespace;
 mod rules;
 mod server;
@@ -35,6 +37,9 @@ const USAGE: &str = "usage: skerry-agent --control-fd N --engine namespace|rules
 
 /// The whole program.
 pub fn main() -> ExitCode {
+    if init::is_asked_for() {
+        return init::run();
+    }
     let engines = [Engine::Namespace, Engine::Rules];
     let last = std::env::args().next_back();
     let engine = engines.into_iter().find(|engine| last.as_deref() == Some(engine.name())).unwrap_or(Engine::Namespace);

@@ -331,6 +331,7 @@ impl Server {
             guest: &self.sandbox.guest,
             process_limit: self.sandbox.process_limit,
             listens: true,
+            fixed_addresses: false,
             dies_first: self.sandbox.groups.version_of(Controller::Memory).is_some(),
         };
         let Started { pid, listener } = spawn::start(spawn, streams, &around)?;
@@ -488,7 +489,7 @@ impl Server {
     /// Processes of the guest.
     fn tasks(&self) -> u32 {
         match self.sandbox.guest.engine {
-            Engine::Namespace => processes().saturating_sub(1),
+            Engine::Namespace | Engine::Guest => processes().saturating_sub(1),
             Engine::Rules => reach::below().len() as u32,
         }
     }
@@ -496,7 +497,7 @@ impl Server {
 
 /// What programs cannot do to files, file operations cannot do where there is no tree of the guest's own.
 fn confined(guest: &Guest) -> Result<(), Failure> {
-    if guest.engine == Engine::Namespace {
+    if guest.engine != Engine::Rules {
         return Ok(());
     }
     let internal = |error: &dyn std::fmt::Display| failure(FailureKind::Internal, error);

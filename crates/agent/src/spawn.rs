@@ -27,6 +27,8 @@ pub struct Surroundings<'a> {
     pub listens: bool,
     /// The host's killer for want of memory takes programs before their init.
     pub dies_first: bool,
+    /// It is laid out in memory as it is written: it could not do so itself once the filter is on.
+    pub fixed_addresses: bool,
 }
 
 /// Its three standard streams; with a terminal, that is its controlling one.
@@ -202,6 +204,9 @@ fn become_program(
         skerry_platform::agent::die_with_parent();
     }
     reset_signals();
+    if around.fixed_addresses {
+        skerry_platform::agent::fix_addresses();
+    }
     if let Err(error) = rustix::thread::set_no_new_privs(true) {
         return internal("no_new_privs", &error);
     }

@@ -93,7 +93,7 @@ ENGINES = (
     ("sentry", 3, "a guest kernel in user space answers the application's system calls", True),
     ("kvm", 4, "the same guest kernel, the application behind virtual hardware", False),
     ("microvm", 4, "a Linux guest under a virtual machine monitor (level 3 without kvm)", True),
-    ("uml", 3, "User Mode Linux", False),
+    ("uml", 3, "User Mode Linux: a kernel as a process, in a jail", True),
     ("unikernel", 4, "a library operating system over a handful of host calls", False),
     ("namespace", 2, "namespaces, cgroups, capabilities and seccomp", True),
     ("rules", 1, "seccomp, Landlock and security labels on a plain process", True),
@@ -122,6 +122,10 @@ def engine(name: str, options: Options | None = None) -> Engine:
         from .microvm import MicrovmEngine
 
         return MicrovmEngine() if options is None else MicrovmEngine(options.accel, options.vmm, options.snapshot)
+    if name == "uml":
+        from .uml import UmlEngine
+
+        return UmlEngine()
     if any(name == row[0] for row in ENGINES):
         raise EngineNotBuilt(f"the engine {name!r} is not built yet; use 'sentry'")
     raise UsageError(f"there is no engine {name!r}; 'skerry engines' lists them", option="engine")

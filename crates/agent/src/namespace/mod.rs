@@ -124,7 +124,7 @@ fn own_host_pid() -> i32 {
 }
 
 /// In the init, which is in its groups already: the rest of the wall.
-pub fn enter(wanted: &Boot, init: Init, layers: &mut Layers) -> Result<Guest, Failure> {
+pub fn enter(wanted: &Boot, init: Init, engine: Engine, layers: &mut Layers) -> Result<Guest, Failure> {
     let host =
         |what: &str, error: std::io::Error| failure(FailureKind::Unsupported, format!("the engine namespace: {what}: {error}"));
     skerry_platform::agent::leave_keyring();
@@ -155,7 +155,7 @@ pub fn enter(wanted: &Boot, init: Init, layers: &mut Layers) -> Result<Guest, Fa
     // What the rules say holds besides, in the guest's own tree.
     let nothing = Rules::default();
     let rules = wanted.rules.as_ref().unwrap_or(&nothing);
-    let kept = rules::kept_of(rules, KEPT, Engine::Namespace)?;
+    let kept = rules::kept_of(rules, KEPT, engine)?;
     let abi = landlock::abi(wanted);
     landlock::check(rules, abi)?;
     landlock::refuse_attributes(rules)?;
@@ -185,7 +185,7 @@ pub fn enter(wanted: &Boot, init: Init, layers: &mut Layers) -> Result<Guest, Fa
         );
     }
     Ok(Guest {
-        engine: Engine::Namespace,
+        engine,
         only_id,
         root_is_caller: false,
         counted_by_user: only_id.is_some(),
