@@ -21,7 +21,13 @@ use std::process::ExitCode;
 const SPARE_TASKS: u64 = 2;
 
 /// Serves until the other end closes or says `shutdown`.
-pub fn serve(mut connection: Connection, engine: Engine) -> Result<ExitCode, Box<dyn std::error::Error>> {
+///
+/// `prepare` is done first, with what the message says.
+pub fn serve(
+    mut connection: Connection,
+    engine: Engine,
+    prepare: impl FnOnce(&Boot) -> Result<(), Failure>,
+) -> Result<ExitCode, Box<dyn std::error::Error>> {
     let Some((request, _)) = connection.receive()? else { return Ok(ExitCode::SUCCESS) };
     let refuse = |connection: &Connection, failure| {
         connection.sender().reply(request.id, Err(failure));
@@ -30,7 +36,7 @@ pub fn serve(mut connection: Connection, engine: Engine) -> Result<ExitCode, Box
     let Call::Boot(wanted) = &request.call else {
         return refuse(&connection, failure(FailureKind::Invalid, "the first request must be boot"));
     };
-    if let Err(failure) = check(wanted, engine) {
+    if let Err(failure) = check(wanted, engine).and_then(|()| prepare(wanted)) {
         return refuse(&connection, failure);
     }
     let without = |wish: &str| wanted.without.iter().any(|name| name == wish);

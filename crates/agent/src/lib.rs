@@ -51,7 +51,7 @@ fn run(control: i32, engine: Engine) -> Result<ExitCode, Box<dyn std::error::Err
     skerry_platform::foreground::close_all_but([0, 1, 2, control]);
     become_sealed(control)?;
     let socket = skerry_platform::own::take_descriptor(control)?;
-    boot::serve(Connection::new(socket), engine)
+    boot::serve(Connection::new(socket), engine, |_| Ok(()))
 }
 
 /// Goes on as a sealed copy of ourselves: a program that gets hold of /proc/PID/exe has nothing of the host's to write to.

@@ -1,5 +1,6 @@
 //! From the `boot` message to a guest that answers: limits, guardian, jail, programs, greeting; then the guest's own boot.
 
+use crate::conversation::Talk;
 use crate::failure;
 use crate::monitor::Monitor;
 use crate::relay::{self, Guest};
@@ -11,12 +12,12 @@ use skerry_confine::layers::Layers;
 use skerry_confine::mux::wire::{Kind, GREETING};
 use skerry_confine::mux::Receiver;
 use skerry_confine::{cpus, guardian};
-use skerry_control::{Boot, Call, Failure, FailureKind, Layer, Limits, Machine, Network, Profile, Rules};
+use skerry_control::{base64, Boot, Call, Failure, FailureKind, Layer, Limits, Machine, Network, Profile, Resumed, Rules};
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Host tasks beside those that are counted.
 const SPARE_TASKS: u64 = 0;
@@ -72,13 +73,42 @@ pub fn serve(mut connection: Connection, engine: &str) -> Result<ExitCode, Box<d
             }
             layers.refuse_missing(&std::mem::take(&mut wanted.require), "the engine has no such layer")?;
             let (monitor, channel) = start(&jail, &machine)?;
-            let receiver = greeted(Receiver::new(channel), &monitor, Duration::from_millis(machine.patience_ms))?;
+            let deadline = Instant::now() + Duration::from_millis(machine.patience_ms);
+            let talk = machine.conversation.as_ref().map(|wanted| Ok((wanted, Talk::begin(wanted, &monitor, deadline)?)));
+            let mut talk = talk.transpose()?;
+            if let Some((wanted, talk)) = &mut talk {
+                talk.follow(&wanted.before, &monitor)?;
+            }
+            let mut receiver = Receiver::new(channel);
+            if !machine.conversation.as_ref().is_some_and(|wanted| wanted.resumed) {
+                receiver = greeted(receiver, &monitor, Duration::from_millis(machine.patience_ms))?;
+            }
+            if let Some((wanted, talk)) = &mut talk {
+                talk.follow(&wanted.after, &monitor)?;
+            }
             Ok(Guest { monitor, receiver, host_pid, layers, held, writes_back: machine.writes_back })
         });
+    let conversation = machine.conversation.as_ref();
+    if conversation.is_some_and(|wanted| wanted.resumed) {
+        let entropy = random_bytes();
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        wanted.resumed = Some(Resumed { entropy: base64::encode(&entropy), time_ns: now.as_nanos() as i64 });
+    }
     match guest {
+        Ok(guest) if conversation.is_some_and(|wanted| wanted.keeps) => relay::end_kept(&connection, id, wanted.profile, guest),
         Ok(guest) => relay::serve(connection, id, wanted, guest),
         Err(failure) => refuse(&connection, failure),
     }
+}
+
+/// The host's, for one guest.
+fn random_bytes() -> [u8; 64] {
+    let mut bytes = [0; 64];
+    let mut filled = 0;
+    while filled < bytes.len() {
+        filled += rustix::rand::getrandom(&mut bytes[filled..], rustix::rand::GetRandomFlags::empty()).unwrap_or(0);
+    }
+    bytes
 }
 
 /// The boot message of the jail, which is as the engine `namespace` makes one.
@@ -94,6 +124,7 @@ fn jail_of(wanted: &Boot, machine: &Machine) -> Boot {
         require: Vec::new(),
         rules: Some(Rules { calls: machine.calls.clone(), capabilities: Some(Vec::new()), ..Rules::default() }),
         machine: None,
+        resumed: None,
         observe: Default::default(),
         without: wanted.without.clone(),
     }

@@ -11,7 +11,7 @@ use skerry_confine::connection::{Connection, Sender};
 use skerry_confine::layers::Layers;
 use skerry_confine::mux::wire::{Frame, Kind, FROM_GUEST, TO_GUEST};
 use skerry_confine::mux::{Mux, Receiver};
-use skerry_control::{frame, Boot, Booted, Call, Event, Failure, FailureKind, Outcome, Reply, Request, Spawned, Stdio};
+use skerry_control::{frame, Boot, Booted, Call, Event, Failure, FailureKind, Outcome, Profile, Reply, Request, Spawned, Stdio};
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
@@ -71,22 +71,33 @@ fn end(complaint: Option<String>) -> ! {
     std::process::exit(if complaint.is_some() { skerry_confine::program::FAILURE.into() } else { 0 })
 }
 
+/// What is known of the wall on the host's side.
+fn booted(guest: &mut Guest, profile: Profile) -> Booted {
+    Booted {
+        layers: std::mem::take(&mut guest.layers.present),
+        missing: std::mem::take(&mut guest.layers.missing),
+        limits: std::mem::take(&mut guest.held),
+        version: env!("CARGO_PKG_VERSION").into(),
+        guest_memory: "none".into(),
+        profile,
+        sentry_pid: guest.host_pid,
+    }
+}
+
+/// The machine has been kept: that is all that was wanted of it.
+pub fn end_kept(connection: &Connection, id: u64, profile: Profile, mut guest: Guest) -> ! {
+    connection.sender().reply(id, Ok(json!(booted(&mut guest, profile))));
+    end(None)
+}
+
 /// Serves until everything ends.
 pub fn serve(
     mut connection: Connection,
     id: u64,
     wanted: Box<Boot>,
-    guest: Guest,
+    mut guest: Guest,
 ) -> Result<ExitCode, Box<dyn std::error::Error>> {
-    let booted = Booted {
-        layers: guest.layers.present,
-        missing: guest.layers.missing,
-        limits: guest.held,
-        version: env!("CARGO_PKG_VERSION").into(),
-        guest_memory: "none".into(),
-        profile: wanted.profile,
-        sentry_pid: guest.host_pid,
-    };
+    let booted = booted(&mut guest, wanted.profile);
     let relay = Arc::new(Relay {
         mux: Mux::new(guest.receiver.channel().try_clone()?),
         sender: connection.sender(),

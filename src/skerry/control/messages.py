@@ -123,6 +123,7 @@ def machine(
     helpers: Sequence[Mapping[str, Any]] = (),
     calls: Mapping[str, Any] | None = None,
     writes_back: bool = False,
+    conversation: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The machine that a guest runs in, and the jail around it (`boot`'s `machine`; for `skerry-machine`)."""
     return {
@@ -133,17 +134,45 @@ def machine(
         **({} if calls is None else {"calls": dict(calls)}),
         "patience_ms": patience_ms,
         "writes_back": writes_back,
+        **({} if conversation is None else {"conversation": dict(conversation)}),
     }
 
 
-def host_program(
-    arguments: Sequence[str | bytes], environment: Sequence[str | bytes] = (), makes: str | bytes | None = None
+def conversation(
+    socket: str,
+    *,
+    before: Sequence[Mapping[str, Any]] = (),
+    after: Sequence[Mapping[str, Any]] = (),
+    resumed: bool = False,
+    keeps: bool = False,
 ) -> dict[str, Any]:
-    """A program of the host's; `makes`: what is there when it is up."""
+    """What a monitor is told on its control socket, before its guest's init is there and after."""
+    return {"socket": socket, "before": list(before), "after": list(after), "resumed": resumed, "keeps": keeps}
+
+
+def step(
+    say: Mapping[str, Any], *, read: str | None = None, write: str | None = None, until: str | None = None
+) -> dict[str, Any]:
+    """One command, with a file that goes along, said until its answer's status is `until`."""
+    more = {"read": read, "write": write, "until": until}
+    return {"say": dict(say), **{name: value for name, value in more.items() if value is not None}}
+
+
+def host_program(
+    arguments: Sequence[str | bytes],
+    environment: Sequence[str | bytes] = (),
+    makes: str | bytes | None = None,
+    capabilities: Sequence[str] = (),
+    *,
+    fixed_addresses: bool = False,
+) -> dict[str, Any]:
+    """A program of the host's; `makes`: what is there when it is up; `capabilities`: what it keeps of the jail's."""
     return {
         "arguments": [write_bytes(argument) for argument in arguments],
         "environment": [write_bytes(variable) for variable in environment],
         **({} if makes is None else {"makes": write_bytes(makes)}),
+        **({"capabilities": list(capabilities)} if capabilities else {}),
+        "fixed_addresses": fixed_addresses,
     }
 
 
@@ -224,6 +253,11 @@ def mount_file(target: str | bytes, content: bytes, *, mode: int = 0o644) -> dic
 def mount_plain(target: str | bytes, kind: str) -> dict[str, Any]:
     """`proc`, `sysfs`, `devtmpfs`, `hide` or `skeleton`."""
     return {"target": write_bytes(target), "type": kind}
+
+
+def mount_device(path: str) -> dict[str, Any]:
+    """A device of the host's, in its own place."""
+    return {"target": path, "type": "device", "source": path}
 
 
 def mount_symlink(target: str | bytes, to: str | bytes) -> dict[str, Any]:

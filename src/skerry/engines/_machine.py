@@ -124,4 +124,3 @@ def _text(value: Any) -> str:
 
 def _below(place: str, other: str) -> bool:
     return f"{place}/".startswith(f"{other.rstrip('/')}/")
-

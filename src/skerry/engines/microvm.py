@@ -12,20 +12,21 @@ import math
 import os
 import sys
 
-from .. import errors, vmm
+from .. import _host, errors, vmm
 from ..control import messages
 from ..vmm import accel, initramfs, kernel, store
+from ..vmm.qemu import command
+from . import _machine
 from .base import Capabilities, Probe, probe_by_boot
 from .sentry import ProgramGuest, find_beside
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Mapping
     from typing import Any
 
     from .._options import Options
 
-PROGRAM = "skerry-machine"
 AGENT = "skerry-agent"
 
 #: Of a guest whose memory nobody has asked for.
@@ -37,7 +38,10 @@ OVERHEAD = 96 << 20
 _SERVERS = ("/usr/lib/qemu/virtiofsd", "/usr/libexec/virtiofsd", "/usr/lib/virtiofsd")
 
 #: In the jail.
-_SHARE, _SOCKET, _FILES = "/share", "/run/share.sock", "/machine"
+_SOCKET, _CONTROL, _FILES = "/run/share.sock", "/run/control.sock", "/files"
+
+#: What QEMU reads of its own: firmware.
+_DATA = ("/usr/share/qemu", "/usr/share/seabios", "/usr/share/qboot")
 
 #: What the server of files needs: the guest's users own what they write, and it changes its root.
 _SERVER_CAPABILITIES = (
@@ -119,34 +123,109 @@ class MicrovmEngine:
 
     def boot(self, options: Options) -> dict[str, Any]:
         """As the options have it, for the guest's own tree; and the machine around it."""
-        boot = options.boot_message()
         choice = self._choice()
-        if choice.why and choice.why != "asked for" and choice.why not in _told:
+        if choice.why not in ("", "asked for", *_told):
             _told.add(choice.why)
-            print(f"skerry: microvm: no kvm, QEMU itself runs the guest, slowly: {choice.why}", file=sys.stderr, flush=True)
+            print(f"skerry: microvm: without kvm, slowly, by QEMU's tcg: {choice.why}", file=sys.stderr, flush=True)
+        boot = options.boot_message()
+        memory = options.memory or min(DEFAULT_MEMORY, _host.host_memory() // 2)
+        boot["limits"]["memory_files"] = min(boot["limits"]["memory_files"], memory // 2)
+        boot["mounts"], shown = _machine.share(boot["mounts"])
         image, first = self._files()
-        memory = options.memory or DEFAULT_MEMORY
         machine = vmm.Machine(
             kernel=f"{_FILES}/kernel",
             initramfs=f"{_FILES}/initramfs",
             memory=-(-(memory + OVERHEAD) // (64 << 20)) * (64 << 20),
             cpus=_cpus(options),
-            command_line=_command_line(choice.accel, self._monitor.channel, first),
+            command_line=_command_line(choice.accel, self._monitor.channel),
             shares_root=True,
             accel=choice.accel,
         )
+        files = {"kernel": image, "initramfs": first}
+        state = self._kept(boot, machine, files) if self._monitor.keeps and self._snapshot == "auto" else None
         plan = self._monitor.plan(machine)
-        said = _placed(plan.argv, self._program())
-        mounts = _jail(boot["mounts"], {"kernel": image, "initramfs": first})
-        boot["machine"] = {
-            "helpers": [_server()],
-            "monitor": {"arguments": said},
-            "mounts": mounts,
-            "memory_files": machine.memory + (64 << 20),
-            "patience_ms": _PATIENCE_MS[choice.accel],
-            "writes_back": any(mount["type"] == "host_read_write" for mount in boot["mounts"]),
-        }
+        plug = [_step(request) for request in plan.requests]
+        if state is None:
+            talk = messages.conversation(_CONTROL, after=plug)
+        else:
+            plan.argv += ["-incoming", "defer"]
+            files["state"] = state
+            load = [
+                messages.step(command("getfd", fdname="state"), read=f"{_FILES}/state"),
+                messages.step(command("migrate-incoming", uri="fd:state")),
+                messages.step(command("query-status"), until="paused"),
+            ]
+            talk = messages.conversation(_CONTROL, before=[*load, *plug, messages.step(command("cont"))], resumed=True)
+        boot["machine"] = self._machine(plan, machine, files, talk)
+        boot["machine"]["helpers"] = [_server()]
+        boot["machine"]["mounts"] += [*_machine.program_mounts(_server_path()), *shown]
+        boot["machine"]["writes_back"] = _machine.writes_back(boot["mounts"])
         return boot
+
+    def _machine(
+        self, plan: vmm.Plan, machine: vmm.Machine, files: Mapping[str, str], talk: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """The jail with the monitor in it."""
+        program = self._program()
+        places = {vmm.SHARE: _SOCKET, vmm.CONTROL: _CONTROL, vmm.CHANNEL: "0"}
+        words = [program]
+        for word in plan.argv[1:]:
+            for mark, place in places.items():
+                word = word.replace(mark, place)
+            words.append(word)
+        mounts = [
+            *_machine.jail_mounts(16 << 20),
+            messages.mount_tmpfs("/run", size=1 << 20, mode=0o755),
+            messages.mount_symlink("/var/run", "/run"),
+            *_machine.program_mounts(program),
+            *(messages.mount_host(path, path, writable=False) for path in _DATA if os.path.isdir(path)),
+            *(messages.mount_host(f"{_FILES}/{name}", path, writable=False) for name, path in files.items()),
+            *(messages.mount_tmpfs(f"{_machine.TOP}/{name}", size=4096, mode=0o755) for name in ("proc", "sys", "dev")),
+        ]
+        if machine.accel == "kvm":
+            mounts.append(messages.mount_device(accel.KVM))
+        return messages.machine(
+            monitor=messages.host_program(words, ["HOME=/tmp", "TMPDIR=/tmp"]),
+            mounts=mounts,
+            memory_files=16 << 20,
+            patience_ms=_PATIENCE_MS[machine.accel],
+            conversation=talk,
+        )
+
+    def _kept(self, boot: Mapping[str, Any], machine: vmm.Machine, files: Mapping[str, str]) -> str | None:
+        """The snapshot of such a machine that has booted, made where there is none; None where it cannot be."""
+        plain = vmm.Machine(**{name: getattr(machine, name) for name in machine.__slots__})
+        plain.shares_root = False
+        plan = self._monitor.plan(plain)
+        processor = _processor() if machine.accel == "kvm" else ""
+        name = store.name_of(*plan.argv, *files.values(), accel.identity(self._program()), processor)
+        with store.locked(name):
+            if (found := store.snapshot(name)) is not None:
+                return found
+            part = store.new_snapshot(name)
+            save = [
+                messages.step(command("stop")),
+                messages.step(command("migrate-set-parameters", max_bandwidth=1 << 40)),
+                messages.step(command("getfd", fdname="state"), write=f"{_FILES}/state"),
+                messages.step(command("migrate", uri="fd:state")),
+                messages.step(command("query-migrate"), until="completed"),
+            ]
+            talk = messages.conversation(_CONTROL, after=save, keeps=True)
+            making = {**boot, "machine": self._machine(plan, plain, files, talk), "require": [], "limits": {}}
+            making["machine"]["mounts"].append(messages.mount_host(f"{_FILES}/state", part, writable=True))
+            try:
+                guest = self.start(making, lambda _: None, lambda _: None)
+                try:
+                    guest.client.call("boot", making)
+                finally:
+                    guest.close()
+            except errors.SkerryError as error:
+                store.drop(part)
+                print(f"skerry: microvm: no snapshot, each start boots: {error}", file=sys.stderr, flush=True)
+                self._snapshot = "never"
+                return None
+            about = {"memory": f"{machine.memory_mib} MiB", "cpus": machine.cpus, "accel": machine.accel}
+            return store.keep(name, part, about)
 
     def probe(self) -> Probe:
         """By a guest that boots."""
@@ -164,9 +243,7 @@ class MicrovmEngine:
         on_end: Callable[[errors.SandboxError], None],
     ) -> ProgramGuest:
         """A host's side that waits for its `boot`."""
-        return ProgramGuest(
-            [find_beside(PROGRAM), "--engine", self.name], {}, f"the guest's machine ({PROGRAM})", on_event, on_end
-        )
+        return _machine.start_machine(self.name, on_event, on_end)
 
 
 #: Changes when the contents of the first file system do for another reason than its parts.
@@ -182,77 +259,37 @@ def _cpus(options: Options) -> int:
     return max(1, min(math.ceil(options.cpus or there), there, 64))
 
 
-def _command_line(accelerator: str, channel: str, first: str) -> str:
+def _command_line(accelerator: str, channel: str) -> str:
     words = ["console=ttyS0", "quiet", "reboot=t", "panic=-1", "random.trust_cpu=on", "cryptomgr.notests"]
     if accelerator == "tcg":
         # What the guest would measure is known, and measured badly under tcg. Its mitigations mend no hardware.
         counter = accel.counter_khz()
         words += [f"tsc_early_khz={counter}"] if counter else []
         words += ["lpj=4000000", "no_timer_check", "mitigations=off"]
-    words += ["--", "--engine", "guest", "--channel", channel, "--modules", f"/{initramfs.MODULES}"]
+    words += ["--", "--engine", "guest", "--channel", channel, "--module", f"/{initramfs.MODULES}", "--tree", "virtiofs:root"]
     return " ".join(words)
 
 
-def _placed(argv: list[str], program: str) -> list[str]:
-    """The monitor's words, with what is in the jail in its places."""
-    places = {vmm.SHARE: _SOCKET}
-    words = [program]
-    for word in argv[1:]:
-        for mark, place in places.items():
-            word = word.replace(mark, place)
-        words.append(word)
-    return words
+def _step(request: vmm.Request) -> dict[str, Any]:
+    return messages.step({"execute": request.method, "arguments": request.body or {}})
 
 
-def _server() -> dict[str, Any]:
+def _processor() -> str:
+    """What a snapshot depends on where the hardware's own registers are in it."""
+    with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
+        return "".join(
+            line for line in file.read().partition("\n\n")[0].splitlines() if line.startswith(("model", "flags", "step"))
+        )
+
+
+def _server_path() -> str:
     program = next((path for path in _SERVERS if os.access(path, os.X_OK)), None)
     if program is None:
         raise errors.EngineUnavailable("there is no virtiofsd; Debian's package is qemu-system-common")
-    words = [program, f"--socket-path={_SOCKET}", "-o", f"source={_SHARE}", "-o", "sandbox=chroot", "-o", "cache=always"]
-    words += ["-o", "modcaps=-mknod:-setfcap", "-o", "announce_submounts"]
-    return {"arguments": words, "makes": _SOCKET, "capabilities": list(_SERVER_CAPABILITIES)}
+    return os.path.realpath(program)
 
 
-def _jail(mounts: list[dict[str, Any]], files: Mapping[str, str]) -> list[dict[str, Any]]:
-    """The jail's tree: programs, the machine's files, and what the guest may have of the host's, read-only but for what it
-    may write to."""
-    placed = [messages.mount_plain("/", "skeleton"), messages.mount_host("/usr", "/usr", writable=False)]
-    for name in ("/bin", "/lib", "/lib64", "/sbin"):
-        if os.path.islink(name):
-            placed.append(messages.mount_symlink(name, os.readlink(name)))
-        elif os.path.isdir(name):
-            placed.append(messages.mount_host(name, name, writable=False))
-    placed += [
-        messages.mount_plain("/proc", "proc"),
-        messages.mount_plain("/dev", "devtmpfs"),
-        messages.mount_tmpfs("/run", mode=0o755),
-        messages.mount_tmpfs("/tmp", mode=0o1777),  # noqa: S108  # inside the jail
-        messages.mount_symlink("/var/run", "/run"),
-    ]
-    placed += [messages.mount_host(path, f"{_FILES}/{name}", writable=False) for name, path in files.items()]
-    return placed + list(_shared(mounts))
-
-
-#: Of the host's, what shows its kernel or its running programs is not for a guest, which has a kernel of its own.
-_OWN = ("/proc", "/sys", "/dev", "/run")
-
-
-def _shared(mounts: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Each source that the guest's mounts speak of, where the guest will look for it."""
-    sources: dict[str, bool] = {}
-    hidden = set(_OWN)
-    for mount in mounts:
-        if mount["type"] == "hide":
-            hidden.add(os.fsdecode(messages.read_bytes(mount["target"])))
-        if "source" in mount:
-            source = os.fsdecode(messages.read_bytes(mount["source"]))
-            sources[source] = sources.get(source, False) or mount["type"] == "host_read_write"
-    for source in sorted([*sources, *hidden], key=lambda path: (path.count("/") if path != "/" else 0, path)):
-        target = _SHARE + source.rstrip("/")
-        if source in hidden and source not in sources:
-            if source in _OWN:
-                yield messages.mount_tmpfs(target, mode=0o755)
-            else:
-                yield messages.mount_plain(target, "hide")
-        else:
-            yield messages.mount_host(source, target, writable=sources[source])
+def _server() -> dict[str, Any]:
+    words = [_server_path(), f"--socket-path={_SOCKET}", "-o", f"source={_machine.TOP}", "-o", "sandbox=chroot"]
+    words += ["-o", "cache=always", "-o", "modcaps=-mknod:-setfcap", "-o", "log_level=err"]
+    return messages.host_program(words, (), _SOCKET, _SERVER_CAPABILITIES)

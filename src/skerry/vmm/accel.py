@@ -53,7 +53,7 @@ def _trouble(find_program: Callable[[], str], files: Callable[[], tuple[str, str
         return f"{KVM}: {error.strerror}"
     program, (image, initramfs) = find_program(), files()
     path = os.path.join(store.directory(), "trial.json")
-    key = store.name_of(_identity(program), _identity(image), _identity(KVM), _boot(), os.geteuid())
+    key = store.name_of(identity(program), image, os.stat(KVM).st_rdev, _boot(), os.geteuid())
     remembered = _remembered(path)
     if remembered.get("key") != key:
         remembered = {"key": key, "why": _trial(program, image, initramfs)}
@@ -115,7 +115,8 @@ def _trial(program: str, image: str, initramfs: str) -> str:
     return f"a kernel that was started with it did not come up in {_PATIENCE:g} s" + (f": {last}" if last else "")
 
 
-def _identity(path: str) -> str:
+def identity(path: str) -> str:
+    """Changes whenever the file does."""
     found = os.stat(path)
     return f"{path} {found.st_dev} {found.st_ino} {found.st_size} {found.st_mtime_ns} {found.st_rdev}"
 

@@ -33,23 +33,23 @@ class Qemu(Monitor):
 
     def plan(self, machine: Machine) -> Plan:
         """The command, and what plugs the tree in once the agent is there."""
-        board = "q35" if self._pci else "microvm,x-option-roms=off,rtc=on"
+        board = "q35,usb=off" if self._pci else "microvm,x-option-roms=off,rtc=on"
         words = [
             *("-nodefaults", "-no-user-config", "-no-reboot"),
             *("-display", "none"),
             *("-sandbox", _SANDBOX),
-            *("-M", f"{board},memory-backend=memory,usb=off" if self._pci else f"{board},memory-backend=memory"),
+            *("-M", f"{board},memory-backend=memory"),
             *("-accel", machine.accel),
             *("-cpu", "host" if machine.accel == "kvm" else "max"),
             *("-smp", str(machine.cpus)),
             *("-m", f"{machine.memory_mib}M"),
-            # What virtio-fs asks for; also what lets a snapshot be loaded into it.
+            # Shared, as virtio-fs asks for.
             *("-object", f"memory-backend-memfd,id=memory,size={machine.memory_mib}M,share=on"),
             *("-kernel", machine.kernel),
             *("-initrd", machine.initramfs),
             *("-append", machine.command_line),
-            *("-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"),
-            *("-chardev", f"socket,id=control,fd={CONTROL}", "-mon", "chardev=control,mode=control"),
+            *("-chardev", "file,id=console,path=/proc/self/fd/1,append=on", "-serial", "chardev:console"),
+            *("-chardev", f"socket,id=control,path={CONTROL},server=on,wait=off", "-mon", "chardev=control,mode=control"),
             *("-global", "virtio-mmio.force-legacy=false"),
             *("-device", self._device("virtio-serial", "max_ports=2")),
             *("-chardev", f"socket,id=channel,fd={CHANNEL}"),
@@ -62,11 +62,12 @@ class Qemu(Monitor):
             name = path.replace(",", ",,")
             words += ["-drive", f"if=none,id=image{number},format=raw,read-only=on,file.locking=off,file={name}"]
             words += ["-device", self._device("virtio-blk", f"drive=image{number}")]
+        if self._pci:
+            words += ["-device", "pcie-root-port,id=plug,chassis=1,slot=1"]
         requests = []
         if machine.shares_root:
-            words += ["-chardev", f"socket,id=share,fd={SHARE}"]
+            words += ["-chardev", f"socket,id=share,path={SHARE}"]
             if self._pci:
-                words += ["-device", "pcie-root-port,id=slot,chassis=1,slot=1"]
                 requests.append(_PLUG)
             else:
                 words += ["-device", "vhost-user-fs-device,chardev=share,tag=root,queue-size=1024"]
@@ -75,23 +76,14 @@ class Qemu(Monitor):
     def _device(self, name: str, properties: str) -> str:
         return f"{name}-{'pci' if self._pci else 'device'},{properties}"
 
-    @staticmethod
-    def resumed(plan: Plan, descriptor: str) -> Plan:
-        """The same machine from a snapshot, which an open descriptor leads to."""
-        return Plan([*plan.argv, "-incoming", f"fd:{descriptor}"], requests=plan.requests, protocol=plan.protocol)
 
-    @staticmethod
-    def save(descriptor: int) -> list[Request]:
-        """What keeps a running machine: all at once, without the guest going on meanwhile."""
-        return [
-            Request("stop", ""),
-            Request("migrate-set-parameters", "", {"max-bandwidth": 1 << 40}),
-            Request("migrate", "", {"uri": f"fd:{descriptor}"}),
-        ]
+def command(name: str, **arguments: object) -> dict[str, object]:
+    """One of QMP's."""
+    return {"execute": name, "arguments": {word.replace("_", "-"): value for word, value in arguments.items()}}
 
 
 _PLUG = Request(
     "device_add",
     "",
-    {"driver": "vhost-user-fs-pci", "id": "share", "bus": "slot", "chardev": "share", "tag": "root", "queue-size": 1024},
+    {"driver": "vhost-user-fs-pci", "id": "share", "bus": "plug", "chardev": "share", "tag": "root", "queue-size": 1024},
 )

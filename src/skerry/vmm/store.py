@@ -104,13 +104,36 @@ def snapshot(name: str) -> str | None:
     return None
 
 
+class locked:  # noqa: N801  # used as a statement
+    """One process at a time makes the snapshot of a name."""
+
+    def __init__(self, name: str) -> None:
+        self._path = os.path.join(directory(), f"{_SNAPSHOT}{name}.lock")
+
+    def __enter__(self) -> None:
+        import fcntl
+
+        self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        fcntl.flock(self._file, fcntl.LOCK_EX)
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._file)
+
+
 def new_snapshot(name: str) -> str:
-    """Where a snapshot is to be written, by one process at a time; `keep` makes it one."""
-    return os.path.join(directory(), f"{_SNAPSHOT}{name}.{os.getpid()}.part")
+    """An empty file where a snapshot is to be written; `keep` makes it one."""
+    part = os.path.join(directory(), f"{_SNAPSHOT}{name}.{os.getpid()}.part")
+    _write(part, b"")
+    return part
 
 
-def keep(name: str, part: str, about: dict[str, Any]) -> None:
-    """What was written becomes the snapshot of that name; `about` is for people."""
+def drop(part: str) -> None:
+    """It has come to nothing."""
+    _remove(part)
+
+
+def keep(name: str, part: str, about: dict[str, Any]) -> str:
+    """What was written becomes the snapshot of that name, whose path this is; `about` is for people."""
     import json
 
     path = os.path.join(directory(), _SNAPSHOT + name)
@@ -119,6 +142,7 @@ def keep(name: str, part: str, about: dict[str, Any]) -> None:
     os.rename(part, path)
     _write(f"{path}.json", json.dumps(manifest).encode())
     _forget_old(_SNAPSHOT[:-1], MOST_SNAPSHOTS)
+    return path
 
 
 def hash_of(path: str) -> str:
