@@ -7,10 +7,10 @@
 use crate::guest::Engine;
 use crate::{boot, failure};
 use parking_lot::Mutex;
+use rustix::fs::Timespec;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::{retry_on_intr, Errno};
 use rustix::mount::{mount, mount_move, MountFlags};
-use rustix::fs::Timespec;
 use rustix::system::{finit_module, reboot, RebootCommand};
 use rustix::termios::{tcgetattr, tcsetattr, OptionalActions};
 use skerry_confine::connection::Connection;

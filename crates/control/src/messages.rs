@@ -164,6 +164,9 @@ pub struct Machine {
     /// The guest holds writes to the host's files: it is asked to end, and given time for it.
     #[serde(default)]
     pub writes_back: bool,
+    /// Made before anything is started.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub copies: Vec<Copying>,
     /// What the monitor is told besides its arguments.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub conversation: Option<Conversation>,
@@ -184,9 +187,17 @@ pub struct Conversation {
     /// The machine is one that was kept: its init has said hello then.
     #[serde(default)]
     pub resumed: bool,
-    /// The machine is being kept, and ends after that: no sandbox is made in it.
-    #[serde(default)]
-    pub keeps: bool,
+    /// The machine is being kept, and ends after that: no sandbox is made in it. What is left to do then is this copy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keeps: Option<Copying>,
+}
+
+/// Of a file in the jail; where the one has nothing but zeros, the other has a hole.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Copying {
+    pub from: Bytes,
+    pub to: Bytes,
 }
 
 /// One command.

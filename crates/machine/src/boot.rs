@@ -1,6 +1,7 @@
 //! From the `boot` message to a guest that answers: limits, guardian, jail, programs, greeting; then the guest's own boot.
 
 use crate::conversation::Talk;
+use crate::copy;
 use crate::failure;
 use crate::monitor::Monitor;
 use crate::relay::{self, Guest};
@@ -72,6 +73,7 @@ pub fn serve(mut connection: Connection, engine: &str) -> Result<ExitCode, Box<d
                 Some(reason) => layers.miss(Layer::Cgroup, reason),
             }
             layers.refuse_missing(&std::mem::take(&mut wanted.require), "the engine has no such layer")?;
+            machine.copies.iter().try_for_each(copy::sparsely)?;
             let (monitor, channel) = start(&jail, &machine)?;
             let deadline = Instant::now() + Duration::from_millis(machine.patience_ms);
             let talk = machine.conversation.as_ref().map(|wanted| Ok((wanted, Talk::begin(wanted, &monitor, deadline)?)));
@@ -85,6 +87,7 @@ pub fn serve(mut connection: Connection, engine: &str) -> Result<ExitCode, Box<d
             }
             if let Some((wanted, talk)) = &mut talk {
                 talk.follow(&wanted.after, &monitor)?;
+                wanted.keeps.iter().try_for_each(copy::sparsely)?;
             }
             Ok(Guest { monitor, receiver, host_pid, layers, held, writes_back: machine.writes_back })
         });
@@ -95,7 +98,9 @@ pub fn serve(mut connection: Connection, engine: &str) -> Result<ExitCode, Box<d
         wanted.resumed = Some(Resumed { entropy: base64::encode(&entropy), time_ns: now.as_nanos() as i64 });
     }
     match guest {
-        Ok(guest) if conversation.is_some_and(|wanted| wanted.keeps) => relay::end_kept(&connection, id, wanted.profile, guest),
+        Ok(guest) if conversation.is_some_and(|wanted| wanted.keeps.is_some()) => {
+            relay::end_kept(&connection, id, wanted.profile, guest)
+        }
         Ok(guest) => relay::serve(connection, id, wanted, guest),
         Err(failure) => refuse(&connection, failure),
     }

@@ -42,7 +42,9 @@ impl Talk {
         socket.set_read_timeout(Some(deadline.saturating_duration_since(Instant::now()).max(AGAIN))).map_err(told)?;
         let lines = BufReader::new(socket.try_clone().map_err(told)?);
         let mut talk = Talk { socket: socket.into(), lines, deadline };
-        talk.line().and_then(|_| talk.say(&json!({"execute": "qmp_capabilities"}), &[])).map_err(|why| monitor.explain(&why))?;
+        talk.line()
+            .and_then(|_| talk.say(&json!({"execute": "qmp_capabilities"}), &[]))
+            .map_err(|why| monitor.explain(&why))?;
         Ok(talk)
     }
 
@@ -52,7 +54,8 @@ impl Talk {
     }
 
     fn step(&mut self, step: &Step) -> Result<(), String> {
-        let files = [(&step.read, false), (&step.write, true)].into_iter().filter_map(|(path, write)| Some((path.as_ref()?, write)));
+        let files =
+            [(&step.read, false), (&step.write, true)].into_iter().filter_map(|(path, write)| Some((path.as_ref()?, write)));
         let files = files
             .map(|(path, write)| File::options().read(!write).write(write).open(OsStr::from_bytes(&path.0)))
             .collect::<Result<Vec<File>, _>>()

@@ -11,7 +11,9 @@ use skerry_confine::connection::{Connection, Sender};
 use skerry_confine::layers::Layers;
 use skerry_confine::mux::wire::{Frame, Kind, FROM_GUEST, TO_GUEST};
 use skerry_confine::mux::{Mux, Receiver};
-use skerry_control::{frame, Boot, Booted, Call, Event, Failure, FailureKind, Outcome, Profile, Reply, Request, Spawned, Stdio};
+use skerry_control::{
+    frame, Boot, Booted, Call, Event, Failure, FailureKind, Outcome, Profile, Reply, Request, Spawned, Stdio,
+};
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;

@@ -129,7 +129,11 @@ pub fn renew_random_numbers(entropy: &[u8]) -> io::Result<()> {
     let done = unsafe {
         libc::ioctl(device.as_raw_fd(), RNDADDENTROPY, &pool) == 0 && libc::ioctl(device.as_raw_fd(), RNDRESEEDCRNG) == 0
     };
-    if done { Ok(()) } else { Err(io::Error::last_os_error()) }
+    if done {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
 
 /// What we execute next is not put at random addresses (personality(2)).

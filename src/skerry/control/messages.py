@@ -123,6 +123,7 @@ def machine(
     helpers: Sequence[Mapping[str, Any]] = (),
     calls: Mapping[str, Any] | None = None,
     writes_back: bool = False,
+    copies: Sequence[tuple[str, str]] = (),
     conversation: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The machine that a guest runs in, and the jail around it (`boot`'s `machine`; for `skerry-machine`)."""
@@ -134,6 +135,7 @@ def machine(
         **({} if calls is None else {"calls": dict(calls)}),
         "patience_ms": patience_ms,
         "writes_back": writes_back,
+        "copies": [{"from": source, "to": target} for source, target in copies],
         **({} if conversation is None else {"conversation": dict(conversation)}),
     }
 
@@ -144,10 +146,11 @@ def conversation(
     before: Sequence[Mapping[str, Any]] = (),
     after: Sequence[Mapping[str, Any]] = (),
     resumed: bool = False,
-    keeps: bool = False,
+    keeps: tuple[str, str] | None = None,
 ) -> dict[str, Any]:
     """What a monitor is told on its control socket, before its guest's init is there and after."""
-    return {"socket": socket, "before": list(before), "after": list(after), "resumed": resumed, "keeps": keeps}
+    said = {"socket": socket, "before": list(before), "after": list(after), "resumed": resumed}
+    return said if keeps is None else {**said, "keeps": {"from": keeps[0], "to": keeps[1]}}
 
 
 def step(

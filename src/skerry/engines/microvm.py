@@ -38,7 +38,12 @@ OVERHEAD = 96 << 20
 _SERVERS = ("/usr/lib/qemu/virtiofsd", "/usr/libexec/virtiofsd", "/usr/lib/virtiofsd")
 
 #: In the jail.
-_SOCKET, _CONTROL, _FILES = "/run/share.sock", "/run/control.sock", "/files"
+_SOCKET, _CONTROL, _FILES, _MEMORY = "/run/share.sock", "/run/control.sock", "/files", "/dev/shm/memory"  # noqa: S108
+
+#: The guest's memory is kept as a file beside the state of the machine's devices.
+_IGNORE_MEMORY = messages.step(
+    command("migrate-set-capabilities", capabilities=[{"capability": "x-ignore-shared", "state": True}])
+)
 
 #: What QEMU reads of its own: firmware.
 _DATA = ("/usr/share/qemu", "/usr/share/seabios", "/usr/share/qboot")
@@ -149,8 +154,9 @@ class MicrovmEngine:
             talk = messages.conversation(_CONTROL, after=plug)
         else:
             plan.argv += ["-incoming", "defer"]
-            files["state"] = state
+            files["state"], files["memory"] = state, f"{state}.memory"
             load = [
+                _IGNORE_MEMORY,
                 messages.step(command("getfd", fdname="state"), read=f"{_FILES}/state"),
                 messages.step(command("migrate-incoming", uri="fd:state")),
                 messages.step(command("query-status"), until="paused"),
@@ -167,14 +173,14 @@ class MicrovmEngine:
     ) -> dict[str, Any]:
         """The jail with the monitor in it."""
         program = self._program()
-        places = {vmm.SHARE: _SOCKET, vmm.CONTROL: _CONTROL, vmm.CHANNEL: "0"}
+        places = {vmm.MEMORY: _MEMORY, vmm.SHARE: _SOCKET, vmm.CONTROL: _CONTROL, vmm.CHANNEL: "0"}
         words = [program]
         for word in plan.argv[1:]:
             for mark, place in places.items():
                 word = word.replace(mark, place)
             words.append(word)
         mounts = [
-            *_machine.jail_mounts(16 << 20),
+            *_machine.jail_mounts(machine.memory + (1 << 20)),
             messages.mount_tmpfs("/run", size=1 << 20, mode=0o755),
             messages.mount_symlink("/var/run", "/run"),
             *_machine.program_mounts(program),
@@ -189,6 +195,7 @@ class MicrovmEngine:
             mounts=mounts,
             memory_files=16 << 20,
             patience_ms=_PATIENCE_MS[machine.accel],
+            copies=[(f"{_FILES}/memory", _MEMORY)] if "memory" in files else [],
             conversation=talk,
         )
 
@@ -204,15 +211,18 @@ class MicrovmEngine:
                 return found
             part = store.new_snapshot(name)
             save = [
+                _IGNORE_MEMORY,
                 messages.step(command("stop")),
-                messages.step(command("migrate-set-parameters", max_bandwidth=1 << 40)),
                 messages.step(command("getfd", fdname="state"), write=f"{_FILES}/state"),
                 messages.step(command("migrate", uri="fd:state")),
                 messages.step(command("query-migrate"), until="completed"),
             ]
-            talk = messages.conversation(_CONTROL, after=save, keeps=True)
+            talk = messages.conversation(_CONTROL, after=save, keeps=(_MEMORY, f"{_FILES}/memory"))
             making = {**boot, "machine": self._machine(plan, plain, files, talk), "require": [], "limits": {}}
-            making["machine"]["mounts"].append(messages.mount_host(f"{_FILES}/state", part, writable=True))
+            making["machine"]["mounts"] += [
+                messages.mount_host(f"{_FILES}/state", part, writable=True),
+                messages.mount_host(f"{_FILES}/memory", f"{part}.memory", writable=True),
+            ]
             try:
                 guest = self.start(making, lambda _: None, lambda _: None)
                 try:
@@ -224,7 +234,7 @@ class MicrovmEngine:
                 print(f"skerry: microvm: no snapshot, each start boots: {error}", file=sys.stderr, flush=True)
                 self._snapshot = "never"
                 return None
-            about = {"memory": f"{machine.memory_mib} MiB", "cpus": machine.cpus, "accel": machine.accel}
+            about: dict[str, Any] = {"memory": f"{machine.memory_mib} MiB", "cpus": machine.cpus, "accel": machine.accel}
             return store.keep(name, part, about)
 
     def probe(self) -> Probe:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 #: Whoever starts the machine puts the paths and descriptors in their places.
-CONTROL, CHANNEL, SHARE = "@CONTROL@", "@CHANNEL@", "@SHARE@"
+CONTROL, CHANNEL, SHARE, MEMORY = "@CONTROL@", "@CHANNEL@", "@SHARE@", "@MEMORY@"
 
 
 class Machine:

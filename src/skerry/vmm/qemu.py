@@ -7,7 +7,7 @@ Under tcg the processor is QEMU's own work: no hardware holds the guest, so its 
 
 from __future__ import annotations
 
-from . import CHANNEL, CONTROL, SHARE, Monitor, Plan, Request
+from . import CHANNEL, CONTROL, MEMORY, SHARE, Monitor, Plan, Request
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -43,8 +43,8 @@ class Qemu(Monitor):
             *("-cpu", "host" if machine.accel == "kvm" else "max"),
             *("-smp", str(machine.cpus)),
             *("-m", f"{machine.memory_mib}M"),
-            # Shared, as virtio-fs asks for.
-            *("-object", f"memory-backend-memfd,id=memory,size={machine.memory_mib}M,share=on"),
+            # Shared, as virtio-fs asks for; a file, so that what is kept of it is there before QEMU is.
+            *("-object", f"memory-backend-file,id=memory,size={machine.memory_mib}M,share=on,mem-path={MEMORY}"),
             *("-kernel", machine.kernel),
             *("-initrd", machine.initramfs),
             *("-append", machine.command_line),

@@ -75,7 +75,7 @@ def _forget_old(kind: str, most: int) -> None:
 
 
 def _remove(path: str) -> None:
-    for one in (path, f"{path}.json"):
+    for one in (path, f"{path}.json", f"{path}.memory"):
         try:
             os.unlink(one)
         except FileNotFoundError:
@@ -93,7 +93,7 @@ def snapshot(name: str) -> str | None:
     try:
         with open(f"{path}.json", encoding="utf-8") as file:
             manifest = json.load(file)
-        if hash_of(path) == manifest["sha256"]:
+        if hash_of(path, f"{path}.memory") == manifest["sha256"]:
             os.utime(path)
             return path
     except FileNotFoundError:
@@ -124,6 +124,7 @@ def new_snapshot(name: str) -> str:
     """An empty file where a snapshot is to be written; `keep` makes it one."""
     part = os.path.join(directory(), f"{_SNAPSHOT}{name}.{os.getpid()}.part")
     _write(part, b"")
+    _write(f"{part}.memory", b"")
     return part
 
 
@@ -137,22 +138,41 @@ def keep(name: str, part: str, about: dict[str, Any]) -> str:
     import json
 
     path = os.path.join(directory(), _SNAPSHOT + name)
-    manifest = {**about, "sha256": hash_of(part)}
+    manifest = {**about, "sha256": hash_of(part, f"{part}.memory")}
     _remove(path)
+    os.rename(f"{part}.memory", f"{path}.memory")
     os.rename(part, path)
     _write(f"{path}.json", json.dumps(manifest).encode())
     _forget_old(_SNAPSHOT[:-1], MOST_SNAPSHOTS)
     return path
 
 
-def hash_of(path: str) -> str:
-    """SHA-256 of a file."""
+#: What is hashed at once.
+_PIECE = 1 << 18
+
+
+def hash_of(*paths: str) -> str:
+    """SHA-256 of files, which may be mostly holes: of the pieces that are not empty, with their places."""
     import hashlib
 
     digest = hashlib.sha256()
-    with open(path, "rb", buffering=0) as file:
-        while data := file.read(1 << 20):
-            digest.update(data)
+    empty = bytes(_PIECE)
+    for path in paths:
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            at, size = 0, os.fstat(file).st_size
+            digest.update(b"%d\n" % size)
+            while at < size:
+                try:
+                    at = os.lseek(file, at, os.SEEK_DATA) // _PIECE * _PIECE
+                except OSError:
+                    break  # nothing but a hole
+                data = os.pread(file, _PIECE, at)
+                if data != empty[: len(data)]:
+                    digest.update(b"%d\n" % at + data)
+                at += _PIECE
+        finally:
+            os.close(file)
     return digest.hexdigest()
 
 
@@ -162,11 +182,12 @@ def listed() -> Iterator[tuple[str, int, str]]:
 
     place = directory()
     for name in sorted(os.listdir(place)):
-        if name.endswith((".json", ".lock")):
+        if name.endswith((".json", ".lock", ".memory")):
             continue
         about = ""
         try:
-            size = os.stat(os.path.join(place, name)).st_size
+            paths = [os.path.join(place, f"{name}{part}") for part in ("", ".memory")]
+            size = sum(os.stat(path).st_blocks * 512 for path in paths if os.path.exists(path))
             with open(os.path.join(place, f"{name}.json"), encoding="utf-8") as file:
                 about = ", ".join(f"{key} {value}" for key, value in json.load(file).items() if key != "sha256")
         except (OSError, ValueError):
