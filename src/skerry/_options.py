@@ -134,8 +134,10 @@ class Options:
         self.memory_files = disk or self.memory or _host.host_memory() // 2
         #: A directory whose programs may be executed besides: those of `skerry verify`.
         self.probes = ""
-        #: What a guest kernel of ours tells of calls; set by who wants to know.
+        #: What is told of calls; set by who wants to know.
         self.observe = "nothing" if policy is None else "failures"
+        #: Somebody listens to events. A guest kernel of ours tells for nothing; the others look at each call for it.
+        self.listened = False
         #: What the caller has asked for by name, the option's name first: an engine must enforce it, or refuse.
         self.given = tuple(name for name, value in named if value)
         if policy is not None:

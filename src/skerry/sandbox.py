@@ -138,6 +138,7 @@ class Sandbox:
         )
         if events is not None and not callable(events):
             raise errors.UsageError("must be a function that takes one event", option="events")
+        self._options.listened = events is not None
         self._events_callback = events
         self._events: _EventThread | None = None
         self._on_event_now: Callable[[Mapping[str, Any]], None] | None = None  # the command line's own, in the reader thread

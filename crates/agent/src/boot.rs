@@ -118,6 +118,7 @@ fn make(wanted: &Boot, engine: Engine, mut groups: ControlGroups, init: Init) ->
     groups.join();
     groups.take_in_guests(0);
     let memory = groups.memory_events();
+    let processes = groups.process_events();
     let mut layers = Layers::default();
     let (guest, host_pid) = match init {
         Init::Namespace(init) => {
@@ -180,6 +181,8 @@ fn make(wanted: &Boot, engine: Engine, mut groups: ControlGroups, init: Init) ->
         process_limit,
         memory,
         memory_limit: wanted.limits.memory,
+        processes,
+        pids_limit: wanted.limits.pids,
         groups,
     })
 }

@@ -3,7 +3,8 @@
 //!
 //! Parts: `boot` (from the `boot` message to a guest), `namespace` and `rules` (the walls of those names), `guest` (what is known
 //! of one), `calls` (which calls programs may make, as data, and the filter that holds it), `server` (requests, deaths,
-//! denials and terminals, in one loop on one thread), `spawn` (from a fork to a program), `terminal`, `files`.
+//! denials and terminals, in one loop on one thread), `watch` (what is told of denials that the host's kernel makes by itself), `place`
+//! (files as a program finds them), `spawn` (from a fork to a program), `terminal`, `files`.
 //!
 //! One thread, always: programs are started by fork(2) and namespaces are entered, both of which ask for it.
 #![forbid(unsafe_code)]
@@ -15,10 +16,12 @@ mod guest;
 mod init;
 pub mod jail;
 mod namespace;
+mod place;
 mod rules;
 mod server;
 mod spawn;
 mod terminal;
+mod watch;
 
 pub use rules::reach;
 

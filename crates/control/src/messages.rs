@@ -129,7 +129,7 @@ pub struct Boot {
     /// From `skerry-machine` to the guest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resumed: Option<Resumed>,
-    /// Which calls are told of, as `observed` events (a guest kernel of ours only).
+    /// Which calls are told of, as `observed` events. On the host's kernel: what it denies, if this is anything but nothing.
     #[serde(default, skip_serializing_if = "is_default")]
     pub observe: Observe,
     /// Features of the host to be treated as absent (tests): "process_vm", "sync_wake_up", "wait_killable", "addfd_send",

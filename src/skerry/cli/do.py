@@ -56,6 +56,7 @@ OPTIONS = [
     Option("-T --no-tty", "tty", None, "give it none", value=False),
     Option("--trace", "trace", None, "print every system call to standard error"),
     Option("--events", "events", "FILE", "write events to FILE, as JSON lines"),
+    Option("--explain", "explain", None, "let the host's kernel be looked at, too: what it denies, for 'skerry explain'"),
     Option("--json", "json", "FILE", "write the result to FILE, as JSON"),
     Option("-h --help", "help", None, "print this text"),
 ]
@@ -140,6 +141,7 @@ class _Run:
         self.sandbox = Sandbox(trace=bool(self.values.get("trace")), **self._sandbox_options(argv))
         if self.sandbox._options.observe == "nothing":
             self.sandbox._options.observe = "refusals"
+        self.sandbox._options.listened = bool(self.values.get("events") or self.values.get("explain"))
         self.json_file = self._open_report("json")
         self.events_file = self._open_report("events")
         self.sandbox._on_event_now = self.events.append
@@ -201,7 +203,7 @@ class _Run:
             from ..policy import Policy
 
             values["policy"] = Policy.load(str(name)).for_command(argv, self.values.get("cwd"))  # type: ignore[arg-type]
-        for key in ("tty", "trace", "events", "json", "help"):
+        for key in ("tty", "trace", "events", "explain", "json", "help"):
             values.pop(key, None)
         values["inherit_env"] = "all" if values.pop("env_all", False) else "kept"
         values["env"] = _environment(values["env"])
@@ -227,6 +229,7 @@ class _Run:
                 "command": list(self.command),
                 "cwd": options.cwd,
                 "engine": options.engine,
+                "listened": options.listened,
                 "policy": None if options.policy is None else options.policy.as_dict(),
                 "policy_source": None if options.policy is None else options.policy.source,
             }

@@ -76,6 +76,15 @@ class Probe:
         self.mend = mend
 
 
+def told_where_asked(boot: dict[str, Any], options: Options) -> dict[str, Any]:
+    """Where the host's kernel answers the calls, they are looked at only if somebody listens: it costs each of them time."""
+    if not options.listened:
+        boot.pop("observe", None)
+    elif "observe" not in boot:
+        boot["observe"] = "refusals"
+    return boot
+
+
 def probe_by_boot(name: str, mend: str) -> Probe:
     """Whether a sandbox of the engine `name` boots here; `mend` is told where none does."""
     from ..sandbox import Sandbox

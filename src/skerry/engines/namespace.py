@@ -6,7 +6,7 @@ import os
 
 from .. import errors
 from ..control import messages
-from .base import Capabilities, Probe, probe_by_boot
+from .base import Capabilities, Probe, probe_by_boot, told_where_asked
 from .sentry import ProgramGuest, find_beside
 
 TYPE_CHECKING = False
@@ -37,7 +37,7 @@ class NamespaceEngine:
         """As the options have it. Without privileges an overlay cannot be written to below directories of others: those that
         the caller is likely to mean get one of their own.
         """
-        boot = options.boot_message()
+        boot = told_where_asked(options.boot_message(), options)
         if os.geteuid() == 0 or options.overlay_dir is not None:
             return boot
         taken = {messages.read_bytes(mount["target"]) for mount in boot["mounts"]}

@@ -6,7 +6,7 @@ import os
 
 from .. import errors
 from ..control import messages
-from .base import Capabilities, Probe, probe_by_boot
+from .base import Capabilities, Probe, probe_by_boot, told_where_asked
 from .namespace import start_agent
 from .sentry import ProgramGuest
 
@@ -57,7 +57,7 @@ class RulesEngine:
 
     def boot(self, options: Options) -> dict[str, Any]:
         """As the options have it: the mounts that other engines make become rights on the host's own files."""
-        boot = options.boot_message()
+        boot = told_where_asked(options.boot_message(), options)
         said = boot.get("rules", {})
         # A policy's loopback without ports: less is served.
         network = options.network or ("loopback" if "ports" in said else "none")

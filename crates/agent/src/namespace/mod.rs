@@ -13,6 +13,7 @@ use crate::calls::{Filter, Profile};
 use crate::failure;
 use crate::guest::{Engine, Everybody, Guest};
 use crate::rules::{self, labels, landlock};
+use crate::watch::{self, Watch};
 use rustix::process::{DumpableBehavior, Pid};
 use rustix::thread::{CapabilitySet, UnshareFlags};
 use skerry_confine::layers::Layers;
@@ -167,7 +168,9 @@ pub fn enter(wanted: &Boot, init: Init, engine: Engine, layers: &mut Layers) -> 
     if !rules.written_files_run() {
         profile.keep_memory_from_running();
     }
-    let filter = Filter::compile(&profile, rules.calls.as_ref())?;
+    let watches = watch::wanted(wanted);
+    let watched = if watches { watch::calls(Engine::Namespace) } else { Vec::new() };
+    let filter = Filter::compile(&profile, rules.calls.as_ref(), &watched)?;
     let restriction = landlock::Restriction::make(rules, abi, None)?;
     for layer in [Layer::UserNamespace, Layer::MountNamespace, Layer::PidNamespace, Layer::NetworkNamespace, Layer::Seccomp] {
         layers.add(layer);
@@ -192,7 +195,8 @@ pub fn enter(wanted: &Boot, init: Init, engine: Engine, layers: &mut Layers) -> 
         everybody: Everybody::InReach,
         kept,
         filter,
-        listens: rules.calls.is_some() || rules.ports.is_some(),
+        listens: rules.calls.is_some() || rules.ports.is_some() || watches,
+        watch: watches.then(|| Watch { network: wanted.network, ports: rules.ports.clone(), made: tree.made }),
         restriction,
         resources: rules.resources.clone(),
         labels: labels::of(rules),

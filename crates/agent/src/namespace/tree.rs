@@ -27,6 +27,8 @@ pub struct Tree {
     pub stage: OwnedFd,
     /// The guest's own devpts.
     pub terminals: OwnedFd,
+    /// Devices of the file systems in memory that are in the place of others: what is missing there the host may have.
+    pub made: Vec<u64>,
 }
 
 /// Nothing of this in /proc and /sys is for a guest: what tells of the whole host or changes it.
@@ -118,6 +120,8 @@ struct Builder<'a> {
     /// The root is empty, and not to be written to.
     skeleton: bool,
     ready: Vec<Ready>,
+    /// Devices of file systems in memory.
+    in_memory: Vec<u64>,
     /// Mount points of the host: path and file system.
     host: Vec<(PathBuf, String)>,
     /// What other mounts of the boot message cover.
@@ -146,7 +150,17 @@ pub fn build(wanted: &Boot, privileged: bool) -> Result<Tree, Failure> {
     let system = new_file_system("sysfs", &[], QUIET | NO_PROGRAMS | NO_WRITES).ok();
     attach(stage.as_fd(), &stage_path).map_err(|error| host_error("tmpfs", error))?;
     let covered = wanted.mounts.iter().skip(1).map(|mount| path_of(&mount.target.0)).collect();
-    let mut builder = Builder { privileged, stage, stage_path, made: 0, skeleton: false, ready: Vec::new(), host, covered };
+    let mut builder = Builder {
+        privileged,
+        stage,
+        stage_path,
+        made: 0,
+        skeleton: false,
+        ready: Vec::new(),
+        in_memory: Vec::new(),
+        host,
+        covered,
+    };
     let mut special = Special { process: Some(process), system, devices, terminals: None };
     for (mount, source) in wanted.mounts.iter().zip(sources) {
         builder.add(mount, source, &mut special)?;
@@ -288,6 +302,7 @@ impl Builder<'_> {
                 let mode = format!("{:o}", mode & 0o1777);
                 let size = if *size == 0 { "50%".to_owned() } else { size.to_string() };
                 let tmpfs = new_file_system("tmpfs", &[("size", &size), ("mode", &mode)], QUIET).map_err(told)?;
+                self.note(&tmpfs);
                 self.put(target, tmpfs, true);
             }
             (MountKind::File { content, mode }, _) => {
@@ -319,6 +334,7 @@ impl Builder<'_> {
             (MountKind::Hide, _) => {
                 // A file or a directory: known when it is attached.
                 let nothing = new_file_system("tmpfs", &[("mode", "0000")], QUIET | NO_WRITES | NO_PROGRAMS).map_err(told)?;
+                self.note(&nothing);
                 self.put(target, nothing, true);
             }
             (MountKind::Skeleton, _) => {
@@ -327,6 +343,7 @@ impl Builder<'_> {
                 rustix::fs::chmod(&plain, Mode::from_raw_mode(0o755)).map_err(told)?;
                 let tree = clone_tree(&plain, false).map_err(told)?;
                 self.skeleton = true;
+                self.note(&tree);
                 self.put(target, tree, true);
             }
             (MountKind::Symlink { to }, _) => {
@@ -335,6 +352,11 @@ impl Builder<'_> {
             (_, None) => return Err(failure(FailureKind::Internal, "a mount without its source")),
         }
         Ok(())
+    }
+
+    /// What is missing there may be on the host.
+    fn note(&mut self, mount: &OwnedFd) {
+        self.in_memory.extend(rustix::fs::fstat(mount).map(|stat| stat.st_dev));
     }
 
     fn put(&mut self, target: &Path, mount: OwnedFd, directory: bool) {
@@ -594,7 +616,7 @@ impl Builder<'_> {
             cover.and_then(|cover| attach(cover.as_fd(), path)).map_err(told("masked paths"))?;
         }
         let terminals = special.terminals.ok_or_else(|| failure(FailureKind::Invalid, "there is no /dev"))?;
-        Ok(Tree { stage: self.stage, terminals })
+        Ok(Tree { stage: self.stage, terminals, made: self.in_memory })
     }
 }
 

@@ -161,8 +161,8 @@ pub struct Restriction {
     ruleset: RulesetCreated,
     /// Files are held: which rights are, and whose attributes may be changed.
     handled: BitFlags<AccessFs>,
-    /// Canonical paths below which attributes may be changed; `None`: anywhere.
-    attributes: Option<Vec<PathBuf>>,
+    /// Canonical paths with what may be done below them, `attributes` too; `None`: files are not held.
+    granted: Option<Vec<(PathBuf, Vec<FileRight>)>>,
 }
 
 impl Restriction {
@@ -193,8 +193,8 @@ impl Restriction {
                 .map_err(failed)?;
         }
         let ruleset = ruleset.create().map_err(failed)?;
-        let attributes = rules.files.is_some().then(Vec::new);
-        let mut restriction = Restriction { ruleset, handled, attributes };
+        let granted = rules.files.is_some().then(Vec::new);
+        let mut restriction = Restriction { ruleset, handled, granted };
         for rule in rules.files.iter().flatten() {
             restriction.grant(rule)?;
         }
@@ -225,10 +225,6 @@ impl Restriction {
             }
             Err(_) => return Ok(()),
         };
-        if rule.rights.contains(&FileRight::Attributes) {
-            let canonical = std::fs::read_link(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&file)));
-            self.attributes.get_or_insert_default().push(canonical.map_err(failed)?);
-        }
         self.add(file, &rule.rights)
     }
 
@@ -242,6 +238,8 @@ impl Restriction {
         let directory = rustix::fs::FileType::from_raw_mode(stat.st_mode).is_dir();
         let granted = RIGHTS.iter().filter(|(right, ..)| rights.contains(right) && (directory || ON_FILES.contains(right)));
         let granted = granted.fold(BitFlags::empty(), |all, (_, right, _)| all | *right) & self.handled;
+        let canonical = std::fs::read_link(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&file.as_fd())));
+        self.granted.get_or_insert_default().push((canonical.map_err(failed)?, rights.to_vec()));
         if granted.is_empty() {
             return Ok(());
         }
@@ -273,9 +271,16 @@ impl Restriction {
         }
     }
 
-    /// Whether the attributes of the file with this canonical path may be changed.
-    pub fn grants_attributes(&self, path: &Path) -> bool {
-        self.attributes.as_ref().is_none_or(|granted| granted.iter().any(|top| path.starts_with(top)))
+    /// Whether all of `rights` are granted on the file with this canonical path, as far as they are held.
+    pub fn grants(&self, path: &Path, rights: &[FileRight]) -> bool {
+        let Some(granted) = &self.granted else { return true };
+        let above: Vec<_> = granted.iter().filter(|(top, _)| path.starts_with(top)).collect();
+        rights.iter().all(|right| above.iter().any(|(_, granted)| granted.contains(right)) || !self.holds(*right))
+    }
+
+    fn holds(&self, right: FileRight) -> bool {
+        // Attributes are held by the agent.
+        RIGHTS.iter().find(|(one, ..)| *one == right).is_none_or(|(_, ours, _)| self.handled.contains(*ours))
     }
 }
 

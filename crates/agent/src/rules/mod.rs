@@ -16,6 +16,7 @@ pub mod sockets;
 use crate::calls::{Filter, Profile};
 use crate::failure;
 use crate::guest::{Engine, Everybody, Guest};
+use crate::watch::{self, Watch};
 use rustix::fs::{Mode, OFlags};
 use rustix::process::{DumpableBehavior, Pid};
 use rustix::thread::{CapabilitySet, CapabilitySets};
@@ -127,7 +128,9 @@ pub fn enter(wanted: &Boot, init: Init, layers: &mut Layers) -> Result<Guest, Fa
     if !rules.written_files_run() {
         profile.keep_memory_from_running();
     }
-    let filter = Filter::compile(&profile, rules.calls.as_ref())?;
+    let listens = !wanted.without.iter().any(|name| name == "listener");
+    let watched = if watch::wanted(wanted) { watch::calls(Engine::Rules) } else { Vec::new() };
+    let filter = Filter::compile(&profile, rules.calls.as_ref(), &watched)?;
     let restriction =
         landlock::Restriction::make(rules, abi, init.temporary.as_ref().map(|directory| directory.path.as_path()))?;
     let ids = (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw());
@@ -166,7 +169,8 @@ pub fn enter(wanted: &Boot, init: Init, layers: &mut Layers) -> Result<Guest, Fa
         everybody: init.everybody,
         kept,
         filter,
-        listens: !wanted.without.iter().any(|name| name == "listener"),
+        listens,
+        watch: watch::wanted(wanted).then(|| Watch { network: wanted.network, ports: rules.ports.clone(), made: Vec::new() }),
         restriction,
         resources: rules.resources.clone(),
         labels: labels::of(rules),
