@@ -27,11 +27,13 @@ class Traits:
 
 
 NO_KERNEL = "no kernel of its own"
+NO_KERNEL_OF_OURS = "its kernel is Linux's own"
 NO_NAMESPACE = "no namespace of its own"
 
 ENGINES = [
     Traits("sentry"),
     Traits("namespace", {"trace": NO_KERNEL, "profile": NO_KERNEL}),
+    Traits("uml", {"trace": NO_KERNEL_OF_OURS, "profile": NO_KERNEL_OF_OURS, "overlay_dir": "hostfs has no extended attributes"}),
     Traits(
         "rules",
         {

@@ -35,6 +35,8 @@ struct Arguments {
     modules: Vec<PathBuf>,
     /// Where the host's files come from, as KIND:SOURCE; empty: they are here.
     tree: String,
+    /// The line holds so many bytes: the host is to be told of what is read.
+    line: Option<usize>,
 }
 
 fn parse(mut words: impl Iterator<Item = String>) -> Option<Arguments> {
@@ -45,6 +47,7 @@ fn parse(mut words: impl Iterator<Item = String>) -> Option<Arguments> {
             "--channel" => found.channel = words.next()?,
             "--module" => found.modules.push(words.next()?.into()),
             "--tree" => found.tree = words.next()?,
+            "--line" => found.line = Some(words.next()?.parse().ok()?),
             // Kernels have words of their own behind ours.
             _ => {}
         }
@@ -90,7 +93,7 @@ fn serve() -> Result<()> {
         skerry_platform::agent::leave(i32::from(done.is_err()))
     };
     drop(theirs);
-    relay(channel, ours)?;
+    relay(channel, ours, arguments.line)?;
     // Orphans of the guest's own are reaped in its namespace; here there are few.
     while skerry_platform::agent::wait_for_any().is_some_and(|dead| dead.pid != agent) {}
     Ok(())
@@ -204,8 +207,8 @@ fn port(name: &str) -> Result<PathBuf> {
 }
 
 /// Until the agent has ended, or the host: between the channel and the agent's socket.
-fn relay(channel: OwnedFd, agent: UnixStream) -> Result<()> {
-    let mux = Mux::new(channel.try_clone()?);
+fn relay(channel: OwnedFd, agent: UnixStream, line: Option<usize>) -> Result<()> {
+    let mux = Mux::new(channel.try_clone()?, None);
     let mut receiver = Receiver::new(channel);
     mux.send(Kind::Hello, 0, GREETING);
     let agent = Arc::new(OwnedFd::from(agent));
@@ -220,8 +223,20 @@ fn relay(channel: OwnedFd, agent: UnixStream) -> Result<()> {
         // Descriptors for the next request.
         let waiting = Mutex::new(Vec::new());
         let told = (|| {
-            while let Some(frame) = receiver.next()? {
-                to_agent(&mux, &agent, &waiting, frame)?;
+            let mut unsaid = 0;
+            loop {
+                while let Some(frame) = receiver.next_buffered()? {
+                    to_agent(&mux, &agent, &waiting, frame)?;
+                }
+                let count = receiver.read();
+                if count == 0 {
+                    break;
+                }
+                unsaid += count;
+                if line.is_some_and(|line| unsaid >= line / 2) {
+                    mux.send(Kind::Read, 0, &(unsaid as u32).to_le_bytes());
+                    unsaid = 0;
+                }
             }
             Ok::<(), Box<dyn std::error::Error>>(())
         })();

@@ -156,9 +156,16 @@ pub struct Machine {
     pub mounts: Vec<Mount>,
     /// Bytes that the jail's own in-memory files may hold, the guest's memory among them where it is such a file.
     pub memory_files: u64,
+    /// The monitor is a User Mode Linux that has no room for all registers of this processor: they are kept for it
+    /// (crates/registers).
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub keeps_registers: bool,
     /// What they may call of what the engine `namespace` allows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub calls: Option<Calls>,
+    /// So many bytes the line to the guest may hold; its init (`--line`) says what it has read. For lines that lose bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub line_holds: Option<usize>,
     /// How long the guest may take to its init.
     pub patience_ms: u64,
     /// The guest holds writes to the host's files: it is asked to end, and given time for it.

@@ -22,6 +22,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Host tasks beside those that are counted.
 const SPARE_TASKS: u64 = 0;
+/// Loaded with a kernel that has no room for all registers (crates/registers), from this place in the jail.
+const REGISTERS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/registers.so"));
+const REGISTERS_AT: &str = "/tmp/registers.so";
 const GUARDED: &str = "skerry-machine: the relay";
 
 /// Serves until the other end closes, the guest ends, or somebody says `shutdown`.
@@ -89,7 +92,7 @@ pub fn serve(mut connection: Connection, engine: &str) -> Result<ExitCode, Box<d
                 talk.follow(&wanted.after, &monitor)?;
                 wanted.keeps.iter().try_for_each(copy::sparsely)?;
             }
-            Ok(Guest { monitor, receiver, host_pid, layers, held, writes_back: machine.writes_back })
+            Ok(Guest { monitor, receiver, host_pid, layers, held, line: machine.line_holds, writes_back: machine.writes_back })
         });
     let conversation = machine.conversation.as_ref();
     if conversation.is_some_and(|wanted| wanted.resumed) {
@@ -173,7 +176,12 @@ fn start(jail: &Jail, machine: &Machine) -> Result<(Monitor, OwnedFd), Failure> 
         }
     }
     let (ours, theirs) = UnixStream::pair().map_err(|error| internal(&error))?;
-    let pid = jail.start(&machine.monitor, [theirs.into(), copy()?, copy()?])?;
+    let mut monitor = machine.monitor.clone();
+    if machine.keeps_registers {
+        std::fs::write(REGISTERS_AT, REGISTERS).map_err(|error| internal(&error))?;
+        monitor.environment.push(format!("LD_PRELOAD={REGISTERS_AT}").as_str().into());
+    }
+    let pid = jail.start(&monitor, [theirs.into(), copy()?, copy()?])?;
     drop(output);
     let monitor = Monitor::watch(pid, console).map_err(|error| internal(&error))?;
     Ok((monitor, ours.into()))
@@ -198,7 +206,7 @@ fn greeted(mut receiver: Receiver, monitor: &Monitor, patience: Duration) -> Res
         }
         let timeout = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
         let mut polled = [PollFd::new(receiver.channel(), PollFlags::IN)];
-        if matches!(poll(&mut polled, Some(&timeout)), Ok(1..)) && !receiver.read() {
+        if matches!(poll(&mut polled, Some(&timeout)), Ok(1..)) && receiver.read() == 0 {
             let how = monitor.wait(Duration::from_secs(2)).unwrap_or_else(|| "it closed its line".into());
             return Err(unsupported(format!("the guest has not come up: {how}{}", monitor.last_words())));
         }

@@ -38,6 +38,7 @@ pub struct Guest {
     pub layers: Layers,
     /// Limits that the host holds.
     pub held: BTreeMap<String, String>,
+    pub line: Option<usize>,
     pub writes_back: bool,
 }
 
@@ -101,7 +102,7 @@ pub fn serve(
 ) -> Result<ExitCode, Box<dyn std::error::Error>> {
     let booted = booted(&mut guest, wanted.profile);
     let relay = Arc::new(Relay {
-        mux: Mux::new(guest.receiver.channel().try_clone()?),
+        mux: Mux::new(guest.receiver.channel().try_clone()?, guest.line),
         sender: connection.sender(),
         monitor: guest.monitor,
         writes_back: guest.writes_back,
@@ -235,7 +236,9 @@ impl Relay {
                 }
                 Ok(())
             }
-            Kind::Data | Kind::End | Kind::Close | Kind::Credit => self.mux.serve(frame).map_err(|error| error.to_string()),
+            Kind::Data | Kind::End | Kind::Close | Kind::Credit | Kind::Read => {
+                self.mux.serve(frame).map_err(|error| error.to_string())
+            }
             Kind::Hello | Kind::Open | Kind::Drain => Err("a frame that does not belong there".into()),
         }
     }
@@ -312,11 +315,12 @@ impl Relay {
             }
         }
         drop(waits);
-        for stream in &streams {
-            self.mux.send(Kind::Drain, *stream, b"");
-        }
         let relay = self.clone();
+        // Not by us, who read the line: sending may wait for what we are to read.
         let tell = move || {
+            for stream in &streams {
+                relay.mux.send(Kind::Drain, *stream, b"");
+            }
             let deadline = Instant::now() + OUTPUT_PATIENCE;
             // Nobody sends: it is over when everybody has let go.
             let _ = written.recv_timeout(deadline.saturating_duration_since(Instant::now()));

@@ -10,7 +10,7 @@
 
 pub mod wire;
 
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 use rustix::event::{eventfd, poll, EventfdFlags, PollFd, PollFlags, Timespec};
 use rustix::io::{retry_on_intr, Errno};
 use std::collections::{BTreeMap, VecDeque};
@@ -33,8 +33,29 @@ pub struct Mux {
 struct Shared {
     channel: OwnedFd,
     order: Mutex<()>,
+    line: Option<Line>,
     sources: Mutex<BTreeMap<u32, Arc<Half<Source>>>>,
     sinks: Mutex<BTreeMap<u32, Arc<Half<Sink>>>>,
+}
+
+/// A line that must not be filled: some mix up what comes when they are full. Who reads at its other end says how far it is.
+struct Line {
+    holds: usize,
+    under_way: Mutex<usize>,
+    read: Condvar,
+}
+
+impl Line {
+    /// Takes room for some of `wanted` bytes; waits until there is some.
+    fn take(&self, wanted: usize) -> usize {
+        let mut under_way = self.under_way.lock();
+        while *under_way >= self.holds {
+            self.read.wait(&mut under_way);
+        }
+        let taken = wanted.min(self.holds - *under_way);
+        *under_way += taken;
+        taken
+    }
 }
 
 /// One direction of a stream, and what wakes its thread.
@@ -96,9 +117,11 @@ impl<State> Half<State> {
 }
 
 impl Mux {
-    /// `channel`: where frames are written to; one that waits.
-    pub fn new(channel: OwnedFd) -> Mux {
-        let shared = Shared { channel, order: Mutex::default(), sources: Mutex::default(), sinks: Mutex::default() };
+    /// `channel`: where frames are written to; one that waits. `line`: so many bytes it may hold that the other end has not read;
+    /// then whoever takes in what comes must not send by itself.
+    pub fn new(channel: OwnedFd, line: Option<usize>) -> Mux {
+        let line = line.map(|holds| Line { holds, under_way: Mutex::default(), read: Condvar::new() });
+        let shared = Shared { channel, order: Mutex::default(), line, sources: Mutex::default(), sinks: Mutex::default() };
         Mux { shared: Arc::new(shared) }
     }
 
@@ -108,11 +131,16 @@ impl Mux {
         let _order = self.shared.order.lock();
         let mut rest = &bytes[..];
         while !rest.is_empty() {
-            match retry_on_intr(|| rustix::io::write(&self.shared.channel, rest)) {
-                Ok(count) => rest = &rest[count..],
-                Err(Errno::AGAIN) => drop(poll(&mut [PollFd::new(&self.shared.channel, PollFlags::OUT)], None)),
-                Err(_) => return,
+            let length = self.shared.line.as_ref().map_or(rest.len(), |line| line.take(rest.len()));
+            let (mut now, later) = rest.split_at(length);
+            while !now.is_empty() {
+                match retry_on_intr(|| rustix::io::write(&self.shared.channel, now)) {
+                    Ok(count) => now = &now[count..],
+                    Err(Errno::AGAIN) => drop(poll(&mut [PollFd::new(&self.shared.channel, PollFlags::OUT)], None)),
+                    Err(_) => return,
+                }
             }
+            rest = later;
         }
     }
 
@@ -226,13 +254,22 @@ impl Mux {
                 let Some(source) = source() else { return Ok(()) };
                 let mut too_much = false;
                 source.change(|state| {
-                    let credit = state.credit.saturating_add(frame.credit());
+                    let credit = state.credit.saturating_add(frame.count());
                     too_much = credit > WINDOW;
                     state.credit = credit.min(WINDOW);
                 });
                 if too_much {
                     return Err(WireError::Protocol("room was given back that nobody had taken"));
                 }
+            }
+            Kind::Read => {
+                let Some(line) = &self.shared.line else {
+                    return Err(WireError::Protocol("nobody counts what is read"));
+                };
+                let mut under_way = line.under_way.lock();
+                *under_way =
+                    under_way.checked_sub(frame.count()).ok_or(WireError::Protocol("more was read than had been written"))?;
+                line.read.notify_all();
             }
             Kind::Drain => {
                 let asked = source().is_some_and(|source| {
@@ -366,15 +403,15 @@ impl Receiver {
         wire::take(&mut self.buffer)
     }
 
-    /// Takes in what there is, and waits for something. False: the channel's end.
-    pub fn read(&mut self) -> bool {
+    /// Takes in what there is, and waits for something: how many bytes. 0: the channel's end.
+    pub fn read(&mut self) -> usize {
         let mut bytes = [0; LONGEST];
         match retry_on_intr(|| rustix::io::read(&self.channel, &mut bytes)) {
             Ok(count) if count > 0 => {
                 self.buffer.extend_from_slice(&bytes[..count]);
-                true
+                count
             }
-            _ => false,
+            _ => 0,
         }
     }
 
@@ -384,7 +421,7 @@ impl Receiver {
             if let Some(frame) = self.next_buffered()? {
                 return Ok(Some(frame));
             }
-            if !self.read() {
+            if self.read() == 0 {
                 return Ok(None);
             }
         }

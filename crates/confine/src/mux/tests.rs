@@ -9,7 +9,7 @@ fn pair() -> (Mux, Mux, std::sync::mpsc::Receiver<Result<Frame, WireError>>) {
     let (here, there) = UnixStream::pair().unwrap();
     let (tell, told) = std::sync::mpsc::channel();
     let end = |channel: UnixStream, tell: std::sync::mpsc::Sender<Result<Frame, WireError>>| {
-        let mux = Mux::new(channel.try_clone().unwrap().into());
+        let mux = Mux::new(channel.try_clone().unwrap().into(), None);
         let (mut receiver, own) = (Receiver::new(channel.into()), mux.clone());
         std::thread::spawn(move || {
             while let Ok(Some(frame)) = receiver.next() {

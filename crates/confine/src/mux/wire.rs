@@ -33,6 +33,8 @@ pub enum Kind {
     /// Host to guest: send all that has been written by now, then say so.
     Drain = 8,
     Drained = 9,
+    /// Guest to host: four bytes, little-endian: so much of the line has been read.
+    Read = 10,
 }
 
 /// The stream carries what the guest reads.
@@ -59,9 +61,20 @@ pub enum WireError {
 
 impl Kind {
     fn of(byte: u8) -> Option<Kind> {
-        [Kind::Hello, Kind::Control, Kind::Open, Kind::Data, Kind::End, Kind::Close, Kind::Credit, Kind::Drain, Kind::Drained]
-            .into_iter()
-            .find(|kind| *kind as u8 == byte)
+        [
+            Kind::Hello,
+            Kind::Control,
+            Kind::Open,
+            Kind::Data,
+            Kind::End,
+            Kind::Close,
+            Kind::Credit,
+            Kind::Drain,
+            Kind::Drained,
+            Kind::Read,
+        ]
+        .into_iter()
+        .find(|kind| *kind as u8 == byte)
     }
 
     /// How long its payload may be.
@@ -70,15 +83,15 @@ impl Kind {
             Kind::Hello => length == GREETING.len(),
             Kind::Control | Kind::Data => (1..=LONGEST).contains(&length),
             Kind::Open => length == 1,
-            Kind::Credit => length == 4,
+            Kind::Credit | Kind::Read => length == 4,
             Kind::End | Kind::Close | Kind::Drain | Kind::Drained => length == 0,
         }
     }
 }
 
 impl Frame {
-    /// How many bytes a credit is about.
-    pub fn credit(&self) -> usize {
+    /// How many bytes a credit is about, or a word of what was read.
+    pub fn count(&self) -> usize {
         self.payload.first_chunk::<4>().map_or(0, |bytes| u32::from_le_bytes(*bytes) as usize)
     }
 }
@@ -145,12 +158,12 @@ mod tests {
             random = random.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
             (random >> 33) as usize
         };
-        let kinds = [Kind::Control, Kind::Data, Kind::End, Kind::Close, Kind::Credit, Kind::Drained];
+        let kinds = [Kind::Control, Kind::Data, Kind::End, Kind::Close, Kind::Credit, Kind::Drained, Kind::Read];
         for _ in 0..20_000 {
             let kind = kinds[next() % kinds.len()];
             let payload = match kind {
                 Kind::Control | Kind::Data => vec![next() as u8; 1 + next() % 40],
-                Kind::Credit => vec![next() as u8; 4],
+                Kind::Credit | Kind::Read => vec![next() as u8; 4],
                 _ => Vec::new(),
             };
             let mut bytes = encode(kind, next() as u32 % 5, &payload);
