@@ -53,14 +53,14 @@ def begin_record(run: Mapping[str, Any]) -> int | None:
 
 
 def cache_directory() -> str:
-    """XDG_CACHE_HOME/skerry, or beside what else is cached; where there is no such place, below `directory()`."""
+    """XDG_CACHE_HOME/skerry, or beside what else is cached; where there is no such place of ours, one in /tmp."""
     home = os.environ.get("XDG_CACHE_HOME")
     if home and home.startswith("/"):
         return os.path.join(home, "skerry")
     home = os.path.join(os.path.expanduser("~"), ".cache")
-    if os.path.isdir(home):
+    if os.path.isdir(home) and os.access(home, os.W_OK):
         return os.path.join(home, "skerry")
-    return os.path.join(directory(), "cache")
+    return f"/tmp/skerry-{os.geteuid()}/cache"  # noqa: S108  # looked at before it is used
 
 
 def is_private(place: str) -> bool:
@@ -74,7 +74,9 @@ def is_private(place: str) -> bool:
 
 def make_private(place: str) -> None:
     """A directory that is ours alone, made where it is missing; OSError where it cannot be, or is somebody else's."""
-    os.makedirs(os.path.dirname(place), mode=0o700, exist_ok=True)
+    above = os.path.dirname(place)
+    if not os.path.isdir(above):
+        make_private(above)
     try:
         os.mkdir(place, 0o700)
     except FileExistsError:

@@ -19,6 +19,7 @@ class Traits:
 
     name: str
     cannot: dict[str, str] = field(default_factory=dict)
+    options: dict[str, str] = field(default_factory=dict)
 
     def need(self, feature: str) -> None:
         """Leaves out a test of what the engine says that it cannot do."""
@@ -34,6 +35,11 @@ ENGINES = [
     Traits("sentry"),
     Traits("namespace", {"trace": NO_KERNEL, "profile": NO_KERNEL}),
     Traits("uml", {"trace": NO_KERNEL_OF_OURS, "profile": NO_KERNEL_OF_OURS, "overlay_dir": "hostfs has no extended attributes"}),
+    Traits(
+        "microvm",
+        {"trace": NO_KERNEL_OF_OURS, "profile": NO_KERNEL_OF_OURS, "overlay_dir": "what is written stays in the guest's memory"},
+        {"accel": "tcg"},
+    ),
     Traits(
         "rules",
         {
@@ -67,7 +73,7 @@ def traits(request: pytest.FixtureRequest, native_only: bool) -> Traits:
 @pytest.fixture
 def make(traits: Traits) -> Callable[..., skerry.Sandbox]:
     """A sandbox of the engine, by `Sandbox`'s own options."""
-    return lambda **options: skerry.Sandbox(engine=traits.name, **options)
+    return lambda **options: skerry.Sandbox(engine=traits.name, **traits.options, **options)
 
 
 @pytest.fixture
@@ -84,6 +90,7 @@ def do(traits: Traits, caller: harness.Caller) -> Callable[..., harness.Complete
 
     def run(*words: str, options: tuple[str, ...] = (), **rest: object) -> harness.Completed:
         rest.setdefault("cwd", "/")
-        return caller.do(["--engine", traits.name, *options], words, **rest)
+        own = [word for name, value in traits.options.items() for word in (f"--{name}", value)]
+        return caller.do(["--engine", traits.name, *own, *options], words, **rest)
 
     return run

@@ -80,6 +80,8 @@ fn serve() -> Result<()> {
         return Err("only the first process of a machine can be a guest's init".into());
     }
     make_system("")?;
+    // What holds is the limit: a machine's whole memory is as much as that, and says nothing of what a program may ask for.
+    let _ = std::fs::write("/proc/sys/vm/overcommit_memory", "1");
     arguments.modules.iter().try_for_each(|path| load(path))?;
     let channel = open_channel(&arguments.channel).map_err(|error| format!("{}: {error}", arguments.channel))?;
     let (ours, theirs) = UnixStream::pair()?;

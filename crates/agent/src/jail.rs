@@ -2,6 +2,7 @@
 //! and its programs started as any other.
 
 use crate::guest::{Engine, Guest};
+pub use crate::spawn::Started;
 use crate::spawn::{self, Streams, Surroundings};
 use crate::{failure, namespace};
 use rustix::thread::CapabilitySet;
@@ -26,7 +27,7 @@ impl Jail {
     }
 
     /// Starts a program with nothing but these descriptors, and says when it runs. While there is one thread.
-    pub fn start(&self, program: &HostProgram, descriptors: [OwnedFd; 3]) -> Result<i32, Failure> {
+    pub fn start(&self, program: &HostProgram, descriptors: [OwnedFd; 3]) -> Result<Started, Failure> {
         let wanted = Spawn {
             arguments: program.arguments.clone(),
             environment: program.environment.clone(),
@@ -45,11 +46,11 @@ impl Jail {
             guest: &self.guest,
             kept,
             process_limit: None,
-            listens: false,
+            listens: program.opens_for_others,
             dies_first: false,
             fixed_addresses: program.fixed_addresses,
         };
         let started = spawn::start(&wanted, Streams { descriptors, terminal: false }, &around);
-        started.map(|started| started.pid).map_err(|error| failure(FailureKind::Unsupported, error.message))
+        started.map_err(|error| failure(FailureKind::Unsupported, error.message))
     }
 }

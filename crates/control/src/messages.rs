@@ -246,6 +246,10 @@ pub struct HostProgram {
     /// What it keeps of the jail's; by default nothing.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub capabilities: Vec<String>,
+    /// A server of files that opens those of others, too: what the rules say `notify` of (openat(2) with O_NOATIME, which is for
+    /// a file's owner) is done for it without that flag.
+    #[serde(default)]
+    pub opens_for_others: bool,
     /// It is laid out in memory as it is written (personality(2)): it could not do so itself once the filter is on.
     #[serde(default)]
     pub fixed_addresses: bool,

@@ -4,6 +4,7 @@ use crate::conversation::Talk;
 use crate::copy;
 use crate::failure;
 use crate::monitor::Monitor;
+use crate::opens;
 use crate::relay::{self, Guest};
 use rustix::event::{poll, PollFd, PollFlags, Timespec};
 use skerry_agent::jail::{self, Jail, Split};
@@ -25,6 +26,8 @@ const SPARE_TASKS: u64 = 0;
 /// Loaded with a kernel that has no room for all registers (crates/registers), from this place in the jail.
 const REGISTERS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/registers.so"));
 const REGISTERS_AT: &str = "/tmp/registers.so";
+/// Between two looks at what is waited for.
+const AGAIN: Timespec = Timespec { tv_sec: 0, tv_nsec: 2_000_000 };
 const GUARDED: &str = "skerry-machine: the relay";
 
 /// Serves until the other end closes, the guest ends, or somebody says `shutdown`.
@@ -162,9 +165,13 @@ fn start(jail: &Jail, machine: &Machine) -> Result<(Monitor, OwnedFd), Failure> 
     let (console, output) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|error| internal(&error))?;
     let copy = || output.try_clone().map_err(|error| internal(&error));
     let null = || std::fs::File::open("/dev/null").map(OwnedFd::from).map_err(|error| internal(&error));
+    let mut listeners = Vec::new();
     for program in &machine.helpers {
-        jail.start(program, [null()?, copy()?, copy()?])?;
-        let Some(made) = &program.makes else { continue };
+        let started = jail.start(program, [null()?, copy()?, copy()?])?;
+        let Some(made) = &program.makes else {
+            listeners.extend(started.listener);
+            continue;
+        };
         let path: &std::path::Path =
             std::path::Path::new(<std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(&made.0));
         while !path.exists() {
@@ -172,8 +179,12 @@ fn start(jail: &Jail, machine: &Machine) -> Result<(Monitor, OwnedFd), Failure> 
                 let message = format!("{} did not come up", String::from_utf8_lossy(&program.arguments[0].0));
                 return Err(failure(FailureKind::Unsupported, message));
             }
-            std::thread::sleep(Duration::from_millis(2));
+            match &started.listener {
+                Some(listener) => opens::serve_for(listener, AGAIN),
+                None => drop(poll(&mut [], Some(&AGAIN))),
+            }
         }
+        listeners.extend(started.listener);
     }
     let (ours, theirs) = UnixStream::pair().map_err(|error| internal(&error))?;
     let mut monitor = machine.monitor.clone();
@@ -181,7 +192,11 @@ fn start(jail: &Jail, machine: &Machine) -> Result<(Monitor, OwnedFd), Failure> 
         std::fs::write(REGISTERS_AT, REGISTERS).map_err(|error| internal(&error))?;
         monitor.environment.push(format!("LD_PRELOAD={REGISTERS_AT}").as_str().into());
     }
-    let pid = jail.start(&monitor, [theirs.into(), copy()?, copy()?])?;
+    let pid = jail.start(&monitor, [theirs.into(), copy()?, copy()?])?.pid;
+    // From here on there may be threads.
+    for listener in listeners {
+        std::thread::Builder::new().spawn(move || opens::serve(&listener)).map_err(|error| internal(&error))?;
+    }
     drop(output);
     let monitor = Monitor::watch(pid, console).map_err(|error| internal(&error))?;
     Ok((monitor, ours.into()))

@@ -4,7 +4,7 @@
 //!
 //! Parts: `boot` (from the `boot` message to a guest that answers), `relay` (requests and their descriptors, replies, ends),
 //! `monitor` (the jail's programs: their console and their end), `conversation` (what a
-//! monitor is told), `copy` (the memory of one that is kept). The line's own protocol is `skerry_confine::mux`.
+//! monitor is told), `copy` (the memory of one that is kept), `opens` (files of others). The line's own protocol is `skerry_confine::mux`.
 //!
 //! What comes from the guest is hostile: it is taken apart into messages of the protocol before anybody hears of it, and what
 //! is none ends the sandbox.
@@ -14,6 +14,7 @@ mod boot;
 mod conversation;
 mod copy;
 mod monitor;
+mod opens;
 mod relay;
 
 use skerry_confine::connection::Connection;

@@ -171,6 +171,7 @@ def host_program(
     makes: str | bytes | None = None,
     capabilities: Sequence[str] = (),
     *,
+    opens_for_others: bool = False,
     fixed_addresses: bool = False,
 ) -> dict[str, Any]:
     """A program of the host's; `makes`: what is there when it is up; `capabilities`: what it keeps of the jail's."""
@@ -179,6 +180,7 @@ def host_program(
         "environment": [write_bytes(variable) for variable in environment],
         **({} if makes is None else {"makes": write_bytes(makes)}),
         **({"capabilities": list(capabilities)} if capabilities else {}),
+        "opens_for_others": opens_for_others,
         "fixed_addresses": fixed_addresses,
     }
 
