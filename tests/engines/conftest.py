@@ -19,6 +19,8 @@ class Traits:
 
     name: str
     cannot: dict[str, str] = field(default_factory=dict)
+    #: Its guests have a kernel of their own, which takes a second or two to come up.
+    boots: bool = False
     options: dict[str, str] = field(default_factory=dict)
 
     def need(self, feature: str) -> None:
@@ -34,11 +36,16 @@ NO_NAMESPACE = "no namespace of its own"
 ENGINES = [
     Traits("sentry"),
     Traits("namespace", {"trace": NO_KERNEL, "profile": NO_KERNEL}),
-    Traits("uml", {"trace": NO_KERNEL_OF_OURS, "profile": NO_KERNEL_OF_OURS, "overlay_dir": "hostfs has no extended attributes"}),
+    Traits(
+        "uml",
+        {"trace": NO_KERNEL_OF_OURS, "profile": NO_KERNEL_OF_OURS, "overlay_dir": "hostfs has no extended attributes"},
+        boots=True,
+    ),
     Traits(
         "microvm",
         {"trace": NO_KERNEL_OF_OURS, "profile": NO_KERNEL_OF_OURS, "overlay_dir": "what is written stays in the guest's memory"},
-        {"accel": "tcg"},
+        boots=True,
+        options={"accel": "tcg"},
     ),
     Traits(
         "rules",
@@ -59,6 +66,7 @@ ENGINES = [
             "shared memory": "System V IPC is everybody's, and denied",
         },
     ),
+    Traits("unikernel", {"programs of Linux": "it runs images, of which test_unikernel.py asks the same"}),
 ]
 
 

@@ -84,6 +84,25 @@ REQUESTS: dict[str, tuple[str, Any]] = {
             observe="failures",
         ),
     ),
+    "request-boot-machine": (
+        "boot",
+        {
+            **messages.boot(
+                mounts=[messages.mount_overlay("/", "/0")], hostname="skerry", network="none", identity="caller_is_root"
+            ),
+            "machine": messages.machine(
+                helpers=[messages.host_program(["/usr/bin/server", "--socket=/tmp/files"], makes="/tmp/files")],
+                monitor=messages.host_program(["/usr/bin/linux.uml", "mem=64M", NOT_TEXT], ["HOME=/tmp"]),
+                mounts=[messages.mount_plain("/", "skeleton"), messages.mount_host("/machine/0", "/", writable=False)],
+                memory_files=64 << 20,
+                line_holds=2048,
+                patience_ms=60_000,
+                keeps_registers=True,
+                calls=messages.call_rules({"errno": 1}, [messages.call_rule(["read"], "allow")]),
+                writes_back=True,
+            ),
+        },
+    ),
     "request-spawn-descriptors": (
         "spawn",
         messages.spawn(

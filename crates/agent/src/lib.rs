@@ -22,6 +22,7 @@ mod server;
 mod spawn;
 mod terminal;
 mod watch;
+mod weaken;
 
 pub use rules::reach;
 
@@ -44,14 +45,19 @@ pub fn main() -> ExitCode {
         return init::run();
     }
     let engines = [Engine::Namespace, Engine::Rules];
-    let last = std::env::args().next_back();
-    let engine = engines.into_iter().find(|engine| last.as_deref() == Some(engine.name())).unwrap_or(Engine::Namespace);
-    skerry_confine::program::main("skerry-agent", USAGE, &["--engine", engine.name()], |control| run(control, engine))
+    let named = std::env::args().skip_while(|word| word != "--engine").nth(1);
+    let engine = engines.into_iter().find(|engine| named.as_deref() == Some(engine.name())).unwrap_or(Engine::Namespace);
+    let mut rest = vec!["--engine", engine.name()];
+    let weakened = weaken::list().filter(|list| list.split(',').all(|part| weaken::PARTS.contains(&part)));
+    rest.extend(weakened.iter().flat_map(|list| [weaken::OPTION, list]));
+    skerry_confine::program::main("skerry-agent", USAGE, &rest, |control| run(control, engine))
 }
 
 fn run(control: i32, engine: Engine) -> Result<ExitCode, Box<dyn std::error::Error>> {
     // What the caller may have left open besides is not for us, and less so for the programs that we run.
-    skerry_platform::foreground::close_all_but([0, 1, 2, control]);
+    if !weaken::is_out("descriptors") {
+        skerry_platform::foreground::close_all_but([0, 1, 2, control]);
+    }
     become_sealed(control)?;
     let socket = skerry_platform::own::take_descriptor(control)?;
     boot::serve(Connection::new(socket), engine, |_| Ok(()))

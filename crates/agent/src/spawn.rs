@@ -3,6 +3,7 @@
 use crate::failure;
 use crate::guest::{Engine, Guest};
 use crate::rules::landlock::Restriction;
+use crate::weaken;
 use rustix::event::{poll, PollFd, PollFlags};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -163,7 +164,9 @@ fn become_program(
         rustix::stdio::dup2_stderr(&error)?;
         // Nothing of the init's is left before anything of the guest's is touched: no directory, no socket.
         drop((input, output, error));
-        skerry_platform::foreground::close_all_but([0, 1, 2, tell.as_raw_fd()]);
+        if !weaken::is_out("descriptors") {
+            skerry_platform::foreground::close_all_but([0, 1, 2, tell.as_raw_fd()]);
+        }
         rustix::process::setsid()?;
         if terminal {
             rustix::process::ioctl_tiocsctty(rustix::stdio::stdin())?;
@@ -266,6 +269,9 @@ pub fn name_of(errno: i32) -> String {
 /// The last act before the program: from here on only what the filter allows. The listener, where one is wanted, is handed
 /// over by a thread that the filter does not hold, as the filter may well deny that; the start of the program waits for it.
 fn put_on_filter(around: &Surroundings, tell: &OwnedFd) -> std::io::Result<()> {
+    if weaken::is_out("seccomp") {
+        return Ok(());
+    }
     let filter = &around.guest.filter;
     if !(around.guest.listens && around.listens) {
         return install_filter(filter.instructions(false), false).map(drop);

@@ -220,8 +220,10 @@ fn greeted(mut receiver: Receiver, monitor: &Monitor, patience: Duration) -> Res
             return Err(unsupported(message));
         }
         let timeout = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
-        let mut polled = [PollFd::new(receiver.channel(), PollFlags::IN)];
-        if matches!(poll(&mut polled, Some(&timeout)), Ok(1..)) && receiver.read() == 0 {
+        let mut polled = [PollFd::new(receiver.channel(), PollFlags::IN), PollFd::new(monitor.end_signal(), PollFlags::IN)];
+        let _ = poll(&mut polled, Some(&timeout));
+        let [line, end] = polled.map(|one| !one.revents().is_empty());
+        if line && receiver.read() == 0 || end && !line {
             let how = monitor.wait(Duration::from_secs(2)).unwrap_or_else(|| "it closed its line".into());
             return Err(unsupported(format!("the guest has not come up: {how}{}", monitor.last_words())));
         }

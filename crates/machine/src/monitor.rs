@@ -1,6 +1,7 @@
 //! The virtual machine monitor: what it says on its console, and its end.
 
 use parking_lot::{Condvar, Mutex};
+use rustix::event::{eventfd, EventfdFlags};
 use skerry_platform::agent::{wait_for_any, Dead};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -18,18 +19,21 @@ pub struct Monitor {
     shared: Arc<Shared>,
 }
 
-#[derive(Default)]
 struct Shared {
     console: Mutex<Vec<u8>>,
     /// How it ended.
     end: Mutex<Option<String>>,
     ended: Condvar,
+    /// Readable from then on.
+    signal: OwnedFd,
 }
 
 impl Monitor {
     /// Of the process `pid`, a child of ours; others that end are reaped.
     pub fn watch(pid: i32, console: OwnedFd) -> std::io::Result<Monitor> {
-        let monitor = Monitor { shared: Arc::default() };
+        let signal = eventfd(0, EventfdFlags::CLOEXEC)?;
+        let shared = Shared { console: Mutex::default(), end: Mutex::default(), ended: Condvar::new(), signal };
+        let monitor = Monitor { shared: Arc::new(shared) };
         let shared = monitor.shared.clone();
         std::thread::Builder::new().stack_size(STACK).spawn(move || {
             let mut bytes = [0; 4096];
@@ -51,6 +55,7 @@ impl Monitor {
             };
             *shared.end.lock() = Some(end);
             shared.ended.notify_all();
+            let _ = rustix::io::write(&shared.signal, &1u64.to_ne_bytes());
             while wait_for_any().is_some() {}
         })?;
         Ok(monitor)
@@ -62,6 +67,22 @@ impl Monitor {
         let mut end = self.shared.end.lock();
         while end.is_none() && !self.shared.ended.wait_until(&mut end, deadline).timed_out() {}
         end.clone()
+    }
+
+    /// How it ended; waits for it.
+    pub fn wait_long(&self) -> String {
+        let mut end = self.shared.end.lock();
+        loop {
+            match &*end {
+                Some(end) => return end.clone(),
+                None => self.shared.ended.wait(&mut end),
+            }
+        }
+    }
+
+    /// Readable when it has ended: its children may keep what it had open.
+    pub fn end_signal(&self) -> &OwnedFd {
+        &self.shared.signal
     }
 
     /// The last lines of the console, for a message.

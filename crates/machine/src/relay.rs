@@ -29,6 +29,8 @@ const END_PATIENCE: Duration = Duration::from_secs(4);
 const OWN_REQUEST: u64 = u64::MAX;
 const STACK: usize = 128 << 10;
 
+static ENDING: Mutex<()> = Mutex::new(());
+
 /// A guest whose init has greeted.
 pub struct Guest {
     pub monitor: Monitor,
@@ -68,6 +70,8 @@ struct State {
 
 /// Ends the process, and with it, as it is the first one of its namespace, everything in the jail.
 fn end(complaint: Option<String>) -> ! {
+    // More than one may notice; the first one tells.
+    std::mem::forget(ENDING.lock());
     if let Some(complaint) = &complaint {
         eprintln!("skerry-machine: {complaint}");
     }
@@ -110,6 +114,13 @@ pub fn serve(
     });
     let (from_guest, receiver) = (relay.clone(), guest.receiver);
     std::thread::Builder::new().spawn(move || from_guest.serve_guest(receiver))?;
+    let watching = relay.clone();
+    std::thread::Builder::new().stack_size(STACK).spawn(move || {
+        let how = watching.monitor.wait_long();
+        if !watching.state.lock().ending {
+            end(Some(format!("the guest's machine has ended: {how}{}", watching.monitor.last_words())));
+        }
+    })?;
     relay.forward(&Request { id, descriptors: 0, call: Call::Boot(wanted) });
     while let Some((request, descriptors)) = connection.receive()? {
         let id = request.id;

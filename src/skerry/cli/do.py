@@ -45,6 +45,8 @@ OPTIONS = [
     Option("--cpus", "cpus", "N", "CPU limit: 1.5"),
     Option("--pids", "pids", "N", "limit of processes and threads (default: 4096)"),
     Option("--network", "network", "none|loopback", "loopback (the default) stays inside the sandbox"),
+    Option("--block", "block", "NAME=FILE[,ro]", "a unikernel's block device (also ,size=BYTES: of its blocks)", many=True),
+    Option("--net", "net", "NAME=tap:IFACE", "a unikernel's net device (also ,mac=ADDRESS)", many=True),
     Option("--engine", "engine", "NAME", "the wall, or auto ('skerry engines' lists them; default: sentry)"),
     Option("--min-isolation", "min_isolation", "LEVEL", "the least level that the wall must have: 1 to 4"),
     Option("--accel", "accel", "auto|kvm|tcg", "microvm: what runs the guest (default: kvm where it works)"),
@@ -207,6 +209,8 @@ class _Run:
             values.pop(key, None)
         values["inherit_env"] = "all" if values.pop("env_all", False) else "kept"
         values["env"] = _environment(values["env"])
+        for key in ("block", "net"):
+            values[key] = _devices(values[key], key)
         values["read_only"] = [_source_and_target(text) for text in values["read_only"]]  # type: ignore[attr-defined]
         return values
 
@@ -240,7 +244,12 @@ class _Run:
 
     def _wants_terminal(self) -> bool:
         """By itself on a terminal; where only standard error leads elsewhere, it still does."""
+        assert self.sandbox is not None
         chosen = self.values.get("tty")
+        if chosen:
+            self.sandbox._need("pty")
+        elif self.sandbox._engine is not None and "pty" in self.sandbox._engine.capabilities.refuses:
+            return False
         return bool(chosen) if chosen is not None else os.isatty(0) and os.isatty(1)
 
     def report(self, status: int, error: str) -> None:
@@ -314,6 +323,16 @@ def _environment(entries: Any) -> dict[str, str]:
             value = os.environ[name]
         environment[name] = value
     return environment
+
+
+def _devices(entries: Any, option: str) -> dict[str, str]:
+    devices: dict[str, str] = {}
+    for entry in entries:
+        name, equals, value = entry.partition("=")
+        if not equals or name in devices:
+            raise errors.UsageError(f"{entry!r}: write NAME=..., each name once", option=option)
+        devices[name] = value
+    return devices
 
 
 def _source_and_target(text: str) -> Any:

@@ -42,6 +42,7 @@ def share(mounts: Sequence[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], li
     jail: list[dict[str, Any]] = []
     shown: dict[str, tuple[str, str]] = {}  # by the place in the guest: the place in the jail, the host's path
     covers: list[tuple[str, str]] = []
+    sources: list[tuple[str, str]] = []
     for number, mount in enumerate(mounts):
         place = _text(mount["target"])
         if mount["type"] in _SHOWING:
@@ -49,6 +50,7 @@ def share(mounts: Sequence[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], li
             jail.append(messages.mount_host(inside, source, writable=mount["type"] == "host_read_write"))
             guest.append({**mount, "source": messages.write_bytes(f"/{number}")})
             shown[place] = (inside, source)
+            sources.append((inside, source))
             continue
         guest.append(dict(mount))
         if mount["type"] not in ("skeleton", "symlink", "file"):
@@ -60,11 +62,13 @@ def share(mounts: Sequence[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], li
         # Another cover in between hides it already.
         if above is None or any(_below(place, other) and _below(other, above) and other != place for other, _ in covers):
             continue
-        inside, source = shown[above]
-        rest = os.path.relpath(place, above)
-        path = os.path.join(source, rest)
-        if rest != "." and os.path.realpath(path) == path and os.path.exists(path):
-            jail.append(messages.mount_plain(f"{inside}/{rest}", "hide"))
+        path = os.path.normpath(os.path.join(shown[above][1], os.path.relpath(place, above)))
+        if os.path.realpath(path) != path or not os.path.exists(path):
+            continue
+        # It may be below more than one of the sources.
+        for inside, source in sources:
+            if path != source and _below(path, source):
+                jail.append(messages.mount_plain(f"{inside}/{os.path.relpath(path, source)}", "hide"))
     return guest, jail
 
 

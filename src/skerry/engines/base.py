@@ -56,13 +56,16 @@ if TYPE_CHECKING:
 
 
 class Capabilities:
-    """What an engine can enforce. `refuses`: options that it cannot hold on any host, each with the reason."""
+    """What an engine can enforce. `refuses`: options that it cannot hold on any host, each with the reason. `runs`: "programs"
+    of Linux, or "unikernels", which alone have devices.
+    """
 
-    __slots__ = ("level", "refuses")
+    __slots__ = ("level", "refuses", "runs")
 
-    def __init__(self, level: int, refuses: Mapping[str, str] | None = None) -> None:
+    def __init__(self, level: int, refuses: Mapping[str, str] | None = None, *, runs: str = "programs") -> None:
         self.level = level
         self.refuses = refuses or {}
+        self.runs = runs
 
 
 class Probe:
@@ -103,7 +106,7 @@ ENGINES = (
     ("kvm", 4, "the same guest kernel, the application behind virtual hardware", False),
     ("microvm", 4, "a Linux guest under a virtual machine monitor (level 3 without kvm)", True),
     ("uml", 3, "User Mode Linux: a kernel as a process, in a jail", True),
-    ("unikernel", 4, "a library operating system over a handful of host calls", False),
+    ("unikernel", 4, "a library operating system over at most nine host calls", True),
     ("namespace", 2, "namespaces, cgroups, capabilities and seccomp", True),
     ("rules", 1, "seccomp, Landlock and security labels on a plain process", True),
 )
@@ -135,6 +138,10 @@ def engine(name: str, options: Options | None = None) -> Engine:
         from .uml import UmlEngine
 
         return UmlEngine()
+    if name == "unikernel":
+        from .unikernel import UnikernelEngine
+
+        return UnikernelEngine()
     if any(name == row[0] for row in ENGINES):
         raise EngineNotBuilt(f"the engine {name!r} is not built yet; use 'sentry'")
     raise UsageError(f"there is no engine {name!r}; 'skerry engines' lists them", option="engine")
@@ -163,6 +170,9 @@ def _refusal(found: Engine, given: Collection[str], min_isolation: int) -> Unenf
             found.name,
             f"its level is {can.level}, and {min_isolation} was asked for; use an engine of that level",
         )
+    for device in ("block", "net"):
+        if device in given and can.runs != "unikernels":
+            return Unenforceable(device, found.name, "programs see files and sockets; devices are for --engine unikernel")
     refuses = can.refuses if found.name == "microvm" else {**can.refuses, **_OF_MACHINES}
     for option, why in refuses.items():
         if option in given or any(clause.startswith(f"{option}.") for clause in given):
@@ -175,6 +185,8 @@ def _highest(options: Options) -> Engine:
     engines = [engine(name, options) for name, _, _, built in ENGINES if built]
     for found in sorted(engines, key=lambda one: -one.capabilities.level):
         name = found.name
+        if found.capabilities.runs != "programs":
+            continue  # asked for by name only
         problem = _refusal(found, options.given, options.min_isolation)
         if problem is not None:
             reasons.append(f"{name}: {problem}")

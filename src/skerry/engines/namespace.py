@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 from .. import errors
 from ..control import messages
@@ -72,4 +73,28 @@ def start_agent(
     on_end: Callable[[errors.SandboxError], None],
 ) -> ProgramGuest:
     """The agent of an engine, the guest's `role`. Of the caller's environment it gets nothing."""
-    return ProgramGuest([find_beside(PROGRAM), "--engine", engine], {}, f"the guest's {role} ({PROGRAM})", on_event, on_end)
+    command = [find_beside(PROGRAM), "--engine", engine]
+    if parts := weakened(engine):
+        command += ["--weaken", ",".join(parts)]
+    return ProgramGuest(command, {}, f"the guest's {role} ({PROGRAM})", on_event, on_end)
+
+
+#: Tests that a wall can fail: parts that are taken out of it on purpose, as ENGINE:PART,... (crates/agent/src/weaken.rs). A
+#: variable of the caller's and nothing else: no option, no policy and no program inside gets there.
+WEAKEN_SWITCH = "SKERRY_TEST_WEAKEN"
+WEAKENABLE = ("seccomp", "landlock", "capabilities", "user_namespace", "masks", "descriptors", "keyring", "links")
+
+
+def weakened(engine: str) -> list[str]:
+    """What is taken out of an engine, if anything; told on standard error each time."""
+    parts = []
+    for word in os.environ.get(WEAKEN_SWITCH, "").split(","):
+        name, _, part = word.partition(":")
+        if word and (name not in ("namespace", "rules") or part not in WEAKENABLE):
+            raise errors.UsageError(f"{WEAKEN_SWITCH}: {word!r} is no ENGINE:PART; unset it: it is for tests")
+        if name == engine:
+            parts.append(part)
+    if parts:
+        text = f"skerry: WEAKENED FOR A TEST, this is no sandbox: without {', '.join(parts)} ({WEAKEN_SWITCH}; unset it)"
+        print(text, file=sys.stderr, flush=True)
+    return parts

@@ -32,8 +32,35 @@ _MEMORY = 1 << 30
 #: What the kernel itself needs besides.
 _KERNEL_MEMORY = 48 << 20
 _PATIENCE_MS = 60_000
+#: What the jail's own tree may hold: it is not written to, and hostfs tells of its size where programs ask how much is free.
+_ROOM = 1 << 40
 #: Bytes that the serial line may hold: its driver mixes up what comes once the terminal's buffer of 4096 is nearly full.
 _LINE = 2048
+
+#: What the kernel calls of its host's, with the C library and its tracees: files, memory, signals, timers, ptrace. No sockets.
+_CALLS = (
+    # Programs and processes.
+    "arch_prctl", "brk", "clone", "execve", "exit", "exit_group", "fork", "futex", "getegid", "geteuid", "getgid", "getpid",
+    "getppid", "getrandom", "getrlimit", "gettid", "getuid", "kill", "personality", "prctl", "prlimit64", "ptrace", "rseq",
+    "sched_yield", "set_robust_list", "set_tid_address", "setpgid", "setrlimit", "setsid", "sysinfo", "tgkill", "tkill",
+    "uname", "vfork", "wait4", "waitid",
+    # Memory.
+    "madvise", "mmap", "mprotect", "mremap", "munmap",
+    # Signals and time.
+    "clock_getres", "clock_gettime", "clock_nanosleep", "getitimer", "gettimeofday", "nanosleep", "pause", "restart_syscall",
+    "rt_sigaction", "rt_sigpending", "rt_sigprocmask", "rt_sigreturn", "rt_sigsuspend", "rt_sigtimedwait", "setitimer",
+    "sigaltstack", "time", "timer_create", "timer_delete", "timer_getoverrun", "timer_gettime", "timer_settime",
+    # Descriptors.
+    "close", "dup", "dup2", "dup3", "epoll_create", "epoll_create1", "epoll_ctl", "epoll_pwait", "epoll_wait", "eventfd2",
+    "fcntl", "ioctl", "lseek", "pipe", "pipe2", "poll", "ppoll", "pread64", "preadv", "pselect6", "pwrite64", "pwritev", "read",
+    "readv", "select", "socketpair", "write", "writev",
+    # Files.
+    "access", "chdir", "chmod", "chown", "creat", "faccessat", "faccessat2", "fallocate", "fchmod", "fchmodat", "fchown",
+    "fchownat", "fdatasync", "flock", "fstat", "fstatfs", "fsync", "ftruncate", "futimesat", "getcwd", "getdents", "getdents64",
+    "lchown", "link", "linkat", "lstat", "mkdir", "mkdirat", "mknod", "mknodat", "newfstatat", "open", "openat", "readlink",
+    "readlinkat", "rename", "renameat", "renameat2", "rmdir", "stat", "statfs", "statx", "symlink", "symlinkat", "truncate",
+    "umask", "unlink", "unlinkat", "utime", "utimensat", "utimes",
+)  # fmt: skip
 
 #: Registers that make the state of a processor longer than kernels from before Linux 6.15 have room for.
 _WIDE_REGISTERS = {"avx512f", "amx_tile", "pku", "mpx"}
@@ -82,8 +109,9 @@ class UmlEngine:
         boot["machine"] = messages.machine(
             monitor=messages.host_program(words, ["HOME=/tmp", "TMPDIR=/dev/shm"], fixed_addresses=True),
             mounts=[*mounts, *shown],
-            memory_files=64 << 20,
+            memory_files=_ROOM,
             keeps_registers=_are_wide(),
+            calls=messages.call_rules({"errno": 1}, [messages.call_rule(_CALLS, "allow")]),
             line_holds=_LINE,
             patience_ms=_PATIENCE_MS,
             writes_back=_machine.writes_back(boot["mounts"]),

@@ -195,7 +195,8 @@ fn open_source(mount: &Mount) -> Result<Option<OwnedFd>, Failure> {
     };
     // The path had no symbolic link in it when it was looked at: whoever has put one there since gets nothing by it.
     let flags = OFlags::PATH | OFlags::CLOEXEC;
-    let open = rustix::fs::openat2(CWD, path_of(&source.0), flags, Mode::empty(), ResolveFlags::NO_SYMLINKS);
+    let followed = if crate::weaken::is_out("links") { ResolveFlags::empty() } else { ResolveFlags::NO_SYMLINKS };
+    let open = rustix::fs::openat2(CWD, path_of(&source.0), flags, Mode::empty(), followed);
     open.map(Some).map_err(|error| failure(FailureKind::Invalid, format!("{}: {error}", path_of(&source.0).display())))
 }
 
@@ -299,9 +300,16 @@ impl Builder<'_> {
                 self.overlay_tree(path_of(&path.0), source, target, upper)?;
             }
             (MountKind::Tmpfs { size, mode }, _) => {
-                let mode = format!("{:o}", mode & 0o1777);
-                let size = if *size == 0 { "50%".to_owned() } else { size.to_string() };
-                let tmpfs = new_file_system("tmpfs", &[("size", &size), ("mode", &mode)], QUIET).map_err(told)?;
+                let tmpfs = if *size == 0 {
+                    // What is written is limited for all together.
+                    let plain = self.fresh("tmpfs");
+                    std::fs::create_dir(&plain).map_err(|error| host_error(target.display(), error))?;
+                    rustix::fs::chmod(&plain, Mode::from_raw_mode(mode & 0o1777)).map_err(told)?;
+                    clone_tree(&plain, false).map_err(told)?
+                } else {
+                    let mode = format!("{:o}", mode & 0o1777);
+                    new_file_system("tmpfs", &[("size", &size.to_string()), ("mode", &mode)], QUIET).map_err(told)?
+                };
                 self.note(&tmpfs);
                 self.put(target, tmpfs, true);
             }
@@ -601,12 +609,13 @@ impl Builder<'_> {
         if self.skeleton {
             restrict(root.as_fd(), NO_WRITES | QUIET, false)?;
         }
-        for path in READ_ONLY.iter().map(Path::new) {
+        let masks = !crate::weaken::is_out("masks");
+        for path in READ_ONLY.iter().map(Path::new).filter(|_| masks) {
             let Ok(same) = clone_tree(path, true) else { continue };
             restrict(same.as_fd(), NO_WRITES | QUIET | NO_PROGRAMS, true)?;
             attach(same.as_fd(), path).map_err(told("read-only paths"))?;
         }
-        for path in MASKED.iter().map(Path::new) {
+        for path in MASKED.iter().map(Path::new).filter(|_| masks) {
             let Ok(stat) = rustix::fs::stat(path) else { continue };
             let cover = if rustix::fs::FileType::from_raw_mode(stat.st_mode).is_dir() {
                 new_file_system("tmpfs", &[("mode", "0555")], QUIET | NO_WRITES | NO_PROGRAMS)

@@ -4,6 +4,7 @@
 use super::path_of;
 use crate::failure;
 use crate::guest::Everybody;
+use crate::weaken;
 use landlock::{
     AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, NetPort, PathBeneath, Ruleset, RulesetAttr, RulesetCreated,
     RulesetCreatedAttr, RulesetStatus,
@@ -58,6 +59,9 @@ const UDP_ABI: u32 = 10;
 
 /// The host's version, as far as we know versions; 0: none.
 pub fn abi(wanted: &Boot) -> u32 {
+    if weaken::is_out("landlock") {
+        return 0;
+    }
     let found = skerry_platform::agent::landlock_abi().min(UDP_ABI);
     // "landlock", or "landlock_5": as if it were of that version.
     let pretended = wanted.without.iter().filter_map(|name| name.strip_prefix("landlock"));
@@ -66,6 +70,9 @@ pub fn abi(wanted: &Boot) -> u32 {
 
 /// Everything that the rules ask for can be held.
 pub fn check(rules: &Rules, abi: u32) -> Result<(), Failure> {
+    if weaken::is_out("landlock") {
+        return Ok(());
+    }
     let refuse = |clause: String, needed: u32| {
         let found = if abi == 0 { "none".to_owned() } else { format!("ABI {abi}") };
         let message = format!("{clause} cannot be held here: it takes Landlock ABI {needed}, and this host has {found}");
@@ -168,7 +175,8 @@ pub struct Restriction {
 impl Restriction {
     /// `None`: there is nothing to hold. `temporary` is granted besides.
     pub fn make(rules: &Rules, abi: u32, temporary: Option<&Path>) -> Result<Option<Restriction>, Failure> {
-        if rules.files.is_none() && rules.ports.is_none() && rules.scopes.is_empty() {
+        let nothing = rules.files.is_none() && rules.ports.is_none() && rules.scopes.is_empty();
+        if nothing || weaken::is_out("landlock") {
             return Ok(None);
         }
         let mut ruleset = Ruleset::default().set_compatibility(CompatLevel::HardRequirement);
@@ -216,7 +224,8 @@ impl Restriction {
         }
         // Paths have no symbolic link in them when they are looked at: whoever has put one there since gets nothing by it.
         let flags = OFlags::PATH | OFlags::CLOEXEC;
-        let opened = rustix::fs::openat2(CWD, path, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS);
+        let followed = if weaken::is_out("links") { ResolveFlags::empty() } else { ResolveFlags::NO_SYMLINKS };
+        let opened = rustix::fs::openat2(CWD, path, flags, Mode::empty(), followed);
         let file = match opened {
             Ok(file) => file,
             Err(Errno::LOOP) => {

@@ -1,0 +1,220 @@
+"""The relay between a caller and a guest with a kernel of its own, with guests of ours that do not keep to the protocol.
+
+The machine's monitor is a script in the jail: its standard input is the line.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import harness
+import skerry
+from skerry.control import messages
+from skerry.engines import _machine
+from skerry.engines.sentry import ProgramGuest
+
+pytestmark = pytest.mark.sandbox
+
+#: What a guest's init does first, and answers; then `REST`.
+PROLOGUE = r"""
+import json, os, socket, struct, sys, time
+line = socket.socket(fileno=0)
+def send(kind, payload=b"", stream=0): line.sendall(struct.pack("<BBHI", kind, 0, len(payload), stream) + payload)
+def say(message):
+    data = message if isinstance(message, bytes) else json.dumps(message).encode()
+    data = struct.pack("<I", len(data)) + data
+    for start in range(0, len(data), 16384): send(2, data[start:start + 16384])
+BOOTED = {"layers": [], "missing": [], "limits": {"pids": "held"}, "version": "0", "guest_memory": "none", "sentry_pid": 1}
+def greet(): send(1, b"skerry-guest 1")
+def frame():
+    head = line.recv(8, socket.MSG_WAITALL)
+    kind, _, length, stream = struct.unpack("<BBHI", head)
+    return kind, stream, line.recv(length, socket.MSG_WAITALL) if length else b""
+def boot():
+    greet(); kind, _, data = frame(); say({"id": json.loads(data[4:])["id"], "ok": BOOTED})
+"""
+
+
+class Machine:
+    """A relay with a guest that is a script."""
+
+    def __init__(self, script: str, patience: float = 10, **more: object) -> None:
+        self.ended = threading.Event()
+        self.error: skerry.SkerryError | None = None
+        self.guest: ProgramGuest = _machine.start_machine("uml", lambda event: None, self.on_end)
+        boot = messages.boot(
+            mounts=[messages.mount_overlay("/", "/0")], hostname="rock", network="none", identity="caller_is_root"
+        )
+        mounts = [
+            messages.mount_host("/", "/", writable=False),
+            messages.mount_plain("/proc", "proc"),
+            messages.mount_plain("/dev", "devtmpfs"),
+            messages.mount_tmpfs("/tmp"),
+        ]
+        boot["machine"] = messages.machine(
+            monitor=messages.host_program(["/usr/bin/python3", "-S", "-c", PROLOGUE + script]),
+            mounts=mounts, memory_files=1 << 20, patience_ms=int(patience * 1000), **more,
+        )  # fmt: skip
+        self.message = boot
+
+    def on_end(self, error: skerry.SandboxError) -> None:
+        self.error = error
+        self.ended.set()
+
+    def boot(self) -> dict[str, object]:
+        return self.guest.client.call("boot", self.message, timeout=30)
+
+    def __enter__(self) -> Machine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.guest.close()
+
+
+@pytest.fixture
+def machine(native_only: bool) -> Callable[..., Machine]:
+    if native_only:
+        pytest.skip("--native-only")
+    harness.usable_engine("namespace")
+    return Machine
+
+
+def test_a_guest_that_does_not_come_up(machine) -> None:
+    told = r"(?s)ended with status 3.*no root file system"
+    with machine("print('no root file system'); sys.exit(3)") as one, pytest.raises(skerry.SkerryError, match=told):
+        one.boot()
+    with machine("time.sleep(60)", patience=0.3) as one, pytest.raises(skerry.SkerryError, match="has not come up in"):
+        one.boot()
+    for script in ("line.sendall(b'Linux version 6.1'); time.sleep(60)", "send(1, b'skerry-guest 2'); time.sleep(60)"):
+        with machine(script) as one, pytest.raises(skerry.SkerryError, match="does not speak"):
+            one.boot()
+
+
+def test_the_machine_is_in_a_jail(machine) -> None:
+    script = r"""
+print(os.listdir("/proc/self/fd"), [name for name in os.listdir("/proc") if name.isdigit()])
+for path in ("/etc/mine", "/mine"):
+    try: open(path, "w"); print("wrote", path)
+    except OSError as error: print(error.strerror)
+print(open("/proc/self/status").read().split("CapEff:")[1].split()[0])
+print([line.split(":")[0].strip() for line in open("/proc/net/dev")][2:], socket.gethostname())
+sys.exit(9)
+"""
+    with machine(script) as one, pytest.raises(skerry.SkerryError) as caught:
+        one.boot()
+    text = str(caught.value)
+    assert "wrote" not in text and text.count("Read-only file system") == 2, text
+    assert "['0', '1', '2', '3'] ['1', '2']" in text and "0000000000000000" in text and "['lo'] rock" in text, text
+
+
+HOSTILE = {
+    "a kind of frame": "boot(); line.sendall(bytes([77]) * 64)",
+    "a length": "boot(); line.sendall(struct.pack('<BBHI', 4, 0, 65535, 1))",
+    "a stream of its own": "boot(); send(3, b'\\x01', 5)",
+    "another greeting": "boot(); greet()",
+    "no JSON": "boot(); say(b'{')",
+    "no message": "boot(); say(b'[1, 2]')",
+    "deep JSON": "boot(); say(b'[' * 100000)",
+    "a frame too long": "boot(); send(2, b'\\xff\\xff\\xff\\xff')",
+    "an answer to nothing": "boot(); say({'id': 99, 'ok': {}})",
+    "the end of nobody": "boot(); say({'event': 'exited', 'process': 7, 'status': 0, 'signal': None, 'core_dumped': False, 'usage': {}})",
+    "room that nobody took": "boot(); send(7, struct.pack('<I', 4), 1); send(10, struct.pack('<I', 4))",
+}
+
+
+@pytest.mark.parametrize("what", HOSTILE)
+def test_a_guest_that_breaks_the_protocol_ends(machine, what: str) -> None:
+    with machine(HOSTILE[what] + "; time.sleep(60)") as one:
+        booted = one.boot()
+        assert booted["limits"] == {"pids": "held, in the guest"} and "seccomp" in booted["layers"]
+        assert one.ended.wait(20)
+        assert "does not keep to the protocol" in str(one.error), one.error
+
+
+def test_bytes_beyond_the_window_end_it(machine) -> None:
+    script = """
+boot()
+streams = []
+while True:
+    kind, stream, data = frame()
+    if kind == 3: streams.append(stream)
+    if kind == 2: break
+for _ in range(200): send(4, bytes(8192), streams[1])
+time.sleep(60)
+"""
+    read, write = os.pipe()
+    try:
+        with machine(script) as one:
+            one.boot()
+            spawn = messages.spawn(
+                arguments=["true"],
+                environment=[],
+                directory="/",
+                uid=0,
+                gid=0,
+                groups=[],
+                stdio=messages.stdio_descriptors(0, 1, 1),
+            )
+            with pytest.raises(skerry.SkerryError, match="more than there was room for"):
+                one.guest.client.call("spawn", spawn, [read, write], timeout=30)
+    finally:
+        os.close(read)
+        os.close(write)
+
+
+def test_a_monitor_that_dies_is_told_with_its_last_words(machine) -> None:
+    with machine("print('Kernel panic: of its own', flush=True); boot(); os.kill(os.getpid(), 9)") as one:
+        one.boot()
+        assert one.ended.wait(20)
+        assert "killed by signal 9" in str(one.error) and "Kernel panic: of its own" in str(one.error), one.error
+
+
+@pytest.mark.parametrize("who", ["caller", "relay", "guardian"])
+def test_nothing_is_left_when_one_of_them_is_killed(machine, who: str) -> None:
+    with machine("boot(); os.fork() or os.setsid(); os.fork(); time.sleep(600)") as one:
+        one.boot()
+        pids = [one.guest.pid, *harness.descendants(one.guest.pid)]
+        assert len(pids) >= 3 and harness.eventually(lambda: len(harness.descendants(one.guest.pid)) >= 5)
+        pids = [one.guest.pid, *harness.descendants(one.guest.pid)]
+        if who == "caller":
+            one.guest.client.close()
+        else:
+            os.kill(pids[0] if who == "guardian" else pids[1], signal.SIGKILL)
+        assert harness.eventually(lambda: not any(alive(pid) for pid in pids[1:])), pids
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+def test_what_of_the_host_a_guest_gets(tmp_path: Path) -> None:
+    for name in ("shown", "hidden"):
+        (tmp_path / name).mkdir()
+    top = os.path.realpath(tmp_path)
+    guest, jail = _machine.share(
+        [
+            messages.mount_overlay("/", "/"),
+            messages.mount_plain("/proc", "proc"),
+            messages.mount_host("/data", f"{top}/shown", writable=False),
+            messages.mount_host(top, top, writable=True),
+            messages.mount_plain(f"{top}/hidden", "hide"),
+            messages.mount_plain(f"{top}/nosuch", "hide"),
+        ]
+    )
+    assert [mount.get("source") for mount in guest] == ["/0", None, "/2", "/3", None, None]
+    assert [(mount["target"], mount["type"]) for mount in jail] == [
+        ("/machine/0", "host_read_only"), ("/machine/2", "host_read_only"), ("/machine/3", "host_read_write"),
+        ("/machine/0/proc", "hide"), (f"/machine/0{top}/hidden", "hide"), ("/machine/3/hidden", "hide"),
+    ]  # fmt: skip
+    assert _machine.writes_back(guest) and not _machine.writes_back(guest[:3])
+    assert _machine.interpreter_of(sys.executable) in (None, "/lib64/ld-linux-x86-64.so.2")
