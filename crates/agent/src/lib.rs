@@ -15,6 +15,7 @@ mod files;
 mod guest;
 mod init;
 pub mod jail;
+mod machine;
 mod namespace;
 mod place;
 mod rules;

@@ -126,6 +126,9 @@ pub struct Boot {
     /// The machine that the guest runs in (`skerry-machine` only, which needs it): the rest is then about that guest's own tree.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub machine: Option<Box<Machine>>,
+    /// What is known of the machine: told again in `machine` of [`Booted`].
+    #[serde(default, skip_serializing_if = "std::collections::BTreeMap::is_empty")]
+    pub about: std::collections::BTreeMap<String, String>,
     /// From `skerry-machine` to the guest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resumed: Option<Resumed>,
@@ -400,6 +403,9 @@ pub struct Booted {
     #[serde(default)]
     pub profile: Profile,
     pub sentry_pid: i32,
+    /// Of a guest with a kernel of its own: what it runs on, and what of that it makes use of.
+    #[serde(default, skip_serializing_if = "std::collections::BTreeMap::is_empty")]
+    pub machine: std::collections::BTreeMap<String, String>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]

@@ -136,6 +136,7 @@ fn jail_of(wanted: &Boot, machine: &Machine) -> Boot {
         rules: Some(Rules { calls: machine.calls.clone(), capabilities: Some(Vec::new()), ..Rules::default() }),
         machine: None,
         resumed: None,
+        about: BTreeMap::new(),
         observe: Default::default(),
         without: wanted.without.clone(),
     }

@@ -88,6 +88,7 @@ fn booted(guest: &mut Guest, profile: Profile) -> Booted {
         guest_memory: "none".into(),
         profile,
         sentry_pid: guest.host_pid,
+        machine: BTreeMap::new(),
     }
 }
 
@@ -281,6 +282,7 @@ impl Relay {
             let outcome = match reply.outcome {
                 Outcome::Ok(value) => {
                     let guest: Booted = serde_json::from_value(value).map_err(|error| error.to_string())?;
+                    booted.machine = guest.machine;
                     for (name, how) in guest.limits {
                         booted.limits.entry(name).or_insert_with(|| format!("{how}, in the guest"));
                     }

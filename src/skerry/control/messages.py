@@ -381,6 +381,7 @@ def read_booted(value: Any) -> SandboxInfo:
         guest_memory=_text(value, "guest_memory"),
         profile=_text(value, "profile"),
         sentry_pid=_number(value, "sentry_pid"),
+        machine={str(name): str(text) for name, text in _object(value.get("machine", {}), "machine").items()},
     )
 
 

@@ -128,6 +128,11 @@ class MicrovmEngine:
 
     def boot(self, options: Options) -> dict[str, Any]:
         """As the options have it, for the guest's own tree; and the machine around it."""
+        if not self._monitor.run_on_hardware:
+            raise errors.EngineUnavailable(
+                f"machines of {self._monitor.name} are not started: its driver is checked by the published description only, and "
+                "was not run on hardware; use --vmm qemu"
+            )
         choice = self._choice()
         if choice.why not in ("", "asked for", *_told):
             _told.add(choice.why)
@@ -162,6 +167,12 @@ class MicrovmEngine:
                 messages.step(command("query-status"), until="paused"),
             ]
             talk = messages.conversation(_CONTROL, before=[*load, *plug, messages.step(command("cont"))], resumed=True)
+        boot["about"] = {
+            "monitor": self._monitor.name,
+            "accel": f"{choice.accel}: {choice.why}" if choice.why else choice.accel,
+            "memory": f"{machine.memory_mib} MiB",
+            "start": "boot" if state is None else "snapshot",
+        }
         boot["machine"] = self._machine(plan, machine, files, talk)
         boot["machine"]["helpers"] = [_server()]
         boot["machine"]["mounts"] += [*_machine.program_mounts(_server_path()), *shown]
