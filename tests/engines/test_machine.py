@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Callable
@@ -16,7 +17,7 @@ import pytest
 
 import harness
 import skerry
-from skerry.control import messages
+from skerry.control import frame, messages
 from skerry.engines import _machine
 from skerry.engines.sentry import ProgramGuest
 
@@ -188,6 +189,16 @@ def test_nothing_is_left_when_one_of_them_is_killed(machine, who: str) -> None:
         else:
             os.kill(pids[0] if who == "guardian" else pids[1], signal.SIGKILL)
         assert harness.eventually(lambda: not any(alive(pid) for pid in pids[1:])), pids
+
+
+def test_a_guest_that_takes_nothing_outlives_nobody(machine) -> None:
+    with machine("boot(); time.sleep(600)", line_holds=1 << 16) as one:
+        one.boot()
+        large = {"operation": "write", "path": "/x", "offset": 0, "data": "A" * 400_000, "truncate": True, "mode": 0o600}
+        one.guest.client._send(frame.encode(messages.request(9, "file", large)), [])
+        pids = [one.guest.pid, *harness.descendants(one.guest.pid)]
+        one.guest.client._connection.shutdown(socket.SHUT_RDWR)
+        assert harness.eventually(lambda: not any(alive(pid) for pid in pids[1:]), within=20), pids
 
 
 def alive(pid: int) -> bool:

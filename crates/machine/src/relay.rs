@@ -6,6 +6,7 @@
 use crate::failure;
 use crate::monitor::Monitor;
 use parking_lot::Mutex;
+use rustix::event::{poll, PollFd, PollFlags};
 use serde_json::{json, Value};
 use skerry_confine::connection::{Connection, Sender};
 use skerry_confine::layers::Layers;
@@ -115,6 +116,13 @@ pub fn serve(
     });
     let (from_guest, receiver) = (relay.clone(), guest.receiver);
     std::thread::Builder::new().spawn(move || from_guest.serve_guest(receiver))?;
+    let (socket, patient) = (connection.socket().try_clone()?, guest.writes_back);
+    // Whoever reads requests may be waiting for a guest that takes nothing.
+    std::thread::Builder::new().stack_size(STACK).spawn(move || {
+        while !matches!(poll(&mut [PollFd::new(&socket, PollFlags::empty())], None), Ok(1..)) {}
+        std::thread::sleep(if patient { END_PATIENCE + Duration::from_secs(1) } else { Duration::from_millis(500) });
+        end(None)
+    })?;
     let watching = relay.clone();
     std::thread::Builder::new().stack_size(STACK).spawn(move || {
         let how = watching.monitor.wait_long();

@@ -130,8 +130,8 @@ class MicrovmEngine:
         """As the options have it, for the guest's own tree; and the machine around it."""
         if not self._monitor.run_on_hardware:
             raise errors.EngineUnavailable(
-                f"machines of {self._monitor.name} are not started: its driver is checked by the published description only, and "
-                "was not run on hardware; use --vmm qemu"
+                f"machines of {self._monitor.name} are not started: its driver is checked by the published description only, "
+                "and was not run on hardware; use --vmm qemu"
             )
         choice = self._choice()
         if choice.why not in ("", "asked for", *_told):

@@ -89,6 +89,9 @@ class UmlEngine:
         memory = options.memory or min(_MEMORY, _host.host_memory() // 2)
         total = (memory + _KERNEL_MEMORY + memory // 32 + (1 << 20) - 1) >> 20 << 20
         boot["limits"]["memory_files"] = min(boot["limits"]["memory_files"], memory // 2)
+        if not os.environ.get("SKERRY_UML"):
+            # A program that takes all of it is ended and told of; the kernel has what it needs.
+            boot["limits"]["memory"] = memory
         boot["mounts"], shown = _machine.share(boot["mounts"])
         top = _machine.TOP
         words = [

@@ -1,8 +1,8 @@
 """The guest's kernel: the distribution's own, found, or fetched without installing it.
 
 Looked at in this order: `SKERRY_KERNEL` (a vmlinuz or vmlinux, with `lib/modules/RELEASE` beside its directory or on the host),
-what `skerry machines --fetch-kernel` has brought (the caller's, then the machine's), and /boot, cloud kernels first. A kernel is
-used as an uncompressed vmlinux where it can be unpacked, which starts sooner and is what some monitors ask for; that copy is kept.
+what `skerry machines --fetch-kernel` has brought (the caller's, then the machine's), and /boot, cloud kernels first. It is used
+as an uncompressed vmlinux where it can be unpacked: that starts sooner, and some monitors ask for it. That copy is kept.
 """
 
 from __future__ import annotations
