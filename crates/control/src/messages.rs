@@ -251,10 +251,10 @@ pub struct HostProgram {
     pub capabilities: Vec<String>,
     /// A server of files that opens those of others, too: what the rules say `notify` of (openat(2) with O_NOATIME, which is for
     /// a file's owner) is done for it without that flag.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub opens_for_others: bool,
     /// It is laid out in memory as it is written (personality(2)): it could not do so itself once the filter is on.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub fixed_addresses: bool,
 }
 
@@ -404,7 +404,7 @@ pub struct Booted {
     pub profile: Profile,
     pub sentry_pid: i32,
     /// Of a guest with a kernel of its own: what it runs on, and what of that it makes use of.
-    #[serde(default, skip_serializing_if = "std::collections::BTreeMap::is_empty")]
+    #[serde(default)]
     pub machine: std::collections::BTreeMap<String, String>,
 }
 

@@ -139,7 +139,7 @@ def machine(
         **({} if line_holds is None else {"line_holds": line_holds}),
         "patience_ms": patience_ms,
         "writes_back": writes_back,
-        "copies": [{"from": source, "to": target} for source, target in copies],
+        **({"copies": [{"from": source, "to": target} for source, target in copies]} if copies else {}),
         **({} if conversation is None else {"conversation": dict(conversation)}),
     }
 
@@ -180,8 +180,8 @@ def host_program(
         "environment": [write_bytes(variable) for variable in environment],
         **({} if makes is None else {"makes": write_bytes(makes)}),
         **({"capabilities": list(capabilities)} if capabilities else {}),
-        "opens_for_others": opens_for_others,
-        "fixed_addresses": fixed_addresses,
+        **({"opens_for_others": True} if opens_for_others else {}),
+        **({"fixed_addresses": True} if fixed_addresses else {}),
     }
 
 
@@ -381,7 +381,7 @@ def read_booted(value: Any) -> SandboxInfo:
         guest_memory=_text(value, "guest_memory"),
         profile=_text(value, "profile"),
         sentry_pid=_number(value, "sentry_pid"),
-        machine={str(name): str(text) for name, text in _object(value.get("machine", {}), "machine").items()},
+        machine={str(name): str(text) for name, text in _object(value.get("machine"), "machine").items()},
     )
 
 
