@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,6 +30,20 @@ class Traits:
         if feature in self.cannot:
             pytest.skip(f"{self.name} cannot: {feature}: {self.cannot[feature]}")
 
+
+SOURCES = Path(__file__).parent / "unikernel"
+CFLAGS = (
+    "-std=gnu11 -O1 -ffreestanding -fno-pic -no-pie -nostdlib -static -fno-stack-protector -fcf-protection=none "
+    "-fno-asynchronous-unwind-tables -Wall -Werror -Wl,-z,noexecstack -Wl,-z,max-page-size=4096 -Wl,--build-id=none"
+).split()
+
+VARIANTS = {
+    "tasks": [],
+    "storage": ["-DWITH_STORAGE"],
+    "devices": ["-DWITH_DEVICES"],
+    "hvt": ["-DTARGET=1"],
+    "old": ["-DVERSION=1"],
+}
 
 NO_KERNEL = "no kernel of its own"
 NO_KERNEL_OF_OURS = "its kernel is Linux's own"
@@ -102,3 +118,23 @@ def do(traits: Traits, caller: harness.Caller) -> Callable[..., harness.Complete
         return caller.do(["--engine", traits.name, *own, *options], words, **rest)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def images(native_only: bool) -> Iterator[Path]:
+    """A directory of images that everybody can read."""
+    if native_only:
+        pytest.skip("--native-only")
+    if reason := harness.missing("gcc"):
+        pytest.skip(reason)
+    harness.usable_engine("unikernel")
+    with tempfile.TemporaryDirectory(prefix="skerry-test-") as directory:
+        os.chmod(directory, 0o755)
+        for name, flags in VARIANTS.items():
+            output = ["-o", f"{directory}/{name}"]
+            subprocess.run(
+                ["gcc", *CFLAGS, *flags, f"-Wl,-T,{SOURCES}/image.ld", str(SOURCES / "tasks.c"), *output],
+                check=True,
+                timeout=60,
+            )
+        yield Path(directory)

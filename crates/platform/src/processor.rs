@@ -47,21 +47,37 @@ impl Cpus {
     }
 }
 
-/// Tells how many threads of the whole host want a CPU now.
-pub struct Runnable {
+/// Tells whether the threads of the whole host have the CPUs that they want.
+pub struct Demand {
     load: OwnedFd,
+    pressure: Option<OwnedFd>,
 }
 
-impl Runnable {
+impl Demand {
     /// `None` where the host does not tell.
-    pub fn open() -> Option<Runnable> {
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-        let load = openat(crate::host::proc_directory()?, "loadavg", flags, Mode::empty()).ok()?;
-        Some(Runnable { load }).filter(|runnable| runnable.count().is_some())
+    pub fn open() -> Option<Demand> {
+        let open = |name| openat(crate::host::proc_directory()?, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok();
+        let mut demand = Demand { load: open("loadavg")?, pressure: open("pressure/cpu") };
+        if demand.waited_us().is_none() {
+            demand.pressure = None;
+        }
+        demand.running().map(|_| demand)
     }
 
-    /// They include those that run, and so the calling one.
-    pub fn count(&self) -> Option<u32> {
+    /// For how many microseconds, all in all, at least one thread of the host has had to wait for a CPU. `None` where the host does
+    /// not count them.
+    pub fn waited_us(&self) -> Option<u64> {
+        // "some avg10=... total=MICROSECONDS", and a line more (Documentation/accounting/psi.rst).
+        let mut text = [0u8; 128];
+        let length = rustix::io::pread(self.pressure.as_ref()?, &mut text, 0).ok()?;
+        let line = text.get(..length)?.split(|&byte| byte == b'\n').next()?;
+        let start = line.windows(6).position(|word| word == b"total=")? + 6;
+        std::str::from_utf8(line.get(start..)?).ok()?.parse().ok()
+    }
+
+    /// How many threads want a CPU now: those that run, and so the calling one, too. Since Linux 6.12 some that have just gone to
+    /// sleep may be among them.
+    pub fn running(&self) -> Option<u32> {
         // proc_loadavg(5): three averages, then "running/all".
         let mut text = [0u8; 64];
         let length = rustix::io::pread(&self.load, &mut text, 0).ok()?;
@@ -86,7 +102,10 @@ mod tests {
             cpus.take();
         }
         assert_eq!(Cpus::usable().count(), cpus.count());
-        assert!(Runnable::open().is_none_or(|runnable| runnable.count().is_some_and(|count| count >= 1)));
+        assert!(Demand::open().is_none_or(|demand| demand.running().is_some_and(|count| count >= 1)));
+        if let Some((demand, before)) = Demand::open().and_then(|demand| demand.waited_us().map(|before| (demand, before))) {
+            assert!(demand.waited_us().is_some_and(|after| after >= before));
+        }
         assert!(ticks() > before);
     }
 }

@@ -19,6 +19,7 @@ use arguments::{Arguments, Wanted};
 use devices::{Attached, Device};
 use image::Image;
 use rustix::event::epoll;
+use rustix::fs::{Mode, OFlags};
 use rustix::process::DumpableBehavior;
 use rustix::thread::{CapabilitySet, CapabilitySets};
 use rustix::time::{timerfd_create, TimerfdClockId, TimerfdFlags};
@@ -107,7 +108,10 @@ fn prepare(arguments: &Arguments) -> Result<Ready, Error> {
     let inherited = devices::inherit(arguments)?;
     let path = &arguments.image;
     let shown = path.to_string_lossy().into_owned();
-    let file = File::open(path).map_err(|error| match error.kind() {
+    // A FIFO is not waited for: it is refused below.
+    let wanted = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let opened = rustix::fs::open(path, wanted, Mode::empty()).map(File::from).map_err(io::Error::from);
+    let file = opened.map_err(|error| match error.kind() {
         io::ErrorKind::NotFound => Error::NotFound { path: shown.clone(), why: "there is no such image".into() },
         _ => Error::Image { path: shown.clone(), why: image::Error::Unreadable(image::reason(&error)) },
     })?;

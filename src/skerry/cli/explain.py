@@ -56,7 +56,7 @@ def _read(path: str, named: bool) -> tuple[dict[str, Any], list[dict[str, Any]]]
     import json
 
     try:
-        with open(path, encoding="utf-8", errors="replace") as file:
+        with open(path, encoding="utf-8", errors="surrogateescape", newline="\n") as file:
             text = file.read(_SIZE_MAXIMUM)
     except OSError as error:
         if not named and isinstance(error, FileNotFoundError):
@@ -64,7 +64,7 @@ def _read(path: str, named: bool) -> tuple[dict[str, Any], list[dict[str, Any]]]
         raise errors.UsageError(f"{path!r}: {error.strerror}") from None
     header: dict[str, Any] = {}
     events = []
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         try:
             event = json.loads(line)
         except ValueError:

@@ -2,7 +2,7 @@
 //! what it sees, so that neither side enters the host's kernel (see `stub/src/handoff.rs` for the other side).
 //!
 //! One worker of a sandbox at the most spins ([`Spinner::session`]), and only when that harms nobody: not where the
-//! sandbox has a quota of CPU time or one CPU, not while more threads of the whole host want to run than there are CPUs
+//! sandbox has a quota of CPU time or one CPU, not while threads of the whole host have to wait for CPUs
 //! (looked at before and again and again), and not on the CPU of the thread that it watches. A thread is watched once
 //! several calls in a row came by ringing with little between them, none of which had to wait or woke another one: a
 //! hand-off between threads is best made on one CPU, by ringing. It is watched no longer when it has not called for some
@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 use skerry_abi::raw::general as linux;
 use skerry_platform::channel::asks;
 use skerry_platform::cpu_clock::process_cpu_time_ns;
-use skerry_platform::processor::{current_cpu, ticks, Cpus, Runnable};
+use skerry_platform::processor::{current_cpu, ticks, Cpus, Demand};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -30,6 +30,8 @@ const CLOSE: u64 = 60_000;
 const PATIENCE: u64 = 130_000;
 /// Between two looks at how many threads want to run.
 const LOOK_AROUND: u64 = 600_000;
+/// For how long somebody may have to wait for a CPU between two such looks: what wakes up for a moment only.
+const MOST_WAITED_US: u64 = 30;
 /// Between two looks at what CPU time the watched threads use.
 const AUDIT: Duration = Duration::from_millis(50);
 /// After these the host has run something else in our place.
@@ -108,7 +110,7 @@ impl Pace {
 /// What an engine's spinning needs.
 pub(super) struct Spinner {
     /// `None`: there is no spinning here.
-    runnable: Option<Runnable>,
+    demand: Option<Demand>,
     cpus: Cpus,
     off: AtomicBool,
     /// Spins whatever the host's load is.
@@ -147,7 +149,7 @@ impl Spinner {
     pub fn new() -> Spinner {
         let cpus = Cpus::usable();
         Spinner {
-            runnable: if cpus.count() > 1 { Runnable::open() } else { None },
+            demand: if cpus.count() > 1 { Demand::open() } else { None },
             cpus,
             off: AtomicBool::new(false),
             heeds_no_load: AtomicBool::new(false),
@@ -189,7 +191,7 @@ impl Spinner {
         }
         let now = ticks();
         let enough = pace.count(began, now) || self.heeds_no_pace.load(Ordering::Relaxed);
-        if !enough || self.runnable.is_none() || self.off.load(Ordering::Relaxed) {
+        if !enough || self.demand.is_none() || self.off.load(Ordering::Relaxed) {
             return;
         }
         if now < self.quiet_until.load(Ordering::Relaxed) {
@@ -201,6 +203,7 @@ impl Spinner {
             if watched.threads.len() >= MOST_WATCHED {
                 return;
             }
+            // Most often the caller waits in its next ring by now, and we alone run.
             if !watched.active && !self.has_free_cpu(1) {
                 self.be_quiet(now);
                 return;
@@ -218,8 +221,23 @@ impl Spinner {
 
     /// Whether the host has CPUs for `more` threads beside those that want to run now.
     fn has_free_cpu(&self, more: u32) -> bool {
-        let running = self.runnable.as_ref().and_then(Runnable::count);
+        let running = self.demand.as_ref().and_then(Demand::running);
         running.is_some_and(|running| running + more <= self.cpus.count()) || self.heeds_no_load.load(Ordering::Relaxed)
+    }
+
+    fn waited_us(&self) -> Option<u64> {
+        self.demand.as_ref().and_then(Demand::waited_us)
+    }
+
+    /// Whether a thread of the host has had to wait for a CPU since the last look, when `waited` was told.
+    fn is_in_the_way(&self, waited: &mut Option<u64>) -> bool {
+        if self.heeds_no_load.load(Ordering::Relaxed) {
+            return false;
+        }
+        match (std::mem::replace(waited, self.waited_us()), *waited) {
+            (Some(before), Some(now)) => now.saturating_sub(before) > MOST_WAITED_US,
+            _ => !self.has_free_cpu(0),
+        }
     }
 
     fn be_quiet(&self, now: u64) {
@@ -260,6 +278,7 @@ impl Spinner {
         let mut cpu = current_cpu();
         let mut now = ticks();
         let mut looked_around = now;
+        let mut waited = self.waited_us();
         let (mut idle_looks, mut in_a_row) = (0, 0);
         let mut served_since = true;
         loop {
@@ -310,7 +329,7 @@ impl Spinner {
             let mut unwanted = !std::mem::take(&mut served_since) && now.wrapping_sub(before) > PREEMPTED;
             if now.wrapping_sub(looked_around) > LOOK_AROUND {
                 looked_around = now;
-                unwanted |= !self.has_free_cpu(0);
+                unwanted |= self.is_in_the_way(&mut waited);
                 audit(&mut entries);
             }
             let here = current_cpu();
