@@ -71,7 +71,8 @@ class MicrovmEngine:
 
     name = "microvm"
 
-    def __init__(self, wanted_accel: str = "auto", monitor: str = "qemu", snapshot: str = "auto") -> None:
+    def __init__(self, wanted_accel: str = "tcg", monitor: str = "qemu", snapshot: str = "auto") -> None:
+        """Without options nothing is tried: who only asks what it can do gets what it can do everywhere."""
         self._accel = wanted_accel
         self._monitor = vmm.monitor(monitor)
         self._snapshot = snapshot
