@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import random
+import signal
 import socket
 import subprocess
 from pathlib import Path
@@ -141,6 +143,50 @@ def test_a_version_that_lacks_a_right_is_refused_by_name(monkeypatch: pytest.Mon
         with pytest.raises(skerry.LayerUnavailable, match=f"{clause}.*Landlock ABI") as caught:
             skerry.Sandbox(engine="rules").start()
         assert str(version) in str(caught.value) or version == 0
+
+
+def test_what_is_left_when_guardian_and_agent_are_killed_at_once_is_swept() -> None:
+    """From Python nobody adopts them: a mark that they cannot take off tells whose they were."""
+    marker = f"{random.randrange(10**6, 10**7)}.25"
+    script = (
+        "import os, resource\n"
+        "try: resource.setrlimit(10, (5, 5))\n"
+        "except (OSError, ValueError) as error: print('kept', flush=True)\n"
+        f"os.spawnlp(os.P_NOWAIT, 'setsid', 'setsid', 'sleep', '{marker}')\n"
+        f"os.execlp('sleep', 'sleep', '{marker}')\n"
+    )
+
+    def sleepers() -> list[int]:
+        found = []
+        for pid in filter(str.isdigit, os.listdir("/proc")):
+            try:
+                words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            except OSError:
+                continue
+            if marker.encode() in words:
+                found.append(int(pid))
+        return found
+
+    with skerry.Sandbox(engine="rules", cwd="/") as other:
+        sandbox = skerry.Sandbox(engine="rules", cwd="/").start()
+        process = sandbox.spawn(["/usr/bin/python3", "-S", "-c", script], stderr=skerry.DEVNULL)
+        bystander = other.spawn(["/bin/sleep", "60"])
+        assert process.stdout.readline() == b"kept\n"
+        assert harness.eventually(lambda: len(sleepers()) == 2)
+        guardian = sandbox._guest.pid
+        agent = [pid for pid in harness.descendants(guardian) if pid not in sleepers()]
+        os.kill(guardian, signal.SIGSTOP)
+        for pid in (*agent, guardian):
+            os.kill(pid, signal.SIGKILL)
+        sandbox.close()
+        assert harness.eventually(lambda: not sleepers()), sleepers()
+        assert [state.process for state in other.processes()] == [bystander.id]
+        bystander.kill()
+        bystander.wait(20)
+    for one in (process, bystander):
+        for stream in (one.stdin, one.stdout, one.stderr):
+            if stream is not None:
+                stream.close()
 
 
 def test_labels_that_the_host_has_no_module_for_are_refused() -> None:

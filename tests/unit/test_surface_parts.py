@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import skerry
 from skerry._surface import bpf, plot, subjects, tracing
 from skerry.cli import surface
 
@@ -171,6 +172,20 @@ def test_the_table_the_plot_and_the_json(tmp_path: Path) -> None:
     assert "<two>" in texts and "not known" in texts and "a & b (shorter is better)" in texts
     assert found[0].as_dict()["made"] == {"distinct": 2, "total": 4, "lost": 0, "counts": {"write": 3, "exit_group": 1}}
     assert found[0].as_dict()["application"]["calls"] == {"allow": ["write", "exit_group"]}
+
+
+def test_one_that_cannot_be_had_does_not_hide_the_others(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def look(self: subjects.Subject, top: str | None, *, functions: bool) -> subjects.Findings:
+        if self.name == "uml":
+            raise skerry.EngineUnavailable("no such kernel")
+        return finding(self.name, 1)
+
+    monkeypatch.setattr(subjects.Subject, "look", look)
+    assert surface.run(["--engines", "uml,rules", "--", "true"]) == 0
+    shown = capsys.readouterr().out
+    assert "no such kernel" in shown and "rules: the application can make write" in shown
 
 
 def test_wrong_options_are_told(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

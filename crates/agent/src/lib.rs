@@ -58,7 +58,10 @@ fn run(control: i32, engine: Engine) -> Result<ExitCode, Box<dyn std::error::Err
     if !weaken::is_out("descriptors") {
         skerry_platform::foreground::close_all_but([0, 1, 2, control]);
     }
-    become_sealed(control)?;
+    if engine != Engine::Rules {
+        // There, what can be written of the host's is what is granted, by whichever name.
+        become_sealed(control)?;
+    }
     let socket = skerry_platform::own::take_descriptor(control)?;
     boot::serve(Connection::new(socket), engine)
 }

@@ -205,6 +205,7 @@ fn become_program(
     if around.guest.engine == Engine::Rules {
         // No namespace ends it with the agent.
         skerry_platform::agent::die_with_parent();
+        skerry_confine::mark::mark_program();
     }
     reset_signals();
     if around.fixed_addresses {

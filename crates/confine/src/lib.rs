@@ -7,6 +7,7 @@ pub mod connection;
 pub mod cpus;
 pub mod guardian;
 pub mod layers;
+pub mod mark;
 pub mod mux;
 pub mod program;
 pub mod temporary;

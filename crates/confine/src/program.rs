@@ -16,7 +16,7 @@ pub fn main(name: &str, usage: &str, rest: &[&str], run: impl FnOnce(i32) -> Res
             return ExitCode::SUCCESS;
         }
         ["--sweep"] => {
-            for path in crate::cgroup::sweep().into_iter().chain(crate::temporary::sweep()) {
+            for path in crate::mark::sweep().into_iter().chain(crate::cgroup::sweep()).chain(crate::temporary::sweep()) {
                 println!("{}", path.display());
             }
             return ExitCode::SUCCESS;

@@ -8,6 +8,7 @@ import signal
 import sys
 
 from .. import errors
+from . import printable
 from ._parser import Option, help_text, parse
 
 TYPE_CHECKING = False
@@ -46,6 +47,7 @@ def run(arguments: Sequence[str]) -> int:
     if not command:
         raise errors.UsageError(f"there is no command; write: {_USAGE}")
     from .._surface import plot, tracing
+    from .._surface.subjects import Findings
 
     subjects = _subjects(values, command)
     svg = values.get("svg")
@@ -58,7 +60,13 @@ def run(arguments: Sequence[str]) -> int:
     for subject in subjects:
         if not values.get("json"):
             print(f"looking at {subject.name} ...", file=sys.stderr, flush=True)
-        found.append(subject.look(top, functions=bool(values.get("functions", True))))
+        try:
+            found.append(subject.look(top, functions=bool(values.get("functions", True))))
+        except errors.UsageError:
+            raise
+        except errors.SkerryError as error:  # of this one: the others can be looked at all the same
+            found.append(Findings(subject.name))
+            found[-1].notes.append(printable(str(error)))
     if svg is not None:
         try:
             with open(str(svg), "w", encoding="utf-8") as file:
@@ -113,7 +121,9 @@ def _table(found: Sequence[Findings]) -> str:
     for one in found:
         made = ("-", "-") if one.calls is None else (str(len(one.calls.counts)), str(sum(one.calls.counts.values())))
         functions = "-" if one.functions is None else f"{len(one.functions.names)}{'' if one.functions.complete else '+'}"
-        rows.append((one.name, *_counts(one.application), *made, functions, f"{one.seconds or 0:.2f} s"))
+        rows.append(
+            (one.name, *_counts(one.application), *made, functions, "-" if one.seconds is None else f"{one.seconds:.2f} s")
+        )
     widths = [max(len(row[column]) for row in rows) for column in range(len(_HEAD))]
     lines = []
     for row in rows:

@@ -204,6 +204,14 @@ impl Profile {
             let own = vec![int(0, all, Operator::Equal, 0)];
             profile.set(*call, vec![(own, Action::Allow), (Vec::new(), Action::Notify)]);
         }
+        // What marks them as ours (`skerry_confine::mark`).
+        const LOCKS: u64 = 10; // RLIMIT_LOCKS
+        let marks = vec![(vec![int(0, all, Operator::Equal, LOCKS)], DENIED), (Vec::new(), Action::Allow)];
+        profile.set(libc::SYS_setrlimit, marks);
+        if let Some(decisions) = profile.decisions.get_mut(&(libc::SYS_prlimit64 as u32)) {
+            let sets = Argument { index: 2, mask: all, operator: Operator::NotEqual, value: 0 };
+            decisions.insert(0, (vec![int(1, all, Operator::Equal, LOCKS), sets], DENIED));
+        }
         for (call, kind) in ON_SOME_PROCESSES {
             let one = int(0, all, Operator::Equal, *kind);
             let own = vec![one, int(1, all, Operator::Equal, 0)];

@@ -64,6 +64,7 @@ pub fn split(wanted: &Boot) -> Result<Split, Failure> {
     let everybody = landlock::hold_signals(abi)?;
     let temporary =
         (!rules.temporary.is_empty()).then(Temporary::make).transpose().map_err(|error| host("a directory in /tmp", &error))?;
+    skerry_confine::mark::mark_holder();
     match fork_into_namespaces(0).map_err(|error| host("fork", &error.source))? {
         Forked::Parent(init) => {
             let end_rest = Box::new(move || {
