@@ -93,12 +93,19 @@ impl Monitor {
         let text = String::from_utf8_lossy(&kept);
         // A guest's console may hold anything: only what prints.
         let plain = |line: &str| line.chars().filter(|one| !one.is_control()).collect::<String>();
-        let lines: Vec<String> = text.lines().map(plain).filter(|line| !line.trim().is_empty()).collect();
+        let lines: Vec<String> = text.lines().map(plain).filter(|line| tells(line)).collect();
         if lines.is_empty() {
             return "; its console is empty".into();
         }
         format!("; its console ends with:\n  {}", lines[lines.len().saturating_sub(SHOWN)..].join("\n  "))
     }
+}
+
+/// Not empty, and not of a dump of the kernel's stack: what matters stands before that.
+fn tells(line: &str) -> bool {
+    let hexadecimal = |word: &str| word.len() == 8 && word.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let line = line.trim();
+    !line.is_empty() && !line.starts_with("[<") && !line.split(' ').all(hexadecimal)
 }
 
 fn told(dead: &Dead) -> String {

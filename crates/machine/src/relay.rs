@@ -58,6 +58,8 @@ struct State {
     last_stream: u32,
     /// The request that boots, and what the host says for its answer.
     boot: Option<(u64, Booted)>,
+    /// What was answered to it.
+    told: Option<Value>,
     /// Requests to spawn that are not answered yet: streams of what the program writes.
     spawning: BTreeMap<u64, Vec<u32>>,
     programs: BTreeMap<u32, Vec<u32>>,
@@ -137,6 +139,12 @@ pub fn serve(
             relay.end_guest();
             relay.sender.reply(id, Ok(json!({})));
             end(None);
+        }
+        if let Call::Info = request.call {
+            // The guest would tell of its own walls.
+            let told = relay.state.lock().told.clone();
+            relay.sender.reply(id, told.ok_or_else(|| failure(FailureKind::Invalid, "the sandbox is not made yet")));
+            continue;
         }
         if let Err(failure) = relay.request(request, descriptors) {
             relay.sender.reply(id, Err(failure));
@@ -218,7 +226,7 @@ impl Relay {
     fn serve_guest(self: Arc<Relay>, mut receiver: Receiver) {
         let mut control = Vec::new();
         let problem = loop {
-            match receiver.next() {
+            match receiver.receive() {
                 Ok(Some(frame)) => {
                     if let Err(problem) = self.take(frame, &mut control) {
                         break Some(problem);
@@ -294,7 +302,9 @@ impl Relay {
                     for (name, how) in guest.limits {
                         booted.limits.entry(name).or_insert_with(|| format!("{how}, in the guest"));
                     }
-                    Ok(json!(booted))
+                    let told = json!(booted);
+                    self.state.lock().told = Some(told.clone());
+                    Ok(told)
                 }
                 Outcome::Error(failure) => Err(failure),
             };

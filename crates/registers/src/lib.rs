@@ -120,7 +120,8 @@ unsafe fn get_state(pid: i64, vector: &mut Vector) -> i64 {
         }
         vector.length = vector.length.min(whole.length);
         copy_nonoverlapping(state, vector.base, vector.length);
-        if vector.length >= HEADER + 8 {
+        // A kernel with room for all of it knows all of it.
+        if vector.length < whole.length && vector.length >= HEADER + 8 {
             *header(vector.base) &= KNOWN;
         }
         0
@@ -137,6 +138,10 @@ unsafe fn set_state(pid: i64, vector: &Vector) -> i64 {
         let result = host_ptrace(PTRACE_GETREGSET, pid, NT_X86_XSTATE, (&raw mut whole).cast());
         if result < 0 {
             return result;
+        }
+        if vector.length >= whole.length {
+            let all: *const Vector = vector;
+            return host_ptrace(PTRACE_SETREGSET, pid, NT_X86_XSTATE, all.cast_mut().cast());
         }
         let kept = kept_for(vector.base);
         if !kept.is_null() {

@@ -416,7 +416,7 @@ impl Receiver {
     }
 
     /// The next one; `None`: the channel's end.
-    pub fn next(&mut self) -> Result<Option<Frame>, WireError> {
+    pub fn receive(&mut self) -> Result<Option<Frame>, WireError> {
         loop {
             if let Some(frame) = self.next_buffered()? {
                 return Ok(Some(frame));

@@ -12,7 +12,7 @@ fn pair() -> (Mux, Mux, std::sync::mpsc::Receiver<Result<Frame, WireError>>) {
         let mux = Mux::new(channel.try_clone().unwrap().into(), None);
         let (mut receiver, own) = (Receiver::new(channel.into()), mux.clone());
         std::thread::spawn(move || {
-            while let Ok(Some(frame)) = receiver.next() {
+            while let Ok(Some(frame)) = receiver.receive() {
                 let other = matches!(frame.kind, Kind::Drained | Kind::Control).then(|| frame.clone());
                 let said = match other {
                     Some(frame) => Ok(frame),
