@@ -28,6 +28,9 @@ DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 DEFAULT_PIDS = 4096
 DEFAULT_HOSTNAME = "skerry"
 
+#: Virtual machine monitors, for the engine `microvm`.
+MONITORS = ("qemu", "qemu-microvm", "firecracker", "cloud-hypervisor", "xen")
+
 #: Hides the host's own, with what the guest kernel makes instead.
 _SYSTEM_MOUNTS = (
     ("/proc", messages.mount_plain("/proc", "proc")),
@@ -61,6 +64,9 @@ class Options:
         network: str | None = None,
         engine: str = "sentry",
         min_isolation: Any = None,
+        accel: str = "auto",
+        vmm: str = "qemu",
+        snapshot: str = "auto",
         profile: str = "default",
         trace: bool = False,
         require: Any = (),
@@ -102,6 +108,9 @@ class Options:
         self.network = None if network is None else _values.choice(network, messages.NETWORKS, "network")
         self.engine = engine
         self.min_isolation = 0 if min_isolation is None else _values.level(min_isolation, "min_isolation")
+        self.accel = _values.choice(accel, ("auto", "kvm", "tcg"), "accel")
+        self.vmm = _values.choice(vmm, MONITORS, "vmm")
+        self.snapshot = _values.choice(snapshot, ("auto", "never"), "snapshot")
         self.profile = _values.choice(profile, messages.PROFILES, "profile")
         self.trace = bool(trace)
         self.require = tuple(_values.choice(layer, messages.LAYERS, "require") for layer in _many(require, "require"))
@@ -128,6 +137,9 @@ class Options:
             ("pids", pids not in (None, DEFAULT_PIDS)),
             ("network", network),
             ("network loopback", network == "loopback"),
+            ("accel", accel != "auto"),
+            ("vmm", vmm != "qemu"),
+            ("snapshot", snapshot != "auto"),
             ("profile", self.profile != "default"),
             ("trace", trace),
             ("env", own_environment),

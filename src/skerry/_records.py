@@ -176,7 +176,7 @@ class MissingLayer(Record):
 class SandboxInfo(Record):
     """What the sandbox's wall is made of on this host."""
 
-    __slots__ = ("layers", "missing", "limits", "version", "guest_memory", "profile", "sentry_pid")
+    __slots__ = ("layers", "missing", "limits", "version", "guest_memory", "profile", "sentry_pid", "machine")
 
     def __init__(
         self,
@@ -187,6 +187,7 @@ class SandboxInfo(Record):
         guest_memory: str,
         profile: str,
         sentry_pid: int,
+        machine: Mapping[str, str] | None = None,
     ) -> None:
         self.layers = layers
         self.missing = missing
@@ -198,3 +199,5 @@ class SandboxInfo(Record):
         #: "default" or "strict".
         self.profile = profile
         self.sentry_pid = sentry_pid
+        #: Of a guest with a kernel of its own: what it runs on, and what of that it makes use of.
+        self.machine = dict(machine or {})

@@ -50,3 +50,35 @@ def begin_record(run: Mapping[str, Any]) -> int | None:
     except OSError:
         return None  # no home, a full disk: the run is what matters
     return record
+
+
+def cache_directory() -> str:
+    """XDG_CACHE_HOME/skerry, or beside what else is cached; where there is no such place of ours, one in /tmp."""
+    home = os.environ.get("XDG_CACHE_HOME")
+    if home and home.startswith("/"):
+        return os.path.join(home, "skerry")
+    home = os.path.join(os.path.expanduser("~"), ".cache")
+    if os.path.isdir(home) and os.access(home, os.W_OK):
+        return os.path.join(home, "skerry")
+    return f"/tmp/skerry-{os.geteuid()}/cache"  # noqa: S108  # looked at before it is used
+
+
+def is_private(place: str) -> bool:
+    """Whether a directory is there, and ours alone."""
+    try:
+        found = os.lstat(place)
+    except OSError:
+        return False
+    return found.st_uid == os.geteuid() and found.st_mode & 0o170077 == 0o040000
+
+
+def make_private(place: str) -> None:
+    """A directory that is ours alone, made where it is missing; OSError where it cannot be, or is somebody else's."""
+    above = os.path.dirname(place)
+    if not os.path.isdir(above):
+        make_private(above)
+    try:
+        os.mkdir(place, 0o700)
+    except FileExistsError:
+        if not is_private(place):
+            raise PermissionError(1, "it is somebody else's, or open to others", place) from None

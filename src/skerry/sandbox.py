@@ -68,6 +68,8 @@ class Sandbox:
     engine, min_isolation, require
         The wall ("auto": the highest level that can run this here); the least level, 1 to 4 (`skerry engines` lists them);
         layers that must be in force (else `LayerUnavailable`). What an engine cannot enforce is `Unenforceable`.
+    accel, vmm, snapshot
+        Of the engine `microvm`: "auto", "kvm" or "tcg"; the monitor; "auto" or "never" (docs/engines/microvm.md).
     profile
         "default", or "strict": all data goes through the sentry, and what is mapped of the host's files is a copy.
     block, net
@@ -100,6 +102,9 @@ class Sandbox:
         network: str | None = None,
         engine: str = "sentry",
         min_isolation: int | str | None = None,
+        accel: str = "auto",
+        vmm: str = "qemu",
+        snapshot: str = "auto",
         profile: str = "default",
         trace: bool = False,
         require: Iterable[str] | str = (),
@@ -127,6 +132,9 @@ class Sandbox:
             network=network,
             engine=engine,
             min_isolation=min_isolation,
+            accel=accel,
+            vmm=vmm,
+            snapshot=snapshot,
             profile=profile,
             trace=trace,
             require=require,

@@ -25,6 +25,7 @@ class Traits:
     cannot: dict[str, str] = field(default_factory=dict)
     #: Its guests have a kernel of their own, which takes a second or two to come up.
     boots: bool = False
+    options: dict[str, str] = field(default_factory=dict)
 
     def need(self, feature: str) -> None:
         """Leaves out a test of what the engine says that it cannot do."""
@@ -57,6 +58,12 @@ ENGINES = [
         "uml",
         {"trace": NO_KERNEL_OF_OURS, "profile": NO_KERNEL_OF_OURS, "overlay_dir": "hostfs has no extended attributes"},
         boots=True,
+    ),
+    Traits(
+        "microvm",
+        {"trace": NO_KERNEL_OF_OURS, "profile": NO_KERNEL_OF_OURS, "overlay_dir": "what is written stays in the guest's memory"},
+        boots=True,
+        options={"accel": "tcg"},
     ),
     Traits(
         "rules",
@@ -109,7 +116,7 @@ def traits(request: pytest.FixtureRequest, native_only: bool) -> Traits:
 @pytest.fixture
 def make(traits: Traits) -> Callable[..., skerry.Sandbox]:
     """A sandbox of the engine, by `Sandbox`'s own options."""
-    return lambda **options: skerry.Sandbox(engine=traits.name, **options)
+    return lambda **options: skerry.Sandbox(engine=traits.name, **traits.options, **options)
 
 
 @pytest.fixture
@@ -126,7 +133,8 @@ def do(traits: Traits, caller: harness.Caller) -> Callable[..., harness.Complete
 
     def run(*words: str, options: tuple[str, ...] = (), **rest: object) -> harness.Completed:
         rest.setdefault("cwd", "/")
-        return caller.do(["--engine", traits.name, *options], words, **rest)
+        own = [word for name, value in traits.options.items() for word in (f"--{name}", value)]
+        return caller.do(["--engine", traits.name, *own, *options], words, **rest)
 
     return run
 

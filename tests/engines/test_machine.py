@@ -170,6 +170,14 @@ time.sleep(60)
         os.close(write)
 
 
+def test_the_relay_tells_of_its_own_walls(machine) -> None:
+    with machine("boot(); time.sleep(600)") as one:
+        one.message["limits"]["cpus"] = 1.0
+        booted = one.boot()
+        assert set(booted["limits"]) == {"cpus", "pids"}
+        assert one.guest.client.call("info", timeout=10) == booted
+
+
 def test_a_monitor_that_dies_is_told_with_its_last_words(machine) -> None:
     with machine("print('Kernel panic: of its own', flush=True); boot(); os.kill(os.getpid(), 9)") as one:
         one.boot()

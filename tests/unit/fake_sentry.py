@@ -109,6 +109,7 @@ class Sentry:
             "missing": [{"layer": "landlock", "reason": "this is no real sentry"}],
             "limits": {"memory": "none"},
             "version": "0.1.0-fake",
+            "machine": {},
             "guest_memory": "process_vm",
             "profile": self.boot["profile"],
             "sentry_pid": os.getpid(),

@@ -103,6 +103,30 @@ REQUESTS: dict[str, tuple[str, Any]] = {
             ),
         },
     ),
+    "request-boot-conversation": (
+        "boot",
+        {
+            **messages.boot(
+                mounts=[messages.mount_overlay("/", "/0")], hostname="skerry", network="none", identity="caller_is_root"
+            ),
+            "about": {"monitor": "qemu"},
+            "machine": messages.machine(
+                helpers=[messages.host_program(["/usr/bin/server"], (), "/run/s", ["CAP_CHOWN"], opens_for_others=True)],
+                monitor=messages.host_program(["/usr/bin/qemu"], fixed_addresses=True),
+                mounts=[messages.mount_plain("/", "skeleton"), messages.mount_device("/dev/kvm")],
+                memory_files=64 << 20,
+                patience_ms=60_000,
+                copies=[("/files/memory", "/dev/shm/memory")],  # noqa: S108
+                conversation=messages.conversation(
+                    "/run/control.sock",
+                    before=[messages.step({"execute": "getfd"}, read="/files/state")],
+                    after=[messages.step({"execute": "query-migrate"}, write="/files/state", until="completed")],
+                    resumed=True,
+                    keeps=("/dev/shm/memory", "/files/memory"),  # noqa: S108
+                ),
+            ),
+        },
+    ),
     "request-spawn-descriptors": (
         "spawn",
         messages.spawn(

@@ -5,6 +5,7 @@
 
 use crate::failure;
 use crate::guest::Engine;
+use crate::machine;
 use crate::namespace;
 use crate::rules;
 use crate::server::{self, Sandbox};
@@ -21,7 +22,13 @@ use std::process::ExitCode;
 const SPARE_TASKS: u64 = 2;
 
 /// Serves until the other end closes or says `shutdown`.
-pub fn serve(mut connection: Connection, engine: Engine) -> Result<ExitCode, Box<dyn std::error::Error>> {
+///
+/// `prepare` is done first, with what the message says.
+pub fn serve(
+    mut connection: Connection,
+    engine: Engine,
+    prepare: impl FnOnce(&Boot) -> Result<(), Failure>,
+) -> Result<ExitCode, Box<dyn std::error::Error>> {
     let Some((request, _)) = connection.receive()? else { return Ok(ExitCode::SUCCESS) };
     let refuse = |connection: &Connection, failure| {
         connection.sender().reply(request.id, Err(failure));
@@ -30,9 +37,11 @@ pub fn serve(mut connection: Connection, engine: Engine) -> Result<ExitCode, Box
     let Call::Boot(wanted) = &request.call else {
         return refuse(&connection, failure(FailureKind::Invalid, "the first request must be boot"));
     };
-    if let Err(failure) = check(wanted, engine) {
+    if let Err(failure) = check(wanted, engine).and_then(|()| prepare(wanted)) {
         return refuse(&connection, failure);
     }
+    // While all that shows it is there.
+    let machine = if engine == Engine::Guest { machine::seen(&wanted.about) } else { BTreeMap::new() };
     let without = |wish: &str| wanted.without.iter().any(|name| name == wish);
     let needs = Needs { limits: &wanted.limits, spare_tasks: SPARE_TASKS };
     let required = wanted.require.contains(&Layer::Cgroup) || wanted.limits.pids.is_some();
@@ -70,7 +79,7 @@ pub fn serve(mut connection: Connection, engine: Engine) -> Result<ExitCode, Box
         Ok(Split::Namespace(namespace::Split::Init(init))) => Init::Namespace(init),
         Ok(Split::Rules(rules::Split::Init(init))) => Init::Rules(init),
     };
-    match make(wanted, engine, groups, init) {
+    match make(wanted, engine, machine, groups, init) {
         Ok(sandbox) => {
             connection.sender().reply(request.id, Ok(serde_json::to_value(&sandbox.booted)?));
             server::serve(connection, sandbox)?;
@@ -108,7 +117,13 @@ fn check(wanted: &Boot, engine: Engine) -> Result<(), Failure> {
 }
 
 /// In the guest's init: the wall, all of it, and what is known of it.
-fn make(wanted: &Boot, engine: Engine, mut groups: ControlGroups, init: Init) -> Result<Sandbox, Failure> {
+fn make(
+    wanted: &Boot,
+    engine: Engine,
+    machine: BTreeMap<String, String>,
+    mut groups: ControlGroups,
+    init: Init,
+) -> Result<Sandbox, Failure> {
     groups.join();
     groups.take_in_guests(0);
     let memory = groups.memory_events();
@@ -170,6 +185,7 @@ fn make(wanted: &Boot, engine: Engine, mut groups: ControlGroups, init: Init) ->
             guest_memory: "none".into(),
             profile: wanted.profile,
             sentry_pid: host_pid,
+            machine,
         },
         guest,
         process_limit,

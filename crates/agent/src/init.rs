@@ -4,42 +4,50 @@
 //! ordinary agent, over a socket pair: its child, in namespaces of its own as on any other Linux host, so that nothing that
 //! programs may do (kill(-1) of root's, say) reaches us. When that has ended, the machine is switched off.
 
-use crate::boot;
 use crate::guest::Engine;
+use crate::{boot, failure};
 use parking_lot::Mutex;
+use rustix::fs::Timespec;
 use rustix::fs::{Mode, OFlags};
-use rustix::io::retry_on_intr;
-use rustix::mount::{mount, MountFlags};
+use rustix::io::{retry_on_intr, Errno};
+use rustix::mount::{mount, mount_move, MountFlags};
 use rustix::system::{finit_module, reboot, RebootCommand};
 use rustix::termios::{tcgetattr, tcsetattr, OptionalActions};
 use skerry_confine::connection::Connection;
 use skerry_confine::mux::wire::{Frame, Kind, FROM_GUEST, GREETING, LONGEST, TO_GUEST};
 use skerry_confine::mux::{Mux, Receiver};
+use skerry_control::{base64, Boot, Failure, FailureKind};
 use std::ffi::CString;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
 /// What the kernel's command line says behind `--`.
+#[derive(Default)]
 struct Arguments {
-    /// A serial line or a virtio port.
+    /// A serial line, or `port:NAME`: the virtio port of that name.
     channel: String,
-    /// Modules to load first, in this order.
-    modules: Vec<String>,
+    /// Modules to load first, in this order; of a directory all that are in it, in the order of their names.
+    modules: Vec<PathBuf>,
+    /// Where the host's files come from, as KIND:SOURCE; empty: they are here.
+    tree: String,
     /// The line holds so many bytes: the host is to be told of what is read.
     line: Option<usize>,
 }
 
 fn parse(mut words: impl Iterator<Item = String>) -> Option<Arguments> {
-    let mut found = Arguments { channel: String::new(), modules: Vec::new(), line: None };
+    let mut found = Arguments::default();
     while let Some(word) = words.next() {
         match word.as_str() {
             "--engine" => drop(words.next()?),
             "--channel" => found.channel = words.next()?,
+            "--module" => found.modules.push(words.next()?.into()),
+            "--tree" => found.tree = words.next()?,
             "--line" => found.line = Some(words.next()?.parse().ok()?),
-            "--module" => found.modules.push(words.next()?),
             // Kernels have words of their own behind ours.
             _ => {}
         }
@@ -71,18 +79,16 @@ fn serve() -> Result<()> {
     if std::process::id() != 1 {
         return Err("only the first process of a machine can be a guest's init".into());
     }
-    make_system()?;
-    for path in &arguments.modules {
-        let file = rustix::fs::open(path.as_str(), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
-            .map_err(|error| format!("{path}: {error}"))?;
-        finit_module(&file, &CString::default(), 0).map_err(|error| format!("the module {path}: {error}"))?;
-    }
+    make_system("")?;
+    // What holds is the limit: a machine's whole memory is as much as that, and says nothing of what a program may ask for.
+    let _ = std::fs::write("/proc/sys/vm/overcommit_memory", "1");
+    arguments.modules.iter().try_for_each(|path| load(path))?;
     let channel = open_channel(&arguments.channel).map_err(|error| format!("{}: {error}", arguments.channel))?;
     let (ours, theirs) = UnixStream::pair()?;
     // While there is one thread.
     let Some(agent) = skerry_platform::agent::fork()? else {
         drop((channel, ours));
-        let done = boot::serve(Connection::new(theirs.into()), Engine::Guest);
+        let done = boot::serve(Connection::new(theirs.into()), Engine::Guest, |wanted| arrive(wanted, &arguments.tree));
         if let Err(error) = &done {
             eprintln!("skerry-agent: {error}");
         }
@@ -95,18 +101,33 @@ fn serve() -> Result<()> {
     Ok(())
 }
 
-/// The file systems that show the kernel. What is there already is there.
-fn make_system() -> Result<()> {
-    let system = [
-        ("proc", "/proc", "proc"),
-        ("sysfs", "/sys", "sysfs"),
-        ("devtmpfs", "/dev", "devtmpfs"),
-        ("cgroup2", "/sys/fs/cgroup", "cgroup2"),
-    ];
+/// A module, or those of a directory.
+fn load(path: &Path) -> Result<()> {
+    let told = |error: &dyn std::fmt::Display| format!("the module {}: {error}", path.display());
+    if path.is_dir() {
+        let mut paths: Vec<PathBuf> = std::fs::read_dir(path)?.flatten().map(|entry| entry.path()).collect();
+        paths.sort();
+        return paths.iter().try_for_each(|path| load(path));
+    }
+    let file = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map_err(|error| told(&error))?;
+    match finit_module(&file, &CString::default(), 0) {
+        // One that another has asked for meanwhile.
+        Ok(()) | Err(Errno::EXIST) => Ok(()),
+        Err(error) => Err(told(&error).into()),
+    }
+}
+
+/// The file systems that show the kernel, below `top`. What is there already is there.
+fn make_system(top: &str) -> Result<()> {
+    let system = [("/proc", "proc"), ("/sys", "sysfs"), ("/dev", "devtmpfs"), ("/sys/fs/cgroup", "cgroup2")];
     let flags = MountFlags::NOSUID | MountFlags::NOEXEC;
-    for (source, target, kind) in system {
-        match mount(source, target, kind, flags, None) {
-            Ok(()) | Err(rustix::io::Errno::BUSY) => {}
+    for (target, kind) in system {
+        let target = format!("{top}{target}");
+        if top.is_empty() {
+            let _ = std::fs::create_dir(&target);
+        }
+        match mount(kind, target.as_str(), kind, flags, None) {
+            Ok(()) | Err(Errno::BUSY) => {}
             // Limits are refused then, by name.
             Err(_) if kind == "cgroup2" => {}
             Err(error) => return Err(format!("{target}: {error}").into()),
@@ -117,7 +138,53 @@ fn make_system() -> Result<()> {
     Ok(())
 }
 
-fn open_channel(path: &str) -> rustix::io::Result<OwnedFd> {
+/// In the agent, before it makes anything: its tree becomes the one that the host shares, and what all machines that were kept
+/// together have in common goes.
+fn arrive(wanted: &Boot, tree: &str) -> std::result::Result<(), Failure> {
+    let unsupported = |what: String| failure(FailureKind::Unsupported, what);
+    if let Some(resumed) = &wanted.resumed {
+        let entropy = base64::decode(&resumed.entropy).unwrap_or_default();
+        skerry_platform::agent::renew_random_numbers(&entropy)
+            .map_err(|error| unsupported(format!("the guest's random numbers: {error}")))?;
+        let time = Timespec { tv_sec: resumed.time_ns / 1_000_000_000, tv_nsec: resumed.time_ns % 1_000_000_000 };
+        rustix::time::clock_settime(rustix::time::ClockId::Realtime, time)
+            .map_err(|error| unsupported(format!("the guest's clock: {error}")))?;
+    }
+    let Some((kind, source)) = tree.split_once(':') else { return Ok(()) };
+    find_tree(kind, source).map_err(|error| unsupported(format!("the guest's tree ({tree}): {error}")))
+}
+
+/// Where the host's files are put, before they are the root.
+const TREE: &str = "/tree";
+/// How long its device may take to appear.
+const TREE_PATIENCE: Duration = Duration::from_secs(20);
+
+fn find_tree(kind: &str, source: &str) -> Result<()> {
+    let _ = std::fs::create_dir(TREE);
+    let mut flags = MountFlags::NOSUID | MountFlags::NODEV;
+    if kind != "virtiofs" {
+        flags |= MountFlags::RDONLY;
+    }
+    let deadline = Instant::now() + TREE_PATIENCE;
+    while let Err(error) = mount(source, TREE, kind, flags, None) {
+        // The device is not there yet.
+        if !matches!(error, Errno::INVAL | Errno::NOENT | Errno::NXIO) || Instant::now() > deadline {
+            return Err(error.into());
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    make_system(TREE)?;
+    rustix::process::chdir(TREE)?;
+    mount_move(".", "/")?;
+    rustix::process::chroot(".")?;
+    Ok(rustix::process::chdir("/")?)
+}
+
+fn open_channel(name: &str) -> Result<OwnedFd> {
+    let path = match name.strip_prefix("port:") {
+        Some(name) => port(name)?,
+        None => name.into(),
+    };
     let channel = rustix::fs::open(path, OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty())?;
     // A serial line; a virtio port is none, and passes bytes as they are.
     if let Ok(mut modes) = tcgetattr(&channel) {
@@ -125,6 +192,22 @@ fn open_channel(path: &str) -> rustix::io::Result<OwnedFd> {
         tcsetattr(&channel, OptionalActions::Now, &modes)?;
     }
     Ok(channel)
+}
+
+/// The virtio port of that name: its device may not have told it yet.
+fn port(name: &str) -> Result<PathBuf> {
+    let deadline = Instant::now() + TREE_PATIENCE;
+    loop {
+        for entry in std::fs::read_dir("/sys/class/virtio-ports").into_iter().flatten().flatten() {
+            if std::fs::read_to_string(entry.path().join("name")).is_ok_and(|found| found.trim_end() == name) {
+                return Ok(Path::new("/dev").join(entry.file_name()));
+            }
+        }
+        if Instant::now() > deadline {
+            return Err(format!("there is no port {name}").into());
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
 }
 
 /// Until the agent has ended, or the host: between the channel and the agent's socket.

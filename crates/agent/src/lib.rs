@@ -15,6 +15,7 @@ mod files;
 mod guest;
 mod init;
 pub mod jail;
+mod machine;
 mod namespace;
 mod place;
 mod rules;
@@ -63,7 +64,7 @@ fn run(control: i32, engine: Engine) -> Result<ExitCode, Box<dyn std::error::Err
         become_sealed(control)?;
     }
     let socket = skerry_platform::own::take_descriptor(control)?;
-    boot::serve(Connection::new(socket), engine)
+    boot::serve(Connection::new(socket), engine, |_| Ok(()))
 }
 
 /// Goes on as a sealed copy of ourselves: a program that gets hold of /proc/PID/exe has nothing of the host's to write to.

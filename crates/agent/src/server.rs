@@ -354,6 +354,7 @@ impl Server {
         let (streams, terminal) = self.streams(&spawn.stdio, descriptors)?;
         let around = Surroundings {
             guest: &self.sandbox.guest,
+            kept: self.sandbox.guest.kept,
             process_limit: self.sandbox.process_limit,
             listens: true,
             fixed_addresses: false,

@@ -28,6 +28,8 @@ pub struct Surroundings<'a> {
     pub listens: bool,
     /// The host's killer for want of memory takes programs before their init.
     pub dies_first: bool,
+    /// What a program of root's keeps.
+    pub kept: CapabilitySet,
     /// It is laid out in memory as it is written: it could not do so itself once the filter is on.
     pub fixed_addresses: bool,
 }
@@ -191,7 +193,7 @@ fn become_program(
         return internal("a process cannot be prepared", &error);
     }
     let root = rustix::process::geteuid().is_root();
-    if let Err(error) = drop_capabilities(if root { around.guest.kept } else { CapabilitySet::empty() }) {
+    if let Err(error) = drop_capabilities(if root { around.kept } else { CapabilitySet::empty() }) {
         return internal("capabilities cannot be dropped", &error);
     }
     if let Err(error) = rustix::process::chdir(std::ffi::OsStr::from_bytes(&spawn.directory.0)) {

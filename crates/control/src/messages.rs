@@ -126,6 +126,12 @@ pub struct Boot {
     /// The machine that the guest runs in (`skerry-machine` only, which needs it): the rest is then about that guest's own tree.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub machine: Option<Box<Machine>>,
+    /// What is known of the machine: told again in `machine` of [`Booted`].
+    #[serde(default, skip_serializing_if = "std::collections::BTreeMap::is_empty")]
+    pub about: std::collections::BTreeMap<String, String>,
+    /// From `skerry-machine` to the guest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resumed: Option<Resumed>,
     /// Which calls are told of, as `observed` events. On the host's kernel: what it denies, if this is anything but nothing.
     #[serde(default, skip_serializing_if = "is_default")]
     pub observe: Observe,
@@ -168,6 +174,65 @@ pub struct Machine {
     /// The guest holds writes to the host's files: it is asked to end, and given time for it.
     #[serde(default)]
     pub writes_back: bool,
+    /// Made before anything is started.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub copies: Vec<Copying>,
+    /// What the monitor is told besides its arguments.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub conversation: Option<Conversation>,
+}
+
+/// QEMU's protocol (QMP) on the monitor's control socket.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Conversation {
+    /// In the jail; the monitor makes it.
+    pub socket: Bytes,
+    /// Before the guest's init is waited for.
+    #[serde(default)]
+    pub before: Vec<Step>,
+    /// Once it is there.
+    #[serde(default)]
+    pub after: Vec<Step>,
+    /// The machine is one that was kept: its init has said hello then.
+    #[serde(default)]
+    pub resumed: bool,
+    /// The machine is being kept, and ends after that: no sandbox is made in it. What is left to do then is this copy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keeps: Option<Copying>,
+}
+
+/// Of a file in the jail; where the one has nothing but zeros, the other has a hole.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Copying {
+    pub from: Bytes,
+    pub to: Bytes,
+}
+
+/// One command.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Step {
+    pub say: serde_json::Value,
+    /// Goes along as a descriptor: a path in the jail, opened for reading, or for writing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub read: Option<Bytes>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub write: Option<Bytes>,
+    /// Said again until the answer's `status` is this; "failed" ends it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<String>,
+}
+
+/// A machine that was kept goes on: what is to be different in each that comes of it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Resumed {
+    /// Random bytes of the host's, in base64.
+    pub entropy: String,
+    /// Since the epoch.
+    pub time_ns: i64,
 }
 
 /// A program of the host's.
@@ -181,6 +246,16 @@ pub struct HostProgram {
     /// The next one is started when this path is there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub makes: Option<Bytes>,
+    /// What it keeps of the jail's; by default nothing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub capabilities: Vec<String>,
+    /// A server of files that opens those of others, too: what the rules say `notify` of (openat(2) with O_NOATIME, which is for
+    /// a file's owner) is done for it without that flag.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub opens_for_others: bool,
+    /// It is laid out in memory as it is written (personality(2)): it could not do so itself once the filter is on.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub fixed_addresses: bool,
 }
 
 /// How much is told of calls. What one says, the ones below it say too. Equal ones are told once.
@@ -238,6 +313,10 @@ pub enum MountKind {
     Proc,
     Sysfs,
     Devtmpfs,
+    /// A device of the host's.
+    Device {
+        source: Bytes,
+    },
     /// An empty directory, or an empty file, that hides what is there.
     Hide,
     /// At "/": nothing but the directories that other mounts and links need; read-only once these are made.
@@ -324,6 +403,9 @@ pub struct Booted {
     #[serde(default)]
     pub profile: Profile,
     pub sentry_pid: i32,
+    /// Of a guest with a kernel of its own: what it runs on, and what of that it makes use of.
+    #[serde(default)]
+    pub machine: std::collections::BTreeMap<String, String>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]

@@ -1,7 +1,10 @@
 //! From the `boot` message to a guest that answers: limits, guardian, jail, programs, greeting; then the guest's own boot.
 
+use crate::conversation::Talk;
+use crate::copy;
 use crate::failure;
 use crate::monitor::Monitor;
+use crate::opens;
 use crate::relay::{self, Guest};
 use rustix::event::{poll, PollFd, PollFlags, Timespec};
 use skerry_agent::jail::{self, Jail, Split};
@@ -11,18 +14,20 @@ use skerry_confine::layers::Layers;
 use skerry_confine::mux::wire::{Kind, GREETING};
 use skerry_confine::mux::Receiver;
 use skerry_confine::{cpus, guardian};
-use skerry_control::{Boot, Call, Failure, FailureKind, Layer, Limits, Machine, Network, Profile, Rules};
+use skerry_control::{base64, Boot, Call, Failure, FailureKind, Layer, Limits, Machine, Network, Profile, Resumed, Rules};
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Host tasks beside those that are counted.
 const SPARE_TASKS: u64 = 0;
 /// Loaded with a kernel that has no room for all registers (crates/registers), from this place in the jail.
 const REGISTERS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/registers.so"));
 const REGISTERS_AT: &str = "/tmp/registers.so";
+/// Between two looks at what is waited for.
+const AGAIN: Timespec = Timespec { tv_sec: 0, tv_nsec: 2_000_000 };
 const GUARDED: &str = "skerry-machine: the relay";
 
 /// Serves until the other end closes, the guest ends, or somebody says `shutdown`.
@@ -74,14 +79,47 @@ pub fn serve(mut connection: Connection, engine: &str) -> Result<ExitCode, Box<d
                 Some(reason) => layers.miss(Layer::Cgroup, reason),
             }
             layers.refuse_missing(&std::mem::take(&mut wanted.require), "the engine has no such layer")?;
+            machine.copies.iter().try_for_each(copy::sparsely)?;
             let (monitor, channel) = start(&jail, &machine)?;
-            let receiver = greeted(Receiver::new(channel), &monitor, Duration::from_millis(machine.patience_ms))?;
+            let deadline = Instant::now() + Duration::from_millis(machine.patience_ms);
+            let talk = machine.conversation.as_ref().map(|wanted| Ok((wanted, Talk::begin(wanted, &monitor, deadline)?)));
+            let mut talk = talk.transpose()?;
+            if let Some((wanted, talk)) = &mut talk {
+                talk.follow(&wanted.before, &monitor)?;
+            }
+            let mut receiver = Receiver::new(channel);
+            if !machine.conversation.as_ref().is_some_and(|wanted| wanted.resumed) {
+                receiver = greeted(receiver, &monitor, Duration::from_millis(machine.patience_ms))?;
+            }
+            if let Some((wanted, talk)) = &mut talk {
+                talk.follow(&wanted.after, &monitor)?;
+                wanted.keeps.iter().try_for_each(copy::sparsely)?;
+            }
             Ok(Guest { monitor, receiver, host_pid, layers, held, line: machine.line_holds, writes_back: machine.writes_back })
         });
+    let conversation = machine.conversation.as_ref();
+    if conversation.is_some_and(|wanted| wanted.resumed) {
+        let entropy = random_bytes();
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        wanted.resumed = Some(Resumed { entropy: base64::encode(&entropy), time_ns: now.as_nanos() as i64 });
+    }
     match guest {
+        Ok(guest) if conversation.is_some_and(|wanted| wanted.keeps.is_some()) => {
+            relay::end_kept(&connection, id, wanted.profile, guest)
+        }
         Ok(guest) => relay::serve(connection, id, wanted, guest),
         Err(failure) => refuse(&connection, failure),
     }
+}
+
+/// The host's, for one guest.
+fn random_bytes() -> [u8; 64] {
+    let mut bytes = [0; 64];
+    let mut filled = 0;
+    while filled < bytes.len() {
+        filled += rustix::rand::getrandom(&mut bytes[filled..], rustix::rand::GetRandomFlags::empty()).unwrap_or(0);
+    }
+    bytes
 }
 
 /// The boot message of the jail, which is as the engine `namespace` makes one.
@@ -97,6 +135,8 @@ fn jail_of(wanted: &Boot, machine: &Machine) -> Boot {
         require: Vec::new(),
         rules: Some(Rules { calls: machine.calls.clone(), capabilities: Some(Vec::new()), ..Rules::default() }),
         machine: None,
+        resumed: None,
+        about: BTreeMap::new(),
         observe: Default::default(),
         without: wanted.without.clone(),
     }
@@ -126,9 +166,13 @@ fn start(jail: &Jail, machine: &Machine) -> Result<(Monitor, OwnedFd), Failure> 
     let (console, output) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|error| internal(&error))?;
     let copy = || output.try_clone().map_err(|error| internal(&error));
     let null = || std::fs::File::open("/dev/null").map(OwnedFd::from).map_err(|error| internal(&error));
+    let mut listeners = Vec::new();
     for program in &machine.helpers {
-        jail.start(program, [null()?, copy()?, copy()?])?;
-        let Some(made) = &program.makes else { continue };
+        let started = jail.start(program, [null()?, copy()?, copy()?])?;
+        let Some(made) = &program.makes else {
+            listeners.extend(started.listener);
+            continue;
+        };
         let path: &std::path::Path =
             std::path::Path::new(<std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(&made.0));
         while !path.exists() {
@@ -136,8 +180,12 @@ fn start(jail: &Jail, machine: &Machine) -> Result<(Monitor, OwnedFd), Failure> 
                 let message = format!("{} did not come up", String::from_utf8_lossy(&program.arguments[0].0));
                 return Err(failure(FailureKind::Unsupported, message));
             }
-            std::thread::sleep(Duration::from_millis(2));
+            match &started.listener {
+                Some(listener) => opens::serve_for(listener, AGAIN),
+                None => drop(poll(&mut [], Some(&AGAIN))),
+            }
         }
+        listeners.extend(started.listener);
     }
     let (ours, theirs) = UnixStream::pair().map_err(|error| internal(&error))?;
     let mut monitor = machine.monitor.clone();
@@ -145,7 +193,11 @@ fn start(jail: &Jail, machine: &Machine) -> Result<(Monitor, OwnedFd), Failure> 
         std::fs::write(REGISTERS_AT, REGISTERS).map_err(|error| internal(&error))?;
         monitor.environment.push(format!("LD_PRELOAD={REGISTERS_AT}").as_str().into());
     }
-    let pid = jail.start(&monitor, [theirs.into(), copy()?, copy()?])?;
+    let pid = jail.start(&monitor, [theirs.into(), copy()?, copy()?])?.pid;
+    // From here on there may be threads.
+    for listener in listeners {
+        std::thread::Builder::new().spawn(move || opens::serve(&listener)).map_err(|error| internal(&error))?;
+    }
     drop(output);
     let monitor = Monitor::watch(pid, console).map_err(|error| internal(&error))?;
     Ok((monitor, ours.into()))

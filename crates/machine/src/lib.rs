@@ -3,14 +3,18 @@
 //! machine monitor (or User Mode Linux) and what that needs; in the guest the agent answers, over one serial line.
 //!
 //! Parts: `boot` (from the `boot` message to a guest that answers), `relay` (requests and their descriptors, replies, ends),
-//! `monitor` (the jail's programs: their console and their end). The line's own protocol is `skerry_confine::mux`.
+//! `monitor` (the jail's programs: their console and their end), `conversation` (what a
+//! monitor is told), `copy` (the memory of one that is kept), `opens` (files of others). The line's own protocol is `skerry_confine::mux`.
 //!
 //! What comes from the guest is hostile: it is taken apart into messages of the protocol before anybody hears of it, and what
 //! is none ends the sandbox.
 #![forbid(unsafe_code)]
 
 mod boot;
+mod conversation;
+mod copy;
 mod monitor;
+mod opens;
 mod relay;
 
 use skerry_confine::connection::Connection;

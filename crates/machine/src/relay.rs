@@ -12,7 +12,9 @@ use skerry_confine::connection::{Connection, Sender};
 use skerry_confine::layers::Layers;
 use skerry_confine::mux::wire::{Frame, Kind, FROM_GUEST, TO_GUEST};
 use skerry_confine::mux::{Mux, Receiver};
-use skerry_control::{frame, Boot, Booted, Call, Event, Failure, FailureKind, Outcome, Reply, Request, Spawned, Stdio};
+use skerry_control::{
+    frame, Boot, Booted, Call, Event, Failure, FailureKind, Outcome, Profile, Reply, Request, Spawned, Stdio,
+};
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
@@ -56,6 +58,8 @@ struct State {
     last_stream: u32,
     /// The request that boots, and what the host says for its answer.
     boot: Option<(u64, Booted)>,
+    /// What was answered to it.
+    told: Option<Value>,
     /// Requests to spawn that are not answered yet: streams of what the program writes.
     spawning: BTreeMap<u64, Vec<u32>>,
     programs: BTreeMap<u32, Vec<u32>>,
@@ -77,22 +81,34 @@ fn end(complaint: Option<String>) -> ! {
     std::process::exit(if complaint.is_some() { skerry_confine::program::FAILURE.into() } else { 0 })
 }
 
+/// What is known of the wall on the host's side.
+fn booted(guest: &mut Guest, profile: Profile) -> Booted {
+    Booted {
+        layers: std::mem::take(&mut guest.layers.present),
+        missing: std::mem::take(&mut guest.layers.missing),
+        limits: std::mem::take(&mut guest.held),
+        version: env!("CARGO_PKG_VERSION").into(),
+        guest_memory: "none".into(),
+        profile,
+        sentry_pid: guest.host_pid,
+        machine: BTreeMap::new(),
+    }
+}
+
+/// The machine has been kept: that is all that was wanted of it.
+pub fn end_kept(connection: &Connection, id: u64, profile: Profile, mut guest: Guest) -> ! {
+    connection.sender().reply(id, Ok(json!(booted(&mut guest, profile))));
+    end(None)
+}
+
 /// Serves until everything ends.
 pub fn serve(
     mut connection: Connection,
     id: u64,
     wanted: Box<Boot>,
-    guest: Guest,
+    mut guest: Guest,
 ) -> Result<ExitCode, Box<dyn std::error::Error>> {
-    let booted = Booted {
-        layers: guest.layers.present,
-        missing: guest.layers.missing,
-        limits: guest.held,
-        version: env!("CARGO_PKG_VERSION").into(),
-        guest_memory: "none".into(),
-        profile: wanted.profile,
-        sentry_pid: guest.host_pid,
-    };
+    let booted = booted(&mut guest, wanted.profile);
     let relay = Arc::new(Relay {
         mux: Mux::new(guest.receiver.channel().try_clone()?, guest.line),
         sender: connection.sender(),
@@ -123,6 +139,12 @@ pub fn serve(
             relay.end_guest();
             relay.sender.reply(id, Ok(json!({})));
             end(None);
+        }
+        if let Call::Info = request.call {
+            // The guest would tell of its own walls.
+            let told = relay.state.lock().told.clone();
+            relay.sender.reply(id, told.ok_or_else(|| failure(FailureKind::Invalid, "the sandbox is not made yet")));
+            continue;
         }
         if let Err(failure) = relay.request(request, descriptors) {
             relay.sender.reply(id, Err(failure));
@@ -276,10 +298,13 @@ impl Relay {
             let outcome = match reply.outcome {
                 Outcome::Ok(value) => {
                     let guest: Booted = serde_json::from_value(value).map_err(|error| error.to_string())?;
+                    booted.machine = guest.machine;
                     for (name, how) in guest.limits {
                         booted.limits.entry(name).or_insert_with(|| format!("{how}, in the guest"));
                     }
-                    Ok(json!(booted))
+                    let told = json!(booted);
+                    self.state.lock().told = Some(told.clone());
+                    Ok(told)
                 }
                 Outcome::Error(failure) => Err(failure),
             };

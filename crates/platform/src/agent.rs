@@ -109,6 +109,33 @@ fn wait4(options: libc::c_int) -> Option<Dead> {
     Some(Dead { pid, end, user: time(usage.ru_utime), system: time(usage.ru_stime), peak_resident_bytes })
 }
 
+/// Random numbers from here on have nothing in common with those before (random(4)).
+pub fn renew_random_numbers(entropy: &[u8]) -> io::Result<()> {
+    /// `struct rand_pool_info` with room for what a host sends.
+    #[repr(C)]
+    struct Pool {
+        entropy_count: libc::c_int,
+        buf_size: libc::c_int,
+        buf: [u8; 64],
+    }
+    const RNDADDENTROPY: libc::Ioctl = 0x4008_5203;
+    const RNDRESEEDCRNG: libc::Ioctl = 0x5207;
+    let mut pool = Pool { entropy_count: 0, buf_size: 0, buf: [0; 64] };
+    let length = entropy.len().min(pool.buf.len());
+    pool.buf[..length].copy_from_slice(&entropy[..length]);
+    (pool.entropy_count, pool.buf_size) = (length as libc::c_int * 8, length as libc::c_int);
+    let device = std::fs::File::open("/dev/urandom")?;
+    // SAFETY: the structure is as long as it says, and outlives the calls.
+    let done = unsafe {
+        libc::ioctl(device.as_raw_fd(), RNDADDENTROPY, &pool) == 0 && libc::ioctl(device.as_raw_fd(), RNDRESEEDCRNG) == 0
+    };
+    if done {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
 /// What we execute next is not put at random addresses (personality(2)).
 pub fn fix_addresses() {
     // SAFETY: a plain number.

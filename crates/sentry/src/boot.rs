@@ -182,6 +182,7 @@ pub fn boot(
         },
         profile: boot.profile,
         sentry_pid: host_pid,
+        machine: Default::default(),
     };
     Ok(Sandbox { kernel, booted, caller, memory })
 }

@@ -27,6 +27,7 @@ COMMANDS = {
     "learn": ("learn", "run a command, and write the policy for what it does"),
     "verify": ("verify", "try whether a policy holds in each engine"),
     "explain": ("explain", "say why something was denied, or died, in the last run"),
+    "machines": ("machines", "list what is kept for virtual machines; fetch a kernel for them"),
     "engines": ("engines", "list the walls that a sandbox can be made of"),
     "surface": ("surface", "measure how much of the host's kernel a wall leaves to a command"),
 }

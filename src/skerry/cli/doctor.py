@@ -297,6 +297,26 @@ def check_weakened() -> tuple[str, str, str]:
     return BAD, f"WEAKENED FOR A TEST: {parts}: these are no sandboxes", f"unset {WEAKEN_SWITCH}"
 
 
+def check_monitors() -> tuple[str, str, str]:
+    """What virtual machines take, and which of their monitors are here."""
+    import shutil
+
+    from .._options import MONITORS
+    from ..vmm import kernel, monitor
+
+    texts, mends = [], []
+    try:
+        texts.append(f"kernel {kernel.find().release}")
+    except errors.EngineUnavailable:
+        texts.append("no kernel")
+        mends.append("skerry machines --fetch-kernel")
+    for name in MONITORS:
+        driver = monitor(name)
+        there = "there" if shutil.which(driver.program) else "not installed"
+        texts.append(f"{name}: {there}" + ("" if driver.run_on_hardware else ", its driver was not run on hardware"))
+    return (NOTE if mends else GOOD), "virtual machines: " + "; ".join(texts), "\n".join(mends)
+
+
 CHECKS = (
     ("weakened", check_weakened),
     ("kernel", check_kernel),
@@ -308,6 +328,7 @@ CHECKS = (
     ("namespaces", check_namespaces),
     ("sentry", check_sentry),
     ("limits", check_limits),
+    ("monitors", check_monitors),
     ("engines", check_engines),
     ("sandbox", check_sandbox),
 )

@@ -125,6 +125,8 @@ def machine(
     keeps_registers: bool = False,
     calls: Mapping[str, Any] | None = None,
     writes_back: bool = False,
+    copies: Sequence[tuple[str, str]] = (),
+    conversation: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The machine that a guest runs in, and the jail around it (`boot`'s `machine`; for `skerry-machine`)."""
     return {
@@ -137,17 +139,49 @@ def machine(
         **({} if line_holds is None else {"line_holds": line_holds}),
         "patience_ms": patience_ms,
         "writes_back": writes_back,
+        **({"copies": [{"from": source, "to": target} for source, target in copies]} if copies else {}),
+        **({} if conversation is None else {"conversation": dict(conversation)}),
     }
 
 
-def host_program(
-    arguments: Sequence[str | bytes], environment: Sequence[str | bytes] = (), makes: str | bytes | None = None
+def conversation(
+    socket: str,
+    *,
+    before: Sequence[Mapping[str, Any]] = (),
+    after: Sequence[Mapping[str, Any]] = (),
+    resumed: bool = False,
+    keeps: tuple[str, str] | None = None,
 ) -> dict[str, Any]:
-    """A program of the host's; `makes`: what is there when it is up."""
+    """What a monitor is told on its control socket, before its guest's init is there and after."""
+    said = {"socket": socket, "before": list(before), "after": list(after), "resumed": resumed}
+    return said if keeps is None else {**said, "keeps": {"from": keeps[0], "to": keeps[1]}}
+
+
+def step(
+    say: Mapping[str, Any], *, read: str | None = None, write: str | None = None, until: str | None = None
+) -> dict[str, Any]:
+    """One command, with a file that goes along, said until its answer's status is `until`."""
+    more = {"read": read, "write": write, "until": until}
+    return {"say": dict(say), **{name: value for name, value in more.items() if value is not None}}
+
+
+def host_program(
+    arguments: Sequence[str | bytes],
+    environment: Sequence[str | bytes] = (),
+    makes: str | bytes | None = None,
+    capabilities: Sequence[str] = (),
+    *,
+    opens_for_others: bool = False,
+    fixed_addresses: bool = False,
+) -> dict[str, Any]:
+    """A program of the host's; `makes`: what is there when it is up; `capabilities`: what it keeps of the jail's."""
     return {
         "arguments": [write_bytes(argument) for argument in arguments],
         "environment": [write_bytes(variable) for variable in environment],
         **({} if makes is None else {"makes": write_bytes(makes)}),
+        **({"capabilities": list(capabilities)} if capabilities else {}),
+        **({"opens_for_others": True} if opens_for_others else {}),
+        **({"fixed_addresses": True} if fixed_addresses else {}),
     }
 
 
@@ -228,6 +262,11 @@ def mount_file(target: str | bytes, content: bytes, *, mode: int = 0o644) -> dic
 def mount_plain(target: str | bytes, kind: str) -> dict[str, Any]:
     """`proc`, `sysfs`, `devtmpfs`, `hide` or `skeleton`."""
     return {"target": write_bytes(target), "type": kind}
+
+
+def mount_device(path: str) -> dict[str, Any]:
+    """A device of the host's, in its own place."""
+    return {"target": path, "type": "device", "source": path}
 
 
 def mount_symlink(target: str | bytes, to: str | bytes) -> dict[str, Any]:
@@ -342,6 +381,7 @@ def read_booted(value: Any) -> SandboxInfo:
         guest_memory=_text(value, "guest_memory"),
         profile=_text(value, "profile"),
         sentry_pid=_number(value, "sentry_pid"),
+        machine={str(name): str(text) for name, text in _object(value.get("machine"), "machine").items()},
     )
 
 

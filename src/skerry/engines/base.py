@@ -36,7 +36,9 @@ if TYPE_CHECKING:
         """Makes guests."""
 
         name: str
-        capabilities: Capabilities
+
+        @property
+        def capabilities(self) -> Capabilities: ...
 
         def boot(self, options: Options) -> dict[str, Any]:
             """The parameters of the `boot` request."""
@@ -102,7 +104,7 @@ def probe_by_boot(name: str, mend: str) -> Probe:
 ENGINES = (
     ("sentry", 3, "a guest kernel in user space answers the application's system calls", True),
     ("kvm", 4, "the same guest kernel, the application behind virtual hardware", False),
-    ("microvm", 4, "a Linux guest under a virtual machine monitor", False),
+    ("microvm", 4, "a Linux guest under a virtual machine monitor (level 3 without kvm)", True),
     ("uml", 3, "User Mode Linux: a kernel as a process, in a jail", True),
     ("unikernel", 4, "a library operating system over at most nine host calls", True),
     ("namespace", 2, "namespaces, cgroups, capabilities and seccomp", True),
@@ -114,8 +116,8 @@ LEVELS = (1, 2, 3, 4)
 AUTO = "auto"
 
 
-def engine(name: str) -> Engine:
-    """The engine of that name."""
+def engine(name: str, options: Options | None = None) -> Engine:
+    """The engine of that name, for these options."""
     if name == "sentry":
         from .sentry import SentryEngine
 
@@ -128,6 +130,10 @@ def engine(name: str) -> Engine:
         from .rules import RulesEngine
 
         return RulesEngine()
+    if name == "microvm":
+        from .microvm import MicrovmEngine
+
+        return MicrovmEngine() if options is None else MicrovmEngine(options.accel, options.vmm, options.snapshot)
     if name == "uml":
         from .uml import UmlEngine
 
@@ -145,11 +151,15 @@ def chosen(options: Options) -> Engine:
     """The engine that the options name, or for "auto" the one of the highest level that can run them here."""
     if options.engine == AUTO:
         return _highest(options)
-    found = engine(options.engine)
+    found = engine(options.engine, options)
     problem = _refusal(found, options.given, options.min_isolation)
     if problem is not None:
         raise problem
     return found
+
+
+#: Options that only a virtual machine has.
+_OF_MACHINES = dict.fromkeys(("accel", "vmm", "snapshot"), "it is about virtual machines; use the engine 'microvm'")
 
 
 def _refusal(found: Engine, given: Collection[str], min_isolation: int) -> Unenforceable | None:
@@ -163,7 +173,8 @@ def _refusal(found: Engine, given: Collection[str], min_isolation: int) -> Unenf
     for device in ("block", "net"):
         if device in given and can.runs != "unikernels":
             return Unenforceable(device, found.name, "programs see files and sockets; devices are for --engine unikernel")
-    for option, why in can.refuses.items():
+    refuses = can.refuses if found.name == "microvm" else {**can.refuses, **_OF_MACHINES}
+    for option, why in refuses.items():
         if option in given or any(clause.startswith(f"{option}.") for clause in given):
             return Unenforceable(option if "." in option else option.split()[0], found.name, why)
     return None
@@ -171,10 +182,9 @@ def _refusal(found: Engine, given: Collection[str], min_isolation: int) -> Unenf
 
 def _highest(options: Options) -> Engine:
     reasons = []
-    for name, _, _, built in sorted(ENGINES, key=lambda row: -row[1]):
-        if not built:
-            continue
-        found = engine(name)
+    engines = [engine(name, options) for name, _, _, built in ENGINES if built]
+    for found in sorted(engines, key=lambda one: -one.capabilities.level):
+        name = found.name
         if found.capabilities.runs != "programs":
             continue  # asked for by name only
         problem = _refusal(found, options.given, options.min_isolation)

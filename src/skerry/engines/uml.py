@@ -110,7 +110,7 @@ class UmlEngine:
             mounts.append(messages.mount_host(f"{top}/overlay.ko", os.path.realpath(overlay), writable=False))
             words += ["--module", "/overlay.ko"]
         boot["machine"] = messages.machine(
-            monitor=messages.host_program(words, ["HOME=/tmp", "TMPDIR=/dev/shm"]),
+            monitor=messages.host_program(words, ["HOME=/tmp", "TMPDIR=/dev/shm"], fixed_addresses=True),
             mounts=[*mounts, *shown],
             memory_files=_ROOM,
             keeps_registers=_are_wide(),

@@ -174,6 +174,8 @@ impl Profile {
         let families = [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK].map(|family| family as u64);
         profile.set(libc::SYS_socket, allow_some(0, &families));
         profile.set(libc::SYS_personality, allow_some(0, PERSONALITIES));
+        // Servers of files have a working directory for each thread.
+        profile.set(libc::SYS_unshare, allow_some(0, &[libc::CLONE_FS as u64]));
         let plain = vec![int(0, NAMESPACES, Operator::Equal, 0)];
         profile.set(libc::SYS_clone, vec![(plain, Action::Allow), (Vec::new(), DENIED)]);
         profile.deny_some(libc::SYS_ioctl, 1, TERMINAL_TRICKS);

@@ -187,7 +187,10 @@ fn path_of(bytes: &[u8]) -> &Path {
 /// The host's directory or file that a mount shows.
 fn open_source(mount: &Mount) -> Result<Option<OwnedFd>, Failure> {
     let source = match &mount.kind {
-        MountKind::HostReadOnly { source } | MountKind::HostReadWrite { source } | MountKind::Overlay { source, .. } => source,
+        MountKind::HostReadOnly { source }
+        | MountKind::HostReadWrite { source }
+        | MountKind::Overlay { source, .. }
+        | MountKind::Device { source } => source,
         _ => return Ok(None),
     };
     // The path had no symbolic link in it when it was looked at: whoever has put one there since gets nothing by it.
@@ -287,6 +290,10 @@ impl Builder<'_> {
                 let tree = clone_of(source.as_fd(), true).map_err(told)?;
                 restrict(tree.as_fd(), QUIET, true)?;
                 self.put(target, tree, is_directory(&source));
+            }
+            (MountKind::Device { .. }, Some(source)) => {
+                let device = clone_of(source.as_fd(), false).map_err(told)?;
+                self.put(target, device, false);
             }
             (MountKind::Overlay { source: path, upper }, Some(source)) => {
                 let upper = upper.as_ref().map(|upper| path_of(&upper.0).to_owned());

@@ -266,6 +266,8 @@ fn make(services: &Arc<Services>, mount: &Mount, ids: IdMap, others: MakeFileSys
             let tree = services.host_tree(&source.0, Access::ReadOnly, ids)?;
             new(tree, b"host", String::new(), default_flags | MountFlags::READ_ONLY)
         }
+        // A jail's; a guest of ours has devices of its own.
+        MountKind::Device { .. } => return Err(Errno::EINVAL.into()),
         MountKind::HostReadWrite { source } => {
             let tree = services.host_tree(&source.0, Access::ReadWrite, ids)?;
             new(tree, b"host", String::new(), default_flags)

@@ -1,0 +1,324 @@
+"""The `microvm` engine: a Linux guest in a virtual machine, whose monitor is in a jail. `skerry-machine` starts both and speaks
+the control protocol; `skerry-agent` is the guest's init.
+
+What is prepared here: the kernel and the first file system (vmm.kernel, vmm.initramfs), what the monitor is told (vmm.qemu and
+the others), the tree that the guest may have of the host's, and a snapshot of a machine that has booted (vmm.store), from which
+the next ones start.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+
+from .. import _host, errors, vmm
+from ..control import messages
+from ..vmm import accel, initramfs, kernel, store
+from ..vmm.qemu import command
+from . import _machine
+from .base import Capabilities, Probe, probe_by_boot
+from .sentry import ProgramGuest, find_beside
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Any
+
+    from .._options import Options
+
+AGENT = "skerry-agent"
+
+#: Of a guest whose memory nobody has asked for.
+DEFAULT_MEMORY = 1 << 30
+#: The guest's kernel and what it keeps of its own.
+OVERHEAD = 96 << 20
+
+#: Servers of virtio-fs: Debian's, then the one that comes by itself.
+_SERVERS = ("/usr/lib/qemu/virtiofsd", "/usr/libexec/virtiofsd", "/usr/lib/virtiofsd")
+
+#: In the jail.
+_SOCKET, _CONTROL, _FILES, _MEMORY = "/run/share.sock", "/run/control.sock", "/files", "/dev/shm/memory"  # noqa: S108
+
+#: The guest's memory is kept as a file beside the state of the machine's devices.
+_IGNORE_MEMORY = messages.step(
+    command("migrate-set-capabilities", capabilities=[{"capability": "x-ignore-shared", "state": True}])
+)
+
+#: What QEMU reads of its own: firmware.
+_DATA = ("/usr/share/qemu", "/usr/share/seabios", "/usr/share/qboot")
+
+#: What the server of files needs: the guest's users own what they write, and it changes its root.
+_SERVER_CAPABILITIES = (
+    "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_FSETID", "CAP_SETGID", "CAP_SETUID", "CAP_SETPCAP", "CAP_SYS_CHROOT",
+)  # fmt: skip
+
+_PATIENCE_MS = {"kvm": 15_000, "tcg": 60_000}
+
+_REFUSES = {
+    "trace": "the guest's kernel is Linux's own, and tells nobody of system calls",
+    "network.domains": "there is no network outside of the sandbox yet, so no name is resolved",
+    "network.addresses": "there is no network outside of the sandbox yet",
+    "profile": "there is no guest kernel of ours between programs and the host's files",
+    "overlay_dir": "what is written is kept in the guest's memory; name the directories to write to (read_write)",
+}
+
+_told: set[str] = set()
+
+
+class MicrovmEngine:
+    """Starts machines, each with one guest in it."""
+
+    name = "microvm"
+
+    def __init__(self, wanted_accel: str = "tcg", monitor: str = "qemu", snapshot: str = "auto") -> None:
+        """Without options nothing is tried: who only asks what it can do gets what it can do everywhere."""
+        self._accel = wanted_accel
+        self._monitor = vmm.monitor(monitor)
+        self._snapshot = snapshot
+        self._settled: accel.Choice | None = None
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """Without hardware that runs the guest its wall is another kernel, and the jail."""
+        return Capabilities(level=4 if self._hardware() else 3, refuses=_REFUSES)
+
+    def _hardware(self) -> bool:
+        try:
+            return self._choice().accel == "kvm"
+        except errors.SandboxError:
+            return False  # its start says why
+
+    def _choice(self) -> accel.Choice:
+        if self._settled is None:
+            if not self._monitor.name.startswith("qemu"):
+                self._settled = accel.Choice("kvm")
+            elif self._accel == "tcg":
+                self._settled = accel.Choice("tcg", "asked for")
+            else:
+                self._settled = accel.chosen(self._accel, self._program, self._files)
+        return self._settled
+
+    def _program(self) -> str:
+        import shutil
+
+        found = shutil.which(self._monitor.program)
+        if found is None:
+            raise errors.EngineUnavailable(f"{self._monitor.program!r} is not installed; Debian's package is qemu-system-x86")
+        return os.path.realpath(found)
+
+    def _files(self) -> tuple[str, str]:
+        """The kernel and its first file system, kept between starts."""
+        found = kernel.find()
+        identity = found.identity()
+
+        def image() -> bytes:
+            with open(found.path, "rb") as file:
+                data = file.read()
+            return kernel.vmlinux(data) or data
+
+        agent = find_beside(AGENT)
+        status = os.stat(agent)
+
+        def archive() -> bytes:
+            with open(agent, "rb") as file:
+                return initramfs.build(file.read(), found.modules, (*self._monitor.modules, *_MODULES))
+
+        name = store.name_of(_FORM, identity, agent, status.st_ino, status.st_size, status.st_mtime_ns, *self._monitor.modules)
+        return store.made("kernel", store.name_of(identity), image), store.made("initramfs", name, archive)
+
+    def boot(self, options: Options) -> dict[str, Any]:
+        """As the options have it, for the guest's own tree; and the machine around it."""
+        if not self._monitor.run_on_hardware:
+            raise errors.EngineUnavailable(
+                f"machines of {self._monitor.name} are not started: its driver is checked by the published description only, "
+                "and was not run on hardware; use --vmm qemu"
+            )
+        choice = self._choice()
+        if choice.why not in ("", "asked for", *_told):
+            _told.add(choice.why)
+            print(f"skerry: microvm: without kvm, slowly, by QEMU's tcg: {choice.why}", file=sys.stderr, flush=True)
+        boot = options.boot_message()
+        memory = options.memory or min(DEFAULT_MEMORY, _host.host_memory() // 2)
+        boot["limits"]["memory_files"] = min(boot["limits"]["memory_files"], memory // 2)
+        boot["mounts"], shown = _machine.share(boot["mounts"])
+        image, first = self._files()
+        machine = vmm.Machine(
+            kernel=f"{_FILES}/kernel",
+            initramfs=f"{_FILES}/initramfs",
+            memory=-(-(memory + OVERHEAD) // (64 << 20)) * (64 << 20),
+            cpus=_cpus(options),
+            command_line=_command_line(choice.accel, self._monitor.channel),
+            shares_root=True,
+            accel=choice.accel,
+        )
+        files = {"kernel": image, "initramfs": first}
+        state = self._kept(boot, machine, files) if self._monitor.keeps and self._snapshot == "auto" else None
+        plan = self._monitor.plan(machine)
+        plug = [_step(request) for request in plan.requests]
+        if state is None:
+            talk = messages.conversation(_CONTROL, after=plug)
+        else:
+            plan.argv += ["-incoming", "defer"]
+            files["state"], files["memory"] = state, f"{state}.memory"
+            load = [
+                _IGNORE_MEMORY,
+                messages.step(command("getfd", fdname="state"), read=f"{_FILES}/state"),
+                messages.step(command("migrate-incoming", uri="fd:state")),
+                messages.step(command("query-status"), until="paused"),
+            ]
+            talk = messages.conversation(_CONTROL, before=[*load, *plug, messages.step(command("cont"))], resumed=True)
+        boot["about"] = {
+            "monitor": self._monitor.name,
+            "accel": f"{choice.accel}: {choice.why}" if choice.why else choice.accel,
+            "memory": f"{machine.memory_mib} MiB",
+            "start": "boot" if state is None else "snapshot",
+        }
+        boot["machine"] = self._machine(plan, machine, files, talk)
+        boot["machine"]["helpers"] = [_server()]
+        boot["machine"]["mounts"] += [*_machine.program_mounts(_server_path()), *shown]
+        boot["machine"]["writes_back"] = _machine.writes_back(boot["mounts"])
+        return boot
+
+    def _machine(
+        self, plan: vmm.Plan, machine: vmm.Machine, files: Mapping[str, str], talk: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """The jail with the monitor in it."""
+        program = self._program()
+        places = {vmm.MEMORY: _MEMORY, vmm.SHARE: _SOCKET, vmm.CONTROL: _CONTROL, vmm.CHANNEL: "0"}
+        words = [program]
+        for word in plan.argv[1:]:
+            for mark, place in places.items():
+                word = word.replace(mark, place)
+            words.append(word)
+        mounts = [
+            *_machine.jail_mounts(machine.memory + (1 << 20)),
+            messages.mount_tmpfs("/run", size=1 << 20, mode=0o755),
+            messages.mount_symlink("/var/run", "/run"),
+            *_machine.program_mounts(program),
+            *(messages.mount_host(path, path, writable=False) for path in _DATA if os.path.isdir(path)),
+            *(messages.mount_host(f"{_FILES}/{name}", path, writable=False) for name, path in files.items()),
+            *(messages.mount_tmpfs(f"{_machine.TOP}/{name}", size=4096, mode=0o755) for name in ("proc", "sys", "dev")),
+        ]
+        if machine.accel == "kvm":
+            mounts.append(messages.mount_device(accel.KVM))
+        return messages.machine(
+            monitor=messages.host_program(words, ["HOME=/tmp", "TMPDIR=/tmp"]),
+            mounts=mounts,
+            memory_files=16 << 20,
+            calls=None if os.geteuid() == 0 else _calls(),
+            patience_ms=_PATIENCE_MS[machine.accel],
+            copies=[(f"{_FILES}/memory", _MEMORY)] if "memory" in files else [],
+            conversation=talk,
+        )
+
+    def _kept(self, boot: Mapping[str, Any], machine: vmm.Machine, files: Mapping[str, str]) -> str | None:
+        """The snapshot of such a machine that has booted, made where there is none; None where it cannot be."""
+        plain = vmm.Machine(**{name: getattr(machine, name) for name in machine.__slots__})
+        plain.shares_root = False
+        plan = self._monitor.plan(plain)
+        processor = _processor() if machine.accel == "kvm" else ""
+        name = store.name_of(*plan.argv, *files.values(), accel.identity(self._program()), processor)
+        with store.locked(name):
+            if (found := store.snapshot(name)) is not None:
+                return found
+            part = store.new_snapshot(name)
+            save = [
+                _IGNORE_MEMORY,
+                messages.step(command("stop")),
+                messages.step(command("getfd", fdname="state"), write=f"{_FILES}/state"),
+                messages.step(command("migrate", uri="fd:state")),
+                messages.step(command("query-migrate"), until="completed"),
+            ]
+            talk = messages.conversation(_CONTROL, after=save, keeps=(_MEMORY, f"{_FILES}/memory"))
+            making = {**boot, "machine": self._machine(plan, plain, files, talk), "require": [], "limits": {}}
+            making["machine"]["mounts"] += [
+                messages.mount_host(f"{_FILES}/state", part, writable=True),
+                messages.mount_host(f"{_FILES}/memory", f"{part}.memory", writable=True),
+            ]
+            try:
+                guest = self.start(making, lambda _: None, lambda _: None)
+                try:
+                    guest.client.call("boot", making)
+                finally:
+                    guest.close()
+            except errors.SkerryError as error:
+                store.drop(part)
+                print(f"skerry: microvm: no snapshot, each start boots: {error}", file=sys.stderr, flush=True)
+                self._snapshot = "never"
+                return None
+            about: dict[str, Any] = {"memory": f"{machine.memory_mib} MiB", "cpus": machine.cpus, "accel": machine.accel}
+            return store.keep(name, part, about)
+
+    def probe(self) -> Probe:
+        """By a guest that boots."""
+        try:
+            self._program()
+            kernel.find()
+        except errors.SandboxError as error:
+            return Probe(False, str(error), "install qemu-system-x86, and run 'skerry machines --fetch-kernel'")
+        return probe_by_boot(self.name, "'skerry doctor' says what is missing")
+
+    def start(
+        self,
+        boot: Mapping[str, Any],
+        on_event: Callable[[Mapping[str, Any]], None],
+        on_end: Callable[[errors.SandboxError], None],
+    ) -> ProgramGuest:
+        """A host's side that waits for its `boot`."""
+        return _machine.start_machine(self.name, on_event, on_end)
+
+
+#: Changes when the contents of the first file system do for another reason than its parts.
+_FORM = "1"
+
+#: What every guest's tree takes.
+_MODULES = ("overlay",)
+
+
+def _cpus(options: Options) -> int:
+    """Whole ones: a fraction is held outside, by the time that the monitor gets."""
+    there = len(os.sched_getaffinity(0))
+    return max(1, min(math.ceil(options.cpus or there), there, 64))
+
+
+def _command_line(accelerator: str, channel: str) -> str:
+    words = ["console=ttyS0", "quiet", "reboot=t", "panic=-1", "random.trust_cpu=on", "cryptomgr.notests"]
+    if accelerator == "tcg":
+        # What the guest would measure is known, and measured badly under tcg. Its mitigations mend no hardware.
+        counter = accel.counter_khz()
+        words += [f"tsc_early_khz={counter}"] if counter else []
+        words += ["lpj=4000000", "no_timer_check", "mitigations=off"]
+    words += ["--", "--engine", "guest", "--channel", channel, "--module", f"/{initramfs.MODULES}", "--tree", "virtiofs:root"]
+    return " ".join(words)
+
+
+def _step(request: vmm.Request) -> dict[str, Any]:
+    return messages.step({"execute": request.method, "arguments": request.body or {}})
+
+
+def _processor() -> str:
+    """What a snapshot depends on where the hardware's own registers are in it."""
+    with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
+        return "".join(
+            line for line in file.read().partition("\n\n")[0].splitlines() if line.startswith(("model", "flags", "step"))
+        )
+
+
+def _server_path() -> str:
+    program = next((path for path in _SERVERS if os.access(path, os.X_OK)), None)
+    if program is None:
+        raise errors.EngineUnavailable("there is no virtiofsd; Debian's package is qemu-system-common")
+    return os.path.realpath(program)
+
+
+def _server() -> dict[str, Any]:
+    words = [_server_path(), f"--socket-path={_SOCKET}", "-o", f"source={_machine.TOP}", "-o", "sandbox=chroot"]
+    words += ["-o", "cache=always", "-o", "modcaps=-mknod:-setfcap", "-o", "log_level=err"]
+    return messages.host_program(words, (), _SOCKET, _SERVER_CAPABILITIES, opens_for_others=os.geteuid() != 0)
+
+
+def _calls() -> dict[str, Any]:
+    """Who is not root owns few of the host's files: the server's opens with O_NOATIME are made for it without that."""
+    noatime = messages.argument(2, "equal", os.O_NOATIME, mask=os.O_NOATIME)
+    return messages.call_rules("allow", [messages.call_rule(["openat"], "notify", [noatime])])

@@ -1,0 +1,124 @@
+"""Virtual machine monitors: what each of them needs to be told to run one machine of ours.
+
+A driver is data in, data out: from a `Machine` it makes a `Plan`: the program with its arguments, files to be there before it
+starts, and the requests that its control socket gets, in order. `skerry-machine` (crates/machine) starts the program in a jail
+and speaks; nothing here starts anything. So every driver can be checked by the monitor's published description, on any host.
+"""
+
+from __future__ import annotations
+
+from .._options import MONITORS
+from ..errors import UsageError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from typing import Any
+
+#: Whoever starts the machine puts the paths and descriptors in their places.
+CONTROL, CHANNEL, SHARE, MEMORY = "@CONTROL@", "@CHANNEL@", "@SHARE@", "@MEMORY@"
+
+
+class Machine:
+    """What a machine is made of. Sizes in bytes, paths of the host; `shares_root`: its tree comes by virtio-fs."""
+
+    __slots__ = ("accel", "command_line", "cpus", "images", "initramfs", "kernel", "memory", "name", "shares_root")
+
+    def __init__(
+        self,
+        *,
+        kernel: str,
+        initramfs: str,
+        memory: int,
+        cpus: int = 1,
+        command_line: str = "",
+        images: Sequence[str] = (),
+        shares_root: bool = False,
+        accel: str = "kvm",
+        name: str = "skerry",
+    ) -> None:
+        self.kernel = kernel
+        self.initramfs = initramfs
+        self.memory = memory
+        self.cpus = cpus
+        self.command_line = command_line
+        self.images = tuple(images)
+        self.shares_root = shares_root
+        self.accel = accel
+        self.name = name
+
+    @property
+    def memory_mib(self) -> int:
+        """Its memory in MiB, rounded up."""
+        return -(-self.memory // (1 << 20))
+
+
+class Request:
+    """One request to a monitor's control socket, and the statuses that mean that it was done."""
+
+    __slots__ = ("body", "method", "path")
+
+    def __init__(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> None:
+        self.method = method
+        self.path = path
+        self.body = body
+
+
+class Plan:
+    """What to start and what to say. `protocol`: "http", "qmp", or "" where there is no control socket."""
+
+    __slots__ = ("argv", "files", "protocol", "requests")
+
+    def __init__(
+        self,
+        argv: Sequence[str],
+        *,
+        requests: Sequence[Request] = (),
+        protocol: str = "",
+        files: Mapping[str, str] | None = None,
+    ) -> None:
+        self.argv = list(argv)
+        self.requests = list(requests)
+        self.protocol = protocol
+        self.files = dict(files or {})
+
+
+class Monitor:
+    """One kind of monitor."""
+
+    name: str
+    #: The program, as it is looked for in PATH.
+    program: str
+    #: Whether its machines were really run by us, or only checked by its published description.
+    run_on_hardware = False
+    #: How the agent reaches us, as it is told on the kernel's command line.
+    channel: str
+    #: What the guest's kernel needs for the machine's devices.
+    modules: tuple[str, ...]
+    #: Whether its machines can be kept as snapshots by us.
+    keeps = False
+
+    def plan(self, machine: Machine) -> Plan:
+        """What to start, and what to say."""
+        raise NotImplementedError
+
+
+def monitor(name: str) -> Monitor:
+    """The driver of that name."""
+    if name in ("qemu", "qemu-microvm"):
+        from .qemu import Qemu
+
+        return Qemu(name)
+    if name == "firecracker":
+        from .firecracker import Firecracker
+
+        return Firecracker()
+    if name == "cloud-hypervisor":
+        from .cloud_hypervisor import CloudHypervisor
+
+        return CloudHypervisor()
+    if name == "xen":
+        from .xen import Xen
+
+        return Xen()
+    raise UsageError(f"{name!r} is none of {', '.join(MONITORS)}", option="vmm")

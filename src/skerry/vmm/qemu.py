@@ -1,0 +1,89 @@
+"""QEMU: the machine on its command line, the rest by QMP.
+
+Two machines: `qemu` is a q35, whose tree (virtio-fs) is plugged in after the agent is there, so that what was before can be
+kept as a snapshot; `qemu-microvm` is the small machine without PCI, which boots a little sooner and cannot be kept.
+Under tcg the processor is QEMU's own work: no hardware holds the guest, so its jail does.
+"""
+
+from __future__ import annotations
+
+from . import CHANNEL, CONTROL, MEMORY, SHARE, Monitor, Plan, Request
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from . import Machine
+
+#: What QEMU itself may not do once it runs; the jail around it holds besides.
+_SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
+
+_MODULES = ("virtio_console", "virtiofs", "virtio_balloon", "virtio-rng")
+
+
+class Qemu(Monitor):
+    """Run by us, under tcg in every test."""
+
+    program = "qemu-system-x86_64"
+    run_on_hardware = True
+    channel = "port:skerry"
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._pci = self.keeps = name == "qemu"
+        self.modules = (("virtio_pci" if self._pci else "virtio_mmio"), "virtio_blk", *_MODULES)
+
+    def plan(self, machine: Machine) -> Plan:
+        """The command, and what plugs the tree in once the agent is there."""
+        board = "q35,usb=off" if self._pci else "microvm,x-option-roms=off,rtc=on"
+        words = [
+            *("-nodefaults", "-no-user-config", "-no-reboot"),
+            *("-display", "none"),
+            *("-sandbox", _SANDBOX),
+            *("-M", f"{board},memory-backend=memory"),
+            *("-accel", machine.accel),
+            *("-cpu", "host" if machine.accel == "kvm" else "max"),
+            *("-smp", str(machine.cpus)),
+            *("-m", f"{machine.memory_mib}M"),
+            # Shared, as virtio-fs asks for; a file, so that what is kept of it is there before QEMU is.
+            *("-object", f"memory-backend-file,id=memory,size={machine.memory_mib}M,share=on,mem-path={MEMORY}"),
+            *("-kernel", machine.kernel),
+            *("-initrd", machine.initramfs),
+            *("-append", machine.command_line),
+            *("-chardev", "file,id=console,path=/proc/self/fd/1,append=on", "-serial", "chardev:console"),
+            *("-chardev", f"socket,id=control,path={CONTROL},server=on,wait=off", "-mon", "chardev=control,mode=control"),
+            *("-global", "virtio-mmio.force-legacy=false"),
+            *("-device", self._device("virtio-serial", "max_ports=2")),
+            *("-chardev", f"socket,id=channel,fd={CHANNEL}"),
+            *("-device", "virtserialport,chardev=channel,name=skerry"),
+            *("-object", "rng-random,id=entropy,filename=/dev/urandom"),
+            *("-device", self._device("virtio-rng", "rng=entropy")),
+            *("-device", self._device("virtio-balloon", "free-page-reporting=on,deflate-on-oom=on")),
+        ]
+        for number, path in enumerate(machine.images):
+            name = path.replace(",", ",,")
+            words += ["-drive", f"if=none,id=image{number},format=raw,read-only=on,file.locking=off,file={name}"]
+            words += ["-device", self._device("virtio-blk", f"drive=image{number}")]
+        if self._pci:
+            words += ["-device", "pcie-root-port,id=plug,chassis=1,slot=1"]
+        requests = []
+        if machine.shares_root:
+            words += ["-chardev", f"socket,id=share,path={SHARE}"]
+            if self._pci:
+                requests.append(_PLUG)
+            else:
+                words += ["-device", "vhost-user-fs-device,chardev=share,tag=root,queue-size=1024"]
+        return Plan([self.program, *words], requests=requests, protocol="qmp")
+
+    def _device(self, name: str, properties: str) -> str:
+        return f"{name}-{'pci' if self._pci else 'device'},{properties}"
+
+
+def command(name: str, **arguments: object) -> dict[str, object]:
+    """One of QMP's."""
+    return {"execute": name, "arguments": {word.replace("_", "-"): value for word, value in arguments.items()}}
+
+
+_PLUG = Request(
+    "device_add",
+    "",
+    {"driver": "vhost-user-fs-pci", "id": "share", "bus": "plug", "chardev": "share", "tag": "root", "queue-size": 1024},
+)
