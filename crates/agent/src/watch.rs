@@ -418,3 +418,56 @@ fn process(asked: &Notification, guest: &Guest) -> Option<Observed> {
     let is_there = target > 0 && reach::process_of(target).is_some();
     (is_there && !reach::is_inside(guest.everybody, target)).then(|| report(asked, None, None, None, Errno::PERM))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(text: &str) -> SocketAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn addresses_are_refused_as_the_host_will() {
+        let ports = Ports { connect_tcp: vec![80], bind_tcp: vec![0], ..Ports::default() };
+        let loopback = Watch { network: Network::Loopback, ports: Some(ports), made: Vec::new() };
+        let refused = |text, access, protocol| refusal(address(text), access, protocol, &loopback);
+        assert_eq!(refused("127.0.0.1:80", Access::Connect, "tcp"), None);
+        assert_eq!(refused("[::ffff:127.0.0.1]:80", Access::Connect, "tcp"), None);
+        assert_eq!(refused("127.0.0.1:81", Access::Connect, "tcp"), Some(Errno::ACCESS));
+        assert_eq!(refused("127.0.0.1:80", Access::Connect, "udp"), Some(Errno::ACCESS));
+        assert_eq!(refused("192.0.2.1:80", Access::Connect, "tcp"), Some(Errno::NETUNREACH));
+        assert_eq!(refused("0.0.0.0:0", Access::Bind, "tcp"), None);
+        assert_eq!(refused("192.0.2.1:0", Access::Bind, "tcp"), Some(Errno::ADDRNOTAVAIL));
+        let none = Watch { network: Network::None, ports: None, made: Vec::new() };
+        assert_eq!(refusal(address("127.0.0.1:80"), Access::Connect, "tcp", &none), Some(Errno::NETUNREACH));
+        assert_eq!(refusal(address("0.0.0.0:80"), Access::Bind, "tcp", &none), None);
+    }
+
+    #[test]
+    fn what_opening_takes() {
+        let of = |flags, kind| rights_to_open(flags, kind);
+        assert_eq!(of(libc::O_RDONLY, FileType::Directory), [FileRight::ReadDir]);
+        assert_eq!(of(libc::O_RDWR, FileType::RegularFile), [FileRight::ReadFile, FileRight::WriteFile]);
+        assert_eq!(of(libc::O_WRONLY | libc::O_TRUNC, FileType::RegularFile), [FileRight::WriteFile, FileRight::Truncate]);
+        assert!(of(libc::O_PATH | libc::O_RDWR, FileType::RegularFile).is_empty());
+    }
+
+    #[test]
+    fn a_report_is_made_once() {
+        let mut told = Told::default();
+        let report = |path: &str| Observed {
+            process: 1,
+            program: Bytes(Vec::new()),
+            name: "openat".into(),
+            number: 257,
+            access: Some(Access::Read),
+            path: Some(path.into()),
+            address: None,
+            errno: Some(2),
+        };
+        assert!(told.is_new(&report("/a")) && !told.is_new(&report("/a")) && told.is_new(&report("/b")));
+        let made = (0..2 * MOST).filter(|number| told.is_new(&report(&number.to_string()))).count();
+        assert_eq!(made, MOST - 2);
+    }
+}
