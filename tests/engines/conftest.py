@@ -61,7 +61,11 @@ ENGINES = [
     ),
     Traits(
         "microvm",
-        {"trace": NO_KERNEL_OF_OURS, "profile": NO_KERNEL_OF_OURS, "overlay_dir": "what is written stays in the guest's memory"},
+        {
+            "trace": NO_KERNEL_OF_OURS,
+            "profile": NO_KERNEL_OF_OURS,
+            "overlay_dir": "what is written stays in the guest's memory",
+        },
         boots=True,
         options={"accel": "tcg"},
     ),

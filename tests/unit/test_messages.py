@@ -116,13 +116,13 @@ REQUESTS: dict[str, tuple[str, Any]] = {
                 mounts=[messages.mount_plain("/", "skeleton"), messages.mount_device("/dev/kvm")],
                 memory_files=64 << 20,
                 patience_ms=60_000,
-                copies=[("/files/memory", "/dev/shm/memory")],  # noqa: S108
+                copies=[("/files/memory", "/dev/shm/memory")],
                 conversation=messages.conversation(
                     "/run/control.sock",
                     before=[messages.step({"execute": "getfd"}, read="/files/state")],
                     after=[messages.step({"execute": "query-migrate"}, write="/files/state", until="completed")],
                     resumed=True,
-                    keeps=("/dev/shm/memory", "/files/memory"),  # noqa: S108
+                    keeps=("/dev/shm/memory", "/files/memory"),
                 ),
             ),
         },
