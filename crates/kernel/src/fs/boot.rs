@@ -267,7 +267,7 @@ fn make(services: &Arc<Services>, mount: &Mount, ids: IdMap, others: MakeFileSys
             new(tree, b"host", String::new(), default_flags | MountFlags::READ_ONLY)
         }
         // A jail's; a guest of ours has devices of its own.
-        MountKind::Device { .. } => return Err(Errno::EINVAL.into()),
+        MountKind::Device { .. } => return Err(Errno::EINVAL),
         MountKind::HostReadWrite { source } => {
             let tree = services.host_tree(&source.0, Access::ReadWrite, ids)?;
             new(tree, b"host", String::new(), default_flags)

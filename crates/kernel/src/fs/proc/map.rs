@@ -354,7 +354,7 @@ mod tests {
 
     #[test]
     fn hidden_pages_are_counted() {
-        assert_eq!(hidden_pages(MAPS), Hidden { size: 17, text: 0, data: 1 });
+        assert_eq!(hidden_pages(MAPS), Hidden { size: 26, text: 0, data: 10 });
     }
 
     #[test]
