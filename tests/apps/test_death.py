@@ -205,6 +205,33 @@ def test_the_commands_own_process_is_killed(caller: harness.Caller, undisturbed:
             running.end()
 
 
+def test_processes_that_wait_for_a_program_are_killed(caller: harness.Caller, undisturbed: None) -> None:
+    """Others take their place; programs that are started afterwards run, and their end is heard of."""
+    script = "until [ -e go ]; do :; done; for i in 1 2 3 4 5 6 7 8; do /bin/true || exit 9; done; exit 7"
+    with caller.workspace() as work:
+        running = Running(caller, script, work, "--rw", str(work))
+        try:
+            until_it_runs(running)
+            time.sleep(1)
+
+            def is_idle(pid: int) -> bool:
+                try:
+                    maps = Path(f"/proc/{pid}/maps").read_text()
+                except OSError:
+                    return False
+                return "skerry-channel" in maps and "libc" not in maps
+
+            targets = [pid for pid in running.look() if not is_sentry(pid) and session_of(pid) != pid and is_idle(pid)]
+            assert targets
+            for target in targets:
+                os.kill(target, signal.SIGKILL)
+            (work / "go").write_text("")
+            assert running.process.wait(30) == 7, running.process.stderr.read()
+            assert harness.eventually(lambda: not running.left()), running.left()
+        finally:
+            running.end()
+
+
 def test_nothing_is_left_after_an_ordinary_end(caller: harness.Caller, undisturbed: None) -> None:
     with caller.workspace() as work:
         running = Running(caller, "sleep 100 & seq 100000 > f; sleep 0.5", work, "--memory", "200m", "--pids", "40")

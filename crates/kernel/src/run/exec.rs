@@ -74,17 +74,22 @@ pub fn execute(context: &mut Context, mut execution: Execution) -> Result<()> {
     let pool_thread = fresh.keep();
     task::robust::release(context.task);
     leave_old_process(&engine, context);
-    move_in(&engine, context, &pool_thread, plan.brk);
+    let is_alive = move_in(&engine, context, &pool_thread, plan.brk);
     plan.plain_code.into_iter().for_each(|code| pool_thread.space.add_plain_code(code));
     let mut program = plan.program;
     program.executable = Some(text);
     task::exec_reset(context.task, &execution.name, program, &exec_file, credentials);
-    let started = if plan.has_prepared_stack {
+    let started = if !is_alive {
+        Err(Errno::ESRCH)
+    } else if plan.has_prepared_stack {
         start_at_once(&engine, &pool_thread, context, &plan.start, &plan.calls)
     } else {
         start_when_mapped(&engine, &pool_thread, context, plan.start, plan.calls)
     };
-    if started.is_err() {
+    if !is_alive {
+        // The host has ended it while it waited for its program.
+        task::host_gone(context.process(), Some(ExitStatus::Signaled(Signal::SIGKILL, false)));
+    } else if started.is_err() {
         // Past the point of no return: as Linux, which kills such a process.
         task::kill_group(context.process(), ExitStatus::Signaled(Signal::SIGKILL, false));
     }
@@ -220,8 +225,8 @@ fn leave_old_process(engine: &Arc<Engine>, context: &Context) {
     }
 }
 
-/// The task's host side becomes the pool's thread.
-fn move_in(engine: &Arc<Engine>, context: &Context, thread: &Arc<GuestThread>, brk: Brk) {
+/// The task's host side becomes the pool's thread. False: that is dead, and nobody else tells of it.
+fn move_in(engine: &Arc<Engine>, context: &Context, thread: &Arc<GuestThread>, brk: Brk) -> bool {
     let task = context.task;
     thread.state.lock().task = Some(task.clone());
     *thread.space.brk.lock() = brk;
@@ -231,10 +236,11 @@ fn move_in(engine: &Arc<Engine>, context: &Context, thread: &Arc<GuestThread>, b
     task.move_to_channel(&thread.channel);
     let process = task.process();
     *process.host.write() = Some(thread.process.clone());
-    engine.reaper.assign(thread.host.pid, process);
+    let is_alive = engine.reaper.assign(thread.host.pid, process);
     if process.signals.lock().group_exit.is_some() {
         task::kill_host(process);
     }
+    is_alive
 }
 
 /// Where the program begins, and what lies on its stack then.

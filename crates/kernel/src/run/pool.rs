@@ -11,6 +11,7 @@ use skerry_platform::layout::{action, zygote, Reply};
 use skerry_platform::zygote::{Message, Order};
 use skerry_platform::HostError;
 use std::collections::HashMap;
+use std::sync::atomic::Ordering;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -23,6 +24,8 @@ const CALM: Duration = Duration::from_secs(3);
 const PATIENCE: Duration = Duration::from_secs(30);
 /// The same for the first one of all: where the host does not pass rings on, none ever comes.
 const FIRST_PATIENCE: Duration = Duration::from_secs(10);
+/// After so long without one that was ordered, it is ordered again.
+const ORDER_PATIENCE: Duration = Duration::from_secs(3);
 
 const _: () = assert!(MOST <= zygote::MAXIMUM_FORKS);
 
@@ -176,10 +179,25 @@ impl Pool {
     pub fn add(&self, thread: Arc<GuestThread>) {
         let mut state = self.state.lock();
         state.ordered = state.ordered.saturating_sub(1);
-        state.idle.push(thread);
+        // Dead already, and buried.
+        if !thread.retired.load(Ordering::Acquire) {
+            state.idle.push(thread);
+        }
         state.works = true;
         state.failure = None;
         self.ready.notify_one();
+    }
+
+    /// The host has ended the process `pid`, which had no program yet. Called behind [`Engine::forget_process`].
+    pub fn died(&self, pid: i32) {
+        let mut state = self.state.lock();
+        let before = state.idle.len();
+        state.idle.retain(|thread| thread.process.pid != pid);
+        if state.idle.len() == before {
+            // On its way here, or already out again; then one more than needed comes.
+            state.ordered = state.ordered.saturating_sub(1);
+        }
+        self.ready.notify_all();
     }
 
     fn failed(&self, why: String) {
@@ -245,8 +263,14 @@ impl Pool {
             let mut state = self.state.lock();
             if state.idle.is_empty() && !state.closed {
                 let patience = if state.works { PATIENCE } else { FIRST_PATIENCE };
+                let until = (started + patience).min(Instant::now() + ORDER_PATIENCE);
                 // The order may have failed before we look: nobody wakes us then.
-                let timed_out = state.failure.is_none() && self.ready.wait_until(&mut state, started + patience).timed_out();
+                let late = state.failure.is_none() && self.ready.wait_until(&mut state, until).timed_out();
+                let timed_out = late && started.elapsed() >= patience;
+                if late && state.idle.is_empty() {
+                    // The host may have ended them before they had presented themselves.
+                    state.ordered = 0;
+                }
                 if timed_out && !state.works && state.failure.is_none() {
                     state.failure =
                         Some("no process has rung within 10 s: seccomp user notifications do not arrive here".into());

@@ -124,10 +124,14 @@ impl Reaper {
         let _ = epoll::add(&self.epoll, host.death(), data, EventFlags::IN | EventFlags::ONESHOT);
     }
 
-    /// The pool process `pid` has become `process`.
-    pub fn assign(&self, pid: i32, process: &Arc<Process>) {
-        if let Some(watched) = self.watched.lock().get_mut(&pid) {
-            watched.process = Some(process.clone());
+    /// The pool process `pid` has become `process`. False: it is dead already, and nobody will hear of it from us.
+    pub fn assign(&self, pid: i32, process: &Arc<Process>) -> bool {
+        match self.watched.lock().get_mut(&pid) {
+            Some(watched) => {
+                watched.process = Some(process.clone());
+                true
+            }
+            None => false,
         }
     }
 
@@ -201,6 +205,9 @@ impl Engine {
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
         let status = waitid(WaitId::PidFd(host.death()), options).ok().flatten();
         self.forget_process(host);
+        if watched.process.is_none() {
+            self.pool.died(host.pid);
+        }
         if let Some(process) = &watched.process {
             let current = process.host.read().as_ref().map(|current| current.pid);
             // Else it has executed another program since, in another host process.
