@@ -4,7 +4,7 @@
 //! the sentry wrote is ever read back from the channel.
 
 use crate::layout::{
-    line_state, marshal, ChannelLayout, CloneOrder, Frame, Identity, Line, Local, Operation, Phase, Reply, Request,
+    line_state, loan, marshal, ChannelLayout, CloneOrder, Frame, Identity, Line, Local, Operation, Phase, Reply, Request,
     RequestDetail, CHANNEL_SIZE, MAXIMUM_OPERATIONS,
 };
 use crate::HostError;
@@ -18,6 +18,16 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 #[inline]
 pub fn asks(state: u64) -> bool {
     state >> 32 == Phase::Request as u64
+}
+
+/// A file as it is lent ([`Channel::lend`]).
+#[derive(Clone, Copy, Debug)]
+pub struct Lent {
+    pub descriptor: u32,
+    pub position: u32,
+    pub size: u64,
+    /// The processor's time from which on its attributes and data count no more.
+    pub until: u64,
 }
 
 /// The sentry's mapping of one thread's channel.
@@ -143,6 +153,46 @@ impl Channel {
         // SAFETY: inside the mapping, aligned.
         let watch = unsafe { AtomicU32::from_ptr(&raw mut (*self.pages.as_ptr()).watch.cpu) };
         watch.store(cpu.map_or(0, |cpu| cpu.wrapping_add(1)), Ordering::Release);
+    }
+
+    /// Lends the thread a file, as its descriptor, until `until`: its attributes, `data` from its start, its size, and where
+    /// it stands. Counts from the next answer on.
+    pub fn lend(&self, number: u16, file: &Lent, status: &[u8; loan::STATUS], data: &[u8]) {
+        let pages = self.pages.as_ptr();
+        let length = data.len().min(loan::DATA);
+        // SAFETY: inside the mapping, `length` bytes at the beginning of the area and the status behind them at its end; no
+        // reference into it is made.
+        unsafe {
+            let area = (&raw mut (*pages).area).cast::<u8>();
+            std::ptr::copy_nonoverlapping(data.as_ptr(), area, length);
+            std::ptr::copy_nonoverlapping(status.as_ptr(), area.add(loan::DATA), loan::STATUS);
+            std::ptr::write_volatile(&raw mut (*pages).loan.until, file.until);
+            std::ptr::write_volatile(&raw mut (*pages).loan.descriptor, file.descriptor);
+            std::ptr::write_volatile(&raw mut (*pages).loan.data, length as u32);
+            std::ptr::write_volatile(&raw mut (*pages).loan.size, file.size);
+        }
+        let word = loan::VALID | u64::from(number) << loan::NUMBER | u64::from(file.position) & loan::POSITION;
+        self.loan_word().store(word, Ordering::Release);
+    }
+
+    fn loan_word(&self) -> &AtomicU64 {
+        // SAFETY: inside the mapping, aligned, and only ever accessed atomically here.
+        unsafe { AtomicU64::from_ptr(&raw mut (*self.pages.as_ptr()).loan.word) }
+    }
+
+    /// Takes back the file that was lent under this number. Where it stands, and whether it is closed, as the thread says;
+    /// `None` where there is no such loan.
+    pub fn take_loan_back(&self, number: u16) -> Option<(u32, bool)> {
+        let mut word = self.loan_word().load(Ordering::Acquire);
+        loop {
+            if word & loan::VALID == 0 || word & loan::NUMBER_MASK != u64::from(number) << loan::NUMBER {
+                return None;
+            }
+            match self.loan_word().compare_exchange_weak(word, 0, Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => return Some(((word & loan::POSITION) as u32, word & loan::CLOSED != 0)),
+                Err(now) => word = now,
+            }
+        }
     }
 
     fn local(&self) -> *mut Local {

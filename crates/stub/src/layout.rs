@@ -405,12 +405,46 @@ pub mod deferred {
     pub const LIMIT: usize = 16;
 }
 
+/// A file that the sentry lends its thread until that makes its next request: the stub answers calls on it from what lies
+/// in the area, and the sentry takes note of what was done behind it (ADR 26). A line of its own.
+#[repr(C, align(64))]
+pub struct Loan {
+    /// See [`loan`]; both sides change it by compare-and-exchange only.
+    pub word: u64,
+    /// The processor's time from which on nothing is said of the file any more.
+    pub until: u64,
+    /// The guest's descriptor.
+    pub descriptor: u32,
+    /// So many bytes of the file, from its start, lie at the beginning of the area.
+    pub data: u32,
+    pub size: u64,
+}
+
+pub mod loan {
+    /// In [`super::Reply::entry`] with RETURN: there is one.
+    pub const LENT: u64 = 2;
+    /// In the word, which is 0 where there is none: it stands.
+    pub const VALID: u64 = 1 << 63;
+    /// The descriptor has been closed.
+    pub const CLOSED: u64 = 1 << 62;
+    /// Below these bits, its number, so that an old one is never taken for it.
+    pub const NUMBER: u32 = 32;
+    pub const NUMBER_MASK: u64 = 0xffff << NUMBER;
+    /// The lowest bits: where the open file stands.
+    pub const POSITION: u64 = 0x7fff_ffff;
+    /// The end of the area has a `struct stat` of the file.
+    pub const STATUS: usize = 144;
+    /// What there is room for before that.
+    pub const DATA: usize = super::marshal::AREA - STATUS;
+}
+
 /// What lies in a channel.
 #[repr(C)]
 pub struct ChannelLayout {
     pub line: Line,
     pub area: [u64; marshal::AREA / 8],
     pub watch: Watch,
+    pub loan: Loan,
     pub local: Local,
     /// Written with every request, read for some.
     pub detail: RequestDetail,

@@ -75,6 +75,17 @@ const LOCAL: [u32; 13] = [
 /// What the stub puts off (stub/src/deferred.rs).
 const DEFERRED: [u32; 1] = [linux::__NR_epoll_ctl];
 
+/// What the stub answers about a file that is lent (stub/src/loan.rs).
+const LENT: [u32; 7] = [
+    linux::__NR_read,
+    linux::__NR_pread64,
+    linux::__NR_fstat,
+    linux::__NR_newfstatat,
+    linux::__NR_lseek,
+    linux::__NR_ioctl,
+    linux::__NR_close,
+];
+
 /// Without these no program runs, or ends.
 const ESSENTIAL: [u32; 4] = [linux::__NR_exit, linux::__NR_exit_group, linux::__NR_rt_sigreturn, linux::__NR_restart_syscall];
 
@@ -139,6 +150,11 @@ impl Policy {
     /// Whether calls that go along with later ones have to come here by themselves.
     pub fn needs_deferred_calls(&self) -> bool {
         self.needs(&DEFERRED)
+    }
+
+    /// Whether calls on a file that is lent have to come here.
+    pub fn needs_lent_calls(&self) -> bool {
+        self.needs(&LENT)
     }
 
     fn needs(&self, numbers: &[u32]) -> bool {

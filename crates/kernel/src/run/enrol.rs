@@ -242,6 +242,7 @@ impl Engine {
             stack: enrolment.stack,
             borrows_memory: enrolment.flags == CLONE_VFORK || is_thread && parent.is_some_and(|parent| parent.borrows_memory),
             pace: Pace::default(),
+            reading: Default::default(),
             rings_for: AtomicU64::new(u64::MAX),
             retired: AtomicBool::new(false),
             state: Mutex::new(ThreadState { task: enrolment.child.clone(), ..ThreadState::default() }),

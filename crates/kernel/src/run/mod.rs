@@ -3,7 +3,7 @@
 //! [`Engine`] holds what is about the host: the zygote and its pool, every guest thread with its channel, the listeners.
 //! Parts: `worker` (threads that receive and serve), `spin` (serving without rings), `serve` (one call, from request to reply),
 //! `enrol` (new threads and processes present themselves), `pool` (processes that wait for a program), `reaper` (deaths), `space` (what is known of
-//! an address space), `program` (ELF images and stacks), `exec` (giving a process its program), `files` (file operations
+//! an address space), `program` (ELF images and stacks), `exec` (giving a process its program), `loan` (what stubs answer about the file that was used last), `files` (file operations
 //! from outside).
 //!
 //! Exactly one thread receives on each listener; a call that has to wait leaves it to that, and whoever is about to block
@@ -14,6 +14,7 @@ mod direct;
 mod enrol;
 mod exec;
 mod files;
+mod loan;
 #[cfg(test)]
 mod fuzz_tests;
 mod park;
@@ -28,6 +29,7 @@ mod spin;
 mod worker;
 
 pub use exec::{execute, Execution, MAXIMUM_STRING};
+pub(crate) use loan::Watch;
 pub use files::{Entry, OutsideFiles};
 pub use space::AddressSpace;
 pub(crate) use space::PlainCode;
@@ -62,6 +64,7 @@ pub struct Engine {
     spinner: spin::Spinner,
     reaper: reaper::Reaper,
     channels: channels::Channels,
+    loans: loan::Loans,
     /// Host processes that nobody has any more and that are not dead yet.
     leaving: AtomicUsize,
     /// Guest memory that comes with a call is used, and results go with its answer.
@@ -107,6 +110,7 @@ pub(crate) struct GuestThread {
     /// Its memory is that of another process too (vfork(2)).
     borrows_memory: bool,
     pace: spin::Pace,
+    reading: loan::Reading,
     /// The call on data that is to ring the next time, so that a host descriptor can be given to its process.
     rings_for: AtomicU64,
     /// Nothing that it still asks for is served.
@@ -204,6 +208,7 @@ impl Engine {
             spinner: spin::Spinner::new(),
             reaper,
             channels: channels::Channels::default(),
+            loans: loan::Loans::default(),
             leaving: AtomicUsize::new(0),
             marshalling: AtomicBool::new(true),
             parked: AtomicUsize::new(0),

@@ -1,7 +1,7 @@
 //! An open regular file of an overlay.
 
 use super::OverlayInode;
-use crate::fs::file::{FileOperations, MappingRequest, OpenFile, StatusFlags};
+use crate::fs::file::{AtRest, FileOperations, MappingRequest, OpenFile, StatusFlags};
 use crate::fs::inode::Metadata;
 use crate::Result;
 use parking_lot::RwLock;
@@ -91,6 +91,11 @@ impl FileOperations for OverlayFile {
 
     fn underlying(&self) -> Option<Result<Arc<dyn FileOperations>>> {
         Some(self.real())
+    }
+
+    fn at_rest(&self) -> Option<AtRest> {
+        let AtRest { metadata, descriptor } = self.real().ok()?.at_rest()?;
+        Some(AtRest { metadata: self.inode.shown(metadata), descriptor })
     }
 
     fn unchanging_descriptor(&self) -> Option<Arc<OwnedFd>> {

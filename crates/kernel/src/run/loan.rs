@@ -1,0 +1,348 @@
+//! Files that are lent to threads: what a stub may answer by itself about the file that its last call was about (ADR 26).
+//!
+//! A loan begins with the answer to a call, when nobody can change the file behind the sentry's back, and no other
+//! descriptor stands for the open file. It is taken back before the thread's next request is served, whatever that is,
+//! before any call of those who share its descriptors, and around any call of others that could change a file or look
+//! at what they have open ([`only_looks`]). Taking it back is one exchange of a word in the channel, and then what the stub has
+//! done is done here: the file's position is set, the descriptor closed. So nobody can tell that it was not a call.
+//!
+//! What the thread says is believed as far as it could have called: where its own file stands, that its own descriptor is
+//! closed. Lock order: `Loans::list` is outside of descriptor tables and files.
+
+use super::{Engine, GuestThread};
+use crate::context::Context;
+use crate::fs::close::closed;
+use crate::fs::direct::is_watched;
+use crate::fs::fd_table::FdTable;
+use crate::fs::file::{AtRest, OpenFile, StatusFlags};
+use crate::fs::inode::FileType;
+use crate::task::Process;
+use parking_lot::Mutex;
+use skerry_abi::raw::general as linux;
+use skerry_platform::channel::Lent;
+use skerry_platform::layout::{loan, request};
+use skerry_platform::processor::ticks;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
+use zerocopy::IntoBytes;
+
+/// For so many ticks of the processor's clock a stub believes what it was told: less than a millisecond. It bounds how old an
+/// answer can be where the host's own processes change a file.
+const LIFE: u64 = 1_000_000;
+/// Of a file that does not fit into the channel only this much goes along: headers.
+const HEAD: usize = 1024;
+/// From [`Reading`] of this on data goes along.
+const READS: u32 = 2;
+const MOST_READS: u32 = 3;
+
+/// All loans of a sandbox.
+#[derive(Default)]
+pub(super) struct Loans {
+    /// Length of the list, so that nothing is locked where there is none.
+    count: AtomicUsize,
+    list: Mutex<Vec<Loan>>,
+    numbers: AtomicU32,
+    /// Moved on before and behind each call that could change a file.
+    changes: AtomicU64,
+}
+
+struct Loan {
+    thread: Arc<GuestThread>,
+    number: u16,
+    files: Arc<FdTable>,
+    process: Weak<Process>,
+    fd: i32,
+    file: Weak<OpenFile>,
+    position: u32,
+    /// The call has opened the file.
+    opens: bool,
+}
+
+/// Whether a thread reads the files that it opens, from its last ones.
+pub(super) struct Reading(AtomicU32);
+
+impl Default for Reading {
+    fn default() -> Reading {
+        Reading(AtomicU32::new(READS))
+    }
+}
+
+impl Reading {
+    fn is_usual(&self) -> bool {
+        self.0.load(Ordering::Relaxed) >= READS
+    }
+
+    fn note(&self, has_read: bool) {
+        let count = self.0.load(Ordering::Relaxed);
+        self.0.store(if has_read { (count + 1).min(MOST_READS) } else { count.saturating_sub(1) }, Ordering::Relaxed);
+    }
+}
+
+/// What a call may do to others' loans; from [`Loans::before`] to [`Loans::behind`].
+#[derive(Clone, Copy)]
+pub(crate) struct Watch {
+    only_looks: bool,
+    /// [`Loans::changes`] when the call began.
+    changes: u64,
+}
+
+impl Loans {
+    /// A request of `thread` begins.
+    pub fn before(&self, thread: &Arc<GuestThread>, context: &Context, kind: u32) -> Watch {
+        let is_call = kind == request::SYSCALL;
+        let only_looks = if is_call { only_looks(context) } else { kind != request::NATIVE_DONE };
+        if !only_looks {
+            self.changes.fetch_add(1, Ordering::SeqCst);
+        }
+        if self.count.load(Ordering::SeqCst) != 0 {
+            let files = context.task.files();
+            let reads = matches!(context.call.number as u32, linux::__NR_read | linux::__NR_pread64 | linux::__NR_readv);
+            let reads_now = |fd: i32| is_call && reads && context.call.arguments[0] as i32 == fd;
+            self.take_back(|loan| !only_looks || Arc::ptr_eq(&loan.thread, thread) || Arc::ptr_eq(&loan.files, &files), reads_now);
+        }
+        Watch { only_looks, changes: self.changes.load(Ordering::SeqCst) }
+    }
+
+    /// The call has had its effect.
+    pub fn behind(&self, watch: Watch) {
+        if !watch.only_looks {
+            self.changed();
+        }
+    }
+
+    /// Somebody has changed what files there are, or is about to look at what others have open.
+    pub fn changed(&self) {
+        self.changes.fetch_add(1, Ordering::SeqCst);
+        if self.count.load(Ordering::SeqCst) != 0 {
+            self.take_back(|_| true, |_| false);
+        }
+    }
+
+    fn take_back(&self, which: impl Fn(&Loan) -> bool, reads_now: impl Fn(i32) -> bool) {
+        // With the lock held, so that who comes behind sees all of it.
+        let mut list = self.list.lock();
+        let mut index = 0;
+        while index < list.len() {
+            if which(&list[index]) {
+                let loan = list.swap_remove(index);
+                let was_read = loan.end();
+                if loan.opens {
+                    loan.thread.reading.note(was_read || reads_now(loan.fd));
+                }
+            } else {
+                index += 1;
+            }
+        }
+        self.count.store(list.len(), Ordering::SeqCst);
+    }
+}
+
+impl Loan {
+    /// What the stub has done is done here. True: it has read.
+    fn end(&self) -> bool {
+        let Some((position, is_closed)) = self.thread.channel.take_loan_back(self.number) else { return false };
+        let Some(file) = self.file.upgrade() else { return false };
+        if position != self.position {
+            let _ = file.position.lock().set(position.into());
+        }
+        if is_closed && self.files.get(self.fd).is_ok_and(|present| Arc::ptr_eq(&present, &file)) {
+            if let (Ok(removed), Some(process)) = (self.files.remove(self.fd), self.process.upgrade()) {
+                // So that it is the last one, if it is.
+                drop(file);
+                closed(&process, removed);
+            }
+        }
+        position != self.position
+    }
+}
+
+impl Engine {
+    /// Lends the thread the file that its call was about, if that can be; its answer is to say so.
+    pub(super) fn lend(&self, thread: &Arc<GuestThread>, context: &Context, value: i64) -> bool {
+        let fd = match context.call.number as u32 {
+            linux::__NR_open | linux::__NR_openat => value as i32,
+            linux::__NR_read | linux::__NR_fstat | linux::__NR_lseek => context.call.arguments[0] as i32,
+            linux::__NR_newfstatat if context.call.arguments[3] as u32 & linux::AT_EMPTY_PATH != 0 => {
+                context.call.arguments[0] as i32
+            }
+            _ => return false,
+        };
+        let Some(watch) = context.watch.filter(|watch| watch.only_looks && value >= 0) else { return false };
+        may_lend(thread, context) && self.try_lend(thread, context, fd, watch).is_some()
+    }
+
+    fn try_lend(&self, thread: &Arc<GuestThread>, context: &Context, fd: i32, watch: Watch) -> Option<()> {
+        let opens = matches!(context.call.number as u32, linux::__NR_open | linux::__NR_openat);
+        let kernel = context.kernel();
+        let files = context.task.files();
+        let file = files.get(fd).ok()?;
+        // The table's, and ours: nobody else moves its position.
+        if Arc::strong_count(&file) != 2
+            || file.flags().intersects(StatusFlags::WRONLY | StatusFlags::RDWR | StatusFlags::PATH | StatusFlags::DIRECT)
+            || file.position.handed_over().is_some()
+            || !file.is_plain()
+        {
+            return None;
+        }
+        let path = file.path.as_ref()?;
+        if kernel.locks.is_locked(path.inode()) || is_watched(&kernel.watches, &file) {
+            return None;
+        }
+        let position = u32::try_from(file.position.lock().get()).ok().filter(|at| u64::from(*at) <= loan::POSITION)?;
+        let AtRest { metadata, descriptor } = file.operations.at_rest()?;
+        let data = if opens && thread.reading.is_usual() { beginning(&descriptor, metadata.size)? } else { Vec::new() };
+        let status: [u8; loan::STATUS] = metadata.stat().as_bytes().try_into().ok()?;
+        let mut list = self.loans.list.lock();
+        // A call that may change files has begun meanwhile, or has ended.
+        if self.loans.changes.load(Ordering::SeqCst) != watch.changes {
+            return None;
+        }
+        let number = self.loans.numbers.fetch_add(1, Ordering::Relaxed) as u16;
+        let lent = Lent { descriptor: fd as u32, position, size: metadata.size, until: ticks().wrapping_add(LIFE) };
+        thread.channel.lend(number, &lent, &status, &data);
+        list.push(Loan {
+            thread: thread.clone(),
+            number,
+            files,
+            process: Arc::downgrade(context.process()),
+            fd,
+            file: Arc::downgrade(&file),
+            position,
+            opens,
+        });
+        self.loans.count.store(list.len(), Ordering::SeqCst);
+        Some(())
+    }
+
+    /// What threads have done with files that were lent to them is done, for somebody who looks at others' descriptors, or
+    /// changes files without a call.
+    pub(crate) fn take_loans_back(&self) {
+        self.loans.changed();
+    }
+}
+
+/// What goes along of a file's data. `None`: it has changed just now.
+fn beginning(descriptor: &OwnedFd, size: u64) -> Option<Vec<u8>> {
+    let wanted = if size <= loan::DATA as u64 { size as usize } else { HEAD };
+    // One byte more shows that it has not grown.
+    let mut data = Vec::with_capacity(wanted + 1);
+    rustix::io::pread(descriptor, rustix::buffer::spare_capacity(&mut data), 0).ok()?;
+    let is_as_told = if size == wanted as u64 { data.len() == wanted } else { data.len() >= wanted };
+    data.truncate(wanted);
+    is_as_told.then_some(data)
+}
+
+/// As for direct descriptors: not where every call is to be seen, nor in memory that is another process's.
+fn may_lend(thread: &GuestThread, context: &Context) -> bool {
+    context.kernel().lending.load(Ordering::Relaxed)
+        && !context.kernel().trace
+        && thread.space.owner == thread.process.pid
+        && context.task.seccomp.read().is_none()
+        && !context.task.traced.load(Ordering::Relaxed)
+}
+
+/// Whether a call neither changes a file nor shows what others have open, whoever made it. What is not known here does.
+fn only_looks(context: &Context) -> bool {
+    let arguments = context.call.arguments;
+    match context.call.number as u32 {
+        linux::__NR_open => opens_to_look(arguments[1]),
+        linux::__NR_openat => opens_to_look(arguments[2]),
+        linux::__NR_write | linux::__NR_writev | linux::__NR_ioctl => is_no_file(context, arguments[0] as i32),
+        linux::__NR_fcntl => matches!(
+            arguments[1] as u32,
+            linux::F_DUPFD | linux::F_DUPFD_CLOEXEC | linux::F_GETFD | linux::F_SETFD | linux::F_GETFL
+        ),
+        number => LOOKS.contains(&number),
+    }
+}
+
+fn opens_to_look(flags: u64) -> bool {
+    /// O_TMPFILE's own bit.
+    const TMPFILE: u32 = 0o20000000;
+    let flags = flags as u32;
+    flags & (linux::O_CREAT | linux::O_TRUNC | TMPFILE) == 0 && flags & linux::O_ACCMODE == linux::O_RDONLY
+}
+
+/// A pipe, a socket, a terminal: what is written there is in no file.
+fn is_no_file(context: &Context, fd: i32) -> bool {
+    context.task.files().get(fd).is_ok_and(|file| match &file.path {
+        None => true,
+        Some(path) => matches!(path.inode().kind(), FileType::Fifo | FileType::Socket | FileType::CharacterDevice),
+    })
+}
+
+const LOOKS: [u32; 72] = [
+    linux::__NR_read,
+    linux::__NR_readv,
+    linux::__NR_pread64,
+    linux::__NR_preadv,
+    linux::__NR_lseek,
+    linux::__NR_close,
+    linux::__NR_dup,
+    linux::__NR_dup2,
+    linux::__NR_dup3,
+    linux::__NR_stat,
+    linux::__NR_fstat,
+    linux::__NR_lstat,
+    linux::__NR_newfstatat,
+    linux::__NR_statx,
+    linux::__NR_access,
+    linux::__NR_faccessat,
+    linux::__NR_faccessat2,
+    linux::__NR_readlink,
+    linux::__NR_readlinkat,
+    linux::__NR_getdents,
+    linux::__NR_getdents64,
+    linux::__NR_getcwd,
+    linux::__NR_chdir,
+    linux::__NR_fchdir,
+    linux::__NR_umask,
+    linux::__NR_fadvise64,
+    linux::__NR_pipe,
+    linux::__NR_pipe2,
+    linux::__NR_poll,
+    linux::__NR_ppoll,
+    linux::__NR_select,
+    linux::__NR_pselect6,
+    linux::__NR_epoll_create1,
+    linux::__NR_epoll_ctl,
+    linux::__NR_epoll_wait,
+    linux::__NR_epoll_pwait,
+    linux::__NR_socket,
+    linux::__NR_socketpair,
+    linux::__NR_connect,
+    linux::__NR_accept,
+    linux::__NR_accept4,
+    linux::__NR_sendto,
+    linux::__NR_recvfrom,
+    linux::__NR_sendmsg,
+    linux::__NR_recvmsg,
+    linux::__NR_getsockopt,
+    linux::__NR_setsockopt,
+    linux::__NR_mmap,
+    linux::__NR_munmap,
+    linux::__NR_mprotect,
+    linux::__NR_brk,
+    linux::__NR_clone,
+    linux::__NR_fork,
+    linux::__NR_vfork,
+    linux::__NR_wait4,
+    linux::__NR_waitid,
+    linux::__NR_getpid,
+    linux::__NR_getppid,
+    linux::__NR_gettid,
+    linux::__NR_getuid,
+    linux::__NR_geteuid,
+    linux::__NR_prlimit64,
+    linux::__NR_nanosleep,
+    linux::__NR_clock_nanosleep,
+    linux::__NR_clock_gettime,
+    linux::__NR_futex,
+    linux::__NR_rt_sigaction,
+    linux::__NR_rt_sigprocmask,
+    linux::__NR_rt_sigsuspend,
+    linux::__NR_set_robust_list,
+    linux::__NR_uname,
+    linux::__NR_execve,
+];

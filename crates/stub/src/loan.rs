@@ -1,0 +1,168 @@
+//! Calls on a file that the sentry has lent: the one that the thread's last request opened, or was about.
+//!
+//! Programs mostly do several things with a file in a row: open it, ask what it is, read it, close it. With the answer to
+//! the first one come the file's attributes, and its data where it is small; as long as the thread asks the sentry nothing
+//! else, calls on the descriptor are answered from that. What they change (the position, that it is closed) is one word in
+//! the channel, which the sentry takes back before it serves the thread's next request, or any call of others that could
+//! make a difference. Then the word's bits are not what they were, and nothing is answered here.
+//!
+//! Nothing here is a wall: a program that writes other things there harms its own view of its own file.
+
+use crate::host::{self, number};
+use crate::layout::loan::{CLOSED, POSITION, STATUS, VALID};
+use crate::layout::marshal::AREA;
+use crate::layout::Loan;
+use crate::thread::ThreadBlock;
+use core::sync::atomic::{AtomicU64, Ordering};
+
+const ENOTTY: i64 = -25;
+const AT_EMPTY_PATH: u64 = 0x1000;
+const SEEK_SET: u64 = 0;
+const SEEK_CUR: u64 = 1;
+const SEEK_END: u64 = 2;
+/// Requests of ioctl(2) that only terminals know (TCGETS, TIOCGWINSZ): how programs ask whether a file is one.
+const TERMINAL_REQUESTS: [u64; 2] = [0x5401, 0x5413];
+/// No call transfers more.
+const MOST: u64 = 0x7fff_f000;
+/// Addresses from here on may end beyond the guest's half of them.
+const HIGHEST: u64 = 0x7fff_0000_0000;
+
+/// The result of a call on the file that is lent, if it is known.
+#[inline(always)]
+pub fn try_loan(thread: &mut ThreadBlock, call_number: u64, arguments: &[u64; 6]) -> Option<i64> {
+    if thread.has_loan == 0 {
+        return None;
+    }
+    answer(thread, call_number, arguments)
+}
+
+/// As a stub reads it; the sentry, which alone writes it but for the word, does so before the answer that lends.
+struct Lent {
+    word: &'static AtomicU64,
+    /// What the word was when the call began.
+    before: u64,
+    until: u64,
+    data: u64,
+    size: u64,
+    area: u64,
+}
+
+impl Lent {
+    fn position(&self) -> u64 {
+        self.before & POSITION
+    }
+
+    /// What is known of the file still holds.
+    fn is_fresh(&self) -> bool {
+        // SAFETY: reads a register.
+        let now = unsafe { core::arch::x86_64::_rdtsc() };
+        (self.until.wrapping_sub(now) as i64) > 0
+    }
+
+    /// Takes effect, if nobody has taken the file back meanwhile.
+    fn becomes(&self, word: u64) -> Option<()> {
+        self.word.compare_exchange(self.before, word, Ordering::AcqRel, Ordering::Relaxed).ok().map(|_| ())
+    }
+
+    fn moves_to(&self, position: u64) -> Option<()> {
+        if position == self.position() {
+            // Nothing has been taken back so far.
+            return (self.word.load(Ordering::Acquire) == self.before).then_some(());
+        }
+        self.becomes(self.before & !POSITION | position)
+    }
+
+    /// Copies what is at `position`; how much, if that is known.
+    fn read(&self, position: u64, address: u64, count: u64) -> Option<u64> {
+        if address > HIGHEST || !self.is_fresh() {
+            return None;
+        }
+        let wanted = count.min(MOST).min(self.size.saturating_sub(position));
+        if position + wanted > self.data && wanted != 0 {
+            return None;
+        }
+        host::copy(address, self.area + position, wanted).then_some(wanted)
+    }
+}
+
+#[inline(never)]
+fn answer(thread: &mut ThreadBlock, call_number: u64, arguments: &[u64; 6]) -> Option<i64> {
+    let [descriptor, second, third, fourth, ..] = *arguments;
+    if !matches!(
+        call_number,
+        number::READ
+            | number::PREAD64
+            | number::FSTAT
+            | number::NEWFSTATAT
+            | number::LSEEK
+            | number::IOCTL
+            | number::CLOSE
+    ) {
+        return None;
+    }
+    let channel = thread.channel();
+    // SAFETY: within the channel, which is mapped as long as the thread lives; the word is accessed atomically only.
+    let (Loan { until, descriptor: own, data, size, .. }, word, area) = unsafe {
+        let loan = &raw mut (*channel).loan;
+        (core::ptr::read_volatile(loan), AtomicU64::from_ptr(&raw mut (*loan).word), &raw const (*channel).area as u64)
+    };
+    if u64::from(own) != descriptor & 0xffff_ffff {
+        return None;
+    }
+    let before = word.load(Ordering::Acquire);
+    if before & VALID == 0 || before & CLOSED != 0 {
+        return None;
+    }
+    let data = u64::from(data).min(AREA as u64 - STATUS as u64);
+    let lent = Lent { word, before, until, data, size, area };
+    match call_number {
+        number::READ => {
+            let position = lent.position();
+            let count = lent.read(position, second, third)?;
+            lent.moves_to(position.checked_add(count).filter(|end| *end <= POSITION)?)?;
+            Some(count as i64)
+        }
+        number::PREAD64 if fourth <= POSITION => {
+            let count = lent.read(fourth, second, third)?;
+            lent.moves_to(lent.position())?;
+            Some(count as i64)
+        }
+        number::FSTAT => status(&lent, second),
+        number::NEWFSTATAT if fourth & 0xffff_ffff == AT_EMPTY_PATH && is_empty(second) => status(&lent, third),
+        number::LSEEK => {
+            let base = match third & 0xffff_ffff {
+                SEEK_SET => 0,
+                SEEK_CUR => lent.position(),
+                SEEK_END if lent.is_fresh() => lent.size,
+                _ => return None,
+            };
+            let position = (base as i64).checked_add(second as i64).filter(|position| (0..=POSITION as i64).contains(position))?;
+            lent.moves_to(position as u64)?;
+            Some(position)
+        }
+        number::IOCTL if TERMINAL_REQUESTS.contains(&(second & 0xffff_ffff)) => {
+            lent.moves_to(lent.position())?;
+            Some(ENOTTY)
+        }
+        number::CLOSE => {
+            lent.becomes(lent.before | CLOSED)?;
+            thread.has_loan = 0;
+            Some(0)
+        }
+        _ => None,
+    }
+}
+
+fn status(lent: &Lent, address: u64) -> Option<i64> {
+    let there = lent.area + (AREA - STATUS) as u64;
+    if address > HIGHEST || !lent.is_fresh() || !host::copy(address, there, STATUS as u64) {
+        return None;
+    }
+    lent.moves_to(lent.position())?;
+    Some(0)
+}
+
+fn is_empty(path: u64) -> bool {
+    let mut first = 0xffu8;
+    path <= HIGHEST && host::copy(&raw mut first as u64, path, 1) && first == 0
+}
