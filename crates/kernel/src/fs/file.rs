@@ -200,9 +200,9 @@ pub trait FileOperations: Send + Sync + Any {
     fn unchanging_descriptor(&self) -> Option<Arc<OwnedFd>> {
         None
     }
-    /// What the file shows now, where nobody in the sandbox can change it but by a call: not by a descriptor or a mapping that
-    /// a process has for itself.
-    fn at_rest(&self) -> Option<AtRest> {
+    /// What the file shows now, and up to `limit` bytes of its data from its start, where nobody in the sandbox can change it
+    /// but by a call: not by a descriptor or a mapping that a process has for itself.
+    fn at_rest(&self, limit: usize) -> Option<AtRest> {
         None
     }
     /// Called at each close(2) of a descriptor (not only the last): releases POSIX locks, flushes.
@@ -242,8 +242,7 @@ pub struct HostDescription {
 /// What [`FileOperations::at_rest`] gives.
 pub struct AtRest {
     pub metadata: Metadata,
-    /// The host's file, open to be read.
-    pub descriptor: Arc<OwnedFd>,
+    pub data: Vec<u8>,
 }
 
 /// Who else has a host description.

@@ -22,7 +22,6 @@ use skerry_abi::raw::general as linux;
 use skerry_platform::channel::Lent;
 use skerry_platform::layout::{loan, request};
 use skerry_platform::processor::ticks;
-use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use zerocopy::IntoBytes;
@@ -30,8 +29,8 @@ use zerocopy::IntoBytes;
 /// For so many ticks of the processor's clock a stub believes what it was told: less than a millisecond. It bounds how old an
 /// answer can be where the host's own processes change a file.
 const LIFE: u64 = 1_000_000;
-/// Of a file that does not fit into the channel only this much goes along: headers.
-const HEAD: usize = 1024;
+/// Of a file that does not fit into the channel only this much goes along: what is looked at first, or one block of stdio(3).
+const HEAD: usize = 4096;
 /// From [`Reading`] of this on data goes along.
 const READS: u32 = 2;
 const MOST_READS: u32 = 3;
@@ -190,8 +189,12 @@ impl Engine {
             return None;
         }
         let position = u32::try_from(file.position.lock().get()).ok().filter(|at| u64::from(*at) <= loan::POSITION)?;
-        let AtRest { metadata, descriptor } = file.operations.at_rest()?;
-        let data = if opens && thread.reading.is_usual() { beginning(&descriptor, metadata.size)? } else { Vec::new() };
+        let with_data = opens && thread.reading.is_usual();
+        let AtRest { metadata, data } = file.operations.at_rest(if with_data { loan::DATA } else { 0 })?;
+        let data = match metadata.size {
+            size if size <= data.len() as u64 => &data[..size as usize],
+            _ => &data[..data.len().min(HEAD)],
+        };
         let status: [u8; loan::STATUS] = metadata.stat().as_bytes().try_into().ok()?;
         let mut list = self.loans.list.lock();
         // A call that may change files has begun meanwhile, or has ended.
@@ -200,7 +203,7 @@ impl Engine {
         }
         let number = self.loans.numbers.fetch_add(1, Ordering::Relaxed) as u16;
         let lent = Lent { descriptor: fd as u32, position, size: metadata.size, until: ticks().wrapping_add(LIFE) };
-        thread.channel.lend(number, &lent, &status, &data);
+        thread.channel.lend(number, &lent, &status, data);
         list.push(Loan {
             thread: thread.clone(),
             number,
@@ -220,17 +223,6 @@ impl Engine {
     pub(crate) fn take_loans_back(&self) {
         self.loans.changed();
     }
-}
-
-/// What goes along of a file's data. `None`: it has changed just now.
-fn beginning(descriptor: &OwnedFd, size: u64) -> Option<Vec<u8>> {
-    let wanted = if size <= loan::DATA as u64 { size as usize } else { HEAD };
-    // One byte more shows that it has not grown.
-    let mut data = Vec::with_capacity(wanted + 1);
-    rustix::io::pread(descriptor, rustix::buffer::spare_capacity(&mut data), 0).ok()?;
-    let is_as_told = if size == wanted as u64 { data.len() == wanted } else { data.len() >= wanted };
-    data.truncate(wanted);
-    is_as_told.then_some(data)
 }
 
 /// As for direct descriptors: not where every call is to be seen, nor in memory that is another process's.

@@ -119,17 +119,23 @@ impl FileOperations for HostRegularFile {
         (!flags.intersects(StatusFlags::SYNC | StatusFlags::DSYNC)).then_some(u64::MAX)
     }
 
-    fn at_rest(&self) -> Option<AtRest> {
+    fn at_rest(&self, limit: usize) -> Option<AtRest> {
         let tree = self.inode.tree();
         if tree.access() != Access::ReadOnly || self.access != OFlags::RDONLY {
             return None;
         }
+        let mut data = Vec::new();
+        if limit != 0 {
+            data.reserve_exact(limit);
+            rustix::io::pread(&*self.descriptor, rustix::buffer::spare_capacity(&mut data), 0).ok()?;
+        }
+        // Behind that: reading moves the time of access.
         let status = rustix::fs::fstat(&*self.descriptor).ok()?;
         if !tree.keeps_time(&self.descriptor, status.st_dev) {
             return None;
         }
         let metadata = self.inode.status_of(&status).ok()?.metadata(tree.ids);
-        Some(AtRest { metadata, descriptor: self.descriptor.clone() })
+        Some(AtRest { metadata, data })
     }
 
     fn unchanging_descriptor(&self) -> Option<Arc<OwnedFd>> {

@@ -93,9 +93,9 @@ impl FileOperations for OverlayFile {
         Some(self.real())
     }
 
-    fn at_rest(&self) -> Option<AtRest> {
-        let AtRest { metadata, descriptor } = self.real().ok()?.at_rest()?;
-        Some(AtRest { metadata: self.inode.shown(metadata), descriptor })
+    fn at_rest(&self, limit: usize) -> Option<AtRest> {
+        let AtRest { metadata, data } = self.real().ok()?.at_rest(limit)?;
+        Some(AtRest { metadata: self.inode.shown(metadata), data })
     }
 
     fn unchanging_descriptor(&self) -> Option<Arc<OwnedFd>> {
