@@ -29,6 +29,7 @@ FEATURES = (
     "spinning",
     "load,pace",
     "deferral",
+    "lending",
 )
 
 SHELL = (

@@ -378,6 +378,9 @@ mod tests {
         assert!(with_rule.needs_local_calls() && !with_rule.needs_deferred_calls());
         let rules = calls(Action::Allow, &[("epoll_ctl", Action::Kill)]);
         assert!(policy(Some(Actions::new(&rules).unwrap())).needs_deferred_calls());
+        let rules = calls(Action::Allow, &[("fstat", Action::Log)]);
+        let with_rule = policy(Some(Actions::new(&rules).unwrap()));
+        assert!(with_rule.needs_lent_calls() && !with_rule.needs_deferred_calls());
     }
 
     #[test]
