@@ -17,6 +17,7 @@ pub fn guard(child: Pid, kept: CapabilitySet, end_rest: impl FnOnce(), remove_gr
         let _ = rustix::thread::set_capabilities(None, CapabilitySets { effective, permitted: kept, inheritable: none });
     };
     have(none);
+    skerry_platform::own::return_code();
     let status = wait(child);
     have(kept);
     end_rest();

@@ -17,6 +17,7 @@ pub struct Notification {
 /// The listener of one filter tree (an exec'd process and its forks).
 pub struct Listener {
     descriptor: OwnedFd,
+    features: Features,
 }
 
 /// What the host's kernel can do; found out once, or switched off by tests.
@@ -80,7 +81,7 @@ impl Listener {
             // SAFETY: a plain number; kernels that do not know it answer EINVAL, and the wake-up is only slower.
             unsafe { libc::ioctl(descriptor.as_raw_fd(), NOTIF_SET_FLAGS as _, SYNC_WAKE_UP) };
         }
-        Listener { descriptor }
+        Listener { descriptor, features }
     }
 
     /// Waits for a ring. `Ok(None)`: interrupted, or who rang is gone; look whether to go on, and call again. Errors:
@@ -122,6 +123,19 @@ impl Listener {
     pub fn answer(&self, id: u64, value: i64) -> bool {
         let (value, error) = if value < 0 { (0, value as i32) } else { (value, 0) };
         self.respond(&SeccompNotifResponse { id, value, error, flags: 0 })
+    }
+
+    /// As [`Listener::answer`], for one that goes on where it was when it rang, not on our CPU.
+    pub fn answer_at_home(&self, id: u64, value: i64) -> bool {
+        if !self.features.sync_wake_up {
+            return self.answer(id, value);
+        }
+        // SAFETY: a plain number. Who is answered by others meanwhile goes on in the other way, which is slower at most.
+        let set = |flags: u64| unsafe { libc::ioctl(self.descriptor.as_raw_fd(), NOTIF_SET_FLAGS as _, flags) };
+        set(0);
+        let answered = self.answer(id, value);
+        set(SYNC_WAKE_UP);
+        answered
     }
 
     /// Lets the host carry the call out (for calls whose arguments are all in registers).

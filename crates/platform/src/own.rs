@@ -84,3 +84,19 @@ pub fn return_free_memory() {
     // SAFETY: a plain number.
     unsafe { libc::malloc_trim(0) };
 }
+
+/// Unmaps the pages of this program's code and constants (madvise(2), MADV_DONTNEED): those that are used again come back from
+/// the host's page cache, at a microsecond for 64 KiB; those that only the start has used do not.
+pub fn return_code() {
+    extern "C" {
+        // The linker's names for where the program begins, and where its code ends.
+        static __executable_start: u8;
+        static etext: u8;
+    }
+    let page = rustix::param::page_size();
+    let start = (&raw const __executable_start as usize).next_multiple_of(page);
+    let end = (&raw const etext as usize) / page * page;
+    // SAFETY: these pages are private mappings of the program's file that nobody can write to, relocated data comes after
+    // them: what is read there is the same before and after.
+    unsafe { libc::madvise(start as *mut libc::c_void, end.saturating_sub(start), libc::MADV_DONTNEED) };
+}

@@ -229,7 +229,10 @@ impl Images {
                 state.working = next.is_some();
                 next
             };
-            let Some((identity, version, file)) = next else { return skerry_platform::own::return_free_memory() };
+            let Some((identity, version, file)) = next else {
+                skerry_platform::own::return_free_memory();
+                return skerry_platform::own::return_code();
+            };
             let image = self.make(identity, version, &file);
             let mut state = self.state.lock();
             let stage = match image {

@@ -6,6 +6,7 @@
 
 use super::pool::PreparedStack;
 use super::spin::Pace;
+use super::wake::AfterWaking;
 use super::worker::Holder;
 use super::{AddressSpace, Door, Engine, GuestThread, ThreadState};
 use crate::context::{After, ClonePlan, NoLead};
@@ -243,6 +244,7 @@ impl Engine {
             borrows_memory: enrolment.flags == CLONE_VFORK || is_thread && parent.is_some_and(|parent| parent.borrows_memory),
             pace: Pace::default(),
             reading: Default::default(),
+            after_waking: AfterWaking::default(),
             rings_for: AtomicU64::new(u64::MAX),
             retired: AtomicBool::new(false),
             state: Mutex::new(ThreadState { task: enrolment.child.clone(), ..ThreadState::default() }),

@@ -26,6 +26,7 @@ mod serve;
 mod space;
 mod spawn;
 mod spin;
+mod wake;
 mod worker;
 
 pub use exec::{execute, Execution, MAXIMUM_STRING};
@@ -111,6 +112,7 @@ pub(crate) struct GuestThread {
     borrows_memory: bool,
     pace: spin::Pace,
     reading: loan::Reading,
+    after_waking: wake::AfterWaking,
     /// The call on data that is to ring the next time, so that a host descriptor can be given to its process.
     rings_for: AtomicU64,
     /// Nothing that it still asks for is served.

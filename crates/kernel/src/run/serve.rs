@@ -2,7 +2,7 @@
 
 use super::enrol::Enrolment;
 use super::spin::is_left_to_ring;
-use super::worker::Holder;
+use super::worker::{wakes_at_home, Holder};
 use super::{Engine, GuestThread, ThreadState};
 use crate::context::{After, Call, ClonePlan, Continuation, Lead, NativePlan};
 use crate::signal::{self, HandlerFrame, Resume, Return};
@@ -39,6 +39,7 @@ impl Engine {
             layout::DOORBELL_REQUEST => match self.thread(notification.tid) {
                 Some(thread) => {
                     self.serve_rung(holder, &thread, notification.id);
+                    holder.count_wakes(&thread.after_waking);
                     self.spinner.after_ring(self, &thread, began, holder.is_alone());
                 }
                 None => refuse(Errno::ESRCH),
@@ -317,7 +318,8 @@ impl Engine {
             state.ring.take()
         };
         if let Some(ring) = ring {
-            thread.listener.listener.answer(ring, 0);
+            let listener = &thread.listener.listener;
+            let _ = if wakes_at_home(ring) { listener.answer_at_home(ring, 0) } else { listener.answer(ring, 0) };
         }
     }
 

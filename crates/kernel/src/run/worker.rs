@@ -17,6 +17,7 @@
 //!
 //! Lock order: `Workers::state` > `Worker::duty`; nothing else is locked or woken with one of them held.
 
+use super::wake::AfterWaking;
 use super::{Door, Engine};
 use crate::context::Lead;
 use crate::sync::{Home, Suspended, Waiter};
@@ -93,6 +94,25 @@ struct Duty {
 
 thread_local! {
     static CURRENT: RefCell<Option<Arc<Worker>>> = const { RefCell::new(None) };
+    /// The ring that the thread received last, and whether those that its call woke go on where they were before.
+    static LAST: Cell<(u64, bool)> = const { Cell::new((0, false)) };
+}
+
+/// Whether the one that waits at `ring` is to go on where it was, not on our CPU.
+#[inline(never)]
+pub(super) fn wakes_at_home(ring: u64) -> bool {
+    let (last, at_home) = LAST.get();
+    at_home && ring != last
+}
+
+#[inline(never)]
+fn set_at_home(at_home: bool) {
+    LAST.set((LAST.get().0, at_home));
+}
+
+#[inline(never)]
+fn set_last(ring: u64) {
+    LAST.set((ring, false));
 }
 
 /// The worker that the calling thread is. Not inlined: its caller may be on another thread at the next call.
@@ -112,12 +132,13 @@ pub(super) struct Holder<'a> {
     pub door: &'a Arc<Door>,
     /// The call was seen in its channel by the worker that spins.
     spins: bool,
-    waited: Cell<bool>,
+    /// When it first did, by the processor's clock.
+    waited: Cell<Option<u64>>,
 }
 
 impl Lead for Holder<'_> {
     fn before_blocking(&self) {
-        self.waited.set(true);
+        self.waits();
         if let Some(worker) = current() {
             worker.hand_everything_on();
         }
@@ -129,13 +150,13 @@ impl Lead for Holder<'_> {
             return waiter.sleep(deadline);
         }
         while !waiter.take_notice() {
-            if self.spins && !self.waited.get() {
+            if self.spins && !self.has_waited() {
                 // Its maker is to ring, which puts it to sleep; and what wakes it is best served on its CPU.
                 if let Some(worker) = current() {
                     worker.stop_spinning();
                 }
             }
-            self.waited.set(true);
+            self.waits();
             if deadline.is_some_and(|deadline| deadline <= Instant::now()) {
                 return false;
             }
@@ -159,22 +180,33 @@ impl Lead for Holder<'_> {
 impl<'a> Holder<'a> {
     /// For a call that rang.
     pub fn rung(engine: &'a Arc<Engine>, door: &'a Arc<Door>) -> Holder<'a> {
-        Holder { engine, door, spins: false, waited: Cell::new(false) }
+        Holder { engine, door, spins: false, waited: Cell::new(None) }
     }
 
     /// For a call that the calling worker, which spins, has seen.
     pub fn spinning(engine: &'a Arc<Engine>, door: &'a Arc<Door>) -> Holder<'a> {
-        Holder { engine, door, spins: true, waited: Cell::new(false) }
+        Holder { engine, door, spins: true, waited: Cell::new(None) }
     }
 
     /// The call has waited, or may have: its worker is another one, or has given up what it was about.
     pub fn has_waited(&self) -> bool {
-        self.waited.get()
+        self.waited.get().is_some()
+    }
+
+    fn waits(&self) {
+        self.waited.set(self.waited.get().or_else(|| Some(ticks())));
+    }
+
+    /// Once the call is done, of the thread that `after_waking` is of: those that it has woken are gone on with next.
+    pub fn count_wakes(&self, after_waking: &AfterWaking) {
+        let wakes = current().is_some_and(|worker| worker.has_woken());
+        let at_home = after_waking.count(wakes, self.waited.get());
+        set_at_home(at_home);
     }
 
     /// The call has neither waited nor woken another one, so far.
     pub fn is_alone(&self) -> bool {
-        !self.waited.get() && current().is_none_or(|worker| !worker.has_woken())
+        !self.has_waited() && current().is_none_or(|worker| !worker.has_woken())
     }
 
     fn sleep_on_thread(&self, waiter: &Arc<Waiter>, deadline: Option<Instant>) -> bool {
@@ -379,6 +411,7 @@ fn next_task() -> Task {
             None if spins => return Task::Spin(worker),
             Some(door) => {
                 if let Some(notification) = worker.receive(&door) {
+                    set_last(notification.id);
                     return Task::Serve(worker.engine.clone(), door, notification);
                 }
             }

@@ -166,6 +166,8 @@ impl Engine {
         }
         self.send(&state.spawn, &state.descriptors)?;
         let process = self.started(state)?;
+        // From here on there is little to do until the end.
+        skerry_platform::own::return_code();
         let mut deadline = state.timeout_ns.and_then(|time| Instant::now().checked_add(Duration::from_nanos(time)));
         let mut escalation = [libc::SIGTERM, libc::SIGKILL].into_iter();
         loop {

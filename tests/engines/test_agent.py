@@ -1,0 +1,34 @@
+"""The agent as a program: it needs nothing of the host's files, so that it can be the init of a guest that has none of them."""
+
+from __future__ import annotations
+
+import os
+import struct
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from skerry.engines.namespace import PROGRAM
+from skerry.engines.sentry import find_beside
+
+_PT_INTERP, _PT_DYNAMIC, _DT_NEEDED = 3, 2, 1
+
+
+def test_the_agent_is_linked_statically(tmp_path: Path, native_only: bool) -> None:
+    if native_only:
+        pytest.skip("--native-only")
+    program = Path(find_beside(PROGRAM))
+    image = program.read_bytes()
+    table, size, count = (*struct.unpack_from("<Q", image, 32), *struct.unpack_from("<HH", image, 54))
+    segments = [struct.unpack_from("<IIQQQQQQ", image, table + size * index) for index in range(count)]
+    assert _PT_INTERP not in {kind for kind, *_ in segments}
+    for kind, _, offset, _, _, length, *_ in segments:
+        if kind == _PT_DYNAMIC:
+            tags = {struct.unpack_from("<q", image, offset + place)[0] for place in range(0, length, 16)}
+            assert _DT_NEEDED not in tags
+    if os.geteuid() == 0:
+        (tmp_path / PROGRAM).write_bytes(image)
+        (tmp_path / PROGRAM).chmod(0o755)
+        alone = subprocess.run([f"/{PROGRAM}", "--version"], preexec_fn=lambda: os.chroot(tmp_path), capture_output=True, text=True)
+        assert alone.stdout.startswith(PROGRAM), alone
