@@ -4,7 +4,7 @@
 //! the sentry wrote is ever read back from the channel.
 
 use crate::layout::{
-    line_state, loan, marshal, ChannelLayout, CloneOrder, Frame, Identity, Line, Local, Operation, Phase, Reply, Request,
+    line_state, loan, marshal, ChannelLayout, CloneOrder, Frame, Identity, Line, Loan, Local, Operation, Phase, Reply, Request,
     RequestDetail, CHANNEL_SIZE, MAXIMUM_OPERATIONS,
 };
 use crate::HostError;
@@ -28,6 +28,18 @@ pub struct Lent {
     pub size: u64,
     /// The processor's time from which on its attributes and data count no more.
     pub until: u64,
+    /// Of [`loan`].
+    pub flags: u32,
+    pub status_flags: u32,
+    pub descriptor_flags: u32,
+}
+
+/// What has become of a file that was lent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Returned {
+    pub position: u32,
+    pub was_read: bool,
+    pub is_closed: bool,
 }
 
 /// The sentry's mapping of one thread's channel.
@@ -155,21 +167,30 @@ impl Channel {
         watch.store(cpu.map_or(0, |cpu| cpu.wrapping_add(1)), Ordering::Release);
     }
 
-    /// Lends the thread a file, as its descriptor, until `until`: its attributes, `data` from its start, its size, and where
-    /// it stands. Counts from the next answer on.
-    pub fn lend(&self, number: u16, file: &Lent, status: &[u8; loan::STATUS], data: &[u8]) {
+    /// Lends the thread a file: its attributes, and `data`, which comes behind the first `start` bytes of the area. Counts from
+    /// the next answer on.
+    pub fn lend(&self, number: u16, file: &Lent, status: &[u8; loan::STATUS], start: usize, data: &[u8]) {
         let pages = self.pages.as_ptr();
-        let length = data.len().min(loan::DATA);
-        // SAFETY: inside the mapping, `length` bytes at the beginning of the area and the status behind them at its end; no
+        let start = start.min(loan::DATA);
+        let length = data.len().min(loan::DATA - start);
+        let loan = Loan {
+            word: 0,
+            until: file.until,
+            descriptor: file.descriptor,
+            data: length as u32,
+            size: file.size,
+            start: start as u32,
+            flags: file.flags,
+            status_flags: file.status_flags,
+            descriptor_flags: file.descriptor_flags,
+        };
+        // SAFETY: inside the mapping, `length` bytes from `start` on, and the status behind them at the area's end; no
         // reference into it is made.
         unsafe {
             let area = (&raw mut (*pages).area).cast::<u8>();
-            std::ptr::copy_nonoverlapping(data.as_ptr(), area, length);
+            std::ptr::copy_nonoverlapping(data.as_ptr(), area.add(start), length);
             std::ptr::copy_nonoverlapping(status.as_ptr(), area.add(loan::DATA), loan::STATUS);
-            std::ptr::write_volatile(&raw mut (*pages).loan.until, file.until);
-            std::ptr::write_volatile(&raw mut (*pages).loan.descriptor, file.descriptor);
-            std::ptr::write_volatile(&raw mut (*pages).loan.data, length as u32);
-            std::ptr::write_volatile(&raw mut (*pages).loan.size, file.size);
+            std::ptr::write_volatile(&raw mut (*pages).loan, loan);
         }
         let word = loan::VALID | u64::from(number) << loan::NUMBER | u64::from(file.position) & loan::POSITION;
         self.loan_word().store(word, Ordering::Release);
@@ -180,16 +201,22 @@ impl Channel {
         unsafe { AtomicU64::from_ptr(&raw mut (*self.pages.as_ptr()).loan.word) }
     }
 
-    /// Takes back the file that was lent under this number. Where it stands, and whether it is closed, as the thread says;
-    /// `None` where there is no such loan.
-    pub fn take_loan_back(&self, number: u16) -> Option<(u32, bool)> {
+    /// Takes back the file that was lent under this number, with what the thread says that it has done. `None` where there is
+    /// no such loan.
+    pub fn take_loan_back(&self, number: u16) -> Option<Returned> {
         let mut word = self.loan_word().load(Ordering::Acquire);
         loop {
             if word & loan::VALID == 0 || word & loan::NUMBER_MASK != u64::from(number) << loan::NUMBER {
                 return None;
             }
             match self.loan_word().compare_exchange_weak(word, 0, Ordering::AcqRel, Ordering::Acquire) {
-                Ok(_) => return Some(((word & loan::POSITION) as u32, word & loan::CLOSED != 0)),
+                Ok(_) => {
+                    return Some(Returned {
+                        position: (word & loan::POSITION) as u32,
+                        was_read: word & loan::READ != 0,
+                        is_closed: word & loan::CLOSED != 0,
+                    })
+                }
                 Err(now) => word = now,
             }
         }
@@ -314,6 +341,18 @@ impl Drop for Channel {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_loan_is_taken_back_once_and_under_its_number_only() {
+        let (channel, _memory) = Channel::create().unwrap();
+        let file = Lent { descriptor: 3, position: 7, size: 9, until: 0, flags: 0, status_flags: 0, descriptor_flags: 0 };
+        assert_eq!(channel.take_loan_back(0), None);
+        channel.lend(5, &file, &[1; loan::STATUS], usize::MAX, &[2; 2 * marshal::AREA]);
+        channel.lend(5, &file, &[1; loan::STATUS], 0, &[2; 2 * marshal::AREA]);
+        assert_eq!(channel.take_loan_back(6), None);
+        assert_eq!(channel.take_loan_back(5), Some(Returned { position: 7, was_read: false, is_closed: false }));
+        assert_eq!(channel.take_loan_back(5), None);
+    }
 
     #[test]
     fn a_channel_cannot_be_shrunk_under_the_sentry() {

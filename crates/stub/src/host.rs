@@ -255,6 +255,7 @@ pub mod number {
     pub const FSTAT: u64 = 5;
     pub const LSEEK: u64 = 8;
     pub const IOCTL: u64 = 16;
+    pub const GETDENTS64: u64 = 217;
     pub const NEWFSTATAT: u64 = 262;
     pub const PREAD64: u64 = 17;
     pub const PWRITE64: u64 = 18;

@@ -415,9 +415,17 @@ pub struct Loan {
     pub until: u64,
     /// The guest's descriptor.
     pub descriptor: u32,
-    /// So many bytes of the file, from its start, lie at the beginning of the area.
+    /// So many bytes of the file, from its start, lie in the area: from `start` on. Of a directory: all entries from where it
+    /// stands on, as getdents64(2) gives them.
     pub data: u32,
+    /// The file's; of a directory, what all of these entries take up.
     pub size: u64,
+    pub start: u32,
+    /// Of [`loan`].
+    pub flags: u32,
+    /// What fcntl(2) tells: F_GETFL, F_GETFD.
+    pub status_flags: u32,
+    pub descriptor_flags: u32,
 }
 
 pub mod loan {
@@ -427,11 +435,17 @@ pub mod loan {
     pub const VALID: u64 = 1 << 63;
     /// The descriptor has been closed.
     pub const CLOSED: u64 = 1 << 62;
+    /// Data has been read.
+    pub const READ: u64 = 1 << 61;
     /// Below these bits, its number, so that an old one is never taken for it.
     pub const NUMBER: u32 = 32;
     pub const NUMBER_MASK: u64 = 0xffff << NUMBER;
-    /// The lowest bits: where the open file stands.
+    /// The lowest bits: where the open file stands; of a directory, which of the entries that lie there are read.
     pub const POSITION: u64 = 0x7fff_ffff;
+    /// In the flags: it is a directory.
+    pub const DIRECTORY: u32 = 1;
+    /// Reading changes what fstat(2) shows (its time of access).
+    pub const SHOWS_READING: u32 = 2;
     /// The end of the area has a `struct stat` of the file.
     pub const STATUS: usize = 144;
     /// What there is room for before that.

@@ -1,7 +1,7 @@
 //! Calls on a file that the sentry has lent: the one that the thread's last request opened, or was about.
 //!
 //! Programs mostly do several things with a file in a row: open it, ask what it is, read it, close it. With the answer to
-//! the first one come the file's attributes, and its data where it is small; as long as the thread asks the sentry nothing
+//! the first one come the file's attributes, and its data (a directory's entries) where it is small; as long as the thread asks the sentry nothing
 //! else, calls on the descriptor are answered from that. What they change (the position, that it is closed) is one word in
 //! the channel, which the sentry takes back before it serves the thread's next request, or any call of others that could
 //! make a difference. Then the word's bits are not what they were, and nothing is answered here.
@@ -9,7 +9,7 @@
 //! Nothing here is a wall: a program that writes other things there harms its own view of its own file.
 
 use crate::host::{self, number};
-use crate::layout::loan::{CLOSED, POSITION, STATUS, VALID};
+use crate::layout::loan::{CLOSED, DIRECTORY, POSITION, READ, SHOWS_READING, STATUS, VALID};
 use crate::layout::marshal::AREA;
 use crate::layout::Loan;
 use crate::thread::ThreadBlock;
@@ -20,6 +20,12 @@ const AT_EMPTY_PATH: u64 = 0x1000;
 const SEEK_SET: u64 = 0;
 const SEEK_CUR: u64 = 1;
 const SEEK_END: u64 = 2;
+const F_GETFD: u64 = 1;
+const F_SETFD: u64 = 2;
+const F_GETFL: u64 = 3;
+/// In a `struct linux_dirent64`: where its length is, and how long it is at the least.
+const RECORD_LENGTH: u64 = 16;
+const RECORD: u64 = 24;
 /// Requests of ioctl(2) that only terminals know (TCGETS, TIOCGWINSZ): how programs ask whether a file is one.
 const TERMINAL_REQUESTS: [u64; 2] = [0x5401, 0x5413];
 /// No call transfers more.
@@ -44,7 +50,10 @@ struct Lent {
     until: u64,
     data: u64,
     size: u64,
-    area: u64,
+    /// Where the data is, and the status.
+    bytes: u64,
+    status: u64,
+    flags: u32,
 }
 
 impl Lent {
@@ -64,48 +73,68 @@ impl Lent {
         self.word.compare_exchange(self.before, word, Ordering::AcqRel, Ordering::Relaxed).ok().map(|_| ())
     }
 
+    /// The same for a call that changes nothing.
+    fn still_stands(&self) -> Option<()> {
+        (self.word.load(Ordering::Acquire) == self.before).then_some(())
+    }
+
     fn moves_to(&self, position: u64) -> Option<()> {
-        if position == self.position() {
-            // Nothing has been taken back so far.
-            return (self.word.load(Ordering::Acquire) == self.before).then_some(());
-        }
         self.becomes(self.before & !POSITION | position)
     }
 
     /// Copies what is at `position`; how much, if that is known.
     fn read(&self, position: u64, address: u64, count: u64) -> Option<u64> {
-        if address > HIGHEST || !self.is_fresh() {
+        if address > HIGHEST || self.flags & DIRECTORY != 0 || !self.is_fresh() {
             return None;
         }
         let wanted = count.min(MOST).min(self.size.saturating_sub(position));
         if position + wanted > self.data && wanted != 0 {
             return None;
         }
-        host::copy(address, self.area + position, wanted).then_some(wanted)
+        host::copy(address, self.bytes + position, wanted).then_some(wanted)
+    }
+
+    /// Copies the next entries, as many as there is room for; how many bytes.
+    fn list(&self, address: u64, room: u64) -> Option<u64> {
+        let start = self.position();
+        if address > HIGHEST || self.flags & DIRECTORY == 0 || self.data != self.size || start > self.data || !self.is_fresh() {
+            return None;
+        }
+        let mut end = start;
+        while end + RECORD <= self.data {
+            // SAFETY: within the area.
+            let length = u64::from(unsafe { ((self.bytes + end + RECORD_LENGTH) as *const u16).read_volatile() });
+            if length < RECORD || end + length > self.data || end + length - start > room {
+                break;
+            }
+            end += length;
+        }
+        if end == start && start != self.data {
+            return None;
+        }
+        host::copy(address, self.bytes + start, end - start).then_some(end - start)
+    }
+
+    fn show(&self, address: u64) -> Option<i64> {
+        let outdated = self.flags & SHOWS_READING != 0 && self.before & READ != 0;
+        if address > HIGHEST || outdated || !self.is_fresh() || !host::copy(address, self.status, STATUS as u64) {
+            return None;
+        }
+        self.still_stands()?;
+        Some(0)
     }
 }
 
 #[inline(never)]
 fn answer(thread: &mut ThreadBlock, call_number: u64, arguments: &[u64; 6]) -> Option<i64> {
     let [descriptor, second, third, fourth, ..] = *arguments;
-    if !matches!(
-        call_number,
-        number::READ
-            | number::PREAD64
-            | number::FSTAT
-            | number::NEWFSTATAT
-            | number::LSEEK
-            | number::IOCTL
-            | number::CLOSE
-    ) {
-        return None;
-    }
     let channel = thread.channel();
     // SAFETY: within the channel, which is mapped as long as the thread lives; the word is accessed atomically only.
-    let (Loan { until, descriptor: own, data, size, .. }, word, area) = unsafe {
+    let (loan, word, area) = unsafe {
         let loan = &raw mut (*channel).loan;
         (core::ptr::read_volatile(loan), AtomicU64::from_ptr(&raw mut (*loan).word), &raw const (*channel).area as u64)
     };
+    let Loan { until, descriptor: own, data, size, start, flags, status_flags, descriptor_flags, .. } = loan;
     if u64::from(own) != descriptor & 0xffff_ffff {
         return None;
     }
@@ -113,53 +142,63 @@ fn answer(thread: &mut ThreadBlock, call_number: u64, arguments: &[u64; 6]) -> O
     if before & VALID == 0 || before & CLOSED != 0 {
         return None;
     }
-    let data = u64::from(data).min(AREA as u64 - STATUS as u64);
-    let lent = Lent { word, before, until, data, size, area };
+    let end = (AREA - STATUS) as u64;
+    let start = u64::from(start).min(end);
+    let data = u64::from(data).min(end - start);
+    let lent = Lent { word, before, until, data, size, bytes: area + start, status: area + end, flags };
     match call_number {
         number::READ => {
             let position = lent.position();
             let count = lent.read(position, second, third)?;
-            lent.moves_to(position.checked_add(count).filter(|end| *end <= POSITION)?)?;
+            lent.becomes((before | READ) & !POSITION | position.checked_add(count).filter(|end| *end <= POSITION)?)?;
             Some(count as i64)
         }
         number::PREAD64 if fourth <= POSITION => {
             let count = lent.read(fourth, second, third)?;
-            lent.moves_to(lent.position())?;
+            lent.becomes(before | READ)?;
             Some(count as i64)
         }
-        number::FSTAT => status(&lent, second),
-        number::NEWFSTATAT if fourth & 0xffff_ffff == AT_EMPTY_PATH && is_empty(second) => status(&lent, third),
-        number::LSEEK => {
+        number::GETDENTS64 => {
+            let count = lent.list(second, third & 0xffff_ffff)?;
+            lent.becomes((before | READ) & !POSITION | (lent.position() + count))?;
+            Some(count as i64)
+        }
+        number::FSTAT => lent.show(second),
+        number::NEWFSTATAT if fourth & 0xffff_ffff == AT_EMPTY_PATH && is_empty(second) => lent.show(third),
+        number::LSEEK if flags & DIRECTORY == 0 => {
             let base = match third & 0xffff_ffff {
                 SEEK_SET => 0,
                 SEEK_CUR => lent.position(),
                 SEEK_END if lent.is_fresh() => lent.size,
                 _ => return None,
             };
-            let position = (base as i64).checked_add(second as i64).filter(|position| (0..=POSITION as i64).contains(position))?;
+            let position =
+                (base as i64).checked_add(second as i64).filter(|position| (0..=POSITION as i64).contains(position))?;
             lent.moves_to(position as u64)?;
             Some(position)
         }
         number::IOCTL if TERMINAL_REQUESTS.contains(&(second & 0xffff_ffff)) => {
-            lent.moves_to(lent.position())?;
+            lent.still_stands()?;
             Some(ENOTTY)
         }
+        number::FCNTL => {
+            let result = match second & 0xffff_ffff {
+                F_GETFL => status_flags,
+                F_GETFD => descriptor_flags,
+                // As it is.
+                F_SETFD if third & 1 == u64::from(descriptor_flags) => 0,
+                _ => return None,
+            };
+            lent.still_stands()?;
+            Some(result.into())
+        }
         number::CLOSE => {
-            lent.becomes(lent.before | CLOSED)?;
+            lent.becomes(before | CLOSED)?;
             thread.has_loan = 0;
             Some(0)
         }
         _ => None,
     }
-}
-
-fn status(lent: &Lent, address: u64) -> Option<i64> {
-    let there = lent.area + (AREA - STATUS) as u64;
-    if address > HIGHEST || !lent.is_fresh() || !host::copy(address, there, STATUS as u64) {
-        return None;
-    }
-    lent.moves_to(lent.position())?;
-    Some(0)
 }
 
 fn is_empty(path: u64) -> bool {

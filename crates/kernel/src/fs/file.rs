@@ -205,6 +205,8 @@ pub trait FileOperations: Send + Sync + Any {
     fn at_rest(&self, limit: usize) -> Option<AtRest> {
         None
     }
+    /// Data that [`FileOperations::at_rest`] gave has been read.
+    fn was_read(&self, file: &OpenFile) {}
     /// Called at each close(2) of a descriptor (not only the last): releases POSIX locks, flushes.
     fn flush(&self, file: &OpenFile) {}
     /// Status flags were changed by fcntl(F_SETFL).
@@ -243,6 +245,8 @@ pub struct HostDescription {
 pub struct AtRest {
     pub metadata: Metadata,
     pub data: Vec<u8>,
+    /// Reading changes the metadata (the time of access).
+    pub shows_reading: bool,
 }
 
 /// Who else has a host description.

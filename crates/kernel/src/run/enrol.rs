@@ -244,6 +244,7 @@ impl Engine {
             borrows_memory: enrolment.flags == CLONE_VFORK || is_thread && parent.is_some_and(|parent| parent.borrows_memory),
             pace: Pace::default(),
             reading: Default::default(),
+            listing: Default::default(),
             after_waking: AfterWaking::default(),
             rings_for: AtomicU64::new(u64::MAX),
             retired: AtomicBool::new(false),

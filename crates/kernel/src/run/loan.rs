@@ -15,11 +15,12 @@ use crate::fs::close::closed;
 use crate::fs::direct::is_watched;
 use crate::fs::fd_table::FdTable;
 use crate::fs::file::{AtRest, OpenFile, StatusFlags};
-use crate::fs::inode::FileType;
+use crate::fs::inode::{FileType, Metadata};
+use crate::syscall::directory::{cursor_at, rest_of};
 use crate::task::Process;
 use parking_lot::Mutex;
 use skerry_abi::raw::general as linux;
-use skerry_platform::channel::Lent;
+use skerry_platform::channel::{Lent, Returned};
 use skerry_platform::layout::{loan, request};
 use skerry_platform::processor::ticks;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
@@ -54,8 +55,19 @@ struct Loan {
     fd: i32,
     file: Weak<OpenFile>,
     position: u32,
-    /// The call has opened the file.
-    opens: bool,
+    /// Data could go along: whether that was of use tells whether it is to the next time.
+    predicts: bool,
+    /// Of a directory: its entries, as they lie in the channel.
+    listing: Option<Vec<u8>>,
+}
+
+/// What is laid into the channel of a file.
+struct Snapshot {
+    metadata: Metadata,
+    data: Vec<u8>,
+    size: u64,
+    position: u32,
+    flags: u32,
 }
 
 /// Whether a thread reads the files that it opens, from its last ones.
@@ -96,9 +108,15 @@ impl Loans {
         }
         if self.count.load(Ordering::SeqCst) != 0 {
             let files = context.task.files();
-            let reads = matches!(context.call.number as u32, linux::__NR_read | linux::__NR_pread64 | linux::__NR_readv);
+            let reads = matches!(
+                context.call.number as u32,
+                linux::__NR_read | linux::__NR_pread64 | linux::__NR_readv | linux::__NR_getdents64
+            );
             let reads_now = |fd: i32| is_call && reads && context.call.arguments[0] as i32 == fd;
-            self.take_back(|loan| !only_looks || Arc::ptr_eq(&loan.thread, thread) || Arc::ptr_eq(&loan.files, &files), reads_now);
+            self.take_back(
+                |loan| !only_looks || Arc::ptr_eq(&loan.thread, thread) || Arc::ptr_eq(&loan.files, &files),
+                reads_now,
+            );
         }
         Watch { only_looks, changes: self.changes.load(Ordering::SeqCst) }
     }
@@ -126,8 +144,9 @@ impl Loans {
             if which(&list[index]) {
                 let loan = list.swap_remove(index);
                 let was_read = loan.end();
-                if loan.opens {
-                    loan.thread.reading.note(was_read || reads_now(loan.fd));
+                if loan.predicts {
+                    let reading = if loan.listing.is_some() { &loan.thread.listing } else { &loan.thread.reading };
+                    reading.note(was_read || reads_now(loan.fd));
                 }
             } else {
                 index += 1;
@@ -140,10 +159,20 @@ impl Loans {
 impl Loan {
     /// What the stub has done is done here. True: it has read.
     fn end(&self) -> bool {
-        let Some((position, is_closed)) = self.thread.channel.take_loan_back(self.number) else { return false };
+        let Some(Returned { position, was_read, is_closed }) = self.thread.channel.take_loan_back(self.number) else {
+            return false;
+        };
         let Some(file) = self.file.upgrade() else { return false };
+        if was_read {
+            file.operations.was_read(&file);
+        }
         if position != self.position {
-            let _ = file.position.lock().set(position.into());
+            let position = match &self.listing {
+                // It cannot stand within an entry.
+                Some(listing) => cursor_at(listing, position as usize),
+                None => Some(position.into()),
+            };
+            let _ = position.map(|position| file.position.lock().set(position));
         }
         if is_closed && self.files.get(self.fd).is_ok_and(|present| Arc::ptr_eq(&present, &file)) {
             if let (Ok(removed), Some(process)) = (self.files.remove(self.fd), self.process.upgrade()) {
@@ -152,58 +181,68 @@ impl Loan {
                 closed(&process, removed);
             }
         }
-        position != self.position
+        was_read
     }
 }
 
 impl Engine {
-    /// Lends the thread the file that its call was about, if that can be; its answer is to say so.
-    pub(super) fn lend(&self, thread: &Arc<GuestThread>, context: &Context, value: i64) -> bool {
+    /// Lends the thread the file that its call was about, if that can be; its answer is to say so. The first `results` bytes
+    /// of the channel's area are in use.
+    pub(super) fn lend(&self, thread: &Arc<GuestThread>, context: &Context, value: i64, results: usize) -> bool {
+        let arguments = context.call.arguments;
         let fd = match context.call.number as u32 {
-            linux::__NR_open | linux::__NR_openat => value as i32,
-            linux::__NR_read | linux::__NR_fstat | linux::__NR_lseek => context.call.arguments[0] as i32,
-            linux::__NR_newfstatat if context.call.arguments[3] as u32 & linux::AT_EMPTY_PATH != 0 => {
-                context.call.arguments[0] as i32
-            }
+            linux::__NR_open | linux::__NR_openat => value,
+            linux::__NR_read | linux::__NR_fstat | linux::__NR_lseek | linux::__NR_getdents64 => arguments[0] as i64,
+            linux::__NR_newfstatat if arguments[3] as u32 & linux::AT_EMPTY_PATH != 0 => arguments[0] as i64,
+            linux::__NR_fcntl if matches!(arguments[1] as u32, linux::F_DUPFD | linux::F_DUPFD_CLOEXEC) => arguments[0] as i64,
             _ => return false,
-        };
+        } as i32;
         let Some(watch) = context.watch.filter(|watch| watch.only_looks && value >= 0) else { return false };
-        may_lend(thread, context) && self.try_lend(thread, context, fd, watch).is_some()
+        may_lend(thread, context) && self.try_lend(thread, context, fd, watch, results.next_multiple_of(8)).is_some()
     }
 
-    fn try_lend(&self, thread: &Arc<GuestThread>, context: &Context, fd: i32, watch: Watch) -> Option<()> {
-        let opens = matches!(context.call.number as u32, linux::__NR_open | linux::__NR_openat);
+    fn try_lend(&self, thread: &Arc<GuestThread>, context: &Context, fd: i32, watch: Watch, start: usize) -> Option<()> {
         let kernel = context.kernel();
         let files = context.task.files();
         let file = files.get(fd).ok()?;
-        // The table's, and ours: nobody else moves its position.
-        if Arc::strong_count(&file) != 2
-            || file.flags().intersects(StatusFlags::WRONLY | StatusFlags::RDWR | StatusFlags::PATH | StatusFlags::DIRECT)
+        let flags = file.flags();
+        // All are this table's, but ours: nobody else moves its position.
+        if Arc::strong_count(&file) != files.count_of(&file) + 1
+            || flags.intersects(StatusFlags::WRONLY | StatusFlags::RDWR | StatusFlags::PATH | StatusFlags::DIRECT)
             || file.position.handed_over().is_some()
             || !file.is_plain()
         {
             return None;
         }
         let path = file.path.as_ref()?;
+        let opens = matches!(context.call.number as u32, linux::__NR_open | linux::__NR_openat);
+        let room = loan::DATA.checked_sub(start)?;
+        let (snapshot, predicts) = match path.inode().kind() {
+            FileType::Regular => (of_regular(&file, if opens && thread.reading.is_usual() { room } else { 0 })?, opens),
+            FileType::Directory => (of_directory(&file, if thread.listing.is_usual() { room } else { 0 })?, true),
+            _ => return None,
+        };
         if kernel.locks.is_locked(path.inode()) || is_watched(&kernel.watches, &file) {
             return None;
         }
-        let position = u32::try_from(file.position.lock().get()).ok().filter(|at| u64::from(*at) <= loan::POSITION)?;
-        let with_data = opens && thread.reading.is_usual();
-        let AtRest { metadata, data } = file.operations.at_rest(if with_data { loan::DATA } else { 0 })?;
-        let data = match metadata.size {
-            size if size <= data.len() as u64 => &data[..size as usize],
-            _ => &data[..data.len().min(HEAD)],
-        };
+        let Snapshot { metadata, data, size, position, flags: kind } = snapshot;
         let status: [u8; loan::STATUS] = metadata.stat().as_bytes().try_into().ok()?;
+        let lent = Lent {
+            descriptor: fd as u32,
+            position,
+            size,
+            until: ticks().wrapping_add(LIFE),
+            flags: kind,
+            status_flags: flags.bits(),
+            descriptor_flags: files.close_on_exec(fd).ok()?.into(),
+        };
         let mut list = self.loans.list.lock();
         // A call that may change files has begun meanwhile, or has ended.
         if self.loans.changes.load(Ordering::SeqCst) != watch.changes {
             return None;
         }
         let number = self.loans.numbers.fetch_add(1, Ordering::Relaxed) as u16;
-        let lent = Lent { descriptor: fd as u32, position, size: metadata.size, until: ticks().wrapping_add(LIFE) };
-        thread.channel.lend(number, &lent, &status, data);
+        thread.channel.lend(number, &lent, &status, start, &data);
         list.push(Loan {
             thread: thread.clone(),
             number,
@@ -212,7 +251,8 @@ impl Engine {
             fd,
             file: Arc::downgrade(&file),
             position,
-            opens,
+            predicts,
+            listing: (kind & loan::DIRECTORY != 0).then_some(data),
         });
         self.loans.count.store(list.len(), Ordering::SeqCst);
         Some(())
@@ -223,6 +263,31 @@ impl Engine {
     pub(crate) fn take_loans_back(&self) {
         self.loans.changed();
     }
+}
+
+fn of_regular(file: &OpenFile, room: usize) -> Option<Snapshot> {
+    let position = u32::try_from(file.position.lock().get()).ok().filter(|at| u64::from(*at) <= loan::POSITION)?;
+    let AtRest { metadata, mut data, shows_reading } = file.operations.at_rest(room)?;
+    let size = metadata.size;
+    if size > data.len() as u64 {
+        data.truncate(HEAD);
+    }
+    data.truncate(size as usize);
+    Some(Snapshot { metadata, data, size, position, flags: if shows_reading { loan::SHOWS_READING } else { 0 } })
+}
+
+fn of_directory(file: &OpenFile, room: usize) -> Option<Snapshot> {
+    let path = file.path.as_ref()?;
+    if path.inode().file_system().is_volatile() || path.dentry.is_unlinked() {
+        return None;
+    }
+    let listing = if room == 0 { None } else { rest_of(file, room) };
+    // Without one it is of a size that nothing has.
+    let (data, size) = listing.map_or((Vec::new(), u64::MAX), |listing| {
+        let size = listing.len() as u64;
+        (listing, size)
+    });
+    Some(Snapshot { metadata: file.metadata().ok()?, data, size, position: 0, flags: loan::DIRECTORY })
 }
 
 /// As for direct descriptors: not where every call is to be seen, nor in memory that is another process's.
@@ -240,6 +305,8 @@ fn only_looks(context: &Context) -> bool {
     match context.call.number as u32 {
         linux::__NR_open => opens_to_look(arguments[1]),
         linux::__NR_openat => opens_to_look(arguments[2]),
+        // A shared mapping of a file may be written.
+        linux::__NR_mmap => arguments[3] & 1 == 0 || arguments[4] as i32 == -1,
         linux::__NR_write | linux::__NR_writev | linux::__NR_ioctl => is_no_file(context, arguments[0] as i32),
         linux::__NR_fcntl => matches!(
             arguments[1] as u32,
@@ -264,7 +331,7 @@ fn is_no_file(context: &Context, fd: i32) -> bool {
     })
 }
 
-const LOOKS: [u32; 72] = [
+const LOOKS: [u32; 71] = [
     linux::__NR_read,
     linux::__NR_readv,
     linux::__NR_pread64,
@@ -312,7 +379,6 @@ const LOOKS: [u32; 72] = [
     linux::__NR_recvmsg,
     linux::__NR_getsockopt,
     linux::__NR_setsockopt,
-    linux::__NR_mmap,
     linux::__NR_munmap,
     linux::__NR_mprotect,
     linux::__NR_brk,

@@ -14,9 +14,9 @@ mod direct;
 mod enrol;
 mod exec;
 mod files;
-mod loan;
 #[cfg(test)]
 mod fuzz_tests;
+mod loan;
 mod park;
 mod patch;
 mod pool;
@@ -30,8 +30,8 @@ mod wake;
 mod worker;
 
 pub use exec::{execute, Execution, MAXIMUM_STRING};
-pub(crate) use loan::Watch;
 pub use files::{Entry, OutsideFiles};
+pub(crate) use loan::Watch;
 pub use space::AddressSpace;
 pub(crate) use space::PlainCode;
 pub use spawn::{spawn, Spawn, SpawnError};
@@ -112,6 +112,7 @@ pub(crate) struct GuestThread {
     borrows_memory: bool,
     pace: spin::Pace,
     reading: loan::Reading,
+    listing: loan::Reading,
     after_waking: wake::AfterWaking,
     /// The call on data that is to ring the next time, so that a host descriptor can be given to its process.
     rings_for: AtomicU64,

@@ -260,7 +260,7 @@ impl Engine {
             let results = context.take_results(|results| thread.channel.put_results(results));
             let entry = if may_defer(thread, context) {
                 deferred::GRANTED
-            } else if results <= loan::DATA && self.lend(thread, context, value) {
+            } else if self.lend(thread, context, value, results) {
                 loan::LENT
             } else {
                 0

@@ -135,7 +135,7 @@ impl FileOperations for HostRegularFile {
             return None;
         }
         let metadata = self.inode.status_of(&status).ok()?.metadata(tree.ids);
-        Some(AtRest { metadata, data })
+        Some(AtRest { metadata, data, shows_reading: false })
     }
 
     fn unchanging_descriptor(&self) -> Option<Arc<OwnedFd>> {

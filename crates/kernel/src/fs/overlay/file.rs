@@ -94,8 +94,14 @@ impl FileOperations for OverlayFile {
     }
 
     fn at_rest(&self, limit: usize) -> Option<AtRest> {
-        let AtRest { metadata, data } = self.real().ok()?.at_rest(limit)?;
-        Some(AtRest { metadata: self.inode.shown(metadata), data })
+        let rest = self.real().ok()?.at_rest(limit)?;
+        Some(AtRest { metadata: self.inode.shown(rest.metadata), ..rest })
+    }
+
+    fn was_read(&self, file: &OpenFile) {
+        if let Ok(real) = self.real() {
+            real.was_read(file);
+        }
     }
 
     fn unchanging_descriptor(&self) -> Option<Arc<OwnedFd>> {
