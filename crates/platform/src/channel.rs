@@ -34,6 +34,28 @@ pub struct Lent {
     pub descriptor_flags: u32,
 }
 
+/// Names that were looked at ahead: records as [`loan::NAME`] has them.
+#[derive(Clone, Debug, Default)]
+pub struct Names {
+    pub records: Vec<u8>,
+    pub count: u32,
+}
+
+impl Names {
+    /// Adds one, as it is given to newfstatat(2) with AT_SYMLINK_NOFOLLOW. False: there is no room for it in `room` bytes.
+    pub fn add(&mut self, directory: i32, name: &[u8], status: &[u8; loan::STATUS], room: usize) -> bool {
+        if name.len() > loan::LONGEST_NAME || self.records.len() + loan::name_size(name.len()) > room {
+            return false;
+        }
+        self.records.extend_from_slice(&(name.len() as u64 | u64::from(directory as u32) << 32).to_ne_bytes());
+        self.records.extend_from_slice(status);
+        self.records.extend_from_slice(name);
+        self.records.resize(self.records.len().next_multiple_of(8), 0);
+        self.count += 1;
+        true
+    }
+}
+
 /// What has become of a file that was lent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Returned {
@@ -167,12 +189,13 @@ impl Channel {
         watch.store(cpu.map_or(0, |cpu| cpu.wrapping_add(1)), Ordering::Release);
     }
 
-    /// Lends the thread a file: its attributes, and `data`, which comes behind the first `start` bytes of the area. Counts from
-    /// the next answer on.
-    pub fn lend(&self, number: u16, file: &Lent, status: &[u8; loan::STATUS], start: usize, data: &[u8]) {
+    /// Lends the thread a file: its attributes, and `data`, which comes behind the first `start` bytes of the area; and names,
+    /// behind that. Counts from the next answer on.
+    pub fn lend(&self, number: u16, file: &Lent, status: &[u8; loan::STATUS], start: usize, data: &[u8], names: &Names) {
         let pages = self.pages.as_ptr();
-        let start = start.min(loan::DATA);
-        let length = data.len().min(loan::DATA - start);
+        let end = loan::DATA - names.records.len().min(loan::DATA) / 8 * 8;
+        let start = start.min(end);
+        let length = data.len().min(end - start);
         let loan = Loan {
             word: 0,
             until: file.until,
@@ -183,12 +206,15 @@ impl Channel {
             flags: file.flags,
             status_flags: file.status_flags,
             descriptor_flags: file.descriptor_flags,
+            names: end as u32,
+            names_count: names.count,
         };
-        // SAFETY: inside the mapping, `length` bytes from `start` on, and the status behind them at the area's end; no
+        // SAFETY: inside the mapping, `length` bytes from `start` on, the names from `end` on, and the status behind them at the area's end; no
         // reference into it is made.
         unsafe {
             let area = (&raw mut (*pages).area).cast::<u8>();
             std::ptr::copy_nonoverlapping(data.as_ptr(), area.add(start), length);
+            std::ptr::copy_nonoverlapping(names.records.as_ptr(), area.add(end), loan::DATA - end);
             std::ptr::copy_nonoverlapping(status.as_ptr(), area.add(loan::DATA), loan::STATUS);
             std::ptr::write_volatile(&raw mut (*pages).loan, loan);
         }
@@ -347,8 +373,10 @@ mod tests {
         let (channel, _memory) = Channel::create().unwrap();
         let file = Lent { descriptor: 3, position: 7, size: 9, until: 0, flags: 0, status_flags: 0, descriptor_flags: 0 };
         assert_eq!(channel.take_loan_back(0), None);
-        channel.lend(5, &file, &[1; loan::STATUS], usize::MAX, &[2; 2 * marshal::AREA]);
-        channel.lend(5, &file, &[1; loan::STATUS], 0, &[2; 2 * marshal::AREA]);
+        let mut names = Names::default();
+        while names.add(-100, b"name", &[3; loan::STATUS], 2 * marshal::AREA) {}
+        channel.lend(5, &file, &[1; loan::STATUS], usize::MAX, &[2; 2 * marshal::AREA], &names);
+        channel.lend(5, &file, &[1; loan::STATUS], 0, &[2; 2 * marshal::AREA], &Names::default());
         assert_eq!(channel.take_loan_back(6), None);
         assert_eq!(channel.take_loan_back(5), Some(Returned { position: 7, was_read: false, is_closed: false }));
         assert_eq!(channel.take_loan_back(5), None);

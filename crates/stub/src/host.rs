@@ -253,6 +253,7 @@ pub mod number {
     pub const READ: u64 = 0;
     pub const WRITE: u64 = 1;
     pub const FSTAT: u64 = 5;
+    pub const LSTAT: u64 = 6;
     pub const LSEEK: u64 = 8;
     pub const IOCTL: u64 = 16;
     pub const GETDENTS64: u64 = 217;

@@ -426,6 +426,9 @@ pub struct Loan {
     /// What fcntl(2) tells: F_GETFL, F_GETFD.
     pub status_flags: u32,
     pub descriptor_flags: u32,
+    /// Where names that were looked at ahead begin in the area ([`loan::NAME`]), and how many there are.
+    pub names: u32,
+    pub names_count: u32,
 }
 
 pub mod loan {
@@ -442,6 +445,16 @@ pub mod loan {
     pub const NUMBER_MASK: u64 = 0xffff << NUMBER;
     /// The lowest bits: where the open file stands; of a directory, which of the entries that lie there are read.
     pub const POSITION: u64 = 0x7fff_ffff;
+    /// The descriptor where no file is lent, only names.
+    pub const NONE: u32 = u32::MAX;
+    /// A name that was looked at ahead: its length, the directory's descriptor, both in one word; its `struct stat`; then its
+    /// bytes as they are given to newfstatat(2) with AT_SYMLINK_NOFOLLOW, filled up to whole words.
+    pub const NAME: usize = 8 + STATUS;
+    pub const LONGEST_NAME: usize = 255;
+    /// What a record takes up.
+    pub const fn name_size(length: usize) -> usize {
+        NAME + length.next_multiple_of(8)
+    }
     /// In the flags: it is a directory.
     pub const DIRECTORY: u32 = 1;
     /// Reading changes what fstat(2) shows (its time of access).

@@ -9,7 +9,7 @@
 //! Nothing here is a wall: a program that writes other things there harms its own view of its own file.
 
 use crate::host::{self, number};
-use crate::layout::loan::{CLOSED, DIRECTORY, POSITION, READ, SHOWS_READING, STATUS, VALID};
+use crate::layout::loan::{name_size, CLOSED, DIRECTORY, LONGEST_NAME, NAME, POSITION, READ, SHOWS_READING, STATUS, VALID};
 use crate::layout::marshal::AREA;
 use crate::layout::Loan;
 use crate::thread::ThreadBlock;
@@ -17,6 +17,8 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 const ENOTTY: i64 = -25;
 const AT_EMPTY_PATH: u64 = 0x1000;
+const AT_SYMLINK_NOFOLLOW: u64 = 0x100;
+const AT_FDCWD: u64 = 0xffff_ff9c;
 const SEEK_SET: u64 = 0;
 const SEEK_CUR: u64 = 1;
 const SEEK_END: u64 = 2;
@@ -61,11 +63,8 @@ impl Lent {
         self.before & POSITION
     }
 
-    /// What is known of the file still holds.
     fn is_fresh(&self) -> bool {
-        // SAFETY: reads a register.
-        let now = unsafe { core::arch::x86_64::_rdtsc() };
-        (self.until.wrapping_sub(now) as i64) > 0
+        is_before(self.until)
     }
 
     /// Takes effect, if nobody has taken the file back meanwhile.
@@ -134,6 +133,13 @@ fn answer(thread: &mut ThreadBlock, call_number: u64, arguments: &[u64; 6]) -> O
         let loan = &raw mut (*channel).loan;
         (core::ptr::read_volatile(loan), AtomicU64::from_ptr(&raw mut (*loan).word), &raw const (*channel).area as u64)
     };
+    match call_number {
+        number::NEWFSTATAT if fourth & 0xffff_ffff == AT_SYMLINK_NOFOLLOW => {
+            return show_name(&loan, word, area, descriptor & 0xffff_ffff, second, third);
+        }
+        number::LSTAT => return show_name(&loan, word, area, AT_FDCWD, descriptor, second),
+        _ => {}
+    }
     let Loan { until, descriptor: own, data, size, start, flags, status_flags, descriptor_flags, .. } = loan;
     if u64::from(own) != descriptor & 0xffff_ffff {
         return None;
@@ -194,11 +200,53 @@ fn answer(thread: &mut ThreadBlock, call_number: u64, arguments: &[u64; 6]) -> O
         }
         number::CLOSE => {
             lent.becomes(before | CLOSED)?;
-            thread.has_loan = 0;
             Some(0)
         }
         _ => None,
     }
+}
+
+/// What is known holds until then.
+fn is_before(until: u64) -> bool {
+    // SAFETY: reads a register.
+    let now = unsafe { core::arch::x86_64::_rdtsc() };
+    until.wrapping_sub(now) as i64 > 0
+}
+
+/// lstat(2) of a name that was looked at ahead.
+fn show_name(loan: &Loan, word: &AtomicU64, area: u64, directory: u64, path: u64, address: u64) -> Option<i64> {
+    if loan.names_count == 0 || path > HIGHEST || address > HIGHEST || !is_before(loan.until) {
+        return None;
+    }
+    let mut name = [0u8; LONGEST_NAME + 1];
+    let length = host::copy_string(&raw mut name as u64, path, name.len() as u64).checked_sub(1)?;
+    let end = area + (AREA - STATUS) as u64;
+    let mut record = area + u64::from(loan.names);
+    for _ in 0..loan.names_count {
+        if record + NAME as u64 > end {
+            return None;
+        }
+        // SAFETY: within the area, and aligned.
+        let head = unsafe { (record as *const u64).read_volatile() };
+        let its_length = head & 0xffff_ffff;
+        let next = record + name_size(its_length.min(LONGEST_NAME as u64) as usize) as u64;
+        if next > end {
+            return None;
+        }
+        if head == length | directory << 32 && is_called(&name[..length as usize], record + NAME as u64) {
+            if !host::copy(address, record + 8, STATUS as u64) {
+                return None;
+            }
+            return (word.load(Ordering::Acquire) & VALID != 0).then_some(0);
+        }
+        record = next;
+    }
+    None
+}
+
+fn is_called(name: &[u8], there: u64) -> bool {
+    // SAFETY: within the area, as the caller has looked.
+    name.iter().enumerate().all(|(index, byte)| unsafe { (there as *const u8).add(index).read_volatile() } == *byte)
 }
 
 fn is_empty(path: u64) -> bool {

@@ -76,7 +76,10 @@ const LOCAL: [u32; 13] = [
 const DEFERRED: [u32; 1] = [linux::__NR_epoll_ctl];
 
 /// What the stub answers about a file that is lent (stub/src/loan.rs).
-const LENT: [u32; 7] = [
+const LENT: [u32; 10] = [
+    linux::__NR_lstat,
+    linux::__NR_fcntl,
+    linux::__NR_getdents64,
     linux::__NR_read,
     linux::__NR_pread64,
     linux::__NR_fstat,

@@ -9,7 +9,7 @@
 //! What the thread says is believed as far as it could have called: where its own file stands, that its own descriptor is
 //! closed. Lock order: `Loans::list` is outside of descriptor tables and files.
 
-use super::{Engine, GuestThread};
+use super::{ahead, Engine, GuestThread};
 use crate::context::Context;
 use crate::fs::close::closed;
 use crate::fs::direct::is_watched;
@@ -27,9 +27,9 @@ use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use zerocopy::IntoBytes;
 
-/// For so many ticks of the processor's clock a stub believes what it was told: less than a millisecond. It bounds how old an
+/// For so many ticks of the processor's clock a stub believes what it was told: about a millisecond. It bounds how old an
 /// answer can be where the host's own processes change a file.
-const LIFE: u64 = 1_000_000;
+const LIFE: u64 = 2_500_000;
 /// Of a file that does not fit into the channel only this much goes along: what is looked at first, or one block of stdio(3).
 const HEAD: usize = 4096;
 /// From [`Reading`] of this on data goes along.
@@ -186,76 +186,49 @@ impl Loan {
 }
 
 impl Engine {
-    /// Lends the thread the file that its call was about, if that can be; its answer is to say so. The first `results` bytes
-    /// of the channel's area are in use.
+    /// Lends the thread what its call was about, if that can be: a file, the names that it will look at next. Its answer is to
+    /// say so. The first `results` bytes of the channel's area are in use.
     pub(super) fn lend(&self, thread: &Arc<GuestThread>, context: &Context, value: i64, results: usize) -> bool {
-        let arguments = context.call.arguments;
-        let fd = match context.call.number as u32 {
-            linux::__NR_open | linux::__NR_openat => value,
-            linux::__NR_read | linux::__NR_fstat | linux::__NR_lseek | linux::__NR_getdents64 => arguments[0] as i64,
-            linux::__NR_newfstatat if arguments[3] as u32 & linux::AT_EMPTY_PATH != 0 => arguments[0] as i64,
-            linux::__NR_fcntl if matches!(arguments[1] as u32, linux::F_DUPFD | linux::F_DUPFD_CLOEXEC) => arguments[0] as i64,
-            _ => return false,
-        } as i32;
         let Some(watch) = context.watch.filter(|watch| watch.only_looks && value >= 0) else { return false };
-        may_lend(thread, context) && self.try_lend(thread, context, fd, watch, results.next_multiple_of(8)).is_some()
-    }
-
-    fn try_lend(&self, thread: &Arc<GuestThread>, context: &Context, fd: i32, watch: Watch, start: usize) -> Option<()> {
-        let kernel = context.kernel();
+        let Some(subject) = Subject::of(context, value).filter(|_| may_lend(thread, context)) else { return false };
+        let start = results.next_multiple_of(8);
+        let Some(room) = loan::DATA.checked_sub(start) else { return false };
+        let opens = ahead::looks(context.call.number);
+        let names = match (&context.seen, opens) {
+            (Some(seen), Some(opens)) => thread.ahead.lock().look(context, seen, opens, room),
+            _ => None,
+        }
+        .unwrap_or_default();
         let files = context.task.files();
-        let file = files.get(fd).ok()?;
-        let flags = file.flags();
-        // All are this table's, but ours: nobody else moves its position.
-        if Arc::strong_count(&file) != files.count_of(&file) + 1
-            || flags.intersects(StatusFlags::WRONLY | StatusFlags::RDWR | StatusFlags::PATH | StatusFlags::DIRECT)
-            || file.position.handed_over().is_some()
-            || !file.is_plain()
-        {
-            return None;
-        }
-        let path = file.path.as_ref()?;
-        let opens = matches!(context.call.number as u32, linux::__NR_open | linux::__NR_openat);
-        let room = loan::DATA.checked_sub(start)?;
-        let (snapshot, predicts) = match path.inode().kind() {
-            FileType::Regular => (of_regular(&file, if opens && thread.reading.is_usual() { room } else { 0 })?, opens),
-            FileType::Directory => (of_directory(&file, if thread.listing.is_usual() { room } else { 0 })?, true),
-            _ => return None,
+        let room = room - names.records.len();
+        let file = match subject {
+            Subject::File(fd) => file_to_lend(thread, context, &files, fd, room),
+            Subject::Name => None,
         };
-        if kernel.locks.is_locked(path.inode()) || is_watched(&kernel.watches, &file) {
-            return None;
+        if file.is_none() && names.count == 0 {
+            return false;
         }
-        let Snapshot { metadata, data, size, position, flags: kind } = snapshot;
-        let status: [u8; loan::STATUS] = metadata.stat().as_bytes().try_into().ok()?;
-        let lent = Lent {
-            descriptor: fd as u32,
-            position,
-            size,
-            until: ticks().wrapping_add(LIFE),
-            flags: kind,
-            status_flags: flags.bits(),
-            descriptor_flags: files.close_on_exec(fd).ok()?.into(),
-        };
+        let (fd, lent, status, data, file, predicts) = file.unwrap_or_else(nothing_but_names);
         let mut list = self.loans.list.lock();
         // A call that may change files has begun meanwhile, or has ended.
         if self.loans.changes.load(Ordering::SeqCst) != watch.changes {
-            return None;
+            return false;
         }
         let number = self.loans.numbers.fetch_add(1, Ordering::Relaxed) as u16;
-        thread.channel.lend(number, &lent, &status, start, &data);
+        thread.channel.lend(number, &lent, &status, start, &data, &names);
         list.push(Loan {
             thread: thread.clone(),
             number,
             files,
             process: Arc::downgrade(context.process()),
             fd,
-            file: Arc::downgrade(&file),
-            position,
+            file,
+            position: lent.position,
             predicts,
-            listing: (kind & loan::DIRECTORY != 0).then_some(data),
+            listing: (lent.flags & loan::DIRECTORY != 0).then_some(data),
         });
         self.loans.count.store(list.len(), Ordering::SeqCst);
-        Some(())
+        true
     }
 
     /// What threads have done with files that were lent to them is done, for somebody who looks at others' descriptors, or
@@ -263,6 +236,77 @@ impl Engine {
     pub(crate) fn take_loans_back(&self) {
         self.loans.changed();
     }
+}
+
+/// What a call was about.
+enum Subject {
+    File(i32),
+    /// A name alone.
+    Name,
+}
+
+impl Subject {
+    fn of(context: &Context, value: i64) -> Option<Subject> {
+        let arguments = context.call.arguments;
+        let fd = match context.call.number as u32 {
+            linux::__NR_open | linux::__NR_openat => value as i32,
+            linux::__NR_read | linux::__NR_fstat | linux::__NR_lseek | linux::__NR_getdents64 => arguments[0] as i32,
+            linux::__NR_newfstatat if arguments[3] as u32 & linux::AT_EMPTY_PATH != 0 => arguments[0] as i32,
+            linux::__NR_fcntl if matches!(arguments[1] as u32, linux::F_DUPFD | linux::F_DUPFD_CLOEXEC) => arguments[0] as i32,
+            linux::__NR_newfstatat | linux::__NR_lstat if context.seen.is_some() => return Some(Subject::Name),
+            _ => return None,
+        };
+        Some(Subject::File(fd))
+    }
+}
+
+/// The descriptor, what is said of the file, and whether its data could go along.
+type ToLend = (i32, Lent, [u8; loan::STATUS], Vec<u8>, Weak<OpenFile>, bool);
+
+fn until() -> u64 {
+    ticks().wrapping_add(LIFE)
+}
+
+fn nothing_but_names() -> ToLend {
+    let lent =
+        Lent { descriptor: loan::NONE, position: 0, size: 0, until: until(), flags: 0, status_flags: 0, descriptor_flags: 0 };
+    (-1, lent, [0; loan::STATUS], Vec::new(), Weak::new(), false)
+}
+
+fn file_to_lend(thread: &GuestThread, context: &Context, files: &FdTable, fd: i32, room: usize) -> Option<ToLend> {
+    let kernel = context.kernel();
+    let file = files.get(fd).ok()?;
+    let flags = file.flags();
+    // All are this table's, but ours: nobody else moves its position.
+    if Arc::strong_count(&file) != files.count_of(&file) + 1
+        || flags.intersects(StatusFlags::WRONLY | StatusFlags::RDWR | StatusFlags::PATH | StatusFlags::DIRECT)
+        || file.position.handed_over().is_some()
+        || !file.is_plain()
+    {
+        return None;
+    }
+    let path = file.path.as_ref()?;
+    let opens = matches!(context.call.number as u32, linux::__NR_open | linux::__NR_openat);
+    let (snapshot, predicts) = match path.inode().kind() {
+        FileType::Regular => (of_regular(&file, if opens && thread.reading.is_usual() { room } else { 0 })?, opens),
+        FileType::Directory => (of_directory(&file, if thread.listing.is_usual() { room } else { 0 })?, true),
+        _ => return None,
+    };
+    if kernel.locks.is_locked(path.inode()) || is_watched(&kernel.watches, &file) {
+        return None;
+    }
+    let Snapshot { metadata, data, size, position, flags: kind } = snapshot;
+    let status: [u8; loan::STATUS] = metadata.stat().as_bytes().try_into().ok()?;
+    let lent = Lent {
+        descriptor: fd as u32,
+        position,
+        size,
+        until: until(),
+        flags: kind,
+        status_flags: flags.bits(),
+        descriptor_flags: files.close_on_exec(fd).ok()?.into(),
+    };
+    Some((fd, lent, status, data, Arc::downgrade(&file), predicts))
 }
 
 fn of_regular(file: &OpenFile, room: usize) -> Option<Snapshot> {
@@ -331,7 +375,7 @@ fn is_no_file(context: &Context, fd: i32) -> bool {
     })
 }
 
-const LOOKS: [u32; 71] = [
+const LOOKS: [u32; 69] = [
     linux::__NR_read,
     linux::__NR_readv,
     linux::__NR_pread64,
@@ -354,8 +398,6 @@ const LOOKS: [u32; 71] = [
     linux::__NR_getdents,
     linux::__NR_getdents64,
     linux::__NR_getcwd,
-    linux::__NR_chdir,
-    linux::__NR_fchdir,
     linux::__NR_umask,
     linux::__NR_fadvise64,
     linux::__NR_pipe,

@@ -3,12 +3,13 @@
 //! [`Engine`] holds what is about the host: the zygote and its pool, every guest thread with its channel, the listeners.
 //! Parts: `worker` (threads that receive and serve), `spin` (serving without rings), `serve` (one call, from request to reply),
 //! `enrol` (new threads and processes present themselves), `pool` (processes that wait for a program), `reaper` (deaths), `space` (what is known of
-//! an address space), `program` (ELF images and stacks), `exec` (giving a process its program), `loan` (what stubs answer about the file that was used last), `files` (file operations
+//! an address space), `program` (ELF images and stacks), `exec` (giving a process its program), `loan` (what stubs answer about the file that was used last), `ahead` (and about the names that come next), `files` (file operations
 //! from outside).
 //!
 //! Exactly one thread receives on each listener; a call that has to wait leaves it to that, and whoever is about to block
 //! it in host work passes the receiving on first ([`crate::context::Lead`]). Lock order: `Engine::threads` > `GuestThread::state`; both are released before a handler runs.
 
+mod ahead;
 mod channels;
 mod direct;
 mod enrol;
@@ -113,6 +114,7 @@ pub(crate) struct GuestThread {
     pace: spin::Pace,
     reading: loan::Reading,
     listing: loan::Reading,
+    ahead: Mutex<ahead::Ahead>,
     after_waking: wake::AfterWaking,
     /// The call on data that is to ring the next time, so that a host descriptor can be given to its process.
     rings_for: AtomicU64,

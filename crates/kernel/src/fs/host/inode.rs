@@ -380,6 +380,10 @@ impl Inode for HostInode {
         }
     }
 
+    fn is_at_rest(&self) -> bool {
+        self.tree.access == Access::ReadOnly
+    }
+
     fn known_list(&self) -> Option<Arc<NameList>> {
         let (then, list) = match &*self.kept.lock() {
             Kept::List { names, list } => (*names, list.clone()),
