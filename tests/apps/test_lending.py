@@ -33,6 +33,10 @@ def fill(caller: harness.Caller, work: Path, lent: Path) -> Path:
     contents = {"small": digits, "empty": "", "lockable": digits, "replacement": "new"}
     contents |= {f"victim{number}": digits for number in range(CHANGES)}
     contents["large"] = "".join(chr(ord("a") + index % 26) for index in range(30_000))
+    for directory, length in (("names", 1), ("other", 101)):
+        (work / directory).mkdir()
+        os.chown(work / directory, *caller.owner)
+        contents |= {f"{directory}/n{number:02}": chr(ord("a") + number) * (length + number) for number in range(20)}
     for name, text in contents.items():
         (work / name).write_text(text)
         os.chown(work / name, *caller.owner)

@@ -384,6 +384,207 @@ static void position_survives_exec(const char *self)
     close(fd);
 }
 
+/* Directories: `names` and `other` have `n00` to `n19`, of 1 to 20 and 101 to 120 bytes. */
+
+enum { NAMES = 20 };
+
+static long listed(int fd, char *buffer, long size) { return syscall(SYS_getdents64, fd, buffer, size); }
+
+/* How many entries there are from here on, and whether `wanted` is one of them. */
+static int entries(int fd, long size, const char *wanted, bool *is_there)
+{
+    char buffer[4096];
+    int count = 0;
+    long got;
+    *is_there = false;
+    while ((got = listed(fd, buffer, size)) > 0)
+        for (long at = 0; at < got; at += *(unsigned short *)(buffer + at + 16)) {
+            count++;
+            *is_there |= strcmp(buffer + at + 19, wanted) == 0;
+        }
+    CHECK_EQ(got, 0);
+    return count;
+}
+
+static void listings(void)
+{
+    char buffer[4096];
+    bool there;
+    struct stat status;
+    int fd = open("names", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    MUST(fd >= 0);
+    CHECK_EQ(fcntl(fd, F_GETFD), FD_CLOEXEC);
+    CHECK_EQ(fcntl(fd, F_SETFD, FD_CLOEXEC), 0);
+    CHECK_EQ(fcntl(fd, F_GETFL) & (O_ACCMODE | O_DIRECTORY), O_DIRECTORY);
+    CHECK_EQ(fstat(fd, &status), 0);
+    CHECK(S_ISDIR(status.st_mode));
+    CHECK_ERR(read(fd, buffer, 10), EISDIR);
+    CHECK_ERR(pread(fd, buffer, 10, 0), EISDIR);
+    CHECK_ERR(listed(fd, buffer, 8), EINVAL);
+    for (long size = 24; size <= 4096; size = size * 3 / 2) {
+        CHECK_EQ(lseek(fd, 0, SEEK_SET), 0);
+        CHECK_EQ(entries(fd, size, "n07", &there), NAMES + 2);
+        CHECK(there);
+        CHECK_EQ(listed(fd, buffer, sizeof buffer), 0);
+    }
+    CHECK_EQ(fcntl(fd, F_SETFD, 0), 0);
+    CHECK_EQ(fcntl(fd, F_GETFD), 0);
+    close(fd);
+    /* Half of it here, half of it by a copy; and from a place that was told. */
+    fd = open("names", O_RDONLY | O_DIRECTORY);
+    long got = listed(fd, buffer, 200);
+    int half = 0;
+    long last = 0;
+    for (long at = 0; at < got; at += *(unsigned short *)(buffer + at + 16)) half++, last = at;
+    CHECK(half > 2);
+    long behind_first = *(long *)(buffer + 8), behind_last = *(long *)(buffer + last + 8);
+    int copy = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+    CHECK_EQ(entries(copy, 4096, "n00", &there), NAMES + 2 - half);
+    CHECK_EQ(entries(fd, 4096, "n00", &there), 0);
+    close(copy);
+    CHECK_EQ(lseek(fd, behind_first, SEEK_SET), behind_first);
+    CHECK_EQ(entries(fd, 4096, "n00", &there), NAMES + 1);
+    CHECK_EQ(lseek(fd, behind_last, SEEK_SET), behind_last);
+    CHECK_EQ(entries(fd, 100, "n00", &there), NAMES + 2 - half);
+    close(fd);
+    /* What others do meanwhile. */
+    for (int round = 0; round < 4; round++) {
+        atomic_store(word, 0);
+        pid_t child = child_fork();
+        if (child == 0) {
+            await(1);
+            CHECK_EQ(round & 1 ? unlink("names/new") : close(open("names/new", O_CREAT | O_WRONLY, 0600)), 0);
+            atomic_store(word, 2);
+            child_exit();
+        }
+        fd = open("names", O_RDONLY | O_DIRECTORY);
+        atomic_store(word, 1);
+        await(2);
+        CHECK_EQ(entries(fd, 4096, "new", &there), NAMES + 2 + !(round & 1));
+        CHECK_EQ(there, !(round & 1));
+        close(fd);
+        CHECK_CHILD(child);
+    }
+}
+
+static long size_by_name(const char *directory, int number)
+{
+    char name[64];
+    struct stat status;
+    snprintf(name, sizeof name, "%s%sn%02d", directory, *directory ? "/" : "", number);
+    return lstat(name, &status) == 0 ? status.st_size : -errno;
+}
+
+/* The next name changes when the ones before it have been looked at. */
+static void names_in_a_row(void)
+{
+    char name[64], other[64];
+    for (int number = 0; number < NAMES; number++) CHECK_EQ(size_by_name("names", number), number + 1);
+    for (int number = 0; number < NAMES; number++) CHECK_EQ(size_by_name("./other/../other", number), number + 101);
+    for (int kind = 0; kind < 6; kind++) {
+        atomic_store(word, 0);
+        pid_t child = child_fork();
+        if (child == 0) {
+            await(1);
+            snprintf(name, sizeof name, "names/n%02d", 3 + kind);
+            snprintf(other, sizeof other, "names/moved%d", kind);
+            switch (kind) {
+            case 0: CHECK_EQ(truncate(name, 50), 0); break;
+            case 1: CHECK_EQ(unlink(name), 0); break;
+            case 2: CHECK_EQ(rename(name, other), 0); break;
+            case 3: CHECK_EQ(rename("names/n19", name), 0); break;
+            case 4: CHECK_EQ(rename("names", "away"), 0); break;
+            default: CHECK_EQ(rename("other", "names"), 0); break;
+            }
+            atomic_store(word, 2);
+            child_exit();
+        }
+        for (int number = 0; number < 3; number++) size_by_name("names", number);
+        atomic_store(word, 1);
+        await(2);
+        long expected[] = {50, -ENOENT, -ENOENT, 20, -ENOENT, 109};
+        CHECK_EQ(size_by_name("names", 3 + kind), expected[kind]);
+        CHECK_CHILD(child);
+    }
+    /* Again as they were, but for what is gone. */
+    CHECK_EQ(rename("names", "other"), 0);
+    CHECK_EQ(rename("away", "names"), 0);
+}
+
+static void *goes_elsewhere(void *unused)
+{
+    await(1);
+    CHECK_EQ(chdir("other"), 0);
+    atomic_store(word, 2);
+    await(3);
+    CHECK_EQ(dup2(open("../names", O_RDONLY | O_DIRECTORY), shared_fd), shared_fd);
+    atomic_store(word, 4);
+    return unused;
+}
+
+/* A name means another file once the directory is another one. */
+static void elsewhere(void)
+{
+    struct stat status;
+    pthread_t thread;
+    atomic_store(word, 0);
+    CHECK_EQ(chdir("names"), 0);
+    CHECK_EQ(symlink("n10", "n20"), 0);
+    CHECK_EQ(chdir(".."), 0);
+    CHECK_EQ(chdir("names"), 0);
+    CHECK_EQ(size_by_name("", 9), 10);
+    CHECK_EQ(size_by_name("", 10), 11);
+    CHECK_EQ(size_by_name("", 11), 12);
+    CHECK_EQ(fstatat(AT_FDCWD, "n20", &status, 0), 0);
+    CHECK_EQ(status.st_size, 11);
+    CHECK_EQ(fstatat(AT_FDCWD, "n20", &status, AT_SYMLINK_NOFOLLOW), 0);
+    CHECK(S_ISLNK(status.st_mode));
+    CHECK_EQ(unlink("n20"), 0);
+    CHECK_EQ(chdir(".."), 0);
+    MUST(pthread_create(&thread, NULL, goes_elsewhere, NULL) == 0);
+    MUST(chdir("names") == 0 && rename("../other", "other") == 0);
+    for (int number = 9; number < 12; number++) CHECK_EQ(size_by_name("", number), number + 1);
+    atomic_store(word, 1);
+    await(2);
+    CHECK_EQ(size_by_name("", 12), 113);
+    CHECK_EQ(chdir("../.."), 0);
+    MUST(rename("names/other", "other") == 0 && chdir("other") == 0);
+    shared_fd = open(".", O_RDONLY | O_DIRECTORY);
+    for (int number = 9; number < 12; number++) {
+        char name[8];
+        snprintf(name, sizeof name, "n%02d", number);
+        CHECK_EQ(fstatat(shared_fd, name, &status, AT_SYMLINK_NOFOLLOW), 0);
+        CHECK_EQ(status.st_size, number + 101);
+    }
+    atomic_store(word, 3);
+    await(4);
+    CHECK_EQ(fstatat(shared_fd, "n12", &status, AT_SYMLINK_NOFOLLOW), 0);
+    CHECK_EQ(status.st_size, 13);
+    pthread_join(thread, NULL);
+    close(shared_fd);
+    CHECK_EQ(chdir(".."), 0);
+}
+
+/* Each name is opened, read and closed before the next one is looked at, as archivers do. */
+static void archived(void)
+{
+    char name[8], buffer[256];
+    struct stat status;
+    int directory = open("other", O_RDONLY | O_DIRECTORY);
+    for (int number = 0; number < NAMES; number++) {
+        snprintf(name, sizeof name, "n%02d", number);
+        CHECK_EQ(fstatat(directory, name, &status, AT_SYMLINK_NOFOLLOW), 0);
+        CHECK_EQ(status.st_size, number + 101);
+        int fd = openat(directory, name, O_RDONLY | O_NOFOLLOW);
+        CHECK_EQ(size_of(fd), number + 101);
+        CHECK_EQ(read(fd, buffer, sizeof buffer), number + 101);
+        CHECK_EQ(buffer[0], 'a' + number);
+        CHECK_EQ(read(fd, buffer, sizeof buffer), 0);
+        CHECK_EQ(close(fd), 0);
+    }
+    close(directory);
+}
+
 static void never_too_many(void)
 {
     int first = opened("small");
@@ -414,6 +615,10 @@ int main(int count, char **arguments)
     locks_go();
     watches();
     position_survives_exec(arguments[0]);
+    listings();
+    archived();
+    names_in_a_row();
+    elsewhere();
     never_too_many();
     return check_result();
 }
