@@ -53,7 +53,7 @@ def test_native(caller: harness.Caller, lent: Path) -> None:
 
 
 @pytest.mark.sandbox
-@pytest.mark.parametrize("without", ["", "lending", "load,pace"], ids=["default", "lending", "spinning"])
+@pytest.mark.parametrize("without", ["expiry", "lending", "load,pace"], ids=["default", "lending", "spinning"])
 @pytest.mark.parametrize("options", [(), ("--rw", ".")], ids=["overlay", "rw"])
 def test_sandbox(
     caller: harness.Caller, lent: Path, monkeypatch: pytest.MonkeyPatch, without: str, options: tuple[str, ...]

@@ -30,6 +30,7 @@ FEATURES = (
     "load,pace",
     "deferral",
     "lending",
+    "expiry",
 )
 
 SHELL = (

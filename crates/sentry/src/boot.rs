@@ -44,6 +44,7 @@ pub fn boot(
     let mut spinning = true;
     let (mut heeds_load, mut heeds_pace) = (true, true);
     let mut deferral = true;
+    let mut expiry = true;
     let mut lending = boot.profile == Profile::Default;
     let mut direct = boot.profile == Profile::Default;
     for name in &boot.without {
@@ -61,6 +62,7 @@ pub fn boot(
             "marshalling" => marshalling = false,
             "deferral" => deferral = false,
             "lending" => lending = false,
+            "expiry" => expiry = false,
             "user_namespace" | "landlock" | "pid_namespace" | "cgroups" | "patching" | "caches" | "local" => {}
             other => return Err(failure(FailureKind::Invalid, format!("there is no host feature {other:?} to do without"))),
         }
@@ -161,6 +163,9 @@ pub fn boot(
     }
     if !parking {
         kernel.switch_parking_off();
+    }
+    if !expiry {
+        kernel.loans_never_expire();
     }
     if !heeds_load {
         kernel.heed_no_load();

@@ -481,17 +481,19 @@ static void names_in_a_row(void)
     char name[64], other[64];
     for (int number = 0; number < NAMES; number++) CHECK_EQ(size_by_name("names", number), number + 1);
     for (int number = 0; number < NAMES; number++) CHECK_EQ(size_by_name("./other/../other", number), number + 101);
+    /* The fourth name's answer may tell of the two behind it. */
+    static const int next[] = {4, 4, 5, 6, 7, 7};
     for (int kind = 0; kind < 6; kind++) {
         atomic_store(word, 0);
         pid_t child = child_fork();
         if (child == 0) {
             await(1);
-            snprintf(name, sizeof name, "names/n%02d", 3 + kind);
+            snprintf(name, sizeof name, "names/n%02d", next[kind]);
             snprintf(other, sizeof other, "names/moved%d", kind);
             switch (kind) {
             case 0: CHECK_EQ(truncate(name, 50), 0); break;
-            case 1: CHECK_EQ(unlink(name), 0); break;
-            case 2: CHECK_EQ(rename(name, other), 0); break;
+            case 1: CHECK_EQ(rename(name, other), 0); break;
+            case 2: CHECK_EQ(unlink(name), 0); break;
             case 3: CHECK_EQ(rename("names/n19", name), 0); break;
             case 4: CHECK_EQ(rename("names", "away"), 0); break;
             default: CHECK_EQ(rename("other", "names"), 0); break;
@@ -499,11 +501,12 @@ static void names_in_a_row(void)
             atomic_store(word, 2);
             child_exit();
         }
-        for (int number = 0; number < 3; number++) size_by_name("names", number);
+        size_by_name("other", 0);
+        for (int number = 0; number < 4; number++) size_by_name("names", number);
         atomic_store(word, 1);
         await(2);
-        long expected[] = {50, -ENOENT, -ENOENT, 20, -ENOENT, 109};
-        CHECK_EQ(size_by_name("names", 3 + kind), expected[kind]);
+        long expected[] = {50, -ENOENT, -ENOENT, 20, -ENOENT, 108};
+        CHECK_EQ(size_by_name("names", next[kind]), expected[kind]);
         CHECK_CHILD(child);
     }
     /* Again as they were, but for what is gone. */
@@ -543,14 +546,14 @@ static void elsewhere(void)
     CHECK_EQ(chdir(".."), 0);
     MUST(pthread_create(&thread, NULL, goes_elsewhere, NULL) == 0);
     MUST(chdir("names") == 0 && rename("../other", "other") == 0);
-    for (int number = 9; number < 12; number++) CHECK_EQ(size_by_name("", number), number + 1);
+    for (int number = 8; number < 12; number++) CHECK_EQ(size_by_name("", number), number + 1);
     atomic_store(word, 1);
     await(2);
     CHECK_EQ(size_by_name("", 12), 113);
     CHECK_EQ(chdir("../.."), 0);
     MUST(rename("names/other", "other") == 0 && chdir("other") == 0);
     shared_fd = open(".", O_RDONLY | O_DIRECTORY);
-    for (int number = 9; number < 12; number++) {
+    for (int number = 8; number < 12; number++) {
         char name[8];
         snprintf(name, sizeof name, "n%02d", number);
         CHECK_EQ(fstatat(shared_fd, name, &status, AT_SYMLINK_NOFOLLOW), 0);

@@ -23,7 +23,7 @@ use skerry_abi::raw::general as linux;
 use skerry_platform::channel::{Lent, Returned};
 use skerry_platform::layout::{loan, request};
 use skerry_platform::processor::ticks;
-use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use zerocopy::IntoBytes;
 
@@ -45,6 +45,8 @@ pub(super) struct Loans {
     numbers: AtomicU32,
     /// Moved on before and behind each call that could change a file.
     changes: AtomicU64,
+    /// They stand for good (a test wants to see that nothing in the sandbox leans on time).
+    for_good: AtomicBool,
 }
 
 struct Loan {
@@ -119,6 +121,16 @@ impl Loans {
             );
         }
         Watch { only_looks, changes: self.changes.load(Ordering::SeqCst) }
+    }
+
+    /// From now on the processor's time ends none.
+    pub fn never_expire(&self) {
+        self.for_good.store(true, Ordering::Relaxed);
+    }
+
+    fn until(&self) -> u64 {
+        let life = if self.for_good.load(Ordering::Relaxed) { u64::MAX >> 2 } else { LIFE };
+        ticks().wrapping_add(life)
     }
 
     /// The call has had its effect.
@@ -208,7 +220,8 @@ impl Engine {
         if file.is_none() && names.count == 0 {
             return false;
         }
-        let (fd, lent, status, data, file, predicts) = file.unwrap_or_else(nothing_but_names);
+        let (fd, mut lent, status, data, file, predicts) = file.unwrap_or_else(nothing_but_names);
+        lent.until = self.loans.until();
         let mut list = self.loans.list.lock();
         // A call that may change files has begun meanwhile, or has ended.
         if self.loans.changes.load(Ordering::SeqCst) != watch.changes {
@@ -263,13 +276,9 @@ impl Subject {
 /// The descriptor, what is said of the file, and whether its data could go along.
 type ToLend = (i32, Lent, [u8; loan::STATUS], Vec<u8>, Weak<OpenFile>, bool);
 
-fn until() -> u64 {
-    ticks().wrapping_add(LIFE)
-}
-
 fn nothing_but_names() -> ToLend {
     let lent =
-        Lent { descriptor: loan::NONE, position: 0, size: 0, until: until(), flags: 0, status_flags: 0, descriptor_flags: 0 };
+        Lent { descriptor: loan::NONE, position: 0, size: 0, until: 0, flags: 0, status_flags: 0, descriptor_flags: 0 };
     (-1, lent, [0; loan::STATUS], Vec::new(), Weak::new(), false)
 }
 
@@ -301,7 +310,7 @@ fn file_to_lend(thread: &GuestThread, context: &Context, files: &FdTable, fd: i3
         descriptor: fd as u32,
         position,
         size,
-        until: until(),
+        until: 0,
         flags: kind,
         status_flags: flags.bits(),
         descriptor_flags: files.close_on_exec(fd).ok()?.into(),

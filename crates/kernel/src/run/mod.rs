@@ -239,6 +239,11 @@ impl Engine {
         self.parks.store(false, Ordering::Relaxed);
     }
 
+    /// Loans do not end with time from now on: as above.
+    pub(crate) fn loans_never_expire(&self) {
+        self.loans.never_expire();
+    }
+
     /// Nobody spins from now on: where time on CPUs is limited, and for tests of how it is without.
     pub(crate) fn switch_spinning_off(&self) {
         self.spinner.switch_off();
