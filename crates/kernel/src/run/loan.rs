@@ -277,8 +277,7 @@ impl Subject {
 type ToLend = (i32, Lent, [u8; loan::STATUS], Vec<u8>, Weak<OpenFile>, bool);
 
 fn nothing_but_names() -> ToLend {
-    let lent =
-        Lent { descriptor: loan::NONE, position: 0, size: 0, until: 0, flags: 0, status_flags: 0, descriptor_flags: 0 };
+    let lent = Lent { descriptor: loan::NONE, position: 0, size: 0, until: 0, flags: 0, status_flags: 0, descriptor_flags: 0 };
     (-1, lent, [0; loan::STATUS], Vec::new(), Weak::new(), false)
 }
 
