@@ -22,6 +22,10 @@ HERE = Path(__file__).resolve().parent
 def main() -> int:
     """The command line."""
     options = _options()
+    if options.floors:
+        with tempfile.TemporaryDirectory(prefix="skerry-bench-") as name:
+            subprocess.run([_compile(Path(name), "floors")], check=True)
+        return 0
     subjects = [Subject("native", ()), Subject("skerry", tuple(shlex.split(options.skerry))), *options.peer]
     chosen = [row for row in rows.rows() if not options.rows or re.search(options.rows, row.name)]
     if options.list:
@@ -59,6 +63,7 @@ def _options() -> argparse.Namespace:
         "--rounds", type=int, default=5, help="how often each row is measured for each column, in turn (%(default)s)"
     )
     parser.add_argument("--list", action="store_true", help="show the rows' names")
+    parser.add_argument("--floors", action="store_true", help="show what this host lets a guest kernel have at best (floors.c)")
     for kind in ("text", "json", "svg"):
         parser.add_argument(f"--{kind}", type=Path, metavar="FILE", help=f"write the table as {kind.upper()}")
     options = parser.parse_args()
@@ -75,11 +80,15 @@ def _peer(text: str) -> Subject:
 
 
 def _prepare(directory: Path) -> rows.Bench:
+    return rows.Bench(directory, _compile(directory, "system_calls"))
+
+
+def _compile(directory: Path, name: str) -> Path:
     if shutil.which("cc") is None:
         raise SystemExit("benches: a C compiler (cc) is needed")
-    program = directory / "system_calls"
-    subprocess.run(["cc", "-O2", "-pthread", "-o", program, HERE / "system_calls.c"], check=True)
-    return rows.Bench(directory, program)
+    program = directory / name
+    subprocess.run(["cc", "-O2", "-pthread", "-o", program, HERE / f"{name}.c"], check=True)
+    return program
 
 
 def _measure(bench: rows.Bench, row: rows.Row, subjects: list[Subject], rounds: int) -> report.Line:

@@ -27,7 +27,18 @@ fn main() {
                 "skerry_stub",
             ])
             .args(["-C", "panic=abort", "-C", "opt-level=3", "-C", "relocation-model=pic", "-C", "code-model=small"])
-            .args(["-C", "link-arg=-no-pie", "-C", "link-arg=--image-base=0x700000000000", "-C", "strip=debuginfo"])
+            .args([
+                "-C",
+                "link-arg=-no-pie",
+                "-C",
+                "link-arg=--image-base=0x700000000000",
+                "-C",
+                "link-arg=--no-rosegment",
+                "-C",
+                "relro-level=off",
+                "-C",
+                "strip=debuginfo",
+            ])
             .arg(stub.join("main.rs"))
             .arg("-o")
             .arg(&output)

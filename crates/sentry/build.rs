@@ -1,5 +1,5 @@
-//! Links `skerry-agent` statically: it is the init of guests whose files are not the host's, and the start of every guest of the
-//! engines `namespace` and `rules`. The compiler's own switch (`-C target-feature=+crt-static`) is one for a whole build, and
+//! Links `skerry-agent` and `skerry-tender` statically: the agent is the init of guests whose files are not the host's, and the
+//! start of every guest of the engines `namespace` and `rules`; the tender of every unikernel. The compiler's own switch (`-C target-feature=+crt-static`) is one for a whole build, and
 //! asks for a target of its own; so the linker is told where the libraries that it is asked for are: in their archives.
 //!
 //! A host that has no archive of the C library gets a program as others are, and hears of it.
@@ -28,8 +28,10 @@ fn main() {
         println!("cargo:warning=skerry-agent is linked dynamically, and cannot be the init of a virtual machine: there is no {missing}");
         return;
     }
-    println!("cargo:rustc-link-arg-bin=skerry-agent=-static-pie");
-    println!("cargo:rustc-link-arg-bin=skerry-agent=-L{}", output.display());
+    for program in ["skerry-agent", "skerry-tender"] {
+        println!("cargo:rustc-link-arg-bin={program}=-static-pie");
+        println!("cargo:rustc-link-arg-bin={program}=-L{}", output.display());
+    }
 }
 
 /// A directory of linker scripts, named as shared libraries are, that lead to the archives; the name of one that is missing.

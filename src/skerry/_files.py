@@ -120,6 +120,7 @@ class Files:
         return os.path.join(self._sandbox._options.cwd, text)
 
     def _call(self, path: str, params: Any) -> Any:
+        self._sandbox._need("files")
         try:
             return self._sandbox._call("file", params)
         except errors.FileError as error:

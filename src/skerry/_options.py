@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from typing import Any
 
+    from ._devices import BlockDevice, NetDevice
     from .policy import Policy
 
 #: Taken over from the caller's environment without asking. Nothing else is: it may hold secrets.
@@ -64,9 +65,12 @@ class Options:
         trace: bool = False,
         require: Any = (),
         policy: Any = None,
+        block: Mapping[str, Any] | None = None,
+        net: Mapping[str, Any] | None = None,
         without: Iterable[str] = (),
     ) -> None:
         self.policy = policy = _policy(policy)
+        own_environment = bool(env) or inherit_env == "all"
         disk = None
         if policy is not None:
             # What the caller gives by name holds; the policy says the rest.
@@ -102,6 +106,14 @@ class Options:
         self.trace = bool(trace)
         self.require = tuple(_values.choice(layer, messages.LAYERS, "require") for layer in _many(require, "require"))
         self.without = tuple(without)
+        self.block: dict[str, BlockDevice] = {}
+        self.net: dict[str, NetDevice] = {}
+        if block or net:
+            from . import _devices
+
+            self.block, self.net = _devices.block(block), _devices.net(net)
+        #: Words that an engine puts before each command's own.
+        self.loader: list[str] = []
         named = (
             ("read_write", read_write),
             ("read_only", read_only),
@@ -118,16 +130,23 @@ class Options:
             ("network loopback", network == "loopback"),
             ("profile", self.profile != "default"),
             ("trace", trace),
+            ("env", own_environment),
+            ("block", block),
+            ("net", net),
         )
         self.memory_files = disk or self.memory or _host.host_memory() // 2
         #: A directory whose programs may be executed besides: those of `skerry verify`.
         self.probes = ""
-        #: What a guest kernel of ours tells of calls; set by who wants to know.
+        #: What is told of calls; set by who wants to know.
         self.observe = "nothing" if policy is None else "failures"
+        #: Somebody listens to events. A guest kernel of ours tells for nothing; the others look at each call for it.
+        self.listened = False
         #: What the caller has asked for by name, the option's name first: an engine must enforce it, or refuse.
         self.given = tuple(name for name, value in named if value)
         if policy is not None:
             self.given += tuple(policy.clauses())
+            if policy["files"]["private_or"] == "read_only":  # less is good enough
+                self.given = tuple(name for name in self.given if name != "files.private")
 
     def boot_message(self) -> dict[str, Any]:
         """The parameters of the `boot` request."""

@@ -63,6 +63,10 @@ def spawn(
     user: Any,
 ) -> Process:
     """`Sandbox.spawn`."""
+    if pty:
+        sandbox._need("pty")
+    if env:
+        sandbox._need("env")
     argv = arguments(args, shell)
     kept = _values.size(keep_output, "keep_output") if background else 0
     theirs: list[int] = []  # what goes to the sandbox
@@ -160,7 +164,7 @@ def parameters(
     """Those of the `spawn` request."""
     uid, gid, groups = options.identity(user)
     return messages.spawn(
-        arguments=argv,
+        arguments=[*options.loader, *argv],
         environment=options.command_environment(env),
         directory=options.cwd if cwd is None else os.path.normpath(os.path.join(options.cwd, os.fsdecode(cwd))),
         uid=uid,

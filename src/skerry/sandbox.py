@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from ._files import Files
     from ._records import ProcessState, Result, SandboxInfo, Usage
-    from .engines.base import Guest
+    from .engines.base import Engine, Guest
     from .policy import Policy
 
     StrPath = str | os.PathLike[str]
@@ -70,6 +70,9 @@ class Sandbox:
         layers that must be in force (else `LayerUnavailable`). What an engine cannot enforce is `Unenforceable`.
     profile
         "default", or "strict": all data goes through the sentry, and what is mapped of the host's files is a copy.
+    block, net
+        Devices of a unikernel (engine "unikernel"), by the names that its image has for them: "FILE[,ro][,size=BYTES]", and
+        "tap:INTERFACE[,mac=ADDRESS]".
     policy
         A `Policy`, or the name or file of one: what programs may do. Other options that are given hold where it says
         otherwise; paths are added to its own.
@@ -101,6 +104,8 @@ class Sandbox:
         trace: bool = False,
         require: Iterable[str] | str = (),
         policy: Policy | StrPath | None = None,
+        block: Mapping[str, StrPath] | None = None,
+        net: Mapping[str, str] | None = None,
         events: Callable[[Mapping[str, Any]], object] | None = None,
     ) -> None:
         hidden_features = os.environ.get("SKERRY_TEST_WITHOUT", "")  # tests: features of the host to treat as absent
@@ -126,10 +131,13 @@ class Sandbox:
             trace=trace,
             require=require,
             policy=policy,
+            block=block,
+            net=net,
             without=[name for name in hidden_features.split(",") if name],
         )
         if events is not None and not callable(events):
             raise errors.UsageError("must be a function that takes one event", option="events")
+        self._options.listened = events is not None
         self._events_callback = events
         self._events: _EventThread | None = None
         self._on_event_now: Callable[[Mapping[str, Any]], None] | None = None  # the command line's own, in the reader thread
@@ -137,6 +145,7 @@ class Sandbox:
         self._starting = threading.Lock()
         self._state = threading.Lock()
         self._guest: Guest | None = None
+        self._engine: Engine | None = None
         self._booted: SandboxInfo | None = None
         self._closed = False
         self._processes: dict[int, Process] = {}
@@ -320,8 +329,16 @@ class Sandbox:
                     if self._events is not None:
                         self._events.finish()
                     raise
-                self._guest = guest
+                self._guest, self._engine = guest, engine
             return self._guest
+
+    def _need(self, feature: str) -> None:
+        """What only a command or an operation asks for, and not every engine has."""
+        self._started()
+        assert self._engine is not None
+        why = self._engine.capabilities.refuses.get(feature)
+        if why is not None:
+            raise errors.Unenforceable(feature, self._engine.name, why)
 
     def _require_limits(self, engine: str) -> None:
         """A limit that was asked for by name and that the engine cannot hold on this host is an error."""

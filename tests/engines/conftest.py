@@ -51,6 +51,7 @@ ENGINES = [
             "shared memory": "System V IPC is everybody's, and denied",
         },
     ),
+    Traits("unikernel", {"programs of Linux": "it runs images, of which test_unikernel.py asks the same"}),
 ]
 
 

@@ -30,5 +30,7 @@ def test_the_agent_is_linked_statically(tmp_path: Path, native_only: bool) -> No
     if os.geteuid() == 0:
         (tmp_path / PROGRAM).write_bytes(image)
         (tmp_path / PROGRAM).chmod(0o755)
-        alone = subprocess.run([f"/{PROGRAM}", "--version"], preexec_fn=lambda: os.chroot(tmp_path), capture_output=True, text=True)
+        alone = subprocess.run(
+            [f"/{PROGRAM}", "--version"], preexec_fn=lambda: os.chroot(tmp_path), capture_output=True, text=True
+        )
         assert alone.stdout.startswith(PROGRAM), alone

@@ -22,6 +22,12 @@ import skerry
 pytestmark = pytest.mark.sandbox
 
 
+@pytest.fixture(autouse=True)
+def runs_programs(traits) -> None:
+    """All of it is about programs of Linux."""
+    traits.need("programs of Linux")
+
+
 def shell(script: str) -> list[str]:
     return ["/bin/sh", "-c", script]
 

@@ -211,6 +211,54 @@ def test_what_is_written_is_not_executed_where_a_policy_names_programs(caller: h
             assert done.stdout.split() == expected, done
 
 
+def test_attributes_by_the_names_of_open_files(caller: harness.Caller) -> None:
+    """/dev/fd/N is one of the program's own descriptors, whoever looks it up for it."""
+    script = (
+        "import os\n"
+        "own = os.environ['TMPDIR'] + '/file'\n"
+        "for number in range(3, 20):\n"
+        "    file = os.open(own, os.O_CREAT | os.O_RDWR)\n"
+        "    for name in (f'/dev/fd/{file}', f'/proc/self/fd/{file}', f'/proc/thread-self/fd/{file}', f'/proc/{os.getpid()}/fd/{file}'):\n"
+        "        os.chmod(name, 0o600 + number)\n"
+        "        assert os.fstat(file).st_mode & 0o777 == 0o600 + number, name\n"
+        "        os.fchmod(file, 0o700)\n"
+        "host = os.open('/etc/hostname', os.O_RDONLY)\n"
+        "for name in (f'/dev/fd/{host}', '/dev/fd/999'):\n"
+        "    try: os.chmod(name, 0o644)\n"
+        "    except OSError as error: print(error.errno)\n"
+    )
+    done = caller.do(["--engine", "rules"], ["/usr/bin/python3", "-S", "-c", script], cwd="/")
+    assert done.stdout.split() == ["13", "2"], done
+
+
+def test_what_landlock_denies_is_told_where_somebody_listens(caller: harness.Caller) -> None:
+    """Without a policy too; and what is allowed, or is not there, is not."""
+    with caller.workspace() as work:
+        (work / "dir").mkdir()
+        (work / "file").write_text("x")
+        script = (
+            f"cat file > /dev/null; cat nosuch; echo x > file; echo x > new; rm file; mkdir other; mv file moved; ls /; cd dir; "
+            f"cat ../file; echo y > ../file; echo z > $TMPDIR/own; kill -0 {os.getpid()}; sh -c 'kill -0 $$'"
+        )
+        options = ["--engine", "rules", "--events", str(work.parent / "events")]
+        (work.parent / "events").touch()
+        os.chown(work.parent / "events", *caller.owner)
+        caller.do(options, ["sh", "-c", script], cwd=work)
+        events = [json.loads(line) for line in (work.parent / "events").read_text().splitlines()]
+    told = {
+        (event["name"], event.get("access"), (event.get("path") or "").removeprefix(str(work)), event["errno"])
+        for event in events
+        if event["event"] == "observed"
+    }
+    assert told >= {
+        ("openat", "write", "/file", 13), ("openat", "write", "/new", 13), ("unlinkat", "write", "/file", 13),
+        ("mkdir", "write", "/other", 13), ("openat", "read", "/", 13), ("openat", "write", "/dir/../file", 13),
+        ("kill", None, "", 1),
+    }, told  # fmt: skip
+    assert {path for _, access, path, _ in told if access == "read"} == {"/"}
+    assert not any(text in path for _, _, path, _ in told for text in ("nosuch", "own"))
+
+
 def test_a_directory_of_its_own_is_gone_at_the_end(caller: harness.Caller) -> None:
     done = caller.do(["--engine", "rules"], ["sh", "-c", "cd $TMPDIR && mkdir a && echo x > a/b && cat a/b && pwd"], cwd="/")
     assert done.stdout.splitlines()[0] == "x" and not Path(done.stdout.splitlines()[1]).exists(), done

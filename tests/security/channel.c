@@ -26,7 +26,7 @@
 /* As the stub's layout says. */
 #define STUB_TEXT 0x700000001000ul
 #define STUB_END 0x700000020000ul
-#define CHANNEL 0x701000001000ul
+#define CHANNEL 0x700000101000ul
 #define CHANNEL_SIZE 0x4000ul
 #define MAGIC 0x5a656b5f524f434bul
 

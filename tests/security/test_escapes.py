@@ -10,7 +10,7 @@ import os
 import pty
 import socket
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -159,12 +159,19 @@ def host(caller: harness.Caller, program: Path) -> Iterator[Host]:
             found.end()
 
 
-def run(host: Host, prefix: Sequence[str], attempts: Sequence[Sequence[str]], *, leaked: bool = True) -> str:
+def run(
+    host: Host,
+    prefix: Sequence[str],
+    attempts: Sequence[Sequence[str]],
+    *,
+    leaked: bool = True,
+    environment: Mapping[str, str] | None = None,
+) -> str:
     """With a directory of the host's that is left open."""
     directory = os.open(host.marked, os.O_RDONLY)
     try:
         done = subprocess.run(
-            [*host.caller.prefix, *prefix, *host.words(attempts)], cwd="/", env=host.caller.environment(None), timeout=60,
+            [*host.caller.prefix, *prefix, *host.words(attempts)], cwd="/", env={**host.caller.environment(None), **(environment or {})}, timeout=60,
             stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", start_new_session=True,
             pass_fds=[directory] if leaked else [],
         )  # fmt: skip
@@ -203,6 +210,92 @@ def test_each_gets_out_where_nothing_holds_it(ourselves: harness.Caller, program
     assert {attempt[0] for attempt in attempts} - out - cannot == set()
 
 
+#: For each attempt the parts of an engine that keep it in: without them it gets out. `dirty_pipe` and `self_exe 0` are not there:
+#: nothing of ours holds the first on a kernel that is mended, and the second would overwrite the agent itself.
+HELD_BY = {
+    "release_agent": ("rules", "seccomp", "landlock", "capabilities"),
+    "core_pattern": ("namespace", "masks", "user_namespace"),
+    "sysrq": ("namespace", "masks", "user_namespace"),
+    "user_namespace": ("namespace", "seccomp"),
+    "keyring": ("rules", "seccomp", "keyring"),
+    "file_handle": ("rules", "seccomp", "landlock", "capabilities"),
+    "device_nodes": ("rules", "landlock", "capabilities"),
+    "memory_of_others": ("rules", "landlock", "capabilities"),
+    "root_of_others": ("rules", "landlock", "capabilities"),
+    "processes_of_others": ("rules", "landlock", "seccomp"),
+    "abstract_socket": ("rules", "seccomp", "landlock"),
+    "socket_by_path": ("rules", "seccomp"),
+    "leaked_descriptors": ("rules", "landlock", "descriptors"),
+    "self_exe": ("rules", "landlock", "capabilities"),
+}  # fmt: skip
+
+
+def weak(held_by: Sequence[str]) -> dict[str, str]:
+    engine, *parts = held_by
+    return {"SKERRY_TEST_WEAKEN": ",".join(f"{engine}:{part}" for part in parts)}
+
+
+def as_root() -> None:
+    if os.geteuid() != 0:
+        pytest.skip("most of them take root")
+    needed = 1 << 2 | 1 << 21 | 1 << 27  # DAC_READ_SEARCH, SYS_ADMIN, MKNOD
+    if int(harness.status_of(os.getpid())["CapEff"], 16) & needed != needed:
+        pytest.skip("we are held by a wall ourselves")
+
+
+def test_each_gets_out_of_an_engine_that_was_weakened(ourselves: harness.Caller, program: Path) -> None:
+    """So that what keeps it in is known, and these tests can fail."""
+    as_root()
+    for engine in ("namespace", "rules"):
+        harness.usable_engine(engine)
+    with ourselves.workspace() as work:
+        host = Host(ourselves, program, work.parent)
+        in_vain: set[str] = set() if Path("/proc/sysrq-trigger").exists() else {"sysrq"}
+        in_vain |= {"file_handle"} if host.handle == NO_HANDLE else set()
+        try:
+            subprocess.run([host.program, "keyring", "add"], check=True)
+            held = set()
+            for attempt in host.attempts():
+                if (held_by := HELD_BY.get(attempt[0])) and attempt != ["self_exe", "0"]:
+                    output = run(host, do(host, held_by[0]), [attempt], environment=weak(held_by))
+                    held |= set() if attempt[0] in host.escaped(output) else {attempt[0]}
+        finally:
+            subprocess.run([host.program, "keyring", "drop"], check=True)
+            host.end()
+    assert held - in_vain == set()
+
+
+def test_so_do_those_that_go_by_the_command_line(
+    ourselves: harness.Caller, program: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A leaked directory as the working directory, a link in place of what is granted, typing into the caller's terminal."""
+    as_root()
+    harness.usable_engine("rules")
+    with ourselves.workspace() as work:
+        host = Host(ourselves, program, work.parent)
+        try:
+            directory = os.open(host.marked, os.O_RDONLY)
+            words = [*ourselves.prefix, *do(host, "rules")[:-1], "--cwd", f"/proc/self/fd/{directory}", "--"]
+            environment = {**ourselves.environment(None), **weak(("rules", "landlock", "descriptors"))}
+            subprocess.run(
+                [*words, host.program, "working_directory"], cwd="/", env=environment, timeout=60, pass_fds=[directory],
+                stdin=subprocess.DEVNULL, capture_output=True,
+            )  # fmt: skip
+            os.close(directory)
+            assert os.listdir(host.marked) == ["mark"]
+            (host.marked / "mark").unlink()
+            for name, value in weak(("rules", "links")).items():
+                monkeypatch.setenv(name, value)
+            assert exchanged(host, "rules") == ["mark"]
+            monkeypatch.undo()
+            if b"ESCAPED typing" in typed(ourselves, [str(program), "typing"]):
+                words = [str(ourselves.skerry), "do", "--engine", "rules", "-T", "--", str(program), "typing"]
+                shown = typed(ourselves, words, weak(("rules", "seccomp", "capabilities")))
+                assert b"ESCAPED typing" in shown, shown
+        finally:
+            host.end()
+
+
 @pytest.fixture(params=ENGINES)
 def engine(request: pytest.FixtureRequest) -> str:
     return harness.usable_engine(request.param)
@@ -237,6 +330,11 @@ def test_a_link_put_in_place_of_a_granted_directory_leads_nowhere(engine: str, h
     """CVE-2021-30465: between the look at a path and its mount somebody has exchanged it."""
     if host.caller.owner[0] != os.geteuid():
         pytest.skip("the SDK is started as ourselves")
+    assert exchanged(host, engine) == []
+
+
+def exchanged(host: Host, engine: str) -> list[str]:
+    """What comes to be in a directory of the host's, where a link to it was put in place of one that was granted."""
     granted = host.top / "granted"
     granted.mkdir()
     sandbox = skerry.Sandbox(engine=engine, read_write=[granted], cwd="/")
@@ -247,7 +345,23 @@ def test_a_link_put_in_place_of_a_granted_directory_leads_nowhere(engine: str, h
             sandbox.run(["/bin/sh", "-c", f"echo x > {granted}/mark; echo x > {host.marked}/mark"])
     except skerry.SkerryError:
         pass
-    assert os.listdir(host.marked) == []
+    return os.listdir(host.marked)
+
+
+def typed(caller: harness.Caller, words: Sequence[str], environment: Mapping[str, str] | None = None) -> bytes:
+    """What a terminal of its own shows of a command."""
+    child, master = pty.fork()
+    if child == 0:
+        os.execvpe(words[0], list(words), {**caller.environment(None), **(environment or {})})
+    shown = b""
+    try:
+        while piece := os.read(master, 4096):
+            shown += piece
+    except OSError:
+        pass
+    os.waitpid(child, 0)
+    os.close(master)
+    return shown
 
 
 def test_typing_into_the_callers_terminal(program: Path, ourselves: harness.Caller) -> None:
@@ -255,26 +369,12 @@ def test_typing_into_the_callers_terminal(program: Path, ourselves: harness.Call
     if os.geteuid() != 0:
         pytest.skip("on new kernels it takes root")
 
-    def typed(words: Sequence[str]) -> bytes:
-        child, master = pty.fork()
-        if child == 0:
-            os.execvpe(words[0], list(words), ourselves.environment(None))
-        shown = b""
-        try:
-            while piece := os.read(master, 4096):
-                shown += piece
-        except OSError:
-            pass
-        os.waitpid(child, 0)
-        os.close(master)
-        return shown
-
     words = [str(program), "typing"]
-    if b"ESCAPED typing" not in typed(words):
+    if b"ESCAPED typing" not in typed(ourselves, words):
         pytest.skip("this host types nothing for us anyway")
     for engine in map(harness.usable_engine, ENGINES):
         for terminal in ("-T", "-t"):
-            shown = typed([str(ourselves.skerry), "do", "--engine", engine, terminal, "--", *words])
+            shown = typed(ourselves, [str(ourselves.skerry), "do", "--engine", engine, terminal, "--", *words])
             assert b"tried typing" in shown, (engine, shown)
             if terminal == "-T":
                 assert b"ESCAPED" not in shown, (engine, shown)

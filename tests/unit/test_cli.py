@@ -54,6 +54,7 @@ def test_options_end_at_the_command() -> None:
         ([], 2, "there is no command"),
         (["--"], 2, "there is no command"),
         (["--memroy", "1", "--", "true"], 2, "unknown option --memroy; did you mean '--memory'?"),
+        (["--bogus", "--", "true"], 2, "unknown option --bogus\n"),
         (["-x", "--", "true"], 2, "unknown option -x"),
         (["--memory"], 2, "--memory needs a value: --memory SIZE"),
         (["--trace=yes", "--", "true"], 2, "--trace takes no value"),

@@ -47,7 +47,7 @@ pub fn serve(mut connection: Connection, engine: Engine) -> Result<ExitCode, Box
         return refuse(&connection, failure(FailureKind::Unenforceable, message));
     }
     let split = match engine {
-        Engine::Namespace => namespace::split(wanted).map(Split::Namespace),
+        Engine::Namespace | Engine::Guest => namespace::split(wanted).map(Split::Namespace),
         Engine::Rules => rules::split(wanted).map(Split::Rules),
     };
     let rights = guardian::rights_over(groups.any());
@@ -70,7 +70,7 @@ pub fn serve(mut connection: Connection, engine: Engine) -> Result<ExitCode, Box
         Ok(Split::Namespace(namespace::Split::Init(init))) => Init::Namespace(init),
         Ok(Split::Rules(rules::Split::Init(init))) => Init::Rules(init),
     };
-    match make(wanted, groups, init) {
+    match make(wanted, engine, groups, init) {
         Ok(sandbox) => {
             connection.sender().reply(request.id, Ok(serde_json::to_value(&sandbox.booted)?));
             server::serve(connection, sandbox)?;
@@ -108,15 +108,16 @@ fn check(wanted: &Boot, engine: Engine) -> Result<(), Failure> {
 }
 
 /// In the guest's init: the wall, all of it, and what is known of it.
-fn make(wanted: &Boot, mut groups: ControlGroups, init: Init) -> Result<Sandbox, Failure> {
+fn make(wanted: &Boot, engine: Engine, mut groups: ControlGroups, init: Init) -> Result<Sandbox, Failure> {
     groups.join();
     groups.take_in_guests(0);
     let memory = groups.memory_events();
+    let processes = groups.process_events();
     let mut layers = Layers::default();
     let (guest, host_pid) = match init {
         Init::Namespace(init) => {
             let host_pid = init.host_pid;
-            (namespace::enter(wanted, init, &mut layers)?, host_pid)
+            (namespace::enter(wanted, init, engine, &mut layers)?, host_pid)
         }
         Init::Rules(init) => (rules::enter(wanted, init, &mut layers)?, std::process::id() as i32),
     };
@@ -174,6 +175,8 @@ fn make(wanted: &Boot, mut groups: ControlGroups, init: Init) -> Result<Sandbox,
         process_limit,
         memory,
         memory_limit: wanted.limits.memory,
+        processes,
+        pids_limit: wanted.limits.pids,
         groups,
     })
 }

@@ -4,6 +4,7 @@ use crate::calls::Filter;
 use crate::failure;
 use crate::rules::landlock::Restriction;
 use crate::rules::sockets::Network;
+use crate::watch::Watch;
 use rustix::thread::CapabilitySet;
 use skerry_confine::temporary::Temporary;
 use skerry_control::{Failure, FailureKind, Resource, Spawn};
@@ -14,6 +15,8 @@ use std::os::fd::OwnedFd;
 pub enum Engine {
     Namespace,
     Rules,
+    /// The namespace engine's, in a kernel of its own.
+    Guest,
 }
 
 impl Engine {
@@ -21,6 +24,7 @@ impl Engine {
         match self {
             Engine::Namespace => "namespace",
             Engine::Rules => "rules",
+            Engine::Guest => "guest",
         }
     }
 }
@@ -47,8 +51,10 @@ pub struct Guest {
     /// Programs of root keep these.
     pub kept: CapabilitySet,
     pub filter: Filter,
-    /// Denials are told.
+    /// Denials by the filter are told.
     pub listens: bool,
+    /// And those that the host's kernel makes by itself.
+    pub watch: Option<Watch>,
     pub restriction: Option<Restriction>,
     pub resources: BTreeMap<Resource, u64>,
     /// What is written to this process's own file of that name before it becomes a program: labels of security modules.

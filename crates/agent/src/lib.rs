@@ -3,7 +3,8 @@
 //!
 //! Parts: `boot` (from the `boot` message to a guest), `namespace` and `rules` (the walls of those names), `guest` (what is known
 //! of one), `calls` (which calls programs may make, as data, and the filter that holds it), `server` (requests, deaths,
-//! denials and terminals, in one loop on one thread), `spawn` (from a fork to a program), `terminal`, `files`.
+//! denials and terminals, in one loop on one thread), `watch` (what is told of denials that the host's kernel makes by itself), `place`
+//! (files as a program finds them), `spawn` (from a fork to a program), `terminal`, `files`.
 //!
 //! One thread, always: programs are started by fork(2) and namespaces are entered, both of which ask for it.
 #![forbid(unsafe_code)]
@@ -12,11 +13,16 @@ mod boot;
 mod calls;
 mod files;
 mod guest;
+mod init;
+pub mod jail;
 mod namespace;
+mod place;
 mod rules;
 mod server;
 mod spawn;
 mod terminal;
+mod watch;
+mod weaken;
 
 pub use rules::reach;
 
@@ -35,15 +41,23 @@ const USAGE: &str = "usage: skerry-agent --control-fd N --engine namespace|rules
 
 /// The whole program.
 pub fn main() -> ExitCode {
+    if init::is_asked_for() {
+        return init::run();
+    }
     let engines = [Engine::Namespace, Engine::Rules];
-    let last = std::env::args().next_back();
-    let engine = engines.into_iter().find(|engine| last.as_deref() == Some(engine.name())).unwrap_or(Engine::Namespace);
-    skerry_confine::program::main("skerry-agent", USAGE, &["--engine", engine.name()], |control| run(control, engine))
+    let named = std::env::args().skip_while(|word| word != "--engine").nth(1);
+    let engine = engines.into_iter().find(|engine| named.as_deref() == Some(engine.name())).unwrap_or(Engine::Namespace);
+    let mut rest = vec!["--engine", engine.name()];
+    let weakened = weaken::list().filter(|list| list.split(',').all(|part| weaken::PARTS.contains(&part)));
+    rest.extend(weakened.iter().flat_map(|list| [weaken::OPTION, list]));
+    skerry_confine::program::main("skerry-agent", USAGE, &rest, |control| run(control, engine))
 }
 
 fn run(control: i32, engine: Engine) -> Result<ExitCode, Box<dyn std::error::Error>> {
     // What the caller may have left open besides is not for us, and less so for the programs that we run.
-    skerry_platform::foreground::close_all_but([0, 1, 2, control]);
+    if !weaken::is_out("descriptors") {
+        skerry_platform::foreground::close_all_but([0, 1, 2, control]);
+    }
     become_sealed(control)?;
     let socket = skerry_platform::own::take_descriptor(control)?;
     boot::serve(Connection::new(socket), engine)

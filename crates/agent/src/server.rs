@@ -8,9 +8,10 @@ use crate::guest::{Engine, Guest};
 use crate::rules::{attributes, reach, sockets};
 use crate::spawn::{self, Started, Streams, Surroundings};
 use crate::terminal::Terminal;
+use crate::watch::{self, Told};
 use rustix::event::{poll, PollFd, PollFlags, Timespec};
 use serde_json::{json, Value};
-use skerry_confine::cgroup::{ControlGroups, Controller, MemoryEvents};
+use skerry_confine::cgroup::{ControlGroups, Controller, MemoryEvents, ProcessEvents};
 use skerry_confine::connection::{Connection, Sender};
 use skerry_control::{
     Action, Booted, Bytes, Call, Event, Failure, FailureKind, FileCall, ProcessState, SignalTarget, Spawn, Spawned, Stdio,
@@ -38,6 +39,8 @@ pub struct Sandbox {
     pub process_limit: Option<u64>,
     pub memory: Option<MemoryEvents>,
     pub memory_limit: Option<u64>,
+    pub processes: Option<ProcessEvents>,
+    pub pids_limit: Option<u32>,
     pub groups: ControlGroups,
 }
 
@@ -65,10 +68,14 @@ struct Server {
     waiting: VecDeque<(u64, FileCall)>,
     /// Kills for want of memory that have been told.
     kills: u64,
+    /// Processes that were refused, as far as that has been told, and when it may be told again.
+    refused: (u64, Instant),
     /// Of programs and what comes from them.
     listeners: Vec<Listener>,
     /// Denials that may still be told until that time.
     tellable: (u32, Instant),
+    /// What has been observed.
+    told: Told,
 }
 
 /// Serves until the other end closes or says `shutdown`; then nothing of the guest's is left.
@@ -82,8 +89,10 @@ pub fn serve(mut connection: Connection, sandbox: Sandbox) -> Result<(), Box<dyn
         jobs: Vec::new(),
         waiting: VecDeque::new(),
         kills: 0,
+        refused: (0, Instant::now()),
         listeners: Vec::new(),
         tellable: (0, Instant::now()),
+        told: Told::default(),
     };
     let result = server.run(&mut connection, &signals);
     server.end_all();
@@ -104,6 +113,7 @@ enum Source {
     Output(u32),
     Job(usize),
     Listener(usize),
+    Processes,
 }
 
 impl Server {
@@ -121,6 +131,7 @@ impl Server {
                 }
             }
             self.start_jobs();
+            self.tell_refusals();
             self.tell_ends();
             let (control, deaths, ready) = self.wait(connection, signals);
             for (source, flags) in ready {
@@ -169,6 +180,10 @@ impl Server {
             sources.push(Source::Listener(index));
             polled.push(PollFd::new(listener.descriptor(), PollFlags::IN));
         }
+        if let Some(processes) = &self.sandbox.processes {
+            sources.push(Source::Processes);
+            polled.push(PollFd::new(processes.descriptor(), PollFlags::PRI));
+        }
         let deadline = self.programs.values().filter_map(|program| program.end.as_ref().map(|(_, deadline)| *deadline)).min();
         let timeout = deadline.map(|deadline| {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -195,6 +210,7 @@ impl Server {
                 }
             }
             Source::Listener(index) => self.serve_denial(index),
+            Source::Processes => self.tell_refusals(),
             Source::Job(index) => {
                 let Some(job) = self.jobs.get_mut(index) else { return };
                 let mut bytes = [0; 1 << 16];
@@ -223,8 +239,12 @@ impl Server {
         let decided = u32::try_from(asked.number)
             .map_or(Action::Errno(libc::ENOSYS as u16), |number| guest.filter.decide(number, &asked.arguments));
         let denied = |errno: i32| Action::Errno(errno as u16);
+        let mut seen = Vec::new();
         let (answer, told, path) = match decided {
-            Action::Allow => (None, None, None),
+            Action::Allow => {
+                seen = guest.watch.as_ref().map_or_else(Vec::new, |watch| watch::look(&asked, listener, guest, watch));
+                (None, None, None)
+            }
             Action::Log => (None, Some(Action::Log), None),
             Action::Errno(errno) => (Some(-i64::from(errno)), Some(decided), None),
             Action::Kill => {
@@ -265,6 +285,11 @@ impl Server {
         };
         if let Some(action) = told {
             self.tell_denial(&asked, action, path);
+        }
+        for report in seen {
+            if self.told.is_new(&report) {
+                self.sender.event(&Event::Observed(report));
+            }
         }
         let Some(listener) = self.listeners.get(index) else { return };
         match answer {
@@ -331,6 +356,7 @@ impl Server {
             guest: &self.sandbox.guest,
             process_limit: self.sandbox.process_limit,
             listens: true,
+            fixed_addresses: false,
             dies_first: self.sandbox.groups.version_of(Controller::Memory).is_some(),
         };
         let Started { pid, listener } = spawn::start(spawn, streams, &around)?;
@@ -423,6 +449,17 @@ impl Server {
         }
     }
 
+    /// The limit of processes kept some from being made: once a second at the most. Version one of cgroups wakes nobody for
+    /// it: there it is told when something else happens, at the latest an end.
+    fn tell_refusals(&mut self) {
+        let (Some(processes), Some(limit)) = (&self.sandbox.processes, self.sandbox.pids_limit) else { return };
+        let (count, now) = (processes.refusals(), Instant::now());
+        if count > self.refused.0 && now >= self.refused.1 {
+            self.refused = (count, now + Duration::from_secs(1));
+            self.sender.event(&Event::PidsLimit { limit });
+        }
+    }
+
     /// Tells of ends as they come: a terminal's output is with the caller first.
     fn tell_ends(&mut self) {
         let now = Instant::now();
@@ -488,7 +525,7 @@ impl Server {
     /// Processes of the guest.
     fn tasks(&self) -> u32 {
         match self.sandbox.guest.engine {
-            Engine::Namespace => processes().saturating_sub(1),
+            Engine::Namespace | Engine::Guest => processes().saturating_sub(1),
             Engine::Rules => reach::below().len() as u32,
         }
     }
@@ -496,7 +533,7 @@ impl Server {
 
 /// What programs cannot do to files, file operations cannot do where there is no tree of the guest's own.
 fn confined(guest: &Guest) -> Result<(), Failure> {
-    if guest.engine == Engine::Namespace {
+    if guest.engine != Engine::Rules {
         return Ok(());
     }
     let internal = |error: &dyn std::fmt::Display| failure(FailureKind::Internal, error);

@@ -7,5 +7,6 @@ pub mod connection;
 pub mod cpus;
 pub mod guardian;
 pub mod layers;
+pub mod mux;
 pub mod program;
 pub mod temporary;

@@ -1,7 +1,7 @@
 //! The messages. Every enum variant is one message; every struct field has its unit in its name or its comment.
 //! Paths and arguments are byte strings on Linux, which JSON strings cannot always hold: they travel as [`Bytes`].
 
-use crate::rules::{Action, Rules};
+use crate::rules::{Action, Calls, Rules};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// A byte string: plain JSON string where it is valid UTF-8, else `{"base64": "..."}`.
@@ -123,7 +123,10 @@ pub struct Boot {
     /// kernel holds them to what of it is about calls, ports and the execution of files.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rules: Option<Rules>,
-    /// Which calls are told of, as `observed` events (a guest kernel of ours only).
+    /// The machine that the guest runs in (`skerry-machine` only, which needs it): the rest is then about that guest's own tree.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub machine: Option<Box<Machine>>,
+    /// Which calls are told of, as `observed` events. On the host's kernel: what it denies, if this is anything but nothing.
     #[serde(default, skip_serializing_if = "is_default")]
     pub observe: Observe,
     /// Features of the host to be treated as absent (tests): "process_vm", "sync_wake_up", "wait_killable", "addfd_send",
@@ -133,6 +136,44 @@ pub struct Boot {
     /// that outlive their tasks), "deferral" (epoll_ctl(2) goes along with later calls), "lending" (calls on the file that was used last).
     #[serde(default)]
     pub without: Vec<String>,
+}
+
+/// A machine with a kernel of its own, and the jail around it: what runs it sees `mounts` and nothing else of the host, in
+/// namespaces of its own, without a network and without capabilities.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Machine {
+    /// Started first, in this order: servers of files, say.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub helpers: Vec<HostProgram>,
+    /// The virtual machine monitor. Its standard input is the channel to the guest's init (a stream socket, both ways), its
+    /// standard output and error are kept as the guest's console. It ends when the guest does.
+    pub monitor: HostProgram,
+    /// The jail's tree, in order; the first must be at "/", and one be `devtmpfs`.
+    pub mounts: Vec<Mount>,
+    /// Bytes that the jail's own in-memory files may hold, the guest's memory among them where it is such a file.
+    pub memory_files: u64,
+    /// What they may call of what the engine `namespace` allows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub calls: Option<Calls>,
+    /// How long the guest may take to its init.
+    pub patience_ms: u64,
+    /// The guest holds writes to the host's files: it is asked to end, and given time for it.
+    #[serde(default)]
+    pub writes_back: bool,
+}
+
+/// A program of the host's.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HostProgram {
+    /// argv; argv[0] is an absolute path in the jail.
+    pub arguments: Vec<Bytes>,
+    #[serde(default)]
+    pub environment: Vec<Bytes>,
+    /// The next one is started when this path is there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub makes: Option<Bytes>,
 }
 
 /// How much is told of calls. What one says, the ones below it say too. Equal ones are told once.

@@ -75,11 +75,26 @@ pub struct Dead {
 
 /// The next child that has ended, if one has. Never waits.
 pub fn reap() -> Option<Dead> {
+    wait4(libc::WNOHANG)
+}
+
+/// The next child that ends; `None`: there is none.
+pub fn wait_for_any() -> Option<Dead> {
+    wait4(0)
+}
+
+fn wait4(options: libc::c_int) -> Option<Dead> {
     let mut status = 0;
     // SAFETY: plain structures of ours, which the host fills where it returns a pid.
     let (pid, usage) = unsafe {
         let mut usage: libc::rusage = std::mem::zeroed();
-        (libc::wait4(-1, &mut status, libc::WNOHANG | libc::__WALL, &mut usage), usage)
+        let mut wait = |usage: *mut libc::rusage| loop {
+            let pid = libc::wait4(-1, &mut status, options | libc::__WALL, usage);
+            if pid >= 0 || io::Error::last_os_error().raw_os_error() != Some(libc::EINTR) {
+                break pid;
+            }
+        };
+        (wait(&mut usage), usage)
     };
     if pid <= 0 {
         return None;
@@ -92,6 +107,12 @@ pub fn reap() -> Option<Dead> {
     };
     let peak_resident_bytes = usage.ru_maxrss.max(0) as u64 * 1024;
     Some(Dead { pid, end, user: time(usage.ru_utime), system: time(usage.ru_stime), peak_resident_bytes })
+}
+
+/// What we execute next is not put at random addresses (personality(2)).
+pub fn fix_addresses() {
+    // SAFETY: a plain number.
+    unsafe { libc::personality(libc::ADDR_NO_RANDOMIZE as libc::c_ulong) };
 }
 
 /// kill(2): `pid` as there, also negative. With signals that have no name too.

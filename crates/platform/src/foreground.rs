@@ -93,7 +93,8 @@ fn ended(status: WaitStatus) -> Ended {
 }
 
 /// Gives up every descriptor but `kept`.
-pub fn close_all_but<const COUNT: usize>(mut kept: [i32; COUNT]) {
+pub fn close_all_but(kept: impl IntoIterator<Item = i32>) {
+    let mut kept: Vec<i32> = kept.into_iter().collect();
     kept.sort_unstable();
     let mut low = 0;
     for number in kept.into_iter().chain([i32::MAX]) {

@@ -9,6 +9,7 @@
 //! - [`own`]: the sentry's own process. [`foreground`]: what `skerry-attendant` needs of the host.
 //! - [`fiber`]: stacks that change threads, for calls that wait.
 //! - [`engine`]: host threads and processes: kick, kill, wait. [`cpu_clock`]: their CPU time. [`host`]: the host's /proc.
+//! - [`unikernel`]: what `skerry-tender` needs of the host: the memory of a unikernel, and the jump into it.
 //! - [`processor`]: the CPU that runs us, and how busy the host's are.
 //!
 //! Its neighbours: `skerry-stub` (the other side of channel and doorbell; `layout.rs` is compiled into both) below,
@@ -31,6 +32,7 @@ pub mod mappings;
 pub mod memory;
 pub mod own;
 pub mod processor;
+pub mod unikernel;
 pub mod zygote;
 
 /// The stub's executable.

@@ -18,8 +18,10 @@ use core::sync::atomic::{AtomicU64, AtomicU8, Ordering};
 const DESCRIPTORS: usize = 1024;
 
 /// One more than the epoll that is known; 0: none. One per address space, as only a single thread uses it.
+#[link_section = ".data"]
 static EPOLL: AtomicU64 = AtomicU64::new(0);
 /// What is known of each descriptor: one of the following.
+#[link_section = ".data"]
 static KNOWN: [AtomicU8; DESCRIPTORS] = [const { AtomicU8::new(UNKNOWN) }; DESCRIPTORS];
 const UNKNOWN: u8 = 0;
 const LISTED: u8 = 1;

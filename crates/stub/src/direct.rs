@@ -12,6 +12,7 @@ use crate::thread::ThreadBlock;
 use core::sync::atomic::{AtomicBool, Ordering};
 
 /// The table is mapped. One per address space: a fork's child has none until it gets its own.
+#[link_section = ".data"]
 static MAPPED: AtomicBool = AtomicBool::new(false);
 
 /// Offset in the thread block of a word that is set for threads that must not use the table: those of a vfork(2) child,

@@ -314,7 +314,6 @@ pub fn run_operations(thread: &ThreadBlock, count: u32) -> i64 {
 
 const PROT_READ_WRITE: u64 = 3;
 const MAP_PRIVATE_FIXED_ANONYMOUS: u64 = 0x32;
-const MAP_POPULATE: u64 = 0x8000;
 const MADV_DONTFORK: u64 = 10;
 const MAP_SHARED_FIXED: u64 = 0x11;
 const ARCH_SET_GS: u64 = 0x1001;
@@ -322,15 +321,12 @@ const ARCH_GET_FS: u64 = 0x1003;
 
 /// Maps a slot's private parts and fills in its block.
 pub fn map_slot(slot: u64) -> Result<&'static mut ThreadBlock, i64> {
-    let address = thread::slot_address(slot);
-    // Between them the channel comes, and a gap under the stack: running over it is a fault, not a channel full of stack.
-    let parts = [(0, layout::CHANNEL_OFFSET, MAP_POPULATE), (layout::STACK_OFFSET, layout::STACK_SIZE, 0)];
-    for (offset, length, flags) in parts {
-        let start = address + offset;
-        let mapped = call!(number::MMAP, start, length, PROT_READ_WRITE, MAP_PRIVATE_FIXED_ANONYMOUS | flags, -1i64, 0);
-        if mapped != start as i64 {
-            return Err(mapped);
-        }
+    let address = thread::block_address(slot);
+    // Below there is a gap, and the channel: running over the stack is a fault, not a channel full of stack.
+    let (start, length) = (address - layout::BLOCK_OFFSET + layout::STACK_OFFSET, layout::SLOT_SIZE - layout::STACK_OFFSET);
+    let mapped = call!(number::MMAP, start, length, PROT_READ_WRITE, MAP_PRIVATE_FIXED_ANONYMOUS, -1i64, 0);
+    if mapped != start as i64 {
+        return Err(mapped);
     }
     let thread = thread::at(address);
     thread.address = address;
@@ -346,7 +342,7 @@ pub fn enrol(thread: &mut ThreadBlock) {
     if descriptor < 0 {
         host::exit_process(1);
     }
-    let address = thread.address + layout::CHANNEL_OFFSET;
+    let address = thread.channel() as u64;
     let mapped = call!(number::MMAP, address, layout::CHANNEL_SIZE, PROT_READ_WRITE, MAP_SHARED_FIXED, descriptor, 0);
     call!(number::CLOSE, descriptor);
     if mapped != address as i64 || call!(number::MADVISE, address, layout::CHANNEL_SIZE, MADV_DONTFORK) < 0 {

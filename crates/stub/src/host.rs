@@ -177,6 +177,15 @@ return_to_frame:
     mov rsp, rdi
     jmp restorer
 
+    // fn go_on_stack(block, stack, last): calls pool_process_main(block, last) there, and never returns.
+    .globl go_on_stack
+go_on_stack:
+    mov rsp, rsi
+    mov rsi, rdx
+    xor ebp, ebp
+    call pool_process_main
+    ud2
+
     .globl _start
 _start:
     mov rdi, rsp
@@ -197,6 +206,7 @@ extern "C" {
     fn guarded_store(address: u64, value: u64) -> u64;
     pub fn start_program(entry: u64, stack: u64) -> !;
     pub fn return_to_frame(frame: u64) -> !;
+    pub fn go_on_stack(block: u64, stack: u64, last: u64) -> !;
     fn gadget_start();
     fn gadget_end();
     fn native_call();

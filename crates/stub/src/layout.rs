@@ -6,24 +6,29 @@
 
 /// Where the stub's own image lies in every application process.
 pub const STUB_BASE: u64 = 0x7000_0000_0000;
-/// Where the slots begin.
-pub const SLOTS_BASE: u64 = 0x7010_0000_0000;
-pub const SLOT_SIZE: u64 = 0x1_0000;
-/// Threads that one address space can have.
-pub const MAXIMUM_SLOTS: u64 = 16384;
 /// Where the table of direct descriptors lies, once a process has one: an array of [`DirectEntry`] by guest descriptor.
-pub const DIRECT_BASE: u64 = 0x7012_0000_0000;
+pub const DIRECT_BASE: u64 = 0x7000_0008_0000;
 /// Guest descriptors from here on are never direct.
 pub const DIRECT_ENTRIES: u64 = 1024;
 pub const DIRECT_SIZE: u64 = DIRECT_ENTRIES * core::mem::size_of::<DirectEntry>() as u64;
+/// Where the slots begin: most processes need one page table for the stub, the table and their slots.
+pub const SLOTS_BASE: u64 = 0x7000_0010_0000;
+pub const SLOT_SIZE: u64 = 0x1_0000;
+/// Threads that one address space can have.
+pub const MAXIMUM_SLOTS: u64 = 16384;
 /// The guest may map nothing between STUB_BASE and here.
 pub const RESERVED_END: u64 = 0x7020_0000_0000;
 
-/// Offsets within a slot: the thread block (private), the channel (shared with the sentry), a gap, the handler's stack.
+/// Offsets within a slot: the channel (shared with the sentry), a gap, the handler's stack, the thread block (both private). The
+/// block and the stack's first frames share a page: each page that a process writes to is copied after a fork.
 pub const CHANNEL_OFFSET: u64 = 0x1000;
 pub const CHANNEL_SIZE: u64 = 0x4000;
 pub const STACK_OFFSET: u64 = 0x6000;
-pub const STACK_SIZE: u64 = SLOT_SIZE - STACK_OFFSET;
+pub const BLOCK_SIZE: u64 = 0x800;
+pub const BLOCK_OFFSET: u64 = SLOT_SIZE - BLOCK_SIZE;
+/// Below the block: what a thread that is parked needs of a stack.
+pub const PARKED_STACK_SIZE: u64 = 0x200;
+pub const STACK_SIZE: u64 = BLOCK_OFFSET - PARKED_STACK_SIZE - STACK_OFFSET;
 
 /// The stub's descriptor for its socket to the sentry, before it becomes an application.
 pub const ZYGOTE_SOCKET: i32 = 3;

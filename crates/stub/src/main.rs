@@ -8,6 +8,8 @@
 //! [`deferred`] calls that go along with later ones, [`loan`] calls on the file that was used last, [`park`] threads that are kept for later, [`handoff`] the last step to the
 //! sentry, [`context`] signal frames, [`cpuid`] what the processor would say.
 //!
+//! What is written to lies in `.data`, zeros too: each mapping that a process has is copied by its forks.
+//!
 //! Nothing here is trusted once guest code has run in the process: see `layout.rs` for what the sentry may believe.
 //! Built for x86_64-unknown-none, so that no vector register is ever touched: they are the guest's.
 #![no_std]

@@ -8,7 +8,7 @@ use crate::call;
 use crate::context::Context;
 use crate::handlers;
 use crate::host::{self, number};
-use crate::layout::{CloneOrder, CHANNEL_OFFSET};
+use crate::layout::CloneOrder;
 use crate::thread::{self, ThreadBlock};
 use core::arch::global_asm;
 use core::sync::atomic::Ordering;
@@ -66,8 +66,8 @@ pub fn park(thread: &mut ThreadBlock) -> ! {
         let zero = 0u32;
         host::copy(cleared, &raw const zero as u64, 4);
     }
-    // SAFETY: the rest of the block's page is nobody's, and this stack is left for good.
-    unsafe { park_on(thread.address, cleared, thread.address + CHANNEL_OFFSET) }
+    // SAFETY: what lies between the stack and the block is for this, and this stack is left for good.
+    unsafe { park_on(thread.address, cleared, thread.address) }
 }
 
 /// Waits until the thread is used again; returns the stack for that.
@@ -91,7 +91,7 @@ extern "C" fn parked(block: u64, cleared: u64) -> u64 {
 
 /// Has the parked thread in `order.slot` begin where `context` is.
 pub fn start(context: &Context, order: &CloneOrder) {
-    let child = thread::at(thread::slot_address(order.slot));
+    let child = thread::at(thread::block_address(order.slot));
     let word = child.parking.state.as_ptr();
     // SAFETY: the word is in a slot of this address space, and accessed atomically only.
     let word = unsafe { core::sync::atomic::AtomicU32::from_ptr(word) };

@@ -1,7 +1,9 @@
-//! The thread block at the start of each slot.
+//! The thread block at the end of each slot.
 
 use crate::deferred::Queue;
-use crate::layout::{ChannelLayout, Request, CHANNEL_OFFSET, SLOTS_BASE, SLOT_SIZE, STACK_OFFSET, STACK_SIZE};
+use crate::layout::{
+    ChannelLayout, Request, BLOCK_OFFSET, BLOCK_SIZE, CHANNEL_OFFSET, SLOTS_BASE, SLOT_SIZE, STACK_OFFSET, STACK_SIZE,
+};
 use crate::registers::Registers;
 use core::sync::atomic::AtomicU32;
 
@@ -84,7 +86,9 @@ pub struct Parking {
 
 const _: () = assert!(core::mem::offset_of!(ThreadBlock, request) == 0x200 && core::mem::size_of::<Request>() <= 0x100);
 const _: () = assert!(core::mem::offset_of!(ThreadBlock, parking) == 0x500);
-const _: () = assert!(core::mem::offset_of!(ThreadBlock, deferred) == 0x600 && core::mem::size_of::<ThreadBlock>() <= 0x800);
+const _: () = assert!(
+    core::mem::offset_of!(ThreadBlock, deferred) == 0x600 && core::mem::size_of::<ThreadBlock>() <= BLOCK_SIZE as usize
+);
 
 const _: () = assert!(core::mem::offset_of!(ThreadBlock, original_rsi) == 0x40);
 const _: () = assert!(core::mem::offset_of!(ThreadBlock, original_rdx) == 0x48);
@@ -100,8 +104,9 @@ const _: () = assert!(core::mem::offset_of!(ThreadBlock, leaving) == 0x168);
 const _: () = assert!(core::mem::offset_of!(ThreadBlock, cpuid_entry) == 0x1e0);
 const _: () = assert!(core::mem::offset_of!(ThreadBlock, cpuid_kept) == 0x1e8);
 
-pub fn slot_address(slot: u64) -> u64 {
-    SLOTS_BASE + slot * SLOT_SIZE
+/// Where the block of a slot is.
+pub fn block_address(slot: u64) -> u64 {
+    SLOTS_BASE + slot * SLOT_SIZE + BLOCK_OFFSET
 }
 
 /// The block of the running handler: its stack lies in the slot.
@@ -110,7 +115,7 @@ pub fn current() -> &'static mut ThreadBlock {
     let stack_pointer: u64;
     // SAFETY: reads a register.
     unsafe { core::arch::asm!("mov {}, rsp", out(reg) stack_pointer, options(nomem, nostack, preserves_flags)) };
-    at(stack_pointer & !(SLOT_SIZE - 1))
+    at((stack_pointer & !(SLOT_SIZE - 1)) + BLOCK_OFFSET)
 }
 
 pub fn at(address: u64) -> &'static mut ThreadBlock {
@@ -120,8 +125,11 @@ pub fn at(address: u64) -> &'static mut ThreadBlock {
 }
 
 impl ThreadBlock {
+    fn slot(&self) -> u64 {
+        self.address - BLOCK_OFFSET
+    }
     pub fn channel(&self) -> *mut ChannelLayout {
-        (self.address + CHANNEL_OFFSET) as *mut ChannelLayout
+        (self.slot() + CHANNEL_OFFSET) as *mut ChannelLayout
     }
     /// Where the host clears a word when the thread ends: the guest's, or one that nobody looks at.
     pub fn cleared_address(&mut self) -> u64 {
@@ -131,7 +139,7 @@ impl ThreadBlock {
         }
     }
     pub fn stack_base(&self) -> u64 {
-        self.address + STACK_OFFSET
+        self.slot() + STACK_OFFSET
     }
     pub fn stack_top(&self) -> u64 {
         self.stack_base() + STACK_SIZE

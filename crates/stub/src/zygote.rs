@@ -5,6 +5,7 @@ use crate::cpuid;
 use crate::handlers;
 use crate::host::{self, number};
 use crate::layout::{self, zygote as message, KICK_SIGNAL, ZYGOTE_SOCKET};
+use crate::thread;
 
 const SIGSYS: u64 = 31;
 const SYNCHRONOUS: [u64; 5] = [4, 5, 7, 8, 11];
@@ -19,6 +20,7 @@ const PR_SET_DUMPABLE: u64 = 4;
 const PR_SET_NAME: u64 = 15;
 const SECCOMP_SET_MODE_FILTER: u64 = 1;
 const AT_SYSINFO_EHDR: u64 = 33;
+const AT_EXECFN: u64 = 31;
 
 /// A sandbox that has started so many processes starts more: it pays then to know what the processor says.
 const FORKS_BEFORE_CPUID: usize = 6;
@@ -39,6 +41,8 @@ struct Program {
     filter: u64,
 }
 
+const NO_PROGRAM: Program = Program { length: 0, _padding: [0; 3], filter: 0 };
+
 struct Filters {
     listener_flags: u64,
     listener: Program,
@@ -49,7 +53,7 @@ struct Filters {
 extern "C" fn zygote_main(stack: *const u64) -> ! {
     handlers::set_death_signal();
     // SAFETY: the stack is as execve(2) lays it: count, arguments, null, environment, null, auxiliary vector.
-    let vdso = unsafe { auxiliary(stack, AT_SYSINFO_EHDR) };
+    let (vdso, last) = unsafe { (auxiliary(stack, AT_SYSINFO_EHDR), auxiliary(stack, AT_EXECFN)) };
     call!(number::PRCTL, PR_SET_NAME, c"skerry-guest".as_ptr());
     leave_the_tree();
     drop_capabilities();
@@ -61,7 +65,7 @@ extern "C" fn zygote_main(stack: *const u64) -> ! {
     install_handlers();
     send(&[message::HELLO, vdso, host::gadget_start_address(), host::gadget_end_address()], None);
     let mut buffer = [0u64; message::MAXIMUM_MESSAGE / 8];
-    let mut filters = None;
+    let mut has_filters = false;
     let mut forks = 0;
     loop {
         let length = call!(number::RECVFROM, ZYGOTE_SOCKET, &raw mut buffer, message::MAXIMUM_MESSAGE, 0, 0, 0);
@@ -69,15 +73,17 @@ extern "C" fn zygote_main(stack: *const u64) -> ! {
             host::exit_process(0);
         }
         match buffer[0] {
-            message::FILTERS => filters = Some(install_filters(&buffer)),
-            message::FORK => {
-                let Some(filters) = &filters else { continue };
+            message::FILTERS => {
+                install_filters(&buffer);
+                has_filters = true;
+            }
+            message::FORK if has_filters => {
                 let count = (buffer[1] as usize).min(message::MAXIMUM_FORKS);
                 for order in buffer[2..].chunks_exact(message::FORK_WORDS).take(count) {
                     // SAFETY: the child goes on with a copy of this stack.
                     let child = unsafe { host::clone_call(layout::CLONE_PROCESS, 0, 0, 0, 0) };
                     if child == 0 {
-                        become_pool_process(filters, [order[0], order[1]], (order[2], order[3]));
+                        become_pool_process([order[0], order[1]], (order[2], order[3]), last);
                     }
                     if child < 0 {
                         send(&[message::FAILED, STAGE_FORK, -child as u64], None);
@@ -156,20 +162,26 @@ fn install_handlers() {
     }
 }
 
-/// Copies the filters out of the message into static memory, where the pool's processes inherit them.
-fn install_filters(buffer: &[u64]) -> Filters {
-    static mut PROGRAMS: [u64; message::MAXIMUM_MESSAGE / 8] = [0; message::MAXIMUM_MESSAGE / 8];
+/// The filters, where the pool's processes inherit them.
+#[link_section = ".data"]
+static mut FILTERS: Filters = Filters { listener_flags: 0, listener: NO_PROGRAM, strict: NO_PROGRAM };
+#[link_section = ".data"]
+static mut PROGRAMS: [u64; message::MAXIMUM_MESSAGE / 8] = [0; message::MAXIMUM_MESSAGE / 8];
+
+/// Copies the filters out of the message.
+fn install_filters(buffer: &[u64]) {
     // SAFETY: the zygote has one thread, and this runs once.
-    let base = unsafe {
+    unsafe {
         let programs = &mut *(&raw mut PROGRAMS);
         programs[..buffer.len() - 4].copy_from_slice(&buffer[4..]);
-        programs.as_ptr() as u64
-    };
-    let program = |length: u64, at: u64| Program { length: length as u16, _padding: [0; 3], filter: base + at * 8 };
-    Filters { listener_flags: buffer[1], listener: program(buffer[2], 0), strict: program(buffer[3], buffer[2]) }
+        let base = programs.as_ptr() as u64;
+        let program = |length: u64, at: u64| Program { length: length as u16, _padding: [0; 3], filter: base + at * 8 };
+        FILTERS = Filters { listener_flags: buffer[1], listener: program(buffer[2], 0), strict: program(buffer[3], buffer[2]) };
+    }
 }
 
-fn become_pool_process(filters: &Filters, token: [u64; 2], stack: (u64, u64)) -> ! {
+/// `last`: an address in the last page of the stack that we run on.
+fn become_pool_process(token: [u64; 2], stack: (u64, u64), last: u64) -> ! {
     /// PRIVATE, ANONYMOUS, NORESERVE, STACK, FIXED_NOREPLACE.
     const STACK_FLAGS: u64 = 0x2 | 0x20 | 0x4000 | 0x2_0000 | 0x10_0000;
     const PROT_READ_WRITE: u64 = 3;
@@ -184,6 +196,21 @@ fn become_pool_process(filters: &Filters, token: [u64; 2], stack: (u64, u64)) ->
     };
     thread.token = token;
     handlers::set_up_thread(thread);
+    // SAFETY: the slot's stack is mapped, and nothing of this one is needed any more.
+    unsafe { host::go_on_stack(thread.address, thread.stack_top(), last) }
+}
+
+/// A pool process on its slot's stack. The zygote's goes: what a process has mapped is copied at each of its forks.
+#[no_mangle]
+extern "C" fn pool_process_main(address: u64, last: u64) -> ! {
+    /// More than it can have grown to.
+    const LARGEST: u64 = 1 << 20;
+    let thread = thread::at(address);
+    let token = thread.token;
+    let end = (last | 0xfff) + 1;
+    call!(number::MUNMAP, end - LARGEST, LARGEST);
+    // SAFETY: written before the fork only.
+    let filters = unsafe { &*(&raw const FILTERS) };
     let listener = call!(number::SECCOMP, SECCOMP_SET_MODE_FILTER, filters.listener_flags, &raw const filters.listener);
     if listener < 0 {
         fail(STAGE_LISTENER, -listener as u64);

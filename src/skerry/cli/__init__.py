@@ -97,8 +97,10 @@ def suggestion(word: str, known: object) -> str:
     """ "; did you mean ...?", or nothing."""
     from difflib import get_close_matches
 
-    close = get_close_matches(word, list(known), 1)  # type: ignore[call-overload]
-    return f"; did you mean {close[0]!r}?" if close else ""
+    # Dashes are alike in all options, and make none of them near.
+    names = {str(name).lstrip("-"): str(name) for name in known}  # type: ignore[attr-defined]
+    close = get_close_matches(word.lstrip("-"), list(names), 1, cutoff=0.7)
+    return f"; did you mean {names[close[0]]!r}?" if close else ""
 
 
 def _help(arguments: Sequence[str]) -> int:

@@ -45,6 +45,8 @@ OPTIONS = [
     Option("--cpus", "cpus", "N", "CPU limit: 1.5"),
     Option("--pids", "pids", "N", "limit of processes and threads (default: 4096)"),
     Option("--network", "network", "none|loopback", "loopback (the default) stays inside the sandbox"),
+    Option("--block", "block", "NAME=FILE[,ro]", "a unikernel's block device (also ,size=BYTES: of its blocks)", many=True),
+    Option("--net", "net", "NAME=tap:IFACE", "a unikernel's net device (also ,mac=ADDRESS)", many=True),
     Option("--engine", "engine", "NAME", "the wall, or auto ('skerry engines' lists them; default: sentry)"),
     Option("--min-isolation", "min_isolation", "LEVEL", "the least level that the wall must have: 1 to 4"),
     Option("--require", "require", "LAYER", "fail unless LAYER is in force: " + ", ".join(messages.LAYERS), many=True),
@@ -53,6 +55,7 @@ OPTIONS = [
     Option("-T --no-tty", "tty", None, "give it none", value=False),
     Option("--trace", "trace", None, "print every system call to standard error"),
     Option("--events", "events", "FILE", "write events to FILE, as JSON lines"),
+    Option("--explain", "explain", None, "let the host's kernel be looked at, too: what it denies, for 'skerry explain'"),
     Option("--json", "json", "FILE", "write the result to FILE, as JSON"),
     Option("-h --help", "help", None, "print this text"),
 ]
@@ -137,6 +140,7 @@ class _Run:
         self.sandbox = Sandbox(trace=bool(self.values.get("trace")), **self._sandbox_options(argv))
         if self.sandbox._options.observe == "nothing":
             self.sandbox._options.observe = "refusals"
+        self.sandbox._options.listened = bool(self.values.get("events") or self.values.get("explain"))
         self.json_file = self._open_report("json")
         self.events_file = self._open_report("events")
         self.sandbox._on_event_now = self.events.append
@@ -198,10 +202,12 @@ class _Run:
             from ..policy import Policy
 
             values["policy"] = Policy.load(str(name)).for_command(argv, self.values.get("cwd"))  # type: ignore[arg-type]
-        for key in ("tty", "trace", "events", "json", "help"):
+        for key in ("tty", "trace", "events", "explain", "json", "help"):
             values.pop(key, None)
         values["inherit_env"] = "all" if values.pop("env_all", False) else "kept"
         values["env"] = _environment(values["env"])
+        for key in ("block", "net"):
+            values[key] = _devices(values[key], key)
         values["read_only"] = [_source_and_target(text) for text in values["read_only"]]  # type: ignore[attr-defined]
         return values
 
@@ -224,6 +230,7 @@ class _Run:
                 "command": list(self.command),
                 "cwd": options.cwd,
                 "engine": options.engine,
+                "listened": options.listened,
                 "policy": None if options.policy is None else options.policy.as_dict(),
                 "policy_source": None if options.policy is None else options.policy.source,
             }
@@ -234,7 +241,12 @@ class _Run:
 
     def _wants_terminal(self) -> bool:
         """By itself on a terminal; where only standard error leads elsewhere, it still does."""
+        assert self.sandbox is not None
         chosen = self.values.get("tty")
+        if chosen:
+            self.sandbox._need("pty")
+        elif self.sandbox._engine is not None and "pty" in self.sandbox._engine.capabilities.refuses:
+            return False
         return bool(chosen) if chosen is not None else os.isatty(0) and os.isatty(1)
 
     def report(self, status: int, error: str) -> None:
@@ -308,6 +320,16 @@ def _environment(entries: Any) -> dict[str, str]:
             value = os.environ[name]
         environment[name] = value
     return environment
+
+
+def _devices(entries: Any, option: str) -> dict[str, str]:
+    devices: dict[str, str] = {}
+    for entry in entries:
+        name, equals, value = entry.partition("=")
+        if not equals or name in devices:
+            raise errors.UsageError(f"{entry!r}: write NAME=..., each name once", option=option)
+        devices[name] = value
+    return devices
 
 
 def _source_and_target(text: str) -> Any:

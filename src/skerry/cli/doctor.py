@@ -287,7 +287,18 @@ def check_engines() -> tuple[str, str, str]:
     return (NOTE if mends else GOOD), found, "\n".join(mends)
 
 
+def check_weakened() -> tuple[str, str, str]:
+    """Whether a test has taken parts out of the walls."""
+    from ..engines.namespace import WEAKEN_SWITCH
+
+    parts = os.environ.get(WEAKEN_SWITCH)
+    if not parts:
+        return GOOD, "nothing is taken out for a test", ""
+    return BAD, f"WEAKENED FOR A TEST: {parts}: these are no sandboxes", f"unset {WEAKEN_SWITCH}"
+
+
 CHECKS = (
+    ("weakened", check_weakened),
     ("kernel", check_kernel),
     ("user_notification", check_user_notification),
     ("listener", check_listener),

@@ -32,7 +32,8 @@ def run(arguments: Sequence[str]) -> int:
         if not measure:
             print(_row(name, state, str(level), wall))
         elif built:
-            start, memory = _measured(name)
+            runs = engine(name).capabilities.runs
+            start, memory = _measured(name) if runs == "programs" else ("-", "-")
             print(f"{name:<11}{state:<15}{level:<7}{start:<9}{memory:<9}{wall}", flush=True)
         if built:
             for option, why in engine(name).capabilities.refuses.items():

@@ -87,8 +87,8 @@ def _print(header: dict[str, Any], findings: Sequence[Any]) -> None:
         policy = f", policy {header['policy_source']}" if header.get("policy_source") else ""
         command = " ".join(str(word) for word in header.get("command") or [])
         print(printable(f"run: {command} (engine {header.get('engine')}{policy})"))
-    if header.get("engine") not in (None, "sentry"):
-        print("note: the host's kernel tells of calls only; files and addresses are told of with --engine sentry")
+    if header.get("engine") not in (None, "sentry") and not header.get("listened"):
+        print("note: the host's kernel tells of calls only; 'skerry do --explain' (or --events) has files and addresses, too")
     if not findings:
         print("Nothing was denied, and nothing died.")
     for number, finding in enumerate(findings, 1):

@@ -114,6 +114,39 @@ def boot(
     }
 
 
+def machine(
+    *,
+    monitor: Mapping[str, Any],
+    mounts: Sequence[Mapping[str, Any]],
+    memory_files: int,
+    patience_ms: int,
+    helpers: Sequence[Mapping[str, Any]] = (),
+    calls: Mapping[str, Any] | None = None,
+    writes_back: bool = False,
+) -> dict[str, Any]:
+    """The machine that a guest runs in, and the jail around it (`boot`'s `machine`; for `skerry-machine`)."""
+    return {
+        **({"helpers": list(helpers)} if helpers else {}),
+        "monitor": dict(monitor),
+        "mounts": list(mounts),
+        "memory_files": memory_files,
+        **({} if calls is None else {"calls": dict(calls)}),
+        "patience_ms": patience_ms,
+        "writes_back": writes_back,
+    }
+
+
+def host_program(
+    arguments: Sequence[str | bytes], environment: Sequence[str | bytes] = (), makes: str | bytes | None = None
+) -> dict[str, Any]:
+    """A program of the host's; `makes`: what is there when it is up."""
+    return {
+        "arguments": [write_bytes(argument) for argument in arguments],
+        "environment": [write_bytes(variable) for variable in environment],
+        **({} if makes is None else {"makes": write_bytes(makes)}),
+    }
+
+
 def rules(
     *,
     files: Iterable[Mapping[str, Any]] | None = None,

@@ -54,13 +54,16 @@ if TYPE_CHECKING:
 
 
 class Capabilities:
-    """What an engine can enforce. `refuses`: options that it cannot hold on any host, each with the reason."""
+    """What an engine can enforce. `refuses`: options that it cannot hold on any host, each with the reason. `runs`: "programs"
+    of Linux, or "unikernels", which alone have devices.
+    """
 
-    __slots__ = ("level", "refuses")
+    __slots__ = ("level", "refuses", "runs")
 
-    def __init__(self, level: int, refuses: Mapping[str, str] | None = None) -> None:
+    def __init__(self, level: int, refuses: Mapping[str, str] | None = None, *, runs: str = "programs") -> None:
         self.level = level
         self.refuses = refuses or {}
+        self.runs = runs
 
 
 class Probe:
@@ -72,6 +75,15 @@ class Probe:
         self.usable = usable
         self.why = why
         self.mend = mend
+
+
+def told_where_asked(boot: dict[str, Any], options: Options) -> dict[str, Any]:
+    """Where the host's kernel answers the calls, they are looked at only if somebody listens: it costs each of them time."""
+    if not options.listened:
+        boot.pop("observe", None)
+    elif "observe" not in boot:
+        boot["observe"] = "refusals"
+    return boot
 
 
 def probe_by_boot(name: str, mend: str) -> Probe:
@@ -91,8 +103,8 @@ ENGINES = (
     ("sentry", 3, "a guest kernel in user space answers the application's system calls", True),
     ("kvm", 4, "the same guest kernel, the application behind virtual hardware", False),
     ("microvm", 4, "a Linux guest under a virtual machine monitor", False),
-    ("uml", 3, "User Mode Linux", False),
-    ("unikernel", 4, "a library operating system over a handful of host calls", False),
+    ("uml", 3, "User Mode Linux: a kernel as a process, in a jail", True),
+    ("unikernel", 4, "a library operating system over at most nine host calls", True),
     ("namespace", 2, "namespaces, cgroups, capabilities and seccomp", True),
     ("rules", 1, "seccomp, Landlock and security labels on a plain process", True),
 )
@@ -116,6 +128,14 @@ def engine(name: str) -> Engine:
         from .rules import RulesEngine
 
         return RulesEngine()
+    if name == "uml":
+        from .uml import UmlEngine
+
+        return UmlEngine()
+    if name == "unikernel":
+        from .unikernel import UnikernelEngine
+
+        return UnikernelEngine()
     if any(name == row[0] for row in ENGINES):
         raise EngineNotBuilt(f"the engine {name!r} is not built yet; use 'sentry'")
     raise UsageError(f"there is no engine {name!r}; 'skerry engines' lists them", option="engine")
@@ -140,6 +160,9 @@ def _refusal(found: Engine, given: Collection[str], min_isolation: int) -> Unenf
             found.name,
             f"its level is {can.level}, and {min_isolation} was asked for; use an engine of that level",
         )
+    for device in ("block", "net"):
+        if device in given and can.runs != "unikernels":
+            return Unenforceable(device, found.name, "programs see files and sockets; devices are for --engine unikernel")
     for option, why in can.refuses.items():
         if option in given or any(clause.startswith(f"{option}.") for clause in given):
             return Unenforceable(option if "." in option else option.split()[0], found.name, why)
@@ -152,6 +175,8 @@ def _highest(options: Options) -> Engine:
         if not built:
             continue
         found = engine(name)
+        if found.capabilities.runs != "programs":
+            continue  # asked for by name only
         problem = _refusal(found, options.given, options.min_isolation)
         if problem is not None:
             reasons.append(f"{name}: {problem}")

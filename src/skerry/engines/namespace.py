@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import sys
 
 from .. import errors
 from ..control import messages
-from .base import Capabilities, Probe, probe_by_boot
+from .base import Capabilities, Probe, probe_by_boot, told_where_asked
 from .sentry import ProgramGuest, find_beside
 
 TYPE_CHECKING = False
@@ -37,7 +38,7 @@ class NamespaceEngine:
         """As the options have it. Without privileges an overlay cannot be written to below directories of others: those that
         the caller is likely to mean get one of their own.
         """
-        boot = options.boot_message()
+        boot = told_where_asked(options.boot_message(), options)
         if os.geteuid() == 0 or options.overlay_dir is not None:
             return boot
         taken = {messages.read_bytes(mount["target"]) for mount in boot["mounts"]}
@@ -72,4 +73,28 @@ def start_agent(
     on_end: Callable[[errors.SandboxError], None],
 ) -> ProgramGuest:
     """The agent of an engine, the guest's `role`. Of the caller's environment it gets nothing."""
-    return ProgramGuest([find_beside(PROGRAM), "--engine", engine], {}, f"the guest's {role} ({PROGRAM})", on_event, on_end)
+    command = [find_beside(PROGRAM), "--engine", engine]
+    if parts := weakened(engine):
+        command += ["--weaken", ",".join(parts)]
+    return ProgramGuest(command, {}, f"the guest's {role} ({PROGRAM})", on_event, on_end)
+
+
+#: Tests that a wall can fail: parts that are taken out of it on purpose, as ENGINE:PART,... (crates/agent/src/weaken.rs). A
+#: variable of the caller's and nothing else: no option, no policy and no program inside gets there.
+WEAKEN_SWITCH = "SKERRY_TEST_WEAKEN"
+WEAKENABLE = ("seccomp", "landlock", "capabilities", "user_namespace", "masks", "descriptors", "keyring", "links")
+
+
+def weakened(engine: str) -> list[str]:
+    """What is taken out of an engine, if anything; told on standard error each time."""
+    parts = []
+    for word in os.environ.get(WEAKEN_SWITCH, "").split(","):
+        name, _, part = word.partition(":")
+        if word and (name not in ("namespace", "rules") or part not in WEAKENABLE):
+            raise errors.UsageError(f"{WEAKEN_SWITCH}: {word!r} is no ENGINE:PART; unset it: it is for tests")
+        if name == engine:
+            parts.append(part)
+    if parts:
+        text = f"skerry: WEAKENED FOR A TEST, this is no sandbox: without {', '.join(parts)} ({WEAKEN_SWITCH}; unset it)"
+        print(text, file=sys.stderr, flush=True)
+    return parts

@@ -6,7 +6,7 @@ import os
 
 from .. import errors
 from ..control import messages
-from .base import Capabilities, Probe, probe_by_boot
+from .base import Capabilities, Probe, probe_by_boot, told_where_asked
 from .namespace import start_agent
 from .sentry import ProgramGuest
 
@@ -43,7 +43,8 @@ class RulesEngine:
         level=1,
         refuses={
             "read_only to another place": "programs see the host's files, in their own places",
-            "files.private": "writes cannot be kept apart without a mount namespace; say read_write or read_only",
+            "files.private": "writes cannot be kept apart without a mount namespace; say read_write, read_only, or private_or",
+            "resources.disk": "what is written goes to the host's disk, and nobody counts it; say wall_time, or use namespace",
             "tmpfs": "it takes a mount namespace",
             "overlay_dir": "it takes a mount namespace; writes are denied outside of 'read_write'",
             "hostname": "it takes a namespace",
@@ -57,7 +58,7 @@ class RulesEngine:
 
     def boot(self, options: Options) -> dict[str, Any]:
         """As the options have it: the mounts that other engines make become rights on the host's own files."""
-        boot = options.boot_message()
+        boot = told_where_asked(options.boot_message(), options)
         said = boot.get("rules", {})
         # A policy's loopback without ports: less is served.
         network = options.network or ("loopback" if "ports" in said else "none")
@@ -66,7 +67,10 @@ class RulesEngine:
         elif "ports" not in said:
             why = "an interface of its own takes a namespace; a policy can name ports (network.connect, network.bind)"
             raise errors.Unenforceable("network", self.name, why)
-        files = list(_granted({messages.read_bytes(mount["target"]): mount for mount in boot["mounts"]}, self.name))
+        names = [os.path.realpath(name) for name in _NAMES]
+        mounts = [(messages.read_bytes(mount["target"]), mount) for mount in boot["mounts"]]
+        shown = {place: mount for place, mount in mounts if mount["type"] != "file" or place not in names}
+        files = list(_granted(shown, self.name))
         temporary: tuple[str, ...] = messages.READ_RIGHTS + messages.WRITE_RIGHTS
         if "files" in said:
             # Of programs only these are started.
@@ -104,11 +108,8 @@ def _granted(mounts: Mapping[str, Mapping[str, Any]], engine: str) -> Iterator[d
     places: dict[str, tuple[str, ...]] = {}
     for place, mount in mounts.items():
         if mount["type"] == "file":
-            if os.path.realpath(place) not in map(os.path.realpath, _NAMES):
-                raise errors.Unenforceable(
-                    "secrets", engine, f"a file at {place} takes a mount namespace; give it as a variable"
-                )
-        elif mount["type"] != "symlink":
+            raise errors.Unenforceable("secrets", engine, f"a file at {place} takes a mount namespace; give it as a variable")
+        if mount["type"] != "symlink":
             places[place] = _RIGHTS.get(mount["type"], ())
     for place, rights in places.items():
         if rights:

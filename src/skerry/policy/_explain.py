@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno as _errno
 import os
 import signal as _signal
+import socket
 
 from . import Policy, _compile
 from ._calls import NUMBERS
@@ -140,11 +141,22 @@ class Explainer:
             if listed != "default":
                 change = f'take "{name}" out of {clause}'
             self._add(f"{of} {how}", layer, clause, "policy", change, event)
+        elif name == "socket" and number == _errno.EAFNOSUPPORT and self.engine == "rules" and self._is_of_network(event):
+            change = 'say mode = "loopback", and name the ports (network.connect, network.bind)'
+            self._add(f"{of} {how}", layer, "network.mode", "policy", change, event)
+        elif path and name in ("connect", "bind", "listen"):
+            self._address(event, name, "connect" if name == "connect" else "bind", f"tcp:{path}", number)
         elif path and self.policy is not None:
             self._file(event, name, "write", path, number or _errno.EACCES)
         else:
             why = f"the engine {self.engine}'s own profile; another engine may have it ('skerry engines')"
             self._add(f"{of} {how}", layer, "", "engine", why, event)
+
+    def _is_of_network(self, event: Mapping[str, Any]) -> bool:
+        """Whether a policy decides about the socket that was asked for."""
+        arguments = event.get("arguments")
+        family = arguments[0] if isinstance(arguments, list) and arguments else None
+        return self.policy is not None and family in (socket.AF_INET, socket.AF_INET6)
 
     def _clause_of_call(self, name: str, action: Any) -> str:
         if self.policy is None:
@@ -168,6 +180,9 @@ class Explainer:
             self._missing(event, name)
         elif number == _errno.EAFNOSUPPORT:
             self._add(f"{name}: {_name(number)}", "sockets", "", "engine", "the engine has no sockets of that family", event)
+        elif number == _errno.EPERM and self.engine == "rules":
+            why = "programs of a sandbox reach each other only; the engine namespace shows them no others"
+            self._add(f"{name}: {_name(number)}", "Landlock's scopes", "", "engine", why, event)
         elif number == _errno.EPERM:
             self._add(f"{name}: {_name(number)}", "permissions", "", "program", "", event)
         elif number == _errno.ENOSPC:
@@ -232,34 +247,57 @@ class Explainer:
             if clause == "files.hidden":
                 change = f'take "{wanted}" out of files.hidden'
             self._add(what, "mounts", clause, "policy", change, event)
-        elif number == _errno.EROFS:
+        elif number == _errno.EROFS or (
+            self.engine == "rules" and number == _errno.EACCES and self._is_kept_from(path, writes)
+        ):
             if any(_compile.is_below(path, place) for place in ("/proc", "/sys")):
                 self._add(
                     what, "the engine's own file systems", "", "engine", "nothing there can be changed from inside", event
                 )
                 return
-            clause = "files.default" if self.policy is not None else "--ro"
+            clause = "files.default" if self.policy is not None else "--rw"
             if self.policy is not None and any(_compile.is_below(path, place) for place in self.policy["files"]["read_only"]):
                 clause = "files.read_only"
             directory = path if os.path.isdir(path) else above
             change = f'add "{directory}" to files.private (stays in memory) or files.read_write (goes to the host)'
-            self._add(what, "mounts", clause, "policy", change, event)
+            if self.engine == "rules":
+                change = f'add "{directory}" to files.read_write'
+            if self.policy is None:
+                change = f"--rw {directory}"
+            self._add(what, self._layer_of_files(), clause, "policy", change, event)
         elif number in (_errno.EACCES, _errno.EPERM):
             execute = None if self.policy is None else self.policy["files"]["execute"]
             real = os.path.realpath(path)
-            if access == "execute" and execute is not None:
+            if access == "execute" and execute is not None and (self.policy is None or _compile.shows(self.policy, path)):
                 places = [os.path.realpath(place) for place in execute]
                 if not any(_compile.is_below(real, place) for place in places):
                     change = f'add "{real}" to files.execute'
                     self._add(what, "rules over programs", "files.execute", "policy", change, event)
                     return
+            if self.policy is not None and _compile.shows(self.policy, path):
+                path = real  # a link that is shown may lead to what is not
             if self.policy is not None and there and not _compile.shows(self.policy, path):
-                change = f'take "{path}" out of files.hidden'
-                self._add(what, "mounts", self._hiding(path), "policy", change, event)
+                clause = self._hiding(path)
+                change = f'add "{path}" to files.read_only'
+                if clause == "files.hidden":
+                    change = f'take "{path}" out of files.hidden'
+                self._add(what, self._layer_of_files(), clause, "policy", change, event)
+                return
+            if self.engine == "rules":
+                why = "the engine rules shows no program devices, /run and parts of /sys, nor lists what holds something hidden"
+                self._add(what, self._layer_of_files(), "", "engine", why, event)
                 return
             self._add(what, "permissions of the file", "", "program", "", event)
         elif number == _errno.ENOSPC:
             self._no_space(event, f"{name} {path}")
+
+    def _is_kept_from(self, path: str, writes: bool) -> bool:
+        """Whether what Landlock denies there is that it is written to."""
+        shown = self.policy is None or _compile.shows(self.policy, path)
+        return writes and shown and not any(_compile.is_below(path, place) for place in ("/proc", "/sys", "/dev", "/run"))
+
+    def _layer_of_files(self) -> str:
+        return "Landlock" if self.engine == "rules" else "mounts"
 
     def _hiding(self, path: str) -> str:
         assert self.policy is not None

@@ -201,6 +201,10 @@ SECTIONS: dict[str, dict[str, Clause]] = {
         "read_only": _paths("readable; nothing can be written"),
         "read_write": _paths("readable, and written through to the host"),
         "private": _paths("readable; what is written stays in memory (directories)"),
+        "private_or": Clause(
+            _choice("refused", "read_only"), "refused", {"enum": ["refused", "read_only"]},
+            "where an engine cannot keep writes apart: it refuses the policy; or what is private can be read only",
+        ),
         "temporary": _paths("an empty directory in memory"),
         "hidden": _paths("not readable, whatever else is said of what is above"),
         "execute": Clause(

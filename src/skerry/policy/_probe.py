@@ -25,16 +25,37 @@ _MOVES = (b"\x48\xbf", b"\x48\xbe", b"\x48\xba", b"\x49\xba", b"\x49\xb8", b"\x4
 _EXIT_GROUP = 231
 
 
-def program(calls: Sequence[Sequence[object]], *, zero: bool = False) -> bytes:
-    """An ELF executable that makes `calls`: each a number and arguments, which are numbers, bytes (their address) or RESULT."""
-    # Twice, as the addresses of the data depend on the length of the code.
-    code, _ = _assemble(calls, 0, zero)
-    code, data = _assemble(calls, _BASE + _HEADERS + len(code), zero)
+def forks(count: int) -> bytes:
+    """An ELF executable that makes `count` processes, which wait for ever; its status: why one could not be made, else 0."""
+    code = b"\xbb" + struct.pack("<I", count)  # mov ebx
+    code += b"\xb8\x39\x00\x00\x00\x0f\x05"  # again: fork
+    code += b"\x48\x85\xc0\x74\x16\x78\x08"  # test rax, rax; jz child; js failed
+    code += b"\xff\xcb\x75\xee\x31\xff\xeb\x05"  # dec ebx; jnz again; xor edi, edi; jmp leave
+    code += b"\x48\xf7\xd8\x89\xc7"  # failed: neg rax; mov edi, eax
+    code += b"\xb8" + struct.pack("<I", _EXIT_GROUP) + b"\x0f\x05"  # leave
+    code += b"\xb8\x22\x00\x00\x00\x0f\x05\xeb\xf7"  # child: pause, again and again
+    return _executable(code)
+
+
+def spin() -> bytes:
+    """An ELF executable that computes for ever."""
+    return _executable(b"\xeb\xfe")
+
+
+def _executable(code: bytes, data: bytes = b"") -> bytes:
     size = _HEADERS + len(code) + len(data)
     ident = b"\x7fELF\x02\x01\x01" + bytes(9)
     header = ident + struct.pack("<HHIQQQIHHHHHH", 2, 62, 1, _BASE + _HEADERS, 64, 0, 0, 64, 56, 1, 0, 0, 0)
     segment = struct.pack("<IIQQQQQQ", 1, 5, 0, _BASE, _BASE, size, size, 0x1000)
     return header + segment + code + data
+
+
+def program(calls: Sequence[Sequence[object]], *, zero: bool = False) -> bytes:
+    """An ELF executable that makes `calls`: each a number and arguments, which are numbers, bytes (their address) or RESULT."""
+    # Twice, as the addresses of the data depend on the length of the code.
+    code, _ = _assemble(calls, 0, zero)
+    code, data = _assemble(calls, _BASE + _HEADERS + len(code), zero)
+    return _executable(code, data)
 
 
 def _assemble(calls: Sequence[Sequence[object]], data_at: int, zero: bool) -> tuple[bytes, bytes]:

@@ -6,12 +6,13 @@ import errno as _errno
 import os
 import socket
 import struct
+import time
 
-from .. import errors
+from .. import _host, _values, errors
 from ..control import messages
 from . import Policy, _compile
 from ._calls import MADE_IN_THE_PROCESS, NUMBERS, PROCESS
-from ._probe import RESULT, SETUP, ZERO, program
+from ._probe import RESULT, SETUP, ZERO, forks, program, spin
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -88,40 +89,65 @@ def verify(policy: Policy, engines: Iterable[str]) -> list[Row]:
 
 
 def _in_engine(policy: Policy, engine: str) -> list[Row]:
-    from ..sandbox import Sandbox
-
-    probes = [*_files(policy, engine), *_network(policy), *_calls(policy)]
+    probes = [*_files(policy, engine), *_network(policy, engine), *_calls(policy)]
     for number, probe in enumerate(probes):
         probe.number = number
     programs = {str(probe.number): _program(probe) for probe in probes}
     programs |= {"nothing": program([(NUMBERS["exit_group"], 0)]), "wait": program([(NUMBERS["pause"],)])}
-    place, elsewhere, own = _PLACE, _ELSEWHERE, None
+    programs |= _takers(policy)
     rows: list[Row] = []
     try:
-        sandbox = Sandbox(engine=engine, policy=_weakened(policy), cwd="/")
-        options = sandbox._options
-        if engine == "rules":  # no mounts: they lie on the host meanwhile
-            own, place, elsewhere = _on_the_host(programs)
-            options.mounts += [(path, messages.mount_host(path, path, writable=False)) for path in (place, elsewhere)]
-        else:
-            files = [(f"{place}/{name}", content) for name, content in programs.items()]
-            files.append((f"{elsewhere}/nothing", programs["nothing"]))
-            options.mounts += [(path, messages.mount_file(path, content, mode=0o755)) for path, content in files]
-        options.probes = place
-        options.observe = "nothing"
-        with sandbox:
-            rows += [_row(sandbox, engine, probe, policy, place) for probe in probes]
-            rows += _programs(sandbox, engine, policy, place, elsewhere)
-            rows += _resources(sandbox, engine, policy, place)
+        with _Place(policy, engine, programs) as place:
+            with place.sandbox() as sandbox:
+                rows += [_row(sandbox, engine, probe, policy, place.listed) for probe in probes]
+                rows += _programs(sandbox, engine, policy, place)
+            rows += _resources(engine, policy, place)
+            rows += _environment(sandbox, engine, policy)
     except (errors.Unenforceable, errors.LayerUnavailable, errors.EngineUnavailable) as error:
         return [Row(engine, "-", "the whole policy", "held or refused by name", str(error).splitlines()[0], None)]
-    finally:
-        if own is not None:
+    except errors.SentryDied as error:
+        rows.append(Row(engine, "-", "the whole policy", "held or refused by name", str(error).splitlines()[0], False))
+    return rows
+
+
+class _Place:
+    """Where the probes lie: in the sandbox's own tree, or on the host where there is none."""
+
+    def __init__(self, policy: Policy, engine: str, programs: Mapping[str, bytes]) -> None:
+        self.policy = _weakened(policy)
+        self.engine = engine
+        self.programs = programs
+        #: Directories of programs that may be started, and of others.
+        self.listed, self.elsewhere = _PLACE, _ELSEWHERE
+        self._own: str | None = None
+
+    def __enter__(self) -> _Place:
+        if self.engine == "rules":  # no mounts: they lie on the host meanwhile
+            self._own, self.listed, self.elsewhere = _on_the_host(self.programs)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._own is not None:
             import shutil
 
-            shutil.rmtree(own, ignore_errors=True)
-    rows += _environment(sandbox, engine, policy)
-    return rows
+            shutil.rmtree(self._own, ignore_errors=True)
+
+    def sandbox(self) -> Any:
+        """One under the policy, with the probes in it; not started yet."""
+        from ..sandbox import Sandbox
+
+        sandbox = Sandbox(engine=self.engine, policy=self.policy, cwd="/")
+        options = sandbox._options
+        if self._own is not None:
+            places = (self.listed, self.elsewhere)
+            options.mounts += [(path, messages.mount_host(path, path, writable=False)) for path in places]
+        else:
+            files = [(f"{self.listed}/{name}", content) for name, content in self.programs.items()]
+            files.append((f"{self.elsewhere}/nothing", self.programs["nothing"]))
+            options.mounts += [(path, messages.mount_file(path, content, mode=0o755)) for path, content in files]
+        options.probes = self.listed
+        options.observe = "nothing"
+        return sandbox
 
 
 def _on_the_host(programs: Mapping[str, bytes]) -> tuple[str, str, str]:
@@ -313,11 +339,11 @@ def _some_file(path: str) -> list[str]:
     return [os.path.join(path, name) for name in inner if os.path.isfile(os.path.join(path, name))][:1]
 
 
-def _programs(sandbox: Any, engine: str, policy: Policy, place: str, elsewhere: str) -> list[Row]:
+def _programs(sandbox: Any, engine: str, policy: Policy, place: _Place) -> list[Row]:
     if policy["files"]["execute"] is None:
         return []
     rows = []
-    for path, expected in ((f"{elsewhere}/nothing", False), (f"{place}/nothing", True)):
+    for path, expected in ((f"{place.elsewhere}/nothing", False), (f"{place.listed}/nothing", True)):
         try:
             status = sandbox.run([path]).returncode
             found, worked = ("worked", True) if status == 0 else (f"status {status}", False)
@@ -335,7 +361,7 @@ def _to(address: str, port: int) -> bytes:
     return struct.pack("<H", socket.AF_INET) + struct.pack(">H", port) + socket.inet_aton(address) + bytes(8)
 
 
-def _network(policy: Policy) -> list[_Probe]:
+def _network(policy: Policy, engine: str) -> list[_Probe]:
     said = policy["network"]
     stream = ("socket", socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK, 0)
     probes: list[_Probe] = []
@@ -348,11 +374,13 @@ def _network(policy: Policy) -> list[_Probe]:
         return number is None and status not in (0, _errno.EINPROGRESS)
 
     add("network.mode", f"connect to {_OUTSIDE}:9", "fails", "connect", _OUTSIDE, 9, outside)
-    if said["mode"] == "none":
+    named = said["connect"] is not None or said["bind"] is not None
+    # In `rules` loopback is the host's, at the ports that are named: without, there is none.
+    if said["mode"] == "none" or (engine == "rules" and not named):
         add("network.mode", "connect to 127.0.0.1:9", "no network", "connect", "127.0.0.1", 9, _no_network)
-    elif said["connect"] is None and said["bind"] is None:
+    elif not named:
         add("network.mode", "bind 127.0.0.1", "works", "bind", "127.0.0.1", 0, _works)
-    if said["mode"] == "loopback" and (said["connect"] is not None or said["bind"] is not None):
+    if said["mode"] == "loopback" and named:
         for key, call in (("connect", "connect"), ("bind", "bind")):
             listed = _compile._ports(said[key], "tcp")
             free = next(port for port in (49151, 49150, 49149, 49148) if port not in listed)
@@ -407,24 +435,121 @@ def _calls(policy: Policy) -> list[_Probe]:
 # --- The rest -------------------------------------------------------------------------------------------------------
 
 
-def _resources(sandbox: Any, engine: str, policy: Policy, place: str) -> list[Row]:
+#: Beyond what a limit leaves.
+_MEMORY_BEYOND = 32 << 20
+_DISK_BEYOND = 1 << 20
+_PROCESSES_BEYOND = 8
+#: More processes than these are not made to see whether a limit holds.
+_PROCESSES_TRIED = 1024
+#: For how long it is looked at how much time on CPUs programs get, and how much more than the limit may be measuring.
+_SPIN_S = 0.8
+_CPUS_TOLERANCE = 1.25
+#: How long a program that has taken too much may live on.
+_TAKEN_MS = 3000
+
+
+def _takers(policy: Policy) -> dict[str, bytes]:
+    """Programs that take more than the policy's limits leave them."""
+    said, limits = policy["resources"], _compile.limits(policy)
+    programs = {"spin": spin(), "forks": forks(min(said["processes"] or 0, _PROCESSES_TRIED) + _PROCESSES_BEYOND)}
+    if said["memory"] is not None:
+        size = _values.size(said["memory"], "resources.memory") + _MEMORY_BEYOND
+        # Readable and writable, private, anonymous, there at once.
+        take = (NUMBERS["mmap"], 0, size, 3, 0x8022, -1, 0)
+        programs["memory"] = program([take, (NUMBERS["poll"], 0, 0, _TAKEN_MS)])
+    if limits["disk"] is not None and (directory := _in_memory(policy)):
+        name, flags = os.fsencode(f"{directory}/.skerry-verify") + b"\0", os.O_CREAT | os.O_RDWR
+        new = (NUMBERS["openat"], _AT_FDCWD, name, flags, 0o600)
+        programs["disk"] = program([new, (NUMBERS["fallocate"], RESULT, 0, 0, limits["disk"] + _DISK_BEYOND)])
+    return programs
+
+
+def _in_memory(policy: Policy) -> str | None:
+    """A directory in which what is written is kept in memory."""
+    said = policy["files"]
+    places = [*said["temporary"], *(path for path in said["private"] if os.path.isdir(path))]
+    found = next((path for path in places if _compile.kind_of(policy, path) in ("temporary", "private")), None)
+    return found or ("/tmp" if said["default"] == "private" else None)  # noqa: S108  # inside
+
+
+def _resources(engine: str, policy: Policy, place: _Place) -> list[Row]:
+    """Each in a sandbox of its own, as what takes all of something leaves nothing for what is tried next."""
     said = policy["resources"]
-    limits: Mapping[str, str] = sandbox.info().limits
     rows = []
-    for key, name in (("memory", "memory"), ("cpus", "cpus"), ("processes", "pids"), ("disk", "memory_files")):
-        if said[key] is not None:
-            how = limits.get(name, "not held: nothing is said of it")
-            rows.append(
-                Row(engine, f"resources.{key}", "what the engine says of it", "held", how, not how.startswith("not held"))
-            )
-    if said["wall_time"] is not None and _may_call(policy, "pause"):
-        try:
-            sandbox.run([f"{place}/wait"], timeout=0.2)
-            found, held = "it ended", False
-        except errors.TimeoutExpired:
-            found, held = "was ended", True
-        rows.append(Row(engine, "resources.wall_time", "wait for ever", "is ended", found, held))
+    tried = {
+        "memory": (("mmap", "poll"), "take more", "is ended", _take_memory),
+        "cpus": ((), "compute with more programs", "no more time", _take_time),
+        "processes": (("fork", "pause"), "make more", "EAGAIN", _take_processes),
+        "disk": (("openat", "fallocate"), "write more", "ENOSPC", _take_disk),
+        "wall_time": (("pause",), "wait for ever", "is ended", _take_long),
+    }
+    for key, (needed, text, expected, take) in tried.items():
+        if said[key] is None:
+            continue
+        clause = f"resources.{key}"
+        denied = [name for name in needed if not _may_call(policy, name)]
+        if denied:
+            rows.append(Row(engine, clause, text, expected, f"the policy does not allow {denied[0]}", None))
+            continue
+        with place.sandbox() as sandbox:
+            found, held = take(sandbox, policy, place)
+        rows.append(Row(engine, clause, text, expected, found, held))
     return rows
+
+
+def _take_memory(sandbox: Any, policy: Policy, place: _Place) -> tuple[str, bool | None]:
+    size = _values.size(policy["resources"]["memory"], "resources.memory")
+    if size > _host.host_memory() // 2:
+        return "not tried: it is more than half of the host's", None
+    result = sandbox.run([f"{place.listed}/memory"], timeout=30)
+    if result.signal == 9:
+        return "was ended", True
+    return ("none was given", True) if result.returncode == SETUP else ("it was given", False)
+
+
+def _take_time(sandbox: Any, policy: Policy, place: _Place) -> tuple[str, bool | None]:
+    cpus = float(policy["resources"]["cpus"])
+    if cpus >= (os.cpu_count() or 1):
+        return "not tried: the host has no more", None
+    start = time.monotonic()
+    spinners = [sandbox.spawn([f"{place.listed}/spin"]) for _ in range(int(cpus) + 1)]
+    time.sleep(_SPIN_S)
+    for spinner in spinners:
+        spinner.kill()
+    took = 0
+    for spinner in spinners:
+        spinner.wait(30)
+        usage = spinner.usage
+        took += 0 if usage is None else usage.user_ns + usage.system_ns
+    had = took / 1e9 / (time.monotonic() - start)
+    return f"{had:.2f} CPUs", had <= max(cpus, 0.1) * _CPUS_TOLERANCE
+
+
+def _take_processes(sandbox: Any, policy: Policy, place: _Place) -> tuple[str, bool | None]:
+    if policy["resources"]["processes"] > _PROCESSES_TRIED:
+        return f"not tried: it is more than {_PROCESSES_TRIED}", None
+    from ..sandbox import DEVNULL
+
+    # What it makes lives on with its streams.
+    status = sandbox.spawn([f"{place.listed}/forks"], stdin=DEVNULL, stdout=DEVNULL, stderr=DEVNULL).wait(60)
+    return ("they were made", False) if status == 0 else (_errno.errorcode.get(status, str(status)), status == _errno.EAGAIN)
+
+
+def _take_disk(sandbox: Any, policy: Policy, place: _Place) -> tuple[str, bool | None]:
+    if "disk" not in place.programs:
+        return "not tried: nothing is kept in memory", None
+    status = sandbox.run([f"{place.listed}/disk"], timeout=60).returncode
+    if status in (SETUP, _errno.EOPNOTSUPP):
+        return "could not be tried", None
+    return ("it was written", False) if status == 0 else (_errno.errorcode.get(status, str(status)), status == _errno.ENOSPC)
+
+
+def _take_long(sandbox: Any, policy: Policy, place: _Place) -> tuple[str, bool | None]:
+    try:
+        sandbox.run([f"{place.listed}/wait"], timeout=0.2)
+    except errors.TimeoutExpired:
+        return "was ended", True
+    return "it ended", False
 
 
 def _environment(sandbox: Any, engine: str, policy: Policy) -> list[Row]:

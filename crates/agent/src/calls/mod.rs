@@ -26,14 +26,14 @@ pub struct Filter {
 }
 
 impl Filter {
-    /// A profile, narrowed by `calls`.
-    pub fn compile(profile: &Profile, calls: Option<&Calls>) -> Result<Filter, Failure> {
+    /// A profile, narrowed by `calls`. Of calls that are `watched` the agent is asked where they are allowed, too.
+    pub fn compile(profile: &Profile, calls: Option<&Calls>, watched: &[libc::c_long]) -> Result<Filter, Failure> {
         let mut decisions = profile.decisions();
         if let Some(calls) = calls {
             narrow(&mut decisions, calls)?;
         }
-        let told = program::Program::compile(&decisions, true).ok_or_else(too_long)?;
-        let silent = program::Program::compile(&decisions, false).ok_or_else(too_long)?;
+        let told = program::Program::compile(&decisions, true, watched).ok_or_else(too_long)?;
+        let silent = program::Program::compile(&decisions, false, &[]).ok_or_else(too_long)?;
         Ok(Filter { decisions, told, silent })
     }
 
@@ -157,7 +157,7 @@ mod tests {
                 rule(&["getpid"], &[], Action::Kill),
             ],
         };
-        let filter = Filter::compile(&Profile::namespace(), Some(&calls)).unwrap();
+        let filter = Filter::compile(&Profile::namespace(), Some(&calls), &[]).unwrap();
         let decide = |name: &str, first: u64| filter.decide(number(name).unwrap(), &[first, 0, 0, 0, 0, 0]);
         assert_eq!(decide("write", 1), Action::Log);
         assert_eq!(decide("write", 1 | 1 << 40), Action::Log, "an int's upper half counts for nothing");
@@ -166,7 +166,8 @@ mod tests {
         assert_eq!(decide("ptrace", 0), Action::Allow);
         assert_eq!(decide("getpid", 0), Action::Kill);
         assert_eq!(filter.decide(9999, &[0; 6]), UNKNOWN);
-        let wrong = |rules| Filter::compile(&Profile::namespace(), Some(&Calls { default: Action::Allow, rules })).is_err();
+        let wrong =
+            |rules| Filter::compile(&Profile::namespace(), Some(&Calls { default: Action::Allow, rules }), &[]).is_err();
         assert!(wrong(vec![rule(&["nosuch"], &[], Action::Allow)]));
         assert!(wrong(vec![rule(&["read"], &[Argument { index: 6, ..one }], Action::Allow)]));
         assert!(wrong(vec![rule(&["read"], &[], Action::Errno(0))]));
@@ -202,7 +203,7 @@ mod tests {
             let action = [Action::Allow, Action::Log, Action::Errno(7), Action::Kill][next() as usize % 4];
             rules.push(CallRule { calls: vec![(number % 150).to_string()], arguments: conditions, action });
         }
-        let filter = Filter::compile(&Profile::namespace(), Some(&Calls { default: Action::Allow, rules })).unwrap();
+        let filter = Filter::compile(&Profile::namespace(), Some(&Calls { default: Action::Allow, rules }), &[]).unwrap();
         for number in (0..480).chain([100_000, 0x4000_0001]) {
             for _ in 0..20 {
                 let arguments = [0; 6].map(|_: u64| values[next() as usize % values.len()]);

@@ -62,12 +62,13 @@ pub fn code_of(action: Action, told: bool) -> u32 {
 }
 
 impl Program {
-    /// `None`: it is too long. With `told`, all but what is allowed goes to a listener, and the calls that start programs do
-    /// too: the agent learns there that a filter is in force.
-    pub fn compile(decisions: &BTreeMap<u32, Decisions>, told: bool) -> Option<Program> {
+    /// `None`: it is too long. With `told`, all but what is allowed goes to a listener, and so do the calls that are `watched`,
+    /// and those that start programs: the agent learns there that a filter is in force.
+    pub fn compile(decisions: &BTreeMap<u32, Decisions>, told: bool, watched: &[libc::c_long]) -> Option<Program> {
         let leaf = |number: u32, decisions: &Decisions| -> Option<Vec<u64>> {
-            let starts = told && matches!(i64::from(number), libc::SYS_execve | libc::SYS_execveat);
-            let code = |action| if starts { USER_NOTIF } else { code_of(action, told) };
+            let number = i64::from(number);
+            let asks = matches!(number, libc::SYS_execve | libc::SYS_execveat) || watched.contains(&number);
+            let code = |action| if told && asks && action == Action::Allow { USER_NOTIF } else { code_of(action, told) };
             let mut words = Vec::new();
             for (conditions, action) in decisions {
                 words.extend(rule(conditions, code(*action))?);

@@ -13,6 +13,8 @@ use crate::calls::{Filter, Profile};
 use crate::failure;
 use crate::guest::{Engine, Everybody, Guest};
 use crate::rules::{self, labels, landlock};
+use crate::watch::{self, Watch};
+use crate::weaken;
 use rustix::process::{DumpableBehavior, Pid};
 use rustix::thread::{CapabilitySet, UnshareFlags};
 use skerry_confine::layers::Layers;
@@ -124,7 +126,7 @@ fn own_host_pid() -> i32 {
 }
 
 /// In the init, which is in its groups already: the rest of the wall.
-pub fn enter(wanted: &Boot, init: Init, layers: &mut Layers) -> Result<Guest, Failure> {
+pub fn enter(wanted: &Boot, init: Init, engine: Engine, layers: &mut Layers) -> Result<Guest, Failure> {
     let host =
         |what: &str, error: std::io::Error| failure(FailureKind::Unsupported, format!("the engine namespace: {what}: {error}"));
     skerry_platform::agent::leave_keyring();
@@ -135,7 +137,9 @@ pub fn enter(wanted: &Boot, init: Init, layers: &mut Layers) -> Result<Guest, Fa
     if wanted.network == Network::Loopback {
         raise_loopback().map_err(|error| host("loopback interface", error))?;
     }
-    let only_id = if init.privileged {
+    let only_id = if init.privileged && weaken::is_out("user_namespace") {
+        None
+    } else if init.privileged {
         unshare(UnshareFlags::NEWUSER).map_err(|error| host("user namespace", error))?;
         let mut answer = [0u8; 1];
         let _ = rustix::io::write(&init.ask, b"m");
@@ -155,7 +159,7 @@ pub fn enter(wanted: &Boot, init: Init, layers: &mut Layers) -> Result<Guest, Fa
     // What the rules say holds besides, in the guest's own tree.
     let nothing = Rules::default();
     let rules = wanted.rules.as_ref().unwrap_or(&nothing);
-    let kept = rules::kept_of(rules, KEPT, Engine::Namespace)?;
+    let kept = rules::kept_of(rules, KEPT, engine)?;
     let abi = landlock::abi(wanted);
     landlock::check(rules, abi)?;
     landlock::refuse_attributes(rules)?;
@@ -167,10 +171,16 @@ pub fn enter(wanted: &Boot, init: Init, layers: &mut Layers) -> Result<Guest, Fa
     if !rules.written_files_run() {
         profile.keep_memory_from_running();
     }
-    let filter = Filter::compile(&profile, rules.calls.as_ref())?;
+    let watches = watch::wanted(wanted);
+    let watched = if watches { watch::calls(Engine::Namespace) } else { Vec::new() };
+    let filter = Filter::compile(&profile, rules.calls.as_ref(), &watched)?;
     let restriction = landlock::Restriction::make(rules, abi, None)?;
     for layer in [Layer::UserNamespace, Layer::MountNamespace, Layer::PidNamespace, Layer::NetworkNamespace, Layer::Seccomp] {
-        layers.add(layer);
+        match layer {
+            Layer::Seccomp if weaken::is_out("seccomp") => layers.miss(layer, weaken::REASON),
+            Layer::UserNamespace if weaken::is_out("user_namespace") => layers.miss(layer, weaken::REASON),
+            _ => layers.add(layer),
+        }
     }
     match &restriction {
         Some(_) => layers.add(Layer::Landlock),
@@ -185,14 +195,15 @@ pub fn enter(wanted: &Boot, init: Init, layers: &mut Layers) -> Result<Guest, Fa
         );
     }
     Ok(Guest {
-        engine: Engine::Namespace,
+        engine,
         only_id,
         root_is_caller: false,
         counted_by_user: only_id.is_some(),
         everybody: Everybody::InReach,
         kept,
         filter,
-        listens: rules.calls.is_some() || rules.ports.is_some(),
+        listens: rules.calls.is_some() || rules.ports.is_some() || watches,
+        watch: watches.then(|| Watch { network: wanted.network, ports: rules.ports.clone(), made: tree.made }),
         restriction,
         resources: rules.resources.clone(),
         labels: labels::of(rules),

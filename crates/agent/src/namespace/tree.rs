@@ -27,6 +27,8 @@ pub struct Tree {
     pub stage: OwnedFd,
     /// The guest's own devpts.
     pub terminals: OwnedFd,
+    /// Devices of the file systems in memory that are in the place of others: what is missing there the host may have.
+    pub made: Vec<u64>,
 }
 
 /// Nothing of this in /proc and /sys is for a guest: what tells of the whole host or changes it.
@@ -118,6 +120,8 @@ struct Builder<'a> {
     /// The root is empty, and not to be written to.
     skeleton: bool,
     ready: Vec<Ready>,
+    /// Devices of file systems in memory.
+    in_memory: Vec<u64>,
     /// Mount points of the host: path and file system.
     host: Vec<(PathBuf, String)>,
     /// What other mounts of the boot message cover.
@@ -146,7 +150,17 @@ pub fn build(wanted: &Boot, privileged: bool) -> Result<Tree, Failure> {
     let system = new_file_system("sysfs", &[], QUIET | NO_PROGRAMS | NO_WRITES).ok();
     attach(stage.as_fd(), &stage_path).map_err(|error| host_error("tmpfs", error))?;
     let covered = wanted.mounts.iter().skip(1).map(|mount| path_of(&mount.target.0)).collect();
-    let mut builder = Builder { privileged, stage, stage_path, made: 0, skeleton: false, ready: Vec::new(), host, covered };
+    let mut builder = Builder {
+        privileged,
+        stage,
+        stage_path,
+        made: 0,
+        skeleton: false,
+        ready: Vec::new(),
+        in_memory: Vec::new(),
+        host,
+        covered,
+    };
     let mut special = Special { process: Some(process), system, devices, terminals: None };
     for (mount, source) in wanted.mounts.iter().zip(sources) {
         builder.add(mount, source, &mut special)?;
@@ -178,7 +192,8 @@ fn open_source(mount: &Mount) -> Result<Option<OwnedFd>, Failure> {
     };
     // The path had no symbolic link in it when it was looked at: whoever has put one there since gets nothing by it.
     let flags = OFlags::PATH | OFlags::CLOEXEC;
-    let open = rustix::fs::openat2(CWD, path_of(&source.0), flags, Mode::empty(), ResolveFlags::NO_SYMLINKS);
+    let followed = if crate::weaken::is_out("links") { ResolveFlags::empty() } else { ResolveFlags::NO_SYMLINKS };
+    let open = rustix::fs::openat2(CWD, path_of(&source.0), flags, Mode::empty(), followed);
     open.map(Some).map_err(|error| failure(FailureKind::Invalid, format!("{}: {error}", path_of(&source.0).display())))
 }
 
@@ -278,9 +293,17 @@ impl Builder<'_> {
                 self.overlay_tree(path_of(&path.0), source, target, upper)?;
             }
             (MountKind::Tmpfs { size, mode }, _) => {
-                let mode = format!("{:o}", mode & 0o1777);
-                let size = if *size == 0 { "50%".to_owned() } else { size.to_string() };
-                let tmpfs = new_file_system("tmpfs", &[("size", &size), ("mode", &mode)], QUIET).map_err(told)?;
+                let tmpfs = if *size == 0 {
+                    // What is written is limited for all together.
+                    let plain = self.fresh("tmpfs");
+                    std::fs::create_dir(&plain).map_err(|error| host_error(target.display(), error))?;
+                    rustix::fs::chmod(&plain, Mode::from_raw_mode(mode & 0o1777)).map_err(told)?;
+                    clone_tree(&plain, false).map_err(told)?
+                } else {
+                    let mode = format!("{:o}", mode & 0o1777);
+                    new_file_system("tmpfs", &[("size", &size.to_string()), ("mode", &mode)], QUIET).map_err(told)?
+                };
+                self.note(&tmpfs);
                 self.put(target, tmpfs, true);
             }
             (MountKind::File { content, mode }, _) => {
@@ -312,6 +335,7 @@ impl Builder<'_> {
             (MountKind::Hide, _) => {
                 // A file or a directory: known when it is attached.
                 let nothing = new_file_system("tmpfs", &[("mode", "0000")], QUIET | NO_WRITES | NO_PROGRAMS).map_err(told)?;
+                self.note(&nothing);
                 self.put(target, nothing, true);
             }
             (MountKind::Skeleton, _) => {
@@ -320,6 +344,7 @@ impl Builder<'_> {
                 rustix::fs::chmod(&plain, Mode::from_raw_mode(0o755)).map_err(told)?;
                 let tree = clone_tree(&plain, false).map_err(told)?;
                 self.skeleton = true;
+                self.note(&tree);
                 self.put(target, tree, true);
             }
             (MountKind::Symlink { to }, _) => {
@@ -328,6 +353,11 @@ impl Builder<'_> {
             (_, None) => return Err(failure(FailureKind::Internal, "a mount without its source")),
         }
         Ok(())
+    }
+
+    /// What is missing there may be on the host.
+    fn note(&mut self, mount: &OwnedFd) {
+        self.in_memory.extend(rustix::fs::fstat(mount).map(|stat| stat.st_dev));
     }
 
     fn put(&mut self, target: &Path, mount: OwnedFd, directory: bool) {
@@ -572,12 +602,13 @@ impl Builder<'_> {
         if self.skeleton {
             restrict(root.as_fd(), NO_WRITES | QUIET, false)?;
         }
-        for path in READ_ONLY.iter().map(Path::new) {
+        let masks = !crate::weaken::is_out("masks");
+        for path in READ_ONLY.iter().map(Path::new).filter(|_| masks) {
             let Ok(same) = clone_tree(path, true) else { continue };
             restrict(same.as_fd(), NO_WRITES | QUIET | NO_PROGRAMS, true)?;
             attach(same.as_fd(), path).map_err(told("read-only paths"))?;
         }
-        for path in MASKED.iter().map(Path::new) {
+        for path in MASKED.iter().map(Path::new).filter(|_| masks) {
             let Ok(stat) = rustix::fs::stat(path) else { continue };
             let cover = if rustix::fs::FileType::from_raw_mode(stat.st_mode).is_dir() {
                 new_file_system("tmpfs", &[("mode", "0555")], QUIET | NO_WRITES | NO_PROGRAMS)
@@ -587,7 +618,7 @@ impl Builder<'_> {
             cover.and_then(|cover| attach(cover.as_fd(), path)).map_err(told("masked paths"))?;
         }
         let terminals = special.terminals.ok_or_else(|| failure(FailureKind::Invalid, "there is no /dev"))?;
-        Ok(Tree { stage: self.stage, terminals })
+        Ok(Tree { stage: self.stage, terminals, made: self.in_memory })
     }
 }
 

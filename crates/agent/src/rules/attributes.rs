@@ -4,16 +4,17 @@
 
 use super::landlock::Restriction;
 use crate::calls::{name_of, SET_ID};
-use rustix::fs::{AtFlags, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags, CWD, UTIME_NOW};
+use crate::place::{find, Named};
+use rustix::fs::{AtFlags, Gid, Mode, Timespec, Timestamps, Uid, XattrFlags, CWD, UTIME_NOW};
 use rustix::io::Errno;
+use skerry_control::FileRight;
 use skerry_platform::listener::Notification;
 use skerry_platform::memory::GuestMemory;
-use std::ffi::{CString, OsStr};
+use std::ffi::CString;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-const LONGEST_PATH: usize = 4096;
+pub const LONGEST_PATH: usize = 4096;
 const LONGEST_NAME: usize = 256;
 const LONGEST_VALUE: usize = 65536;
 
@@ -34,13 +35,6 @@ enum Change {
     RemoveExtended { name: CString },
 }
 
-/// Which file: a descriptor of the program's, or a path from a directory of its.
-struct Named {
-    directory: i32,
-    path: Option<Vec<u8>>,
-    follow: bool,
-}
-
 /// Serves one such call. `still_valid` says whether who asked still waits.
 pub fn serve(asked: &Notification, restriction: Option<&Restriction>, still_valid: impl Fn() -> bool) -> Outcome {
     let memory = GuestMemory::of_pid(asked.tid);
@@ -49,7 +43,8 @@ pub fn serve(asked: &Notification, restriction: Option<&Restriction>, still_vali
         Ok(decoded) => decoded,
         Err(error) => return failed(error),
     };
-    let file = match find(asked.tid, &named) {
+    // As its user: what that one does not reach, it does not name.
+    let file = match as_its_user(asked.tid, || find(asked.tid, &named).map_err(|stopped| stopped.error)) {
         Ok(file) => file,
         Err(error) => return failed(error),
     };
@@ -59,8 +54,9 @@ pub fn serve(asked: &Notification, restriction: Option<&Restriction>, still_vali
     }
     let path = std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).ok();
     let set_id = matches!(&change, Change::Mode(mode) if u64::from(mode.as_raw_mode()) & SET_ID != 0);
-    let granted =
-        !set_id && restriction.is_none_or(|restriction| path.as_ref().is_some_and(|path| restriction.grants_attributes(path)));
+    let granted = !set_id
+        && restriction
+            .is_none_or(|restriction| path.as_ref().is_some_and(|path| restriction.grants(path, &[FileRight::Attributes])));
     if !granted {
         return Outcome { result: Err(Errno::ACCESS), denied: true, path };
     }
@@ -129,7 +125,7 @@ fn decode(asked: &Notification, memory: &GuestMemory) -> Result<(Named, Change),
 }
 
 /// A string of the program's, without its end.
-fn text(memory: &GuestMemory, address: u64, longest: usize) -> Result<Vec<u8>, Errno> {
+pub fn text(memory: &GuestMemory, address: u64, longest: usize) -> Result<Vec<u8>, Errno> {
     let mut bytes = vec![0; longest];
     let count = memory.read(address, &mut bytes);
     bytes.truncate(count);
@@ -179,36 +175,6 @@ fn times(memory: &GuestMemory, address: u64, unit: Unit) -> Result<Timestamps, E
     }
 }
 
-/// The file, as the program would find it.
-fn find(thread: i32, named: &Named) -> Result<OwnedFd, Errno> {
-    let of_it = |what: &str| format!("/proc/{thread}/{what}");
-    let path_only = OFlags::PATH | OFlags::CLOEXEC;
-    let from = match named.directory {
-        libc::AT_FDCWD => of_it("cwd"),
-        number if number < 0 => return Err(Errno::BADF),
-        number => of_it(&format!("fd/{number}")),
-    };
-    let missing_is_bad = |error| if error == Errno::NOENT { Errno::BADF } else { error };
-    let Some(path) = &named.path else {
-        return rustix::fs::open(&from, path_only, Mode::empty()).map_err(missing_is_bad);
-    };
-    if path.is_empty() {
-        return Err(Errno::NOENT);
-    }
-    let own = ["/proc/self/", "/proc/thread-self/"].iter().find_map(|prefix| path.strip_prefix(prefix.as_bytes()));
-    let path = match own {
-        Some(rest) => [of_it("").as_bytes(), rest].concat(),
-        None => path.clone(),
-    };
-    let path = Path::new(OsStr::from_bytes(&path));
-    let flags = if named.follow { path_only } else { path_only | OFlags::NOFOLLOW };
-    if path.is_absolute() {
-        return rustix::fs::open(path, flags, Mode::empty());
-    }
-    let directory = rustix::fs::open(&from, path_only, Mode::empty()).map_err(missing_is_bad)?;
-    rustix::fs::openat(&directory, path, flags, Mode::empty())
-}
-
 fn apply(file: &OwnedFd, change: &Change) -> Result<(), Errno> {
     // A descriptor that is only a place: by its name in /proc; links themselves by the descriptor.
     let link = rustix::fs::FileType::from_raw_mode(rustix::fs::fstat(file)?.st_mode).is_symlink();
@@ -227,7 +193,7 @@ fn apply(file: &OwnedFd, change: &Change) -> Result<(), Errno> {
 
 /// With the rights over files of the program's own user, and no capability that it does not have.
 fn as_its_user<T>(thread: i32, act: impl FnOnce() -> Result<T, Errno>) -> Result<T, Errno> {
-    use rustix::thread::CapabilitySets;
+    use rustix::thread::{CapabilitySet, CapabilitySets};
     let all = rustix::thread::capabilities(None)?;
     let ids = ids_of(thread).ok_or(Errno::SRCH)?;
     let ours = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
@@ -235,7 +201,9 @@ fn as_its_user<T>(thread: i32, act: impl FnOnce() -> Result<T, Errno>) -> Result
         return act();
     }
     skerry_platform::agent::set_file_ids(ids.user);
-    let lowered = rustix::thread::set_capabilities(None, CapabilitySets { effective: ids.effective & all.permitted, ..all });
+    // What a program has hidden of itself (PR_SET_DUMPABLE) is still found.
+    let effective = (ids.effective | CapabilitySet::SYS_PTRACE) & all.permitted;
+    let lowered = rustix::thread::set_capabilities(None, CapabilitySets { effective, ..all });
     let result = lowered.and_then(|()| act());
     let restored = rustix::thread::set_capabilities(None, all);
     skerry_platform::agent::set_file_ids(ours);

@@ -4,6 +4,7 @@
 use super::path_of;
 use crate::failure;
 use crate::guest::Everybody;
+use crate::weaken;
 use landlock::{
     AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, NetPort, PathBeneath, Ruleset, RulesetAttr, RulesetCreated,
     RulesetCreatedAttr, RulesetStatus,
@@ -58,6 +59,9 @@ const UDP_ABI: u32 = 10;
 
 /// The host's version, as far as we know versions; 0: none.
 pub fn abi(wanted: &Boot) -> u32 {
+    if weaken::is_out("landlock") {
+        return 0;
+    }
     let found = skerry_platform::agent::landlock_abi().min(UDP_ABI);
     // "landlock", or "landlock_5": as if it were of that version.
     let pretended = wanted.without.iter().filter_map(|name| name.strip_prefix("landlock"));
@@ -66,6 +70,9 @@ pub fn abi(wanted: &Boot) -> u32 {
 
 /// Everything that the rules ask for can be held.
 pub fn check(rules: &Rules, abi: u32) -> Result<(), Failure> {
+    if weaken::is_out("landlock") {
+        return Ok(());
+    }
     let refuse = |clause: String, needed: u32| {
         let found = if abi == 0 { "none".to_owned() } else { format!("ABI {abi}") };
         let message = format!("{clause} cannot be held here: it takes Landlock ABI {needed}, and this host has {found}");
@@ -161,14 +168,15 @@ pub struct Restriction {
     ruleset: RulesetCreated,
     /// Files are held: which rights are, and whose attributes may be changed.
     handled: BitFlags<AccessFs>,
-    /// Canonical paths below which attributes may be changed; `None`: anywhere.
-    attributes: Option<Vec<PathBuf>>,
+    /// Canonical paths with what may be done below them, `attributes` too; `None`: files are not held.
+    granted: Option<Vec<(PathBuf, Vec<FileRight>)>>,
 }
 
 impl Restriction {
     /// `None`: there is nothing to hold. `temporary` is granted besides.
     pub fn make(rules: &Rules, abi: u32, temporary: Option<&Path>) -> Result<Option<Restriction>, Failure> {
-        if rules.files.is_none() && rules.ports.is_none() && rules.scopes.is_empty() {
+        let nothing = rules.files.is_none() && rules.ports.is_none() && rules.scopes.is_empty();
+        if nothing || weaken::is_out("landlock") {
             return Ok(None);
         }
         let mut ruleset = Ruleset::default().set_compatibility(CompatLevel::HardRequirement);
@@ -193,8 +201,8 @@ impl Restriction {
                 .map_err(failed)?;
         }
         let ruleset = ruleset.create().map_err(failed)?;
-        let attributes = rules.files.is_some().then(Vec::new);
-        let mut restriction = Restriction { ruleset, handled, attributes };
+        let granted = rules.files.is_some().then(Vec::new);
+        let mut restriction = Restriction { ruleset, handled, granted };
         for rule in rules.files.iter().flatten() {
             restriction.grant(rule)?;
         }
@@ -216,7 +224,8 @@ impl Restriction {
         }
         // Paths have no symbolic link in them when they are looked at: whoever has put one there since gets nothing by it.
         let flags = OFlags::PATH | OFlags::CLOEXEC;
-        let opened = rustix::fs::openat2(CWD, path, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS);
+        let followed = if weaken::is_out("links") { ResolveFlags::empty() } else { ResolveFlags::NO_SYMLINKS };
+        let opened = rustix::fs::openat2(CWD, path, flags, Mode::empty(), followed);
         let file = match opened {
             Ok(file) => file,
             Err(Errno::LOOP) => {
@@ -225,10 +234,6 @@ impl Restriction {
             }
             Err(_) => return Ok(()),
         };
-        if rule.rights.contains(&FileRight::Attributes) {
-            let canonical = std::fs::read_link(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&file)));
-            self.attributes.get_or_insert_default().push(canonical.map_err(failed)?);
-        }
         self.add(file, &rule.rights)
     }
 
@@ -242,6 +247,8 @@ impl Restriction {
         let directory = rustix::fs::FileType::from_raw_mode(stat.st_mode).is_dir();
         let granted = RIGHTS.iter().filter(|(right, ..)| rights.contains(right) && (directory || ON_FILES.contains(right)));
         let granted = granted.fold(BitFlags::empty(), |all, (_, right, _)| all | *right) & self.handled;
+        let canonical = std::fs::read_link(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&file.as_fd())));
+        self.granted.get_or_insert_default().push((canonical.map_err(failed)?, rights.to_vec()));
         if granted.is_empty() {
             return Ok(());
         }
@@ -273,9 +280,16 @@ impl Restriction {
         }
     }
 
-    /// Whether the attributes of the file with this canonical path may be changed.
-    pub fn grants_attributes(&self, path: &Path) -> bool {
-        self.attributes.as_ref().is_none_or(|granted| granted.iter().any(|top| path.starts_with(top)))
+    /// Whether all of `rights` are granted on the file with this canonical path, as far as they are held.
+    pub fn grants(&self, path: &Path, rights: &[FileRight]) -> bool {
+        let Some(granted) = &self.granted else { return true };
+        let above: Vec<_> = granted.iter().filter(|(top, _)| path.starts_with(top)).collect();
+        rights.iter().all(|right| above.iter().any(|(_, granted)| granted.contains(right)) || !self.holds(*right))
+    }
+
+    fn holds(&self, right: FileRight) -> bool {
+        // Attributes are held by the agent.
+        RIGHTS.iter().find(|(one, ..)| *one == right).is_none_or(|(_, ours, _)| self.handled.contains(*ours))
     }
 }
 

@@ -16,6 +16,8 @@ pub mod sockets;
 use crate::calls::{Filter, Profile};
 use crate::failure;
 use crate::guest::{Engine, Everybody, Guest};
+use crate::watch::{self, Watch};
+use crate::weaken;
 use rustix::fs::{Mode, OFlags};
 use rustix::process::{DumpableBehavior, Pid};
 use rustix::thread::{CapabilitySet, CapabilitySets};
@@ -119,7 +121,9 @@ pub fn enter(wanted: &Boot, init: Init, layers: &mut Layers) -> Result<Guest, Fa
     let nothing = Rules::default();
     let rules = wanted.rules.as_ref().unwrap_or(&nothing);
     let abi = landlock::abi(wanted);
-    skerry_platform::agent::leave_keyring();
+    if !weaken::is_out("keyring") {
+        skerry_platform::agent::leave_keyring();
+    }
     adopt_orphans().map_err(|error| host("orphans", error))?;
     landlock::hold_signals(abi)?;
     let kept = kept_of(rules, CapabilitySet::empty(), Engine::Rules)?;
@@ -127,13 +131,18 @@ pub fn enter(wanted: &Boot, init: Init, layers: &mut Layers) -> Result<Guest, Fa
     if !rules.written_files_run() {
         profile.keep_memory_from_running();
     }
-    let filter = Filter::compile(&profile, rules.calls.as_ref())?;
+    let listens = !wanted.without.iter().any(|name| name == "listener");
+    let watched = if watch::wanted(wanted) { watch::calls(Engine::Rules) } else { Vec::new() };
+    let filter = Filter::compile(&profile, rules.calls.as_ref(), &watched)?;
     let restriction =
         landlock::Restriction::make(rules, abi, init.temporary.as_ref().map(|directory| directory.path.as_path()))?;
     let ids = (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw());
     let sets = rustix::thread::capabilities(None).map_err(|error| host("capabilities", error.into()))?;
     let privileged = sets.effective.contains(CapabilitySet::SETUID | CapabilitySet::SETGID);
-    let own = sets.permitted & (OWN | kept);
+    let mut own = sets.permitted & (OWN | kept);
+    if weaken::is_out("capabilities") {
+        own = sets.permitted;
+    }
     rustix::thread::set_capabilities(
         None,
         CapabilitySets { effective: own, permitted: own, inheritable: CapabilitySet::empty() },
@@ -144,8 +153,14 @@ pub fn enter(wanted: &Boot, init: Init, layers: &mut Layers) -> Result<Guest, Fa
     skerry_platform::agent::die_with_parent();
     let terminals = rustix::fs::open("/dev", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
         .map_err(|error| host("/dev", error.into()))?;
-    layers.add(Layer::Seccomp);
-    if restriction.is_some() {
+    if weaken::is_out("seccomp") {
+        layers.miss(Layer::Seccomp, weaken::REASON);
+    } else {
+        layers.add(Layer::Seccomp);
+    }
+    if weaken::is_out("landlock") {
+        layers.miss(Layer::Landlock, weaken::REASON);
+    } else if restriction.is_some() {
         layers.add(Layer::Landlock);
     } else {
         layers.miss(Layer::Landlock, "the rules have nothing for it");
@@ -166,7 +181,8 @@ pub fn enter(wanted: &Boot, init: Init, layers: &mut Layers) -> Result<Guest, Fa
         everybody: init.everybody,
         kept,
         filter,
-        listens: !wanted.without.iter().any(|name| name == "listener"),
+        listens,
+        watch: watch::wanted(wanted).then(|| Watch { network: wanted.network, ports: rules.ports.clone(), made: Vec::new() }),
         restriction,
         resources: rules.resources.clone(),
         labels: labels::of(rules),
@@ -180,6 +196,9 @@ pub fn enter(wanted: &Boot, init: Init, layers: &mut Layers) -> Result<Guest, Fa
 
 /// Capabilities that programs of root keep; `own`: where the rules say nothing.
 pub fn kept_of(rules: &Rules, own: CapabilitySet, engine: Engine) -> Result<CapabilitySet, Failure> {
+    if weaken::is_out("capabilities") {
+        return Ok(CapabilitySet::all());
+    }
     let Some(names) = &rules.capabilities else { return Ok(own) };
     let mut kept = CapabilitySet::empty();
     for name in names {

@@ -67,10 +67,15 @@ fn socket_of(asked: &Notification) -> Result<OwnedFd, Errno> {
 
 /// The address in the caller's memory; `None`: of no family, which parts a socket from its peer.
 fn address_of(asked: &Notification, listener: &Listener) -> Result<Option<SocketAddr>, Errno> {
-    let length = usize::try_from(asked.arguments[2] as i32).map_err(|_| Errno::INVAL)?;
+    address_at(asked, listener, asked.arguments[1], asked.arguments[2])
+}
+
+/// The same, of an address that lies elsewhere.
+pub fn address_at(asked: &Notification, listener: &Listener, at: u64, length: u64) -> Result<Option<SocketAddr>, Errno> {
+    let length = usize::try_from(length as i32).map_err(|_| Errno::INVAL)?;
     let mut bytes = [0u8; 28];
     let taken = bytes.get_mut(..length.min(28)).ok_or(Errno::INVAL)?;
-    if GuestMemory::of_pid(asked.tid).read(asked.arguments[1], taken) != taken.len() {
+    if GuestMemory::of_pid(asked.tid).read(at, taken) != taken.len() {
         return Err(Errno::FAULT);
     }
     // It was the memory and the socket of who asked, and of nobody with the same number.

@@ -189,11 +189,39 @@ impl ControlGroups {
         Some(MemoryEvents { events: open(events)?, peak: open(peak).or_else(|| open("memory.current")) })
     }
 
+    /// What the host tells of processes that the limit kept from being made.
+    pub fn process_events(&self) -> Option<ProcessEvents> {
+        let joined = self.holder(Controller::Pids)?;
+        let open = |file| joined.group.open(file, OFlags::RDONLY).ok();
+        let events = ProcessEvents { events: open("guests/pids.events").or_else(|| open("pids.events"))? };
+        // From here on it tells of changes.
+        events.refusals();
+        Some(events)
+    }
+
     /// Ends whatever is still in the groups, and takes them away: the guardian's last act.
     pub fn end(self) {
         for joined in &self.joined {
             joined.group.end();
         }
+    }
+}
+
+/// How it is learnt that processes were refused.
+pub struct ProcessEvents {
+    events: File,
+}
+
+impl ProcessEvents {
+    /// How many have been. The next change is told of as exceptional (POLLPRI).
+    pub fn refusals(&self) -> u64 {
+        let text = text(&self.events).unwrap_or_default();
+        text.lines().find_map(|line| line.strip_prefix("max ")).and_then(|count| count.trim().parse().ok()).unwrap_or(0)
+    }
+
+    /// To be polled.
+    pub fn descriptor(&self) -> &File {
+        &self.events
     }
 }
 

@@ -1,0 +1,170 @@
+//! From the `boot` message to a guest that answers: limits, guardian, jail, programs, greeting; then the guest's own boot.
+
+use crate::failure;
+use crate::monitor::Monitor;
+use crate::relay::{self, Guest};
+use rustix::event::{poll, PollFd, PollFlags, Timespec};
+use skerry_agent::jail::{self, Jail, Split};
+use skerry_confine::cgroup::{ControlGroups, Controller, Needs};
+use skerry_confine::connection::Connection;
+use skerry_confine::layers::Layers;
+use skerry_confine::mux::wire::{Kind, GREETING};
+use skerry_confine::mux::Receiver;
+use skerry_confine::{cpus, guardian};
+use skerry_control::{Boot, Call, Failure, FailureKind, Layer, Limits, Machine, Network, Profile, Rules};
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+/// Host tasks beside those that are counted.
+const SPARE_TASKS: u64 = 0;
+const GUARDED: &str = "skerry-machine: the relay";
+
+/// Serves until the other end closes, the guest ends, or somebody says `shutdown`.
+pub fn serve(mut connection: Connection, engine: &str) -> Result<ExitCode, Box<dyn std::error::Error>> {
+    let Some((request, _)) = connection.receive()? else { return Ok(ExitCode::SUCCESS) };
+    let id = request.id;
+    let refuse = |connection: &Connection, failure| {
+        connection.sender().reply(id, Err(failure));
+        Ok(ExitCode::SUCCESS)
+    };
+    let Call::Boot(mut wanted) = request.call else {
+        return refuse(&connection, failure(FailureKind::Invalid, "the first request must be boot"));
+    };
+    let Some(machine) = wanted.machine.take() else {
+        return refuse(&connection, failure(FailureKind::Invalid, format!("the engine {engine} needs a machine")));
+    };
+    if wanted.trace || wanted.profile == Profile::Strict {
+        let message = format!("trace and profile cannot be had from the engine {engine}: the guest's kernel is Linux's own");
+        return refuse(&connection, failure(FailureKind::Unenforceable, message));
+    }
+    // Memory and processes are the guest's own matter; the host holds its time.
+    let limits = Limits { cpus: wanted.limits.cpus.take(), ..Limits::default() };
+    let needs = Needs { limits: &limits, spare_tasks: SPARE_TASKS };
+    let switched_off = wanted.without.iter().any(|name| name == "cgroups");
+    let mut groups = ControlGroups::make(&needs, wanted.require.contains(&Layer::Cgroup), switched_off);
+    let around = jail_of(&wanted, &machine);
+    let init = match jail::split(&around) {
+        Err(failure) => {
+            groups.end();
+            return refuse(&connection, failure);
+        }
+        Ok(Split::Guardian { init, maps }) => {
+            maps.serve(init);
+            connection.let_go();
+            let status = guardian::guard(init, guardian::rights_over(groups.any()), || {}, || groups.end());
+            return Ok(guardian::end_as(status, GUARDED));
+        }
+        Ok(Split::Init(init)) => init,
+    };
+    groups.join();
+    groups.take_in_guests(0);
+    let host_pid = init.host_pid;
+    let mut layers = Layers::default();
+    let guest = Jail::enter(&around, init, &mut layers)
+        .and_then(|jail| held_limits(&limits, &groups).map(|held| (jail, held)))
+        .and_then(|(jail, held)| {
+            match groups.missing() {
+                None => layers.add(Layer::Cgroup),
+                Some(reason) => layers.miss(Layer::Cgroup, reason),
+            }
+            layers.refuse_missing(&std::mem::take(&mut wanted.require), "the engine has no such layer")?;
+            let (monitor, channel) = start(&jail, &machine)?;
+            let receiver = greeted(Receiver::new(channel), &monitor, Duration::from_millis(machine.patience_ms))?;
+            Ok(Guest { monitor, receiver, host_pid, layers, held, writes_back: machine.writes_back })
+        });
+    match guest {
+        Ok(guest) => relay::serve(connection, id, wanted, guest),
+        Err(failure) => refuse(&connection, failure),
+    }
+}
+
+/// The boot message of the jail, which is as the engine `namespace` makes one.
+fn jail_of(wanted: &Boot, machine: &Machine) -> Boot {
+    Boot {
+        mounts: machine.mounts.clone(),
+        hostname: wanted.hostname.clone(),
+        network: Network::None,
+        limits: Limits { memory_files: Some(machine.memory_files), ..Limits::default() },
+        identity: wanted.identity,
+        profile: Profile::Default,
+        trace: false,
+        require: Vec::new(),
+        rules: Some(Rules { calls: machine.calls.clone(), capabilities: Some(Vec::new()), ..Rules::default() }),
+        machine: None,
+        observe: Default::default(),
+        without: wanted.without.clone(),
+    }
+}
+
+fn held_limits(limits: &Limits, groups: &ControlGroups) -> Result<BTreeMap<String, String>, Failure> {
+    let mut held = BTreeMap::new();
+    if let Some(cpus) = limits.cpus {
+        let text = match groups.describe(Controller::Cpu) {
+            Ok(text) => text,
+            Err(why) => {
+                cpus::bind(None, cpus).map_err(|error| {
+                    failure(FailureKind::Unenforceable, format!("the limit of CPUs cannot be held here: {error}"))
+                })?;
+                format!("affinity to {} CPU(s) (best effort): a fraction is rounded up; no cgroup: {why}", cpus.ceil().max(1.0))
+            }
+        };
+        held.insert("cpus".into(), text);
+    }
+    Ok(held)
+}
+
+/// Starts the jail's programs; gives our end of the channel.
+fn start(jail: &Jail, machine: &Machine) -> Result<(Monitor, OwnedFd), Failure> {
+    let internal = |error: &dyn std::fmt::Display| failure(FailureKind::Internal, error);
+    let deadline = Instant::now() + Duration::from_millis(machine.patience_ms);
+    let (console, output) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|error| internal(&error))?;
+    let copy = || output.try_clone().map_err(|error| internal(&error));
+    let null = || std::fs::File::open("/dev/null").map(OwnedFd::from).map_err(|error| internal(&error));
+    for program in &machine.helpers {
+        jail.start(program, [null()?, copy()?, copy()?])?;
+        let Some(made) = &program.makes else { continue };
+        let path: &std::path::Path =
+            std::path::Path::new(<std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(&made.0));
+        while !path.exists() {
+            if Instant::now() > deadline {
+                let message = format!("{} did not come up", String::from_utf8_lossy(&program.arguments[0].0));
+                return Err(failure(FailureKind::Unsupported, message));
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+    let (ours, theirs) = UnixStream::pair().map_err(|error| internal(&error))?;
+    let pid = jail.start(&machine.monitor, [theirs.into(), copy()?, copy()?])?;
+    drop(output);
+    let monitor = Monitor::watch(pid, console).map_err(|error| internal(&error))?;
+    Ok((monitor, ours.into()))
+}
+
+/// Waits for the guest's init.
+fn greeted(mut receiver: Receiver, monitor: &Monitor, patience: Duration) -> Result<Receiver, Failure> {
+    let deadline = Instant::now() + patience;
+    let unsupported = |what: String| failure(FailureKind::Unsupported, what);
+    loop {
+        match receiver.next_buffered() {
+            Ok(Some(frame)) if frame.kind == Kind::Hello && frame.payload == GREETING => return Ok(receiver),
+            Ok(None) => {}
+            Ok(Some(_)) | Err(_) => {
+                return Err(unsupported(format!("the guest does not speak as its init should{}", monitor.last_words())))
+            }
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            let message = format!("the guest has not come up in {} s{}", patience.as_secs(), monitor.last_words());
+            return Err(unsupported(message));
+        }
+        let timeout = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
+        let mut polled = [PollFd::new(receiver.channel(), PollFlags::IN)];
+        if matches!(poll(&mut polled, Some(&timeout)), Ok(1..)) && !receiver.read() {
+            let how = monitor.wait(Duration::from_secs(2)).unwrap_or_else(|| "it closed its line".into());
+            return Err(unsupported(format!("the guest has not come up: {how}{}", monitor.last_words())));
+        }
+    }
+}

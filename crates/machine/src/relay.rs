@@ -1,0 +1,352 @@
+//! Between the caller's control socket and the guest's line: requests with their descriptors, replies, events, ends.
+//!
+//! A program's end is told when all that it has written is with the caller: the guest sends what is left in its pipes
+//! (`drain`), and the sinks have written it.
+
+use crate::failure;
+use crate::monitor::Monitor;
+use parking_lot::Mutex;
+use serde_json::{json, Value};
+use skerry_confine::connection::{Connection, Sender};
+use skerry_confine::layers::Layers;
+use skerry_confine::mux::wire::{Frame, Kind, FROM_GUEST, TO_GUEST};
+use skerry_confine::mux::{Mux, Receiver};
+use skerry_control::{frame, Boot, Booted, Call, Event, Failure, FailureKind, Outcome, Reply, Request, Spawned, Stdio};
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::OwnedFd;
+use std::process::ExitCode;
+use std::sync::mpsc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How long what a program has written may take to the caller after its end.
+const OUTPUT_PATIENCE: Duration = Duration::from_secs(5);
+/// How long a guest may take to write back what it holds, and to switch its machine off.
+const END_PATIENCE: Duration = Duration::from_secs(4);
+/// The request that is ours.
+const OWN_REQUEST: u64 = u64::MAX;
+const STACK: usize = 128 << 10;
+
+/// A guest whose init has greeted.
+pub struct Guest {
+    pub monitor: Monitor,
+    pub receiver: Receiver,
+    pub host_pid: i32,
+    /// The jail's.
+    pub layers: Layers,
+    /// Limits that the host holds.
+    pub held: BTreeMap<String, String>,
+    pub writes_back: bool,
+}
+
+struct Relay {
+    mux: Mux,
+    sender: Sender,
+    monitor: Monitor,
+    writes_back: bool,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    last_stream: u32,
+    /// The request that boots, and what the host says for its answer.
+    boot: Option<(u64, Booted)>,
+    /// Requests to spawn that are not answered yet: streams of what the program writes.
+    spawning: BTreeMap<u64, Vec<u32>>,
+    programs: BTreeMap<u32, Vec<u32>>,
+    /// Who waits until a stream is drained.
+    draining: BTreeMap<u32, mpsc::Sender<()>>,
+    /// Requests that the guest has to answer.
+    open: BTreeSet<u64>,
+    /// We have asked it to end.
+    ending: bool,
+}
+
+/// Ends the process, and with it, as it is the first one of its namespace, everything in the jail.
+fn end(complaint: Option<String>) -> ! {
+    if let Some(complaint) = &complaint {
+        eprintln!("skerry-machine: {complaint}");
+    }
+    std::process::exit(if complaint.is_some() { skerry_confine::program::FAILURE.into() } else { 0 })
+}
+
+/// Serves until everything ends.
+pub fn serve(
+    mut connection: Connection,
+    id: u64,
+    wanted: Box<Boot>,
+    guest: Guest,
+) -> Result<ExitCode, Box<dyn std::error::Error>> {
+    let booted = Booted {
+        layers: guest.layers.present,
+        missing: guest.layers.missing,
+        limits: guest.held,
+        version: env!("CARGO_PKG_VERSION").into(),
+        guest_memory: "none".into(),
+        profile: wanted.profile,
+        sentry_pid: guest.host_pid,
+    };
+    let relay = Arc::new(Relay {
+        mux: Mux::new(guest.receiver.channel().try_clone()?),
+        sender: connection.sender(),
+        monitor: guest.monitor,
+        writes_back: guest.writes_back,
+        state: Mutex::new(State { boot: Some((id, booted)), ..State::default() }),
+    });
+    let (from_guest, receiver) = (relay.clone(), guest.receiver);
+    std::thread::Builder::new().spawn(move || from_guest.serve_guest(receiver))?;
+    relay.forward(&Request { id, descriptors: 0, call: Call::Boot(wanted) });
+    while let Some((request, descriptors)) = connection.receive()? {
+        let id = request.id;
+        if let Call::Shutdown = request.call {
+            relay.end_guest();
+            relay.sender.reply(id, Ok(json!({})));
+            end(None);
+        }
+        if let Err(failure) = relay.request(request, descriptors) {
+            relay.sender.reply(id, Err(failure));
+        }
+    }
+    relay.end_guest();
+    end(None)
+}
+
+impl Relay {
+    /// With the streams that its descriptors become.
+    fn request(&self, request: Request, descriptors: Vec<OwnedFd>) -> Result<(), Failure> {
+        if request.id == OWN_REQUEST {
+            return Err(failure(FailureKind::Invalid, "a request of that number is ours"));
+        }
+        let directions = match &request.call {
+            Call::Boot(_) => return Err(failure(FailureKind::Invalid, "the sandbox has been made already")),
+            Call::Spawn(spawn) => directions_of(&spawn.stdio, descriptors.len()),
+            _ => vec![0; descriptors.len()],
+        };
+        if !self.mux.has_room(2 * descriptors.len()) {
+            return Err(failure(FailureKind::Internal, "too many streams are open; close some first"));
+        }
+        let mut written = Vec::new();
+        let mut streams = Vec::new();
+        {
+            let mut state = self.state.lock();
+            for (directions, descriptor) in directions.into_iter().zip(descriptors) {
+                state.last_stream = state.last_stream.wrapping_add(1);
+                if directions & FROM_GUEST != 0 {
+                    written.push(state.last_stream);
+                }
+                streams.push((state.last_stream, directions, descriptor));
+            }
+            if let Call::Spawn(_) = request.call {
+                state.spawning.insert(request.id, written);
+            }
+            state.open.insert(request.id);
+        }
+        for (stream, directions, descriptor) in streams {
+            self.mux.send(Kind::Open, stream, &[directions]);
+            self.join(stream, directions, descriptor)
+                .map_err(|error| failure(FailureKind::Internal, format!("a stream cannot be made: {error}")))?;
+        }
+        self.forward(&request);
+        Ok(())
+    }
+
+    fn join(&self, stream: u32, directions: u8, descriptor: OwnedFd) -> std::io::Result<()> {
+        if directions == TO_GUEST | FROM_GUEST {
+            self.mux.add_sink(stream, descriptor.try_clone()?)?;
+            return self.mux.add_source(stream, descriptor);
+        }
+        match directions {
+            TO_GUEST => self.mux.add_source(stream, descriptor),
+            FROM_GUEST => self.mux.add_sink(stream, descriptor),
+            _ => Ok(()),
+        }
+    }
+
+    fn forward(&self, request: &Request) {
+        // It has come as one frame, and is no longer as another.
+        match frame::encode(request) {
+            Ok(bytes) => self.mux.send_control(&bytes),
+            Err(error) => self.sender.reply(request.id, Err(failure(FailureKind::Invalid, error))),
+        }
+    }
+
+    /// Lets the guest write back what it holds, where that may matter.
+    fn end_guest(&self) {
+        self.state.lock().ending = true;
+        if self.writes_back {
+            self.forward(&Request { id: OWN_REQUEST, descriptors: 0, call: Call::Shutdown });
+            self.monitor.wait(END_PATIENCE);
+        }
+    }
+
+    /// The thread that reads the line.
+    fn serve_guest(self: Arc<Relay>, mut receiver: Receiver) {
+        let mut control = Vec::new();
+        let problem = loop {
+            match receiver.next() {
+                Ok(Some(frame)) => {
+                    if let Err(problem) = self.take(frame, &mut control) {
+                        break Some(problem);
+                    }
+                }
+                Ok(None) => break None,
+                Err(error) => break Some(error.to_string()),
+            }
+        };
+        if self.state.lock().ending {
+            return; // whoever ends it is waiting for the monitor
+        }
+        let complaint = match problem {
+            Some(problem) => format!("the guest does not keep to the protocol of its line: {problem}"),
+            None => {
+                let how = self.monitor.wait(END_PATIENCE).unwrap_or_else(|| "it closed its line".into());
+                format!("the guest's machine has ended: {how}")
+            }
+        };
+        end(Some(format!("{complaint}{}", self.monitor.last_words())))
+    }
+
+    fn take(self: &Arc<Relay>, frame: Frame, control: &mut Vec<u8>) -> Result<(), String> {
+        match frame.kind {
+            Kind::Control => {
+                control.extend_from_slice(&frame.payload);
+                while let Some(message) = frame::take::<Value>(control).map_err(|error| error.to_string())? {
+                    self.message(message)?;
+                }
+                Ok(())
+            }
+            Kind::Drained => {
+                if let Some(waits) = self.state.lock().draining.remove(&frame.stream) {
+                    self.mux.when_written(frame.stream, move || drop(waits));
+                }
+                Ok(())
+            }
+            Kind::Data | Kind::End | Kind::Close | Kind::Credit => self.mux.serve(frame).map_err(|error| error.to_string()),
+            Kind::Hello | Kind::Open | Kind::Drain => Err("a frame that does not belong there".into()),
+        }
+    }
+
+    /// A reply or an event of the guest's agent: known to be one before it goes on.
+    fn message(self: &Arc<Relay>, message: Value) -> Result<(), String> {
+        if message.get("id").is_some() {
+            let reply: Reply = serde_json::from_value(message).map_err(|error| error.to_string())?;
+            return self.reply(reply);
+        }
+        let event: Event = serde_json::from_value(message).map_err(|error| error.to_string())?;
+        if let Event::Exited { process, .. } = event {
+            return self.exited(process, event);
+        }
+        self.sender.event(&event);
+        Ok(())
+    }
+
+    fn reply(&self, reply: Reply) -> Result<(), String> {
+        if reply.id == OWN_REQUEST {
+            return Ok(());
+        }
+        let mut state = self.state.lock();
+        if let Some((id, mut booted)) = state.boot.take() {
+            if reply.id != id {
+                return Err("an answer to a request that was not made".into());
+            }
+            drop(state);
+            let outcome = match reply.outcome {
+                Outcome::Ok(value) => {
+                    let guest: Booted = serde_json::from_value(value).map_err(|error| error.to_string())?;
+                    for (name, how) in guest.limits {
+                        booted.limits.entry(name).or_insert_with(|| format!("{how}, in the guest"));
+                    }
+                    Ok(json!(booted))
+                }
+                Outcome::Error(failure) => Err(failure),
+            };
+            self.sender.reply(id, outcome);
+            return Ok(());
+        }
+        if !state.open.remove(&reply.id) {
+            return Err("an answer to a request that was not made".into());
+        }
+        if let Some(streams) = state.spawning.remove(&reply.id) {
+            if let Outcome::Ok(value) = &reply.outcome {
+                let spawned: Spawned = serde_json::from_value(value.clone()).map_err(|error| error.to_string())?;
+                state.programs.insert(spawned.process, streams);
+            }
+        }
+        drop(state);
+        self.sender.reply(
+            reply.id,
+            match reply.outcome {
+                Outcome::Ok(value) => Ok(value),
+                Outcome::Error(failure) => Err(failure),
+            },
+        );
+        Ok(())
+    }
+
+    /// A program has ended: told when what it wrote is written.
+    fn exited(self: &Arc<Relay>, process: u32, event: Event) -> Result<(), String> {
+        let streams = self.state.lock().programs.remove(&process).ok_or("the end of a program that was not started")?;
+        if streams.is_empty() {
+            self.sender.event(&event);
+            return Ok(());
+        }
+        let (waits, written) = mpsc::channel::<()>();
+        {
+            let mut state = self.state.lock();
+            for stream in &streams {
+                state.draining.insert(*stream, waits.clone());
+            }
+        }
+        drop(waits);
+        for stream in &streams {
+            self.mux.send(Kind::Drain, *stream, b"");
+        }
+        let relay = self.clone();
+        let tell = move || {
+            let deadline = Instant::now() + OUTPUT_PATIENCE;
+            // Nobody sends: it is over when everybody has let go.
+            let _ = written.recv_timeout(deadline.saturating_duration_since(Instant::now()));
+            relay.sender.event(&event);
+        };
+        std::thread::Builder::new().stack_size(STACK).spawn(tell).map(drop).map_err(|error| error.to_string())
+    }
+}
+
+/// Which way each descriptor's bytes go; 0: the request does not say.
+fn directions_of(stdio: &Stdio, count: usize) -> Vec<u8> {
+    let mut directions = vec![0; count];
+    let mut mark = |index: Option<usize>, direction| {
+        if let Some(place) = index.and_then(|index| directions.get_mut(index)) {
+            *place |= direction;
+        }
+    };
+    match stdio {
+        Stdio::Descriptors([input, output, error]) => {
+            mark(*input, TO_GUEST);
+            mark(*output, FROM_GUEST);
+            mark(*error, FROM_GUEST);
+        }
+        Stdio::Terminal { input, output, error, .. } => {
+            mark(Some(*input), TO_GUEST);
+            mark(Some(*output), FROM_GUEST);
+            mark(*error, FROM_GUEST);
+        }
+    }
+    directions
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn streams_go_where_the_program_reads_and_writes() {
+        let given = Stdio::Descriptors([Some(0), Some(1), Some(1)]);
+        assert_eq!(directions_of(&given, 3), [TO_GUEST, FROM_GUEST, 0]);
+        assert_eq!(directions_of(&Stdio::Descriptors([Some(0), Some(0), None]), 1), [TO_GUEST | FROM_GUEST]);
+        assert_eq!(directions_of(&Stdio::Descriptors([Some(7), None, None]), 1), [0]);
+        let terminal = Stdio::Terminal { input: 0, output: 1, error: Some(2), columns: 1, rows: 1 };
+        assert_eq!(directions_of(&terminal, 3), [TO_GUEST, FROM_GUEST, FROM_GUEST]);
+    }
+}
