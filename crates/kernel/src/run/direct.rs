@@ -98,7 +98,7 @@ impl Engine {
             },
             None => None,
         };
-        if own.is_some_and(|(_, rights)| rights.write_end.is_some()) {
+        if own.is_some() && file.is_writable() {
             // Files change without a call from now on.
             self.loans.changed();
         }

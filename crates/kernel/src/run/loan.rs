@@ -49,10 +49,11 @@ pub(super) struct Loans {
     for_good: AtomicBool,
 }
 
+/// It keeps nothing alive: who lets go of a table last closes what is in it.
 struct Loan {
-    thread: Arc<GuestThread>,
+    thread: Weak<GuestThread>,
     number: u16,
-    files: Arc<FdTable>,
+    files: Weak<FdTable>,
     process: Weak<Process>,
     fd: i32,
     file: Weak<OpenFile>,
@@ -115,10 +116,7 @@ impl Loans {
                 linux::__NR_read | linux::__NR_pread64 | linux::__NR_readv | linux::__NR_getdents64
             );
             let reads_now = |fd: i32| is_call && reads && context.call.arguments[0] as i32 == fd;
-            self.take_back(
-                |loan| !only_looks || Arc::ptr_eq(&loan.thread, thread) || Arc::ptr_eq(&loan.files, &files),
-                reads_now,
-            );
+            self.take_back(|loan| !only_looks || is(&loan.thread, thread) || is(&loan.files, &files), reads_now);
         }
         Watch { only_looks, changes: self.changes.load(Ordering::SeqCst) }
     }
@@ -155,9 +153,10 @@ impl Loans {
         while index < list.len() {
             if which(&list[index]) {
                 let loan = list.swap_remove(index);
-                let was_read = loan.end();
+                let Some(thread) = loan.thread.upgrade() else { continue };
+                let was_read = loan.end(&thread);
                 if loan.predicts {
-                    let reading = if loan.listing.is_some() { &loan.thread.listing } else { &loan.thread.reading };
+                    let reading = if loan.listing.is_some() { &thread.listing } else { &thread.reading };
                     reading.note(was_read || reads_now(loan.fd));
                 }
             } else {
@@ -170,8 +169,8 @@ impl Loans {
 
 impl Loan {
     /// What the stub has done is done here. True: it has read.
-    fn end(&self) -> bool {
-        let Some(Returned { position, was_read, is_closed }) = self.thread.channel.take_loan_back(self.number) else {
+    fn end(&self, thread: &GuestThread) -> bool {
+        let Some(Returned { position, was_read, is_closed }) = thread.channel.take_loan_back(self.number) else {
             return false;
         };
         let Some(file) = self.file.upgrade() else { return false };
@@ -186,8 +185,9 @@ impl Loan {
             };
             let _ = position.map(|position| file.position.lock().set(position));
         }
-        if is_closed && self.files.get(self.fd).is_ok_and(|present| Arc::ptr_eq(&present, &file)) {
-            if let (Ok(removed), Some(process)) = (self.files.remove(self.fd), self.process.upgrade()) {
+        let (Some(files), Some(process)) = (self.files.upgrade(), self.process.upgrade()) else { return was_read };
+        if is_closed && files.get(self.fd).is_ok_and(|present| Arc::ptr_eq(&present, &file)) {
+            if let Ok(removed) = files.remove(self.fd) {
                 // So that it is the last one, if it is.
                 drop(file);
                 closed(&process, removed);
@@ -230,9 +230,9 @@ impl Engine {
         let number = self.loans.numbers.fetch_add(1, Ordering::Relaxed) as u16;
         thread.channel.lend(number, &lent, &status, start, &data, &names);
         list.push(Loan {
-            thread: thread.clone(),
+            thread: Arc::downgrade(thread),
             number,
-            files,
+            files: Arc::downgrade(&files),
             process: Arc::downgrade(context.process()),
             fd,
             file,
@@ -249,6 +249,10 @@ impl Engine {
     pub(crate) fn take_loans_back(&self) {
         self.loans.changed();
     }
+}
+
+fn is<T>(one: &Weak<T>, other: &Arc<T>) -> bool {
+    std::ptr::eq(one.as_ptr(), Arc::as_ptr(other))
 }
 
 /// What a call was about.
@@ -378,7 +382,7 @@ fn opens_to_look(flags: u64) -> bool {
 /// A pipe, a socket, a terminal: what is written there is in no file.
 fn is_no_file(context: &Context, fd: i32) -> bool {
     context.task.files().get(fd).is_ok_and(|file| match &file.path {
-        None => true,
+        None => !file.operations.is_seekable(),
         Some(path) => matches!(path.inode().kind(), FileType::Fifo | FileType::Socket | FileType::CharacterDevice),
     })
 }
