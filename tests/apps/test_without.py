@@ -29,6 +29,8 @@ FEATURES = (
     "spinning",
     "load,pace",
     "deferral",
+    "lending",
+    "expiry",
 )
 
 SHELL = (

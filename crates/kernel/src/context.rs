@@ -51,6 +51,10 @@ pub struct Context<'a> {
     pub(crate) direct_offer: Option<(i32, Arc<OpenFile>)>,
     /// The answer is that of a plain call, which can have operations for the stub with it.
     pub(crate) may_carry_operations: bool,
+    /// What its being served means for files that are lent.
+    pub(crate) watch: Option<crate::run::Watch>,
+    /// The place that a name has led to: the directory's descriptor, the name (links at its end not followed, or none there).
+    pub(crate) seen: Option<(i32, Vec<u8>, crate::fs::path::Path)>,
     /// The stub may put off the next call like this one, as far as the objects are concerned that it is about.
     pub(crate) may_be_deferred: bool,
 }
@@ -130,6 +134,8 @@ impl<'a> Context<'a> {
             after: After::Nothing,
             direct_offer: None,
             may_carry_operations: false,
+            watch: None,
+            seen: None,
             may_be_deferred: false,
         }
     }

@@ -82,6 +82,8 @@ pub struct Kernel {
     pub direct_data: std::sync::atomic::AtomicBool,
     /// Stubs may put calls off whose result they know. Set at boot.
     pub deferral: std::sync::atomic::AtomicBool,
+    /// Stubs may answer calls on the file that was used last (ADR 26). Set at boot.
+    pub lending: std::sync::atomic::AtomicBool,
     /// Stubs answer what they can by themselves (ADR 15).
     pub local_answers: std::sync::atomic::AtomicBool,
     /// Numbers of unknown calls that have been told.
@@ -144,6 +146,7 @@ impl Kernel {
             policy: OnceLock::new(),
             direct_data: Default::default(),
             deferral: Default::default(),
+            lending: Default::default(),
             local_answers: true.into(),
             unknown_calls: Mutex::default(),
             engine: OnceLock::new(),
@@ -180,6 +183,13 @@ impl Kernel {
         }
     }
 
+    /// What stubs know of files does not get too old by time alone: for tests.
+    pub fn loans_never_expire(&self) {
+        if let Some(engine) = self.engine.get() {
+            engine.loans_never_expire();
+        }
+    }
+
     /// Calls are never waited for by spinning.
     pub fn switch_spinning_off(&self) {
         if let Some(engine) = self.engine.get() {
@@ -204,6 +214,13 @@ impl Kernel {
     /// The host's side; `None` before [`Kernel::start`].
     pub(crate) fn engine(&self) -> Option<Arc<Engine>> {
         self.engine.get().cloned()
+    }
+
+    /// To be called before anybody looks at what others have open, and behind changes to files that are no calls.
+    pub(crate) fn take_loans_back(&self) {
+        if let Some(engine) = self.engine.get() {
+            engine.take_loans_back();
+        }
     }
 
     /// Which files processes use by themselves; `None` before there are files.

@@ -4,7 +4,7 @@
 //! the sentry wrote is ever read back from the channel.
 
 use crate::layout::{
-    line_state, marshal, ChannelLayout, CloneOrder, Frame, Identity, Line, Local, Operation, Phase, Reply, Request,
+    line_state, loan, marshal, ChannelLayout, CloneOrder, Frame, Identity, Line, Loan, Local, Operation, Phase, Reply, Request,
     RequestDetail, CHANNEL_SIZE, MAXIMUM_OPERATIONS,
 };
 use crate::HostError;
@@ -18,6 +18,50 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 #[inline]
 pub fn asks(state: u64) -> bool {
     state >> 32 == Phase::Request as u64
+}
+
+/// A file as it is lent ([`Channel::lend`]).
+#[derive(Clone, Copy, Debug)]
+pub struct Lent {
+    pub descriptor: u32,
+    pub position: u32,
+    pub size: u64,
+    /// The processor's time from which on its attributes and data count no more.
+    pub until: u64,
+    /// Of [`loan`].
+    pub flags: u32,
+    pub status_flags: u32,
+    pub descriptor_flags: u32,
+}
+
+/// Names that were looked at ahead: records as [`loan::NAME`] has them.
+#[derive(Clone, Debug, Default)]
+pub struct Names {
+    pub records: Vec<u8>,
+    pub count: u32,
+}
+
+impl Names {
+    /// Adds one, as it is given to newfstatat(2) with AT_SYMLINK_NOFOLLOW. False: there is no room for it in `room` bytes.
+    pub fn add(&mut self, directory: i32, name: &[u8], status: &[u8; loan::STATUS], room: usize) -> bool {
+        if name.len() > loan::LONGEST_NAME || self.records.len() + loan::name_size(name.len()) > room {
+            return false;
+        }
+        self.records.extend_from_slice(&(name.len() as u64 | u64::from(directory as u32) << 32).to_ne_bytes());
+        self.records.extend_from_slice(status);
+        self.records.extend_from_slice(name);
+        self.records.resize(self.records.len().next_multiple_of(8), 0);
+        self.count += 1;
+        true
+    }
+}
+
+/// What has become of a file that was lent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Returned {
+    pub position: u32,
+    pub was_read: bool,
+    pub is_closed: bool,
 }
 
 /// The sentry's mapping of one thread's channel.
@@ -145,6 +189,65 @@ impl Channel {
         watch.store(cpu.map_or(0, |cpu| cpu.wrapping_add(1)), Ordering::Release);
     }
 
+    /// Lends the thread a file: its attributes, and `data`, which comes behind the first `start` bytes of the area; and names,
+    /// behind that. Counts from the next answer on.
+    pub fn lend(&self, number: u16, file: &Lent, status: &[u8; loan::STATUS], start: usize, data: &[u8], names: &Names) {
+        let pages = self.pages.as_ptr();
+        let end = loan::DATA - names.records.len().min(loan::DATA) / 8 * 8;
+        let start = start.min(end);
+        let length = data.len().min(end - start);
+        let loan = Loan {
+            word: 0,
+            until: file.until,
+            descriptor: file.descriptor,
+            data: length as u32,
+            size: file.size,
+            start: start as u32,
+            flags: file.flags,
+            status_flags: file.status_flags,
+            descriptor_flags: file.descriptor_flags,
+            names: end as u32,
+            names_count: names.count,
+        };
+        // SAFETY: inside the mapping, `length` bytes from `start` on, the names from `end` on, and the status behind them at the area's end; no
+        // reference into it is made.
+        unsafe {
+            let area = (&raw mut (*pages).area).cast::<u8>();
+            std::ptr::copy_nonoverlapping(data.as_ptr(), area.add(start), length);
+            std::ptr::copy_nonoverlapping(names.records.as_ptr(), area.add(end), loan::DATA - end);
+            std::ptr::copy_nonoverlapping(status.as_ptr(), area.add(loan::DATA), loan::STATUS);
+            std::ptr::write_volatile(&raw mut (*pages).loan, loan);
+        }
+        let word = loan::VALID | u64::from(number) << loan::NUMBER | u64::from(file.position) & loan::POSITION;
+        self.loan_word().store(word, Ordering::Release);
+    }
+
+    fn loan_word(&self) -> &AtomicU64 {
+        // SAFETY: inside the mapping, aligned, and only ever accessed atomically here.
+        unsafe { AtomicU64::from_ptr(&raw mut (*self.pages.as_ptr()).loan.word) }
+    }
+
+    /// Takes back the file that was lent under this number, with what the thread says that it has done. `None` where there is
+    /// no such loan.
+    pub fn take_loan_back(&self, number: u16) -> Option<Returned> {
+        let mut word = self.loan_word().load(Ordering::Acquire);
+        loop {
+            if word & loan::VALID == 0 || word & loan::NUMBER_MASK != u64::from(number) << loan::NUMBER {
+                return None;
+            }
+            match self.loan_word().compare_exchange_weak(word, 0, Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => {
+                    return Some(Returned {
+                        position: (word & loan::POSITION) as u32,
+                        was_read: word & loan::READ != 0,
+                        is_closed: word & loan::CLOSED != 0,
+                    })
+                }
+                Err(now) => word = now,
+            }
+        }
+    }
+
     fn local(&self) -> *mut Local {
         // SAFETY: inside the mapping; no reference is made.
         unsafe { &raw mut (*self.pages.as_ptr()).local }
@@ -264,6 +367,20 @@ impl Drop for Channel {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_loan_is_taken_back_once_and_under_its_number_only() {
+        let (channel, _memory) = Channel::create().unwrap();
+        let file = Lent { descriptor: 3, position: 7, size: 9, until: 0, flags: 0, status_flags: 0, descriptor_flags: 0 };
+        assert_eq!(channel.take_loan_back(0), None);
+        let mut names = Names::default();
+        while names.add(-100, b"name", &[3; loan::STATUS], 2 * marshal::AREA) {}
+        channel.lend(5, &file, &[1; loan::STATUS], usize::MAX, &[2; 2 * marshal::AREA], &names);
+        channel.lend(5, &file, &[1; loan::STATUS], 0, &[2; 2 * marshal::AREA], &Names::default());
+        assert_eq!(channel.take_loan_back(6), None);
+        assert_eq!(channel.take_loan_back(5), Some(Returned { position: 7, was_read: false, is_closed: false }));
+        assert_eq!(channel.take_loan_back(5), None);
+    }
 
     #[test]
     fn a_channel_cannot_be_shrunk_under_the_sentry() {

@@ -44,6 +44,8 @@ pub fn boot(
     let mut spinning = true;
     let (mut heeds_load, mut heeds_pace) = (true, true);
     let mut deferral = true;
+    let mut expiry = true;
+    let mut lending = boot.profile == Profile::Default;
     let mut direct = boot.profile == Profile::Default;
     for name in &boot.without {
         match name.as_str() {
@@ -59,6 +61,8 @@ pub fn boot(
             "direct" => direct = false,
             "marshalling" => marshalling = false,
             "deferral" => deferral = false,
+            "lending" => lending = false,
+            "expiry" => expiry = false,
             "user_namespace" | "landlock" | "pid_namespace" | "cgroups" | "patching" | "caches" | "local" => {}
             other => return Err(failure(FailureKind::Invalid, format!("there is no host feature {other:?} to do without"))),
         }
@@ -96,10 +100,12 @@ pub fn boot(
     {
         direct &= !policy.needs_data_calls();
         deferral &= !policy.needs_deferred_calls();
+        lending &= !policy.needs_lent_calls();
         let _ = kernel.policy.set(policy);
     }
     kernel.direct_data.store(direct, Ordering::Relaxed);
     kernel.deferral.store(deferral, Ordering::Relaxed);
+    kernel.lending.store(lending, Ordering::Relaxed);
     // Patched images map files of the host: the strict profile maps copies only.
     if boot.without.iter().any(|name| name == "patching") || boot.profile == Profile::Strict {
         kernel.images.switch_off();
@@ -157,6 +163,9 @@ pub fn boot(
     }
     if !parking {
         kernel.switch_parking_off();
+    }
+    if !expiry {
+        kernel.loans_never_expire();
     }
     if !heeds_load {
         kernel.heed_no_load();

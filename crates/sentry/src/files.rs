@@ -8,6 +8,12 @@ use skerry_kernel::fs::walk::Follow;
 use skerry_kernel::run::{Entry, OutsideFiles};
 
 pub fn answer(files: &OutsideFiles, call: FileCall) -> Result<Value, Failure> {
+    let result = carry_out(files, call);
+    files.tell_of_changes();
+    result
+}
+
+fn carry_out(files: &OutsideFiles, call: FileCall) -> Result<Value, Failure> {
     let path = call.path().clone();
     let failed = |errno: Errno| Failure {
         kind: FailureKind::File,

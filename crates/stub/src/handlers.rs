@@ -167,6 +167,7 @@ pub fn new_request(thread: &mut ThreadBlock, instruction_pointer: u64, stack_poi
     thread.sequence = thread.sequence.wrapping_add(1);
     // Whatever a kick before this was about, the sentry looks at it on the way out of this request.
     thread.kicked = 0;
+    thread.has_loan = 0;
     let filled = &mut thread.request;
     filled.kind = kind;
     filled.sequence = thread.sequence;

@@ -262,7 +262,12 @@ pub fn behind_guarded(address: u64) -> Option<u64> {
 pub mod number {
     pub const READ: u64 = 0;
     pub const WRITE: u64 = 1;
+    pub const FSTAT: u64 = 5;
+    pub const LSTAT: u64 = 6;
     pub const LSEEK: u64 = 8;
+    pub const IOCTL: u64 = 16;
+    pub const GETDENTS64: u64 = 217;
+    pub const NEWFSTATAT: u64 = 262;
     pub const PREAD64: u64 = 17;
     pub const PWRITE64: u64 = 18;
     pub const READV: u64 = 19;

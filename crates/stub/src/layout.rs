@@ -410,12 +410,73 @@ pub mod deferred {
     pub const LIMIT: usize = 16;
 }
 
+/// A file that the sentry lends its thread until that makes its next request: the stub answers calls on it from what lies
+/// in the area, and the sentry takes note of what was done behind it (ADR 26). A line of its own.
+#[repr(C, align(64))]
+pub struct Loan {
+    /// See [`loan`]; both sides change it by compare-and-exchange only.
+    pub word: u64,
+    /// The processor's time from which on nothing is said of the file any more.
+    pub until: u64,
+    /// The guest's descriptor.
+    pub descriptor: u32,
+    /// So many bytes of the file, from its start, lie in the area: from `start` on. Of a directory: all entries from where it
+    /// stands on, as getdents64(2) gives them.
+    pub data: u32,
+    /// The file's; of a directory, what all of these entries take up.
+    pub size: u64,
+    pub start: u32,
+    /// Of [`loan`].
+    pub flags: u32,
+    /// What fcntl(2) tells: F_GETFL, F_GETFD.
+    pub status_flags: u32,
+    pub descriptor_flags: u32,
+    /// Where names that were looked at ahead begin in the area ([`loan::NAME`]), and how many there are.
+    pub names: u32,
+    pub names_count: u32,
+}
+
+pub mod loan {
+    /// In [`super::Reply::entry`] with RETURN: there is one.
+    pub const LENT: u64 = 2;
+    /// In the word, which is 0 where there is none: it stands.
+    pub const VALID: u64 = 1 << 63;
+    /// The descriptor has been closed.
+    pub const CLOSED: u64 = 1 << 62;
+    /// Data has been read.
+    pub const READ: u64 = 1 << 61;
+    /// Below these bits, its number, so that an old one is never taken for it.
+    pub const NUMBER: u32 = 32;
+    pub const NUMBER_MASK: u64 = 0xffff << NUMBER;
+    /// The lowest bits: where the open file stands; of a directory, which of the entries that lie there are read.
+    pub const POSITION: u64 = 0x7fff_ffff;
+    /// The descriptor where no file is lent, only names.
+    pub const NONE: u32 = u32::MAX;
+    /// A name that was looked at ahead: its length, the directory's descriptor, both in one word; its `struct stat`; then its
+    /// bytes as they are given to newfstatat(2) with AT_SYMLINK_NOFOLLOW, filled up to whole words.
+    pub const NAME: usize = 8 + STATUS;
+    pub const LONGEST_NAME: usize = 255;
+    /// What a record takes up.
+    pub const fn name_size(length: usize) -> usize {
+        NAME + length.next_multiple_of(8)
+    }
+    /// In the flags: it is a directory.
+    pub const DIRECTORY: u32 = 1;
+    /// Reading changes what fstat(2) shows (its time of access).
+    pub const SHOWS_READING: u32 = 2;
+    /// The end of the area has a `struct stat` of the file.
+    pub const STATUS: usize = 144;
+    /// What there is room for before that.
+    pub const DATA: usize = super::marshal::AREA - STATUS;
+}
+
 /// What lies in a channel.
 #[repr(C)]
 pub struct ChannelLayout {
     pub line: Line,
     pub area: [u64; marshal::AREA / 8],
     pub watch: Watch,
+    pub loan: Loan,
     pub local: Local,
     /// Written with every request, read for some.
     pub detail: RequestDetail,

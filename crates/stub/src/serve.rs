@@ -7,7 +7,8 @@ use crate::direct;
 use crate::handlers::{self, new_request, run_operations};
 use crate::handoff;
 use crate::host::{self, number};
-use crate::layout::{action, request};
+use crate::layout::{self, action, request};
+use crate::loan;
 use crate::local;
 use crate::marshal;
 use crate::native;
@@ -67,6 +68,9 @@ fn serve(thread: &mut ThreadBlock, registers: &mut Registers, kind: u32) -> Outc
         if let Some(result) = direct::try_direct(thread, registers.rax, &registers.arguments()) {
             return Outcome::Return(result);
         }
+        if let Some(result) = loan::try_loan(thread, registers.rax, &registers.arguments()) {
+            return Outcome::Return(result);
+        }
     }
     let (call_number, arguments) = (registers.rax, registers.arguments());
     if kind == request::SYSCALL {
@@ -75,6 +79,7 @@ fn serve(thread: &mut ThreadBlock, registers: &mut Registers, kind: u32) -> Outc
         }
     }
     deferred::before(call_number, &arguments);
+    thread.has_loan = 0;
     let marshalled = marshal::gather(thread, call_number, &arguments);
     let marshalled = deferred::append(thread, marshalled);
     let filled = new_request(thread, registers.rip, registers.rsp, kind);
@@ -94,6 +99,7 @@ fn serve(thread: &mut ThreadBlock, registers: &mut Registers, kind: u32) -> Outc
             action::RETURN => {
                 let applied = marshal::apply(thread, answer.results);
                 deferred::after(thread, call_number, &arguments, answer.value, answer.entry);
+                thread.has_loan = u64::from(answer.entry == layout::loan::LENT);
                 return Outcome::Return(applied.err().unwrap_or(answer.value));
             }
             action::NATIVE => {

@@ -67,6 +67,8 @@ pub struct ThreadBlock {
     _reserved_to_0x600: [u64; 0x20 - core::mem::size_of::<Parking>() / 8],
     /// Calls that go along with the next request.
     pub deferred: Queue,
+    /// Not 0: the channel's loan and area are as the last answer left them (`loan.rs`).
+    pub has_loan: u64,
 }
 
 #[repr(C)]

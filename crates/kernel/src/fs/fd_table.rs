@@ -81,6 +81,11 @@ impl FdTable {
         Ok(entry.file)
     }
 
+    /// How many descriptors stand for `file`.
+    pub fn count_of(&self, file: &Arc<OpenFile>) -> usize {
+        self.entries.read().iter().flatten().filter(|entry| Arc::ptr_eq(&entry.file, file)).count()
+    }
+
     pub fn close_on_exec(&self, fd: i32) -> Result<bool> {
         let index = usize::try_from(fd).map_err(|_| Errno::EBADF)?;
         self.entries.read().get(index).and_then(Option::as_ref).map(|entry| entry.close_on_exec).ok_or(Errno::EBADF)

@@ -200,6 +200,13 @@ pub trait FileOperations: Send + Sync + Any {
     fn unchanging_descriptor(&self) -> Option<Arc<OwnedFd>> {
         None
     }
+    /// What the file shows now, and up to `limit` bytes of its data from its start, where nobody in the sandbox can change it
+    /// but by a call: not by a descriptor or a mapping that a process has for itself.
+    fn at_rest(&self, limit: usize) -> Option<AtRest> {
+        None
+    }
+    /// Data that [`FileOperations::at_rest`] gave has been read.
+    fn was_read(&self, file: &OpenFile) {}
     /// Called at each close(2) of a descriptor (not only the last): releases POSIX locks, flushes.
     fn flush(&self, file: &OpenFile) {}
     /// Status flags were changed by fcntl(F_SETFL).
@@ -232,6 +239,14 @@ pub struct HostDescription {
     pub sharing: Sharing,
     /// Let go with the open file.
     pub keep: Option<Box<dyn Send + Sync>>,
+}
+
+/// What [`FileOperations::at_rest`] gives.
+pub struct AtRest {
+    pub metadata: Metadata,
+    pub data: Vec<u8>,
+    /// Reading changes the metadata (the time of access).
+    pub shows_reading: bool,
 }
 
 /// Who else has a host description.
@@ -318,6 +333,11 @@ impl OpenFile {
         if actions.iter().all(|(present, _)| *present != purpose) {
             actions.push((purpose, action));
         }
+    }
+
+    /// Its last close gives nothing back: no lock, no lease.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.last_close.lock().is_empty()
     }
 
     pub fn flags(&self) -> StatusFlags {

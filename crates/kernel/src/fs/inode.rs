@@ -245,6 +245,10 @@ pub trait Inode: Send + Sync + Any {
     fn belief(&self) -> Belief {
         Belief::AsDirectory
     }
+    /// Whether nobody in the sandbox can change what it shows but by a call: as [`FileOperations::at_rest`].
+    fn is_at_rest(&self) -> bool {
+        false
+    }
     /// Directories: all names, where they are known and hold still.
     fn known_list(&self) -> Option<Arc<NameList>> {
         None

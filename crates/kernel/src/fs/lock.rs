@@ -161,6 +161,11 @@ impl LockTable {
         drop(gone);
     }
 
+    /// Whether anybody has a lock on `inode`, or waits for one.
+    pub fn is_locked(&self, inode: &Arc<dyn Inode>) -> bool {
+        self.inner.lock().files.contains_key(&inode_key(inode))
+    }
+
     /// The first lock in the way of `wanted` (F_GETLK).
     pub fn conflict(&self, inode: &Arc<dyn Inode>, wanted: &Record) -> Option<Record> {
         let inner = self.inner.lock();

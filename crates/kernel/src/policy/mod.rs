@@ -75,6 +75,20 @@ const LOCAL: [u32; 13] = [
 /// What the stub puts off (stub/src/deferred.rs).
 const DEFERRED: [u32; 1] = [linux::__NR_epoll_ctl];
 
+/// What the stub answers about a file that is lent (stub/src/loan.rs).
+const LENT: [u32; 10] = [
+    linux::__NR_lstat,
+    linux::__NR_fcntl,
+    linux::__NR_getdents64,
+    linux::__NR_read,
+    linux::__NR_pread64,
+    linux::__NR_fstat,
+    linux::__NR_newfstatat,
+    linux::__NR_lseek,
+    linux::__NR_ioctl,
+    linux::__NR_close,
+];
+
 /// Without these no program runs, or ends.
 const ESSENTIAL: [u32; 4] = [linux::__NR_exit, linux::__NR_exit_group, linux::__NR_rt_sigreturn, linux::__NR_restart_syscall];
 
@@ -139,6 +153,11 @@ impl Policy {
     /// Whether calls that go along with later ones have to come here by themselves.
     pub fn needs_deferred_calls(&self) -> bool {
         self.needs(&DEFERRED)
+    }
+
+    /// Whether calls on a file that is lent have to come here.
+    pub fn needs_lent_calls(&self) -> bool {
+        self.needs(&LENT)
     }
 
     fn needs(&self, numbers: &[u32]) -> bool {
@@ -362,6 +381,9 @@ mod tests {
         assert!(with_rule.needs_local_calls() && !with_rule.needs_deferred_calls());
         let rules = calls(Action::Allow, &[("epoll_ctl", Action::Kill)]);
         assert!(policy(Some(Actions::new(&rules).unwrap())).needs_deferred_calls());
+        let rules = calls(Action::Allow, &[("fstat", Action::Log)]);
+        let with_rule = policy(Some(Actions::new(&rules).unwrap()));
+        assert!(with_rule.needs_lent_calls() && !with_rule.needs_deferred_calls());
     }
 
     #[test]

@@ -98,6 +98,10 @@ impl Engine {
             },
             None => None,
         };
+        if own.is_some() && file.is_writable() {
+            // Files change without a call from now on.
+            self.loans.changed();
+        }
         if !registry.add(&kernel.watches, &table, fd, file, || files.set_direct(&table, fd, file, own)) {
             if let Some((descriptor, _)) = own {
                 table.close_later(descriptor);

@@ -52,6 +52,11 @@ impl OutsideFiles {
         Ok(OutsideFiles { task: lifecycle::outside_task(kernel, root) })
     }
 
+    /// To be called behind what may have changed files: programs believe nothing older.
+    pub fn tell_of_changes(&self) {
+        self.kernel().take_loans_back();
+    }
+
     /// Up to `length` bytes (and never more than a MiB) from `offset` on, and whether the file ends with them.
     pub fn read(&self, path: &[u8], offset: u64, length: u64) -> Result<(Vec<u8>, bool)> {
         let file = self.open(path, linux::O_RDONLY, 0)?;

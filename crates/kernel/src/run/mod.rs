@@ -3,12 +3,13 @@
 //! [`Engine`] holds what is about the host: the zygote and its pool, every guest thread with its channel, the listeners.
 //! Parts: `worker` (threads that receive and serve), `spin` (serving without rings), `serve` (one call, from request to reply),
 //! `enrol` (new threads and processes present themselves), `pool` (processes that wait for a program), `reaper` (deaths), `space` (what is known of
-//! an address space), `program` (ELF images and stacks), `exec` (giving a process its program), `files` (file operations
+//! an address space), `program` (ELF images and stacks), `exec` (giving a process its program), `loan` (what stubs answer about the file that was used last), `ahead` (and about the names that come next), `files` (file operations
 //! from outside).
 //!
 //! Exactly one thread receives on each listener; a call that has to wait leaves it to that, and whoever is about to block
 //! it in host work passes the receiving on first ([`crate::context::Lead`]). Lock order: `Engine::threads` > `GuestThread::state`; both are released before a handler runs.
 
+mod ahead;
 mod channels;
 mod direct;
 mod enrol;
@@ -16,6 +17,7 @@ mod exec;
 mod files;
 #[cfg(test)]
 mod fuzz_tests;
+mod loan;
 mod park;
 mod patch;
 mod pool;
@@ -30,6 +32,7 @@ mod worker;
 
 pub use exec::{execute, Execution, MAXIMUM_STRING};
 pub use files::{Entry, OutsideFiles};
+pub(crate) use loan::Watch;
 pub use space::AddressSpace;
 pub(crate) use space::PlainCode;
 pub use spawn::{spawn, Spawn, SpawnError};
@@ -63,6 +66,7 @@ pub struct Engine {
     spinner: spin::Spinner,
     reaper: reaper::Reaper,
     channels: channels::Channels,
+    loans: loan::Loans,
     /// Host processes that nobody has any more and that are not dead yet.
     leaving: AtomicUsize,
     /// Guest memory that comes with a call is used, and results go with its answer.
@@ -108,6 +112,9 @@ pub(crate) struct GuestThread {
     /// Its memory is that of another process too (vfork(2)).
     borrows_memory: bool,
     pace: spin::Pace,
+    reading: loan::Reading,
+    listing: loan::Reading,
+    ahead: Mutex<ahead::Ahead>,
     after_waking: wake::AfterWaking,
     /// The call on data that is to ring the next time, so that a host descriptor can be given to its process.
     rings_for: AtomicU64,
@@ -206,6 +213,7 @@ impl Engine {
             spinner: spin::Spinner::new(),
             reaper,
             channels: channels::Channels::default(),
+            loans: loan::Loans::default(),
             leaving: AtomicUsize::new(0),
             marshalling: AtomicBool::new(true),
             parked: AtomicUsize::new(0),
@@ -229,6 +237,11 @@ impl Engine {
     /// No thread is parked from now on: as above.
     pub(crate) fn switch_parking_off(&self) {
         self.parks.store(false, Ordering::Relaxed);
+    }
+
+    /// Loans do not end with time from now on: as above.
+    pub(crate) fn loans_never_expire(&self) {
+        self.loans.never_expire();
     }
 
     /// Nobody spins from now on: where time on CPUs is limited, and for tests of how it is without.

@@ -13,7 +13,7 @@ use skerry_abi::signal::{Signal, SignalInfo, SignalSet, SignalStack};
 use skerry_platform::channel::Channel;
 use skerry_platform::engine::{NativeCall, NativeKind};
 use skerry_platform::layout::{
-    self, action, deferred, operation, request, CloneOrder, Frame, Operation, Reply, Request, CLONE_THREAD,
+    self, action, deferred, loan, operation, request, CloneOrder, Frame, Operation, Reply, Request, CLONE_THREAD,
 };
 use skerry_platform::listener::Notification;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -126,6 +126,8 @@ impl Engine {
         let mut context = Context::of_channel(task, lead, call, &thread.channel);
         let has_trapped_often = request.kind == request::SYSCALL | request::OFTEN_TRAPPED;
         let kind = request.kind & !request::OFTEN_TRAPPED;
+        let watch = self.loans.before(thread, &context, kind);
+        context.watch = Some(watch);
         if kind == request::SYSCALL {
             context.may_carry_operations = true;
             if request.marshalled != 0 {
@@ -142,7 +144,11 @@ impl Engine {
             }
         }
         let result = match kind {
-            request::SYSCALL => Some(syscall::dispatch(&mut context)),
+            request::SYSCALL => {
+                let result = syscall::dispatch(&mut context);
+                self.loans.behind(watch);
+                Some(result)
+            }
             request::KICKED => {
                 thread.state.lock().frame = None;
                 signal::look_again(task);
@@ -248,11 +254,17 @@ impl Engine {
     }
 
     /// The call returns `value`, after what is to be done for direct descriptors.
-    fn value_reply(&self, thread: &GuestThread, context: &mut Context, value: i64) -> Reply {
+    fn value_reply(&self, thread: &Arc<GuestThread>, context: &mut Context, value: i64) -> Reply {
         let operations = self.direct_operations(thread, context, value);
         if operations.is_empty() {
             let results = context.take_results(|results| thread.channel.put_results(results));
-            let entry = if may_defer(thread, context) { deferred::GRANTED } else { 0 };
+            let entry = if may_defer(thread, context) {
+                deferred::GRANTED
+            } else if self.lend(thread, context, value, results) {
+                loan::LENT
+            } else {
+                0
+            };
             return Reply { action: action::RETURN, value, results: results as u32, entry, ..Reply::default() };
         }
         // What has become unwritable since the call began is the caller's own doing.

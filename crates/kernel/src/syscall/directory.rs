@@ -1,5 +1,6 @@
 //! getdents(2).
 
+use crate::fs::file::OpenFile;
 use crate::fs::inode::DirectoryEntry;
 use crate::syscall::UserAddress;
 use crate::{Context, Errno, Result};
@@ -49,15 +50,50 @@ fn list(context: &Context, fd: i32, buffer: UserAddress, count: u64, header: usi
 
 /// `struct linux_dirent64`: ino, off, reclen, type, name.
 pub fn getdents64(context: &mut Context, fd: i32, buffer: UserAddress, count: u64) -> Result<u64> {
-    list(context, fd, buffer, count, 20, |listing, entry, length| {
-        let end = listing.len() + length;
-        listing.extend_from_slice(&entry.inode.to_le_bytes());
-        listing.extend_from_slice(&entry.next_cursor.to_le_bytes());
-        listing.extend_from_slice(&(length as u16).to_le_bytes());
-        listing.push(entry.kind.directory_entry_type());
-        listing.extend_from_slice(entry.name);
-        listing.resize(end, 0);
-    })
+    list(context, fd, buffer, count, HEADER_64, lay_out_64)
+}
+
+const HEADER_64: usize = 20;
+
+fn lay_out_64(listing: &mut Vec<u8>, entry: &DirectoryEntry, length: usize) {
+    let end = listing.len() + length;
+    listing.extend_from_slice(&entry.inode.to_le_bytes());
+    listing.extend_from_slice(&entry.next_cursor.to_le_bytes());
+    listing.extend_from_slice(&(length as u16).to_le_bytes());
+    listing.push(entry.kind.directory_entry_type());
+    listing.extend_from_slice(entry.name);
+    listing.resize(end, 0);
+}
+
+/// What getdents64(2) would give from where `file` stands, if that is all of it and fits into `limit`.
+pub(crate) fn rest_of(file: &OpenFile, limit: usize) -> Option<Vec<u8>> {
+    let position = file.position.lock();
+    let mut listing = Vec::new();
+    let mut fits = true;
+    let read = file.operations.read_directory(position.get(), &mut |entry| {
+        let length = record_length(HEADER_64, entry.name);
+        fits = listing.len() + length <= limit;
+        if fits {
+            lay_out_64(&mut listing, entry, length);
+        }
+        fits
+    });
+    (read.is_ok() && fits).then_some(listing)
+}
+
+/// The cursor behind the entries of `listing` that end at `end`; `None` where none ends there.
+pub(crate) fn cursor_at(listing: &[u8], end: usize) -> Option<u64> {
+    let mut start = 0;
+    loop {
+        let length = usize::from(u16::from_le_bytes(listing.get(start + 16..start + 18)?.try_into().ok()?));
+        if start + length == end {
+            return Some(u64::from_le_bytes(listing[start + 8..start + 16].try_into().ok()?));
+        }
+        if length == 0 || start + length > end {
+            return None;
+        }
+        start += length;
+    }
 }
 
 /// `struct linux_dirent`: ino, off, reclen, name, and the type in the last byte.

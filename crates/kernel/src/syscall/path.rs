@@ -47,6 +47,7 @@ fn install(context: &Context, file: Arc<OpenFile>, flags: u32) -> Result<i32> {
 pub fn openat(context: &mut Context, dirfd: i32, path: UserAddress, flags: u32, mode: u32) -> Result<i32> {
     let path = context.read_path(path.0)?;
     let file = open::open(context, dirfd, &path, OpenHow::from_open(flags, mode))?;
+    context.seen = file.path.clone().map(|place| (dirfd, path, place));
     install(context, file, flags)
 }
 
@@ -116,7 +117,10 @@ pub fn newfstatat(context: &mut Context, dirfd: i32, path: UserAddress, buffer: 
         return Err(Errno::EINVAL);
     }
     let path = read_path_or_empty(context, path, flags)?;
-    let (metadata, _) = metadata_at(context, dirfd, &path, flags)?;
+    let (metadata, place) = metadata_at(context, dirfd, &path, flags)?;
+    if flags == linux::AT_SYMLINK_NOFOLLOW {
+        context.seen = place.map(|place| (dirfd, path, place));
+    }
     context.write(buffer.0, &metadata.stat())
 }
 

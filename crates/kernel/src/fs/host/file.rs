@@ -1,7 +1,7 @@
 //! Open files and directories of a host tree.
 
 use super::{host_error, status_of, Access, HostInode};
-use crate::fs::file::{FileOperations, HostDescription, MappingRequest, OpenFile, Sharing, StatusFlags};
+use crate::fs::file::{AtRest, FileOperations, HostDescription, MappingRequest, OpenFile, Sharing, StatusFlags};
 use crate::fs::inode::{DirectoryEntry, FileType, Metadata};
 use crate::{Errno, Result};
 use parking_lot::Mutex;
@@ -117,6 +117,25 @@ impl FileOperations for HostRegularFile {
     fn direct_write_end(&self, flags: StatusFlags) -> Option<u64> {
         // What must be on the disk before the call returns is written by the sentry.
         (!flags.intersects(StatusFlags::SYNC | StatusFlags::DSYNC)).then_some(u64::MAX)
+    }
+
+    fn at_rest(&self, limit: usize) -> Option<AtRest> {
+        let tree = self.inode.tree();
+        if tree.access() != Access::ReadOnly || self.access != OFlags::RDONLY {
+            return None;
+        }
+        let mut data = Vec::new();
+        if limit != 0 {
+            data.reserve_exact(limit);
+            rustix::io::pread(&*self.descriptor, rustix::buffer::spare_capacity(&mut data), 0).ok()?;
+        }
+        // Behind that: reading moves the time of access.
+        let status = rustix::fs::fstat(&*self.descriptor).ok()?;
+        if !tree.keeps_time(&self.descriptor, status.st_dev) {
+            return None;
+        }
+        let metadata = self.inode.status_of(&status).ok()?.metadata(tree.ids);
+        Some(AtRest { metadata, data, shows_reading: false })
     }
 
     fn unchanging_descriptor(&self) -> Option<Arc<OwnedFd>> {

@@ -219,8 +219,11 @@ impl HostInode {
 
     /// By a descriptor of this very file.
     pub(super) fn status_by(&self, descriptor: &OwnedFd) -> Result<HostStatus> {
-        let status = rustix::fs::fstat(descriptor).map_err(host_error)?;
-        HostStatus::of(&status, self.created)
+        self.status_of(&rustix::fs::fstat(descriptor).map_err(host_error)?)
+    }
+
+    pub(super) fn status_of(&self, status: &rustix::fs::Stat) -> Result<HostStatus> {
+        HostStatus::of(status, self.created)
     }
 
     /// A descriptor to read that is kept, if the file has not changed since it was opened: not its permissions either.
@@ -375,6 +378,10 @@ impl Inode for HostInode {
         } else {
             Belief::AsDirectory
         }
+    }
+
+    fn is_at_rest(&self) -> bool {
+        self.tree.access == Access::ReadOnly
     }
 
     fn known_list(&self) -> Option<Arc<NameList>> {

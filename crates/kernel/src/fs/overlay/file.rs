@@ -1,7 +1,7 @@
 //! An open regular file of an overlay.
 
 use super::OverlayInode;
-use crate::fs::file::{FileOperations, MappingRequest, OpenFile, StatusFlags};
+use crate::fs::file::{AtRest, FileOperations, MappingRequest, OpenFile, StatusFlags};
 use crate::fs::inode::Metadata;
 use crate::Result;
 use parking_lot::RwLock;
@@ -91,6 +91,17 @@ impl FileOperations for OverlayFile {
 
     fn underlying(&self) -> Option<Result<Arc<dyn FileOperations>>> {
         Some(self.real())
+    }
+
+    fn at_rest(&self, limit: usize) -> Option<AtRest> {
+        let rest = self.real().ok()?.at_rest(limit)?;
+        Some(AtRest { metadata: self.inode.shown(rest.metadata), ..rest })
+    }
+
+    fn was_read(&self, file: &OpenFile) {
+        if let Ok(real) = self.real() {
+            real.was_read(file);
+        }
     }
 
     fn unchanging_descriptor(&self) -> Option<Arc<OwnedFd>> {

@@ -389,6 +389,10 @@ impl Inode for OverlayInode {
         }
     }
 
+    fn is_at_rest(&self) -> bool {
+        self.parts.read().top().is_ok_and(|part| part.is_at_rest())
+    }
+
     fn identity(&self) -> Result<(Device, u64)> {
         Ok((self.overlay.device, self.number))
     }

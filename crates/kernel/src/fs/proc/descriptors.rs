@@ -66,7 +66,7 @@ impl Node for DescriptorDirectory {
     fn attributes(&self) -> Result<Attributes> {
         // The directory is for its owner; a process may always look at its own, but that is what its owner is.
         let attributes = Attributes::new(self.kind.first_inode(&self.view), FileType::Directory, 0o500);
-        let count = self.view.task.as_ref().map_or(0, |task| task.files().descriptors().len());
+        let count = self.view.files().map_or(0, |files| files.descriptors().len());
         Ok(Attributes { size: count as u64, ..attributes.owned_by(self.view.owner()) })
     }
 
@@ -75,7 +75,7 @@ impl Node for DescriptorDirectory {
             b"0" => 0,
             _ => super::parse_id(name).ok_or(Errno::ENOENT)?,
         };
-        self.view.task()?.files().get(fd).map_err(|_| Errno::ENOENT)?;
+        self.view.files()?.get(fd).map_err(|_| Errno::ENOENT)?;
         Ok(Arc::new(Descriptor { view: self.view.clone(), kind: self.kind, fd }))
     }
 
@@ -84,8 +84,8 @@ impl Node for DescriptorDirectory {
         let entry =
             |fd: i32| Entry { name: fd.to_string().into_bytes(), inode: first + 1 + fd as u64, kind: self.kind.item_kind() };
         // A process without threads has nothing open.
-        let Some(task) = &self.view.task else { return Ok(Vec::new()) };
-        Ok(task.files().descriptors().into_iter().map(entry).collect())
+        let Ok(files) = self.view.files() else { return Ok(Vec::new()) };
+        Ok(files.descriptors().into_iter().map(entry).collect())
     }
 }
 
@@ -98,7 +98,7 @@ struct Descriptor {
 
 impl Descriptor {
     fn file(&self) -> Result<Arc<OpenFile>> {
-        self.view.task().and_then(|task| task.files().get(self.fd)).map_err(|_| Errno::ENOENT)
+        self.view.files().and_then(|files| files.get(self.fd)).map_err(|_| Errno::ENOENT)
     }
 }
 
@@ -166,7 +166,7 @@ impl Node for Descriptor {
 
 /// proc_pid_fdinfo(5).
 fn information(view: &View, fd: i32) -> Result<Vec<u8>> {
-    let files = view.task()?.files();
+    let files = view.files()?;
     let file = files.get(fd).map_err(|_| Errno::ENOENT)?;
     let mut flags = file.flags().bits();
     if files.close_on_exec(fd).unwrap_or(false) {

@@ -272,6 +272,7 @@ pub(super) fn add(tree: &mut Tree) {
     tree.add_file("sys/kernel/random/boot_id", |kernel| Ok(line(kernel.settings.boot_id.get_or_init(random_uuid))));
     tree.add_file("sys/fs/file-max", |_| Ok(line(i64::MAX)));
     tree.add_file("sys/fs/file-nr", |kernel| {
+        kernel.take_loans_back();
         let open: usize = kernel
             .pids
             .processes()

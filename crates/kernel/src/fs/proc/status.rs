@@ -127,7 +127,7 @@ pub(super) fn status(view: &View, reader: &Arc<Task>) -> Result<Vec<u8>> {
     let c = &credentials;
     let _ = writeln!(rest, "Uid:\t{}\t{}\t{}\t{}", c.ruid, c.euid, c.suid, c.fsuid);
     let _ = writeln!(rest, "Gid:\t{}\t{}\t{}\t{}", c.rgid, c.egid, c.sgid, c.fsgid);
-    let descriptors = view.task.as_ref().and_then(|task| task.files().descriptors().last().copied()).unwrap_or(0);
+    let descriptors = view.files().ok().and_then(|files| files.descriptors().last().copied()).unwrap_or(0);
     // Linux's tables grow from 64 by doubling, with 256 the smallest that a shell's children have.
     let _ = writeln!(rest, "FDSize:\t{}", (descriptors as u64 + 1).next_power_of_two().max(64));
     let groups: String = credentials.groups.iter().map(|gid| format!("{gid} ")).collect();

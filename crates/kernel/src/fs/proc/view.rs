@@ -1,5 +1,6 @@
 //! Whom a file below /proc/PID is about, and who may read it.
 
+use crate::fs::fd_table::FdTable;
 use crate::signal::StopState;
 use crate::task::credentials::CAP_SYS_PTRACE;
 use crate::task::{Credentials, Process, Task};
@@ -51,6 +52,13 @@ impl View {
     /// ESRCH for a process that has no thread: it has ended, or is pid 1.
     pub fn task(&self) -> Result<&Arc<Task>> {
         self.task.as_ref().ok_or(Errno::ESRCH)
+    }
+
+    /// Its descriptors, as they are now. ESRCH as above.
+    pub fn files(&self) -> Result<Arc<FdTable>> {
+        let files = self.task()?.files();
+        self.kernel.take_loans_back();
+        Ok(files)
     }
 
     pub fn memory(&self) -> Result<Arc<GuestMemory>> {

@@ -176,6 +176,14 @@ impl Content {
         }
     }
 
+    /// All of it, where no process can have it in its own memory or behind a descriptor of its own.
+    pub fn own_bytes(&self) -> Option<&[u8]> {
+        match &self.storage {
+            Storage::Heap(bytes) => Some(bytes),
+            Storage::Memfd { .. } => None,
+        }
+    }
+
     pub fn write(&mut self, buffer: &[u8], offset: u64) -> Result<usize> {
         let end = offset.checked_add(buffer.len() as u64).filter(|&end| end <= i64::MAX as u64).ok_or(Errno::EFBIG)?;
         if buffer.is_empty() {

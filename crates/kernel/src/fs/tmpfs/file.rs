@@ -1,7 +1,7 @@
 //! An open regular file in memory.
 
 use super::TmpfsInode;
-use crate::fs::file::{FileOperations, HostDescription, MappingRequest, OpenFile, StatusFlags};
+use crate::fs::file::{AtRest, FileOperations, HostDescription, MappingRequest, OpenFile, StatusFlags};
 use crate::fs::inode::{Inode, Metadata};
 use crate::Result;
 use std::any::Any;
@@ -95,6 +95,20 @@ impl FileOperations for TmpfsFile {
             self.inode.content()?.write().write_at_offset_of(descriptor, flags.contains(StatusFlags::APPEND), buffer)?;
         self.inode.modified();
         Ok(count)
+    }
+
+    fn at_rest(&self, limit: usize) -> Option<AtRest> {
+        let content = self.inode.content().ok()?.read();
+        let data = content.own_bytes()?;
+        let data = data[..data.len().min(limit)].to_vec();
+        drop(content);
+        Some(AtRest { metadata: self.inode.metadata().ok()?, data, shows_reading: true })
+    }
+
+    fn was_read(&self, file: &OpenFile) {
+        if !file.flags().contains(StatusFlags::NOATIME) {
+            self.inode.accessed();
+        }
     }
 
     fn as_any(&self) -> &dyn Any {

@@ -302,6 +302,15 @@ impl TmpfsInode {
 }
 
 impl Inode for TmpfsInode {
+    fn is_at_rest(&self) -> bool {
+        match &self.body {
+            Body::Regular(content) => content.read().own_bytes().is_some(),
+            Body::Directory(_) | Body::Symlink(_) => true,
+            // What goes through a FIFO shows.
+            _ => false,
+        }
+    }
+
     fn metadata(&self) -> Result<Metadata> {
         let ContentStatus { size, blocks, times } = match &self.body {
             Body::Regular(content) => content.read().status()?,

@@ -1,0 +1,460 @@
+//! Files that are lent to threads: what a stub may answer by itself about the file that its last call was about (ADR 26).
+//!
+//! A loan begins with the answer to a call, when nobody can change the file behind the sentry's back, and no other
+//! descriptor stands for the open file. It is taken back before the thread's next request is served, whatever that is,
+//! before any call of those who share its descriptors, and around any call of others that could change a file or look
+//! at what they have open ([`only_looks`]). Taking it back is one exchange of a word in the channel, and then what the stub has
+//! done is done here: the file's position is set, the descriptor closed. So nobody can tell that it was not a call.
+//!
+//! What the thread says is believed as far as it could have called: where its own file stands, that its own descriptor is
+//! closed. Lock order: `Loans::list` is outside of descriptor tables and files.
+
+use super::{ahead, Engine, GuestThread};
+use crate::context::Context;
+use crate::fs::close::closed;
+use crate::fs::direct::is_watched;
+use crate::fs::fd_table::FdTable;
+use crate::fs::file::{AtRest, OpenFile, StatusFlags};
+use crate::fs::inode::{FileType, Metadata};
+use crate::syscall::directory::{cursor_at, rest_of};
+use crate::task::Process;
+use parking_lot::Mutex;
+use skerry_abi::raw::general as linux;
+use skerry_platform::channel::{Lent, Returned};
+use skerry_platform::layout::{loan, request};
+use skerry_platform::processor::ticks;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
+use zerocopy::IntoBytes;
+
+/// For so many ticks of the processor's clock a stub believes what it was told: about a millisecond. It bounds how old an
+/// answer can be where the host's own processes change a file.
+const LIFE: u64 = 2_500_000;
+/// Of a file that does not fit into the channel only this much goes along: what is looked at first, or one block of stdio(3).
+const HEAD: usize = 4096;
+/// From [`Reading`] of this on data goes along.
+const READS: u32 = 2;
+const MOST_READS: u32 = 3;
+
+/// All loans of a sandbox.
+#[derive(Default)]
+pub(super) struct Loans {
+    /// Length of the list, so that nothing is locked where there is none.
+    count: AtomicUsize,
+    list: Mutex<Vec<Loan>>,
+    numbers: AtomicU32,
+    /// Moved on before and behind each call that could change a file.
+    changes: AtomicU64,
+    /// They stand for good (a test wants to see that nothing in the sandbox leans on time).
+    for_good: AtomicBool,
+}
+
+/// It keeps nothing alive: who lets go of a table last closes what is in it.
+struct Loan {
+    thread: Weak<GuestThread>,
+    number: u16,
+    files: Weak<FdTable>,
+    process: Weak<Process>,
+    fd: i32,
+    file: Weak<OpenFile>,
+    position: u32,
+    /// Data could go along: whether that was of use tells whether it is to the next time.
+    predicts: bool,
+    /// Of a directory: its entries, as they lie in the channel.
+    listing: Option<Vec<u8>>,
+}
+
+/// What is laid into the channel of a file.
+struct Snapshot {
+    metadata: Metadata,
+    data: Vec<u8>,
+    size: u64,
+    position: u32,
+    flags: u32,
+}
+
+/// Whether a thread reads the files that it opens, from its last ones.
+pub(super) struct Reading(AtomicU32);
+
+impl Default for Reading {
+    fn default() -> Reading {
+        Reading(AtomicU32::new(READS))
+    }
+}
+
+impl Reading {
+    fn is_usual(&self) -> bool {
+        self.0.load(Ordering::Relaxed) >= READS
+    }
+
+    fn note(&self, has_read: bool) {
+        let count = self.0.load(Ordering::Relaxed);
+        self.0.store(if has_read { (count + 1).min(MOST_READS) } else { count.saturating_sub(1) }, Ordering::Relaxed);
+    }
+}
+
+/// What a call may do to others' loans; from [`Loans::before`] to [`Loans::behind`].
+#[derive(Clone, Copy)]
+pub(crate) struct Watch {
+    only_looks: bool,
+    /// [`Loans::changes`] when the call began.
+    changes: u64,
+}
+
+impl Loans {
+    /// A request of `thread` begins.
+    pub fn before(&self, thread: &Arc<GuestThread>, context: &Context, kind: u32) -> Watch {
+        let is_call = kind == request::SYSCALL;
+        let only_looks = if is_call { only_looks(context) } else { kind != request::NATIVE_DONE };
+        if !only_looks {
+            self.changes.fetch_add(1, Ordering::SeqCst);
+        }
+        if self.count.load(Ordering::SeqCst) != 0 {
+            let files = context.task.files();
+            let reads = matches!(
+                context.call.number as u32,
+                linux::__NR_read | linux::__NR_pread64 | linux::__NR_readv | linux::__NR_getdents64
+            );
+            let reads_now = |fd: i32| is_call && reads && context.call.arguments[0] as i32 == fd;
+            self.take_back(|loan| !only_looks || is(&loan.thread, thread) || is(&loan.files, &files), reads_now);
+        }
+        Watch { only_looks, changes: self.changes.load(Ordering::SeqCst) }
+    }
+
+    /// From now on the processor's time ends none.
+    pub fn never_expire(&self) {
+        self.for_good.store(true, Ordering::Relaxed);
+    }
+
+    fn until(&self) -> u64 {
+        let life = if self.for_good.load(Ordering::Relaxed) { u64::MAX >> 2 } else { LIFE };
+        ticks().wrapping_add(life)
+    }
+
+    /// The call has had its effect.
+    pub fn behind(&self, watch: Watch) {
+        if !watch.only_looks {
+            self.changed();
+        }
+    }
+
+    /// Somebody has changed what files there are, or is about to look at what others have open.
+    pub fn changed(&self) {
+        self.changes.fetch_add(1, Ordering::SeqCst);
+        if self.count.load(Ordering::SeqCst) != 0 {
+            self.take_back(|_| true, |_| false);
+        }
+    }
+
+    fn take_back(&self, which: impl Fn(&Loan) -> bool, reads_now: impl Fn(i32) -> bool) {
+        // With the lock held, so that who comes behind sees all of it.
+        let mut list = self.list.lock();
+        let mut index = 0;
+        while index < list.len() {
+            if which(&list[index]) {
+                let loan = list.swap_remove(index);
+                let Some(thread) = loan.thread.upgrade() else { continue };
+                let was_read = loan.end(&thread);
+                if loan.predicts {
+                    let reading = if loan.listing.is_some() { &thread.listing } else { &thread.reading };
+                    reading.note(was_read || reads_now(loan.fd));
+                }
+            } else {
+                index += 1;
+            }
+        }
+        self.count.store(list.len(), Ordering::SeqCst);
+    }
+}
+
+impl Loan {
+    /// What the stub has done is done here. True: it has read.
+    fn end(&self, thread: &GuestThread) -> bool {
+        let Some(Returned { position, was_read, is_closed }) = thread.channel.take_loan_back(self.number) else {
+            return false;
+        };
+        let Some(file) = self.file.upgrade() else { return false };
+        if was_read {
+            file.operations.was_read(&file);
+        }
+        if position != self.position {
+            let position = match &self.listing {
+                // It cannot stand within an entry.
+                Some(listing) => cursor_at(listing, position as usize),
+                None => Some(position.into()),
+            };
+            let _ = position.map(|position| file.position.lock().set(position));
+        }
+        let (Some(files), Some(process)) = (self.files.upgrade(), self.process.upgrade()) else { return was_read };
+        if is_closed && files.get(self.fd).is_ok_and(|present| Arc::ptr_eq(&present, &file)) {
+            if let Ok(removed) = files.remove(self.fd) {
+                // So that it is the last one, if it is.
+                drop(file);
+                closed(&process, removed);
+            }
+        }
+        was_read
+    }
+}
+
+impl Engine {
+    /// Lends the thread what its call was about, if that can be: a file, the names that it will look at next. Its answer is to
+    /// say so. The first `results` bytes of the channel's area are in use.
+    pub(super) fn lend(&self, thread: &Arc<GuestThread>, context: &Context, value: i64, results: usize) -> bool {
+        let Some(watch) = context.watch.filter(|watch| watch.only_looks && value >= 0) else { return false };
+        let Some(subject) = Subject::of(context, value).filter(|_| may_lend(thread, context)) else { return false };
+        let start = results.next_multiple_of(8);
+        let Some(room) = loan::DATA.checked_sub(start) else { return false };
+        let opens = ahead::looks(context.call.number);
+        let names = match (&context.seen, opens) {
+            (Some(seen), Some(opens)) => thread.ahead.lock().look(context, seen, opens, room),
+            _ => None,
+        }
+        .unwrap_or_default();
+        let files = context.task.files();
+        let room = room - names.records.len();
+        let file = match subject {
+            Subject::File(fd) => file_to_lend(thread, context, &files, fd, room),
+            Subject::Name => None,
+        };
+        if file.is_none() && names.count == 0 {
+            return false;
+        }
+        let (fd, mut lent, status, data, file, predicts) = file.unwrap_or_else(nothing_but_names);
+        lent.until = self.loans.until();
+        let mut list = self.loans.list.lock();
+        // A call that may change files has begun meanwhile, or has ended.
+        if self.loans.changes.load(Ordering::SeqCst) != watch.changes {
+            return false;
+        }
+        let number = self.loans.numbers.fetch_add(1, Ordering::Relaxed) as u16;
+        thread.channel.lend(number, &lent, &status, start, &data, &names);
+        list.push(Loan {
+            thread: Arc::downgrade(thread),
+            number,
+            files: Arc::downgrade(&files),
+            process: Arc::downgrade(context.process()),
+            fd,
+            file,
+            position: lent.position,
+            predicts,
+            listing: (lent.flags & loan::DIRECTORY != 0).then_some(data),
+        });
+        self.loans.count.store(list.len(), Ordering::SeqCst);
+        true
+    }
+
+    /// What threads have done with files that were lent to them is done, for somebody who looks at others' descriptors, or
+    /// changes files without a call.
+    pub(crate) fn take_loans_back(&self) {
+        self.loans.changed();
+    }
+}
+
+fn is<T>(one: &Weak<T>, other: &Arc<T>) -> bool {
+    std::ptr::eq(one.as_ptr(), Arc::as_ptr(other))
+}
+
+/// What a call was about.
+enum Subject {
+    File(i32),
+    /// A name alone.
+    Name,
+}
+
+impl Subject {
+    fn of(context: &Context, value: i64) -> Option<Subject> {
+        let arguments = context.call.arguments;
+        let fd = match context.call.number as u32 {
+            linux::__NR_open | linux::__NR_openat => value as i32,
+            linux::__NR_read | linux::__NR_fstat | linux::__NR_lseek | linux::__NR_getdents64 => arguments[0] as i32,
+            linux::__NR_newfstatat if arguments[3] as u32 & linux::AT_EMPTY_PATH != 0 => arguments[0] as i32,
+            linux::__NR_fcntl if matches!(arguments[1] as u32, linux::F_DUPFD | linux::F_DUPFD_CLOEXEC) => arguments[0] as i32,
+            linux::__NR_newfstatat | linux::__NR_lstat if context.seen.is_some() => return Some(Subject::Name),
+            _ => return None,
+        };
+        Some(Subject::File(fd))
+    }
+}
+
+/// The descriptor, what is said of the file, and whether its data could go along.
+type ToLend = (i32, Lent, [u8; loan::STATUS], Vec<u8>, Weak<OpenFile>, bool);
+
+fn nothing_but_names() -> ToLend {
+    let lent = Lent { descriptor: loan::NONE, position: 0, size: 0, until: 0, flags: 0, status_flags: 0, descriptor_flags: 0 };
+    (-1, lent, [0; loan::STATUS], Vec::new(), Weak::new(), false)
+}
+
+fn file_to_lend(thread: &GuestThread, context: &Context, files: &FdTable, fd: i32, room: usize) -> Option<ToLend> {
+    let kernel = context.kernel();
+    let file = files.get(fd).ok()?;
+    let flags = file.flags();
+    // All are this table's, but ours: nobody else moves its position.
+    if Arc::strong_count(&file) != files.count_of(&file) + 1
+        || flags.intersects(StatusFlags::WRONLY | StatusFlags::RDWR | StatusFlags::PATH | StatusFlags::DIRECT)
+        || file.position.handed_over().is_some()
+        || !file.is_plain()
+    {
+        return None;
+    }
+    let path = file.path.as_ref()?;
+    let opens = matches!(context.call.number as u32, linux::__NR_open | linux::__NR_openat);
+    let (snapshot, predicts) = match path.inode().kind() {
+        FileType::Regular => (of_regular(&file, if opens && thread.reading.is_usual() { room } else { 0 })?, opens),
+        FileType::Directory => (of_directory(&file, if thread.listing.is_usual() { room } else { 0 })?, true),
+        _ => return None,
+    };
+    if kernel.locks.is_locked(path.inode()) || is_watched(&kernel.watches, &file) {
+        return None;
+    }
+    let Snapshot { metadata, data, size, position, flags: kind } = snapshot;
+    let status: [u8; loan::STATUS] = metadata.stat().as_bytes().try_into().ok()?;
+    let lent = Lent {
+        descriptor: fd as u32,
+        position,
+        size,
+        until: 0,
+        flags: kind,
+        status_flags: flags.bits(),
+        descriptor_flags: files.close_on_exec(fd).ok()?.into(),
+    };
+    Some((fd, lent, status, data, Arc::downgrade(&file), predicts))
+}
+
+fn of_regular(file: &OpenFile, room: usize) -> Option<Snapshot> {
+    let position = u32::try_from(file.position.lock().get()).ok().filter(|at| u64::from(*at) <= loan::POSITION)?;
+    let AtRest { metadata, mut data, shows_reading } = file.operations.at_rest(room)?;
+    let size = metadata.size;
+    if size > data.len() as u64 {
+        data.truncate(HEAD);
+    }
+    data.truncate(size as usize);
+    Some(Snapshot { metadata, data, size, position, flags: if shows_reading { loan::SHOWS_READING } else { 0 } })
+}
+
+fn of_directory(file: &OpenFile, room: usize) -> Option<Snapshot> {
+    let path = file.path.as_ref()?;
+    if path.inode().file_system().is_volatile() || path.dentry.is_unlinked() {
+        return None;
+    }
+    let listing = if room == 0 { None } else { rest_of(file, room) };
+    // Without one it is of a size that nothing has.
+    let (data, size) = listing.map_or((Vec::new(), u64::MAX), |listing| {
+        let size = listing.len() as u64;
+        (listing, size)
+    });
+    Some(Snapshot { metadata: file.metadata().ok()?, data, size, position: 0, flags: loan::DIRECTORY })
+}
+
+/// As for direct descriptors: not where every call is to be seen, nor in memory that is another process's.
+fn may_lend(thread: &GuestThread, context: &Context) -> bool {
+    context.kernel().lending.load(Ordering::Relaxed)
+        && !context.kernel().trace
+        && thread.space.owner == thread.process.pid
+        && context.task.seccomp.read().is_none()
+        && !context.task.traced.load(Ordering::Relaxed)
+}
+
+/// Whether a call neither changes a file nor shows what others have open, whoever made it. What is not known here does.
+fn only_looks(context: &Context) -> bool {
+    let arguments = context.call.arguments;
+    match context.call.number as u32 {
+        linux::__NR_open => opens_to_look(arguments[1]),
+        linux::__NR_openat => opens_to_look(arguments[2]),
+        // A shared mapping of a file may be written.
+        linux::__NR_mmap => arguments[3] & 1 == 0 || arguments[4] as i32 == -1,
+        linux::__NR_write | linux::__NR_writev | linux::__NR_ioctl => is_no_file(context, arguments[0] as i32),
+        linux::__NR_fcntl => matches!(
+            arguments[1] as u32,
+            linux::F_DUPFD | linux::F_DUPFD_CLOEXEC | linux::F_GETFD | linux::F_SETFD | linux::F_GETFL
+        ),
+        number => LOOKS.contains(&number),
+    }
+}
+
+fn opens_to_look(flags: u64) -> bool {
+    /// O_TMPFILE's own bit.
+    const TMPFILE: u32 = 0o20000000;
+    let flags = flags as u32;
+    flags & (linux::O_CREAT | linux::O_TRUNC | TMPFILE) == 0 && flags & linux::O_ACCMODE == linux::O_RDONLY
+}
+
+/// A pipe, a socket, a terminal: what is written there is in no file.
+fn is_no_file(context: &Context, fd: i32) -> bool {
+    context.task.files().get(fd).is_ok_and(|file| match &file.path {
+        None => !file.operations.is_seekable(),
+        Some(path) => matches!(path.inode().kind(), FileType::Fifo | FileType::Socket | FileType::CharacterDevice),
+    })
+}
+
+const LOOKS: [u32; 69] = [
+    linux::__NR_read,
+    linux::__NR_readv,
+    linux::__NR_pread64,
+    linux::__NR_preadv,
+    linux::__NR_lseek,
+    linux::__NR_close,
+    linux::__NR_dup,
+    linux::__NR_dup2,
+    linux::__NR_dup3,
+    linux::__NR_stat,
+    linux::__NR_fstat,
+    linux::__NR_lstat,
+    linux::__NR_newfstatat,
+    linux::__NR_statx,
+    linux::__NR_access,
+    linux::__NR_faccessat,
+    linux::__NR_faccessat2,
+    linux::__NR_readlink,
+    linux::__NR_readlinkat,
+    linux::__NR_getdents,
+    linux::__NR_getdents64,
+    linux::__NR_getcwd,
+    linux::__NR_umask,
+    linux::__NR_fadvise64,
+    linux::__NR_pipe,
+    linux::__NR_pipe2,
+    linux::__NR_poll,
+    linux::__NR_ppoll,
+    linux::__NR_select,
+    linux::__NR_pselect6,
+    linux::__NR_epoll_create1,
+    linux::__NR_epoll_ctl,
+    linux::__NR_epoll_wait,
+    linux::__NR_epoll_pwait,
+    linux::__NR_socket,
+    linux::__NR_socketpair,
+    linux::__NR_connect,
+    linux::__NR_accept,
+    linux::__NR_accept4,
+    linux::__NR_sendto,
+    linux::__NR_recvfrom,
+    linux::__NR_sendmsg,
+    linux::__NR_recvmsg,
+    linux::__NR_getsockopt,
+    linux::__NR_setsockopt,
+    linux::__NR_munmap,
+    linux::__NR_mprotect,
+    linux::__NR_brk,
+    linux::__NR_clone,
+    linux::__NR_fork,
+    linux::__NR_vfork,
+    linux::__NR_wait4,
+    linux::__NR_waitid,
+    linux::__NR_getpid,
+    linux::__NR_getppid,
+    linux::__NR_gettid,
+    linux::__NR_getuid,
+    linux::__NR_geteuid,
+    linux::__NR_prlimit64,
+    linux::__NR_nanosleep,
+    linux::__NR_clock_nanosleep,
+    linux::__NR_clock_gettime,
+    linux::__NR_futex,
+    linux::__NR_rt_sigaction,
+    linux::__NR_rt_sigprocmask,
+    linux::__NR_rt_sigsuspend,
+    linux::__NR_set_robust_list,
+    linux::__NR_uname,
+    linux::__NR_execve,
+];

@@ -1,0 +1,255 @@
+//! Calls on a file that the sentry has lent: the one that the thread's last request opened, or was about.
+//!
+//! Programs mostly do several things with a file in a row: open it, ask what it is, read it, close it. With the answer to
+//! the first one come the file's attributes, and its data (a directory's entries) where it is small; as long as the thread asks the sentry nothing
+//! else, calls on the descriptor are answered from that. What they change (the position, that it is closed) is one word in
+//! the channel, which the sentry takes back before it serves the thread's next request, or any call of others that could
+//! make a difference. Then the word's bits are not what they were, and nothing is answered here.
+//!
+//! Nothing here is a wall: a program that writes other things there harms its own view of its own file.
+
+use crate::host::{self, number};
+use crate::layout::loan::{name_size, CLOSED, DIRECTORY, LONGEST_NAME, NAME, POSITION, READ, SHOWS_READING, STATUS, VALID};
+use crate::layout::marshal::AREA;
+use crate::layout::Loan;
+use crate::thread::ThreadBlock;
+use core::sync::atomic::{AtomicU64, Ordering};
+
+const ENOTTY: i64 = -25;
+const AT_EMPTY_PATH: u64 = 0x1000;
+const AT_SYMLINK_NOFOLLOW: u64 = 0x100;
+const AT_FDCWD: u64 = 0xffff_ff9c;
+const SEEK_SET: u64 = 0;
+const SEEK_CUR: u64 = 1;
+const SEEK_END: u64 = 2;
+const F_GETFD: u64 = 1;
+const F_SETFD: u64 = 2;
+const F_GETFL: u64 = 3;
+/// In a `struct linux_dirent64`: where its length is, and how long it is at the least.
+const RECORD_LENGTH: u64 = 16;
+const RECORD: u64 = 24;
+/// Requests of ioctl(2) that only terminals know (TCGETS, TIOCGWINSZ): how programs ask whether a file is one.
+const TERMINAL_REQUESTS: [u64; 2] = [0x5401, 0x5413];
+/// No call transfers more.
+const MOST: u64 = 0x7fff_f000;
+/// Addresses from here on may end beyond the guest's half of them.
+const HIGHEST: u64 = 0x7fff_0000_0000;
+
+/// The result of a call on the file that is lent, if it is known.
+#[inline(always)]
+pub fn try_loan(thread: &mut ThreadBlock, call_number: u64, arguments: &[u64; 6]) -> Option<i64> {
+    if thread.has_loan == 0 {
+        return None;
+    }
+    answer(thread, call_number, arguments)
+}
+
+/// As a stub reads it; the sentry, which alone writes it but for the word, does so before the answer that lends.
+struct Lent {
+    word: &'static AtomicU64,
+    /// What the word was when the call began.
+    before: u64,
+    until: u64,
+    data: u64,
+    size: u64,
+    /// Where the data is, and the status.
+    bytes: u64,
+    status: u64,
+    flags: u32,
+}
+
+impl Lent {
+    fn position(&self) -> u64 {
+        self.before & POSITION
+    }
+
+    fn is_fresh(&self) -> bool {
+        is_before(self.until)
+    }
+
+    /// Takes effect, if nobody has taken the file back meanwhile.
+    fn becomes(&self, word: u64) -> Option<()> {
+        self.word.compare_exchange(self.before, word, Ordering::AcqRel, Ordering::Relaxed).ok().map(|_| ())
+    }
+
+    /// The same for a call that changes nothing.
+    fn still_stands(&self) -> Option<()> {
+        (self.word.load(Ordering::Acquire) == self.before).then_some(())
+    }
+
+    fn moves_to(&self, position: u64) -> Option<()> {
+        self.becomes(self.before & !POSITION | position)
+    }
+
+    /// Copies what is at `position`; how much, if that is known.
+    fn read(&self, position: u64, address: u64, count: u64) -> Option<u64> {
+        if address > HIGHEST || self.flags & DIRECTORY != 0 || !self.is_fresh() {
+            return None;
+        }
+        let wanted = count.min(MOST).min(self.size.saturating_sub(position));
+        if position + wanted > self.data && wanted != 0 {
+            return None;
+        }
+        host::copy(address, self.bytes + position, wanted).then_some(wanted)
+    }
+
+    /// Copies the next entries, as many as there is room for; how many bytes.
+    fn list(&self, address: u64, room: u64) -> Option<u64> {
+        let start = self.position();
+        if address > HIGHEST || self.flags & DIRECTORY == 0 || self.data != self.size || start > self.data || !self.is_fresh() {
+            return None;
+        }
+        let mut end = start;
+        while end + RECORD <= self.data {
+            // SAFETY: within the area.
+            let length = u64::from(unsafe { ((self.bytes + end + RECORD_LENGTH) as *const u16).read_volatile() });
+            if length < RECORD || end + length > self.data || end + length - start > room {
+                break;
+            }
+            end += length;
+        }
+        if end == start && start != self.data {
+            return None;
+        }
+        host::copy(address, self.bytes + start, end - start).then_some(end - start)
+    }
+
+    fn show(&self, address: u64) -> Option<i64> {
+        let outdated = self.flags & SHOWS_READING != 0 && self.before & READ != 0;
+        if address > HIGHEST || outdated || !self.is_fresh() || !host::copy(address, self.status, STATUS as u64) {
+            return None;
+        }
+        self.still_stands()?;
+        Some(0)
+    }
+}
+
+#[inline(never)]
+fn answer(thread: &mut ThreadBlock, call_number: u64, arguments: &[u64; 6]) -> Option<i64> {
+    let [descriptor, second, third, fourth, ..] = *arguments;
+    let channel = thread.channel();
+    // SAFETY: within the channel, which is mapped as long as the thread lives; the word is accessed atomically only.
+    let (loan, word, area) = unsafe {
+        let loan = &raw mut (*channel).loan;
+        (core::ptr::read_volatile(loan), AtomicU64::from_ptr(&raw mut (*loan).word), &raw const (*channel).area as u64)
+    };
+    match call_number {
+        number::NEWFSTATAT if fourth & 0xffff_ffff == AT_SYMLINK_NOFOLLOW => {
+            return show_name(&loan, word, area, descriptor & 0xffff_ffff, second, third);
+        }
+        number::LSTAT => return show_name(&loan, word, area, AT_FDCWD, descriptor, second),
+        _ => {}
+    }
+    let Loan { until, descriptor: own, data, size, start, flags, status_flags, descriptor_flags, .. } = loan;
+    if u64::from(own) != descriptor & 0xffff_ffff {
+        return None;
+    }
+    let before = word.load(Ordering::Acquire);
+    if before & VALID == 0 || before & CLOSED != 0 {
+        return None;
+    }
+    let end = (AREA - STATUS) as u64;
+    let start = u64::from(start).min(end);
+    let data = u64::from(data).min(end - start);
+    let lent = Lent { word, before, until, data, size, bytes: area + start, status: area + end, flags };
+    match call_number {
+        number::READ => {
+            let position = lent.position();
+            let count = lent.read(position, second, third)?;
+            lent.becomes((before | READ) & !POSITION | position.checked_add(count).filter(|end| *end <= POSITION)?)?;
+            Some(count as i64)
+        }
+        number::PREAD64 if fourth <= POSITION => {
+            let count = lent.read(fourth, second, third)?;
+            lent.becomes(before | READ)?;
+            Some(count as i64)
+        }
+        number::GETDENTS64 => {
+            let count = lent.list(second, third & 0xffff_ffff)?;
+            lent.becomes((before | READ) & !POSITION | (lent.position() + count))?;
+            Some(count as i64)
+        }
+        number::FSTAT => lent.show(second),
+        number::NEWFSTATAT if fourth & 0xffff_ffff == AT_EMPTY_PATH && is_empty(second) => lent.show(third),
+        number::LSEEK if flags & DIRECTORY == 0 => {
+            let base = match third & 0xffff_ffff {
+                SEEK_SET => 0,
+                SEEK_CUR => lent.position(),
+                SEEK_END if lent.is_fresh() => lent.size,
+                _ => return None,
+            };
+            let position =
+                (base as i64).checked_add(second as i64).filter(|position| (0..=POSITION as i64).contains(position))?;
+            lent.moves_to(position as u64)?;
+            Some(position)
+        }
+        number::IOCTL if TERMINAL_REQUESTS.contains(&(second & 0xffff_ffff)) => {
+            lent.still_stands()?;
+            Some(ENOTTY)
+        }
+        number::FCNTL => {
+            let result = match second & 0xffff_ffff {
+                F_GETFL => status_flags,
+                F_GETFD => descriptor_flags,
+                // As it is.
+                F_SETFD if third & 1 == u64::from(descriptor_flags) => 0,
+                _ => return None,
+            };
+            lent.still_stands()?;
+            Some(result.into())
+        }
+        number::CLOSE => {
+            lent.becomes(before | CLOSED)?;
+            Some(0)
+        }
+        _ => None,
+    }
+}
+
+/// What is known holds until then.
+fn is_before(until: u64) -> bool {
+    // SAFETY: reads a register.
+    let now = unsafe { core::arch::x86_64::_rdtsc() };
+    until.wrapping_sub(now) as i64 > 0
+}
+
+/// lstat(2) of a name that was looked at ahead.
+fn show_name(loan: &Loan, word: &AtomicU64, area: u64, directory: u64, path: u64, address: u64) -> Option<i64> {
+    if loan.names_count == 0 || path > HIGHEST || address > HIGHEST || !is_before(loan.until) {
+        return None;
+    }
+    let mut name = [0u8; LONGEST_NAME + 1];
+    let length = host::copy_string(&raw mut name as u64, path, name.len() as u64).checked_sub(1)?;
+    let end = area + (AREA - STATUS) as u64;
+    let mut record = area + u64::from(loan.names);
+    for _ in 0..loan.names_count {
+        if record + NAME as u64 > end {
+            return None;
+        }
+        // SAFETY: within the area, and aligned.
+        let head = unsafe { (record as *const u64).read_volatile() };
+        let its_length = head & 0xffff_ffff;
+        let next = record + name_size(its_length.min(LONGEST_NAME as u64) as usize) as u64;
+        if next > end {
+            return None;
+        }
+        if head == length | directory << 32 && is_called(&name[..length as usize], record + NAME as u64) {
+            if !host::copy(address, record + 8, STATUS as u64) {
+                return None;
+            }
+            return (word.load(Ordering::Acquire) & VALID != 0).then_some(0);
+        }
+        record = next;
+    }
+    None
+}
+
+fn is_called(name: &[u8], there: u64) -> bool {
+    // SAFETY: within the area, as the caller has looked.
+    name.iter().enumerate().all(|(index, byte)| unsafe { (there as *const u8).add(index).read_volatile() } == *byte)
+}
+
+fn is_empty(path: u64) -> bool {
+    let mut first = 0xffu8;
+    path <= HIGHEST && host::copy(&raw mut first as u64, path, 1) && first == 0
+}

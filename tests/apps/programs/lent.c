@@ -1,0 +1,627 @@
+/* What is done with a file right behind its open(2), and who else sees it. Run where the files that it uses were there
+ * before: `small` (ten digits), `large` (30,000 bytes), `empty`, and one `victimN` of ten digits for each change.
+ * With an argument: the second half of `position_survives_exec`. */
+#include "check.h"
+#include <sys/inotify.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <termios.h>
+
+static atomic_int *word;
+
+/* Without a system call, so that nothing but memory tells. */
+static void await(int value)
+{
+    while (atomic_load(word) != value) __builtin_ia32_pause();
+}
+
+static int opened(const char *name)
+{
+    int fd = open(name, O_RDONLY);
+    MUST(fd >= 0);
+    return fd;
+}
+
+static long size_of(int fd)
+{
+    struct stat status;
+    MUST(fstat(fd, &status) == 0);
+    return status.st_size;
+}
+
+static void in_a_row(void)
+{
+    char buffer[64];
+    struct termios terminal;
+    struct stat status, by_name;
+    int fd = opened("small");
+    CHECK_EQ(fstat(fd, &status), 0);
+    CHECK_EQ(stat("small", &by_name), 0);
+    CHECK(memcmp(&status, &by_name, sizeof status) == 0);
+    close(fd);
+    fd = opened("small");
+    CHECK_EQ(size_of(fd), 10);
+    CHECK_ERR(ioctl(fd, TCGETS, &terminal), ENOTTY);
+    CHECK_EQ(lseek(fd, 0, SEEK_CUR), 0);
+    CHECK_EQ(read(fd, buffer, 4), 4);
+    CHECK(memcmp(buffer, "0123", 4) == 0);
+    CHECK_EQ(lseek(fd, 0, SEEK_CUR), 4);
+    CHECK_EQ(pread(fd, buffer, 3, 7), 3);
+    CHECK(memcmp(buffer, "789", 3) == 0);
+    CHECK_EQ(pread(fd, buffer, 3, 9), 1);
+    CHECK_EQ(pread(fd, buffer, 3, 10), 0);
+    CHECK_ERR(pread(fd, buffer, 3, -1), EINVAL);
+    CHECK_EQ(read(fd, buffer, sizeof buffer), 6);
+    CHECK(memcmp(buffer, "456789", 6) == 0);
+    CHECK_EQ(read(fd, buffer, sizeof buffer), 0);
+    CHECK_EQ(lseek(fd, -3, SEEK_END), 7);
+    CHECK_ERR(lseek(fd, -11, SEEK_END), EINVAL);
+    CHECK_EQ(lseek(fd, 5, SEEK_CUR), 12);
+    CHECK_EQ(read(fd, buffer, 1), 0);
+    CHECK_EQ(lseek(fd, 0x7fffffffffL, SEEK_SET), 0x7fffffffffL);
+    CHECK_EQ(read(fd, buffer, 1), 0);
+    CHECK_EQ(lseek(fd, 2, SEEK_SET), 2);
+    CHECK_ERR(write(fd, "x", 1), EBADF);
+    CHECK_EQ(read(fd, buffer, 2), 2);
+    CHECK(memcmp(buffer, "23", 2) == 0);
+    CHECK_EQ(close(fd), 0);
+    CHECK_ERR(close(fd), EBADF);
+    CHECK_ERR(read(fd, buffer, 1), EBADF);
+    CHECK_ERR(fstat(fd, &status), EBADF);
+    CHECK_EQ(opened("empty"), fd);
+    CHECK_EQ(size_of(fd), 0);
+    CHECK_EQ(read(fd, buffer, 1), 0);
+    CHECK_EQ(close(fd), 0);
+    CHECK_ERR(lseek(fd, 0, SEEK_CUR), EBADF);
+}
+
+static void larger_than_goes_along(void)
+{
+    static char buffer[40000];
+    int fd = opened("large");
+    CHECK_EQ(size_of(fd), 30000);
+    CHECK_EQ(read(fd, buffer, 100), 100);
+    CHECK(buffer[0] == 'a' && buffer[99] == 'a' + 99 % 26);
+    CHECK_EQ(read(fd, buffer, 2000), 2000);
+    CHECK(buffer[0] == 'a' + 100 % 26 && buffer[1999] == 'a' + 2099 % 26);
+    CHECK_EQ(lseek(fd, 0, SEEK_CUR), 2100);
+    CHECK_EQ(read(fd, buffer, sizeof buffer), 27900);
+    CHECK(buffer[0] == 'a' + 2100 % 26 && buffer[27899] == 'a' + 29999 % 26);
+    CHECK_EQ(read(fd, buffer, sizeof buffer), 0);
+    close(fd);
+}
+
+static void bad_memory(void)
+{
+    char *page = mmap(NULL, 8192, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    MUST(page != MAP_FAILED && mprotect(page + 4096, 4096, PROT_NONE) == 0);
+    int fd = opened("small");
+    CHECK_ERR(read(fd, page + 4096, 5), EFAULT);
+    CHECK_EQ(lseek(fd, 0, SEEK_CUR), 0);
+    close(fd);
+    fd = opened("small");
+    CHECK_ERR(fstat(fd, (struct stat *)(page + 4096 - 8)), EFAULT);
+    CHECK_ERR(fstatat(fd, page + 4096, (struct stat *)page, AT_EMPTY_PATH), EFAULT);
+    CHECK_EQ(size_of(fd), 10);
+    close(fd);
+    munmap(page, 8192);
+}
+
+static void descriptors_are_shared(void)
+{
+    char buffer[16];
+    int fd = opened("small");
+    CHECK_EQ(read(fd, buffer, 2), 2);
+    int copy = dup(fd);
+    CHECK_EQ(read(copy, buffer, 1), 1);
+    CHECK(buffer[0] == '2');
+    CHECK_EQ(read(fd, buffer, 1), 1);
+    CHECK(buffer[0] == '3');
+    close(copy);
+    CHECK_EQ(read(fd, buffer, 1), 1);
+    CHECK(buffer[0] == '4');
+    pid_t child = child_fork();
+    if (child == 0) {
+        CHECK_EQ(read(fd, buffer, 1), 1);
+        CHECK(buffer[0] == '5');
+        child_exit();
+    }
+    CHECK_CHILD(child);
+    CHECK_EQ(read(fd, buffer, 1), 1);
+    CHECK(buffer[0] == '6');
+    close(fd);
+    /* Sent to somebody else. */
+    int ends[2];
+    MUST(socketpair(AF_UNIX, SOCK_DGRAM, 0, ends) == 0);
+    fd = opened("small");
+    CHECK_EQ(read(fd, buffer, 3), 3);
+    union { char space[CMSG_SPACE(sizeof fd)]; struct cmsghdr align; } control = {0};
+    char data = 0;
+    struct iovec piece = {&data, 1};
+    struct msghdr message = {.msg_iov = &piece, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof control};
+    struct cmsghdr *header = CMSG_FIRSTHDR(&message);
+    header->cmsg_level = SOL_SOCKET, header->cmsg_type = SCM_RIGHTS, header->cmsg_len = CMSG_LEN(sizeof fd);
+    memcpy(CMSG_DATA(header), &fd, sizeof fd);
+    CHECK_EQ(sendmsg(ends[0], &message, 0), 1);
+    close(fd);
+    CHECK_EQ(recvmsg(ends[1], &message, 0), 1);
+    memcpy(&fd, CMSG_DATA(CMSG_FIRSTHDR(&message)), sizeof fd);
+    CHECK_EQ(read(fd, buffer, 1), 1);
+    CHECK(buffer[0] == '3');
+    close(fd), close(ends[0]), close(ends[1]);
+}
+
+static int shared_fd;
+
+static void *closes(void *unused)
+{
+    (void)unused;
+    await(1);
+    close(shared_fd);
+    atomic_store(word, 2);
+    return NULL;
+}
+
+static void *reads(void *unused)
+{
+    char byte;
+    await(1);
+    CHECK_EQ(read(shared_fd, &byte, 1), 1);
+    CHECK(byte == '1');
+    atomic_store(word, 2);
+    return unused;
+}
+
+static void threads(void)
+{
+    struct stat status;
+    char byte;
+    pthread_t thread;
+    for (int round = 0; round < 20; round++) {
+        atomic_store(word, 0);
+        MUST(pthread_create(&thread, NULL, round & 1 ? closes : reads, NULL) == 0);
+        shared_fd = opened("small");
+        CHECK_EQ(read(shared_fd, &byte, 1), 1);
+        atomic_store(word, 1);
+        await(2);
+        if (round & 1) {
+            CHECK_ERR(fstat(shared_fd, &status), EBADF);
+        } else {
+            CHECK_EQ(read(shared_fd, &byte, 1), 1);
+            CHECK(byte == '2');
+            close(shared_fd);
+        }
+        pthread_join(thread, NULL);
+    }
+}
+
+/* A closed descriptor is nobody's to see, and a position is where it is. */
+static void others_look(void)
+{
+    char name[64], target[64], byte;
+    for (int round = 0; round < 10; round++) {
+        atomic_store(word, 0);
+        pid_t parent = getpid(), child = child_fork();
+        if (child == 0) {
+            await(1);
+            snprintf(name, sizeof name, "/proc/%d/fd/%d", parent, shared_fd = atomic_load(word + 1));
+            if (round & 1) {
+                CHECK_ERR(readlink(name, target, sizeof target), ENOENT);
+            } else {
+                snprintf(name, sizeof name, "/proc/%d/fdinfo/%d", parent, shared_fd);
+                FILE *information = fopen(name, "r");
+                long position = -1;
+                CHECK(information && fscanf(information, "pos: %ld", &position) == 1);
+                CHECK_EQ(position, 1);
+                if (information) fclose(information);
+            }
+            atomic_store(word, 2);
+            child_exit();
+        }
+        int fd = opened("small");
+        CHECK_EQ(read(fd, &byte, 1), 1);
+        if (round & 1) close(fd);
+        atomic_store(word + 1, fd);
+        atomic_store(word, 1);
+        await(2);
+        if (!(round & 1)) close(fd);
+        CHECK_CHILD(child);
+    }
+}
+
+enum { GROWS, WRITES, CUTS, MODE, TIMES, LINKS, RENAMES, UNLINKS, REPLACES, CHANGES };
+
+static void change(int kind, const char *name)
+{
+    char other[64];
+    snprintf(other, sizeof other, "%s.new", name);
+    struct timespec times[2] = {{1000, 0}, {2000, 0}};
+    int fd;
+    switch (kind) {
+    case GROWS:
+        fd = open(name, O_WRONLY | O_APPEND);
+        CHECK_EQ(write(fd, "more", 4), 4);
+        close(fd);
+        break;
+    case WRITES:
+        fd = open(name, O_RDWR);
+        CHECK_EQ(pwrite(fd, "X", 1, 1), 1);
+        close(fd);
+        break;
+    case CUTS: CHECK_EQ(truncate(name, 3), 0); break;
+    case MODE: CHECK_EQ(chmod(name, 0600), 0); break;
+    case TIMES: CHECK_EQ(utimensat(AT_FDCWD, name, times, 0), 0); break;
+    case LINKS: CHECK_EQ(link(name, other), 0); break;
+    case RENAMES: CHECK_EQ(rename(name, other), 0); break;
+    case UNLINKS: CHECK_EQ(unlink(name), 0); break;
+    case REPLACES: CHECK_EQ(rename("replacement", name), 0); break;
+    }
+}
+
+static void has_changed(int kind, int fd, const char *name)
+{
+    struct stat status;
+    char buffer[64];
+    MUST(fstat(fd, &status) == 0);
+    switch (kind) {
+    case GROWS: CHECK_EQ(status.st_size, 14); break;
+    case WRITES:
+        CHECK_EQ(read(fd, buffer, 3), 3);
+        CHECK(memcmp(buffer, "0X2", 3) == 0);
+        break;
+    case CUTS:
+        CHECK_EQ(status.st_size, 3);
+        CHECK_EQ(read(fd, buffer, sizeof buffer), 3);
+        break;
+    case MODE: CHECK_EQ(status.st_mode & 07777, 0600); break;
+    case TIMES: CHECK_EQ(status.st_mtime, 2000); break;
+    case LINKS: CHECK_EQ(status.st_nlink, 2); break;
+    case RENAMES: CHECK_ERR(stat(name, &status), ENOENT); break;
+    case UNLINKS:
+    case REPLACES: CHECK_EQ(status.st_nlink, 0); break;
+    }
+}
+
+/* Somebody else changes the file between its open(2) and what follows, and nobody but memory tells. */
+static void others_change(void)
+{
+    char name[16];
+    for (int kind = 0; kind < CHANGES; kind++) {
+        snprintf(name, sizeof name, "victim%d", kind);
+        atomic_store(word, 0);
+        pid_t child = child_fork();
+        if (child == 0) {
+            await(1);
+            change(kind, name);
+            atomic_store(word, 2);
+            child_exit();
+        }
+        int fd = opened(name);
+        atomic_store(word, 1);
+        await(2);
+        has_changed(kind, fd, name);
+        close(fd);
+        CHECK_CHILD(child);
+    }
+}
+
+/* Who has locked a file gives that back with any descriptor of it that is closed, at once. */
+static void locks_go(void)
+{
+    struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
+    for (int round = 0; round < 5; round++) {
+        atomic_store(word, 0);
+        int held = open("lockable", O_RDWR);
+        MUST(held >= 0 && fcntl(held, F_SETLK, &lock) == 0);
+        pid_t child = child_fork();
+        if (child == 0) {
+            int own = open("lockable", O_RDWR);
+            atomic_store(word, 1);
+            CHECK_EQ(fcntl(own, F_SETLKW, &lock), 0);
+            atomic_store(word, 2);
+            child_exit();
+        }
+        await(1);
+        close(opened("lockable"));
+        await(2);
+        close(held);
+        CHECK_CHILD(child);
+    }
+}
+
+/* Who begins to watch a file that is open hears of what is done with it from then on. */
+static void watches(void)
+{
+    for (int round = 0; round < 5; round++) {
+        atomic_store(word, 0);
+        pid_t child = child_fork();
+        if (child == 0) {
+            int list = inotify_init1(IN_NONBLOCK);
+            await(1);
+            MUST(inotify_add_watch(list, "small", IN_ACCESS | IN_CLOSE_NOWRITE | IN_OPEN) > 0);
+            atomic_store(word, 2);
+            await(3);
+            struct inotify_event events[8] = {0};
+            CHECK_EQ(read(list, events, sizeof events), 2 * (long)sizeof *events);
+            CHECK_EQ(events[0].mask, IN_ACCESS);
+            CHECK_EQ(events[1].mask, IN_CLOSE_NOWRITE);
+            child_exit();
+        }
+        char byte;
+        int fd = opened("small");
+        atomic_store(word, 1);
+        await(2);
+        CHECK_EQ(read(fd, &byte, 1), 1);
+        close(fd);
+        atomic_store(word, 3);
+        CHECK_CHILD(child);
+    }
+}
+
+static void position_survives_exec(const char *self)
+{
+    char number[16], byte;
+    pid_t child = child_fork();
+    if (child == 0) {
+        int fd = opened("small");
+        CHECK_EQ(read(fd, &byte, 1), 1);
+        snprintf(number, sizeof number, "%d", fd);
+        execl(self, self, number, NULL);
+        child_exit();
+    }
+    CHECK_CHILD(child);
+    int fd = opened("small");
+    CHECK_EQ(read(fd, &byte, 1), 1);
+    child = vfork();
+    if (child == 0) {
+        close(fd);
+        _exit(0);
+    }
+    MUST(waitpid(child, NULL, 0) == child);
+    CHECK_EQ(read(fd, &byte, 1), 1);
+    CHECK(byte == '1');
+    close(fd);
+}
+
+/* Directories: `names` and `other` have `n00` to `n19`, of 1 to 20 and 101 to 120 bytes. */
+
+enum { NAMES = 20 };
+
+static long listed(int fd, char *buffer, long size) { return syscall(SYS_getdents64, fd, buffer, size); }
+
+/* How many entries there are from here on, and whether `wanted` is one of them. */
+static int entries(int fd, long size, const char *wanted, bool *is_there)
+{
+    char buffer[4096];
+    int count = 0;
+    long got;
+    *is_there = false;
+    while ((got = listed(fd, buffer, size)) > 0)
+        for (long at = 0; at < got; at += *(unsigned short *)(buffer + at + 16)) {
+            count++;
+            *is_there |= strcmp(buffer + at + 19, wanted) == 0;
+        }
+    CHECK_EQ(got, 0);
+    return count;
+}
+
+static void listings(void)
+{
+    char buffer[4096];
+    bool there;
+    struct stat status;
+    int fd = open("names", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    MUST(fd >= 0);
+    CHECK_EQ(fcntl(fd, F_GETFD), FD_CLOEXEC);
+    CHECK_EQ(fcntl(fd, F_SETFD, FD_CLOEXEC), 0);
+    CHECK_EQ(fcntl(fd, F_GETFL) & (O_ACCMODE | O_DIRECTORY), O_DIRECTORY);
+    CHECK_EQ(fstat(fd, &status), 0);
+    CHECK(S_ISDIR(status.st_mode));
+    CHECK_ERR(read(fd, buffer, 10), EISDIR);
+    CHECK_ERR(pread(fd, buffer, 10, 0), EISDIR);
+    CHECK_ERR(listed(fd, buffer, 8), EINVAL);
+    for (long size = 24; size <= 4096; size = size * 3 / 2) {
+        CHECK_EQ(lseek(fd, 0, SEEK_SET), 0);
+        CHECK_EQ(entries(fd, size, "n07", &there), NAMES + 2);
+        CHECK(there);
+        CHECK_EQ(listed(fd, buffer, sizeof buffer), 0);
+    }
+    CHECK_EQ(fcntl(fd, F_SETFD, 0), 0);
+    CHECK_EQ(fcntl(fd, F_GETFD), 0);
+    close(fd);
+    /* Half of it here, half of it by a copy; and from a place that was told. */
+    fd = open("names", O_RDONLY | O_DIRECTORY);
+    long got = listed(fd, buffer, 200);
+    int half = 0;
+    long last = 0;
+    for (long at = 0; at < got; at += *(unsigned short *)(buffer + at + 16)) half++, last = at;
+    CHECK(half > 2);
+    long behind_first = *(long *)(buffer + 8), behind_last = *(long *)(buffer + last + 8);
+    int copy = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+    CHECK_EQ(entries(copy, 4096, "n00", &there), NAMES + 2 - half);
+    CHECK_EQ(entries(fd, 4096, "n00", &there), 0);
+    close(copy);
+    CHECK_EQ(lseek(fd, behind_first, SEEK_SET), behind_first);
+    CHECK_EQ(entries(fd, 4096, "n00", &there), NAMES + 1);
+    CHECK_EQ(lseek(fd, behind_last, SEEK_SET), behind_last);
+    CHECK_EQ(entries(fd, 100, "n00", &there), NAMES + 2 - half);
+    close(fd);
+    /* What others do meanwhile. */
+    for (int round = 0; round < 4; round++) {
+        atomic_store(word, 0);
+        pid_t child = child_fork();
+        if (child == 0) {
+            await(1);
+            CHECK_EQ(round & 1 ? unlink("names/new") : close(open("names/new", O_CREAT | O_WRONLY, 0600)), 0);
+            atomic_store(word, 2);
+            child_exit();
+        }
+        fd = open("names", O_RDONLY | O_DIRECTORY);
+        atomic_store(word, 1);
+        await(2);
+        CHECK_EQ(entries(fd, 4096, "new", &there), NAMES + 2 + !(round & 1));
+        CHECK_EQ(there, !(round & 1));
+        close(fd);
+        CHECK_CHILD(child);
+    }
+}
+
+static long size_by_name(const char *directory, int number)
+{
+    char name[64];
+    struct stat status;
+    snprintf(name, sizeof name, "%s%sn%02d", directory, *directory ? "/" : "", number);
+    return lstat(name, &status) == 0 ? status.st_size : -errno;
+}
+
+/* The next name changes when the ones before it have been looked at. */
+static void names_in_a_row(void)
+{
+    char name[64], other[64];
+    for (int number = 0; number < NAMES; number++) CHECK_EQ(size_by_name("names", number), number + 1);
+    for (int number = 0; number < NAMES; number++) CHECK_EQ(size_by_name("./other/../other", number), number + 101);
+    /* The fourth name's answer may tell of the two behind it. */
+    static const int next[] = {4, 4, 5, 6, 7, 7};
+    for (int kind = 0; kind < 6; kind++) {
+        atomic_store(word, 0);
+        pid_t child = child_fork();
+        if (child == 0) {
+            await(1);
+            snprintf(name, sizeof name, "names/n%02d", next[kind]);
+            snprintf(other, sizeof other, "names/moved%d", kind);
+            switch (kind) {
+            case 0: CHECK_EQ(truncate(name, 50), 0); break;
+            case 1: CHECK_EQ(rename(name, other), 0); break;
+            case 2: CHECK_EQ(unlink(name), 0); break;
+            case 3: CHECK_EQ(rename("names/n19", name), 0); break;
+            case 4: CHECK_EQ(rename("names", "away"), 0); break;
+            default: CHECK_EQ(rename("other", "names"), 0); break;
+            }
+            atomic_store(word, 2);
+            child_exit();
+        }
+        size_by_name("other", 0);
+        for (int number = 0; number < 4; number++) size_by_name("names", number);
+        atomic_store(word, 1);
+        await(2);
+        long expected[] = {50, -ENOENT, -ENOENT, 20, -ENOENT, 108};
+        CHECK_EQ(size_by_name("names", next[kind]), expected[kind]);
+        CHECK_CHILD(child);
+    }
+    /* Again as they were, but for what is gone. */
+    CHECK_EQ(rename("names", "other"), 0);
+    CHECK_EQ(rename("away", "names"), 0);
+}
+
+static void *goes_elsewhere(void *unused)
+{
+    await(1);
+    CHECK_EQ(chdir("other"), 0);
+    atomic_store(word, 2);
+    await(3);
+    CHECK_EQ(dup2(open("../names", O_RDONLY | O_DIRECTORY), shared_fd), shared_fd);
+    atomic_store(word, 4);
+    return unused;
+}
+
+/* A name means another file once the directory is another one. */
+static void elsewhere(void)
+{
+    struct stat status;
+    pthread_t thread;
+    atomic_store(word, 0);
+    CHECK_EQ(chdir("names"), 0);
+    CHECK_EQ(symlink("n10", "n20"), 0);
+    CHECK_EQ(chdir(".."), 0);
+    CHECK_EQ(chdir("names"), 0);
+    CHECK_EQ(size_by_name("", 9), 10);
+    CHECK_EQ(size_by_name("", 10), 11);
+    CHECK_EQ(size_by_name("", 11), 12);
+    CHECK_EQ(fstatat(AT_FDCWD, "n20", &status, 0), 0);
+    CHECK_EQ(status.st_size, 11);
+    CHECK_EQ(fstatat(AT_FDCWD, "n20", &status, AT_SYMLINK_NOFOLLOW), 0);
+    CHECK(S_ISLNK(status.st_mode));
+    CHECK_EQ(unlink("n20"), 0);
+    CHECK_EQ(chdir(".."), 0);
+    MUST(pthread_create(&thread, NULL, goes_elsewhere, NULL) == 0);
+    MUST(chdir("names") == 0 && rename("../other", "other") == 0);
+    for (int number = 8; number < 12; number++) CHECK_EQ(size_by_name("", number), number + 1);
+    atomic_store(word, 1);
+    await(2);
+    CHECK_EQ(size_by_name("", 12), 113);
+    CHECK_EQ(chdir("../.."), 0);
+    MUST(rename("names/other", "other") == 0 && chdir("other") == 0);
+    shared_fd = open(".", O_RDONLY | O_DIRECTORY);
+    for (int number = 8; number < 12; number++) {
+        char name[8];
+        snprintf(name, sizeof name, "n%02d", number);
+        CHECK_EQ(fstatat(shared_fd, name, &status, AT_SYMLINK_NOFOLLOW), 0);
+        CHECK_EQ(status.st_size, number + 101);
+    }
+    atomic_store(word, 3);
+    await(4);
+    CHECK_EQ(fstatat(shared_fd, "n12", &status, AT_SYMLINK_NOFOLLOW), 0);
+    CHECK_EQ(status.st_size, 13);
+    pthread_join(thread, NULL);
+    close(shared_fd);
+    CHECK_EQ(chdir(".."), 0);
+}
+
+/* Each name is opened, read and closed before the next one is looked at, as archivers do. */
+static void archived(void)
+{
+    char name[8], buffer[256];
+    struct stat status;
+    int directory = open("other", O_RDONLY | O_DIRECTORY);
+    for (int number = 0; number < NAMES; number++) {
+        snprintf(name, sizeof name, "n%02d", number);
+        CHECK_EQ(fstatat(directory, name, &status, AT_SYMLINK_NOFOLLOW), 0);
+        CHECK_EQ(status.st_size, number + 101);
+        int fd = openat(directory, name, O_RDONLY | O_NOFOLLOW);
+        CHECK_EQ(size_of(fd), number + 101);
+        CHECK_EQ(read(fd, buffer, sizeof buffer), number + 101);
+        CHECK_EQ(buffer[0], 'a' + number);
+        CHECK_EQ(read(fd, buffer, sizeof buffer), 0);
+        CHECK_EQ(close(fd), 0);
+    }
+    close(directory);
+}
+
+static void never_too_many(void)
+{
+    int first = opened("small");
+    close(first);
+    for (int round = 0; round < 5000; round++) {
+        int fd = open(round & 1 ? "small" : "large", O_RDONLY);
+        MUST(fd == first);
+        if (round % 3) size_of(fd);
+        close(fd);
+    }
+}
+
+int main(int count, char **arguments)
+{
+    if (count > 1) {
+        CHECK_EQ(lseek(atoi(arguments[1]), 0, SEEK_CUR), 1);
+        return check_result();
+    }
+    word = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    MUST(word != MAP_FAILED);
+    in_a_row();
+    larger_than_goes_along();
+    bad_memory();
+    descriptors_are_shared();
+    threads();
+    others_look();
+    others_change();
+    locks_go();
+    watches();
+    position_survives_exec(arguments[0]);
+    listings();
+    archived();
+    names_in_a_row();
+    elsewhere();
+    never_too_many();
+    return check_result();
+}
