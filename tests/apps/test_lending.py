@@ -21,9 +21,7 @@ def lent(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.skip(reason)
     program = tmp_path_factory.mktemp("lending") / "lent"
     include = PROGRAM.parents[2] / "conformance"
-    subprocess.run(
-        ["gcc", "-O1", "-Wall", "-Wextra", f"-I{include}", "-o", str(program), str(PROGRAM), "-pthread"], check=True
-    )
+    subprocess.run(["gcc", "-O1", "-Wall", "-Wextra", f"-I{include}", "-o", str(program), str(PROGRAM), "-pthread"], check=True)
     return program
 
 
