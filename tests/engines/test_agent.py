@@ -32,3 +32,16 @@ def test_the_agent_is_linked_statically(tmp_path: Path, native_only: bool) -> No
         (tmp_path / PROGRAM).chmod(0o755)
         alone = subprocess.run(["/usr/sbin/chroot", tmp_path, f"/{PROGRAM}", "--version"], capture_output=True, text=True)
         assert alone.stdout.startswith(PROGRAM), alone
+
+
+@pytest.mark.parametrize("option", ["--ro", "--rw"])
+def test_the_hosts_root_is_given_as_it_is(option: str, tmp_path: Path, native_only: bool) -> None:
+    if native_only:
+        pytest.skip("--native-only")
+    if os.geteuid() != 0:
+        pytest.skip("an ordinary user cannot mount over the root's own mounts")
+    script = f"ls /proc/self/ns >/dev/null && test $(id -u) = 0 && touch {tmp_path}/written"
+    words = ["skerry", "do", "--engine", "namespace", option, "/", "--", "sh", "-c", script]
+    done = subprocess.run([os.environ.get("SKERRY", words[0]), *words[1:]], capture_output=True, text=True)
+    assert (done.returncode == 0) == (option == "--rw") == (tmp_path / "written").exists(), done
+    assert option == "--rw" or "Read-only file system" in done.stderr
