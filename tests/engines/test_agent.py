@@ -7,6 +7,7 @@ import struct
 import subprocess
 from pathlib import Path
 
+import harness
 import pytest
 
 from skerry.engines.namespace import PROGRAM
@@ -41,7 +42,7 @@ def test_the_hosts_root_is_given_as_it_is(option: str, tmp_path: Path, native_on
     if os.geteuid() != 0:
         pytest.skip("an ordinary user cannot mount over the root's own mounts")
     script = f"ls /proc/self/ns >/dev/null && test $(id -u) = 0 && touch {tmp_path}/written"
-    words = ["skerry", "do", "--engine", "namespace", option, "/", "--", "sh", "-c", script]
-    done = subprocess.run([os.environ.get("SKERRY", words[0]), *words[1:]], capture_output=True, text=True)
+    words = [str(harness.beside_this_python()), "do", "--engine", "namespace", option, "/", "--", "sh", "-c", script]
+    done = subprocess.run(words, capture_output=True, text=True)
     assert (done.returncode == 0) == (option == "--rw") == (tmp_path / "written").exists(), done
     assert option == "--rw" or "Read-only file system" in done.stderr
