@@ -7,9 +7,9 @@ import struct
 import subprocess
 from pathlib import Path
 
-import harness
 import pytest
 
+import harness
 from skerry.engines.namespace import PROGRAM
 from skerry.engines.sentry import find_beside
 
