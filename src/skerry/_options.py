@@ -184,6 +184,9 @@ class Options:
         placed += names
         placed += self.mounts
         placed.sort(key=lambda mount: 0 if mount[0] == "/" else mount[0].count("/"))  # stable
+        # A root cannot be mounted over on the host's kernel: the host's own, where it is given, takes the other one's place.
+        while placed and placed[0][0] == "/" and placed[0][1]["type"] in ("host_read_only", "host_read_write"):
+            root = placed.pop(0)[1]
         return messages.boot(
             mounts=[root, *(mount for _, mount in placed)],
             hostname=self.hostname,

@@ -39,9 +39,6 @@ class NamespaceEngine:
         the caller is likely to mean get one of their own.
         """
         boot = told_where_asked(options.boot_message(), options)
-        # The root cannot be mounted over: what is given for it last is all of it.
-        roots = [place for place, mount in enumerate(boot["mounts"]) if messages.read_bytes(mount["target"]) == "/"]
-        boot["mounts"] = boot["mounts"][max(roots, default=0) :]
         if os.geteuid() == 0 or options.overlay_dir is not None:
             return boot
         taken = {messages.read_bytes(mount["target"]) for mount in boot["mounts"]}
