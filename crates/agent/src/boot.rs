@@ -146,15 +146,8 @@ fn make(
         limits.insert("memory".into(), groups.describe(Controller::Memory).unwrap_or_default());
     }
     if let Some(cpus) = wanted.limits.cpus {
-        let text = match groups.describe(Controller::Cpu) {
-            Ok(text) => text,
-            Err(why) => {
-                cpus::bind(None, cpus).map_err(|error| {
-                    failure(FailureKind::Unenforceable, format!("the limit of CPUs cannot be held here: {error}"))
-                })?;
-                format!("affinity to {} CPU(s) (best effort): a fraction is rounded up; no cgroup: {why}", cpus.ceil().max(1.0))
-            }
-        };
+        let text = cpus::hold(&groups, cpus)
+            .map_err(|error| failure(FailureKind::Unenforceable, format!("the limit of CPUs cannot be held here: {error}")))?;
         limits.insert("cpus".into(), text);
     }
     if let Some(pids) = wanted.limits.pids {

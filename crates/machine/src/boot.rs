@@ -8,7 +8,7 @@ use crate::opens;
 use crate::relay::{self, Guest};
 use rustix::event::{poll, PollFd, PollFlags, Timespec};
 use skerry_agent::jail::{self, Jail, Split};
-use skerry_confine::cgroup::{ControlGroups, Controller, Needs};
+use skerry_confine::cgroup::{ControlGroups, Needs};
 use skerry_confine::connection::Connection;
 use skerry_confine::layers::Layers;
 use skerry_confine::mux::wire::{Kind, GREETING};
@@ -145,15 +145,8 @@ fn jail_of(wanted: &Boot, machine: &Machine) -> Boot {
 fn held_limits(limits: &Limits, groups: &ControlGroups) -> Result<BTreeMap<String, String>, Failure> {
     let mut held = BTreeMap::new();
     if let Some(cpus) = limits.cpus {
-        let text = match groups.describe(Controller::Cpu) {
-            Ok(text) => text,
-            Err(why) => {
-                cpus::bind(None, cpus).map_err(|error| {
-                    failure(FailureKind::Unenforceable, format!("the limit of CPUs cannot be held here: {error}"))
-                })?;
-                format!("affinity to {} CPU(s) (best effort): a fraction is rounded up; no cgroup: {why}", cpus.ceil().max(1.0))
-            }
-        };
+        let text = cpus::hold(groups, cpus)
+            .map_err(|error| failure(FailureKind::Unenforceable, format!("the limit of CPUs cannot be held here: {error}")))?;
         held.insert("cpus".into(), text);
     }
     Ok(held)

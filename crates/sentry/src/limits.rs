@@ -30,11 +30,7 @@ pub fn describe(limits: &Limits, groups: &ControlGroups) -> std::collections::BT
         how.insert("memory".into(), text);
     }
     if let Some(cpus) = limits.cpus {
-        let count = cpus.ceil().max(1.0);
-        let text = groups.describe(Controller::Cpu).unwrap_or_else(|why| {
-            format!("affinity to {count} CPU(s) (best effort): a fraction is rounded up; no cgroup: {why}")
-        });
-        how.insert("cpus".into(), text);
+        how.insert("cpus".into(), skerry_confine::cpus::describe(groups, cpus));
     }
     if limits.pids.is_some() {
         let net = groups.describe(Controller::Pids).map(|group| format!("; behind that {group}")).unwrap_or_default();
