@@ -7,8 +7,7 @@
 use crate::guest::Engine;
 use crate::{boot, failure};
 use parking_lot::Mutex;
-use rustix::fs::Timespec;
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{Mode, OFlags, Timespec};
 use rustix::io::{retry_on_intr, Errno};
 use rustix::mount::{mount, mount_move, MountFlags};
 use rustix::system::{finit_module, reboot, RebootCommand};
@@ -133,8 +132,6 @@ fn make_system(top: &str) -> Result<()> {
             Err(error) => return Err(format!("{target}: {error}").into()),
         }
     }
-    // As on hosts: what a program asks for and does not use is no reason to refuse it; limits hold what it uses.
-    let _ = std::fs::write("/proc/sys/vm/overcommit_memory", "1");
     Ok(())
 }
 
