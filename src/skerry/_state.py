@@ -37,18 +37,12 @@ def begin_record(run: Mapping[str, Any]) -> int | None:
     fresh = os.path.join(place, f"run-{os.getpid()}.jsonl")
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
-        try:
-            found = os.lstat(place)
-        except FileNotFoundError:
-            os.makedirs(place, mode=0o700)
-            found = os.lstat(place)
-        if found.st_uid != os.geteuid() or found.st_mode & 0o170077 != 0o040000:
-            return None  # somebody else's, or open to others
+        make_private(place)
         record = os.open(fresh, flags, 0o600)
         os.rename(fresh, last_run_path())
         os.write(record, dumps({"event": "run", **run}).encode("utf-8", "surrogateescape") + b"\n")
     except OSError:
-        return None  # no home, a full disk: the run is what matters
+        return None  # somebody else's place, no home, a full disk: the run is what matters
     return record
 
 

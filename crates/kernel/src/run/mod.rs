@@ -1,10 +1,11 @@
 //! Running application processes: the loop that receives their calls, serves them, and answers.
 //!
 //! [`Engine`] holds what is about the host: the zygote and its pool, every guest thread with its channel, the listeners.
-//! Parts: `worker` (threads that receive and serve), `spin` (serving without rings), `serve` (one call, from request to reply),
-//! `enrol` (new threads and processes present themselves), `pool` (processes that wait for a program), `reaper` (deaths), `space` (what is known of
-//! an address space), `program` (ELF images and stacks), `exec` (giving a process its program), `loan` (what stubs answer about the file that was used last), `ahead` (and about the names that come next), `files` (file operations
-//! from outside).
+//! Parts: `worker` (threads that receive and serve), `spin` (serving without rings), `wake` (where woken calls go on), `serve` (one
+//! call, from request to reply), `enrol` (new threads and processes present themselves), `pool` (processes that wait for a
+//! program), `reaper` (deaths), `space` (what is known of an address space), `program` (ELF images and stacks), `exec` (giving a
+//! process its program), `loan` (what stubs answer about the file that was used last), `ahead` (and about the names that come
+//! next), `files` (file operations from outside).
 //!
 //! Exactly one thread receives on each listener; a call that has to wait leaves it to that, and whoever is about to block
 //! it in host work passes the receiving on first ([`crate::context::Lead`]). Lock order: `Engine::threads` > `GuestThread::state`; both are released before a handler runs.
