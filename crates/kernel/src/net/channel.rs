@@ -4,6 +4,9 @@
 //! bytes are copied into a ring once, the receiver's out of it once. A mark says that a message begins at a position of
 //! the stream, what it carries (descriptors), who sent it, and for packets how long it is.
 //!
+//! What lies ready can be lent to the stub of who is about to read it ([`Channel::lend`]). Whatever is done with a channel then, the
+//! loan ends first, and what was read counts as received: nobody can tell it from a receive.
+//!
 //! Who waits for bytes waits on the receiving socket's queue, who waits for room on the sending socket's: a channel knows
 //! both. Lock order: a socket's state > `Channel::state` > wait queues; two channels are never locked at once.
 
@@ -12,7 +15,8 @@ use super::ring::{Budget, Ring};
 use super::socket::UserCredentials;
 use crate::sync::WaitQueue;
 use crate::{Errno, Result};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
+use skerry_platform::layout::streams;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -59,6 +63,19 @@ struct State {
     urgent: Option<Urgent>,
     /// The receiver wants urgent data among the rest (SO_OOBINLINE).
     urgent_inline: bool,
+    /// All that is there, but for what came since, is the receiver's to read without a call.
+    lent: Option<LentBytes>,
+}
+
+/// Where bytes are that are lent, and how they come back.
+pub trait Lender: Send + Sync {
+    /// Ends the loan; how many bytes were read.
+    fn take_back(&self) -> usize;
+}
+
+struct LentBytes {
+    lender: Box<dyn Lender>,
+    length: usize,
 }
 
 /// TCP's urgent data (tcp(7)): one byte, which is received by itself unless SO_OOBINLINE is set.
@@ -122,10 +139,50 @@ impl Channel {
                 failed: false,
                 urgent: None,
                 urgent_inline: false,
+                lent: None,
             }),
             reader,
             writer,
         })
+    }
+
+    /// The state, with nothing lent any more.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        let mut state = self.state.lock();
+        if let Some(lent) = state.lent.take() {
+            let read = lent.lender.take_back().min(lent.length);
+            if read > 0 {
+                let taken = state.receive_bytes(&mut [0; streams::LONGEST][..read], ReceiveMode::default());
+                debug_assert!(taken.is_some_and(|taken| taken.count == read));
+            }
+        }
+        state
+    }
+
+    /// Nothing is lent any more.
+    pub fn end_loan(&self) {
+        drop(self.lock());
+    }
+
+    /// Lends all that is there, if it is not more than `room`, and a plain receive would get nothing but that. `lender` copies it.
+    /// While it is lent nobody waits for room: there is enough.
+    pub fn lend<L: Lender + 'static>(&self, room: usize, lender: impl FnOnce(&[u8]) -> L) -> Option<usize> {
+        let mut state = self.lock();
+        let length = state.ring.len();
+        if self.framing != Framing::Bytes
+            || length == 0
+            || length > room.min(streams::LONGEST)
+            || length > state.capacity / 4
+            || state.writer_waiting
+            || state.urgent.is_some()
+            || state.marks.iter().any(|mark| !mark.rights.is_empty())
+        {
+            return None;
+        }
+        let mut bytes = [0; streams::LONGEST];
+        state.ring.peek(0, &mut bytes[..length]);
+        state.lent = Some(LentBytes { lender: Box::new(lender(&bytes[..length])), length });
+        Some(length)
     }
 
     /// Puts in as much as there is room for (a packet: all or nothing).
@@ -142,7 +199,7 @@ impl Channel {
 
     /// The urgent byte (recv(2) with MSG_OOB). EINVAL: none, had already, or among the rest.
     pub fn receive_urgent(&self, peek: bool) -> Result<u8> {
-        let mut state = self.state.lock();
+        let mut state = self.lock();
         if state.urgent_inline {
             return Err(Errno::EINVAL);
         }
@@ -153,21 +210,21 @@ impl Channel {
 
     /// There is an urgent byte that was not received (POLLPRI).
     pub fn has_urgent(&self) -> bool {
-        self.state.lock().urgent.as_ref().is_some_and(|urgent| !urgent.taken)
+        self.lock().urgent.as_ref().is_some_and(|urgent| !urgent.taken)
     }
 
     /// What is received next lies behind the urgent mark (sockatmark(3)).
     pub fn is_at_urgent_mark(&self) -> bool {
-        let state = self.state.lock();
+        let state = self.lock();
         state.urgent.as_ref().is_some_and(|urgent| urgent.position == state.start)
     }
 
     pub fn set_urgent_inline(&self, inline: bool) {
-        self.state.lock().urgent_inline = inline;
+        self.lock().urgent_inline = inline;
     }
 
     fn put(&self, data: &[u8], rights: &mut InFlight, sender: UserCredentials, urgency: Urgency) -> Result<usize> {
-        let mut state = self.state.lock();
+        let mut state = self.lock();
         if state.write_closed || state.read_closed {
             return Err(Errno::EPIPE);
         }
@@ -213,7 +270,7 @@ impl Channel {
 
     /// Puts in all of `data`, beyond the capacity if need be: for the little that was held back after it was accepted.
     pub fn force(&self, data: &[u8]) {
-        let mut state = self.state.lock();
+        let mut state = self.lock();
         if state.write_closed || state.read_closed {
             return;
         }
@@ -224,7 +281,7 @@ impl Channel {
 
     /// Takes what is there. `Ok(None)`: the end. EAGAIN: nothing yet.
     pub fn receive(&self, buffer: &mut [u8], mode: ReceiveMode) -> Result<Option<Received>> {
-        let mut state = self.state.lock();
+        let mut state = self.lock();
         let received = match self.framing {
             Framing::Bytes => state.receive_bytes(buffer, mode),
             Framing::Packets => state.receive_packet(buffer, mode),
@@ -246,7 +303,7 @@ impl Channel {
     /// Bytes of a stream that were received and that nobody got are there again.
     pub fn put_back(&self, bytes: &[u8]) {
         {
-            let mut state = self.state.lock();
+            let mut state = self.lock();
             if self.framing == Framing::Bytes && !state.read_closed && state.ring.put_back(bytes) {
                 state.start -= bytes.len() as u64;
             }
@@ -256,19 +313,19 @@ impl Channel {
 
     /// No more will be sent; what is there can still be received.
     pub fn close_write(&self) {
-        self.state.lock().write_closed = true;
+        self.lock().write_closed = true;
         self.reader.wake_all();
     }
 
     /// Nobody will receive any more: sending gives EPIPE. What is there stays (a unix socket's own SHUT_RD).
     pub fn close_read(&self) {
-        self.state.lock().read_closed = true;
+        self.lock().read_closed = true;
         self.writer.wake_all();
     }
 
     /// The receiving socket is gone: what is there is lost. True where something was.
     pub fn abandon(&self) -> bool {
-        let mut state = self.state.lock();
+        let mut state = self.lock();
         state.read_closed = true;
         let lost = !state.ring.is_empty() || state.has_packet(self.framing);
         let marks = std::mem::take(&mut state.marks);
@@ -282,7 +339,7 @@ impl Channel {
 
     /// Ends the stream with an error that the receiver is told once.
     pub fn fail(&self, error: Errno) {
-        let mut state = self.state.lock();
+        let mut state = self.lock();
         state.write_closed = true;
         state.error = Some(error);
         state.failed = true;
@@ -292,20 +349,20 @@ impl Channel {
 
     /// SO_ERROR.
     pub fn take_error(&self) -> Option<Errno> {
-        self.state.lock().error.take()
+        self.lock().error.take()
     }
 
     pub fn has_error(&self) -> bool {
-        self.state.lock().error.is_some()
+        self.lock().error.is_some()
     }
 
     pub fn is_failed(&self) -> bool {
-        self.state.lock().failed
+        self.lock().failed
     }
 
     /// Bytes that can be received now (FIONREAD); for packets the next one's length.
     pub fn available(&self) -> usize {
-        let state = self.state.lock();
+        let state = self.lock();
         match self.framing {
             Framing::Bytes => state.ordinary(),
             Framing::Packets => state.marks.front().map_or(0, |mark| mark.length),
@@ -314,12 +371,12 @@ impl Channel {
 
     /// Bytes that the other side has not taken yet (SIOCOUTQ).
     pub fn pending(&self) -> usize {
-        self.state.lock().ring.len()
+        self.lock().ring.len()
     }
 
     /// Something is there to receive (the end does not count).
     pub fn is_readable(&self, low_water: usize) -> bool {
-        let state = self.state.lock();
+        let state = self.lock();
         match self.framing {
             Framing::Bytes => state.ordinary() >= low_water.clamp(1, state.capacity.max(1)),
             Framing::Packets => !state.marks.is_empty(),
@@ -328,7 +385,7 @@ impl Channel {
 
     /// There is room enough to say so to poll(2). When not, the writer's queue is woken once there is.
     pub fn is_writable(&self) -> bool {
-        let mut state = self.state.lock();
+        let mut state = self.lock();
         let writable = state.is_writable();
         if !writable {
             state.writer_waiting = true;
@@ -337,15 +394,15 @@ impl Channel {
     }
 
     pub fn is_write_closed(&self) -> bool {
-        self.state.lock().write_closed
+        self.lock().write_closed
     }
 
     pub fn is_read_closed(&self) -> bool {
-        self.state.lock().read_closed
+        self.lock().read_closed
     }
 
     pub fn set_capacity(&self, capacity: usize) {
-        self.state.lock().capacity = capacity;
+        self.lock().capacity = capacity;
         self.writer.wake_all();
     }
 }

@@ -347,7 +347,7 @@ fn of_directory(file: &OpenFile, room: usize) -> Option<Snapshot> {
 }
 
 /// As for direct descriptors: not where every call is to be seen, nor in memory that is another process's.
-fn may_lend(thread: &GuestThread, context: &Context) -> bool {
+pub(super) fn may_lend(thread: &GuestThread, context: &Context) -> bool {
     context.kernel().lending.load(Ordering::Relaxed)
         && !context.kernel().trace
         && thread.space.owner == thread.process.pid

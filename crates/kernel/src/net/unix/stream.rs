@@ -342,6 +342,16 @@ impl Socket for UnixStream {
         })
     }
 
+    fn stream_to_read(&self) -> Option<Arc<Channel>> {
+        let options = self.common.options.lock();
+        let is_plain = self.common.kind == SocketType::Stream
+            && !options.pass_credentials
+            && options.peek_offset < 0
+            && options.receive_low_water <= 1;
+        drop(options);
+        self.connection().ok().filter(|_| is_plain).map(|connection| connection.incoming)
+    }
+
     fn put_back(&self, bytes: &[u8]) {
         if let Ok(connection) = self.connection() {
             connection.incoming.put_back(bytes);

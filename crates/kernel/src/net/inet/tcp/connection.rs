@@ -133,6 +133,10 @@ impl Connection {
         }
     }
 
+    pub fn stream_to_read(&self) -> Arc<Channel> {
+        self.incoming.clone()
+    }
+
     pub fn put_back(&self, bytes: &[u8]) {
         self.incoming.put_back(bytes);
     }
