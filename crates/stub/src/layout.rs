@@ -471,7 +471,7 @@ pub mod streams {
     pub const MOST: usize = 48;
     /// Bytes of all together, and of one at most.
     pub const DATA: usize = 3072;
-    pub const LONGEST: usize = 1024;
+    pub const LONGEST: usize = 2048;
 }
 
 pub mod loan {
