@@ -146,7 +146,7 @@ impl Channel {
         })
     }
 
-    /// The state, with nothing lent any more.
+    /// The state, with nothing lent any more. Where only flags are looked at, that can stay.
     fn lock(&self) -> MutexGuard<'_, State> {
         let mut state = self.state.lock();
         if let Some(lent) = state.lent.take() {
@@ -353,11 +353,11 @@ impl Channel {
     }
 
     pub fn has_error(&self) -> bool {
-        self.lock().error.is_some()
+        self.state.lock().error.is_some()
     }
 
     pub fn is_failed(&self) -> bool {
-        self.lock().failed
+        self.state.lock().failed
     }
 
     /// Bytes that can be received now (FIONREAD); for packets the next one's length.
@@ -385,7 +385,8 @@ impl Channel {
 
     /// There is room enough to say so to poll(2). When not, the writer's queue is woken once there is.
     pub fn is_writable(&self) -> bool {
-        let mut state = self.lock();
+        // What is lent takes up little, read or not.
+        let mut state = self.state.lock();
         let writable = state.is_writable();
         if !writable {
             state.writer_waiting = true;
@@ -394,11 +395,11 @@ impl Channel {
     }
 
     pub fn is_write_closed(&self) -> bool {
-        self.lock().write_closed
+        self.state.lock().write_closed
     }
 
     pub fn is_read_closed(&self) -> bool {
-        self.lock().read_closed
+        self.state.lock().read_closed
     }
 
     pub fn set_capacity(&self, capacity: usize) {
