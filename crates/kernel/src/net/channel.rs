@@ -104,6 +104,18 @@ pub struct Received {
     pub boundary: bool,
 }
 
+/// What poll(2) is told of.
+pub struct Look {
+    pub ready: bool,
+    pub write_closed: bool,
+    pub read_closed: bool,
+    /// There is an error that was not told.
+    pub has_error: bool,
+    pub failed: bool,
+    /// There is an urgent byte that was not received (POLLPRI).
+    pub urgent: bool,
+}
+
 /// How to receive.
 #[derive(Clone, Copy, Default)]
 pub struct ReceiveMode {
@@ -206,11 +218,6 @@ impl Channel {
         let urgent = state.urgent.as_mut().filter(|urgent| !urgent.taken).ok_or(Errno::EINVAL)?;
         urgent.taken = !peek;
         Ok(urgent.byte)
-    }
-
-    /// There is an urgent byte that was not received (POLLPRI).
-    pub fn has_urgent(&self) -> bool {
-        self.lock().urgent.as_ref().is_some_and(|urgent| !urgent.taken)
     }
 
     /// What is received next lies behind the urgent mark (sockatmark(3)).
@@ -352,10 +359,6 @@ impl Channel {
         self.lock().error.take()
     }
 
-    pub fn has_error(&self) -> bool {
-        self.state.lock().error.is_some()
-    }
-
     pub fn is_failed(&self) -> bool {
         self.state.lock().failed
     }
@@ -374,24 +377,26 @@ impl Channel {
         self.lock().ring.len()
     }
 
-    /// Something is there to receive (the end does not count).
-    pub fn is_readable(&self, low_water: usize) -> bool {
+    /// For poll(2) of the receiver. `ready`: something is there to receive (the end does not count).
+    pub fn look_to_read(&self, low_water: usize) -> Look {
         let state = self.lock();
-        match self.framing {
+        let ready = match self.framing {
             Framing::Bytes => state.ordinary() >= low_water.clamp(1, state.capacity.max(1)),
             Framing::Packets => !state.marks.is_empty(),
-        }
+        };
+        state.look(ready)
     }
 
-    /// There is room enough to say so to poll(2). When not, the writer's queue is woken once there is.
-    pub fn is_writable(&self) -> bool {
+    /// For poll(2) of the sender. `ready`: there is room enough to say so. When not, the writer's queue is woken once there is.
+    pub fn look_to_write(&self) -> Look {
         // What is lent takes up little, read or not.
         let mut state = self.state.lock();
-        let writable = state.is_writable();
-        if !writable {
+        let ready = state.is_writable();
+        // Of a closed one nobody asks.
+        if !ready && !state.write_closed && !state.read_closed {
             state.writer_waiting = true;
         }
-        writable
+        state.look(ready)
     }
 
     pub fn is_write_closed(&self) -> bool {
@@ -420,6 +425,12 @@ const MAXIMUM_PACKETS: usize = 4096;
 impl State {
     fn room(&self) -> usize {
         self.capacity.saturating_sub(self.ring.len())
+    }
+
+    fn look(&self, ready: bool) -> Look {
+        let urgent = self.urgent.as_ref().is_some_and(|urgent| !urgent.taken);
+        let (write_closed, read_closed, failed) = (self.write_closed, self.read_closed, self.failed);
+        Look { ready, write_closed, read_closed, has_error: self.error.is_some(), failed, urgent }
     }
 
     /// A third free: waking a writer for each byte that a reader takes would cost two switches a byte.
@@ -593,9 +604,9 @@ mod tests {
         let full = channel(Framing::Bytes, 5000);
         assert_eq!(full.send(&[1; 6000], &mut InFlight::none(), ANNA), Ok(5000));
         assert_eq!(full.send(&[1; 6000], &mut InFlight::none(), ANNA), Err(Errno::EAGAIN));
-        assert!(!full.is_writable());
+        assert!(!full.look_to_write().ready);
         assert_eq!(receive(&full, 2000, ReceiveMode::default()).unwrap().unwrap().0.len(), 2000);
-        assert!(full.is_writable());
+        assert!(full.look_to_write().ready);
         assert!(full.abandon());
         assert_eq!(full.send(&[1], &mut InFlight::none(), ANNA), Err(Errno::EPIPE));
     }
