@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
+import signal
+import threading
 import time
+from pathlib import Path
 
 import pytest
 
 import harness
 import skerry
 from skerry.vmm import accel
+from test_engine import Watched
 
 
 @pytest.fixture(autouse=True)
@@ -58,3 +63,159 @@ def test_hardware_that_does_not_run_it_is_an_error_by_name(monkeypatch: pytest.M
 def test_monitors_that_were_never_run_say_so(monitor: str) -> None:
     with pytest.raises(skerry.EngineUnavailable, match="not run on hardware"):
         make(vmm=monitor).start()
+
+
+# --- the jail of what runs the machine ---
+
+
+def processes(sandbox: skerry.Sandbox) -> dict[str, int]:
+    """Of a sandbox, by what they are."""
+    return named([sandbox._guest.pid, *harness.descendants(sandbox._guest.pid)])
+
+
+def named(pids: list[int]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for pid in pids:
+        name = Path(f"/proc/{pid}/comm").read_text().strip()
+        if name.startswith("skerry-machine"):
+            name = "relay" if "guardian" in found else "guardian"
+        found[{"qemu-system-x86": "monitor", "virtiofsd": "server"}.get(name, name)] = pid
+    return found
+
+
+def status(pid: int) -> dict[str, str]:
+    return dict(re.findall(r"^(\w+):\t(.*)$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE))
+
+
+def test_what_runs_the_machine_is_in_a_jail() -> None:
+    with make(require=["landlock", "no_capabilities"]) as one, make() as other:
+        users = set()
+        for sandbox in (one, other):
+            pids = processes(sandbox)
+            monitor, server = status(pids["monitor"]), status(pids["server"])
+            for field in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"):
+                assert int(monitor[field], 16) == 0, (field, monitor)
+            assert int(server["CapEff"], 16) & ~0xDB == int(server["CapBnd"], 16) == 0
+            for held in (monitor, server):
+                # Ours, and one of its own.
+                assert (held["NoNewPrivs"], held["Seccomp"], held["Seccomp_filters"]) == ("1", "2", "2"), held
+            for space in ("user", "mnt", "pid", "net", "ipc", "uts", "cgroup"):
+                assert os.readlink(f"/proc/{pids['monitor']}/ns/{space}") != os.readlink(f"/proc/self/ns/{space}"), space
+            assert "Landlock ABI" in sandbox.info().machine["jail"]
+            users.add(monitor["Uid"])
+            if os.geteuid() == 0:
+                (uid,), (gid,) = set(monitor["Uid"].split()), set(monitor["Gid"].split())
+                assert 0x70000000 <= int(uid) < 0x70400000 and uid == gid and not monitor["Groups"].strip()
+                assert f"user {uid}" in sandbox.info().machine["jail"]
+            # Nothing of the host's is open but what it was given.
+            opened = [
+                os.readlink(f"/proc/{pids['monitor']}/fd/{number}") for number in os.listdir(f"/proc/{pids['monitor']}/fd")
+            ]
+            assert {path for path in opened if path.startswith("/")} <= {"/dev/shm/memory", "/dev/urandom", "/dev/null"}, opened
+        assert len(users) == (2 if os.geteuid() == 0 else 1), "one monitor could get at the other's"
+
+
+# --- kills: what the caller hears, and that nothing is left ---
+
+NOTHING = {"stdin": skerry.DEVNULL, "stdout": skerry.DEVNULL, "stderr": skerry.DEVNULL}
+
+TOLD = {
+    "guardian": "was killed by SIGKILL",
+    "relay": "was killed by SIGKILL",
+    "monitor": "its monitor was killed by signal 9",
+    "server": "virtiofsd was killed by signal 9",
+}
+
+
+@pytest.mark.parametrize("who", TOLD)
+def test_a_kill_while_it_runs_is_told_and_leaves_nothing(who: str) -> None:
+    watched = Watched()
+    with make() as sandbox:
+        process = sandbox.spawn(["sleep", watched.marker], **NOTHING)
+        watched.see(sandbox._guest.pid)
+        os.kill(processes(sandbox)[who], signal.SIGKILL)
+        for wait in (lambda: process.wait(60), lambda: sandbox.run(["true"])):
+            with pytest.raises(skerry.SandboxError, match=TOLD[who]):
+                wait()
+    assert harness.eventually(lambda: not watched.left()), watched.left()
+
+
+@pytest.mark.parametrize("who", ["relay", "monitor", "server"])
+def test_a_kill_while_it_boots_or_ends_is_told_and_leaves_nothing(who: str, tmp_path: Path) -> None:
+    watched = Watched()
+    errors: list[BaseException] = []
+
+    def start(sandbox: skerry.Sandbox) -> None:
+        try:
+            sandbox.start()
+        except skerry.SkerryError as error:
+            errors.append(error)
+
+    # Without a snapshot it takes seconds.
+    booting = make(snapshot="never")
+    before = set(harness.descendants(os.getpid()))
+    thread = threading.Thread(target=start, args=[booting])
+    thread.start()
+    new = harness.eventually(lambda: [pid for pid in harness.descendants(os.getpid()) if pid not in before])
+    assert new and harness.eventually(lambda: "monitor" in named_if_there(os.getpid(), before), within=30)
+    found = named_if_there(os.getpid(), before)
+    for pid in found.values():
+        watched.see(pid)
+    os.kill(found[who], signal.SIGKILL)
+    thread.join(60)
+    assert len(errors) == 1 and TOLD[who] in str(errors[0]), errors
+    assert harness.eventually(lambda: not watched.left()), watched.left()
+    # It is asked to end, and given time, where it may hold writes to the host's files.
+    ending = make(read_write=[tmp_path]).start()
+    assert ending.run(["sh", "-c", f"echo kept > {tmp_path}/file; sync"]).returncode == 0
+    watched.see(ending._guest.pid)
+    pid = processes(ending)[who]
+    thread = threading.Thread(target=ending.close)
+    thread.start()
+    os.kill(pid, signal.SIGKILL)
+    thread.join(60)
+    assert not thread.is_alive() and (tmp_path / "file").read_text() == "kept\n"
+    assert harness.eventually(lambda: not watched.left()), watched.left()
+
+
+def named_if_there(top: int, before: set[int]) -> dict[str, int]:
+    try:
+        return named([pid for pid in harness.descendants(top) if pid not in before])
+    except FileNotFoundError:
+        return {}
+
+
+def test_a_kill_of_the_caller_leaves_nothing(ourselves: harness.Caller) -> None:
+    import subprocess
+
+    watched = Watched()
+    words = [
+        *ourselves.command,
+        "do",
+        "--engine",
+        "microvm",
+        "--accel",
+        "tcg",
+        "--",
+        "sh",
+        "-c",
+        f"echo up; sleep {watched.marker}",
+    ]
+    process = subprocess.Popen(words, cwd="/", stdout=subprocess.PIPE)
+    assert process.stdout is not None and process.stdout.readline() == b"up\n"
+    watched.see(process.pid)
+    process.kill()
+    process.wait(30)
+    process.stdout.close()
+    assert harness.eventually(lambda: not watched.left()), watched.left()
+
+
+def test_nobody_inside_reaches_the_agent() -> None:
+    """Its first process is none of the programs' to kill, nor is what is above that; the rest of them is root's."""
+    with make() as sandbox:
+        other = sandbox.spawn(["sleep", "600"], **NOTHING)
+        script = "kill -9 1; kill -9 -1; kill -9 -- -0; exit 3"
+        assert sandbox.run(["sh", "-c", script]).returncode in (3, 137)
+        assert other.wait(60) == 137
+        assert sandbox.run(["sh", "-c", "echo o > /proc/sysrq-trigger; reboot -f; echo $$; kill -9 $$"]).returncode == 137
+        assert sandbox.run(["true"]).returncode == 0

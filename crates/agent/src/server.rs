@@ -355,6 +355,7 @@ impl Server {
         let around = Surroundings {
             guest: &self.sandbox.guest,
             kept: self.sandbox.guest.kept,
+            restriction: self.sandbox.guest.restriction.as_ref(),
             process_limit: self.sandbox.process_limit,
             listens: true,
             fixed_addresses: false,

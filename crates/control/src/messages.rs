@@ -1,7 +1,7 @@
 //! The messages. Every enum variant is one message; every struct field has its unit in its name or its comment.
 //! Paths and arguments are byte strings on Linux, which JSON strings cannot always hold: they travel as [`Bytes`].
 
-use crate::rules::{Action, Calls, Rules};
+use crate::rules::{Action, Calls, FileRule, Rules};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// A byte string: plain JSON string where it is valid UTF-8, else `{"base64": "..."}`.
@@ -256,6 +256,13 @@ pub struct HostProgram {
     /// It is laid out in memory as it is written (personality(2)): it could not do so itself once the filter is on.
     #[serde(default, skip_serializing_if = "is_default")]
     pub fixed_addresses: bool,
+    /// What it may do with files of the jail (Landlock), where the host has that; ports and what is out of the jail it may not
+    /// use at all then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub files: Option<Vec<FileRule>>,
+    /// It runs as a user that is nobody else's, where the jail has more than one (docs/engines/microvm.md).
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub own_user: bool,
 }
 
 /// How much is told of calls. What one says, the ones below it say too. Equal ones are told once.

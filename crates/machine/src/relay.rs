@@ -41,6 +41,8 @@ pub struct Guest {
     pub layers: Layers,
     /// Limits that the host holds.
     pub held: BTreeMap<String, String>,
+    /// What the host knows of the machine.
+    pub about: BTreeMap<String, String>,
     pub line: Option<usize>,
     pub writes_back: bool,
 }
@@ -91,7 +93,7 @@ fn booted(guest: &mut Guest, profile: Profile) -> Booted {
         guest_memory: "none".into(),
         profile,
         sentry_pid: guest.host_pid,
-        machine: BTreeMap::new(),
+        machine: std::mem::take(&mut guest.about),
     }
 }
 
@@ -298,7 +300,8 @@ impl Relay {
             let outcome = match reply.outcome {
                 Outcome::Ok(value) => {
                     let guest: Booted = serde_json::from_value(value).map_err(|error| error.to_string())?;
-                    booted.machine = guest.machine;
+                    // What the host says of itself holds.
+                    booted.machine = guest.machine.into_iter().chain(booted.machine).collect();
                     for (name, how) in guest.limits {
                         booted.limits.entry(name).or_insert_with(|| format!("{how}, in the guest"));
                     }

@@ -173,8 +173,12 @@ def host_program(
     *,
     opens_for_others: bool = False,
     fixed_addresses: bool = False,
+    files: Sequence[Mapping[str, Any]] | None = None,
+    own_user: bool = False,
 ) -> dict[str, Any]:
-    """A program of the host's; `makes`: what is there when it is up; `capabilities`: what it keeps of the jail's."""
+    """A program of the host's; `makes`: what is there when it is up; `capabilities`: what it keeps of the jail's; `files`: what it
+    may do with files of the jail; `own_user`: it runs as a user that is nobody else's.
+    """
     return {
         "arguments": [write_bytes(argument) for argument in arguments],
         "environment": [write_bytes(variable) for variable in environment],
@@ -182,6 +186,8 @@ def host_program(
         **({"capabilities": list(capabilities)} if capabilities else {}),
         **({"opens_for_others": True} if opens_for_others else {}),
         **({"fixed_addresses": True} if fixed_addresses else {}),
+        **({} if files is None else {"files": list(files)}),
+        **({"own_user": True} if own_user else {}),
     }
 
 

@@ -193,7 +193,7 @@ class MicrovmEngine:
             words.append(word)
         mounts = [
             *_machine.jail_mounts(machine.memory + (1 << 20)),
-            messages.mount_tmpfs("/run", size=1 << 20, mode=0o755),
+            messages.mount_tmpfs("/run", size=1 << 20, mode=0o1777),
             messages.mount_symlink("/var/run", "/run"),
             *_machine.program_mounts(program),
             *(messages.mount_host(path, path, writable=False) for path in _DATA if os.path.isdir(path)),
@@ -203,7 +203,12 @@ class MicrovmEngine:
         if machine.accel == "kvm":
             mounts.append(messages.mount_device(accel.KVM))
         return messages.machine(
-            monitor=messages.host_program(words, ["HOME=/tmp", "TMPDIR=/tmp"]),
+            monitor=messages.host_program(
+                words,
+                ["HOME=/tmp", "TMPDIR=/tmp"],
+                files=_files_of_monitor(program, files, machine.accel),
+                own_user=machine.accel != "kvm" or _is_for_others(accel.KVM),
+            ),
             mounts=mounts,
             memory_files=16 << 20,
             calls=None if os.geteuid() == 0 else _calls(),
@@ -305,6 +310,25 @@ def _processor() -> str:
         )
 
 
+def _files_of_monitor(program: str, files: Mapping[str, str], accelerator: str) -> list[dict[str, Any]]:
+    """What it opens by itself: of what is kept of a machine it gets descriptors."""
+    rules = _machine.files_of_program(program)
+    rules += [messages.file_rule(path, _machine.READ) for path in (*_DATA, "/dev/urandom")]
+    rules += [messages.file_rule(f"{_FILES}/{name}", _machine.READ) for name in files if name not in ("state", "memory")]
+    rules.append(messages.file_rule(os.path.dirname(_MEMORY), (*_machine.WRITE, "make_reg", "truncate")))
+    rules.append(messages.file_rule(os.path.dirname(_SOCKET), ("make_sock", "resolve_unix")))
+    rules.append(messages.file_rule("/dev/null", _machine.WRITE))
+    if accelerator == "kvm":
+        rules.append(messages.file_rule(accel.KVM, (*_machine.WRITE, "ioctl_dev")))
+    return rules
+
+
+def _is_for_others(device: str) -> bool:
+    """Whether a user of its own can open a device: the jail gives that the device's group, where it is not root's."""
+    status = os.stat(device)
+    return status.st_mode & 0o006 == 0o006 or (status.st_mode & 0o060 == 0o060 and status.st_gid != 0)
+
+
 def _server_path() -> str:
     program = next((path for path in _SERVERS if os.access(path, os.X_OK)), None)
     if program is None:
@@ -315,7 +339,11 @@ def _server_path() -> str:
 def _server() -> dict[str, Any]:
     words = [_server_path(), f"--socket-path={_SOCKET}", "-o", f"source={_machine.TOP}", "-o", "sandbox=chroot"]
     words += ["-o", "cache=always", "-o", "modcaps=-mknod:-setfcap", "-o", "log_level=err"]
-    return messages.host_program(words, (), _SOCKET, _SERVER_CAPABILITIES, opens_for_others=os.geteuid() != 0)
+    path = words[0]
+    files = _machine.files_of_program(path)
+    files += [messages.file_rule(place, _machine.EVERYTHING) for place in (_machine.TOP, os.path.dirname(_SOCKET))]
+    files += [messages.file_rule("/proc", _machine.READ), messages.file_rule("/dev/null", _machine.WRITE)]
+    return messages.host_program(words, (), _SOCKET, _SERVER_CAPABILITIES, opens_for_others=os.geteuid() != 0, files=files)
 
 
 def _calls() -> dict[str, Any]:

@@ -49,6 +49,8 @@ def made(kind: str, name: str, make: Callable[[], bytes]) -> str:
         _forget_old(kind, _MOST_FILES)
     else:
         os.utime(path)
+    # A monitor has a user of its own; nobody else gets into the directory.
+    os.chmod(path, 0o444)
     return path
 
 
