@@ -10,11 +10,11 @@ import time
 from pathlib import Path
 
 import pytest
+from test_engine import Watched
 
 import harness
 import skerry
 from skerry.vmm import accel
-from test_engine import Watched
 
 
 @pytest.fixture(autouse=True)

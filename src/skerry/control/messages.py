@@ -176,8 +176,8 @@ def host_program(
     files: Sequence[Mapping[str, Any]] | None = None,
     own_user: bool = False,
 ) -> dict[str, Any]:
-    """A program of the host's; `makes`: what is there when it is up; `capabilities`: what it keeps of the jail's; `files`: what it
-    may do with files of the jail; `own_user`: it runs as a user that is nobody else's.
+    """A program of the host's; `makes`: what is there when it is up; `capabilities`: what it keeps of the jail's; `files`: what
+    it may do with files of the jail; `own_user`: it runs as a user that is nobody else's.
     """
     return {
         "arguments": [write_bytes(argument) for argument in arguments],

@@ -111,8 +111,8 @@ RUN = ("execute", *READ)
 WRITE = ("read_file", "write_file")
 #: All that a server of files does for others; what may be written to the mounts say.
 EVERYTHING = (
-    *READ, "write_file", "remove_dir", "remove_file", "make_char", "make_dir", "make_reg", "make_sock", "make_fifo", "make_block",
-    "make_sym", "refer", "truncate", "ioctl_dev", "resolve_unix",
+    *READ, "write_file", "remove_dir", "remove_file", "make_char", "make_dir", "make_reg", "make_sock", "make_fifo",
+    "make_block", "make_sym", "refer", "truncate", "ioctl_dev", "resolve_unix",
 )  # fmt: skip
 
 

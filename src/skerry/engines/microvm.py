@@ -304,10 +304,8 @@ def _step(request: vmm.Request) -> dict[str, Any]:
 
 def _processor() -> str:
     """What a snapshot depends on where the hardware's own registers are in it."""
-    with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
-        return "".join(
-            line for line in file.read().partition("\n\n")[0].splitlines() if line.startswith(("model", "flags", "step"))
-        )
+    found = _host.processor()
+    return " ".join(found.get(name, "") for name in ("model", "model name", "stepping", "flags"))
 
 
 def _files_of_monitor(program: str, files: Mapping[str, str], accelerator: str) -> list[dict[str, Any]]:

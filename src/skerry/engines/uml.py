@@ -161,6 +161,4 @@ def _overlay_module(kernel: str) -> str | None:
 
 def _are_wide() -> bool:
     """Whether this processor has more registers than the kernel may have room for."""
-    with open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:
-        flags = next((line.split() for line in file if line.startswith("flags")), [])
-    return bool(_WIDE_REGISTERS & set(flags))
+    return bool(_WIDE_REGISTERS & set(_host.processor().get("flags", "").split()))
