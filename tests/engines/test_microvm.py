@@ -219,3 +219,14 @@ def test_nobody_inside_reaches_the_agent() -> None:
         assert other.wait(60) == 137
         assert sandbox.run(["sh", "-c", "echo o > /proc/sysrq-trigger; reboot -f; echo $$; kill -9 $$"]).returncode == 137
         assert sandbox.run(["true"]).returncode == 0
+
+
+def test_the_caller_as_itself(caller: harness.Caller) -> None:
+    with caller.workspace() as work:
+        script = f"id -u; echo x > {work}/file; mkdir {work}/directory; chmod 640 {work}/file; stat -c '%u %a' {work}/file; touch /new"
+        options = ["--engine", "microvm", "--accel", "tcg", "--user", "caller", "--rw", str(work)]
+        done = caller.do(options, ["sh", "-c", script], cwd="/")
+        uid = caller.owner[0]
+        assert done.stdout == f"{uid}\n{uid} 640\n", done
+        assert (work / "file").stat().st_uid == (work / "directory").stat().st_uid == uid
+        assert (done.returncode == 0) == (uid == 0), done

@@ -77,10 +77,10 @@ impl Jail {
             groups: if has_own { self.groups.clone() } else { Vec::new() },
             stdio: Stdio::Descriptors([Some(0), Some(1), Some(2)]),
         };
-        let mut kept = self.guest.kept;
+        let mut own = CapabilitySet::empty();
         for name in &program.capabilities {
             let one = name.strip_prefix("CAP_").and_then(CapabilitySet::from_name).filter(|one| KEEPABLE.contains(*one));
-            kept |= one.ok_or_else(|| failure(FailureKind::Invalid, format!("{name} cannot be kept in a jail")))?;
+            own |= one.ok_or_else(|| failure(FailureKind::Invalid, format!("{name} cannot be kept in a jail")))?;
         }
         let restriction = match &program.files {
             Some(files) => landlock::Restriction::make(&self.rules_of(files), self.landlock, None)?,
@@ -88,7 +88,8 @@ impl Jail {
         };
         let around = Surroundings {
             guest: &self.guest,
-            kept,
+            kept: self.guest.kept | own,
+            kept_by_others: own,
             restriction: restriction.as_ref(),
             process_limit: None,
             listens: program.opens_for_others,

@@ -10,6 +10,7 @@ use crate::spawn::{self, Started, Streams, Surroundings};
 use crate::terminal::Terminal;
 use crate::watch::{self, Told};
 use rustix::event::{poll, PollFd, PollFlags, Timespec};
+use rustix::thread::CapabilitySet;
 use serde_json::{json, Value};
 use skerry_confine::cgroup::{ControlGroups, Controller, MemoryEvents, ProcessEvents};
 use skerry_confine::connection::{Connection, Sender};
@@ -355,6 +356,7 @@ impl Server {
         let around = Surroundings {
             guest: &self.sandbox.guest,
             kept: self.sandbox.guest.kept,
+            kept_by_others: CapabilitySet::empty(),
             restriction: self.sandbox.guest.restriction.as_ref(),
             process_limit: self.sandbox.process_limit,
             listens: true,

@@ -30,6 +30,8 @@ pub struct Surroundings<'a> {
     pub dies_first: bool,
     /// What a program of root's keeps.
     pub kept: CapabilitySet,
+    /// What one keeps that is not root's but ours, as we are (ambient capabilities): a server of files.
+    pub kept_by_others: CapabilitySet,
     /// What of Landlock's it enters.
     pub restriction: Option<&'a Restriction>,
     /// It is laid out in memory as it is written: it could not do so itself once the filter is on.
@@ -159,7 +161,7 @@ fn become_program(
         return internal("Landlock", &error);
     }
     let becomes_root = ids.map_or(rustix::process::geteuid().is_root(), |(uid, _)| uid == 0);
-    let kept = if becomes_root { around.kept } else { CapabilitySet::empty() };
+    let kept = if becomes_root { around.kept } else { around.kept_by_others };
     let prepared = (|| {
         let terminal = streams.terminal;
         let [input, output, error] = streams.descriptors;
@@ -198,7 +200,7 @@ fn become_program(
     if let Err(error) = prepared {
         return internal("a process cannot be prepared", &error);
     }
-    if let Err(error) = drop_capabilities(kept) {
+    if let Err(error) = drop_capabilities(kept).and_then(|()| if becomes_root { Ok(()) } else { hand_on(kept) }) {
         return internal("capabilities cannot be dropped", &error);
     }
     if let Err(error) = rustix::process::chdir(std::ffi::OsStr::from_bytes(&spawn.directory.0)) {
@@ -337,6 +339,13 @@ pub fn drop_capabilities(kept: CapabilitySet) -> Result<(), Errno> {
         None,
         CapabilitySets { effective: present, permitted: present, inheritable: CapabilitySet::empty() },
     )
+}
+
+/// To a program that is not root's.
+fn hand_on(kept: CapabilitySet) -> Result<(), Errno> {
+    let sets = rustix::thread::capabilities(None)?;
+    rustix::thread::set_capabilities(None, CapabilitySets { inheritable: sets.permitted & kept, ..sets })?;
+    (kept & sets.permitted).iter().try_for_each(|one| rustix::thread::configure_capability_in_ambient_set(one, true))
 }
 
 fn bound_capabilities(kept: CapabilitySet) {
