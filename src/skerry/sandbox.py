@@ -68,8 +68,9 @@ class Sandbox:
     engine, min_isolation, require
         The wall ("auto": the highest level that can run this here); the least level, 1 to 4 (`skerry engines` lists them);
         layers that must be in force (else `LayerUnavailable`). What an engine cannot enforce is `Unenforceable`.
-    accel, vmm, snapshot
-        Of the engine `microvm`: "auto", "kvm" or "tcg"; the monitor; "auto" or "never" (docs/engines/microvm.md).
+    accel, vmm, snapshot, root_image
+        Of the engine `microvm`: "auto", "kvm" or "tcg"; the monitor; "auto" or "never"; the tree, as an erofs or ext4 image or a
+        directory that one is made of (docs/engines/microvm.md).
     profile
         "default", or "strict": all data goes through the sentry, and what is mapped of the host's files is a copy.
     block, net
@@ -105,6 +106,7 @@ class Sandbox:
         accel: str = "auto",
         vmm: str = "qemu",
         snapshot: str = "auto",
+        root_image: StrPath | None = None,
         profile: str = "default",
         trace: bool = False,
         require: Iterable[str] | str = (),
@@ -135,6 +137,7 @@ class Sandbox:
             accel=accel,
             vmm=vmm,
             snapshot=snapshot,
+            root_image=root_image,
             profile=profile,
             trace=trace,
             require=require,

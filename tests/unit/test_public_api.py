@@ -30,7 +30,7 @@ self args input timeout check shell on_stdout on_stderr max_output stdin stderr 
 """.split()
 OPTIONS = """
 self read_write read_only hide tmpfs overlay_dir env inherit_env cwd user hostname timeout memory cpus pids network engine
-min_isolation accel vmm snapshot profile trace require policy block net events
+min_isolation accel vmm snapshot root_image profile trace require policy block net events
 """.split()
 
 #: What costs start-up time, and what `skerry do` therefore never loads.

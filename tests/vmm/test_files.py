@@ -52,7 +52,7 @@ def test_what_killed_processes_have_left_goes() -> None:
     for name in ("snapshot-one.77.part", "snapshot-one.77.part.memory", "snapshot-two.78.part", "kernel-x.79-79.part"):
         (place / name).write_bytes(b"half")
     os.utime(place / "kernel-x.79-79.part", (1, 1))
-    with store.locked("one"):
+    with store.lock_of_snapshot("one"):
         store.drop(store.new_snapshot("one"))
     # The other may be in the making.
     assert os.listdir(place) == ["snapshot-two.78.part"]
@@ -62,7 +62,7 @@ def test_what_killed_processes_have_left_goes() -> None:
     def take() -> None:
         nonlocal held, most
         for _ in range(50):
-            with store.locked("one"):
+            with store.lock_of_snapshot("one"):
                 held += 1
                 most = max(most, held)
                 time.sleep(0.0002)

@@ -129,6 +129,9 @@ pub struct Boot {
     /// What is known of the machine: told again in `machine` of [`Booted`].
     #[serde(default, skip_serializing_if = "std::collections::BTreeMap::is_empty")]
     pub about: std::collections::BTreeMap<String, String>,
+    /// Where a guest with a kernel of its own finds the files that its mounts name, as KIND:SOURCE (mount(2)); none: they are there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tree: Option<String>,
     /// From `skerry-machine` to the guest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resumed: Option<Resumed>,

@@ -150,6 +150,7 @@ fn jail_of(wanted: &Boot, machine: &Machine) -> Boot {
         require: Vec::new(),
         rules: Some(Rules { calls: machine.calls.clone(), capabilities: Some(Vec::new()), ..Rules::default() }),
         machine: None,
+        tree: None,
         resumed: None,
         about: BTreeMap::new(),
         observe: Default::default(),

@@ -159,7 +159,9 @@ def chosen(options: Options) -> Engine:
 
 
 #: Options that only a virtual machine has.
-_OF_MACHINES = dict.fromkeys(("accel", "vmm", "snapshot"), "it is about virtual machines; use the engine 'microvm'")
+_OF_MACHINES = dict.fromkeys(
+    ("accel", "vmm", "snapshot", "root_image"), "it is about virtual machines; use the engine 'microvm'"
+)
 
 
 def _refusal(found: Engine, given: Collection[str], min_isolation: int) -> Unenforceable | None:

@@ -14,7 +14,7 @@ import sys
 
 from .. import _host, errors, vmm
 from ..control import messages
-from ..vmm import accel, initramfs, kernel, store
+from ..vmm import accel, image, initramfs, kernel, store
 from ..vmm.qemu import command
 from . import _machine
 from .base import Capabilities, Probe, probe_by_boot
@@ -22,7 +22,7 @@ from .sentry import ProgramGuest, find_beside
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from typing import Any
 
     from .._options import Options
@@ -112,7 +112,7 @@ class MicrovmEngine:
         found = kernel.find()
         identity = found.identity()
 
-        def image() -> bytes:
+        def unpacked() -> bytes:
             with open(found.path, "rb") as file:
                 data = file.read()
             return kernel.vmlinux(data) or data
@@ -122,10 +122,12 @@ class MicrovmEngine:
 
         def archive() -> bytes:
             with open(agent, "rb") as file:
-                return initramfs.build(file.read(), found.modules, (*self._monitor.modules, *_MODULES))
+                return initramfs.build(file.read(), found.modules, modules, _MORE_MODULES)
 
-        name = store.name_of(_FORM, identity, agent, status.st_ino, status.st_size, status.st_mtime_ns, *self._monitor.modules)
-        return store.made("kernel", store.name_of(identity), image), store.made("initramfs", name, archive)
+        modules = (*self._monitor.modules, *_MODULES)
+        of_agent = (agent, status.st_ino, status.st_size, status.st_mtime_ns)
+        name = store.name_of(_FORM, identity, *of_agent, *modules, *_MORE_MODULES)
+        return store.made("kernel", store.name_of(identity), unpacked), store.made("initramfs", name, archive)
 
     def boot(self, options: Options) -> dict[str, Any]:
         """As the options have it, for the guest's own tree; and the machine around it."""
@@ -141,18 +143,27 @@ class MicrovmEngine:
         boot = options.boot_message()
         memory = options.memory or min(DEFAULT_MEMORY, _host.host_memory() // 2)
         boot["limits"]["memory_files"] = min(boot["limits"]["memory_files"], memory // 2)
-        boot["mounts"], shown = _machine.share(boot["mounts"])
-        image, first = self._files()
+        tree, shown, helpers = "virtiofs:root", [], []
+        kernel_file, first = self._files()
+        files = {"kernel": kernel_file, "initramfs": first}
+        if options.root_image is not None:
+            files["tree"], kind = image.of(options.root_image)
+            tree = f"{kind}:/dev/vda"
+            boot["mounts"] = _on_image(boot["mounts"])
+        else:
+            boot["mounts"], shown = _machine.share(boot["mounts"])
+            shown += _machine.program_mounts(_server_path())
+            helpers = [_server()]
         machine = vmm.Machine(
             kernel=f"{_FILES}/kernel",
             initramfs=f"{_FILES}/initramfs",
             memory=-(-(memory + OVERHEAD) // (64 << 20)) * (64 << 20),
             cpus=_cpus(options),
             command_line=_command_line(choice.accel, self._monitor.channel),
-            shares_root=True,
+            images=[f"{_FILES}/tree"] if "tree" in files else [],
+            shares_root="tree" not in files,
             accel=choice.accel,
         )
-        files = {"kernel": image, "initramfs": first}
         state = self._kept(boot, machine, files) if self._monitor.keeps and self._snapshot == "auto" else None
         plan = self._monitor.plan(machine)
         plug = [_step(request) for request in plan.requests]
@@ -168,15 +179,17 @@ class MicrovmEngine:
                 messages.step(command("query-status"), until="paused"),
             ]
             talk = messages.conversation(_CONTROL, before=[*load, *plug, messages.step(command("cont"))], resumed=True)
+        boot["tree"] = tree
         boot["about"] = {
             "monitor": self._monitor.name,
             "accel": f"{choice.accel}: {choice.why}" if choice.why else choice.accel,
             "memory": f"{machine.memory_mib} MiB",
             "start": "boot" if state is None else "snapshot",
+            "tree": tree,
         }
         boot["machine"] = self._machine(plan, machine, files, talk)
-        boot["machine"]["helpers"] = [_server()]
-        boot["machine"]["mounts"] += [*_machine.program_mounts(_server_path()), *shown]
+        boot["machine"]["helpers"] = helpers
+        boot["machine"]["mounts"] += shown
         boot["machine"]["writes_back"] = _machine.writes_back(boot["mounts"])
         return boot
 
@@ -220,11 +233,12 @@ class MicrovmEngine:
     def _kept(self, boot: Mapping[str, Any], machine: vmm.Machine, files: Mapping[str, str]) -> str | None:
         """The snapshot of such a machine that has booted, made where there is none; None where it cannot be."""
         plain = vmm.Machine(**{name: getattr(machine, name) for name in machine.__slots__})
-        plain.shares_root = False
+        plain.shares_root, plain.images = False, ()
+        files = {name: path for name, path in files.items() if name != "tree"}
         plan = self._monitor.plan(plain)
         processor = _processor() if machine.accel == "kvm" else ""
         name = store.name_of(*plan.argv, *files.values(), accel.identity(self._program()), processor)
-        with store.locked(name):
+        with store.lock_of_snapshot(name):
             if (found := store.snapshot(name)) is not None:
                 return found
             part = store.new_snapshot(name)
@@ -279,12 +293,26 @@ _FORM = "1"
 
 #: What every guest's tree takes.
 _MODULES = ("overlay",)
+#: What some take, where the kernel has it.
+_MORE_MODULES = ("erofs", "ext4")
 
 
 def _cpus(options: Options) -> int:
     """Whole ones: a fraction is held outside, by the time that the monitor gets."""
     there = len(os.sched_getaffinity(0))
     return max(1, min(math.ceil(options.cpus or there), there, 64))
+
+
+def _on_image(mounts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The guest's mounts where its tree is an image: of the host's there is nothing else."""
+    top = mounts[0]
+    for mount in mounts:
+        own = mount["type"] not in ("host_read_only", "host_read_write", "hide")
+        if not (own or mount is top) or (mount is top and top["type"] != "overlay"):
+            option = {"host_read_write": "read_write", "hide": "hide"}.get(mount["type"], "read_only")
+            why = "the tree comes from an image, which has all that there is; leave the option out, or root_image"
+            raise errors.Unenforceable(option, "microvm", why)
+    return [{**top, "source": "/0"}, *(dict(mount) for mount in mounts[1:])]
 
 
 def _command_line(accelerator: str, channel: str) -> str:
@@ -294,12 +322,12 @@ def _command_line(accelerator: str, channel: str) -> str:
         counter = accel.counter_khz()
         words += [f"tsc_early_khz={counter}"] if counter else []
         words += ["lpj=4000000", "no_timer_check", "mitigations=off"]
-    words += ["--", "--engine", "guest", "--channel", channel, "--module", f"/{initramfs.MODULES}", "--tree", "virtiofs:root"]
+    words += ["--", "--engine", "guest", "--channel", channel, "--module", f"/{initramfs.MODULES}"]
     return " ".join(words)
 
 
 def _step(request: vmm.Request) -> dict[str, Any]:
-    return messages.step({"execute": request.method, "arguments": request.body or {}})
+    return messages.step({"execute": request.method, "arguments": request.body or {}}, read=request.file)
 
 
 def _processor() -> str:
@@ -330,7 +358,10 @@ def _is_for_others(device: str) -> bool:
 def _server_path() -> str:
     program = next((path for path in _SERVERS if os.access(path, os.X_OK)), None)
     if program is None:
-        raise errors.EngineUnavailable("there is no virtiofsd; Debian's package is qemu-system-common")
+        raise errors.EngineUnavailable(
+            "there is no virtiofsd to serve the host's files; Debian's package is qemu-system-common. Without it the tree can be an "
+            "image (root_image)"
+        )
     return os.path.realpath(program)
 
 

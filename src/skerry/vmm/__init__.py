@@ -54,14 +54,15 @@ class Machine:
 
 
 class Request:
-    """One request to a monitor's control socket, and the statuses that mean that it was done."""
+    """One request to a monitor's control socket; `file`: the path of one that goes along as a descriptor, opened for reading."""
 
-    __slots__ = ("body", "method", "path")
+    __slots__ = ("body", "file", "method", "path")
 
-    def __init__(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, method: str, path: str, body: Mapping[str, Any] | None = None, file: str | None = None) -> None:
         self.method = method
         self.path = path
         self.body = body
+        self.file = file
 
 
 class Plan:

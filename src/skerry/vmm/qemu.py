@@ -1,7 +1,7 @@
 """QEMU: the machine on its command line, the rest by QMP.
 
-Two machines: `qemu` is a q35, whose tree (virtio-fs) is plugged in after the agent is there, so that what was before can be
-kept as a snapshot; `qemu-microvm` is the small machine without PCI, which boots a little sooner and cannot be kept.
+Two machines: `qemu` is a q35, whose tree (virtio-fs, or one image) is plugged in after the agent is there, so that what was
+before can be kept as a snapshot; `qemu-microvm` is the small machine without PCI, which boots a little sooner and cannot be kept.
 Under tcg the processor is QEMU's own work: no hardware holds the guest, so its jail does.
 """
 
@@ -58,13 +58,15 @@ class Qemu(Monitor):
             *("-device", self._device("virtio-rng", "rng=entropy")),
             *("-device", self._device("virtio-balloon", "free-page-reporting=on,deflate-on-oom=on")),
         ]
-        for number, path in enumerate(machine.images):
-            name = path.replace(",", ",,")
-            words += ["-drive", f"if=none,id=image{number},format=raw,read-only=on,file.locking=off,file={name}"]
-            words += ["-device", self._device("virtio-blk", f"drive=image{number}")]
+        requests = []
         if self._pci:
             words += ["-device", "pcie-root-port,id=plug,chassis=1,slot=1"]
-        requests = []
+            requests += [request for path in machine.images for request in _plug_image(path)]
+        else:
+            for number, path in enumerate(machine.images):
+                name = path.replace(",", ",,")
+                words += ["-drive", f"if=none,id=image{number},format=raw,read-only=on,file.locking=off,file={name}"]
+                words += ["-device", self._device("virtio-blk", f"drive=image{number}")]
         if machine.shares_root:
             words += ["-chardev", f"socket,id=share,path={SHARE}"]
             if self._pci:
@@ -80,6 +82,16 @@ class Qemu(Monitor):
 def command(name: str, **arguments: object) -> dict[str, object]:
     """One of QMP's."""
     return {"execute": name, "arguments": {word.replace("_", "-"): value for word, value in arguments.items()}}
+
+
+def _plug_image(path: str) -> list[Request]:
+    """The tree as a disk, which may be a file that only whoever starts the machine can read."""
+    file = {"driver": "file", "filename": "/dev/fdset/1", "locking": "off"}
+    return [
+        Request("add-fd", "", {"fdset-id": 1}, file=path),
+        Request("blockdev-add", "", {"driver": "raw", "node-name": "tree", "read-only": True, "file": file}),
+        Request("device_add", "", {"driver": "virtio-blk-pci", "id": "tree", "bus": "plug", "drive": "tree"}),
+    ]
 
 
 _PLUG = Request(

@@ -59,6 +59,21 @@ def made(kind: str, name: str, make: Callable[[], bytes]) -> str:
     return path
 
 
+def made_by(kind: str, name: str, make: Callable[[str], None]) -> str:
+    """The same, of what a program writes to the path that it is given; one process at a time does."""
+    with locked(f"{kind}-{name}"):
+        path = os.path.join(directory(), f"{kind}-{name}")
+        if not os.path.isfile(path):
+            part = f"{path}.{os.getpid()}.part"
+            _sweep(f"{kind}-{name}")
+            make(part)
+            os.rename(part, path)
+            _forget_old(kind, _MOST_FILES)
+        os.utime(path)
+        os.chmod(path, 0o444)
+    return path
+
+
 def _write(path: str, content: bytes) -> None:
     part = f"{path}.{os.getpid()}-{threading.get_native_id()}.part"
     with open(part, "wb", opener=_private) as file:
@@ -95,6 +110,11 @@ def _remove(path: str) -> None:
 # --- snapshots ---
 
 
+def lock_of_snapshot(name: str) -> locked:
+    """One process at a time makes it."""
+    return locked(_SNAPSHOT + name)
+
+
 def snapshot(name: str) -> str | None:
     """The path of a snapshot whose contents are what they were; one that is not is deleted."""
     import json
@@ -115,10 +135,10 @@ def snapshot(name: str) -> str | None:
 
 
 class locked:  # noqa: N801  # used as a statement
-    """One process at a time makes the snapshot of a name."""
+    """One process at a time makes what has a name."""
 
     def __init__(self, name: str) -> None:
-        self._path = os.path.join(directory(), f"{_SNAPSHOT}{name}.lock")
+        self._path = os.path.join(directory(), f"{name}.lock")
 
     def __enter__(self) -> None:
         import fcntl
@@ -139,12 +159,12 @@ class locked:  # noqa: N801  # used as a statement
 
 
 def _sweep(name: str) -> None:
-    """Takes away what killed processes have left: of the snapshot of that name, which is locked by us, and what is old."""
+    """Takes away what killed processes have left: of that name, which is locked by us, and what is old."""
     place = directory()
     for left in os.listdir(place):
         path = os.path.join(place, left)
         try:
-            if ".part" in left and (left.startswith(f"{_SNAPSHOT}{name}.") or time.time() - os.stat(path).st_mtime > _OLD):
+            if ".part" in left and (left.startswith(f"{name}.") or time.time() - os.stat(path).st_mtime > _OLD):
                 os.unlink(path)
         except FileNotFoundError:
             pass
@@ -152,7 +172,7 @@ def _sweep(name: str) -> None:
 
 def new_snapshot(name: str) -> str:
     """An empty file where a snapshot is to be written; `keep` makes it one. While its name is locked."""
-    _sweep(name)
+    _sweep(_SNAPSHOT + name)
     part = os.path.join(directory(), f"{_SNAPSHOT}{name}.{os.getpid()}.part")
     _write(part, b"")
     _write(f"{part}.memory", b"")
