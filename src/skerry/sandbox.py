@@ -69,7 +69,7 @@ class Sandbox:
         The wall ("auto": the highest level that can run this here); the least level, 1 to 4 (`skerry engines` lists them);
         layers that must be in force (else `LayerUnavailable`). What an engine cannot enforce is `Unenforceable`.
     accel, vmm, snapshot, root_image
-        Of the engine `microvm`: "auto", "kvm" or "tcg"; the monitor; "auto" or "never"; the tree, as an erofs or ext4 image or a
+        Of the engine `microvm`: "auto", "kvm" or "tcg"; the monitor; "auto" or "never"; the tree as an image, or a
         directory that one is made of (docs/engines/microvm.md).
     profile
         "default", or "strict": all data goes through the sentry, and what is mapped of the host's files is a copy.

@@ -143,7 +143,9 @@ class MicrovmEngine:
         boot = options.boot_message()
         memory = options.memory or min(DEFAULT_MEMORY, _host.host_memory() // 2)
         boot["limits"]["memory_files"] = min(boot["limits"]["memory_files"], memory // 2)
-        tree, shown, helpers = "virtiofs:root", [], []
+        tree = "virtiofs:root"
+        shown: list[dict[str, Any]] = []
+        helpers: list[dict[str, Any]] = []
         kernel_file, first = self._files()
         files = {"kernel": kernel_file, "initramfs": first}
         if options.root_image is not None:
@@ -359,8 +361,8 @@ def _server_path() -> str:
     program = next((path for path in _SERVERS if os.access(path, os.X_OK)), None)
     if program is None:
         raise errors.EngineUnavailable(
-            "there is no virtiofsd to serve the host's files; Debian's package is qemu-system-common. Without it the tree can be an "
-            "image (root_image)"
+            "there is no virtiofsd to serve the host's files; Debian's package is qemu-system-common. Without it the tree can "
+            "be an image (root_image)"
         )
     return os.path.realpath(program)
 

@@ -54,7 +54,7 @@ class Machine:
 
 
 class Request:
-    """One request to a monitor's control socket; `file`: the path of one that goes along as a descriptor, opened for reading."""
+    """One request to a monitor's control socket; `file`: the path of what goes along as a descriptor, opened to read."""
 
     __slots__ = ("body", "file", "method", "path")
 

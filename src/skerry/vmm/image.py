@@ -64,7 +64,8 @@ def _maker() -> str:
     found = next(filter(None, (shutil.which(name, path=path) for name in _MAKERS)), None)
     if found is None:
         raise EngineUnavailable(
-            "an image is made by mkfs.erofs or mkfs.ext4, and neither is installed; Debian's packages are erofs-utils and e2fsprogs"
+            "an image is made by mkfs.erofs or mkfs.ext4, and neither is installed; Debian's packages are erofs-utils and "
+            "e2fsprogs"
         )
     return found
 

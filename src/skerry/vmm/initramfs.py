@@ -18,8 +18,8 @@ MODULES = "modules"
 
 
 def build(agent: bytes, modules_directory: str, wanted: Iterable[str], welcome: Iterable[str] = ()) -> bytes:
-    """The archive. `wanted`: modules by name, in any order; those that are built into the kernel are left out, and of those that are
-    only `welcome` those that it does not have.
+    """The archive. `wanted`: modules by name, in any order; those that are built into the kernel are left out, and of those
+    that are only `welcome` those that it does not have.
     """
     files = [("init", stripped(agent), 0o100755), ("dev", b"", 0o040755), (MODULES, b"", 0o040755)]
     for number, (name, content) in enumerate(modules(modules_directory, wanted, welcome)):

@@ -1,7 +1,8 @@
 """QEMU: the machine on its command line, the rest by QMP.
 
 Two machines: `qemu` is a q35, whose tree (virtio-fs, or one image) is plugged in after the agent is there, so that what was
-before can be kept as a snapshot; `qemu-microvm` is the small machine without PCI, which boots a little sooner and cannot be kept.
+before can be kept as a snapshot; `qemu-microvm` is the small machine without PCI, which boots a little sooner and cannot be
+kept.
 Under tcg the processor is QEMU's own work: no hardware holds the guest, so its jail does.
 """
 
