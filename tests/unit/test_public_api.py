@@ -19,7 +19,7 @@ SandboxIsADirectory SandboxNotADirectory SandboxPermissionDenied SentryDied Sent
 Unenforceable UnsupportedHost Usage UsageError __version__
 """.split()
 
-SANDBOX_METHODS = "close closed connect files info kill processes run spawn start usage".split()
+SANDBOX_METHODS = "close closed connect files info kill processes run spawn start update usage".split()
 PROCESS_METHODS = """
 add_done_callback close communicate exit_signal kill poll resize result returncode send_signal signal stop terminate usage
 wait

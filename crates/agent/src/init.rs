@@ -91,9 +91,32 @@ fn serve() -> Result<()> {
         skerry_platform::agent::leave(i32::from(done.is_err()))
     };
     drop(theirs);
+    // Without it machines do not grow: whoever asks for that hears of it.
+    let _ = take_what_is_plugged_in();
     relay(channel, ours, arguments.line)?;
     // Orphans of the guest's own are reaped in its namespace; here there are few.
     while skerry_platform::agent::wait_for_any().is_some_and(|dead| dead.pid != agent) {}
+    Ok(())
+}
+
+/// CPUs are brought online as they come, which no kernel does by itself; memory is, by the command line.
+fn take_what_is_plugged_in() -> Result<()> {
+    use rustix::net::{bind, netlink, recv, socket_with, AddressFamily, RecvFlags, SocketFlags, SocketType};
+    let flags = SocketFlags::CLOEXEC;
+    let socket = socket_with(AddressFamily::NETLINK, SocketType::DGRAM, flags, Some(netlink::KOBJECT_UEVENT))?;
+    // The kernel's own messages, not what a udev would pass on.
+    bind(&socket, &netlink::SocketAddrNetlink::new(0, 1))?;
+    std::thread::Builder::new().spawn(move || {
+        let mut message = [0; 4096];
+        // ENOBUFS: some were lost.
+        while let Ok((count, _)) = recv(&socket, &mut message[..], RecvFlags::empty()) {
+            let first = message[..count].split(|byte| *byte == 0).next().unwrap_or_default();
+            let name = std::str::from_utf8(first).ok().and_then(|text| text.strip_prefix("add@/devices/system/cpu/cpu"));
+            if let Some(number) = name.and_then(|name| name.parse::<u32>().ok()) {
+                let _ = std::fs::write(format!("/sys/devices/system/cpu/cpu{number}/online"), "1");
+            }
+        }
+    })?;
     Ok(())
 }
 

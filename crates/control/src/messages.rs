@@ -85,8 +85,36 @@ pub enum Call {
     Usage,
     /// Layers in force, limits, versions. Replies [`Booted`].
     Info,
+    /// Changes limits that the sandbox was started with. Replies [`Booted`]. Errors: `unenforceable`.
+    Update(Update),
     /// Ends every process and the sandbox; the reply is the last message.
     Shutdown,
+}
+
+/// Limits as they are to be from now on; what is absent stays.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Update {
+    /// Bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpus: Option<f64>,
+    /// The guest's machine grows for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub machine: Option<Growth>,
+}
+
+/// What is plugged into a machine that runs.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Growth {
+    /// What its monitor is told (for `skerry-machine`).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub steps: Vec<Step>,
+    /// What the guest has then: virtual CPUs, and bytes of memory.
+    pub cpus: u32,
+    pub memory: u64,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -400,7 +428,7 @@ pub enum Layer {
     NoCapabilities,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Booted {
     pub layers: Vec<Layer>,
     /// Layers that are not in force, each with the reason.
@@ -418,7 +446,7 @@ pub struct Booted {
     pub machine: std::collections::BTreeMap<String, String>,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct MissingLayer {
     pub layer: Layer,
     pub reason: String,

@@ -110,6 +110,8 @@ pub fn serve(mut connection: Connection, engine: &str) -> Result<ExitCode, Box<d
                 about: BTreeMap::from([("jail".to_owned(), jail.describe(&machine.monitor))]),
                 line: machine.line_holds,
                 writes_back: machine.writes_back,
+                groups,
+                conversation: machine.conversation.clone(),
             })
         });
     let conversation = machine.conversation.as_ref();

@@ -314,6 +314,22 @@ def signal(process: int, number: int, target: str = "process") -> dict[str, Any]
     return {"process": process, "signal": number, "target": target}
 
 
+def update(
+    *,
+    memory: int | None = None,
+    cpus: float | None = None,
+    machine: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Limits as they are to be from now on; `machine`: how the guest's grows for that."""
+    more = {"memory": memory, "cpus": cpus, "machine": machine}
+    return {name: value for name, value in more.items() if value is not None}
+
+
+def growth(steps: Sequence[Mapping[str, Any]], *, cpus: int, memory: int) -> dict[str, Any]:
+    """What a machine's monitor is told, and the CPUs and bytes of memory that the guest has then."""
+    return {"steps": list(steps), "cpus": cpus, "memory": memory}
+
+
 def resize(process: int, columns: int, rows: int) -> dict[str, Any]:
     return {"process": process, "columns": columns, "rows": rows}
 

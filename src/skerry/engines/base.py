@@ -43,6 +43,9 @@ if TYPE_CHECKING:
         def boot(self, options: Options) -> dict[str, Any]:
             """The parameters of the `boot` request."""
 
+        def update(self, memory: int | None, cpus: float | None) -> dict[str, Any]:
+            """The parameters of the `update` request that changes limits while it runs; those were given at the start."""
+
         def probe(self) -> Probe:
             """Whether it works on this host. To be tried, not guessed, and without a trace."""
 

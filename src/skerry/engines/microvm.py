@@ -15,7 +15,7 @@ import sys
 from .. import _host, errors, vmm
 from ..control import messages
 from ..vmm import accel, image, initramfs, kernel, store
-from ..vmm.qemu import command
+from ..vmm.qemu import SLOTS, command
 from . import _machine
 from .base import Capabilities, Probe, probe_by_boot
 from .sentry import ProgramGuest, find_beside
@@ -77,6 +77,8 @@ class MicrovmEngine:
         self._monitor = vmm.monitor(monitor)
         self._snapshot = snapshot
         self._settled: accel.Choice | None = None
+        self._machine_now: vmm.Machine | None = None
+        self._plugged: list[int] = []
 
     @property
     def capabilities(self) -> Capabilities:
@@ -165,7 +167,10 @@ class MicrovmEngine:
             images=[f"{_FILES}/tree"] if "tree" in files else [],
             shares_root="tree" not in files,
             accel=choice.accel,
+            most_cpus=_cpus_of_host() if self._monitor.grows else 0,
+            most_memory=_host.host_memory() >> 30 << 30 if self._monitor.grows else 0,
         )
+        self._machine_now = machine
         state = self._kept(boot, machine, files) if self._monitor.keeps and self._snapshot == "auto" else None
         plan = self._monitor.plan(machine)
         plug = [_step(request) for request in plan.requests]
@@ -271,6 +276,35 @@ class MicrovmEngine:
             about: dict[str, Any] = {"memory": f"{machine.memory_mib} MiB", "cpus": machine.cpus, "accel": machine.accel}
             return store.keep(name, part, about)
 
+    def update(self, memory: int | None, cpus: float | None) -> dict[str, Any]:
+        """The guest's groups hold the limit of memory, the host that of CPUs; the machine gets what it lacks for that."""
+        machine = self._machine_now
+        assert machine is not None
+        steps: list[vmm.Request] = []
+        now, count = machine.memory + sum(self._plugged), machine.cpus
+        plugged = []
+        if memory is not None and (lacks := memory + OVERHEAD - now) > 0:
+            plugged.append(-(-lacks // _BLOCK) * _BLOCK)
+            self._must_grow("memory", now + plugged[0] <= machine.most_memory and len(self._plugged) < SLOTS)
+            steps += self._monitor.plug_memory(len(self._plugged), plugged[0])
+        if cpus is not None and (count := max(count, math.ceil(cpus))) > machine.cpus:
+            self._must_grow("cpus", count <= machine.most_cpus)
+            steps += [step for number in range(machine.cpus, count) for step in self._monitor.plug_cpu(number, machine)]
+        if not steps:
+            return messages.update(memory=memory, cpus=cpus)
+        self._plugged += plugged
+        machine.cpus = count
+        whole = -(-machine.memory // _BLOCK) * _BLOCK + sum(self._plugged)
+        growth = messages.growth([_step(step) for step in steps], cpus=count, memory=whole)
+        return messages.update(memory=memory, cpus=cpus, machine=growth)
+
+    def _must_grow(self, option: str, there: bool) -> None:
+        if not self._monitor.grows:
+            why = f"a machine of {self._monitor.name} keeps what it was started with; use --vmm qemu"
+            raise errors.Unenforceable(option, self.name, why)
+        if not there:
+            raise errors.Unenforceable(option, self.name, "its machine can have no more of it, as the host has none")
+
     def probe(self) -> Probe:
         """By a guest that boots."""
         try:
@@ -299,10 +333,18 @@ _MODULES = ("overlay",)
 _MORE_MODULES = ("erofs", "ext4")
 
 
+#: The guest's kernel takes memory in blocks of that size.
+_BLOCK = 128 << 20
+
+
 def _cpus(options: Options) -> int:
     """Whole ones: a fraction is held outside, by the time that the monitor gets."""
-    there = len(os.sched_getaffinity(0))
-    return max(1, min(math.ceil(options.cpus or there), there, 64))
+    there = _cpus_of_host()
+    return max(1, min(math.ceil(options.cpus or there), there))
+
+
+def _cpus_of_host() -> int:
+    return min(len(os.sched_getaffinity(0)), 64)
 
 
 def _on_image(mounts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -319,6 +361,8 @@ def _on_image(mounts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 def _command_line(accelerator: str, channel: str) -> str:
     words = ["console=ttyS0", "quiet", "reboot=t", "panic=-1", "random.trust_cpu=on", "cryptomgr.notests"]
+    # What is plugged in is there at once, and the room for it costs nothing before.
+    words += ["memhp_default_state=online", "swiotlb=noforce"]
     if accelerator == "tcg":
         # What the guest would measure is known, and measured badly under tcg. Its mitigations mend no hardware.
         counter = accel.counter_khz()

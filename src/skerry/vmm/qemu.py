@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 #: What QEMU itself may not do once it runs; the jail around it holds besides.
 _SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 
+#: How often memory can be plugged in.
+SLOTS = 8
+
 _MODULES = ("virtio_console", "virtiofs", "virtio_balloon", "virtio-rng")
 
 
@@ -29,7 +32,7 @@ class Qemu(Monitor):
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self._pci = self.keeps = name == "qemu"
+        self._pci = self.keeps = self.grows = name == "qemu"
         self.modules = (("virtio_pci" if self._pci else "virtio_mmio"), "virtio_blk", *_MODULES)
 
     def plan(self, machine: Machine) -> Plan:
@@ -42,8 +45,8 @@ class Qemu(Monitor):
             *("-M", f"{board},memory-backend=memory"),
             *("-accel", machine.accel),
             *("-cpu", "host" if machine.accel == "kvm" else "max"),
-            *("-smp", str(machine.cpus)),
-            *("-m", f"{machine.memory_mib}M"),
+            *("-smp", f"{machine.cpus},maxcpus={machine.most_cpus},sockets=1,cores={machine.most_cpus},threads=1"),
+            *("-m", f"{machine.memory_mib}M" + self._slots(machine)),
             # Shared, as virtio-fs asks for; a file, so that what is kept of it is there before QEMU is.
             *("-object", f"memory-backend-file,id=memory,size={machine.memory_mib}M,share=on,mem-path={MEMORY}"),
             *("-kernel", machine.kernel),
@@ -75,6 +78,23 @@ class Qemu(Monitor):
             else:
                 words += ["-device", "vhost-user-fs-device,chardev=share,tag=root,queue-size=1024"]
         return Plan([self.program, *words], requests=requests, protocol="qmp")
+
+    @staticmethod
+    def _slots(machine: Machine) -> str:
+        more = machine.most_memory > machine.memory
+        return f",slots={SLOTS},maxmem={machine.most_memory >> 20}M" if more else ""
+
+    def plug_cpu(self, number: int, machine: Machine) -> list[Request]:
+        """By ACPI."""
+        kind = "host" if machine.accel == "kvm" else "max"
+        place = {"socket-id": 0, "core-id": number, "thread-id": 0}
+        return [Request("device_add", "", {"driver": f"{kind}-x86_64-cpu", "id": f"cpu{number}", **place})]
+
+    def plug_memory(self, number: int, size: int) -> list[Request]:
+        """A module in one of the slots, of shared memory as the rest is."""
+        backend = {"qom-type": "memory-backend-memfd", "id": f"memory{number}", "size": size, "share": True}
+        module = {"driver": "pc-dimm", "id": f"dimm{number}", "memdev": f"memory{number}"}
+        return [Request("object-add", "", backend), Request("device_add", "", module)]
 
     def _device(self, name: str, properties: str) -> str:
         return f"{name}-{'pci' if self._pci else 'device'},{properties}"
