@@ -189,6 +189,20 @@ def test_a_guest_that_breaks_the_protocol_ends(machine, what: str) -> None:
         assert "does not keep to the protocol" in str(one.error), one.error
 
 
+def test_a_guest_that_says_nothing_of_an_update_ends(machine) -> None:
+    with machine("boot(); _, _, data = frame(); say({'id': json.loads(data[4:])['id'], 'ok': {}}); time.sleep(60)") as one:
+        one.boot()
+        with pytest.raises(skerry.SkerryError, match="does not keep to the protocol"):
+            one.guest.client.call("update", messages.update(memory=1 << 20), timeout=30)
+    with machine("boot(); time.sleep(60)") as one:
+        one.boot()
+        # Of a monitor that has no control socket nothing more can be had.
+        steps = messages.growth([messages.step({"execute": "x"})], cpus=1, memory=1)
+        for wrong in (messages.update(machine=steps), messages.update(cpus=1.0)):
+            with pytest.raises(skerry.SkerryError, match=r"control socket|started without that limit"):
+                one.guest.client.call("update", wrong, timeout=30)
+
+
 def test_bytes_beyond_the_window_end_it(machine) -> None:
     script = """
 boot()

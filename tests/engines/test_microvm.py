@@ -44,9 +44,11 @@ def test_guests_of_one_snapshot_have_their_own_random_numbers_and_the_time() -> 
 
 
 def test_the_small_machine() -> None:
-    with make(vmm="qemu-microvm") as sandbox:
+    with make(vmm="qemu-microvm", memory="256m") as sandbox:
         assert sandbox.run(["uname", "-r"], text=True).stdout.strip() != os.uname().release
         assert sandbox.info().machine["start"] == "boot"
+        with pytest.raises(skerry.Unenforceable, match="use --vmm qemu"):
+            sandbox.update(memory="1g")
 
 
 def test_hardware_that_does_not_run_it_is_an_error_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -295,3 +297,39 @@ def test_the_tree_is_an_image_that_is_given(tree: Path, tmp_path: Path) -> None:
             make(root_image=wrong).start()
     with pytest.raises(skerry.Unenforceable, match="virtual machines"):
         skerry.Sandbox(engine="namespace", root_image=given).start()
+
+
+# --- a machine that grows ---
+
+
+def test_memory_and_cpus_are_plugged_in_while_it_runs() -> None:
+    both = len(os.sched_getaffinity(0)) > 1
+    try:
+        sandbox = make(memory="128m", **({"cpus": 1} if both else {})).start()
+    except skerry.LayerUnavailable as error:
+        pytest.skip(str(error))
+
+    def takes(mib: int) -> int:
+        return sandbox.run(["/usr/bin/python3", "-c", f"b'x' * ({mib} << 20)"], timeout=100).returncode
+
+    def seen() -> tuple[int, int]:
+        told = sandbox.run(["sh", "-c", "nproc; grep MemTotal /proc/meminfo"], text=True).stdout.split()
+        return int(told[0]), int(told[2]) >> 10
+
+    with sandbox:
+        assert takes(200) == 137
+        before = seen()
+        changed: dict[str, object] = {"memory": "400m"}
+        if both and sandbox.info().limits["cpus"].startswith("cgroup"):
+            changed["cpus"] = 2
+        told = sandbox.update(**changed)
+        cpus, memory = seen()
+        assert memory >= before[1] + 240 and cpus == (2 if "cpus" in changed else before[0]), (before, cpus, memory)
+        assert told.machine["cpus"] == sandbox.info().machine["cpus"] == ("0-1" if cpus == 2 else told.machine["cpus"])
+        assert takes(300) == 0
+        sandbox.update(memory="128m")
+        assert takes(200) == 137
+        for option, more in (("memory", "100000g"), ("cpus", 4096)):
+            if option in changed:
+                with pytest.raises(skerry.Unenforceable, match="the host has none"):
+                    sandbox.update(**{option: more})

@@ -1,7 +1,7 @@
 //! What a guest with a kernel of its own sees of the machine that it runs on: what is made for guests, and in use.
 
-use std::collections::BTreeMap;
 use skerry_control::Growth;
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 

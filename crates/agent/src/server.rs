@@ -16,8 +16,8 @@ use serde_json::{json, Value};
 use skerry_confine::cgroup::{ControlGroups, Controller, MemoryEvents, ProcessEvents};
 use skerry_confine::connection::{Connection, Sender};
 use skerry_control::{
-    Action, Booted, Bytes, Call, Event, Failure, FailureKind, FileCall, Limits, ProcessState, SignalTarget, Spawn, Spawned, Stdio,
-    Update, Usage,
+    Action, Booted, Bytes, Call, Event, Failure, FailureKind, FileCall, Limits, ProcessState, SignalTarget, Spawn, Spawned,
+    Stdio, Update, Usage,
 };
 use skerry_platform::agent::{fork, kill, leave, reap, Dead};
 use skerry_platform::foreground::Signals;

@@ -15,8 +15,8 @@ use skerry_confine::layers::Layers;
 use skerry_confine::mux::wire::{Frame, Kind, FROM_GUEST, TO_GUEST};
 use skerry_confine::mux::{Mux, Receiver};
 use skerry_control::{
-    frame, Boot, Booted, Call, Conversation, Event, Failure, FailureKind, Limits, Outcome, Profile, Reply, Request, Spawned, Stdio,
-    Update,
+    frame, Boot, Booted, Call, Conversation, Event, Failure, FailureKind, Limits, Outcome, Profile, Reply, Request, Spawned,
+    Stdio, Update,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
@@ -232,8 +232,7 @@ impl Relay {
         }
         if let Some(cpus) = update.cpus.take() {
             let limits = Limits { cpus: Some(cpus), ..Limits::default() };
-            let told =
-                |why| failure(FailureKind::Unenforceable, format!("the limit cpus cannot be changed here: {why}"));
+            let told = |why| failure(FailureKind::Unenforceable, format!("the limit cpus cannot be changed here: {why}"));
             self.groups.change(Controller::Cpu, &limits).map_err(told)?;
         }
         let steps = update.machine.as_mut().map(|growth| std::mem::take(&mut growth.steps)).unwrap_or_default();

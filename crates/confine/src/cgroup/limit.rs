@@ -257,6 +257,27 @@ mod tests {
     }
 
     #[test]
+    fn limits_are_set_anew_in_both_versions() {
+        let parent = fake(&[]);
+        let group = Group::make(&parent).unwrap();
+        let limits = Limits { memory: Some(5 << 20), cpus: Some(1.5), ..Limits::default() };
+        let needs = Needs { limits: &limits, spare_tasks: 0 };
+        assert!(change(Version::Two, &group, Controller::Memory, &needs).is_err());
+        let files = ["memory.max", "cpu.max", "memory.limit_in_bytes", "memory.memsw.limit_in_bytes", "cpu.cfs_quota_us"];
+        for file in files {
+            std::fs::write(group.path.join(file), "").unwrap();
+        }
+        for version in [Version::One, Version::Two] {
+            change(version, &group, Controller::Memory, &needs).unwrap();
+            change(version, &group, Controller::Cpu, &needs).unwrap();
+            assert!(change(version, &group, Controller::Pids, &needs).is_err());
+        }
+        let written = files.map(|file| std::fs::read_to_string(group.path.join(file)).unwrap());
+        assert_eq!(written, ["5242880", "150000 100000", "5242880", "5242880", "150000"]);
+        std::fs::remove_dir_all(parent).unwrap();
+    }
+
+    #[test]
     fn numbers() {
         let limits = Limits { cpus: Some(0.5), pids: Some(10), ..Limits::default() };
         let needs = Needs { limits: &limits, spare_tasks: 7 };
