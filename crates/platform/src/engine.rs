@@ -4,7 +4,7 @@ use crate::HostError;
 use rustix::event::{poll, PollFd, PollFlags};
 use rustix::process::{kill_process, pidfd_open, pidfd_send_signal, waitid, Pid, PidfdFlags, Signal, WaitId, WaitIdOptions};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::Arc;
 
 /// A host call that an application makes itself, through its stub; its filter must allow it.
@@ -64,8 +64,9 @@ impl HostThread {
         HostThread { pid, tid, used_before_ns: AtomicU64::new(0) }
     }
 
-    /// From now on it is another task's. `used_ns` is the CPU time that it has used so far, as it says itself.
-    pub fn begin_anew(&self, used_ns: u64) {
+    /// From now on it is another task's.
+    pub fn begin_anew(&self) {
+        let used_ns = crate::cpu_clock::thread_cpu_time_ns(self.pid, self.tid).unwrap_or(0);
         self.used_before_ns.store(used_ns, Ordering::Relaxed);
     }
 
@@ -143,6 +144,8 @@ impl HostUsage {
 pub struct HostProcess {
     pub pid: i32,
     pidfd: OwnedFd,
+    /// Every descriptor that it was ever given is below this number.
+    descriptors: AtomicU32,
 }
 
 impl HostProcess {
@@ -150,7 +153,17 @@ impl HostProcess {
     pub fn new(pid: i32) -> Result<HostProcess, HostError> {
         let id = Pid::from_raw(pid).ok_or_else(|| HostError::new("pidfd_open", rustix::io::Errno::SRCH))?;
         let pidfd = pidfd_open(id, PidfdFlags::empty()).map_err(|error| HostError::new("pidfd_open", error))?;
-        Ok(HostProcess { pid, pidfd })
+        Ok(HostProcess { pid, pidfd, descriptors: AtomicU32::new(0) })
+    }
+
+    /// It was given the descriptor `number`.
+    pub fn was_given(&self, number: i32) {
+        self.descriptors.fetch_max(number.unsigned_abs().saturating_add(1), Ordering::AcqRel);
+    }
+
+    /// Every descriptor that it was ever given is below this number.
+    pub fn descriptors_end(&self) -> u32 {
+        self.descriptors.load(Ordering::Acquire)
     }
 
     /// Readable once the process is dead.

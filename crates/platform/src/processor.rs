@@ -3,12 +3,22 @@
 use rustix::fs::{openat, Mode, OFlags};
 use rustix::thread::{sched_getaffinity, sched_setaffinity, CpuSet};
 use std::os::fd::OwnedFd;
+use std::sync::OnceLock;
+use std::time::Instant;
 
 /// The processor's clock. Not ordered with what is around it.
 #[inline(always)]
 pub fn ticks() -> u64 {
     // SAFETY: reads a register.
     unsafe { core::arch::x86_64::_rdtsc() }
+}
+
+/// How many nanoseconds 2^32 ticks take, as they have gone by since this was asked first.
+pub fn nanoseconds_of_ticks() -> u64 {
+    static BEGINNING: OnceLock<(Instant, u64)> = OnceLock::new();
+    let (time, count) = BEGINNING.get_or_init(|| (Instant::now(), ticks()));
+    let (nanoseconds, passed) = (time.elapsed().as_nanos(), ticks().wrapping_sub(*count).max(1));
+    u64::try_from((nanoseconds << 32) / u128::from(passed)).unwrap_or(u64::MAX)
 }
 
 /// The number of the CPU that runs the calling thread.
@@ -107,5 +117,11 @@ mod tests {
             assert!(demand.waited_us().is_some_and(|after| after >= before));
         }
         assert!(ticks() > before);
+        nanoseconds_of_ticks();
+        let (time, count) = (Instant::now(), ticks());
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        let (nanoseconds, passed) = (time.elapsed().as_nanos(), ticks() - count);
+        let told = u128::from(passed) * u128::from(nanoseconds_of_ticks()) >> 32;
+        assert!(told.abs_diff(nanoseconds) < nanoseconds / 10, "{told} {nanoseconds}");
     }
 }

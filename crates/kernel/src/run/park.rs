@@ -39,8 +39,7 @@ impl Engine {
         }
         *task.host.write() = None;
         task.leave_channel();
-        // What it has used so far is its own word, and about its own next task only.
-        thread.host.begin_anew(thread.channel.detail().status.max(0) as u64);
+        thread.host.begin_anew();
         parked.push(thread.host.tid);
         true
     }
