@@ -39,7 +39,6 @@ impl Engine {
         }
         *task.host.write() = None;
         task.leave_channel();
-        thread.host.begin_anew();
         parked.push(thread.host.tid);
         true
     }
@@ -56,6 +55,7 @@ impl Engine {
             }
         };
         let child = &plan.child;
+        thread.host.begin_anew();
         *child.host.write() = Some(thread.host.clone());
         child.set_address_space(thread.space.clone());
         child.move_to_channel(&thread.channel);
