@@ -13,12 +13,32 @@ pub fn ticks() -> u64 {
     unsafe { core::arch::x86_64::_rdtsc() }
 }
 
-/// How many nanoseconds 2^32 ticks take, as they have gone by since this was asked first.
+/// How many nanoseconds 2^32 ticks take, as they have gone by since this was asked first: some milliseconds before it matters.
 pub fn nanoseconds_of_ticks() -> u64 {
     static BEGINNING: OnceLock<(Instant, u64)> = OnceLock::new();
-    let (time, count) = BEGINNING.get_or_init(|| (Instant::now(), ticks()));
-    let (nanoseconds, passed) = (time.elapsed().as_nanos(), ticks().wrapping_sub(*count).max(1));
-    u64::try_from((nanoseconds << 32) / u128::from(passed)).unwrap_or(u64::MAX)
+    let (first_time, first_count) = *BEGINNING.get_or_init(both_clocks);
+    let (time, count) = both_clocks();
+    let nanoseconds = time.duration_since(first_time).as_nanos();
+    u64::try_from((nanoseconds << 32) / u128::from(count.wrapping_sub(first_count).max(1))).unwrap_or(u64::MAX)
+}
+
+/// The time by both clocks, read together, with nothing in between.
+fn both_clocks() -> (Instant, u64) {
+    const TRIES: u32 = 8;
+    const CLOSE: u64 = 1000;
+    let mut best = (u64::MAX, Instant::now(), 0);
+    for _ in 0..TRIES {
+        let before = ticks();
+        let time = Instant::now();
+        let gap = ticks().wrapping_sub(before);
+        if gap < best.0 {
+            best = (gap, time, before.wrapping_add(gap / 2));
+        }
+        if gap < CLOSE {
+            break;
+        }
+    }
+    (best.1, best.2)
 }
 
 /// The number of the CPU that runs the calling thread.
@@ -121,7 +141,7 @@ mod tests {
         let (time, count) = (Instant::now(), ticks());
         std::thread::sleep(std::time::Duration::from_millis(20));
         let (nanoseconds, passed) = (time.elapsed().as_nanos(), ticks() - count);
-        let told = u128::from(passed) * u128::from(nanoseconds_of_ticks()) >> 32;
+        let told = (u128::from(passed) * u128::from(nanoseconds_of_ticks())) >> 32;
         assert!(told.abs_diff(nanoseconds) < nanoseconds / 10, "{told} {nanoseconds}");
     }
 }

@@ -232,6 +232,8 @@ pub fn wait_for_the_rest(thread: &mut ThreadBlock, nanoseconds: u64) {
     // Another CPU's clock may be behind.
     let ticks = (now.wrapping_sub(thread.waits_since) as i64).max(0) as u64;
     let passed = (u128::from(ticks) * u128::from(nanoseconds)) >> 32;
+    // Rather a little late than early.
+    let passed = passed - (passed >> 12);
     let [seconds, rest] = thread.deadline;
     // A hundred years are enough.
     let whole = seconds.min(u32::MAX.into()) * SECOND + rest;
