@@ -1,7 +1,7 @@
-"""Functions of the kernel by samples of its stacks, where the function tracer cannot be kept to a sandbox: at least these ran.
+"""Functions of the kernel by samples of its stacks, where the function tracer cannot be kept to a sandbox: these ran at least.
 
-perf_event_open(2) with the clock that every host has, of the tasks that this process starts and of all that come from them. What
-interrupts do is left out, and so is what the sampling itself makes the kernel do.
+perf_event_open(2) with the clock that every host has, of the tasks that this process starts and of all that come from them.
+What interrupts do is left out, and so is what the sampling itself makes the kernel do.
 """
 
 from __future__ import annotations
@@ -79,7 +79,9 @@ def _symbols() -> Symbols:
         return Symbols(file.read())
 
 
-def functions(run: Callable[[], None], more: Collection[int], ours: Callable[[], Collection[int]]) -> Functions:
+def functions(
+    run: Callable[[], None], more: Collection[int], ours: Callable[[], Collection[int]], *, samples: int = SAMPLES
+) -> Functions:
     """The command is run again and again until there are enough samples."""
     found = Functions()
     found.how = "sampled"
@@ -92,7 +94,7 @@ def functions(run: Callable[[], None], more: Collection[int], ours: Callable[[],
                 stack.callback(os.close, descriptor)
                 buffers.append(stack.enter_context(mmap.mmap(descriptor, (1 + _PAGES) * mmap.PAGESIZE)))
         start = time.monotonic()
-        while found.samples < SAMPLES and found.rounds < RUNS and time.monotonic() - start < SECONDS:
+        while found.samples < samples and found.rounds < RUNS and time.monotonic() - start < SECONDS:
             found.rounds += 1
             run()
             left_out = frozenset(ours())

@@ -161,9 +161,8 @@ class Subject:
             found.notes += [why, more]
         else:
             found.functions = sampling.functions(self.run, tasks, self.ours)
-            found.notes.append(
-                f"functions are those of {found.functions.samples} samples in {found.functions.rounds} runs, of more that ran: {why}"
-            )
+            counted = f"{found.functions.samples} samples in {found.functions.rounds} runs"
+            found.notes.append(f"functions are those of {counted}, of more that ran: {why}")
 
     def ours(self) -> set[int]:
         """Tasks of this process: whoever looks is not looked at."""
