@@ -347,17 +347,17 @@ pub fn map_slot(slot: u64) -> Result<&'static mut ThreadBlock, i64> {
     Ok(thread)
 }
 
-/// Presents the token, and maps the channel that comes for it.
+/// Presents the token, and maps the channel that comes for it. A thread without one cannot be waited for by anybody.
 pub fn enrol(thread: &mut ThreadBlock) {
     let descriptor = call!(number::GETPPID, layout::DOORBELL_MAGIC, layout::DOORBELL_ENROL, thread.token[0], thread.token[1]);
     if descriptor < 0 {
-        host::exit(1);
+        host::crash();
     }
     let address = thread.channel() as u64;
     let mapped = call!(number::MMAP, address, layout::CHANNEL_SIZE, PROT_READ_WRITE, MAP_SHARED_FIXED, descriptor, 0);
     call!(number::CLOSE, descriptor);
     if mapped != address as i64 || call!(number::MADVISE, address, layout::CHANNEL_SIZE, MADV_DONTFORK) < 0 {
-        host::exit(1);
+        host::crash();
     }
     thread.sequence = 0;
 }

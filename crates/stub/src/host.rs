@@ -249,6 +249,13 @@ pub fn is_in_gadget(behind: u64) -> bool {
     behind > gadget_start_address() && behind <= gadget_end_address()
 }
 
+/// Ends the process, all its threads, by a fault that no frame can be laid down for or that nobody handles: there is no call
+/// for it.
+pub fn crash() -> ! {
+    // SAFETY: nothing goes on behind it.
+    unsafe { core::arch::asm!("xor esp, esp", "ud2", options(noreturn)) }
+}
+
 /// Where a thread goes on that has faulted at `address`, if that is one of the guarded instructions.
 pub fn behind_guarded(address: u64) -> Option<u64> {
     let guarded: [(unsafe extern "C" fn(), unsafe extern "C" fn()); 5] = [
