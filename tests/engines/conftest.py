@@ -43,7 +43,10 @@ VARIANTS = {
     "tasks": [],
     "storage": ["-DWITH_STORAGE"],
     "devices": ["-DWITH_DEVICES"],
-    "hvt": ["-DTARGET=1"],
+    "hvt-tasks": ["-DTARGET=1"],
+    "hvt-storage": ["-DTARGET=1", "-DWITH_STORAGE"],
+    "hvt-devices": ["-DTARGET=1", "-DWITH_DEVICES"],
+    "virtio": ["-DTARGET=3"],
     "old": ["-DVERSION=1"],
 }
 

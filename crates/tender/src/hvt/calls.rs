@@ -54,11 +54,12 @@ pub struct Calls<'a> {
 }
 
 impl<'a> Calls<'a> {
-    /// Takes all the memory of ours that calls need.
+    /// Takes all that calls need of the host besides what the filter allows: memory, and where the host's clock is read.
     pub fn new(memory: &'a GuestMemoryMmap, console: BorrowedFd<'a>, attached: &'a [Attached]) -> Calls<'a> {
         let nets = || attached.iter().filter(|one| one.device == Device::Net);
         let polled = nets().map(|one| PollFd::new(&one.descriptor, PollFlags::IN)).collect();
         let places = nets().map(|one| one.index).collect();
+        let _ = clock_gettime(ClockId::Realtime);
         Calls { memory, console, attached, polled, places, buffer: vec![0; ROOM] }
     }
 
