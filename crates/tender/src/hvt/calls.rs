@@ -248,7 +248,7 @@ impl<'a> Calls<'a> {
 /// All of it lies in the memory.
 fn check(memory: &GuestMemoryMmap, address: u64, length: u64) -> Result<(), Outside> {
     let end = memory.last_addr().0;
-    let inside = address <= end && length.checked_sub(1).unwrap_or_default() <= end - address;
+    let inside = address <= end && length.saturating_sub(1) <= end - address;
     inside.then_some(()).ok_or(Outside)
 }
 
@@ -364,17 +364,29 @@ mod tests {
         let (net, _wire) = net();
         let attached = [disk(2048, true), net];
         with(&attached, |guest, console| {
-            let sizes = [(WALLTIME, 8), (PUTS, 16), (POLL, 20), (BLOCK_WRITE, 36), (BLOCK_READ, 36), (NET_WRITE, 28), (NET_READ, 28), (HALT, 12)];
+            let sizes = [
+                (WALLTIME, 8),
+                (PUTS, 16),
+                (POLL, 20),
+                (BLOCK_WRITE, 36),
+                (BLOCK_READ, 36),
+                (NET_WRITE, 28),
+                (NET_READ, 28),
+                (HALT, 12),
+            ];
             for (number, size) in sizes {
                 let last = SIZE as u32 - size;
-                for at in [last + 1, last + size - 1, SIZE as u32, SIZE as u32 + 1, 1 << 31, u32::MAX - size, u32::MAX - 7, u32::MAX] {
+                for at in
+                    [last + 1, last + size - 1, SIZE as u32, SIZE as u32 + 1, 1 << 31, u32::MAX - size, u32::MAX - 7, u32::MAX]
+                {
                     assert_eq!(guest.at(at, number, &[0, 0]), Outcome::Refused, "{number} {at:#x}");
                 }
                 if number != HALT {
                     assert_eq!(guest.at(last, number, &[0, 0]), Outcome::Answered, "{number}");
                 }
             }
-            let outside = [SIZE - 511, SIZE, SIZE + 1, 1 << 32, i64::MAX as u64, 1 << 63, u64::MAX - 511, u64::MAX - 510, u64::MAX];
+            let outside =
+                [SIZE - 511, SIZE, SIZE + 1, 1 << 32, i64::MAX as u64, 1 << 63, u64::MAX - 511, u64::MAX - 510, u64::MAX];
             for data in outside {
                 for (number, words) in [
                     (PUTS, vec![data, 512]),
@@ -463,7 +475,8 @@ mod tests {
         wire.set_nonblocking(true).unwrap();
         let attached = [disk(2048, true), net];
         let mut random = crate::fuzz_tests::Random::new(11);
-        let edges = [0, 1, 2, 511, 512, AT.into(), SIZE - 512, SIZE - 1, SIZE, u32::MAX.into(), 1 << 63, u64::MAX - 511, u64::MAX];
+        let edges =
+            [0, 1, 2, 511, 512, AT.into(), SIZE - 512, SIZE - 1, SIZE, u32::MAX.into(), 1 << 63, u64::MAX - 511, u64::MAX];
         with(&attached, |guest, _| {
             for _ in 0..20_000 {
                 let word = |random: &mut crate::fuzz_tests::Random| match random.below(4) {

@@ -80,7 +80,7 @@ pub fn build(parts: &[Part], size: u64) -> Option<Vec<Piece>> {
     }
     let gigabytes = size.div_ceil(GIGABYTE);
     pieces.push((DIRECTORIES, directories.into_iter().flat_map(u64::to_le_bytes).collect()));
-    pieces.push((SECOND, (0..gigabytes).flat_map(|number| (DIRECTORIES + number * PAGE | TABLE).to_le_bytes()).collect()));
+    pieces.push((SECOND, (0..gigabytes).flat_map(|number| ((DIRECTORIES + number * PAGE) | TABLE).to_le_bytes()).collect()));
     pieces.push((ROOT, (SECOND | TABLE).to_le_bytes().to_vec()));
     Some(pieces)
 }
@@ -188,7 +188,9 @@ mod tests {
         for (start, bytes) in &pieces {
             assert!(*start >= DESCRIPTORS && start + bytes.len() as u64 <= LOWEST);
             let others = pieces.iter().filter(|(other, _)| other != start);
-            assert!(others.into_iter().all(|(other, more)| start + bytes.len() as u64 <= *other || other + more.len() as u64 <= *start));
+            assert!(others
+                .into_iter()
+                .all(|(other, more)| start + bytes.len() as u64 <= *other || other + more.len() as u64 <= *start));
         }
         let expected = |page: u64| match page {
             DESCRIPTORS => Some((page, false, false)),
