@@ -185,7 +185,9 @@ def test_without_kvm_it_says_so(images: Path) -> None:
     if os.geteuid() != 0:
         pytest.skip("it takes root to become somebody who may not open /dev/kvm")
     program = find_beside("skerry-tender")
-    done = subprocess.run([program, images / "hvt-tasks"], user=65534, group=65534, extra_groups=[], capture_output=True, text=True)
+    done = subprocess.run(
+        [program, images / "hvt-tasks"], user=65534, group=65534, extra_groups=[], capture_output=True, text=True
+    )
     if done.returncode == 3:
         pytest.skip("everybody may open /dev/kvm here")
     assert (done.returncode, done.stdout) == (125, "")

@@ -60,7 +60,9 @@ def send(number: int, *, to_all: bool) -> int:
 
 def test_signals_of_others_on_the_host_change_nothing(sandbox: skerry.Sandbox) -> None:
     """Each was the end of a guest's process once, and of all of it where that was the first."""
-    with sandbox.spawn(["sh", "-c", "i=0; while [ $i -lt 200 ]; do i=$((i+1)); /bin/true; done; echo done; sleep 100"]) as process:
+    with sandbox.spawn(
+        ["sh", "-c", "i=0; while [ $i -lt 200 ]; do i=$((i+1)); /bin/true; done; echo done; sleep 100"]
+    ) as process:
         for _ in range(20):
             assert send(signal.SIGSTOP, to_all=True) > 1
             time.sleep(0.01)

@@ -102,7 +102,8 @@ class UnikernelEngine:
         """By the smallest image there is, and a guest that boots."""
         import subprocess  # late: it is slow to import
 
-        done = subprocess.run([find_beside(PROGRAM), "--probe", "spt"], stdin=subprocess.DEVNULL, capture_output=True, text=True)
+        words = [find_beside(PROGRAM), "--probe", "spt"]
+        done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True)
         if done.returncode != 0:
             why = done.stderr.strip() or f"the probe ended with status {done.returncode}"
             return Probe(False, why, "use Linux on x86-64 with seccomp, and vm.mmap_min_addr of at most 65536")
