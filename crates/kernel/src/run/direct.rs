@@ -131,6 +131,6 @@ fn may_have_direct(kernel: &Kernel, thread: &GuestThread, context: &Context) -> 
         && !kernel.trace
         && context.may_carry_operations
         && thread.space.owner == thread.process.pid
-        && context.task.seccomp.read().is_none()
+        && !context.task.seccomp.is_some()
         && !context.task.traced.load(Ordering::Relaxed)
 }

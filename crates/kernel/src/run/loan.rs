@@ -376,7 +376,7 @@ pub(super) fn may_lend(thread: &GuestThread, context: &Context) -> bool {
     context.kernel().lending.load(Ordering::Relaxed)
         && !context.kernel().trace
         && thread.space.owner == thread.process.pid
-        && context.task.seccomp.read().is_none()
+        && !context.task.seccomp.is_some()
         && !context.task.traced.load(Ordering::Relaxed)
 }
 

@@ -511,7 +511,7 @@ fn may_defer(thread: &GuestThread, context: &Context) -> bool {
         && context.process().threads.lock().len() == 1
         // The task's, and ours.
         && Arc::strong_count(&context.task.files()) == 2
-        && context.task.seccomp.read().is_none()
+        && !context.task.seccomp.is_some()
         && !context.task.traced.load(Ordering::Relaxed)
 }
 

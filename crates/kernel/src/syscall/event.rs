@@ -94,7 +94,7 @@ pub(crate) fn carry_out_deferred(context: &mut Context, inputs: &[u8]) {
     }
     for [place, item, data] in crate::marshal::deferred(inputs) {
         // A filter of the guest's has its say on every call, and has come after these.
-        if context.task.seccomp.read().is_some() {
+        if context.task.seccomp.is_some() {
             return;
         }
         let event = EpollEvent { events: (item >> 32) as u32, data };

@@ -102,7 +102,7 @@ pub fn prctl(context: &mut Context, what: u32, a: u64, b: u64, c: u64, d: u64) -
         option::PR_SET_TSC if a == u64::from(option::PR_TSC_ENABLE) => Ok(0),
         option::PR_GET_TIMING => Ok(0),
         option::PR_SET_TIMING if a == 0 => Ok(0),
-        option::PR_GET_SECCOMP => Ok(task.seccomp.read().as_ref().map_or(0, |chain| chain.mode().into())),
+        option::PR_GET_SECCOMP => Ok(task.seccomp.get().map_or(0, |chain| chain.mode().into())),
         option::PR_SET_SECCOMP => match a {
             1 => filters::set_strict(task).and_then(done),
             2 => install_filter(context, 0, b),

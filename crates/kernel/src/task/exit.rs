@@ -159,7 +159,7 @@ pub(super) fn remove_thread(kernel: &Kernel, task: &Arc<Task>) {
     task.set_files(Arc::new(FdTable::default()));
     release_files(process, files);
     *task.restart.lock() = None;
-    *task.seccomp.write() = None;
+    task.seccomp.set(None);
     if let Some(signal) = stopped {
         job_control::tell_parent(process, CLD_STOPPED, signal);
     }

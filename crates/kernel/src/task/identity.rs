@@ -254,7 +254,7 @@ impl Task {
         let everything_is_seen = kernel.trace
             || kernel.policy.get().is_some_and(|policy| policy.needs_local_calls())
             || self.traced.load(Ordering::Relaxed)
-            || self.seccomp.read().is_some();
+            || self.seccomp.is_some();
         channel.set_identity(&identity, kernel.local_answers.load(Ordering::Relaxed) && !everything_is_seen);
     }
 }

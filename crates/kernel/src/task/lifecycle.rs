@@ -340,7 +340,7 @@ fn copy_task(caller: &Task, request: &CloneRequest) -> TaskParts {
         personality: caller.personality.load(Ordering::Relaxed),
         timer_slack_ns: caller.timer_slack_ns.load(Ordering::Relaxed),
         scheduling: caller.scheduling.read().for_child(),
-        seccomp: caller.seccomp.read().clone(),
+        seccomp: caller.seccomp.get(),
     }
 }
 

@@ -4,9 +4,10 @@
 use super::{exit, ExitStatus, Task};
 use crate::context::Call;
 use crate::{Context, Errno, Result};
+use parking_lot::RwLock;
 use skerry_abi::raw::general::{__NR_exit, __NR_read, __NR_rt_sigreturn, __NR_write, RLIMIT_CORE};
 use skerry_abi::signal::{Signal, SignalInfo};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 
 /// AUDIT_ARCH_X86_64, what `seccomp_data.arch` always is here.
@@ -89,17 +90,48 @@ impl Drop for FilterChain {
     }
 }
 
+/// A task's filters. That there are none, as nearly always, is told without a lock.
+#[derive(Default)]
+pub struct Filters {
+    present: AtomicBool,
+    chain: RwLock<Option<Arc<FilterChain>>>,
+}
+
+impl Filters {
+    pub fn new(chain: Option<Arc<FilterChain>>) -> Filters {
+        Filters { present: AtomicBool::new(chain.is_some()), chain: RwLock::new(chain) }
+    }
+
+    pub fn is_some(&self) -> bool {
+        self.present.load(Ordering::Acquire)
+    }
+
+    pub fn get(&self) -> Option<Arc<FilterChain>> {
+        if self.is_some() {
+            self.chain.read().clone()
+        } else {
+            None
+        }
+    }
+
+    pub fn set(&self, chain: Option<Arc<FilterChain>>) {
+        let mut present = self.chain.write();
+        self.present.store(chain.is_some(), Ordering::Release);
+        *present = chain;
+    }
+}
+
 /// SECCOMP_SET_MODE_STRICT. EINVAL where filters are in force.
 pub fn set_strict(task: &Task) -> Result<()> {
     task.files().never_direct();
-    {
-        let mut chain = task.seccomp.write();
-        match chain.as_ref().map(|chain| chain.mode()) {
-            None => *chain = Some(Arc::new(FilterChain { filter: Filter::Strict, previous: None, total: 0, depth: 0 })),
-            Some(1) => {}
-            Some(_) => return Err(Errno::EINVAL),
-        }
+    // With that lock no other thread gives it filters meanwhile.
+    let threads = task.process().threads.lock();
+    match task.seccomp.get().map(|chain| chain.mode()) {
+        None => task.seccomp.set(Some(Arc::new(FilterChain { filter: Filter::Strict, previous: None, total: 0, depth: 0 }))),
+        Some(1) => {}
+        Some(_) => return Err(Errno::EINVAL),
     }
+    drop(threads);
     task.tell_identity();
     Ok(())
 }
@@ -110,13 +142,13 @@ pub fn add_filter(task: &Arc<Task>, program: Vec<Instruction>, all_threads: bool
     check(&program)?;
     let process = task.process();
     let threads = process.threads.lock();
-    let present = task.seccomp.read().clone();
+    let present = task.seccomp.get();
     if present.as_ref().is_some_and(|chain| chain.mode() == 1) {
         return Err(Errno::EINVAL);
     }
     if all_threads {
         for thread in threads.iter().filter(|thread| !Arc::ptr_eq(thread, task)) {
-            let theirs = thread.seccomp.read().clone();
+            let theirs = thread.seccomp.get();
             let strict = theirs.as_ref().is_some_and(|chain| chain.mode() == 1);
             if strict || !FilterChain::has_ancestor(&present, &theirs) {
                 return Ok(thread.tid());
@@ -130,14 +162,14 @@ pub fn add_filter(task: &Arc<Task>, program: Vec<Instruction>, all_threads: bool
     }
     let depth = present.as_ref().map_or(0, |chain| chain.depth) + 1;
     let chain = Arc::new(FilterChain { filter: Filter::Program(program), previous: present, total, depth });
-    *task.seccomp.write() = Some(chain.clone());
+    task.seccomp.set(Some(chain.clone()));
     // From now on every call is looked at.
     task.files().never_direct();
     task.tell_identity();
     if all_threads {
         let no_new_privs = task.credentials().no_new_privs;
         for thread in threads.iter().filter(|thread| !Arc::ptr_eq(thread, task)) {
-            *thread.seccomp.write() = Some(chain.clone());
+            thread.seccomp.set(Some(chain.clone()));
             thread.tell_identity();
             if no_new_privs && !thread.credentials().no_new_privs {
                 let mut credentials = (*thread.credentials()).clone();
@@ -151,13 +183,13 @@ pub fn add_filter(task: &Arc<Task>, program: Vec<Instruction>, all_threads: bool
 
 /// Whether the task has a filter of its own: then every call of it comes here.
 pub fn is_filtered(task: &Task) -> bool {
-    task.seccomp.read().is_some()
+    task.seccomp.is_some()
 }
 
 /// Asks the task's filters about the call that it is making. `None`: it is served as usual; else this is its result.
 pub fn before_call(context: &mut Context) -> Option<Result<u64>> {
     let task = context.task;
-    let chain = task.seccomp.read().clone()?;
+    let chain = task.seccomp.get()?;
     context.instruction_pointer();
     let verdict = evaluate(&chain, &context.call);
     let data = verdict & 0xffff;

@@ -8,7 +8,7 @@ use crate::run::AddressSpace;
 use crate::signal::TaskSignals;
 use crate::sync::Waiter;
 use crate::task::scheduling::Scheduling;
-use crate::task::seccomp::FilterChain;
+use crate::task::seccomp::{FilterChain, Filters};
 use crate::{Context, Kernel, Result};
 use parking_lot::{Mutex, RwLock};
 use skerry_abi::signal::{SignalSet, SignalStack};
@@ -62,8 +62,8 @@ pub struct Task {
     pub parent_death_signal: AtomicI32,
     /// nice(2), sched(7), ioprio_set(2).
     pub scheduling: RwLock<Scheduling>,
-    /// seccomp(2): the newest filter of its own, `None` where it has none.
-    pub seccomp: RwLock<Option<Arc<FilterChain>>>,
+    /// Of its own (seccomp(2)).
+    pub seccomp: Filters,
     /// Another task reads its calls (ptrace(2)); nothing sets it yet.
     pub traced: AtomicBool,
     /// The host thread is gone and the rest of its state has been let go.
@@ -115,7 +115,7 @@ impl Task {
             restart: Mutex::new(None),
             parent_death_signal: AtomicI32::new(0),
             scheduling: RwLock::new(parts.scheduling),
-            seccomp: RwLock::new(parts.seccomp),
+            seccomp: Filters::new(parts.seccomp),
             traced: AtomicBool::new(false),
             gone: AtomicBool::new(false),
             channel: Mutex::new(None),

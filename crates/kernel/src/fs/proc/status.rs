@@ -163,7 +163,7 @@ pub(super) fn status(view: &View, reader: &Arc<Task>) -> Result<Vec<u8>> {
     }
     let _ = writeln!(rest, "NoNewPrivs:\t{}", u8::from(credentials.no_new_privs));
     // What the guest itself has set: the sandbox's own filters are not the guest's to see.
-    let filters = view.task.as_ref().and_then(|task| task.seccomp.read().clone());
+    let filters = view.task.as_ref().and_then(|task| task.seccomp.get());
     let (mode, count) = filters.map_or((0, 0), |chain| (chain.mode(), chain.depth()));
     let _ = write!(rest, "Seccomp:\t{mode}\nSeccomp_filters:\t{count}\n");
     let _ = write!(rest, "Speculation_Store_Bypass:\tvulnerable\nSpeculationIndirectBranch:\talways enabled\n");
