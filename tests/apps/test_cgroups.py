@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import harness
+import skerry
 
 pytestmark = pytest.mark.sandbox
 
@@ -210,3 +211,20 @@ def test_a_living_sandbox_is_not_swept(granted: harness.Caller) -> None:
             assert left(running.guardian) == before != []
         finally:
             running.end()
+
+
+def test_a_limit_that_is_held_by_looking_is_changed_while_it_runs(monkeypatch: pytest.MonkeyPatch, native_only: bool) -> None:
+    if native_only:
+        pytest.skip("--native-only")
+    monkeypatch.setenv("SKERRY_TEST_WITHOUT", "cgroups")
+    words = ["/usr/bin/python3", "-c", "b'x' * (200 << 20)"]
+    with skerry.Sandbox(memory="512m", cpus=1, cwd="/") as sandbox:
+        assert sandbox.info().limits["memory"].startswith("polling")
+        sandbox.update(memory="64m")
+        shown = sandbox.run(["sh", "-c", "grep MemTotal /proc/meminfo; cat /sys/fs/cgroup/memory.max"], text=True).stdout
+        assert shown.split()[1::2] == ["65536", str(64 << 20)], shown
+        assert sandbox.run(words, timeout=60).out_of_memory
+        sandbox.update(memory="512m")
+        assert sandbox.run(words, timeout=60).returncode == 0
+        with pytest.raises(skerry.Unenforceable, match="how many there are"):
+            sandbox.update(cpus=2)
