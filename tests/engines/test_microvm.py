@@ -159,9 +159,8 @@ def test_a_kill_while_it_boots_or_ends_is_told_and_leaves_nothing(who: str, tmp_
     before = set(harness.descendants(os.getpid()))
     thread = threading.Thread(target=start, args=[booting])
     thread.start()
-    new = harness.eventually(lambda: [pid for pid in harness.descendants(os.getpid()) if pid not in before])
-    assert new and harness.eventually(lambda: "monitor" in named_if_there(os.getpid(), before), within=30)
-    found = named_if_there(os.getpid(), before)
+    found = harness.eventually(lambda: started_since(before), within=60)
+    assert found, "it does not start"
     for pid in found.values():
         watched.see(pid)
     os.kill(found[who], signal.SIGKILL)
@@ -181,11 +180,13 @@ def test_a_kill_while_it_boots_or_ends_is_told_and_leaves_nothing(who: str, tmp_
     assert harness.eventually(lambda: not watched.left()), watched.left()
 
 
-def named_if_there(top: int, before: set[int]) -> dict[str, int]:
+def started_since(before: set[int]) -> dict[str, int] | None:
+    """What is there of a machine, when all of it is."""
     try:
-        return named([pid for pid in harness.descendants(top) if pid not in before])
+        found = named([pid for pid in harness.descendants(os.getpid()) if pid not in before])
     except FileNotFoundError:
-        return {}
+        return None
+    return found if "monitor" in found else None
 
 
 def test_a_kill_of_the_caller_leaves_nothing(ourselves: harness.Caller) -> None:
