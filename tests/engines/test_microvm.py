@@ -140,7 +140,7 @@ def test_a_kill_while_it_runs_is_told_and_leaves_nothing(who: str) -> None:
         for wait in (lambda: process.wait(60), lambda: sandbox.run(["true"])):
             with pytest.raises(skerry.SandboxError, match=TOLD[who]):
                 wait()
-    assert harness.eventually(lambda: not watched.left()), watched.left()
+    assert harness.eventually(lambda: not watched.left(), within=30), watched.left()
 
 
 @pytest.mark.parametrize("who", ["relay", "monitor", "server"])
@@ -166,7 +166,7 @@ def test_a_kill_while_it_boots_or_ends_is_told_and_leaves_nothing(who: str, tmp_
     os.kill(found[who], signal.SIGKILL)
     thread.join(60)
     assert len(errors) == 1 and TOLD[who] in str(errors[0]), errors
-    assert harness.eventually(lambda: not watched.left()), watched.left()
+    assert harness.eventually(lambda: not watched.left(), within=30), watched.left()
     # It is asked to end, and given time, where it may hold writes to the host's files.
     ending = make(read_write=[tmp_path]).start()
     assert ending.run(["sh", "-c", f"echo kept > {tmp_path}/file; sync"]).returncode == 0
@@ -177,7 +177,7 @@ def test_a_kill_while_it_boots_or_ends_is_told_and_leaves_nothing(who: str, tmp_
     os.kill(pid, signal.SIGKILL)
     thread.join(60)
     assert not thread.is_alive() and (tmp_path / "file").read_text() == "kept\n"
-    assert harness.eventually(lambda: not watched.left()), watched.left()
+    assert harness.eventually(lambda: not watched.left(), within=30), watched.left()
 
 
 def started_since(before: set[int]) -> dict[str, int] | None:
@@ -210,7 +210,7 @@ def test_a_kill_of_the_caller_leaves_nothing(ourselves: harness.Caller) -> None:
     process.kill()
     process.wait(30)
     process.stdout.close()
-    assert harness.eventually(lambda: not watched.left()), watched.left()
+    assert harness.eventually(lambda: not watched.left(), within=30), watched.left()
 
 
 def test_nobody_inside_reaches_the_agent() -> None:
