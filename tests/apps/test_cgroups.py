@@ -25,10 +25,14 @@ WORK = "import time\ne = time.process_time() + 0.5\nwhile time.process_time() < 
 def left(pid: int | None = None) -> list[Path]:
     """Groups of ours; of the sandbox that this guardian made, or of all whose guardian is dead."""
     found = []
-    for path in Path("/sys/fs/cgroup").rglob("skerry-*-*"):
-        maker = int(path.name.split("-")[1])
-        if maker == pid or (pid is None and not Path(f"/proc/{maker}").exists()):
-            found.append(path)
+    # Groups go while one looks, which os.walk takes as it is.
+    for place, names, _ in os.walk("/sys/fs/cgroup"):
+        for name in names:
+            if not (name.startswith("skerry-") and name.count("-") >= 2):
+                continue
+            maker = int(name.split("-")[1])
+            if maker == pid or (pid is None and not Path(f"/proc/{maker}").exists()):
+                found.append(Path(place, name))
     return found
 
 
