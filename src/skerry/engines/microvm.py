@@ -232,7 +232,7 @@ class MicrovmEngine:
             mounts=mounts,
             memory_files=16 << 20,
             calls=None if os.geteuid() == 0 else _calls(),
-            patience_ms=_PATIENCE_MS[machine.accel],
+            patience_ms=int(accel.patient(_PATIENCE_MS[machine.accel])),
             copies=[(f"{_FILES}/memory", _MEMORY)] if "memory" in files else [],
             conversation=talk,
         )

@@ -62,9 +62,6 @@ _CALLS = (
     "umask", "unlink", "unlinkat", "utime", "utimensat", "utimes",
 )  # fmt: skip
 
-#: Registers that make the state of a processor longer than kernels from before Linux 6.15 have room for.
-_WIDE_REGISTERS = {"avx512f", "amx_tile", "pku", "mpx"}
-
 
 class UmlEngine:
     """Starts machines, each with a User Mode Linux in it."""
@@ -115,7 +112,7 @@ class UmlEngine:
             monitor=messages.host_program(words, ["HOME=/tmp", "TMPDIR=/dev/shm"], fixed_addresses=True),
             mounts=[*mounts, *shown],
             memory_files=_ROOM,
-            keeps_registers=_are_wide(),
+            keeps_registers=True,
             calls=messages.call_rules({"errno": 1}, [messages.call_rule(_CALLS, "allow")]),
             line_holds=_LINE,
             patience_ms=_PATIENCE_MS,
@@ -165,8 +162,3 @@ def _overlay_module(kernel: str) -> str | None:
         return None
     paths = [f"{MODULES}/{version}/kernel/fs/overlayfs/overlay.ko" for version in reversed(versions)]
     return next((path for path in paths if os.path.exists(path)), None)
-
-
-def _are_wide() -> bool:
-    """Whether this processor has more registers than the kernel may have room for."""
-    return bool(_WIDE_REGISTERS & set(_host.processor().get("flags", "").split()))
