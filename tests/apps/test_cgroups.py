@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import harness
+import skerry
 
 pytestmark = pytest.mark.sandbox
 
@@ -24,10 +25,14 @@ WORK = "import time\ne = time.process_time() + 0.5\nwhile time.process_time() < 
 def left(pid: int | None = None) -> list[Path]:
     """Groups of ours; of the sandbox that this guardian made, or of all whose guardian is dead."""
     found = []
-    for path in Path("/sys/fs/cgroup").rglob("skerry-*-*"):
-        maker = int(path.name.split("-")[1])
-        if maker == pid or (pid is None and not Path(f"/proc/{maker}").exists()):
-            found.append(path)
+    # Groups go while one looks, which os.walk takes as it is.
+    for place, names, _ in os.walk("/sys/fs/cgroup"):
+        for name in names:
+            if not (name.startswith("skerry-") and name.count("-") >= 2):
+                continue
+            maker = int(name.split("-")[1])
+            if maker == pid or (pid is None and not Path(f"/proc/{maker}").exists()):
+                found.append(Path(place, name))
     return found
 
 
@@ -210,3 +215,20 @@ def test_a_living_sandbox_is_not_swept(granted: harness.Caller) -> None:
             assert left(running.guardian) == before != []
         finally:
             running.end()
+
+
+def test_a_limit_that_is_held_by_looking_is_changed_while_it_runs(monkeypatch: pytest.MonkeyPatch, native_only: bool) -> None:
+    if native_only:
+        pytest.skip("--native-only")
+    monkeypatch.setenv("SKERRY_TEST_WITHOUT", "cgroups")
+    words = ["/usr/bin/python3", "-c", "b'x' * (200 << 20)"]
+    with skerry.Sandbox(memory="512m", cpus=1, cwd="/") as sandbox:
+        assert sandbox.info().limits["memory"].startswith("polling")
+        sandbox.update(memory="64m")
+        shown = sandbox.run(["sh", "-c", "grep MemTotal /proc/meminfo; cat /sys/fs/cgroup/memory.max"], text=True).stdout
+        assert shown.split()[1::2] == ["65536", str(64 << 20)], shown
+        assert sandbox.run(words, timeout=60).out_of_memory
+        sandbox.update(memory="512m")
+        assert sandbox.run(words, timeout=60).returncode == 0
+        with pytest.raises(skerry.Unenforceable, match="how many there are"):
+            sandbox.update(cpus=2)

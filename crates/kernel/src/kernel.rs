@@ -6,7 +6,7 @@ use parking_lot::{Mutex, RwLock};
 use skerry_control::{Event, Limits, Network};
 use skerry_platform::zygote::Zygote;
 use skerry_platform::HostError;
-use std::sync::atomic::{AtomicU32, AtomicU64};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
@@ -22,6 +22,8 @@ pub struct Kernel {
     pub hostname: RwLock<Vec<u8>>,
     pub domainname: RwLock<Vec<u8>>,
     pub limits: Limits,
+    /// What of them changes while it runs: bytes of memory; `u64::MAX`: no limit.
+    pub memory_limit: AtomicU64,
     /// How nice the sentry is, as its caller was: programs begin so.
     pub(crate) nice: i32,
     pub network: Network,
@@ -93,6 +95,11 @@ pub struct Kernel {
 }
 
 impl Kernel {
+    /// Bytes, as it is now.
+    pub fn memory_limit(&self) -> Option<u64> {
+        Some(self.memory_limit.load(Ordering::Relaxed)).filter(|limit| *limit != u64::MAX)
+    }
+
     /// A kernel with its pid 1 and nothing mounted.
     pub fn new(
         hostname: &[u8],
@@ -110,6 +117,7 @@ impl Kernel {
             pids_limit_told: Mutex::new(None),
             hostname: RwLock::new(hostname.to_vec()),
             domainname: RwLock::new(b"(none)".to_vec()),
+            memory_limit: AtomicU64::new(limits.memory.unwrap_or(u64::MAX)),
             limits,
             nice: rustix::process::getpriority_process(None).unwrap_or(0),
             network,

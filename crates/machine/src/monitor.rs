@@ -51,9 +51,15 @@ impl Monitor {
         std::thread::Builder::new().stack_size(STACK).spawn(move || {
             while let Some(dead) = wait_for_any() {
                 if dead.pid == pid {
-                    shared.end(told("its monitor", &dead));
+                    let off = if matches!(dead.end, Ok(0)) { ": the guest has switched itself off" } else { "" };
+                    shared.end(told("its monitor", &dead) + off);
                 } else if let Some((_, name)) = helpers.iter().find(|(helper, _)| *helper == dead.pid) {
                     let (shared, how) = (shared.clone(), told(name, &dead));
+                    if dead.end.is_err() {
+                        // Nobody makes another end so.
+                        shared.end(how);
+                        continue;
+                    }
                     // One that ends because the monitor does is reaped first now and then.
                     let _ = std::thread::Builder::new().stack_size(STACK).spawn(move || {
                         std::thread::sleep(GRACE);

@@ -5,7 +5,6 @@ use crate::limits::{self, MemoryUse};
 use skerry_confine::cgroup::{ControlGroups, Controller};
 use skerry_confine::cpus;
 use skerry_confine::layers::Layers;
-use skerry_control::Limits;
 use skerry_control::{Boot, Booted, Event, Failure, FailureKind, Identity, Layer, MountKind, Profile};
 use skerry_kernel::fs::host::IdMap;
 use skerry_kernel::fs::{self, Services};
@@ -73,7 +72,7 @@ pub fn boot(
         }
     }
     groups.join();
-    let memory = Arc::new(MemoryUse::new(groups.memory_events()));
+    let memory = Arc::new(MemoryUse::new(groups.memory_events(), groups.memory_limit()));
     if boot.without.iter().any(|name| name == "landlock") {
         layers.miss(Layer::Landlock, "switched off by a test");
     } else {
@@ -125,10 +124,7 @@ pub fn boot(
     if boot.without.iter().any(|name| name == "caches") {
         kernel.mounts.dentries.limit_to(0);
     }
-    kernel.memory_files.limit.store(memory_files_cap(&boot.limits), Ordering::Relaxed);
-    if let Some(memory) = boot.limits.memory {
-        kernel.net.set_memory_limit((memory / 4) as _);
-    }
+    limits::share_out(&kernel, &boot.limits);
     let services = Services::new(kernel.memory_files.clone()).map_err(|errno| internal(&errno))?;
     if boot.profile == Profile::Strict {
         services.copy_what_is_mapped();
@@ -186,8 +182,8 @@ pub fn boot(
     if !spinning || boot.limits.cpus.is_some() || kernel.cpu_quota.get().is_some() {
         kernel.switch_spinning_off();
     }
-    if let Some(limit) = boot.limits.memory.filter(|_| groups.version_of(Controller::Memory).is_none()) {
-        limits::watch_memory(&kernel, limit, memory.clone()).map_err(|error| internal(&error))?;
+    if boot.limits.memory.is_some_and(|_| groups.version_of(Controller::Memory).is_none()) {
+        limits::watch_memory(&kernel, memory.clone()).map_err(|error| internal(&error))?;
     }
     let booted = Booted {
         layers: layers.present,
@@ -203,16 +199,4 @@ pub fn boot(
         machine: Default::default(),
     };
     Ok(Sandbox { kernel, booted, caller, memory })
-}
-
-/// Bytes that in-memory files may take: as asked, else as memory in all is limited, else half of the host's memory (as
-/// tmpfs(5) has it).
-fn memory_files_cap(limits: &Limits) -> u64 {
-    let half_of_host = || {
-        let info = rustix::system::sysinfo();
-        (info.totalram as u64).saturating_mul(info.mem_unit.into()) / 2
-    };
-    let cap = limits.memory_files.or(limits.memory).unwrap_or_else(half_of_host);
-    // Half of it at the most: files alone never make a sandbox run out of memory, they give ENOSPC before.
-    limits.memory.map_or(cap, |memory| cap.min(memory / 2))
 }

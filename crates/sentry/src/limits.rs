@@ -5,7 +5,7 @@
 //! and none are made where there is no limit.
 
 use skerry_abi::signal::{Signal, SignalInfo};
-use skerry_confine::cgroup::{ControlGroups, Controller, MemoryEvents};
+use skerry_confine::cgroup::{ControlGroups, Controller, MemoryEvents, MemoryLimit};
 use skerry_control::{Event, Limits};
 use skerry_kernel::task::Process;
 use skerry_kernel::Kernel;
@@ -43,12 +43,13 @@ pub fn describe(limits: &Limits, groups: &ControlGroups) -> std::collections::BT
 /// What is known of the memory that the sandbox uses: from the host where a group of ours holds the limit, else by looking.
 pub struct MemoryUse {
     host: Option<MemoryEvents>,
+    limit: Option<MemoryLimit>,
     seen: AtomicU64,
 }
 
 impl MemoryUse {
-    pub fn new(host: Option<MemoryEvents>) -> MemoryUse {
-        MemoryUse { host, seen: AtomicU64::new(0) }
+    pub fn new(host: Option<MemoryEvents>, limit: Option<MemoryLimit>) -> MemoryUse {
+        MemoryUse { host, limit, seen: AtomicU64::new(0) }
     }
 
     /// Bytes, the highest so far; 0 where memory is not limited.
@@ -62,18 +63,50 @@ impl MemoryUse {
     }
 }
 
-/// Starts watching memory, against `limit` bytes.
-pub fn watch_memory(kernel: &Arc<Kernel>, limit: u64, memory: Arc<MemoryUse>) -> std::io::Result<()> {
-    let kernel = Arc::downgrade(kernel);
-    std::thread::Builder::new()
-        .name("skerry-memory".into())
-        .stack_size(128 << 10)
-        .spawn(move || watch(&kernel, limit, &memory))?;
+/// What the limit of memory is for parts of the guest kernel.
+pub fn share_out(kernel: &Kernel, limits: &Limits) {
+    kernel.memory_files.limit.store(memory_files_cap(limits), Ordering::Relaxed);
+    if let Some(memory) = limits.memory {
+        kernel.memory_limit.store(memory, Ordering::Relaxed);
+        kernel.net.set_memory_limit((memory / 4) as _);
+    }
+}
+
+/// Bytes that in-memory files may take: as asked, else as memory in all is limited, else half of the host's memory (as
+/// tmpfs(5) has it).
+fn memory_files_cap(limits: &Limits) -> u64 {
+    let half_of_host = || {
+        let info = rustix::system::sysinfo();
+        (info.totalram as u64).saturating_mul(info.mem_unit.into()) / 2
+    };
+    let cap = limits.memory_files.or(limits.memory).unwrap_or_else(half_of_host);
+    // Half of it at the most: files alone never make a sandbox run out of memory, they give ENOSPC before.
+    limits.memory.map_or(cap, |memory| cap.min(memory / 2))
+}
+
+/// Another limit of memory than the one that there is.
+pub fn change_memory(kernel: &Kernel, used: &MemoryUse, memory: u64) -> Result<(), String> {
+    if kernel.memory_limit().is_none() {
+        return Err("it was started without that limit".into());
+    }
+    if let Some(limit) = &used.limit {
+        limit.set(memory).map_err(|error| format!("its cgroup does not take it: {error}"))?;
+    }
+    // Where it is held by looking, that looks here.
+    share_out(kernel, &Limits { memory: Some(memory), ..kernel.limits.clone() });
     Ok(())
 }
 
-fn watch(kernel: &Weak<Kernel>, limit: u64, memory: &MemoryUse) {
+/// Starts watching memory, against the kernel's limit.
+pub fn watch_memory(kernel: &Arc<Kernel>, memory: Arc<MemoryUse>) -> std::io::Result<()> {
+    let kernel = Arc::downgrade(kernel);
+    std::thread::Builder::new().name("skerry-memory".into()).stack_size(128 << 10).spawn(move || watch(&kernel, &memory))?;
+    Ok(())
+}
+
+fn watch(kernel: &Weak<Kernel>, memory: &MemoryUse) {
     while let Some(kernel) = kernel.upgrade() {
+        let limit = kernel.memory_limit().unwrap_or(u64::MAX);
         kernel.settle_files();
         let (mut used, largest) = quick_use(&kernel);
         if used > limit {

@@ -3,13 +3,15 @@
 use crate::boot::{boot, failure, Sandbox};
 use crate::confine::namespaces::{self, Role, Wishes};
 use crate::file_workers::FileWorkers;
-use crate::limits::MemoryUse;
+use crate::limits::{self, MemoryUse};
 use parking_lot::Mutex;
 use serde_json::{json, Value};
 use skerry_abi::signal::{Signal, SignalInfo, SI_USER};
 use skerry_confine::cgroup::{ControlGroups, Needs};
 use skerry_confine::connection::{Connection, Sender};
-use skerry_control::{Call, Event, Failure, FailureKind, Layer, ProcessState, SignalTarget, Spawn, Spawned, Stdio, Usage};
+use skerry_control::{
+    Call, Event, Failure, FailureKind, Layer, ProcessState, SignalTarget, Spawn, Spawned, Stdio, Update, Usage,
+};
 use skerry_kernel::fs::file::OpenFile;
 use skerry_kernel::fs::host_file::HostFile;
 use skerry_kernel::run::{self, SpawnError};
@@ -120,6 +122,20 @@ fn no_process(process: u32) -> Failure {
 }
 
 impl Server {
+    fn update(&mut self, wanted: &Update) -> Result<Value, Failure> {
+        let refuse = |name: &str, why: &str| {
+            Err(failure(FailureKind::Unenforceable, format!("the limit {name} cannot be changed here: {why}")))
+        };
+        if wanted.cpus.is_some() || wanted.machine.is_some() {
+            return refuse("cpus", "programs have been told how many there are");
+        }
+        let Sandbox { kernel, memory, .. } = &self.sandbox;
+        match wanted.memory.map(|bytes| limits::change_memory(kernel, memory, bytes)) {
+            Some(Err(why)) => refuse("memory", &why),
+            _ => Ok(json!(self.sandbox.booted)),
+        }
+    }
+
     fn answer(&mut self, call: Call, descriptors: Vec<OwnedFd>) -> Result<Value, Failure> {
         match call {
             Call::Boot(_) => Err(failure(FailureKind::Invalid, "the sandbox has been made already")),
@@ -137,9 +153,7 @@ impl Server {
             }
             Call::File(_) => Err(failure(FailureKind::Internal, "file operations have threads of their own")),
             Call::Usage => Ok(json!(self.usage())),
-            Call::Update(_) => {
-                Err(failure(FailureKind::Unenforceable, "the guest kernel's limits cannot be changed while it runs"))
-            }
+            Call::Update(wanted) => self.update(&wanted),
             Call::Info => Ok(json!(self.sandbox.booted)),
             Call::Shutdown => Ok(json!({})),
         }

@@ -14,6 +14,7 @@ import threading
 import time
 
 from .. import errors
+from ..control import messages
 from ..control.client import Client
 from .base import Capabilities, Probe, probe_by_boot
 
@@ -132,9 +133,11 @@ class SentryEngine:
         return options.boot_message()
 
     def update(self, memory: int | None, cpus: float | None) -> dict[str, Any]:
-        """Its limits stay as they are."""
-        option = "cpus" if memory is None else "memory"
-        raise errors.Unenforceable(option, self.name, "its guest kernel has told programs of it; start another sandbox")
+        """Of memory; CPUs stay as they are."""
+        if cpus is not None:
+            why = "programs have been told how many there are; start another sandbox"
+            raise errors.Unenforceable("cpus", self.name, why)
+        return messages.update(memory=memory)
 
     def probe(self) -> Probe:
         """By a sandbox that boots."""

@@ -154,7 +154,7 @@ class locked:  # noqa: N801  # used as a statement
             os.close(self._file)  # who held it has taken it away
 
     def __exit__(self, *_: object) -> None:
-        os.unlink(self._path)
+        _remove(self._path)
         os.close(self._file)
 
 

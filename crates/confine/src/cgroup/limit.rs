@@ -4,7 +4,7 @@
 
 use super::group::{sweep, Group, GUESTS, SENTRY};
 use super::hierarchy::{Controller, Place, Version};
-use super::{Joined, Needs};
+use super::{Joined, MemoryLimit, Needs};
 use rustix::fs::OFlags;
 use std::collections::BTreeMap;
 use std::fs::{read_to_string, File};
@@ -95,17 +95,7 @@ fn fill_one(group: &Group, controllers: &[Controller], needs: &Needs) -> io::Res
 /// Another limit of memory or CPUs, in a group that has one.
 pub fn change(version: Version, group: &Group, controller: Controller, needs: &Needs) -> io::Result<()> {
     match (controller, version) {
-        (Controller::Memory, Version::One) => {
-            // Memory alone may never have more than memory and swap together, where the host knows of that.
-            let (both, alone) = ("memory.memsw.limit_in_bytes", "memory.limit_in_bytes");
-            let grows = group.write(both, &memory(needs)).is_ok();
-            group.write(alone, &memory(needs))?;
-            if !grows {
-                let _ = group.write(both, &memory(needs));
-            }
-            Ok(())
-        }
-        (Controller::Memory, Version::Two) => group.write("memory.max", &memory(needs)),
+        (Controller::Memory, _) => MemoryLimit::open(version, group)?.set(needs.limits.memory.unwrap_or(u64::MAX)),
         (Controller::Cpu, Version::One) => group.write("cpu.cfs_quota_us", &quota_us(needs).to_string()),
         (Controller::Cpu, Version::Two) => group.write("cpu.max", &format!("{} {PERIOD_US}", quota_us(needs))),
         (Controller::Pids, _) => Err(io::ErrorKind::Unsupported.into()),

@@ -201,6 +201,12 @@ impl ControlGroups {
         Some(MemoryEvents { events: open(events)?, peak: open(peak).or_else(|| open("memory.current")) })
     }
 
+    /// The limit of memory, to be set anew. To be opened before the sentry is confined.
+    pub fn memory_limit(&self) -> Option<MemoryLimit> {
+        let joined = self.holder(Controller::Memory)?;
+        MemoryLimit::open(joined.version, &joined.group).ok()
+    }
+
     /// What the host tells of processes that the limit kept from being made.
     pub fn process_events(&self) -> Option<ProcessEvents> {
         let joined = self.holder(Controller::Pids)?;
@@ -234,6 +240,40 @@ impl ProcessEvents {
     /// To be polled.
     pub fn descriptor(&self) -> &File {
         &self.events
+    }
+}
+
+/// Where a limit of memory is written to.
+pub struct MemoryLimit {
+    alone: File,
+    /// Memory and swap together (version one).
+    both: Option<File>,
+}
+
+impl MemoryLimit {
+    fn open(version: Version, group: &Group) -> io::Result<MemoryLimit> {
+        let open = |file| group.open(file, OFlags::WRONLY);
+        Ok(match version {
+            Version::One => MemoryLimit {
+                alone: open("memory.limit_in_bytes")?,
+                // Not there where the host does not account for swap.
+                both: open("memory.memsw.limit_in_bytes").ok(),
+            },
+            Version::Two => MemoryLimit { alone: open("memory.max")?, both: None },
+        })
+    }
+
+    /// So many bytes.
+    pub fn set(&self, bytes: u64) -> io::Result<()> {
+        let text = bytes.to_string();
+        let together = || self.both.as_ref().map_or(Ok(()), |file| put(file, &text));
+        // Memory alone may never have more than both: first that which grows, or last that which shrinks.
+        let grows = together().is_ok();
+        put(&self.alone, &text)?;
+        if !grows {
+            together()?;
+        }
+        Ok(())
     }
 }
 

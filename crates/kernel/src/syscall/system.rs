@@ -83,7 +83,7 @@ pub fn sysinfo(context: &mut Context, address: UserAddress) -> Result<()> {
     let unit = u64::from(host.mem_unit.max(1));
     let total = (host.totalram as u64).saturating_mul(unit);
     let free = (host.freeram as u64).saturating_mul(unit);
-    let total_memory = kernel.limits.memory.map_or(total, |limit| limit.min(total));
+    let total_memory = kernel.memory_limit().map_or(total, |limit| limit.min(total));
     let answer = SystemInformation {
         uptime: kernel.booted.elapsed().as_secs() as i64 + 1,
         loads: host.loads,

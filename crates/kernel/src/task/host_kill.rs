@@ -39,7 +39,7 @@ pub(super) fn tell(kernel: &Kernel, process: &Process, status: Option<ExitStatus
         return;
     }
     if kernel.host_kills.take() {
-        let limit = kernel.limits.memory.unwrap_or(0);
+        let limit = kernel.memory_limit().unwrap_or(0);
         (kernel.events)(Event::OutOfMemory { process: process.pid() as u32, limit });
     }
 }

@@ -144,7 +144,7 @@ pub(crate) fn memory_figures(kernel: &Kernel) -> MemoryFigures {
         .sum();
     let anonymous = pages.saturating_mul(4096);
     let host_total = figure("MemTotal");
-    match kernel.limits.memory {
+    match kernel.memory_limit() {
         Some(limit) if host_total == 0 || limit < host_total => {
             let free = limit.saturating_sub(files).saturating_sub(anonymous);
             let available = free.min(figure("MemAvailable"));
@@ -171,7 +171,7 @@ fn host_meminfo() -> Vec<(String, u64)> {
 fn meminfo(kernel: &Kernel) -> Vec<u8> {
     let figures = memory_figures(kernel);
     let kib = |bytes: u64| bytes / 1024;
-    let limited = kernel.limits.memory.is_some_and(|limit| limit == figures.total);
+    let limited = kernel.memory_limit().is_some_and(|limit| limit == figures.total);
     let cached = figures.total.saturating_sub(figures.free).saturating_sub(figures.anonymous);
     let cached = if limited { figures.files } else { cached };
     let rows: [(&str, u64); 39] = [

@@ -91,7 +91,7 @@ fn add(tree: &mut Tree) {
         Ok(text.into_bytes())
     });
 
-    tree.add_file("memory.max", |kernel| Ok(maximum(kernel.limits.memory)));
+    tree.add_file("memory.max", |kernel| Ok(maximum(kernel.memory_limit())));
     tree.add_file("memory.high", |_| Ok(maximum(None)));
     tree.add_text("memory.low", "0").add_text("memory.min", "0");
     tree.add_file("memory.current", |kernel| Ok(line(memory_current(kernel))));
