@@ -34,6 +34,7 @@ mod native;
 mod park;
 mod registers;
 mod serve;
+mod streams;
 mod thread;
 mod trampoline;
 mod zygote;
