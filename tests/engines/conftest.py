@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
@@ -11,7 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from _pytest.runner import runtestprotocol
 
 import harness
 import skerry
@@ -43,16 +41,20 @@ VARIANTS = {
     "tasks": [],
     "storage": ["-DWITH_STORAGE"],
     "devices": ["-DWITH_DEVICES"],
-    "hvt": ["-DTARGET=1"],
+    "hvt-tasks": ["-DTARGET=1"],
+    "hvt-storage": ["-DTARGET=1", "-DWITH_STORAGE"],
+    "hvt-devices": ["-DTARGET=1", "-DWITH_DEVICES"],
+    "virtio": ["-DTARGET=3"],
     "old": ["-DVERSION=1"],
 }
 
 NO_KERNEL = "no kernel of its own"
 NO_KERNEL_OF_OURS = "its kernel is Linux's own"
 NO_NAMESPACE = "no namespace of its own"
+TOLD = "its guest kernel has told programs of its limits"
 
 ENGINES = [
-    Traits("sentry"),
+    Traits("sentry", {"other limits while it runs": TOLD}),
     Traits("namespace", {"trace": NO_KERNEL, "profile": NO_KERNEL}),
     Traits(
         "uml",
@@ -90,23 +92,6 @@ ENGINES = [
     ),
     Traits("unikernel", {"programs of Linux": "it runs images, of which test_unikernel.py asks the same"}),
 ]
-
-
-def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
-    """Debian's User Mode Linux 6.1 panics by itself now and then (once in some 300 starts, on a host with much to do): a test
-    that has met that is run once more. Nothing else is.
-    """
-    if "uml" not in re.split(r"[\[\]-]", item.name):
-        return None
-    item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
-    reports = runtestprotocol(item, nextitem=nextitem, log=False)
-    if any(report.failed and "Kernel panic - not syncing" in report.longreprtext for report in reports):
-        item._initrequest()
-        reports = runtestprotocol(item, nextitem=nextitem, log=False)
-    for report in reports:
-        item.ihook.pytest_runtest_logreport(report=report)
-    item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
-    return True
 
 
 @pytest.fixture(params=ENGINES, ids=lambda traits: traits.name, scope="session")

@@ -313,7 +313,7 @@ def test_a_tap_device(images: Path, tmp_path: Path, ourselves: harness.Caller) -
 
 def test_images_that_cannot_be_run(do, images: Path, caller: harness.Caller) -> None:
     for image, status, message in (
-        ("hvt", 126, "the image is for hvt, not spt"),
+        ("virtio", 126, "the image is for virtio, neither spt nor hvt"),
         ("old", 126, "version 1 of the spt ABI, not version 2"),
         ("nosuch", 127, "there is no such image"),
         (".", 126, "no regular file"),

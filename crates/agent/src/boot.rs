@@ -132,6 +132,7 @@ fn make(
     let (guest, host_pid) = match init {
         Init::Namespace(init) => {
             let host_pid = init.host_pid;
+            namespace::enter_time_namespace();
             (namespace::enter(wanted, init, engine, &mut layers)?, host_pid)
         }
         Init::Rules(init) => (rules::enter(wanted, init, &mut layers)?, std::process::id() as i32),

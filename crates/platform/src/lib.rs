@@ -10,6 +10,7 @@
 //! - [`fiber`]: stacks that change threads, for calls that wait.
 //! - [`engine`]: host threads and processes: kick, kill, wait. [`cpu_clock`]: their CPU time. [`host`]: the host's /proc.
 //! - [`unikernel`]: what `skerry-tender` needs of the host: the memory of a unikernel, and the jump into it.
+//! - [`virtual_machine`]: the same for a unikernel behind KVM.
 //! - [`processor`]: the CPU that runs us, and how busy the host's are.
 //!
 //! Its neighbours: `skerry-stub` (the other side of channel and doorbell; `layout.rs` is compiled into both) below,
@@ -33,6 +34,7 @@ pub mod memory;
 pub mod own;
 pub mod processor;
 pub mod unikernel;
+pub mod virtual_machine;
 pub mod zygote;
 
 /// The stub's executable.

@@ -1,12 +1,13 @@
 //! The command line.
 
+use crate::image::Target;
 use crate::{Error, COMMAND_LINE_SIZE};
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
-pub const USAGE: &str = "usage: skerry-tender [OPTIONS] [--] IMAGE [ARG...] | --probe | --version\n\
-Runs a unikernel (Solo5, spt) behind a filter of at most nine system calls.\n\
+pub const USAGE: &str = "usage: skerry-tender [OPTIONS] [--] IMAGE [ARG...] | --probe spt|hvt | --version\n\
+Runs a unikernel (Solo5) behind a filter of at most nine system calls: one for spt as a process, one for hvt by KVM.\n\
 \n\
 \x20 --memory BYTES                    its memory (default: 512 MiB)\n\
 \x20 --block NAME=FILE                 a file of the host as the block device NAME\n\
@@ -14,13 +15,13 @@ Runs a unikernel (Solo5, spt) behind a filter of at most nine system calls.\n\
 \x20 --block-size NAME=BYTES           the size of its blocks (default: 512)\n\
 \x20 --net NAME=tap:INTERFACE|fd:N     a tap device, or an open socket of frames, as the net device NAME\n\
 \x20 --mac NAME=MAC                    its address (default: a random one)\n\
-\x20 --probe                           does this host run unikernels? (status 0: it does)";
+\x20 --probe spt|hvt                   does this host run such unikernels? (status 0: it does)";
 
 const DEFAULT_MEMORY: u64 = 512 << 20;
 
 pub enum Wanted {
     Run(Arguments),
-    Probe,
+    Probe(Target),
     Version,
     Help,
 }
@@ -54,10 +55,16 @@ impl Arguments {
                 "--" => break,
                 "-h" | "--help" => return Ok(Wanted::Help),
                 "--version" => return Ok(Wanted::Version),
-                "--probe" => return Ok(Wanted::Probe),
                 _ => {}
             }
             let value = words.next().ok_or_else(|| Error::Usage(format!("{option} needs a value\n{USAGE}")))?;
+            if option == "--probe" {
+                return match value.as_bytes() {
+                    b"spt" => Ok(Wanted::Probe(Target::Spt)),
+                    b"hvt" => Ok(Wanted::Probe(Target::Hvt)),
+                    _ => Err(Error::Usage("--probe: write spt or hvt".into())),
+                };
+            }
             found.take(&option, &value)?;
         }
         let image = words.next().ok_or_else(|| Error::Usage(format!("no image was named\n{USAGE}")))?;

@@ -2,6 +2,7 @@
 //! else kills it.
 
 use crate::devices::{Attached, Device};
+use skerry_platform::virtual_machine;
 use std::os::fd::AsRawFd;
 
 const LOAD: u16 = 0x20;
@@ -35,10 +36,14 @@ struct Rule {
     action: u32,
 }
 
-fn rules(epoll: i32, timer: i32, attached: &[Attached]) -> Vec<Rule> {
+fn allow(number: i64, conditions: &[(u32, Condition)]) -> Rule {
+    Rule { number, conditions: conditions.to_vec(), action: ALLOW }
+}
+
+/// Of a unikernel for spt, which makes the calls itself.
+fn spt(epoll: i32, timer: i32) -> Vec<Rule> {
     use Condition::*;
-    let allow = |number: i64, conditions: &[(u32, Condition)]| Rule { number, conditions: conditions.to_vec(), action: ALLOW };
-    let mut rules = vec![
+    vec![
         allow(libc::SYS_write, &[(0, Int(STANDARD_OUTPUT))]),
         allow(libc::SYS_clock_gettime, &[(0, Int(libc::CLOCK_MONOTONIC as u32))]),
         allow(libc::SYS_clock_gettime, &[(0, Int(libc::CLOCK_REALTIME as u32))]),
@@ -47,7 +52,25 @@ fn rules(epoll: i32, timer: i32, attached: &[Attached]) -> Vec<Rule> {
         allow(libc::SYS_timerfd_settime, &[(0, Int(timer as u32))]),
         allow(libc::SYS_arch_prctl, &[(0, Int(ARCH_SET_FS))]),
         allow(libc::SYS_exit_group, &[]),
-    ];
+    ]
+}
+
+/// Of the loop that runs a unikernel for hvt: its processor, and `nets` net devices that are waited for.
+fn hvt(processor: i32, nets: usize) -> Vec<Rule> {
+    use Condition::*;
+    vec![
+        allow(libc::SYS_ioctl, &[(0, Int(processor as u32)), (1, Exactly(virtual_machine::RUN)), (2, Exactly(0))]),
+        allow(libc::SYS_write, &[(0, Int(STANDARD_OUTPUT))]),
+        // Where the host's clock is not read without a call.
+        allow(libc::SYS_clock_gettime, &[(0, Int(libc::CLOCK_REALTIME as u32))]),
+        allow(libc::SYS_ppoll, &[(1, Exactly(nets as u64)), (3, Exactly(0))]),
+        allow(libc::SYS_exit_group, &[]),
+    ]
+}
+
+fn of_devices(attached: &[Attached]) -> Vec<Rule> {
+    use Condition::*;
+    let mut rules = Vec::new();
     for one in attached {
         let descriptor = (0, Int(one.descriptor.as_raw_fd() as u32));
         match one.device {
@@ -69,10 +92,18 @@ fn rules(epoll: i32, timer: i32, attached: &[Attached]) -> Vec<Rule> {
     rules
 }
 
+pub fn for_spt(epoll: i32, timer: i32, attached: &[Attached]) -> Vec<u64> {
+    instructions(spt(epoll, timer).into_iter().chain(of_devices(attached)))
+}
+
+pub fn for_hvt(processor: i32, nets: usize, attached: &[Attached]) -> Vec<u64> {
+    instructions(hvt(processor, nets).into_iter().chain(of_devices(attached)))
+}
+
 /// As the host takes it.
-pub fn instructions(epoll: i32, timer: i32, attached: &[Attached]) -> Vec<u64> {
+fn instructions(rules: impl Iterator<Item = Rule>) -> Vec<u64> {
     let mut words = vec![word(LOAD, 0, 0, 4), word(JUMP_EQUAL, 1, 0, AUDIT_ARCH_X86_64), word(RETURN, 0, 0, KILL_PROCESS)];
-    for rule in rules(epoll, timer, attached) {
+    for rule in rules {
         let tests: Vec<u64> = rule.conditions.iter().flat_map(|(index, condition)| test(*index, *condition)).collect();
         // Each test that fails leads behind the rule: at most some thirty instructions away.
         let length = tests.len() + 1;
@@ -169,7 +200,7 @@ mod tests {
         let read_only = attached(Device::Block { capacity: 512, block_size: 512, writable: false });
         let net = attached(Device::Net);
         let [b, r, n] = [&block, &read_only, &net].map(|one| one.descriptor.as_raw_fd() as u64);
-        let program = instructions(70, 71, &[block, read_only, net]);
+        let program = for_spt(70, 71, &[block, read_only, net]);
         let answer = |number, arguments| run(&program, number, arguments);
         let allowed = [
             (libc::SYS_write, [1, 5, 5, 0, 0, 0]),
@@ -215,7 +246,7 @@ mod tests {
             assert_eq!(answer(number, arguments), KILL_PROCESS, "{number} {arguments:?}");
         }
         // Numbers, those of the other ways into the host among them.
-        let reachable = (0..1024).filter(|number| rules(70, 71, &[]).iter().any(|rule| rule.number == *number)).count();
+        let reachable = (0..1024).filter(|number| spt(70, 71).iter().any(|rule| rule.number == *number)).count();
         assert_eq!(reachable, 6);
         for number in (0..1024).chain(0x4000_0000..0x4000_0400) {
             if !allowed.iter().any(|(known, _)| *known == number) {
@@ -225,9 +256,50 @@ mod tests {
     }
 
     #[test]
+    fn the_loop_of_a_machine_runs_it_and_no_more() {
+        let net = attached(Device::Net);
+        let n = net.descriptor.as_raw_fd() as u64;
+        let program = for_hvt(70, 1, &[net]);
+        let answer = |number, arguments| run(&program, number, arguments);
+        let allowed = [
+            (libc::SYS_ioctl, [70, 0xae80, 0, 5, 0, 0]),
+            (libc::SYS_write, [1, 5, 5, 0, 0, 0]),
+            (libc::SYS_write, [n, 5, 5, 0, 0, 0]),
+            (libc::SYS_read, [n, 5, 5, 0, 0, 0]),
+            (libc::SYS_clock_gettime, [0, 5, 0, 0, 0, 0]),
+            (libc::SYS_ppoll, [5, 1, 5, 0, 8, 0]),
+            (libc::SYS_exit_group, [5, 5, 5, 5, 5, 5]),
+        ];
+        for (number, arguments) in allowed {
+            assert_eq!(answer(number, arguments), ALLOW, "{number} {arguments:?}");
+        }
+        for (number, arguments) in [
+            (libc::SYS_ioctl, [71, 0xae80, 0, 0, 0, 0]),
+            (libc::SYS_ioctl, [70, 0xae81, 0, 0, 0, 0]),
+            (libc::SYS_ioctl, [70, 0x4008_ae89, 0, 0, 0, 0]),
+            (libc::SYS_ioctl, [70, 1 << 32 | 0xae80, 0, 0, 0, 0]),
+            (libc::SYS_ioctl, [70, 0xae80, 1, 0, 0, 0]),
+            (libc::SYS_ioctl, [1, 0x5401, 5, 0, 0, 0]),
+            (libc::SYS_ppoll, [5, 2, 5, 0, 8, 0]),
+            (libc::SYS_ppoll, [5, 1, 5, 5, 8, 0]),
+            (libc::SYS_write, [70, 5, 5, 0, 0, 0]),
+            (libc::SYS_write, [2, 5, 5, 0, 0, 0]),
+            (libc::SYS_clock_gettime, [1, 5, 0, 0, 0, 0]),
+            (libc::SYS_getpid, [0; 6]),
+        ] {
+            assert_eq!(answer(number, arguments), KILL_PROCESS, "{number} {arguments:?}");
+        }
+        for number in (0..1024).chain(0x4000_0000..0x4000_0400) {
+            if !allowed.iter().any(|(known, _)| *known == number) {
+                assert_eq!(answer(number, [1, 5, 0, 0, 0, 0]), KILL_PROCESS, "{number}");
+            }
+        }
+    }
+
+    #[test]
     fn as_many_devices_as_there_can_be_fit_into_a_filter() {
         let devices: Vec<_> =
             (1..64).map(|_| attached(Device::Block { capacity: 512, block_size: 512, writable: true })).collect();
-        assert!(instructions(70, 71, &devices).len() < 4096);
+        assert!(for_spt(70, 71, &devices).len() < 4096);
     }
 }

@@ -5,10 +5,14 @@ use crate::image::{Image, LOWEST};
 use std::time::{Duration, Instant};
 
 /// SplitMix64.
-struct Random(u64);
+pub struct Random(u64);
 
 impl Random {
-    fn next(&mut self) -> u64 {
+    pub fn new(seed: u64) -> Random {
+        Random(seed)
+    }
+
+    pub fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -16,7 +20,7 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    fn below(&mut self, end: usize) -> usize {
+    pub fn below(&mut self, end: usize) -> usize {
         (self.next() % end.max(1) as u64) as usize
     }
 }
@@ -27,7 +31,7 @@ const EDGES: [u64; 12] =
 #[test]
 fn damaged_images_are_refused_or_stay_in_their_place() {
     let number = |name: &str, default| std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default);
-    let mut random = Random(number("SKERRY_FUZZ_SEED", 3));
+    let mut random = Random::new(number("SKERRY_FUZZ_SEED", 3));
     let end = Instant::now() + Duration::from_secs(number("SKERRY_FUZZ_SECONDS", 2));
     let originals = [built(2, 2, &[]), built(2, 2, &[("storage", 1), ("service", 2)])];
     let (mut parsed, mut total) = (0, 0);

@@ -10,7 +10,6 @@ use std::os::unix::fs::FileExt;
 use thiserror::Error;
 
 pub const ABI_VERSION: u32 = 2;
-const TARGET: u32 = 2;
 /// The ABIs that there are, by their numbers.
 const TARGETS: [&str; 7] = ["", "hvt", "spt", "virtio", "muen", "genode", "xen"];
 
@@ -44,10 +43,10 @@ pub enum Error {
     NoUnikernel(&'static str),
     #[error("it is no unikernel for Solo5: it has no note that names its ABI")]
     NoAbi,
-    #[error("the image is for {0}, not spt")]
+    #[error("the image is for {0}, neither spt nor hvt")]
     OtherTarget(String),
-    #[error("the image is for version {0} of the spt ABI, not version 2")]
-    OtherVersion(u32),
+    #[error("the image is for version {1} of the {0} ABI, not version 2")]
+    OtherVersion(&'static str, u32),
     #[error("it has no manifest of the devices that it wants")]
     NoManifest,
     #[error("{0}")]
@@ -60,6 +59,8 @@ pub enum Error {
     Segment(usize, &'static str),
     #[error("its entry point {0:#x} is in no executable segment")]
     Entry(u64),
+    #[error("it is larger than the page tables of a machine can say")]
+    TooLarge,
     #[error("it takes {needed} bytes of memory, and has {given}: give it more (--memory)")]
     Memory { needed: u64, given: u64 },
 }
@@ -122,9 +123,17 @@ impl Part {
     }
 }
 
+/// Who runs it: the host behind a filter, or a machine of KVM's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    Hvt = 1,
+    Spt = 2,
+}
+
 /// What is to be loaded.
 #[derive(Clone, Debug)]
 pub struct Image {
+    pub target: Target,
     pub entry: u64,
     /// In ascending order.
     pub parts: Vec<Part>,
@@ -167,7 +176,7 @@ impl Image {
                 _ => {}
             }
         }
-        check_abi(&abi.ok_or(Error::NoAbi)?)?;
+        let target = target_of(&abi.ok_or(Error::NoAbi)?)?;
         let manifest = manifest.ok_or(Error::NoManifest)?;
         let manifest = Manifest::parse(manifest.get(MANIFEST_PADDING..).ok_or(Error::NoteSize("manifest"))?)?;
 
@@ -177,7 +186,7 @@ impl Image {
             return Err(Error::Entry(entry));
         }
         let end = parts.last().map_or(LOWEST, |part| part.pages.end);
-        Ok(Image { entry, parts, end, manifest })
+        Ok(Image { target, entry, parts, end, manifest })
     }
 
     /// Whether a memory of `size` bytes has room for it and a stack.
@@ -198,7 +207,31 @@ impl Image {
         }
         Ok(())
     }
+
+    /// The same for a memory that is written through `put`, which says whether it was inside.
+    pub fn load_in_pieces(
+        &self,
+        source: &(impl Source + ?Sized),
+        mut put: impl FnMut(u64, &[u8]) -> bool,
+    ) -> Result<(), Error> {
+        let mut piece = vec![0; PIECE];
+        for (index, part) in self.parts.iter().enumerate() {
+            let (mut at, mut offset) = (part.bytes.start, part.offset);
+            while at < part.bytes.end {
+                let place = &mut piece[..(part.bytes.end - at).min(PIECE as u64) as usize];
+                read(source, place, offset, "a segment")?;
+                if !put(at, place) {
+                    return Err(Error::Segment(index, "it lies outside of the memory"));
+                }
+                (at, offset) = (at + place.len() as u64, offset + place.len() as u64);
+            }
+        }
+        Ok(())
+    }
 }
+
+/// What is copied at once.
+const PIECE: usize = 1 << 16;
 
 /// The segments that take memory, checked against each other.
 fn parts(headers: &[&[u8]]) -> Result<Vec<Part>, Error> {
@@ -273,18 +306,21 @@ impl Note {
     }
 }
 
-fn check_abi(content: &[u8]) -> Result<(), Error> {
-    let (target, version) = (word(content, 0), word(content, 4));
-    if target != TARGET {
-        let known = TARGETS.get(target as usize).filter(|name| !name.is_empty());
-        return Err(Error::OtherTarget(
-            known.map_or_else(|| format!("the unknown target {target}"), |name| (*name).to_owned()),
-        ));
+fn target_of(content: &[u8]) -> Result<Target, Error> {
+    let (number, version) = (word(content, 0), word(content, 4));
+    let known = TARGETS.get(number as usize).filter(|name| !name.is_empty());
+    let target = match number {
+        1 => Target::Hvt,
+        2 => Target::Spt,
+        _ => {
+            let name = known.map_or_else(|| format!("the unknown target {number}"), |name| (*name).to_owned());
+            return Err(Error::OtherTarget(name));
+        }
+    };
+    match version {
+        ABI_VERSION => Ok(target),
+        _ => Err(Error::OtherVersion(TARGETS[number as usize], version)),
     }
-    if version != ABI_VERSION {
-        return Err(Error::OtherVersion(version));
-    }
-    Ok(())
 }
 
 /// Numbers in what has been read; zero where it is too short, which nothing that is read here is.
@@ -355,6 +391,8 @@ pub mod tests {
     #[test]
     fn an_image_is_read() {
         let image = Image::parse(&built(2, 2, &[("storage", 1)])[..]).unwrap();
+        assert_eq!(image.target, Target::Spt);
+        assert_eq!(Image::parse(&built(1, 2, &[])[..]).unwrap().target, Target::Hvt);
         assert_eq!((image.entry, image.end, image.parts.len()), (LOWEST, LOWEST + 0x4000, 2));
         assert_eq!(image.parts[1].pages, LOWEST + 0x1000..LOWEST + 0x4000);
         assert_eq!(image.manifest.wishes[0].name, "storage");
@@ -371,8 +409,9 @@ pub mod tests {
             refused(&bytes)
         };
         let second = 64 + 56;
-        assert_eq!(refused(&built(1, 2, &[])), "the image is for hvt, not spt");
-        assert_eq!(refused(&built(9, 2, &[])), "the image is for the unknown target 9, not spt");
+        assert_eq!(refused(&built(3, 2, &[])), "the image is for virtio, neither spt nor hvt");
+        assert_eq!(refused(&built(9, 2, &[])), "the image is for the unknown target 9, neither spt nor hvt");
+        assert_eq!(refused(&built(1, 3, &[])), "the image is for version 3 of the hvt ABI, not version 2");
         assert_eq!(refused(&built(2, 1, &[])), "the image is for version 1 of the spt ABI, not version 2");
         assert!(with(&[(0, 0)]).contains("no ELF file"));
         assert!(with(&[(4, 1)]).contains("x86-64"));

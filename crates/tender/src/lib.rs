@@ -1,5 +1,6 @@
 //! `skerry-tender`: loads a unikernel, gives it the devices that its manifest names, and goes on in it behind a filter of at most
-//! nine system calls. The ABI is Solo5's spt, version 2 (docs/engines/unikernel.md has what it says).
+//! nine system calls. The ABI is Solo5's spt, version 2 (docs/engines/unikernel.md has what it says); images for Solo5's hvt are
+//! the guests of a machine of KVM's (`hvt`).
 //!
 //! Parts: `arguments` (the command line), `image` (an ELF file, hostile, becomes a checked plan of what to load), `manifest` (the
 //! devices that it wants), `devices` (files and tap devices that are attached), `filter` (what it may ask of the host), `probe` (the
@@ -11,13 +12,14 @@ mod devices;
 mod filter;
 #[cfg(test)]
 mod fuzz_tests;
+mod hvt;
 mod image;
 mod manifest;
 mod probe;
 
 use arguments::{Arguments, Wanted};
 use devices::{Attached, Device};
-use image::Image;
+use image::{Image, Target};
 use rustix::event::epoll;
 use rustix::fs::{Mode, OFlags};
 use rustix::process::DumpableBehavior;
@@ -81,10 +83,10 @@ pub fn main() -> ExitCode {
             Ok(())
         }
         Wanted::Version => {
-            println!("skerry-tender {} (Solo5 spt, ABI version {})", env!("CARGO_PKG_VERSION"), image::ABI_VERSION);
+            println!("skerry-tender {} (Solo5 spt and hvt, ABI version {})", env!("CARGO_PKG_VERSION"), image::ABI_VERSION);
             Ok(())
         }
-        Wanted::Probe => Err(probe::run()),
+        Wanted::Probe(target) => Err(probe::run(target)),
         Wanted::Run(arguments) => Err(run(&arguments)),
     });
     match outcome {
@@ -104,7 +106,36 @@ fn run(arguments: &Arguments) -> Error {
     }
 }
 
-fn prepare(arguments: &Arguments) -> Result<Ready, Error> {
+/// A unikernel that is loaded, by who runs it.
+enum Loaded {
+    Spt(Ready),
+    Hvt(hvt::Ready),
+}
+
+impl Loaded {
+    fn load(
+        file: &(impl image::Source + ?Sized),
+        image: &Image,
+        attached: Vec<Attached>,
+        memory_size: u64,
+        command_line: &[u8],
+    ) -> Result<Loaded, Loading> {
+        match image.target {
+            Target::Spt => Ready::load(file, image, attached, memory_size, command_line).map(Loaded::Spt),
+            Target::Hvt => hvt::Ready::load(file, image, attached, memory_size, command_line).map(Loaded::Hvt),
+        }
+    }
+
+    /// Returns only where it cannot be entered.
+    fn enter(self) -> Error {
+        match self {
+            Loaded::Spt(ready) => ready.enter(),
+            Loaded::Hvt(ready) => ready.enter(),
+        }
+    }
+}
+
+fn prepare(arguments: &Arguments) -> Result<Loaded, Error> {
     let inherited = devices::inherit(arguments)?;
     let path = &arguments.image;
     let shown = path.to_string_lossy().into_owned();
@@ -121,7 +152,7 @@ fn prepare(arguments: &Arguments) -> Result<Ready, Error> {
     }
     let mut image = Image::parse(&file).map_err(bad)?;
     let attached = devices::attach(&mut image.manifest, arguments, inherited)?;
-    Ready::load(&file, &image, attached, arguments.memory, &arguments.command_line()?).map_err(|error| match error {
+    Loaded::load(&file, &image, attached, arguments.memory, &arguments.command_line()?).map_err(|error| match error {
         Loading::Image(why) => bad(why),
         Loading::Host(error) => error,
     })
@@ -132,7 +163,7 @@ enum Loading {
     Host(Error),
 }
 
-/// A unikernel that is loaded: only the way in is left.
+/// A unikernel for spt that is loaded: only the way in is left.
 struct Ready {
     memory: GuestMemory,
     parts: Vec<image::Part>,
@@ -181,7 +212,7 @@ impl Ready {
             return Error::host("privileges cannot be dropped", error);
         }
         let (epoll, timer) = (self.epoll.as_raw_fd(), self.timer.as_raw_fd());
-        let filter = filter::instructions(epoll, timer, &self.attached);
+        let filter = filter::for_spt(epoll, timer, &self.attached);
         // Standard error is for what may still go wrong; the unikernel's console is standard output.
         let devices = self.attached.iter().map(|one| one.descriptor.as_raw_fd());
         skerry_platform::foreground::close_all_but(devices.chain([1, 2, epoll, timer]));

@@ -62,9 +62,6 @@ _CALLS = (
     "umask", "unlink", "unlinkat", "utime", "utimensat", "utimes",
 )  # fmt: skip
 
-#: Registers that make the state of a processor longer than kernels from before Linux 6.15 have room for.
-_WIDE_REGISTERS = {"avx512f", "amx_tile", "pku", "mpx"}
-
 
 class UmlEngine:
     """Starts machines, each with a User Mode Linux in it."""
@@ -81,12 +78,14 @@ class UmlEngine:
         },
     )
 
+    _memory = 0
+
     def boot(self, options: Options) -> dict[str, Any]:
         """As the options have it, with the machine."""
         kernel = find_kernel()
         boot = options.boot_message()
         agent = find_beside("skerry-agent")
-        memory = options.memory or min(_MEMORY, _host.host_memory() // 2)
+        memory = self._memory = options.memory or min(_MEMORY, _host.host_memory() // 2)
         total = (memory + _KERNEL_MEMORY + memory // 32 + (1 << 20) - 1) >> 20 << 20
         boot["limits"]["memory_files"] = min(boot["limits"]["memory_files"], memory // 2)
         if not os.environ.get("SKERRY_UML"):
@@ -113,13 +112,19 @@ class UmlEngine:
             monitor=messages.host_program(words, ["HOME=/tmp", "TMPDIR=/dev/shm"], fixed_addresses=True),
             mounts=[*mounts, *shown],
             memory_files=_ROOM,
-            keeps_registers=_are_wide(),
+            keeps_registers=True,
             calls=messages.call_rules({"errno": 1}, [messages.call_rule(_CALLS, "allow")]),
             line_holds=_LINE,
             patience_ms=_PATIENCE_MS,
             writes_back=_machine.writes_back(boot["mounts"]),
         )
         return boot
+
+    def update(self, memory: int | None, cpus: float | None) -> dict[str, Any]:
+        """Its memory is the machine's, which cannot have more than it was started with."""
+        if memory is not None and memory > self._memory:
+            raise errors.Unenforceable("memory", self.name, "its machine cannot be given more memory than it was started with")
+        return messages.update(memory=memory, cpus=cpus)
 
     def probe(self) -> Probe:
         """By a guest that boots."""
@@ -157,10 +162,3 @@ def _overlay_module(kernel: str) -> str | None:
         return None
     paths = [f"{MODULES}/{version}/kernel/fs/overlayfs/overlay.ko" for version in reversed(versions)]
     return next((path for path in paths if os.path.exists(path)), None)
-
-
-def _are_wide() -> bool:
-    """Whether this processor has more registers than the kernel may have room for."""
-    with open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:
-        flags = next((line.split() for line in file if line.startswith("flags")), [])
-    return bool(_WIDE_REGISTERS & set(flags))

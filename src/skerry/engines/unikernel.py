@@ -1,7 +1,7 @@
 """The `unikernel` engine: a library operating system over at most nine host calls. A command is an image and its words.
 
 The agent of `rules` starts it and stays with it, as with any program; the program is `skerry-tender`, which loads the image,
-and goes on in it behind a filter of its own.
+and goes on in it behind a filter of its own, or runs it as the guest of a machine of KVM's: the image says which.
 """
 
 from __future__ import annotations
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from .._options import Options
 
 PROGRAM = "skerry-tender"
+
+#: What images for hvt take.
+KVM = "/dev/kvm"
 
 #: A unikernel's memory where no limit is given.
 DEFAULT_MEMORY = 512 << 20
@@ -83,6 +86,8 @@ class UnikernelEngine:
                 loader += ["--mac", f"{name}={net.address}"]
         if options.net and os.path.exists("/dev/net/tun"):
             files.append(messages.file_rule("/dev/net/tun", ("read_file", "write_file", "ioctl_dev")))
+        if os.path.exists(KVM):
+            files.append(messages.file_rule(KVM, ("read_file", "write_file", "ioctl_dev")))
         options.loader = [*loader, "--"]
         boot["mounts"] = [messages.mount_host("/", "/", writable=False)]
         boot["network"] = "none"
@@ -93,11 +98,19 @@ class UnikernelEngine:
         boot["rules"] = messages.rules(files=files, scopes=messages.SCOPES)
         return boot
 
+    def update(self, memory: int | None, cpus: float | None) -> dict[str, Any]:
+        """Its limits stay as they are."""
+        option = "cpus" if memory is None else "memory"
+        raise errors.Unenforceable(
+            option, self.name, "an image is laid out in the memory that it is given; start another sandbox"
+        )
+
     def probe(self) -> Probe:
         """By the smallest image there is, and a guest that boots."""
         import subprocess  # late: it is slow to import
 
-        done = subprocess.run([find_beside(PROGRAM), "--probe"], stdin=subprocess.DEVNULL, capture_output=True, text=True)
+        words = [find_beside(PROGRAM), "--probe", "spt"]
+        done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True)
         if done.returncode != 0:
             why = done.stderr.strip() or f"the probe ended with status {done.returncode}"
             return Probe(False, why, "use Linux on x86-64 with seccomp, and vm.mmap_min_addr of at most 65536")

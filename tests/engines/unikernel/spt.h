@@ -1,61 +1,15 @@
 /*
- * A unikernel's side of the spt ABI, version 2, as far as the tests need it: the notes that an image carries, what it is told
- * at its start, and the host calls that it may make.
+ * A unikernel's side of the spt ABI, version 2: what it is told at its start, and the host calls that it may make.
  */
 #ifndef SPT_H
 #define SPT_H
-
-typedef unsigned char u8;
-typedef unsigned short u16;
-typedef unsigned int u32;
-typedef unsigned long u64;
-typedef long s64;
-
-enum { BLOCK = 1, NET = 2, FIRST = 1 << 30 };
-
-struct device {
-    char name[68];
-    u32 type;
-    union {
-        struct { u64 capacity; u16 block_size; } block;
-        struct { u8 mac[6]; u16 mtu; } net;
-        u8 space[16];
-    };
-    union { int descriptor; u64 space_of_it; };
-    u8 attached;
-} __attribute__((aligned(8)));
 
 struct boot_information {
     u64 memory_size;
     u64 image_end;
     const char *command_line;
-    const struct manifest { u32 version, entries; struct device devices[]; } *manifest;
+    const struct manifest *manifest;
     int epoll, timer;
-};
-
-#ifndef TARGET
-#define TARGET 2
-#endif
-#ifndef VERSION
-#define VERSION 2
-#endif
-
-static const struct { u32 name, size, type; char owner[8]; u32 target, version, reserved[2]; } abi_note
-    __attribute__((used, section(".note.abi"), aligned(4))) = { 6, 16, 0x31494241, "Solo5", TARGET, VERSION, { 0, 0 } };
-
-/* The manifest: DEVICES are `struct device`s, after the first, which is none. */
-#ifndef DEVICES
-#define DEVICES
-#endif
-#define COUNT (sizeof((struct device[]){ { .type = FIRST }, DEVICES }) / sizeof(struct device))
-static const struct {
-    u32 name, size, type;
-    char owner[8];
-    u32 padding;
-    u32 version, entries;
-    struct device devices[COUNT];
-} manifest_note __attribute__((used, section(".note.manifest"), aligned(8))) = {
-    6, 12 + COUNT * sizeof(struct device), 0x3154464d, "Solo5", 0, 1, COUNT, { { .type = FIRST }, DEVICES }
 };
 
 static inline s64 host(u64 number, u64 a, u64 b, u64 c, u64 d, u64 e, u64 f)
@@ -76,33 +30,9 @@ static inline void leave(int status)
     __builtin_unreachable();
 }
 
-static inline u64 length(const char *text)
+static inline void print(const char *text, u64 size)
 {
-    u64 count = 0;
-    while (text[count])
-        count++;
-    return count;
-}
-
-static inline void say(const char *text)
-{
-    host(WRITE, 1, (u64)text, length(text), 0, 0, 0);
-}
-
-static inline void say_number(const char *before, s64 number)
-{
-    char text[32];
-    int at = sizeof text;
-    u64 left = number < 0 ? -(u64)number : (u64)number;
-    text[--at] = 0;
-    text[--at] = '\n';
-    do
-        text[--at] = '0' + left % 10;
-    while (left /= 10);
-    if (number < 0)
-        text[--at] = '-';
-    say(before);
-    say(text + at);
+    host(WRITE, 1, (u64)text, size, 0, 0, 0);
 }
 
 static inline u64 now(int clock)
@@ -124,6 +54,33 @@ static inline u64 wait_until(const struct boot_information *boot, u64 deadline)
         if (ready[index].data != 0xfffffffe)
             devices |= 1ul << ready[index].data;
     return devices;
+}
+
+static inline void set_thread_pointer(void *place)
+{
+    host(ARCH_PRCTL, 0x1002, (u64)place, 0, 0, 0, 0);
+}
+
+/* Whether a whole block went. */
+static inline int write_block(const struct boot_information *boot, const struct device *device, u64 at, void *data, u64 size)
+{
+    return host(PWRITE, device->descriptor, (u64)data, size, at, 0, 0) == (s64)size;
+}
+
+static inline int read_block(const struct boot_information *boot, const struct device *device, u64 at, void *data, u64 size)
+{
+    return host(PREAD, device->descriptor, (u64)data, size, at, 0, 0) == (s64)size;
+}
+
+/* The length of a frame; negative: there is none. */
+static inline s64 read_frame(const struct boot_information *boot, const struct device *device, void *data, u64 size)
+{
+    return host(READ, device->descriptor, (u64)data, size, 0, 0, 0);
+}
+
+static inline void write_frame(const struct boot_information *boot, const struct device *device, void *data, u64 size)
+{
+    host(WRITE, device->descriptor, (u64)data, size, 0, 0, 0);
 }
 
 #endif

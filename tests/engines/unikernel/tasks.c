@@ -7,7 +7,7 @@
 #elif defined(WITH_STORAGE)
 #define DEVICES { .name = "storage", .type = BLOCK },
 #endif
-#include "spt.h"
+#include "unikernel.h"
 
 static char data[8192] = "data";
 static char zeros[4096];
@@ -70,11 +70,11 @@ static int block(const struct boot_information *boot)
     for (u64 index = 0; index < blocks; index++) {
         for (u64 at = 0; at < size; at++)
             data[at] = index + at;
-        if (host(PWRITE, storage->descriptor, (u64)data, size, index * size, 0, 0) != (s64)size)
+        if (!write_block(boot, storage, index * size, data, size))
             return 2;
     }
     for (u64 index = 0; index < blocks; index++) {
-        if (host(PREAD, storage->descriptor, (u64)data, size, index * size, 0, 0) != (s64)size)
+        if (!read_block(boot, storage, index * size, data, size))
             return 3;
         for (u64 at = 0; at < size; at++)
             if (data[at] != (char)(index + at))
@@ -95,7 +95,7 @@ static int echo(const struct boot_information *boot)
         u64 ready = wait_until(boot, now(1) + 20000000000ul);
         if (!ready)
             return 5;
-        s64 count = host(READ, service->descriptor, (u64)data, sizeof data, 0, 0, 0);
+        s64 count = read_frame(boot, service, data, sizeof data);
         if (count < 18)
             continue;
         for (int index = 0; index < 6; index++) {
@@ -103,15 +103,99 @@ static int echo(const struct boot_information *boot)
             data[index] = data[index + 6];
             data[index + 6] = byte;
         }
-        host(WRITE, service->descriptor, (u64)data, count, 0, 0, 0);
+        write_frame(boot, service, data, count);
         if (data[14] == 'e' && data[15] == 'n' && data[16] == 'd' && data[17] == '!')
             return 0;
     }
 }
 
+#if TARGET == 1
+
+/* What only a guest of a machine can ask: ports, and hypercalls with words of the line's own. */
+static void asked(const struct boot_information *boot, const char *line)
+{
+    /* the number, and the structure's address */
+    if (is(&line, "hypercall")) {
+        u64 call = number(&line);
+        say("before\n");
+        write_port(0x500 + call, number(&line));
+        say("after\n");
+        leave(0);
+    }
+    /* the number, how many words, and these; then the answer behind them */
+    if (is(&line, "ask")) {
+        u64 call = number(&line), count = number(&line), words[8] = { 0 };
+        for (u64 index = 0; index < count && index < 7; index++)
+            words[index] = number(&line);
+        say("before\n");
+        hypercall(call, words);
+        say_number("answer ", (u32)words[count]);
+        leave(0);
+    }
+    if (is(&line, "port")) {
+        u16 port = number(&line);
+        write_port(port, number(&line));
+    }
+    if (is(&line, "byte")) {
+        u16 port = number(&line);
+        __asm__ volatile("outb %b0, %1" : : "a"((u32)number(&line)), "d"(port));
+    }
+    if (is(&line, "in"))
+        __asm__ volatile("inl %%dx" : : "d"((u16)number(&line)) : "eax");
+    if (is(&line, "many"))
+        __asm__ volatile("rep outsl" : : "d"(0x502), "c"(16), "S"(data) : "memory");
+    if (is(&line, "model")) {
+        u32 which = number(&line);
+        u64 value = number(&line);
+        __asm__ volatile("wrmsr" : : "c"(which), "a"((u32)value), "d"(value >> 32));
+    }
+    if (is(&line, "nested"))
+        __asm__ volatile("vmrun" : : "a"(data));
+    if (is(&line, "halt"))
+        __asm__ volatile("hlt");
+    /* without handlers, and without a stack for those of the tender's */
+    if (is(&line, "lost")) {
+        struct { u16 limit; u64 base; } __attribute__((packed)) none = { 0, 0 };
+        __asm__ volatile("lidt %0\n  ud2" : : "m"(none));
+    }
+    if (is(&line, "tables"))
+        __asm__ volatile("mov %0, %%cr3" : : "r"(number(&line)));
+}
+
+#else
+
+/* What only a program of the host can ask: its calls, with arguments of the line's own. What is not allowed kills. */
+static void asked(const struct boot_information *boot, const char *line)
+{
+    if (is(&line, "call")) {
+        u64 arguments[7];
+        for (int index = 0; index < 7; index++)
+            arguments[index] = number(&line);
+        say("before\n");
+        say_number("answer ",
+                   host(arguments[0], arguments[1], arguments[2], arguments[3], arguments[4], arguments[5], arguments[6]));
+        leave(0);
+    }
+    /* one transfer: write or read, block size, offset */
+    if (is(&line, "transfer")) {
+        const struct device *storage = device(boot, BLOCK);
+        u64 call = is(&line, "write") ? PWRITE : PREAD;
+        is(&line, "read");
+        u64 size = number(&line), offset = number(&line);
+        say("before\n");
+        say_number("answer ", host(call, storage->descriptor, (u64)data, size, offset, 0, 0));
+        leave(0);
+    }
+}
+
+#endif
+
 void main(const struct boot_information *boot)
 {
     const char *line = boot->command_line;
+#if TARGET == 1
+    counter_hertz = boot->counter_hertz;
+#endif
     if (is(&line, "hello")) {
         say("hello, ");
         say(line);
@@ -157,42 +241,22 @@ void main(const struct boot_information *boot)
     }
     if (is(&line, "flood"))
         for (;;)
-            if (host(WRITE, 1, (u64)data, sizeof data, 0, 0, 0) < 0)
-                leave(9);
+            print(data, sizeof data);
     if (is(&line, "tls")) {
         static u64 block[2] = { 0, 77 };
-        host(ARCH_PRCTL, 0x1002, (u64)block, 0, 0, 0, 0);
+        set_thread_pointer(block);
         u64 value;
         __asm__ volatile("mov %%fs:8, %0" : "=r"(value));
         say_number("thread ", value);
-        leave(0);
-    }
-    /* host calls with arguments of the line's own: what is not allowed kills */
-    if (is(&line, "call")) {
-        u64 arguments[7];
-        for (int index = 0; index < 7; index++)
-            arguments[index] = number(&line);
-        say("before\n");
-        say_number("answer ",
-                   host(arguments[0], arguments[1], arguments[2], arguments[3], arguments[4], arguments[5], arguments[6]));
         leave(0);
     }
     if (is(&line, "int80")) {
         __asm__ volatile("int $0x80" : : "a"(20) : "memory");
         leave(0);
     }
+    asked(boot, line);
     if (is(&line, "block"))
         leave(block(boot));
-    /* one transfer: write or read, block size, offset */
-    if (is(&line, "transfer")) {
-        const struct device *storage = device(boot, BLOCK);
-        u64 call = is(&line, "write") ? PWRITE : PREAD;
-        is(&line, "read");
-        u64 size = number(&line), offset = number(&line);
-        say("before\n");
-        say_number("answer ", host(call, storage->descriptor, (u64)data, size, offset, 0, 0));
-        leave(0);
-    }
     if (is(&line, "echo"))
         leave(echo(boot));
     if (is(&line, "devices")) {

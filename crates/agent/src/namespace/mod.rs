@@ -50,6 +50,13 @@ pub struct Init {
     answer: OwnedFd,
 }
 
+impl Init {
+    /// All of the host's users are there inside.
+    pub fn has_all_users(&self) -> bool {
+        self.privileged
+    }
+}
+
 /// The guardian's part in the making: writing the maps of a user namespace that names ids which are not its maker's.
 pub struct Maps {
     asked: OwnedFd,
@@ -131,7 +138,6 @@ pub fn enter(wanted: &Boot, init: Init, engine: Engine, layers: &mut Layers) -> 
         |what: &str, error: std::io::Error| failure(FailureKind::Unsupported, format!("the engine namespace: {what}: {error}"));
     skerry_platform::agent::leave_keyring();
     unshare(UnshareFlags::NEWCGROUP).map_err(|error| host("cgroup namespace", error))?;
-    enter_time_namespace();
     let tree = tree::build(wanted, init.privileged)?;
     rustix::system::sethostname(wanted.hostname.as_bytes()).map_err(|error| host("host name", error.into()))?;
     if wanted.network == Network::Loopback {
@@ -215,7 +221,8 @@ pub fn enter(wanted: &Boot, init: Init, engine: Engine, layers: &mut Layers) -> 
 }
 
 /// The guest's clocks start with it (time_namespaces(7)): what it forks is in the new namespace. Older kernels have none.
-fn enter_time_namespace() {
+/// Not for a jail: kernels before 6.3 let no process start threads whose children are to have other clocks.
+pub fn enter_time_namespace() {
     const NEWTIME: UnshareFlags = UnshareFlags::NEWTIME;
     if unshare(NEWTIME).is_err() {
         return;
