@@ -7,6 +7,7 @@ their own have bare ones as peers, whose init is `bare_init.c`; the time is unti
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import shlex
 import shutil
 import statistics
@@ -122,6 +123,13 @@ def walls(directory: Path, skerry: Sequence[str], peers: Sequence[Subject]) -> l
     return [*found, *(_prefixed(name, prefix, programs) for name, prefix in given.items())]
 
 
+def _library(name: str) -> Any:
+    """Of Skerry's own modules: of the one that is installed, or of this tree's."""
+    if importlib.util.find_spec("skerry") is None:
+        sys.path.append(str(HERE.parent / "src"))
+    return importlib.import_module(name)
+
+
 def _programs() -> dict[str, list[str]]:
     compiler = f"gcc -O2 -S -o - {HERE / 'system_calls.c'} > /dev/null"
     return {"/bin/true": ["/bin/true"], "python3 -c pass": [PYTHON, "-c", "pass"], "compile": ["sh", "-c", compiler]}
@@ -165,7 +173,7 @@ def _bare_uml(directory: Path, programs: dict[str, list[str]]) -> Wall:
 def _bare_qemu(directory: Path) -> Wall:
     name = "bare qemu (tcg)"
     try:
-        initramfs, vmm = importlib.import_module("skerry.vmm.initramfs"), importlib.import_module("skerry.vmm.kernel")
+        initramfs, vmm = _library("skerry.vmm.initramfs"), _library("skerry.vmm.kernel")
         kernel = vmm.find()
     except Exception as error:
         return Wall(name, {}, cannot=dict.fromkeys(COLUMNS, str(error).splitlines()[0]))
@@ -287,7 +295,7 @@ def _look(wall: Wall) -> None:
         return
     try:
         subject = _subject(wall)
-        tracing = importlib.import_module("skerry._surface.tracing")
+        tracing = _library("skerry._surface.tracing")
         found = subject.look(tracing.place(), functions=True)
     except Exception as error:  # of this one: the others can be looked at all the same
         wall.why.update(dict.fromkeys(columns, (str(error) or type(error).__name__).splitlines()[0]))
@@ -310,8 +318,8 @@ def _look(wall: Wall) -> None:
 
 def _subject(wall: Wall) -> Any:
     """As `skerry surface` has it."""
-    subjects = importlib.import_module("skerry._surface.subjects")
-    sampling = importlib.import_module("skerry._surface.sampling")
+    subjects = _library("skerry._surface.subjects")
+    sampling = _library("skerry._surface.sampling")
     sampling.SECONDS, sampling.SAMPLES = LOOK_SECONDS, LOOK_SAMPLES
     words = wall.commands["/bin/true"]
     if wall.engine is not None:
