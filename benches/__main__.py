@@ -12,7 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from . import report, rows
+from . import engines, report, rows
 from .facts import facts
 from .subjects import Failed, Subject
 
@@ -26,6 +26,8 @@ def main() -> int:
         with tempfile.TemporaryDirectory(prefix="skerry-bench-") as name:
             subprocess.run([_compile(Path(name), "floors")], check=True)
         return 0
+    if options.engines:
+        return _engines(options)
     subjects = [Subject("native", ()), Subject("skerry", tuple(shlex.split(options.skerry))), *options.peer]
     chosen = [row for row in rows.rows() if not options.rows or re.search(options.rows, row.name)]
     if options.list:
@@ -52,6 +54,22 @@ def main() -> int:
     return 0
 
 
+def _engines(options: argparse.Namespace) -> int:
+    known = facts()
+    with tempfile.TemporaryDirectory(prefix="skerry-bench-") as name:
+        Path(name).chmod(0o755)
+        found = engines.walls(Path(name), shlex.split(options.skerry), options.peer)
+        found = [wall for wall in found if not options.rows or re.search(options.rows, wall.name)]
+        engines.measure(found, options.rounds, Path(name))
+    text = engines.as_text(found, known, options.rounds)
+    print(text, end="")
+    if options.text:
+        options.text.write_text(text)
+    if options.json:
+        options.json.write_text(json.dumps(engines.as_json(found, known, options.rounds), indent=1) + "\n")
+    return 0
+
+
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python3 -m benches", description=__doc__)
     parser.add_argument("--skerry", default="skerry do --", metavar="PREFIX", help="how Skerry runs a command (%(default)s)")
@@ -59,6 +77,9 @@ def _options() -> argparse.Namespace:
         "--peer", action="append", default=[], type=_peer, metavar="NAME='PREFIX'", help="another column; may be repeated"
     )
     parser.add_argument("--rows", metavar="REGEX", help="only rows whose names match")
+    parser.add_argument(
+        "--engines", action="store_true", help="each engine beside its bare peer instead, a row each (in minutes; best as root)"
+    )
     parser.add_argument(
         "--rounds", type=int, default=5, help="how often each row is measured for each column, in turn (%(default)s)"
     )

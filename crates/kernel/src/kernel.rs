@@ -19,6 +19,8 @@ pub struct Kernel {
     pub(crate) init: OnceLock<Arc<Process>>,
     /// When an event about `--pids` was last told.
     pub(crate) pids_limit_told: Mutex<Option<Instant>>,
+    /// When the last barrier was made (membarrier(2)).
+    pub(crate) last_barrier: Mutex<Option<Instant>>,
     pub hostname: RwLock<Vec<u8>>,
     pub domainname: RwLock<Vec<u8>>,
     pub limits: Limits,
@@ -115,6 +117,7 @@ impl Kernel {
             tree: Mutex::new(()),
             init: OnceLock::new(),
             pids_limit_told: Mutex::new(None),
+            last_barrier: Mutex::new(None),
             hostname: RwLock::new(hostname.to_vec()),
             domainname: RwLock::new(b"(none)".to_vec()),
             memory_limit: AtomicU64::new(limits.memory.unwrap_or(u64::MAX)),

@@ -80,7 +80,7 @@ def _symbols() -> Symbols:
 
 
 def functions(
-    run: Callable[[], None], more: Collection[int], ours: Callable[[], Collection[int]], *, samples: int = SAMPLES
+    run: Callable[[], None], more: Collection[int], ours: Callable[[], Collection[int]], *, samples: int = 0
 ) -> Functions:
     """The command is run again and again until there are enough samples."""
     found = Functions()
@@ -94,7 +94,7 @@ def functions(
                 stack.callback(os.close, descriptor)
                 buffers.append(stack.enter_context(mmap.mmap(descriptor, (1 + _PAGES) * mmap.PAGESIZE)))
         start = time.monotonic()
-        while found.samples < samples and found.rounds < RUNS and time.monotonic() - start < SECONDS:
+        while found.samples < (samples or SAMPLES) and found.rounds < RUNS and time.monotonic() - start < SECONDS:
             found.rounds += 1
             run()
             left_out = frozenset(ours())

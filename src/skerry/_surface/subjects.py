@@ -206,6 +206,8 @@ class Engine(Subject):
         from ..engines.base import engine
 
         self.engine, _, self.profile = name.partition(":")
+        #: More of a sandbox's options.
+        self.more: dict[str, Any] = {}
         self.images = engine(self.engine).capabilities.runs == "unikernels"
 
     def run(self) -> None:
@@ -258,7 +260,7 @@ class Engine(Subject):
     def _sandbox(self) -> Sandbox:
         from ..sandbox import Sandbox
 
-        return Sandbox(engine=self.engine, profile=self.profile or "default")
+        return Sandbox(engine=self.engine, profile=self.profile or "default", **self.more)
 
 
 class Peer(Subject):

@@ -4,7 +4,7 @@
 
 static int membarrier(int command, unsigned flags) { return syscall(SYS_membarrier, command, flags, 0); }
 
-#define ROUNDS 3000
+#define ROUNDS 400
 static volatile int flag_a, flag_b, seen_a, seen_b;
 static atomic_int started, ended;
 

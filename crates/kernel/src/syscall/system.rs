@@ -12,6 +12,7 @@ use skerry_abi::structs::IoVec;
 use skerry_platform::memory::GuestMemory;
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// __NEW_UTS_LEN.
@@ -141,7 +142,6 @@ pub fn membarrier(context: &mut Context, command: i32, flags: u32, _cpu: i32) ->
     const REGISTER_GLOBAL_EXPEDITED: i32 = 4;
     const PRIVATE_EXPEDITED: i32 = 8;
     const REGISTER_PRIVATE_EXPEDITED: i32 = 16;
-    let barrier = || rustix::thread::membarrier(MembarrierCommand::GlobalExpedited).map_or(Err(Errno::ENOSYS), |()| Ok(0));
     if !membarrier_query().contains_command(MembarrierCommand::GlobalExpedited) {
         return Err(Errno::ENOSYS);
     }
@@ -152,9 +152,9 @@ pub fn membarrier(context: &mut Context, command: i32, flags: u32, _cpu: i32) ->
     let registered = space.as_ref().map(|space| &space.has_barriers);
     match command {
         QUERY => Ok(GLOBAL | GLOBAL_EXPEDITED | REGISTER_GLOBAL_EXPEDITED | PRIVATE_EXPEDITED | REGISTER_PRIVATE_EXPEDITED),
-        GLOBAL | GLOBAL_EXPEDITED => barrier(),
+        GLOBAL | GLOBAL_EXPEDITED => make_barrier(context),
         REGISTER_GLOBAL_EXPEDITED => Ok(0),
-        PRIVATE_EXPEDITED if registered.is_some_and(|registered| registered.load(Ordering::Acquire)) => barrier(),
+        PRIVATE_EXPEDITED if registered.is_some_and(|registered| registered.load(Ordering::Acquire)) => make_barrier(context),
         PRIVATE_EXPEDITED => Err(Errno::EPERM),
         REGISTER_PRIVATE_EXPEDITED => {
             if let Some(registered) = registered {
@@ -164,6 +164,23 @@ pub fn membarrier(context: &mut Context, command: i32, flags: u32, _cpu: i32) ->
         }
         _ => Err(Errno::EINVAL),
     }
+}
+
+/// One after another, and not at once: each interrupts the CPUs of other sandboxes, too.
+fn make_barrier(context: &Context) -> Result<i32> {
+    const BETWEEN: Duration = Duration::from_micros(20);
+    let kernel = context.kernel();
+    let mut last = kernel.last_barrier.try_lock().unwrap_or_else(|| {
+        context.before_slow_host_call();
+        kernel.last_barrier.lock()
+    });
+    if let Some(left) = last.and_then(|last| BETWEEN.checked_sub(last.elapsed())) {
+        context.before_slow_host_call();
+        std::thread::sleep(left);
+    }
+    let made = rustix::thread::membarrier(MembarrierCommand::GlobalExpedited);
+    *last = Some(Instant::now());
+    made.map_or(Err(Errno::ENOSYS), |()| Ok(0))
 }
 
 pub fn personality(context: &mut Context, persona: u64) -> Result<u32> {
