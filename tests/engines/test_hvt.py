@@ -22,7 +22,7 @@ pytestmark = pytest.mark.sandbox
 
 
 @pytest.fixture(scope="module")
-def tender(images: Path) -> str:
+def tender(built_images: Path) -> str:
     program = find_beside("skerry-tender")
     try:
         done = harness.run([program, "--probe", "hvt"], timeout=20)
@@ -34,11 +34,13 @@ def tender(images: Path) -> str:
 
 
 @pytest.fixture
-def tend(images: Path, tender: str) -> Callable[..., harness.Completed]:
+def tend(built_images: Path, tender: str) -> Callable[..., harness.Completed]:
     """The tender itself, with an image for hvt."""
 
     def run(words: str, *options: str, image: str = "hvt-tasks", **rest: object) -> harness.Completed:
-        return harness.run([tender, "--memory", "8388608", *options, "--", images / image, *words.split()], timeout=60, **rest)
+        return harness.run(
+            [tender, "--memory", "8388608", *options, "--", built_images / image, *words.split()], timeout=60, **rest
+        )
 
     return run
 
@@ -144,7 +146,7 @@ def test_a_block_device(tend, tmp_path: Path) -> None:
     assert disk.stat().st_size == 64 << 10
 
 
-def test_a_net_device_of_a_socket(images: Path, tender: str, tmp_path: Path) -> None:
+def test_a_net_device_of_a_socket(built_images: Path, tender: str, tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.write_bytes(bytes(512))
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -152,7 +154,7 @@ def test_a_net_device_of_a_socket(images: Path, tender: str, tmp_path: Path) -> 
     with ours, theirs:
         options = ["--net", f"service=fd:{theirs.fileno()}", "--mac", "service=02:00:00:00:00:07", "--block", f"storage={disk}"]
         process = subprocess.Popen(
-            [tender, "--memory", "8388608", *options, images / "hvt-devices", "echo"],
+            [tender, "--memory", "8388608", *options, built_images / "hvt-devices", "echo"],
             pass_fds=[theirs.fileno()], stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
         for payload in (b"one!", b"x" * 1400, b"end!"):
@@ -181,12 +183,12 @@ def test_the_engine_runs_it(images: Path, tender: str, ourselves: harness.Caller
             sandbox.run([images / "hvt-tasks", "spin"], timeout=0.5)
 
 
-def test_without_kvm_it_says_so(images: Path) -> None:
+def test_without_kvm_it_says_so(built_images: Path) -> None:
     if os.geteuid() != 0:
         pytest.skip("it takes root to become somebody who may not open /dev/kvm")
     program = find_beside("skerry-tender")
     done = subprocess.run(
-        [program, images / "hvt-tasks"], user=65534, group=65534, extra_groups=[], capture_output=True, text=True
+        [program, built_images / "hvt-tasks"], user=65534, group=65534, extra_groups=[], capture_output=True, text=True
     )
     if done.returncode == 3:
         pytest.skip("everybody may open /dev/kvm here")
