@@ -11,18 +11,28 @@ import pytest
 
 import harness
 
-PROGRAM = Path(__file__).parent / "programs" / "lent.c"
+PROGRAMS = Path(__file__).parent / "programs"
 CHANGES = 9
+
+
+def build(name: str, directory: Path) -> Path:
+    if reason := harness.missing("gcc"):
+        pytest.skip(reason)
+    include = PROGRAMS.parents[1] / "conformance"
+    source = PROGRAMS / f"{name}.c"
+    words = ["gcc", "-O1", "-Wall", "-Wextra", f"-I{include}", "-o", str(directory / name), str(source), "-pthread"]
+    subprocess.run(words, check=True)
+    return directory / name
 
 
 @pytest.fixture(scope="session")
 def lent(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    if reason := harness.missing("gcc"):
-        pytest.skip(reason)
-    program = tmp_path_factory.mktemp("lending") / "lent"
-    include = PROGRAM.parents[2] / "conformance"
-    subprocess.run(["gcc", "-O1", "-Wall", "-Wextra", f"-I{include}", "-o", str(program), str(PROGRAM), "-pthread"], check=True)
-    return program
+    return build("lent", tmp_path_factory.mktemp("lending"))
+
+
+@pytest.fixture(scope="session")
+def streams(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build("streams", tmp_path_factory.mktemp("streams"))
 
 
 def fill(caller: harness.Caller, work: Path, lent: Path) -> Path:
@@ -100,3 +110,54 @@ def test_what_the_host_changes_is_seen_by_who_hears_of_it(caller: harness.Caller
             finally:
                 watchdog.cancel()
                 process.kill()
+
+
+def place(streams: Path, work: Path) -> Path:
+    program = work / "streams"
+    program.write_bytes(streams.read_bytes())
+    program.chmod(0o755)
+    return program
+
+
+def test_streams_native(caller: harness.Caller, streams: Path) -> None:
+    with caller.workspace() as work:
+        result = caller.native([place(streams, work)], cwd=work)
+    assert result.returncode == 0, f"wrong about Linux:\n{result}"
+
+
+@pytest.mark.sandbox
+@pytest.mark.parametrize("without", ["", "load,pace", "lending"], ids=["default", "spinning", "without"])
+def test_streams(caller: harness.Caller, streams: Path, monkeypatch: pytest.MonkeyPatch, without: str) -> None:
+    """What epoll_wait(2) has told of is read in the process (ADR 44): nobody can tell, whatever others do with the stream."""
+    monkeypatch.setitem(harness.PLAIN_ENVIRONMENT, "SKERRY_TEST_WITHOUT", without)
+    with caller.workspace() as work:
+        result = caller.do([], [place(streams, work)], cwd=work)
+    assert result.returncode == 0, str(result)
+
+
+@pytest.mark.sandbox
+@pytest.mark.parametrize("family", ["AF_UNIX", "AF_INET"])
+def test_what_is_told_of_is_read_without_the_sentry(caller: harness.Caller, family: str) -> None:
+    """/proc/stat's ctxt counts the calls that the sentry has served."""
+    script = f"""
+import select, socket
+one, other = socket.socketpair() if "{family}" == "AF_UNIX" else (None, None)
+if one is None:
+    listener = socket.create_server(("127.0.0.1", 0))
+    other = socket.create_connection(listener.getsockname())
+    one = listener.accept()[0]
+events = select.epoll()
+events.register(one, select.EPOLLIN)
+calls = lambda: int(next(line for line in open("/proc/stat") if line.startswith("ctxt")).split()[1])
+before = calls()
+for _ in range(500):
+    other.send(b"some")
+    events.poll()
+    assert one.recv(100) == b"some"
+print(calls() - before)
+"""
+    with caller.workspace() as work:
+        result = caller.do([], ["/usr/bin/python3", "-c", script], cwd=work)
+    assert result.returncode == 0, str(result)
+    # Of 1500 calls, 500 are answered without it.
+    assert int(result.stdout) < 1100, str(result)

@@ -9,7 +9,7 @@ use skerry_platform::channel::Channel;
 use skerry_platform::layout::CloneOrder;
 use skerry_platform::memory::GuestMemory;
 use std::cell::RefCell;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Instant;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -55,6 +55,8 @@ pub struct Context<'a> {
     pub(crate) watch: Option<crate::run::Watch>,
     /// The place that a name has led to: the directory's descriptor, the name (links at its end not followed, or none there).
     pub(crate) seen: Option<(i32, Vec<u8>, crate::fs::path::Path)>,
+    /// The descriptors that it has told of as readable, and what stands behind them.
+    pub(crate) to_read: Vec<(i32, Weak<OpenFile>)>,
     /// The stub may put off the next call like this one, as far as the objects are concerned that it is about.
     pub(crate) may_be_deferred: bool,
 }
@@ -136,6 +138,7 @@ impl<'a> Context<'a> {
             may_carry_operations: false,
             watch: None,
             seen: None,
+            to_read: Vec::new(),
             may_be_deferred: false,
         }
     }

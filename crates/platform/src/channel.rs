@@ -4,15 +4,16 @@
 //! the sentry wrote is ever read back from the channel.
 
 use crate::layout::{
-    line_state, loan, marshal, ChannelLayout, CloneOrder, Frame, Identity, Line, Loan, Local, Operation, Phase, Reply, Request,
-    RequestDetail, CHANNEL_SIZE, MAXIMUM_OPERATIONS,
+    line_state, loan, marshal, streams, ChannelLayout, CloneOrder, Frame, Identity, Line, Loan, Local, Operation, Phase, Reply,
+    Request, RequestDetail, Stream, CHANNEL_SIZE, MAXIMUM_OPERATIONS,
 };
 use crate::HostError;
 use rustix::fs::{fcntl_add_seals, ftruncate, memfd_create, MemfdFlags, SealFlags};
 use rustix::mm::{mmap, munmap, MapFlags, ProtFlags};
+use std::mem::offset_of;
 use std::os::fd::OwnedFd;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 /// Whether [`Channel::poll`] has seen a request.
 #[inline]
@@ -67,6 +68,8 @@ pub struct Returned {
 /// The sentry's mapping of one thread's channel.
 pub struct Channel {
     pages: NonNull<ChannelLayout>,
+    /// Streams have been lent, in pages that most channels have no memory for.
+    has_streams: AtomicBool,
 }
 
 // SAFETY: the pages are plain memory shared with another process anyway; all access is by volatile copies.
@@ -91,13 +94,18 @@ impl Channel {
         }
         .map_err(|error| HostError::new("mmap of a channel", error))?;
         let pages = NonNull::new(pages.cast()).ok_or_else(|| HostError::last("mmap of a channel"))?;
-        Ok((Channel { pages }, memory))
+        Ok((Channel { pages, has_streams: AtomicBool::new(false) }, memory))
     }
 
     /// Makes it as a new one. Nobody else has it mapped.
     pub fn wipe(&self) {
-        // SAFETY: the whole mapping, which is ours alone.
-        unsafe { std::ptr::write_bytes(self.pages.as_ptr().cast::<u8>(), 0, CHANNEL_SIZE as usize) }
+        let used = if self.has_streams.swap(false, Ordering::Relaxed) {
+            CHANNEL_SIZE as usize
+        } else {
+            offset_of!(ChannelLayout, streams)
+        };
+        // SAFETY: inside the mapping, which is ours alone.
+        unsafe { std::ptr::write_bytes(self.pages.as_ptr().cast::<u8>(), 0, used) }
     }
 
     fn line(&self) -> *mut Line {
@@ -246,6 +254,48 @@ impl Channel {
                 Err(now) => word = now,
             }
         }
+    }
+
+    fn stream(&self, index: usize) -> *mut Stream {
+        // SAFETY: inside the mapping, as the index is; no reference is made.
+        unsafe { (&raw mut (*self.pages.as_ptr()).streams.streams).cast::<Stream>().add(index.min(streams::MOST - 1)) }
+    }
+
+    fn stream_word(&self, index: usize) -> &AtomicU64 {
+        // SAFETY: inside the mapping, aligned, and only ever accessed atomically here.
+        unsafe { AtomicU64::from_ptr(&raw mut (*self.stream(index)).word) }
+    }
+
+    /// Lends the thread what lies ready in the stream behind `descriptor`: `bytes`, which go to `start` of the data. Counts
+    /// from the next answer on.
+    pub fn lend_stream(&self, index: usize, number: u32, descriptor: i32, start: usize, bytes: &[u8]) {
+        if !self.has_streams.swap(true, Ordering::Relaxed) {
+            // Whoever had the channel before may have written here.
+            (0..streams::MOST).for_each(|index| self.stream_word(index).store(0, Ordering::Relaxed));
+        }
+        let start = start.min(streams::DATA);
+        let length = bytes.len().min(streams::DATA - start);
+        let stream = Stream { word: 0, descriptor: descriptor as u32, start: start as u32, length: length as u32, _padding: 0 };
+        // SAFETY: inside the mapping, `length` bytes from `start` of the data on; no reference into it is made.
+        unsafe {
+            let data = (&raw mut (*self.pages.as_ptr()).streams.data).cast::<u8>();
+            std::ptr::copy_nonoverlapping(bytes.as_ptr(), data.add(start), length);
+            std::ptr::write_volatile(self.stream(index), stream);
+        }
+        self.stream_word(index)
+            .store(streams::VALID | u64::from(number) << streams::NUMBER & streams::NUMBER_MASK, Ordering::Release);
+    }
+
+    /// Takes back the stream that was lent at `index` under this number: how much of it the thread says that it has read. `None`
+    /// where there is no such loan.
+    pub fn take_stream_back(&self, index: usize, number: u32) -> Option<usize> {
+        let word = self.stream_word(index);
+        let is_ours = |now: u64| {
+            now & streams::VALID != 0
+                && now & streams::NUMBER_MASK == u64::from(number) << streams::NUMBER & streams::NUMBER_MASK
+        };
+        let taken = word.fetch_update(Ordering::AcqRel, Ordering::Acquire, |now| is_ours(now).then_some(0)).ok()?;
+        Some((taken & streams::READ) as usize)
     }
 
     fn local(&self) -> *mut Local {

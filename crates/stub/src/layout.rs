@@ -21,8 +21,8 @@ pub const RESERVED_END: u64 = 0x7020_0000_0000;
 
 /// Offsets within a slot: the channel (shared with the sentry), a gap, the handler's stack, the thread block (both private). The
 /// block and the stack's first frames share a page: each page that a process writes to is copied after a fork.
-pub const CHANNEL_OFFSET: u64 = 0x1000;
-pub const CHANNEL_SIZE: u64 = 0x4000;
+pub const CHANNEL_OFFSET: u64 = 0;
+pub const CHANNEL_SIZE: u64 = 0x5000;
 pub const STACK_OFFSET: u64 = 0x6000;
 pub const BLOCK_SIZE: u64 = 0x800;
 pub const BLOCK_OFFSET: u64 = SLOT_SIZE - BLOCK_SIZE;
@@ -436,6 +436,44 @@ pub struct Loan {
     pub names_count: u32,
 }
 
+/// What lies ready in streams that epoll_wait(2) has told of, lent to who reads it (ADR 44).
+#[repr(C, align(64))]
+pub struct Streams {
+    pub streams: [Stream; streams::MOST],
+    pub data: [u64; streams::DATA / 8],
+}
+
+/// One of them: all that is there.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct Stream {
+    /// See [`streams`]; both sides change it by compare-and-exchange only.
+    pub word: u64,
+    /// The guest's descriptor.
+    pub descriptor: u32,
+    /// Where in the data.
+    pub start: u32,
+    pub length: u32,
+    pub _padding: u32,
+}
+
+pub mod streams {
+    /// In [`super::Reply::entry`] with RETURN: there are some.
+    pub const LENT: u64 = 3;
+    /// In the word, which is 0 where there is none: it stands.
+    pub const VALID: u64 = 1 << 63;
+    /// Below this bit, its number, so that an old one is never taken for it.
+    pub const NUMBER: u32 = 32;
+    pub const NUMBER_MASK: u64 = 0x7fff_ffff << NUMBER;
+    /// The lowest bits: how much has been read.
+    pub const READ: u64 = 0xffff_ffff;
+    /// How many at once.
+    pub const MOST: usize = 48;
+    /// Bytes of all together, and of one at most.
+    pub const DATA: usize = 3072;
+    pub const LONGEST: usize = 2048;
+}
+
 pub mod loan {
     /// In [`super::Reply::entry`] with RETURN: there is one.
     pub const LENT: u64 = 2;
@@ -485,6 +523,7 @@ pub struct ChannelLayout {
     /// How the thread that gets this channel begins. Only the sentry writes it.
     pub beginning: u32,
     pub operations: [Operation; MAXIMUM_OPERATIONS],
+    pub streams: Streams,
 }
 
 const _: () = assert!(core::mem::offset_of!(ChannelLayout, line) == 0 && core::mem::size_of::<Line>() == 64);

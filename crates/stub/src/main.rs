@@ -33,6 +33,7 @@ mod native;
 mod park;
 mod registers;
 mod serve;
+mod streams;
 mod thread;
 mod trampoline;
 mod zygote;

@@ -13,6 +13,7 @@ use crate::local;
 use crate::marshal;
 use crate::native;
 use crate::registers::Registers;
+use crate::streams;
 use crate::thread::ThreadBlock;
 
 const ARCH_SET_GS: u64 = 0x1001;
@@ -68,6 +69,9 @@ fn serve(thread: &mut ThreadBlock, registers: &mut Registers, kind: u32) -> Outc
         if let Some(result) = direct::try_direct(thread, registers.rax, &registers.arguments()) {
             return Outcome::Return(result);
         }
+        if let Some(result) = streams::try_read(thread, registers.rax, &registers.arguments()) {
+            return Outcome::Return(result);
+        }
         if let Some(result) = loan::try_loan(thread, registers.rax, &registers.arguments()) {
             return Outcome::Return(result);
         }
@@ -100,6 +104,9 @@ fn serve(thread: &mut ThreadBlock, registers: &mut Registers, kind: u32) -> Outc
                 let applied = marshal::apply(thread, answer.results);
                 deferred::after(thread, call_number, &arguments, answer.value, answer.entry);
                 thread.has_loan = u64::from(answer.entry == layout::loan::LENT);
+                if answer.entry == layout::streams::LENT {
+                    thread.has_streams = 1;
+                }
                 return Outcome::Return(applied.err().unwrap_or(answer.value));
             }
             action::NATIVE => {

@@ -69,6 +69,8 @@ pub struct ThreadBlock {
     pub deferred: Queue,
     /// Not 0: the channel's loan and area are as the last answer left them (`loan.rs`).
     pub has_loan: u64,
+    /// Not 0: there may be streams that are lent (`streams.rs`); the next one to look at, plus one.
+    pub has_streams: u64,
 }
 
 #[repr(C)]

@@ -4,6 +4,9 @@
 //! bytes are copied into a ring once, the receiver's out of it once. A mark says that a message begins at a position of
 //! the stream, what it carries (descriptors), who sent it, and for packets how long it is.
 //!
+//! What lies ready can be lent to the stub of who is about to read it ([`Channel::lend`]). Whatever is done with a channel then, the
+//! loan ends first, and what was read counts as received: nobody can tell it from a receive.
+//!
 //! Who waits for bytes waits on the receiving socket's queue, who waits for room on the sending socket's: a channel knows
 //! both. Lock order: a socket's state > `Channel::state` > wait queues; two channels are never locked at once.
 
@@ -12,7 +15,8 @@ use super::ring::{Budget, Ring};
 use super::socket::UserCredentials;
 use crate::sync::WaitQueue;
 use crate::{Errno, Result};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
+use skerry_platform::layout::streams;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -59,6 +63,19 @@ struct State {
     urgent: Option<Urgent>,
     /// The receiver wants urgent data among the rest (SO_OOBINLINE).
     urgent_inline: bool,
+    /// All that is there, but for what came since, is the receiver's to read without a call.
+    lent: Option<LentBytes>,
+}
+
+/// Where bytes are that are lent, and how they come back.
+pub trait Lender: Send + Sync {
+    /// Ends the loan; how many bytes were read.
+    fn take_back(&self) -> usize;
+}
+
+struct LentBytes {
+    lender: Box<dyn Lender>,
+    length: usize,
 }
 
 /// TCP's urgent data (tcp(7)): one byte, which is received by itself unless SO_OOBINLINE is set.
@@ -85,6 +102,18 @@ pub struct Received {
     pub sender: UserCredentials,
     /// The stream has a boundary here: what follows must not be joined to this.
     pub boundary: bool,
+}
+
+/// What poll(2) is told of.
+pub struct Look {
+    pub ready: bool,
+    pub write_closed: bool,
+    pub read_closed: bool,
+    /// There is an error that was not told.
+    pub has_error: bool,
+    pub failed: bool,
+    /// There is an urgent byte that was not received (POLLPRI).
+    pub urgent: bool,
 }
 
 /// How to receive.
@@ -122,10 +151,50 @@ impl Channel {
                 failed: false,
                 urgent: None,
                 urgent_inline: false,
+                lent: None,
             }),
             reader,
             writer,
         })
+    }
+
+    /// The state, with nothing lent any more. Where only flags are looked at, that can stay.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        let mut state = self.state.lock();
+        if let Some(lent) = state.lent.take() {
+            let read = lent.lender.take_back().min(lent.length);
+            if read > 0 {
+                let taken = state.receive_bytes(&mut [0; streams::LONGEST][..read], ReceiveMode::default());
+                debug_assert!(taken.is_some_and(|taken| taken.count == read));
+            }
+        }
+        state
+    }
+
+    /// Nothing is lent any more.
+    pub fn end_loan(&self) {
+        drop(self.lock());
+    }
+
+    /// Lends all that is there, if it is not more than `room`, and a plain receive would get nothing but that. `lender` copies it.
+    /// While it is lent nobody waits for room: there is enough.
+    pub fn lend<L: Lender + 'static>(&self, room: usize, lender: impl FnOnce(&[u8]) -> L) -> Option<usize> {
+        let mut state = self.lock();
+        let length = state.ring.len();
+        if self.framing != Framing::Bytes
+            || length == 0
+            || length > room.min(streams::LONGEST)
+            || length > state.capacity / 4
+            || state.writer_waiting
+            || state.urgent.is_some()
+            || state.marks.iter().any(|mark| !mark.rights.is_empty())
+        {
+            return None;
+        }
+        let mut bytes = [0; streams::LONGEST];
+        state.ring.peek(0, &mut bytes[..length]);
+        state.lent = Some(LentBytes { lender: Box::new(lender(&bytes[..length])), length });
+        Some(length)
     }
 
     /// Puts in as much as there is room for (a packet: all or nothing).
@@ -142,7 +211,7 @@ impl Channel {
 
     /// The urgent byte (recv(2) with MSG_OOB). EINVAL: none, had already, or among the rest.
     pub fn receive_urgent(&self, peek: bool) -> Result<u8> {
-        let mut state = self.state.lock();
+        let mut state = self.lock();
         if state.urgent_inline {
             return Err(Errno::EINVAL);
         }
@@ -151,23 +220,18 @@ impl Channel {
         Ok(urgent.byte)
     }
 
-    /// There is an urgent byte that was not received (POLLPRI).
-    pub fn has_urgent(&self) -> bool {
-        self.state.lock().urgent.as_ref().is_some_and(|urgent| !urgent.taken)
-    }
-
     /// What is received next lies behind the urgent mark (sockatmark(3)).
     pub fn is_at_urgent_mark(&self) -> bool {
-        let state = self.state.lock();
+        let state = self.lock();
         state.urgent.as_ref().is_some_and(|urgent| urgent.position == state.start)
     }
 
     pub fn set_urgent_inline(&self, inline: bool) {
-        self.state.lock().urgent_inline = inline;
+        self.lock().urgent_inline = inline;
     }
 
     fn put(&self, data: &[u8], rights: &mut InFlight, sender: UserCredentials, urgency: Urgency) -> Result<usize> {
-        let mut state = self.state.lock();
+        let mut state = self.lock();
         if state.write_closed || state.read_closed {
             return Err(Errno::EPIPE);
         }
@@ -213,7 +277,7 @@ impl Channel {
 
     /// Puts in all of `data`, beyond the capacity if need be: for the little that was held back after it was accepted.
     pub fn force(&self, data: &[u8]) {
-        let mut state = self.state.lock();
+        let mut state = self.lock();
         if state.write_closed || state.read_closed {
             return;
         }
@@ -224,7 +288,7 @@ impl Channel {
 
     /// Takes what is there. `Ok(None)`: the end. EAGAIN: nothing yet.
     pub fn receive(&self, buffer: &mut [u8], mode: ReceiveMode) -> Result<Option<Received>> {
-        let mut state = self.state.lock();
+        let mut state = self.lock();
         let received = match self.framing {
             Framing::Bytes => state.receive_bytes(buffer, mode),
             Framing::Packets => state.receive_packet(buffer, mode),
@@ -246,7 +310,7 @@ impl Channel {
     /// Bytes of a stream that were received and that nobody got are there again.
     pub fn put_back(&self, bytes: &[u8]) {
         {
-            let mut state = self.state.lock();
+            let mut state = self.lock();
             if self.framing == Framing::Bytes && !state.read_closed && state.ring.put_back(bytes) {
                 state.start -= bytes.len() as u64;
             }
@@ -256,19 +320,19 @@ impl Channel {
 
     /// No more will be sent; what is there can still be received.
     pub fn close_write(&self) {
-        self.state.lock().write_closed = true;
+        self.lock().write_closed = true;
         self.reader.wake_all();
     }
 
     /// Nobody will receive any more: sending gives EPIPE. What is there stays (a unix socket's own SHUT_RD).
     pub fn close_read(&self) {
-        self.state.lock().read_closed = true;
+        self.lock().read_closed = true;
         self.writer.wake_all();
     }
 
     /// The receiving socket is gone: what is there is lost. True where something was.
     pub fn abandon(&self) -> bool {
-        let mut state = self.state.lock();
+        let mut state = self.lock();
         state.read_closed = true;
         let lost = !state.ring.is_empty() || state.has_packet(self.framing);
         let marks = std::mem::take(&mut state.marks);
@@ -282,7 +346,7 @@ impl Channel {
 
     /// Ends the stream with an error that the receiver is told once.
     pub fn fail(&self, error: Errno) {
-        let mut state = self.state.lock();
+        let mut state = self.lock();
         state.write_closed = true;
         state.error = Some(error);
         state.failed = true;
@@ -292,11 +356,7 @@ impl Channel {
 
     /// SO_ERROR.
     pub fn take_error(&self) -> Option<Errno> {
-        self.state.lock().error.take()
-    }
-
-    pub fn has_error(&self) -> bool {
-        self.state.lock().error.is_some()
+        self.lock().error.take()
     }
 
     pub fn is_failed(&self) -> bool {
@@ -305,7 +365,7 @@ impl Channel {
 
     /// Bytes that can be received now (FIONREAD); for packets the next one's length.
     pub fn available(&self) -> usize {
-        let state = self.state.lock();
+        let state = self.lock();
         match self.framing {
             Framing::Bytes => state.ordinary(),
             Framing::Packets => state.marks.front().map_or(0, |mark| mark.length),
@@ -314,26 +374,29 @@ impl Channel {
 
     /// Bytes that the other side has not taken yet (SIOCOUTQ).
     pub fn pending(&self) -> usize {
-        self.state.lock().ring.len()
+        self.lock().ring.len()
     }
 
-    /// Something is there to receive (the end does not count).
-    pub fn is_readable(&self, low_water: usize) -> bool {
-        let state = self.state.lock();
-        match self.framing {
+    /// For poll(2) of the receiver. `ready`: something is there to receive (the end does not count).
+    pub fn look_to_read(&self, low_water: usize) -> Look {
+        let state = self.lock();
+        let ready = match self.framing {
             Framing::Bytes => state.ordinary() >= low_water.clamp(1, state.capacity.max(1)),
             Framing::Packets => !state.marks.is_empty(),
-        }
+        };
+        state.look(ready)
     }
 
-    /// There is room enough to say so to poll(2). When not, the writer's queue is woken once there is.
-    pub fn is_writable(&self) -> bool {
+    /// For poll(2) of the sender. `ready`: there is room enough to say so. When not, the writer's queue is woken once there is.
+    pub fn look_to_write(&self) -> Look {
+        // What is lent takes up little, read or not.
         let mut state = self.state.lock();
-        let writable = state.is_writable();
-        if !writable {
+        let ready = state.is_writable();
+        // Of a closed one nobody asks.
+        if !ready && !state.write_closed && !state.read_closed {
             state.writer_waiting = true;
         }
-        writable
+        state.look(ready)
     }
 
     pub fn is_write_closed(&self) -> bool {
@@ -345,7 +408,7 @@ impl Channel {
     }
 
     pub fn set_capacity(&self, capacity: usize) {
-        self.state.lock().capacity = capacity;
+        self.lock().capacity = capacity;
         self.writer.wake_all();
     }
 }
@@ -362,6 +425,12 @@ const MAXIMUM_PACKETS: usize = 4096;
 impl State {
     fn room(&self) -> usize {
         self.capacity.saturating_sub(self.ring.len())
+    }
+
+    fn look(&self, ready: bool) -> Look {
+        let urgent = self.urgent.as_ref().is_some_and(|urgent| !urgent.taken);
+        let (write_closed, read_closed, failed) = (self.write_closed, self.read_closed, self.failed);
+        Look { ready, write_closed, read_closed, has_error: self.error.is_some(), failed, urgent }
     }
 
     /// A third free: waking a writer for each byte that a reader takes would cost two switches a byte.
@@ -535,9 +604,9 @@ mod tests {
         let full = channel(Framing::Bytes, 5000);
         assert_eq!(full.send(&[1; 6000], &mut InFlight::none(), ANNA), Ok(5000));
         assert_eq!(full.send(&[1; 6000], &mut InFlight::none(), ANNA), Err(Errno::EAGAIN));
-        assert!(!full.is_writable());
+        assert!(!full.look_to_write().ready);
         assert_eq!(receive(&full, 2000, ReceiveMode::default()).unwrap().unwrap().0.len(), 2000);
-        assert!(full.is_writable());
+        assert!(full.look_to_write().ready);
         assert!(full.abandon());
         assert_eq!(full.send(&[1], &mut InFlight::none(), ANNA), Err(Errno::EPIPE));
     }

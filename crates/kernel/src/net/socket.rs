@@ -6,6 +6,7 @@
 //! `Common::options` > wait queues. No two sockets' states are ever locked at once.
 
 use super::address::Address;
+use super::channel::Channel;
 use super::options::Options;
 use super::rights::InFlight;
 use super::NetworkStack;
@@ -206,6 +207,11 @@ pub trait Socket: Send + Sync + Any {
 
     /// Bytes of a stream that were received and could not be given to the caller.
     fn put_back(&self, bytes: &[u8]) {}
+
+    /// The bytes that a plain read(2) receives, where they are a stream's and nothing else comes with them.
+    fn stream_to_read(&self) -> Option<Arc<Channel>> {
+        None
+    }
 
     fn poll(&self) -> Events;
 
@@ -409,6 +415,13 @@ impl FileOperations for SocketFile {
         let caller =
             Caller { pid: creator.pid, credentials: common.network.credentials_of(creator.uid, creator.gid), file_limit: 0 };
         self.socket.send(&caller, buffer, &mut Outgoing::default())
+    }
+
+    fn flush(&self, _file: &OpenFile) {
+        // Who has lost the descriptor reads nothing by it.
+        if let Some(stream) = self.socket.stream_to_read() {
+            stream.end_loan();
+        }
     }
 
     fn poll(&self) -> Events {

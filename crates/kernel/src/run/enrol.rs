@@ -245,6 +245,7 @@ impl Engine {
             pace: Pace::default(),
             reading: Default::default(),
             listing: Default::default(),
+            streams: Default::default(),
             ahead: Default::default(),
             after_waking: AfterWaking::default(),
             rings_for: AtomicU64::new(u64::MAX),

@@ -99,6 +99,8 @@ pub(crate) struct Watch {
     only_looks: bool,
     /// [`Loans::changes`] when the call began.
     changes: u64,
+    /// The descriptor of the file that was lent to the thread until now, and that it has not closed.
+    lent: Option<i32>,
 }
 
 impl Loans {
@@ -109,6 +111,7 @@ impl Loans {
         if !only_looks {
             self.changes.fetch_add(1, Ordering::SeqCst);
         }
+        let mut lent = None;
         if self.count.load(Ordering::SeqCst) != 0 {
             let files = context.task.files();
             let reads = matches!(
@@ -116,9 +119,14 @@ impl Loans {
                 linux::__NR_read | linux::__NR_pread64 | linux::__NR_readv | linux::__NR_getdents64
             );
             let reads_now = |fd: i32| is_call && reads && context.call.arguments[0] as i32 == fd;
-            self.take_back(|loan| !only_looks || is(&loan.thread, thread) || is(&loan.files, &files), reads_now);
+            let ends = |loan: &Loan| !only_looks || is(&loan.thread, thread) || is(&loan.files, &files);
+            self.take_back(ends, reads_now, |loan| {
+                if is(&loan.thread, thread) {
+                    lent = Some(loan.fd);
+                }
+            });
         }
-        Watch { only_looks, changes: self.changes.load(Ordering::SeqCst) }
+        Watch { only_looks, changes: self.changes.load(Ordering::SeqCst), lent }
     }
 
     /// From now on the processor's time ends none.
@@ -142,11 +150,12 @@ impl Loans {
     pub fn changed(&self) {
         self.changes.fetch_add(1, Ordering::SeqCst);
         if self.count.load(Ordering::SeqCst) != 0 {
-            self.take_back(|_| true, |_| false);
+            self.take_back(|_| true, |_| false, |_| ());
         }
     }
 
-    fn take_back(&self, which: impl Fn(&Loan) -> bool, reads_now: impl Fn(i32) -> bool) {
+    /// `stays`: is told of files that are still open.
+    fn take_back(&self, which: impl Fn(&Loan) -> bool, reads_now: impl Fn(i32) -> bool, mut stays: impl FnMut(&Loan)) {
         // With the lock held, so that who comes behind sees all of it.
         let mut list = self.list.lock();
         let mut index = 0;
@@ -154,7 +163,10 @@ impl Loans {
             if which(&list[index]) {
                 let loan = list.swap_remove(index);
                 let Some(thread) = loan.thread.upgrade() else { continue };
-                let was_read = loan.end(&thread);
+                let (was_read, is_closed) = loan.end(&thread);
+                if !is_closed {
+                    stays(&loan);
+                }
                 if loan.predicts {
                     let reading = if loan.listing.is_some() { &thread.listing } else { &thread.reading };
                     reading.note(was_read || reads_now(loan.fd));
@@ -168,12 +180,12 @@ impl Loans {
 }
 
 impl Loan {
-    /// What the stub has done is done here. True: it has read.
-    fn end(&self, thread: &GuestThread) -> bool {
+    /// What the stub has done is done here. Whether it has read, and closed.
+    fn end(&self, thread: &GuestThread) -> (bool, bool) {
         let Some(Returned { position, was_read, is_closed }) = thread.channel.take_loan_back(self.number) else {
-            return false;
+            return (false, true);
         };
-        let Some(file) = self.file.upgrade() else { return false };
+        let Some(file) = self.file.upgrade() else { return (false, true) };
         if was_read {
             file.operations.was_read(&file);
         }
@@ -185,7 +197,7 @@ impl Loan {
             };
             let _ = position.map(|position| file.position.lock().set(position));
         }
-        let (Some(files), Some(process)) = (self.files.upgrade(), self.process.upgrade()) else { return was_read };
+        let (Some(files), Some(process)) = (self.files.upgrade(), self.process.upgrade()) else { return (was_read, true) };
         if is_closed && files.get(self.fd).is_ok_and(|present| Arc::ptr_eq(&present, &file)) {
             if let Ok(removed) = files.remove(self.fd) {
                 // So that it is the last one, if it is.
@@ -193,7 +205,7 @@ impl Loan {
                 closed(&process, removed);
             }
         }
-        was_read
+        (was_read, is_closed)
     }
 }
 
@@ -202,7 +214,11 @@ impl Engine {
     /// say so. The first `results` bytes of the channel's area are in use.
     pub(super) fn lend(&self, thread: &Arc<GuestThread>, context: &Context, value: i64, results: usize) -> bool {
         let Some(watch) = context.watch.filter(|watch| watch.only_looks && value >= 0) else { return false };
-        let Some(subject) = Subject::of(context, value).filter(|_| may_lend(thread, context)) else { return false };
+        let Some(subject) =
+            Subject::of(context, value).or_else(|| Subject::before(context, watch)).filter(|_| may_lend(thread, context))
+        else {
+            return false;
+        };
         let start = results.next_multiple_of(8);
         let Some(room) = loan::DATA.checked_sub(start) else { return false };
         let opens = ahead::looks(context.call.number);
@@ -274,6 +290,15 @@ impl Subject {
             _ => return None,
         };
         Some(Subject::File(fd))
+    }
+
+    /// Of a call that sends what was read from a file: that, which is closed next.
+    fn before(context: &Context, watch: Watch) -> Option<Subject> {
+        let sends = matches!(
+            context.call.number as u32,
+            linux::__NR_write | linux::__NR_writev | linux::__NR_sendto | linux::__NR_sendmsg | linux::__NR_sendfile
+        );
+        watch.lent.filter(|fd| sends && *fd >= 0).map(Subject::File)
     }
 }
 
@@ -347,7 +372,7 @@ fn of_directory(file: &OpenFile, room: usize) -> Option<Snapshot> {
 }
 
 /// As for direct descriptors: not where every call is to be seen, nor in memory that is another process's.
-fn may_lend(thread: &GuestThread, context: &Context) -> bool {
+pub(super) fn may_lend(thread: &GuestThread, context: &Context) -> bool {
     context.kernel().lending.load(Ordering::Relaxed)
         && !context.kernel().trace
         && thread.space.owner == thread.process.pid

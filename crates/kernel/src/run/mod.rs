@@ -28,6 +28,7 @@ mod serve;
 mod space;
 mod spawn;
 mod spin;
+mod streams;
 mod wake;
 mod worker;
 
@@ -115,6 +116,7 @@ pub(crate) struct GuestThread {
     pace: spin::Pace,
     reading: loan::Reading,
     listing: loan::Reading,
+    streams: streams::Lent,
     ahead: Mutex<ahead::Ahead>,
     after_waking: wake::AfterWaking,
     /// The call on data that is to ring the next time, so that a host descriptor can be given to its process.

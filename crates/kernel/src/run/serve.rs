@@ -13,7 +13,7 @@ use skerry_abi::signal::{Signal, SignalInfo, SignalSet, SignalStack};
 use skerry_platform::channel::Channel;
 use skerry_platform::engine::{NativeCall, NativeKind};
 use skerry_platform::layout::{
-    self, action, deferred, loan, operation, request, CloneOrder, Frame, Operation, Reply, Request, CLONE_THREAD,
+    self, action, deferred, loan, operation, request, streams, CloneOrder, Frame, Operation, Reply, Request, CLONE_THREAD,
 };
 use skerry_platform::listener::Notification;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -262,6 +262,8 @@ impl Engine {
                 deferred::GRANTED
             } else if self.lend(thread, context, value, results) {
                 loan::LENT
+            } else if self.lend_streams(thread, context) {
+                streams::LENT
             } else {
                 0
             };

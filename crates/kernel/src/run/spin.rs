@@ -36,8 +36,10 @@ const MOST_WAITED_US: u64 = 30;
 const AUDIT: Duration = Duration::from_millis(50);
 /// After these the host has run something else in our place.
 const PREEMPTED: u64 = 250_000;
-/// How long nobody is watched after the CPU was wanted by others.
-const QUIET: u64 = 3_000_000;
+/// How long nobody is watched after the CPU was wanted by others: at first, as what wakes up for a moment is soon gone, and where
+/// it is wanted again and again.
+const SHORTEST_QUIET: u64 = 300_000;
+const LONGEST_QUIET: u64 = 6_000_000;
 /// Threads that are watched at once.
 const MOST_WATCHED: usize = 8;
 /// Close calls in a row before a thread is watched: at first, and after spinning has not paid off again and again.
@@ -117,8 +119,9 @@ pub(super) struct Spinner {
     heeds_no_load: AtomicBool,
     /// Spins for whoever rings.
     heeds_no_pace: AtomicBool,
-    /// Nobody begins to spin before that.
+    /// Nobody begins to spin before that; and for how long that has been.
     quiet_until: AtomicU64,
+    quiet: AtomicU64,
     watched: Mutex<Watched>,
     /// The worker that spins was bound to the CPUs on which nobody called.
     moved: AtomicBool,
@@ -155,6 +158,7 @@ impl Spinner {
             heeds_no_load: AtomicBool::new(false),
             heeds_no_pace: AtomicBool::new(false),
             quiet_until: AtomicU64::new(0),
+            quiet: AtomicU64::new(SHORTEST_QUIET),
             watched: Mutex::default(),
             moved: AtomicBool::new(false),
             more: AtomicBool::new(false),
@@ -241,7 +245,11 @@ impl Spinner {
     }
 
     fn be_quiet(&self, now: u64) {
-        self.quiet_until.store(now.wrapping_add(QUIET), Ordering::Relaxed);
+        let (last, length) = (self.quiet_until.load(Ordering::Relaxed), self.quiet.load(Ordering::Relaxed));
+        let is_rare = now.wrapping_sub(last) > 8 * length;
+        let length = if is_rare { SHORTEST_QUIET } else { (2 * length).min(LONGEST_QUIET) };
+        self.quiet.store(length, Ordering::Relaxed);
+        self.quiet_until.store(now.wrapping_add(length), Ordering::Relaxed);
     }
 
     /// The calling worker spins no longer: all that was watched rings from now on.

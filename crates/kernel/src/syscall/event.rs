@@ -2,13 +2,14 @@
 
 use super::poll::{timespec_timeout, with_mask};
 use super::UserAddress;
-use crate::event::epoll::{Epoll, Wanted, EPOLLEXCLUSIVE};
+use crate::event::epoll::{Epoll, Taken, Wanted, EPOLLEXCLUSIVE};
 use crate::event::eventfd::{EventFd, Take};
 use crate::event::poll::Timeout;
 use crate::fs::file::{Events, FileOperations, OpenFile, StatusFlags};
 use crate::{Context, Errno, Result};
 use skerry_abi::raw::general as linux;
 use skerry_abi::structs::EpollEvent;
+use skerry_platform::layout::streams;
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
@@ -144,6 +145,7 @@ fn wait_for_events(context: &mut Context, epoll: i32, events: UserAddress, count
         epoll.untake(taken);
         return Err(error);
     }
+    context.to_read = taken.iter().take(streams::MOST).filter_map(Taken::to_read).collect();
     Ok(told.len())
 }
 

@@ -373,6 +373,11 @@ impl Taken {
     pub fn event(&self) -> EpollEvent {
         EpollEvent { events: self.ready.bits(), data: self.before.data }
     }
+
+    /// The descriptor, and what stood behind it when it was added, if there is something to read.
+    pub fn to_read(&self) -> Option<(i32, Weak<OpenFile>)> {
+        self.ready.contains(Events::IN).then(|| (self.item.fd, self.item.file.clone()))
+    }
 }
 
 impl Drop for Epoll {

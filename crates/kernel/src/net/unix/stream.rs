@@ -29,7 +29,7 @@ pub struct UnixStream {
 enum State {
     Init,
     Listening(Listener),
-    Connected(Connection),
+    Connected(Arc<Connection>),
     Closed,
 }
 
@@ -44,7 +44,6 @@ struct Listener {
 }
 
 /// What a connected end knows.
-#[derive(Clone)]
 pub struct Connection {
     incoming: Arc<Channel>,
     outgoing: Arc<Channel>,
@@ -69,12 +68,12 @@ impl UnixStream {
         let second = Common::new(network, creator.clone(), linux::AF_UNIX, kind, 0);
         let (one, other) = connect_commons(&first, &second, creator.clone(), creator, UnixName::Unnamed, UnixName::Unnamed);
         [
-            UnixStream::with_state(first, BoundName::default(), State::Connected(one)),
-            UnixStream::with_state(second, BoundName::default(), State::Connected(other)),
+            UnixStream::with_state(first, BoundName::default(), State::Connected(Arc::new(one))),
+            UnixStream::with_state(second, BoundName::default(), State::Connected(Arc::new(other))),
         ]
     }
 
-    fn connection(&self) -> Result<Connection> {
+    fn connection(&self) -> Result<Arc<Connection>> {
         match &*self.state.lock() {
             State::Connected(connection) => Ok(connection.clone()),
             _ => Err(Errno::ENOTCONN),
@@ -119,7 +118,11 @@ impl UnixStream {
             client.name.get(),
             name.clone(),
         );
-        listener.queue.push_back(UnixStream::with_state(common, BoundName::inherited(name), State::Connected(server_end)));
+        listener.queue.push_back(UnixStream::with_state(
+            common,
+            BoundName::inherited(name),
+            State::Connected(Arc::new(server_end)),
+        ));
         drop(state);
         self.common.queue.wake_all();
         Ok(client_end)
@@ -230,7 +233,7 @@ impl Socket for UnixStream {
         let connection = listener.take_up(self, caller)?;
         let mut state = self.state.lock();
         if matches!(*state, State::Init) {
-            *state = State::Connected(connection);
+            *state = State::Connected(Arc::new(connection));
             drop(state);
             self.common.queue.wake_all();
             return Ok(());
@@ -283,7 +286,7 @@ impl Socket for UnixStream {
     }
 
     fn peer_address(&self) -> Result<Address> {
-        Ok(Address::Unix(self.connection()?.peer_name))
+        Ok(Address::Unix(self.connection()?.peer_name.clone()))
     }
 
     fn send(&self, caller: &Caller, data: &[u8], outgoing: &mut Outgoing) -> Result<usize> {
@@ -342,6 +345,16 @@ impl Socket for UnixStream {
         })
     }
 
+    fn stream_to_read(&self) -> Option<Arc<Channel>> {
+        let options = self.common.options.lock();
+        let is_plain = self.common.kind == SocketType::Stream
+            && !options.pass_credentials
+            && options.peek_offset < 0
+            && options.receive_low_water <= 1;
+        drop(options);
+        self.connection().ok().filter(|_| is_plain).map(|connection| connection.incoming.clone())
+    }
+
     fn put_back(&self, bytes: &[u8]) {
         if let Ok(connection) = self.connection() {
             connection.incoming.put_back(bytes);
@@ -364,20 +377,22 @@ impl Socket for UnixStream {
         drop(state);
         let mut events = Events::empty();
         let low_water = self.common.options.lock().receive_low_water;
-        let ended = connection.incoming.is_write_closed() || connection.incoming.is_read_closed();
-        let closed = connection.outgoing.is_write_closed() || connection.outgoing.is_read_closed();
+        let incoming = connection.incoming.look_to_read(usize::try_from(low_water).unwrap_or(1));
+        let outgoing = connection.outgoing.look_to_write();
+        let ended = incoming.write_closed || incoming.read_closed;
+        let closed = outgoing.write_closed || outgoing.read_closed;
         if ended {
             events |= Events::IN | Events::RDNORM | Events::RDHUP;
-        } else if connection.incoming.is_readable(usize::try_from(low_water).unwrap_or(1)) {
+        } else if incoming.ready {
             events |= Events::IN | Events::RDNORM;
         }
         if ended && closed {
             events |= Events::HUP;
         }
-        if closed || connection.outgoing.is_writable() {
+        if closed || outgoing.ready {
             events |= Events::OUT | Events::WRNORM | Events::WRBAND;
         }
-        if connection.incoming.has_error() || self.common.has_error() {
+        if incoming.has_error || self.common.has_error() {
             events |= Events::ERR;
         }
         events

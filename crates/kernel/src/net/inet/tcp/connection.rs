@@ -133,6 +133,10 @@ impl Connection {
         }
     }
 
+    pub fn stream_to_read(&self) -> Arc<Channel> {
+        self.incoming.clone()
+    }
+
     pub fn put_back(&self, bytes: &[u8]) {
         self.incoming.put_back(bytes);
     }
@@ -183,14 +187,6 @@ impl Connection {
         drop(self.lease.lock().take());
     }
 
-    fn read_ended(&self) -> bool {
-        self.incoming.is_write_closed() || self.read_shut.load(Ordering::Acquire)
-    }
-
-    fn write_ended(&self) -> bool {
-        self.outgoing.is_write_closed() || self.reset_by_peer.load(Ordering::Relaxed) || self.incoming.is_failed()
-    }
-
     /// Reset, or ended in both directions: getpeername(2) says ENOTCONN then.
     pub fn is_over(&self) -> bool {
         self.incoming.is_failed() || self.reset_by_peer.load(Ordering::Relaxed)
@@ -198,23 +194,25 @@ impl Connection {
 
     pub fn poll(&self, common: &Common) -> Events {
         let mut events = Events::empty();
-        let (read_ended, write_ended) = (self.read_ended(), self.write_ended());
         let low_water = usize::try_from(common.options.lock().receive_low_water).unwrap_or(1);
+        let (incoming, outgoing) = (self.incoming.look_to_read(low_water), self.outgoing.look_to_write());
+        let read_ended = incoming.write_closed || self.read_shut.load(Ordering::Acquire);
+        let write_ended = outgoing.write_closed || self.reset_by_peer.load(Ordering::Relaxed) || incoming.failed;
         if read_ended {
             events |= Events::IN | Events::RDNORM | Events::RDHUP;
-        } else if self.incoming.is_readable(low_water) {
+        } else if incoming.ready {
             events |= Events::IN | Events::RDNORM;
         }
         if read_ended && write_ended {
             events |= Events::HUP;
         }
-        if write_ended || self.outgoing.is_writable() {
+        if write_ended || outgoing.ready {
             events |= Events::OUT | Events::WRNORM;
         }
-        if self.incoming.has_urgent() {
+        if incoming.urgent {
             events |= Events::PRI;
         }
-        if common.has_error() || self.incoming.has_error() {
+        if common.has_error() || incoming.has_error {
             events |= Events::ERR;
         }
         events

@@ -13,6 +13,7 @@ use super::ports::{PortLease, Request, Sharing};
 use super::{options, IPPROTO_TCP};
 use crate::fs::file::Events;
 use crate::net::address::Address;
+use crate::net::channel::Channel;
 use crate::net::socket::{
     Caller, Common, Destination, Incoming, MessageFlags, Outgoing, PeerIdentity, Shutdown, Socket, SocketType,
 };
@@ -419,6 +420,11 @@ impl Socket for TcpSocket {
             return Err(Errno::EAGAIN);
         }
         connection.receive(&self.common, buffer, flags)
+    }
+
+    fn stream_to_read(&self) -> Option<Arc<Channel>> {
+        let connection = self.connection()?;
+        (self.common.options.lock().receive_low_water <= 1).then(|| connection.stream_to_read())
     }
 
     fn put_back(&self, bytes: &[u8]) {
