@@ -50,11 +50,13 @@ int main(void)
     report(mount("none", "/root/run", "tmpfs", 0, NULL), "run");
     /* A root that was only changed to has no user namespaces: it is to be the first one. */
     report(chdir("/root") || mount(".", "/", NULL, MS_MOVE, NULL) || chroot(".") || chdir("/"), "the root's place");
-    if (fork() == 0) {
+    pid_t child = fork();
+    if (child == 0) {
         execl("/bin/sh", "sh", script, NULL);
         _exit(127);
     }
-    wait(&status);
+    /* Of others, which have lost their parents, it takes no notice. */
+    waitpid(child, &status, 0);
     printf("\ninit: the script ended with %d\n", WIFEXITED(status) ? WEXITSTATUS(status) : 255);
     sync();
     reboot(RB_POWER_OFF);
