@@ -181,7 +181,7 @@ def _system_calls() -> list[Row]:
 
 def _real_work() -> list[Row]:
     return [
-        Row("python3 loop", "ms", _script(f"{PYTHON} -c 'print(sum(i * i for i in range(5000000)))'"), 1.03, needs=(PYTHON,)),
+        Row("python3 loop", "ms", _script(f"{PYTHON} -c 'print(sum(i * i for i in range(30000000)))'"), 1.03, needs=(PYTHON,)),
         Row("python3 start", "ms", _script(f"for i in 1 2 3 4 5; do {PYTHON} -c pass; done"), needs=(PYTHON,)),
         Row(
             "compileall of Python's library",

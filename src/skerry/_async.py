@@ -193,6 +193,7 @@ class AsyncSandbox:
     processes = _twin(Sandbox.processes)
     usage = _twin(Sandbox.usage)
     info = _twin(Sandbox.info)
+    update = _twin(Sandbox.update)
 
     @property
     def closed(self) -> bool:

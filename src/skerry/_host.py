@@ -35,6 +35,16 @@ def kernel_version() -> tuple[int, int]:
     return major, minor
 
 
+def processor() -> dict[str, str]:
+    """What /proc/cpuinfo says of the first processor, by name; nothing where there is none."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
+            lines = file.read().partition("\n\n")[0].splitlines()
+    except OSError:
+        return {}
+    return {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+
+
 def host_memory() -> int:
     """Bytes of physical memory."""
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -67,6 +67,7 @@ class Options:
         accel: str = "auto",
         vmm: str = "qemu",
         snapshot: str = "auto",
+        root_image: Any = None,
         profile: str = "default",
         trace: bool = False,
         require: Any = (),
@@ -93,6 +94,9 @@ class Options:
         tmpfs, hide = _many(tmpfs, "tmpfs"), _many(hide, "hide")
         self.mounts = _mounts(read_only, read_write, tmpfs, hide)
         self.overlay_dir = None if overlay_dir is None else _overlay_directory(overlay_dir)
+        self.root_image = None if root_image is None else _host_path(root_image, "root_image")
+        if self.root_image is not None and cwd is None:
+            cwd = "/"  # yours is not there
         self.cwd = _directory(cwd)
         if cwd is None and policy is not None and not _compile.reaches(policy, self.cwd):
             self.cwd = cwd = "/"  # yours is not there
@@ -140,6 +144,7 @@ class Options:
             ("accel", accel != "auto"),
             ("vmm", vmm != "qemu"),
             ("snapshot", snapshot != "auto"),
+            ("root_image", root_image is not None),
             ("profile", self.profile != "default"),
             ("trace", trace),
             ("env", own_environment),

@@ -12,7 +12,7 @@ import os
 import threading
 import time
 
-from . import errors
+from . import _values, errors
 from ._options import DEFAULT_HOSTNAME, DEFAULT_PIDS, Options
 from ._process import GRACE, Process
 from .control import messages
@@ -68,8 +68,9 @@ class Sandbox:
     engine, min_isolation, require
         The wall ("auto": the highest level that can run this here); the least level, 1 to 4 (`skerry engines` lists them);
         layers that must be in force (else `LayerUnavailable`). What an engine cannot enforce is `Unenforceable`.
-    accel, vmm, snapshot
-        Of the engine `microvm`: "auto", "kvm" or "tcg"; the monitor; "auto" or "never" (docs/engines/microvm.md).
+    accel, vmm, snapshot, root_image
+        Of the engine `microvm`: "auto", "kvm" or "tcg"; the monitor; "auto" or "never"; the tree as an image, or a
+        directory that one is made of (docs/engines/microvm.md).
     profile
         "default", or "strict": all data goes through the sentry, and what is mapped of the host's files is a copy.
     block, net
@@ -105,6 +106,7 @@ class Sandbox:
         accel: str = "auto",
         vmm: str = "qemu",
         snapshot: str = "auto",
+        root_image: StrPath | None = None,
         profile: str = "default",
         trace: bool = False,
         require: Iterable[str] | str = (),
@@ -135,6 +137,7 @@ class Sandbox:
             accel=accel,
             vmm=vmm,
             snapshot=snapshot,
+            root_image=root_image,
             profile=profile,
             trace=trace,
             require=require,
@@ -302,6 +305,28 @@ class Sandbox:
     def info(self) -> SandboxInfo:
         """Which layers of the wall are in force, which are not and why, and how each limit is held."""
         return messages.read_booted(self._call("info"))
+
+    def update(self, *, memory: int | str | None = None, cpus: float | str | None = None) -> SandboxInfo:
+        """Changes limits while it runs: those that it was started with, as far as its engine can (else `Unenforceable`).
+
+        What programs use beyond less memory is taken back where it can be, else they are ended.
+        """
+        wanted: dict[str, Any] = {
+            "memory": None if memory is None else _values.size(memory, "memory"),
+            "cpus": None if cpus is None else _values.cpus(cpus, "cpus"),
+        }
+        if wanted["memory"] is wanted["cpus"] is None:
+            raise errors.UsageError("nothing is to be changed; give memory or cpus", option="memory")
+        self._started()
+        assert self._engine is not None
+        for name, value in wanted.items():
+            if value is not None and getattr(self._options, name) is None:
+                raise errors.Unenforceable(name, self._engine.name, "it was started without that limit, so nothing holds one")
+        found: SandboxInfo = self._call("update", self._engine.update(**wanted), on_reply=messages.read_booted)
+        for name, value in wanted.items():
+            if value is not None:
+                setattr(self._options, name, value)
+        return found
 
     # --- inside ---
 

@@ -19,6 +19,7 @@ FEATURES = (
     "landlock",
     "pid_namespace",
     "cgroups",
+    "fsgsbase",
     "suspension",
     "direct",
     "local",

@@ -51,9 +51,10 @@ VARIANTS = {
 NO_KERNEL = "no kernel of its own"
 NO_KERNEL_OF_OURS = "its kernel is Linux's own"
 NO_NAMESPACE = "no namespace of its own"
+TOLD = "its guest kernel has told programs of its limits"
 
 ENGINES = [
-    Traits("sentry"),
+    Traits("sentry", {"other limits while it runs": TOLD}),
     Traits("namespace", {"trace": NO_KERNEL, "profile": NO_KERNEL}),
     Traits(
         "uml",

@@ -297,6 +297,29 @@ def test_the_limit_of_memory(make) -> None:
         assert sandbox.run(["true"]).returncode == 0
 
 
+def test_the_limit_of_memory_is_changed_while_it_runs(traits, make) -> None:
+    try:
+        sandbox = make(memory="512m", cwd="/").start()
+    except skerry.LayerUnavailable as error:
+        pytest.skip(str(error))
+    words = ["/usr/bin/python3", "-c", "b'x' * (200 << 20)"]
+    with sandbox:
+        if "other limits while it runs" in traits.cannot:
+            with pytest.raises(skerry.Unenforceable) as caught:
+                sandbox.update(memory="96m")
+            assert (caught.value.option, caught.value.engine) == ("memory", traits.name)
+            return
+        assert "memory" in sandbox.update(memory="96m").limits
+        done = sandbox.run(words, timeout=60)
+        assert (done.returncode, done.out_of_memory) == (137, True), done
+        sandbox.update(memory="512m")
+        assert sandbox.run(words, timeout=60).returncode == 0
+        with pytest.raises(skerry.UsageError, match="nothing is to be changed"):
+            sandbox.update()
+        with pytest.raises(skerry.Unenforceable, match="started without that limit"):
+            sandbox.update(cpus=1)
+
+
 def test_in_memory_files_are_limited(traits, make) -> None:
     traits.need("a tree of its own")
     try:

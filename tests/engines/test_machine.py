@@ -5,7 +5,9 @@ The machine's monitor is a script in the jail: its standard input is the line.
 
 from __future__ import annotations
 
+import ctypes
 import os
+import re
 import signal
 import socket
 import sys
@@ -46,7 +48,7 @@ def boot():
 class Machine:
     """A relay with a guest that is a script."""
 
-    def __init__(self, script: str, patience: float = 10, **more: object) -> None:
+    def __init__(self, script: str, patience: float = 10, program: dict[str, object] | None = None, **more: object) -> None:
         self.ended = threading.Event()
         self.error: skerry.SkerryError | None = None
         self.guest: ProgramGuest = _machine.start_machine("uml", lambda event: None, self.on_end)
@@ -60,7 +62,7 @@ class Machine:
             messages.mount_tmpfs("/tmp"),
         ]
         boot["machine"] = messages.machine(
-            monitor=messages.host_program(["/usr/bin/python3", "-S", "-c", PROLOGUE + script]),
+            monitor=messages.host_program(["/usr/bin/python3", "-S", "-c", PROLOGUE + script], **(program or {})),
             mounts=mounts, memory_files=1 << 20, patience_ms=int(patience * 1000), **more,
         )  # fmt: skip
         self.message = boot
@@ -115,6 +117,54 @@ sys.exit(9)
     assert "['0', '1', '2', '3'] ['1', '2']" in text and "0000000000000000" in text and "['lo'] rock" in text, text
 
 
+def test_landlock_holds_what_runs_in_the_jail(machine, tmp_path: Path) -> None:
+    """A program in the monitor's place, with rights on some files: the tree around it shows more."""
+    script = r"""
+def tries(what, act):
+    try: act(); print(what, "done")
+    except OSError as error: print(what, error.strerror)
+tries("read", lambda: open("/etc/passwd").read())
+tries("list", lambda: os.listdir("/etc"))
+tries("make", lambda: open("/tmp/new", "w"))
+tries("connect", lambda: socket.socket().connect(("127.0.0.1", 1)))
+tries("signal", lambda: os.kill(1, 0))
+tries("urandom", lambda: open("/dev/urandom", "rb").read(1))
+print("user", os.getuid(), len(os.getgroups()), flush=True)
+tries("run", lambda: os.execv("/usr/bin/env", ["env"]))
+sys.exit(9)
+"""
+    if ctypes.CDLL(None).syscall(444, None, 0, 1) < 6:  # landlock_create_ruleset(2): the version
+        pytest.skip("this host's Landlock holds no signals")
+    program = os.path.realpath("/usr/bin/python3")
+    files = [messages.file_rule(path, ("execute", "read_file")) for path in (program, "/usr/lib", "/usr/lib64")]
+    files += [messages.file_rule("/usr/lib", ("read_dir",)), messages.file_rule("/dev/urandom", ("read_file",))]
+    with machine(script, program={"files": files, "own_user": True}) as one, pytest.raises(skerry.SkerryError) as caught:
+        one.boot()
+    text = str(caught.value)
+    for what in ("read", "list", "make", "run", "connect"):
+        assert f"  {what} Permission denied" in text, text
+    assert "signal Operation not permitted" in text and "urandom done" in text, text
+    if os.geteuid() == 0:
+        (uid,) = re.findall(r"user (\d+) 0", text)
+        assert 0x70000000 <= int(uid) < 0x70400000
+
+
+def test_a_guest_whose_agent_has_ended_ends(machine) -> None:
+    with machine("boot(); line.shutdown(socket.SHUT_RDWR); time.sleep(60)") as one:
+        one.boot()
+        assert one.ended.wait(20)
+        assert "it closed its line" in str(one.error), one.error
+
+
+def test_a_machine_without_one_of_its_helpers_ends(machine) -> None:
+    script = "import time, sys; sys.stderr.write('helper: of its own\\n'); time.sleep(1); sys.exit(5)"
+    helper = messages.host_program(["/usr/bin/python3", "-S", "-c", script])
+    with machine("boot(); time.sleep(60)", helpers=[helper]) as one:
+        one.boot()
+        assert one.ended.wait(20)
+        assert "its helper /usr/bin/python3 ended with status 5" in str(one.error), one.error
+
+
 HOSTILE = {
     "a kind of frame": "boot(); line.sendall(bytes([77]) * 64)",
     "a length": "boot(); line.sendall(struct.pack('<BBHI', 4, 0, 65535, 1))",
@@ -137,6 +187,20 @@ def test_a_guest_that_breaks_the_protocol_ends(machine, what: str) -> None:
         assert booted["limits"] == {"pids": "held, in the guest"} and "seccomp" in booted["layers"]
         assert one.ended.wait(20)
         assert "does not keep to the protocol" in str(one.error), one.error
+
+
+def test_a_guest_that_says_nothing_of_an_update_ends(machine) -> None:
+    with machine("boot(); _, _, data = frame(); say({'id': json.loads(data[4:])['id'], 'ok': {}}); time.sleep(60)") as one:
+        one.boot()
+        with pytest.raises(skerry.SkerryError, match="does not keep to the protocol"):
+            one.guest.client.call("update", messages.update(memory=1 << 20), timeout=30)
+    with machine("boot(); time.sleep(60)") as one:
+        one.boot()
+        # Of a monitor that has no control socket nothing more can be had.
+        steps = messages.growth([messages.step({"execute": "x"})], cpus=1, memory=1)
+        for wrong in (messages.update(machine=steps), messages.update(cpus=1.0)):
+            with pytest.raises(skerry.SkerryError, match=r"control socket|started without that limit"):
+                one.guest.client.call("update", wrong, timeout=30)
 
 
 def test_bytes_beyond_the_window_end_it(machine) -> None:

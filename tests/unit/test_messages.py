@@ -153,6 +153,14 @@ REQUESTS: dict[str, tuple[str, Any]] = {
     ),
     "request-signal": ("signal", messages.signal(2, 15, "group")),
     "request-resize": ("resize", messages.resize(2, 132, 50)),
+    "request-update": (
+        "update",
+        messages.update(
+            memory=1 << 30,
+            cpus=1.5,
+            machine=messages.growth([messages.step({"execute": "device_add"})], cpus=2, memory=1 << 30),
+        ),
+    ),
     "request-processes": ("processes", None),
     "request-usage": ("usage", None),
     "request-info": ("info", None),

@@ -19,7 +19,7 @@ SandboxIsADirectory SandboxNotADirectory SandboxPermissionDenied SentryDied Sent
 Unenforceable UnsupportedHost Usage UsageError __version__
 """.split()
 
-SANDBOX_METHODS = "close closed connect files info kill processes run spawn start usage".split()
+SANDBOX_METHODS = "close closed connect files info kill processes run spawn start update usage".split()
 PROCESS_METHODS = """
 add_done_callback close communicate exit_signal kill poll resize result returncode send_signal signal stop terminate usage
 wait
@@ -30,7 +30,7 @@ self args input timeout check shell on_stdout on_stderr max_output stdin stderr 
 """.split()
 OPTIONS = """
 self read_write read_only hide tmpfs overlay_dir env inherit_env cwd user hostname timeout memory cpus pids network engine
-min_isolation accel vmm snapshot profile trace require policy block net events
+min_isolation accel vmm snapshot root_image profile trace require policy block net events
 """.split()
 
 #: What costs start-up time, and what `skerry do` therefore never loads.

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import skerry
-from skerry._surface import bpf, plot, subjects, tracing
+from skerry._surface import bpf, plot, sampling, subjects, tracing
 from skerry.cli import surface
 
 ALLOW, KILL, ERRNO, NOTIFY = 0x7FFF0000, 0x80000000, 0x00050001, 0x7FC00000
@@ -146,6 +146,49 @@ def test_a_tracer_that_cannot_be_kept_to_a_sandbox_is_not_used(tmp_path: Path) -
     assert "no function tracer" in tracing.why_no_functions(str(tmp_path))
     (tmp_path / "available_tracers").write_text("function nop\n")
     assert "set_ftrace_pid: No such file" in tracing.why_no_functions(str(tmp_path))
+
+
+# --- samples ---
+
+SYMBOLS = sampling.Symbols(
+    "ffffffff81000000 T do_syscall_64\nffffffff81000100 t ksys_read\nffffffff81000200 t vfs_read.cold\n"
+    "ffffffff81000300 T perf_event_mmap\nffffffff81000400 D data\nffffffff81000500 T asm_sysvec_apic_timer_interrupt\n"
+    "ffffffff81000600 T irq_exit\nffffffffc0000000 t nf_hook\t[nf_tables]\n0000000000000000 A nothing\n"
+)
+BASE = 0xFFFFFFFF81000000
+
+
+def test_stacks_become_names_without_interrupts_and_without_ourselves() -> None:
+    assert sampling.of_chain([BASE + 0x210, BASE + 0x150, BASE + 3], SYMBOLS) == {"vfs_read", "ksys_read", "do_syscall_64"}
+    assert sampling.of_chain([BASE + 0x600, BASE + 0x500, BASE + 0x100], SYMBOLS) == {"ksys_read"}
+    assert sampling.of_chain([BASE + 0x100, BASE + 0x300, BASE], SYMBOLS) == {"do_syscall_64"}
+    assert sampling.of_chain([0xFFFFFFFFC0000010, 5], SYMBOLS) == {"nf_hook"}
+    assert not sampling.Symbols("0000000000000000 T hidden\n")
+
+
+def test_records_are_read_as_far_as_they_go() -> None:
+    import struct
+
+    chain = [2**64 - 128, BASE, BASE + 0x100, 2**64 - 512, 0x400000]
+    sample = struct.pack("<IHHIIQ5Q", 9, 2, 24 + 40, 7, 8, 5, *chain)
+    lost = struct.pack("<IHHQQ", 2, 0, 24, 1, 1)
+    assert list(sampling._samples(lost + sample + sample[:30])) == [(8, [BASE, BASE + 0x100])]
+    assert list(sampling._samples(struct.pack("<IHHIIQ", 9, 2, 24, 7, 8, 2**40) + sample[:3])) == [(8, [])]
+    assert list(sampling._samples(bytes(64))) == []
+
+
+def test_functions_are_sampled_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With what this host has: a shell that calls."""
+    import subprocess
+
+    if reason := sampling.why_not():
+        pytest.skip(reason)
+    monkeypatch.setattr(sampling, "RUNS", 5)
+    words = ["sh", "-c", "i=0; while [ $i -lt 1000 ]; do i=$((i + 1)); : > /dev/null; done"]
+    found = sampling.functions(lambda: subprocess.run(words, check=True) and None, [], list, samples=20)
+    if not found.samples:
+        pytest.skip("this host gives no samples")
+    assert found.names and found.how == "sampled" and not found.complete
 
 
 # --- what is shown ---

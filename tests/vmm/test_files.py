@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import struct
 import subprocess
+import threading
+import time
 import zlib
 from pathlib import Path
 
@@ -43,6 +45,35 @@ def test_a_snapshot_that_was_changed_is_never_used() -> None:
     path = a_snapshot("one")
     os.truncate(f"{path}.memory", 9 << 20)
     assert store.snapshot("one") is None and store.snapshot("none") is None
+
+
+def test_what_killed_processes_have_left_goes() -> None:
+    place = Path(store.directory())
+    for name in ("snapshot-one.77.part", "snapshot-one.77.part.memory", "snapshot-two.78.part", "kernel-x.79-79.part"):
+        (place / name).write_bytes(b"half")
+    os.utime(place / "kernel-x.79-79.part", (1, 1))
+    with store.lock_of_snapshot("one"):
+        store.drop(store.new_snapshot("one"))
+    # The other may be in the making.
+    assert os.listdir(place) == ["snapshot-two.78.part"]
+    # Whoever waits for a name that another gives up gets it after that, and nobody else has it then.
+    held, most = 0, 0
+
+    def take() -> None:
+        nonlocal held, most
+        for _ in range(50):
+            with store.lock_of_snapshot("one"):
+                held += 1
+                most = max(most, held)
+                time.sleep(0.0002)
+                held -= 1
+
+    threads = [threading.Thread(target=take) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == 1 and os.listdir(place) == ["snapshot-two.78.part"]
 
 
 def test_what_is_kept_is_ours_alone_bounded_and_deleted() -> None:

@@ -32,8 +32,6 @@ struct Arguments {
     channel: String,
     /// Modules to load first, in this order; of a directory all that are in it, in the order of their names.
     modules: Vec<PathBuf>,
-    /// Where the host's files come from, as KIND:SOURCE; empty: they are here.
-    tree: String,
     /// The line holds so many bytes: the host is to be told of what is read.
     line: Option<usize>,
 }
@@ -45,7 +43,6 @@ fn parse(mut words: impl Iterator<Item = String>) -> Option<Arguments> {
             "--engine" => drop(words.next()?),
             "--channel" => found.channel = words.next()?,
             "--module" => found.modules.push(words.next()?.into()),
-            "--tree" => found.tree = words.next()?,
             "--line" => found.line = Some(words.next()?.parse().ok()?),
             // Kernels have words of their own behind ours.
             _ => {}
@@ -87,16 +84,39 @@ fn serve() -> Result<()> {
     // While there is one thread.
     let Some(agent) = skerry_platform::agent::fork()? else {
         drop((channel, ours));
-        let done = boot::serve(Connection::new(theirs.into()), Engine::Guest, |wanted| arrive(wanted, &arguments.tree));
+        let done = boot::serve(Connection::new(theirs.into()), Engine::Guest, arrive);
         if let Err(error) = &done {
             eprintln!("skerry-agent: {error}");
         }
         skerry_platform::agent::leave(i32::from(done.is_err()))
     };
     drop(theirs);
+    // Without it machines do not grow: whoever asks for that hears of it.
+    let _ = take_what_is_plugged_in();
     relay(channel, ours, arguments.line)?;
     // Orphans of the guest's own are reaped in its namespace; here there are few.
     while skerry_platform::agent::wait_for_any().is_some_and(|dead| dead.pid != agent) {}
+    Ok(())
+}
+
+/// CPUs are brought online as they come, which no kernel does by itself; memory is, by the command line.
+fn take_what_is_plugged_in() -> Result<()> {
+    use rustix::net::{bind, netlink, recv, socket_with, AddressFamily, RecvFlags, SocketFlags, SocketType};
+    let flags = SocketFlags::CLOEXEC;
+    let socket = socket_with(AddressFamily::NETLINK, SocketType::DGRAM, flags, Some(netlink::KOBJECT_UEVENT))?;
+    // The kernel's own messages, not what a udev would pass on.
+    bind(&socket, &netlink::SocketAddrNetlink::new(0, 1))?;
+    std::thread::Builder::new().spawn(move || {
+        let mut message = [0; 4096];
+        // ENOBUFS: some were lost.
+        while let Ok((count, _)) = recv(&socket, &mut message[..], RecvFlags::empty()) {
+            let first = message[..count].split(|byte| *byte == 0).next().unwrap_or_default();
+            let name = std::str::from_utf8(first).ok().and_then(|text| text.strip_prefix("add@/devices/system/cpu/cpu"));
+            if let Some(number) = name.and_then(|name| name.parse::<u32>().ok()) {
+                let _ = std::fs::write(format!("/sys/devices/system/cpu/cpu{number}/online"), "1");
+            }
+        }
+    })?;
     Ok(())
 }
 
@@ -137,7 +157,7 @@ fn make_system(top: &str) -> Result<()> {
 
 /// In the agent, before it makes anything: its tree becomes the one that the host shares, and what all machines that were kept
 /// together have in common goes.
-fn arrive(wanted: &Boot, tree: &str) -> std::result::Result<(), Failure> {
+fn arrive(wanted: &Boot) -> std::result::Result<(), Failure> {
     let unsupported = |what: String| failure(FailureKind::Unsupported, what);
     if let Some(resumed) = &wanted.resumed {
         let entropy = base64::decode(&resumed.entropy).unwrap_or_default();
@@ -147,7 +167,8 @@ fn arrive(wanted: &Boot, tree: &str) -> std::result::Result<(), Failure> {
         rustix::time::clock_settime(rustix::time::ClockId::Realtime, time)
             .map_err(|error| unsupported(format!("the guest's clock: {error}")))?;
     }
-    let Some((kind, source)) = tree.split_once(':') else { return Ok(()) };
+    let Some(tree) = &wanted.tree else { return Ok(()) };
+    let (kind, source) = tree.split_once(':').unwrap_or((tree, ""));
     find_tree(kind, source).map_err(|error| unsupported(format!("the guest's tree ({tree}): {error}")))
 }
 
@@ -159,11 +180,16 @@ const TREE_PATIENCE: Duration = Duration::from_secs(20);
 fn find_tree(kind: &str, source: &str) -> Result<()> {
     let _ = std::fs::create_dir(TREE);
     let mut flags = MountFlags::NOSUID | MountFlags::NODEV;
+    let mut place = PathBuf::from(TREE);
     if kind != "virtiofs" {
+        // An image has what it has: what is needed besides, and the one source of mounts, are made around it.
         flags |= MountFlags::RDONLY;
+        mount("tmpfs", TREE, "tmpfs", flags - MountFlags::RDONLY, Some(c"mode=0755"))?;
+        place.push("0");
+        ["proc", "sys", "dev", "0"].iter().try_for_each(|name| std::fs::create_dir(Path::new(TREE).join(name)))?;
     }
     let deadline = Instant::now() + TREE_PATIENCE;
-    while let Err(error) = mount(source, TREE, kind, flags, None) {
+    while let Err(error) = mount(source, &place, kind, flags, None) {
         // The device is not there yet.
         if !matches!(error, Errno::INVAL | Errno::NOENT | Errno::NXIO) || Instant::now() > deadline {
             return Err(error.into());

@@ -1,7 +1,9 @@
 //! What a guest with a kernel of its own sees of the machine that it runs on: what is made for guests, and in use.
 
+use skerry_control::Growth;
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 /// What the host says of it, and what is seen here.
 pub fn seen(about: &BTreeMap<String, String>) -> BTreeMap<String, String> {
@@ -16,6 +18,52 @@ pub fn seen(about: &BTreeMap<String, String>) -> BTreeMap<String, String> {
     tell("virtual devices", Some(drivers()).filter(|text| !text.is_empty()));
     tell("enlightenments", Some(said_at_boot(&kernel_log())).filter(|text| !text.is_empty()));
     found
+}
+
+/// How long the guest's kernel may take to find what was plugged in.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Waits until the guest has as much as that; says which CPUs are there then.
+pub fn grown(wanted: &Growth) -> Result<String, String> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let cpus = std::fs::read_to_string(format!("{SYSTEM}/cpu/online")).unwrap_or_default();
+        let memory = online_memory();
+        if count(&cpus) >= u64::from(wanted.cpus) && memory >= wanted.memory {
+            return Ok(cpus.trim().to_owned());
+        }
+        if Instant::now() > deadline {
+            let mib = |bytes: u64| bytes >> 20;
+            return Err(format!(
+                "the guest has not taken what its machine was given: it has CPUs {} and {} MiB, not {} CPUs and {} MiB",
+                cpus.trim(),
+                mib(memory),
+                wanted.cpus,
+                mib(wanted.memory)
+            ));
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+const SYSTEM: &str = "/sys/devices/system";
+
+/// Of a list such as `0-2,5`.
+fn count(list: &str) -> u64 {
+    let number = |text: &str| text.parse::<u64>().ok();
+    let span = |part: &str| {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        Some((number(last)? + 1).saturating_sub(number(first)?))
+    };
+    list.trim().split(',').filter_map(span).sum()
+}
+
+/// In whole blocks, as the kernel has it: the first one may be there in part only.
+fn online_memory() -> u64 {
+    let read = |path: &Path| std::fs::read_to_string(path).unwrap_or_default();
+    let block = u64::from_str_radix(read(Path::new(&format!("{SYSTEM}/memory/block_size_bytes"))).trim(), 16).unwrap_or(0);
+    let blocks = std::fs::read_dir(format!("{SYSTEM}/memory")).into_iter().flatten().flatten();
+    block * blocks.filter(|entry| read(&entry.path().join("state")).trim() == "online").count() as u64
 }
 
 /// Drivers of virtio that have a device.
@@ -80,6 +128,11 @@ fn kernel_log() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lists_of_cpus() {
+        assert_eq!(["0", "0-3\n", "0-2,5,7-8", "", "3-1", "x"].map(count), [1, 4, 6, 0, 0, 0]);
+    }
 
     #[test]
     fn what_a_kernel_says_of_being_a_guest() {

@@ -5,17 +5,19 @@ use crate::calls::{name_of, ATTRIBUTES, ON_A_PROCESS, ON_SOME_PROCESSES};
 use crate::failure;
 use crate::files;
 use crate::guest::{Engine, Guest};
+use crate::machine;
 use crate::rules::{attributes, reach, sockets};
 use crate::spawn::{self, Started, Streams, Surroundings};
 use crate::terminal::Terminal;
 use crate::watch::{self, Told};
 use rustix::event::{poll, PollFd, PollFlags, Timespec};
+use rustix::thread::CapabilitySet;
 use serde_json::{json, Value};
 use skerry_confine::cgroup::{ControlGroups, Controller, MemoryEvents, ProcessEvents};
 use skerry_confine::connection::{Connection, Sender};
 use skerry_control::{
-    Action, Booted, Bytes, Call, Event, Failure, FailureKind, FileCall, ProcessState, SignalTarget, Spawn, Spawned, Stdio,
-    Usage,
+    Action, Booted, Bytes, Call, Event, Failure, FailureKind, FileCall, Limits, ProcessState, SignalTarget, Spawn, Spawned,
+    Stdio, Update, Usage,
 };
 use skerry_platform::agent::{fork, kill, leave, reap, Dead};
 use skerry_platform::foreground::Signals;
@@ -346,8 +348,25 @@ impl Server {
             }
             Call::Usage => Ok(json!(self.usage())),
             Call::Info => Ok(json!(self.sandbox.booted)),
+            Call::Update(wanted) => self.update(&wanted),
             Call::File(_) | Call::Shutdown => Ok(json!({})),
         }
+    }
+
+    /// Limits are what the groups hold; a machine that grows for them has grown already, and is waited for.
+    fn update(&mut self, wanted: &Update) -> Result<Value, Failure> {
+        if let Some(growth) = &wanted.machine {
+            let cpus = machine::grown(growth).map_err(|why| failure(FailureKind::Unenforceable, why))?;
+            self.sandbox.booted.machine.insert("cpus".into(), cpus);
+        }
+        let limits = Limits { memory: wanted.memory, cpus: wanted.cpus, ..Limits::default() };
+        let asked = [("memory", Controller::Memory, wanted.memory.is_some()), ("cpus", Controller::Cpu, wanted.cpus.is_some())];
+        for (name, controller, _) in asked.into_iter().filter(|(_, _, asked)| *asked) {
+            let told = |why| failure(FailureKind::Unenforceable, format!("the limit {name} cannot be changed here: {why}"));
+            self.sandbox.groups.change(controller, &limits).map_err(told)?;
+        }
+        self.sandbox.memory_limit = wanted.memory.or(self.sandbox.memory_limit);
+        Ok(json!(self.sandbox.booted))
     }
 
     fn spawn(&mut self, spawn: &Spawn, descriptors: Vec<OwnedFd>) -> Result<Value, Failure> {
@@ -355,6 +374,8 @@ impl Server {
         let around = Surroundings {
             guest: &self.sandbox.guest,
             kept: self.sandbox.guest.kept,
+            kept_by_others: CapabilitySet::empty(),
+            restriction: self.sandbox.guest.restriction.as_ref(),
             process_limit: self.sandbox.process_limit,
             listens: true,
             fixed_addresses: false,

@@ -30,6 +30,10 @@ pub struct Surroundings<'a> {
     pub dies_first: bool,
     /// What a program of root's keeps.
     pub kept: CapabilitySet,
+    /// What one keeps that is not root's but ours, as we are (ambient capabilities): a server of files.
+    pub kept_by_others: CapabilitySet,
+    /// What of Landlock's it enters.
+    pub restriction: Option<&'a Restriction>,
     /// It is laid out in memory as it is written: it could not do so itself once the filter is on.
     pub fixed_addresses: bool,
 }
@@ -153,9 +157,11 @@ fn become_program(
         }
     }
     // While its descriptor is still there.
-    if let Some(Err(error)) = around.guest.restriction.as_ref().map(Restriction::enter) {
+    if let Some(Err(error)) = around.restriction.map(Restriction::enter) {
         return internal("Landlock", &error);
     }
+    let becomes_root = ids.map_or(rustix::process::geteuid().is_root(), |(uid, _)| uid == 0);
+    let kept = if becomes_root { around.kept } else { around.kept_by_others };
     let prepared = (|| {
         let terminal = streams.terminal;
         let [input, output, error] = streams.descriptors;
@@ -180,6 +186,8 @@ fn become_program(
             let both = Rlimit { current: Some(*limit), maximum: Some(*limit) };
             rustix::process::setrlimit(limit_of(*resource), both)?;
         }
+        // Who is not root any more could not.
+        bound_capabilities(kept);
         if let Some((uid, gid)) = ids {
             let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
             let groups: Vec<Gid> = spawn.groups.iter().map(|group| Gid::from_raw(*group)).collect();
@@ -192,8 +200,7 @@ fn become_program(
     if let Err(error) = prepared {
         return internal("a process cannot be prepared", &error);
     }
-    let root = rustix::process::geteuid().is_root();
-    if let Err(error) = drop_capabilities(if root { around.kept } else { CapabilitySet::empty() }) {
+    if let Err(error) = drop_capabilities(kept).and_then(|()| if becomes_root { Ok(()) } else { hand_on(kept) }) {
         return internal("capabilities cannot be dropped", &error);
     }
     if let Err(error) = rustix::process::chdir(std::ffi::OsStr::from_bytes(&spawn.directory.0)) {
@@ -325,6 +332,23 @@ fn limit_of(resource: skerry_control::Resource) -> Resource {
 
 /// All but `kept`. What is not kept never comes back.
 pub fn drop_capabilities(kept: CapabilitySet) -> Result<(), Errno> {
+    bound_capabilities(kept);
+    let _ = rustix::thread::clear_ambient_capability_set();
+    let present = rustix::thread::capabilities(None)?.permitted & kept;
+    rustix::thread::set_capabilities(
+        None,
+        CapabilitySets { effective: present, permitted: present, inheritable: CapabilitySet::empty() },
+    )
+}
+
+/// To a program that is not root's.
+fn hand_on(kept: CapabilitySet) -> Result<(), Errno> {
+    let sets = rustix::thread::capabilities(None)?;
+    rustix::thread::set_capabilities(None, CapabilitySets { inheritable: sets.permitted & kept, ..sets })?;
+    (kept & sets.permitted).iter().try_for_each(|one| rustix::thread::configure_capability_in_ambient_set(one, true))
+}
+
+fn bound_capabilities(kept: CapabilitySet) {
     for number in 0..64u64 {
         let one = CapabilitySet::from_bits_retain(1 << number);
         if !kept.contains(one) {
@@ -334,12 +358,6 @@ pub fn drop_capabilities(kept: CapabilitySet) -> Result<(), Errno> {
             }
         }
     }
-    let _ = rustix::thread::clear_ambient_capability_set();
-    let present = rustix::thread::capabilities(None)?.permitted & kept;
-    rustix::thread::set_capabilities(
-        None,
-        CapabilitySets { effective: present, permitted: present, inheritable: CapabilitySet::empty() },
-    )
 }
 
 /// Where the program may be: as named, or in PATH of its environment.

@@ -14,6 +14,12 @@ impl Layers {
         self.present.push(layer);
     }
 
+    /// One that was missed is there after all.
+    pub fn find(&mut self, layer: Layer) {
+        self.missing.retain(|missing| missing.layer != layer);
+        self.add(layer);
+    }
+
     pub fn miss(&mut self, layer: Layer, reason: impl std::fmt::Display) {
         self.missing.push(MissingLayer { layer, reason: reason.to_string() });
     }

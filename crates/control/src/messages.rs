@@ -1,7 +1,7 @@
 //! The messages. Every enum variant is one message; every struct field has its unit in its name or its comment.
 //! Paths and arguments are byte strings on Linux, which JSON strings cannot always hold: they travel as [`Bytes`].
 
-use crate::rules::{Action, Calls, Rules};
+use crate::rules::{Action, Calls, FileRule, Rules};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// A byte string: plain JSON string where it is valid UTF-8, else `{"base64": "..."}`.
@@ -85,8 +85,36 @@ pub enum Call {
     Usage,
     /// Layers in force, limits, versions. Replies [`Booted`].
     Info,
+    /// Changes limits that the sandbox was started with. Replies [`Booted`]. Errors: `unenforceable`.
+    Update(Update),
     /// Ends every process and the sandbox; the reply is the last message.
     Shutdown,
+}
+
+/// Limits as they are to be from now on; what is absent stays.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Update {
+    /// Bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpus: Option<f64>,
+    /// The guest's machine grows for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub machine: Option<Growth>,
+}
+
+/// What is plugged into a machine that runs.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Growth {
+    /// What its monitor is told (for `skerry-machine`).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub steps: Vec<Step>,
+    /// What the guest has then: virtual CPUs, and bytes of memory.
+    pub cpus: u32,
+    pub memory: u64,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -129,6 +157,9 @@ pub struct Boot {
     /// What is known of the machine: told again in `machine` of [`Booted`].
     #[serde(default, skip_serializing_if = "std::collections::BTreeMap::is_empty")]
     pub about: std::collections::BTreeMap<String, String>,
+    /// Where a guest with a kernel of its own finds the files that its mounts name, as KIND:SOURCE (mount(2)); none: they are there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tree: Option<String>,
     /// From `skerry-machine` to the guest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resumed: Option<Resumed>,
@@ -136,7 +167,7 @@ pub struct Boot {
     #[serde(default, skip_serializing_if = "is_default")]
     pub observe: Observe,
     /// Features of the host to be treated as absent (tests): "process_vm", "sync_wake_up", "wait_killable", "addfd_send",
-    /// "user_namespace", "landlock", "pid_namespace", "cgroups", "load" (how busy it is: there is spinning all the same), "pace" (how
+    /// "user_namespace", "landlock", "pid_namespace", "cgroups", "fsgsbase", "load" (how busy it is: there is spinning all the same), "pace" (how
     /// often programs call: there is spinning from the first call on), "expiry" (what is lent stays so, whatever the time). Parts of ours to be switched off: "direct" (programs read
     /// and write no file by themselves), "local" (calls that stubs answer), "patching", "caches", "suspension", "spinning", "marshalling", "parking" (host threads
     /// that outlive their tasks), "deferral" (epoll_ctl(2) goes along with later calls), "lending" (calls on the file that was used last).
@@ -256,6 +287,13 @@ pub struct HostProgram {
     /// It is laid out in memory as it is written (personality(2)): it could not do so itself once the filter is on.
     #[serde(default, skip_serializing_if = "is_default")]
     pub fixed_addresses: bool,
+    /// What it may do with files of the jail (Landlock), where the host has that; ports and what is out of the jail it may not
+    /// use at all then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub files: Option<Vec<FileRule>>,
+    /// It runs as a user that is nobody else's, where the jail has more than one (docs/engines/microvm.md).
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub own_user: bool,
 }
 
 /// How much is told of calls. What one says, the ones below it say too. Equal ones are told once.
@@ -390,7 +428,7 @@ pub enum Layer {
     NoCapabilities,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Booted {
     pub layers: Vec<Layer>,
     /// Layers that are not in force, each with the reason.
@@ -408,7 +446,7 @@ pub struct Booted {
     pub machine: std::collections::BTreeMap<String, String>,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct MissingLayer {
     pub layer: Layer,
     pub reason: String,

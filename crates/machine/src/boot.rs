@@ -7,6 +7,7 @@ use crate::monitor::Monitor;
 use crate::opens;
 use crate::relay::{self, Guest};
 use rustix::event::{poll, PollFd, PollFlags, Timespec};
+use rustix::fs::{Gid, Uid};
 use skerry_agent::jail::{self, Jail, Split};
 use skerry_confine::cgroup::{ControlGroups, Needs};
 use skerry_confine::connection::Connection;
@@ -14,7 +15,9 @@ use skerry_confine::layers::Layers;
 use skerry_confine::mux::wire::{Kind, GREETING};
 use skerry_confine::mux::Receiver;
 use skerry_confine::{cpus, guardian};
-use skerry_control::{base64, Boot, Call, Failure, FailureKind, Layer, Limits, Machine, Network, Profile, Resumed, Rules};
+use skerry_control::{
+    base64, Boot, Bytes, Call, Failure, FailureKind, Layer, Limits, Machine, Network, Profile, Resumed, Rules,
+};
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -78,6 +81,9 @@ pub fn serve(mut connection: Connection, engine: &str) -> Result<ExitCode, Box<d
                 None => layers.add(Layer::Cgroup),
                 Some(reason) => layers.miss(Layer::Cgroup, reason),
             }
+            if machine.monitor.files.is_some() && jail.has_landlock() {
+                layers.find(Layer::Landlock);
+            }
             layers.refuse_missing(&std::mem::take(&mut wanted.require), "the engine has no such layer")?;
             machine.copies.iter().try_for_each(copy::sparsely)?;
             let (monitor, channel) = start(&jail, &machine)?;
@@ -95,7 +101,18 @@ pub fn serve(mut connection: Connection, engine: &str) -> Result<ExitCode, Box<d
                 talk.follow(&wanted.after, &monitor)?;
                 wanted.keeps.iter().try_for_each(copy::sparsely)?;
             }
-            Ok(Guest { monitor, receiver, host_pid, layers, held, line: machine.line_holds, writes_back: machine.writes_back })
+            Ok(Guest {
+                monitor,
+                receiver,
+                host_pid,
+                layers,
+                held,
+                about: BTreeMap::from([("jail".to_owned(), jail.describe(&machine.monitor))]),
+                line: machine.line_holds,
+                writes_back: machine.writes_back,
+                groups,
+                conversation: machine.conversation.clone(),
+            })
         });
     let conversation = machine.conversation.as_ref();
     if conversation.is_some_and(|wanted| wanted.resumed) {
@@ -135,6 +152,7 @@ fn jail_of(wanted: &Boot, machine: &Machine) -> Boot {
         require: Vec::new(),
         rules: Some(Rules { calls: machine.calls.clone(), capabilities: Some(Vec::new()), ..Rules::default() }),
         machine: None,
+        tree: None,
         resumed: None,
         about: BTreeMap::new(),
         observe: Default::default(),
@@ -157,11 +175,19 @@ fn start(jail: &Jail, machine: &Machine) -> Result<(Monitor, OwnedFd), Failure> 
     let internal = |error: &dyn std::fmt::Display| failure(FailureKind::Internal, error);
     let deadline = Instant::now() + Duration::from_millis(machine.patience_ms);
     let (console, output) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|error| internal(&error))?;
+    // QEMU opens its console by name.
+    let (uid, gid) = jail.user_of(&machine.monitor);
+    let owner = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
+    rustix::fs::fchown(&output, owner.0, owner.1).map_err(|error| internal(&error))?;
+    let give = |path: &Bytes| rustix::fs::chown(&path.0[..], owner.0, owner.1).map_err(|error| internal(&error));
+    machine.copies.iter().try_for_each(|copy| give(&copy.to))?;
     let copy = || output.try_clone().map_err(|error| internal(&error));
     let null = || std::fs::File::open("/dev/null").map(OwnedFd::from).map_err(|error| internal(&error));
-    let mut listeners = Vec::new();
+    let (mut listeners, mut helpers) = (Vec::new(), Vec::new());
     for program in &machine.helpers {
         let started = jail.start(program, [null()?, copy()?, copy()?])?;
+        let name = String::from_utf8_lossy(&program.arguments[0].0).into_owned();
+        helpers.push((started.pid, format!("its helper {name}")));
         let Some(made) = &program.makes else {
             listeners.extend(started.listener);
             continue;
@@ -170,7 +196,7 @@ fn start(jail: &Jail, machine: &Machine) -> Result<(Monitor, OwnedFd), Failure> 
             std::path::Path::new(<std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(&made.0));
         while !path.exists() {
             if Instant::now() > deadline {
-                let message = format!("{} did not come up", String::from_utf8_lossy(&program.arguments[0].0));
+                let message = format!("{name} did not come up");
                 return Err(failure(FailureKind::Unsupported, message));
             }
             match &started.listener {
@@ -179,6 +205,8 @@ fn start(jail: &Jail, machine: &Machine) -> Result<(Monitor, OwnedFd), Failure> 
             }
         }
         listeners.extend(started.listener);
+        // The monitor's to connect to.
+        give(made)?;
     }
     let (ours, theirs) = UnixStream::pair().map_err(|error| internal(&error))?;
     let mut monitor = machine.monitor.clone();
@@ -192,7 +220,7 @@ fn start(jail: &Jail, machine: &Machine) -> Result<(Monitor, OwnedFd), Failure> 
         std::thread::Builder::new().spawn(move || opens::serve(&listener)).map_err(|error| internal(&error))?;
     }
     drop(output);
-    let monitor = Monitor::watch(pid, console).map_err(|error| internal(&error))?;
+    let monitor = Monitor::watch(pid, helpers, console).map_err(|error| internal(&error))?;
     Ok((monitor, ours.into()))
 }
 

@@ -17,6 +17,8 @@ use std::time::{Duration, Instant};
 /// The longest line that is taken.
 const LONGEST: u64 = 1 << 20;
 const AGAIN: Duration = Duration::from_millis(2);
+/// From a monitor that says no more to its end.
+const END_COMES: Duration = Duration::from_millis(500);
 
 pub struct Talk {
     socket: OwnedFd,
@@ -102,6 +104,9 @@ impl Talk {
 
 impl Monitor {
     fn explain(&self, why: &str) -> Failure {
+        // Its end is the reason, where that comes with it.
+        let end = self.wait(END_COMES).filter(|end| end != why);
+        let why = end.map_or_else(|| why.to_owned(), |end| format!("{end} ({why})"));
         failure(FailureKind::Unsupported, format!("the machine cannot be started: {why}{}", self.last_words()))
     }
 }

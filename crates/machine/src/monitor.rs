@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 const KEPT: usize = 16 << 10;
 /// Lines of it that an error shows.
 const SHOWN: usize = 12;
+/// Between the end of a helper and that of the monitor, where the one comes of the other.
+const GRACE: Duration = Duration::from_millis(300);
 const STACK: usize = 128 << 10;
 
 /// Cheap to clone.
@@ -29,8 +31,9 @@ struct Shared {
 }
 
 impl Monitor {
-    /// Of the process `pid`, a child of ours; others that end are reaped.
-    pub fn watch(pid: i32, console: OwnedFd) -> std::io::Result<Monitor> {
+    /// Of the process `pid`, a child of ours; without one of its `helpers`, by number and name, it is as good as ended. Others
+    /// that end are reaped.
+    pub fn watch(pid: i32, helpers: Vec<(i32, String)>, console: OwnedFd) -> std::io::Result<Monitor> {
         let signal = eventfd(0, EventfdFlags::CLOEXEC)?;
         let shared = Shared { console: Mutex::default(), end: Mutex::default(), ended: Condvar::new(), signal };
         let monitor = Monitor { shared: Arc::new(shared) };
@@ -46,17 +49,19 @@ impl Monitor {
         })?;
         let shared = monitor.shared.clone();
         std::thread::Builder::new().stack_size(STACK).spawn(move || {
-            let end = loop {
-                match wait_for_any() {
-                    Some(dead) if dead.pid == pid => break told(&dead),
-                    Some(_) => {}
-                    None => break "it is not there".into(),
+            while let Some(dead) = wait_for_any() {
+                if dead.pid == pid {
+                    shared.end(told("its monitor", &dead));
+                } else if let Some((_, name)) = helpers.iter().find(|(helper, _)| *helper == dead.pid) {
+                    let (shared, how) = (shared.clone(), told(name, &dead));
+                    // One that ends because the monitor does is reaped first now and then.
+                    let _ = std::thread::Builder::new().stack_size(STACK).spawn(move || {
+                        std::thread::sleep(GRACE);
+                        shared.end(how);
+                    });
                 }
-            };
-            *shared.end.lock() = Some(end);
-            shared.ended.notify_all();
-            let _ = rustix::io::write(&shared.signal, &1u64.to_ne_bytes());
-            while wait_for_any().is_some() {}
+            }
+            shared.end("it is not there".into());
         })?;
         Ok(monitor)
     }
@@ -101,6 +106,15 @@ impl Monitor {
     }
 }
 
+impl Shared {
+    /// The first who says it is believed.
+    fn end(&self, how: String) {
+        self.end.lock().get_or_insert(how);
+        self.ended.notify_all();
+        let _ = rustix::io::write(&self.signal, &1u64.to_ne_bytes());
+    }
+}
+
 /// Not empty, and not of a dump of the kernel's stack: what matters stands before that.
 fn tells(line: &str) -> bool {
     let hexadecimal = |word: &str| word.len() == 8 && word.bytes().all(|byte| byte.is_ascii_hexdigit());
@@ -108,9 +122,9 @@ fn tells(line: &str) -> bool {
     !line.is_empty() && !line.starts_with("[<") && !line.split(' ').all(hexadecimal)
 }
 
-fn told(dead: &Dead) -> String {
+fn told(name: &str, dead: &Dead) -> String {
     match dead.end {
-        Ok(status) => format!("its monitor ended with status {status}"),
-        Err((signal, _)) => format!("its monitor was killed by signal {signal}"),
+        Ok(status) => format!("{name} ended with status {status}"),
+        Err((signal, _)) => format!("{name} was killed by signal {signal}"),
     }
 }

@@ -3,17 +3,20 @@
 //! A program's end is told when all that it has written is with the caller: the guest sends what is left in its pipes
 //! (`drain`), and the sinks have written it.
 
+use crate::conversation::Talk;
 use crate::failure;
 use crate::monitor::Monitor;
 use parking_lot::Mutex;
 use rustix::event::{poll, PollFd, PollFlags};
 use serde_json::{json, Value};
+use skerry_confine::cgroup::{ControlGroups, Controller};
 use skerry_confine::connection::{Connection, Sender};
 use skerry_confine::layers::Layers;
 use skerry_confine::mux::wire::{Frame, Kind, FROM_GUEST, TO_GUEST};
 use skerry_confine::mux::{Mux, Receiver};
 use skerry_control::{
-    frame, Boot, Booted, Call, Event, Failure, FailureKind, Outcome, Profile, Reply, Request, Spawned, Stdio,
+    frame, Boot, Booted, Call, Conversation, Event, Failure, FailureKind, Limits, Outcome, Profile, Reply, Request, Spawned,
+    Stdio, Update,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
@@ -26,6 +29,8 @@ use std::time::{Duration, Instant};
 const OUTPUT_PATIENCE: Duration = Duration::from_secs(5);
 /// How long a guest may take to write back what it holds, and to switch its machine off.
 const END_PATIENCE: Duration = Duration::from_secs(4);
+/// How long a monitor may take for what it is told while its guest runs.
+const UPDATE_PATIENCE: Duration = Duration::from_secs(30);
 /// The request that is ours.
 const OWN_REQUEST: u64 = u64::MAX;
 const STACK: usize = 128 << 10;
@@ -41,8 +46,14 @@ pub struct Guest {
     pub layers: Layers,
     /// Limits that the host holds.
     pub held: BTreeMap<String, String>,
+    /// What the host knows of the machine.
+    pub about: BTreeMap<String, String>,
     pub line: Option<usize>,
     pub writes_back: bool,
+    /// The host's.
+    pub groups: ControlGroups,
+    /// How the monitor is spoken to.
+    pub conversation: Option<Conversation>,
 }
 
 struct Relay {
@@ -50,6 +61,10 @@ struct Relay {
     sender: Sender,
     monitor: Monitor,
     writes_back: bool,
+    groups: ControlGroups,
+    conversation: Option<Conversation>,
+    /// One at a time.
+    updating: Mutex<()>,
     state: Mutex<State>,
 }
 
@@ -58,8 +73,11 @@ struct State {
     last_stream: u32,
     /// The request that boots, and what the host says for its answer.
     boot: Option<(u64, Booted)>,
-    /// What was answered to it.
+    /// What the host says, once it was answered to that, and the whole answer.
+    host: Option<Booted>,
     told: Option<Value>,
+    /// Requests that change it.
+    updates: BTreeSet<u64>,
     /// Requests to spawn that are not answered yet: streams of what the program writes.
     spawning: BTreeMap<u64, Vec<u32>>,
     programs: BTreeMap<u32, Vec<u32>>,
@@ -91,7 +109,7 @@ fn booted(guest: &mut Guest, profile: Profile) -> Booted {
         guest_memory: "none".into(),
         profile,
         sentry_pid: guest.host_pid,
-        machine: BTreeMap::new(),
+        machine: std::mem::take(&mut guest.about),
     }
 }
 
@@ -114,6 +132,9 @@ pub fn serve(
         sender: connection.sender(),
         monitor: guest.monitor,
         writes_back: guest.writes_back,
+        groups: guest.groups,
+        conversation: guest.conversation,
+        updating: Mutex::default(),
         state: Mutex::new(State { boot: Some((id, booted)), ..State::default() }),
     });
     let (from_guest, receiver) = (relay.clone(), guest.receiver);
@@ -144,6 +165,16 @@ pub fn serve(
             // The guest would tell of its own walls.
             let told = relay.state.lock().told.clone();
             relay.sender.reply(id, told.ok_or_else(|| failure(FailureKind::Invalid, "the sandbox is not made yet")));
+            continue;
+        }
+        if let Call::Update(update) = request.call {
+            // The monitor and the guest may take their time.
+            let updater = relay.clone();
+            std::thread::Builder::new().stack_size(STACK).spawn(move || {
+                if let Err(failure) = updater.update(id, update) {
+                    updater.sender.reply(id, Err(failure));
+                }
+            })?;
             continue;
         }
         if let Err(failure) = relay.request(request, descriptors) {
@@ -190,6 +221,35 @@ impl Relay {
                 .map_err(|error| failure(FailureKind::Internal, format!("a stream cannot be made: {error}")))?;
         }
         self.forward(&request);
+        Ok(())
+    }
+
+    /// Time is the host's to limit; what else there is, the guest's, when its machine has grown for it.
+    fn update(&self, id: u64, mut update: Update) -> Result<(), Failure> {
+        let _one = self.updating.lock();
+        if id == OWN_REQUEST {
+            return Err(failure(FailureKind::Invalid, "a request of that number is ours"));
+        }
+        if let Some(cpus) = update.cpus.take() {
+            let limits = Limits { cpus: Some(cpus), ..Limits::default() };
+            let told = |why| failure(FailureKind::Unenforceable, format!("the limit cpus cannot be changed here: {why}"));
+            self.groups.change(Controller::Cpu, &limits).map_err(told)?;
+        }
+        let steps = update.machine.as_mut().map(|growth| std::mem::take(&mut growth.steps)).unwrap_or_default();
+        if !steps.is_empty() {
+            let none = || failure(FailureKind::Unenforceable, "this machine's monitor has no control socket");
+            let wanted = self.conversation.as_ref().ok_or_else(none)?;
+            let deadline = Instant::now() + UPDATE_PATIENCE;
+            Talk::begin(wanted, &self.monitor, deadline)
+                .and_then(|mut talk| talk.follow(&steps, &self.monitor))
+                .map_err(|problem| failure(FailureKind::Unenforceable, problem.message))?;
+        }
+        {
+            let mut state = self.state.lock();
+            state.open.insert(id);
+            state.updates.insert(id);
+        }
+        self.forward(&Request { id, descriptors: 0, call: Call::Update(update) });
         Ok(())
     }
 
@@ -285,25 +345,21 @@ impl Relay {
         Ok(())
     }
 
-    fn reply(&self, reply: Reply) -> Result<(), String> {
+    fn reply(&self, mut reply: Reply) -> Result<(), String> {
         if reply.id == OWN_REQUEST {
             return Ok(());
         }
         let mut state = self.state.lock();
-        if let Some((id, mut booted)) = state.boot.take() {
+        if let Some((id, booted)) = state.boot.take() {
             if reply.id != id {
                 return Err("an answer to a request that was not made".into());
             }
             drop(state);
             let outcome = match reply.outcome {
                 Outcome::Ok(value) => {
-                    let guest: Booted = serde_json::from_value(value).map_err(|error| error.to_string())?;
-                    booted.machine = guest.machine;
-                    for (name, how) in guest.limits {
-                        booted.limits.entry(name).or_insert_with(|| format!("{how}, in the guest"));
-                    }
-                    let told = json!(booted);
-                    self.state.lock().told = Some(told.clone());
+                    let told = with_guest(&booted, value)?;
+                    let mut state = self.state.lock();
+                    (state.host, state.told) = (Some(booted), Some(told.clone()));
                     Ok(told)
                 }
                 Outcome::Error(failure) => Err(failure),
@@ -319,6 +375,12 @@ impl Relay {
                 let spawned: Spawned = serde_json::from_value(value.clone()).map_err(|error| error.to_string())?;
                 state.programs.insert(spawned.process, streams);
             }
+        }
+        let updated = state.updates.remove(&reply.id);
+        if let (true, Some(host), Outcome::Ok(value)) = (updated, &state.host, &mut reply.outcome) {
+            let told = with_guest(host, value.take())?;
+            state.told = Some(told.clone());
+            *value = told;
         }
         drop(state);
         self.sender.reply(
@@ -359,6 +421,18 @@ impl Relay {
         };
         std::thread::Builder::new().stack_size(STACK).spawn(tell).map(drop).map_err(|error| error.to_string())
     }
+}
+
+/// What the host says of a sandbox, and what its guest adds.
+fn with_guest(host: &Booted, guest: Value) -> Result<Value, String> {
+    let guest: Booted = serde_json::from_value(guest).map_err(|error| error.to_string())?;
+    let mut both = host.clone();
+    // What the host says of itself holds.
+    both.machine = guest.machine.into_iter().chain(both.machine).collect();
+    for (name, how) in guest.limits {
+        both.limits.entry(name).or_insert_with(|| format!("{how}, in the guest"));
+    }
+    Ok(json!(both))
 }
 
 /// Which way each descriptor's bytes go; 0: the request does not say.

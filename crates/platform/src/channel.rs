@@ -394,6 +394,13 @@ impl Channel {
         word.store(beginning, Ordering::Release);
     }
 
+    /// Says below which number the process's maker had all its descriptors.
+    pub fn set_descriptors(&self, end: u32) {
+        // SAFETY: inside the mapping, aligned.
+        let word = unsafe { AtomicU32::from_ptr(&raw mut (*self.pages.as_ptr()).descriptors) };
+        word.store(end, Ordering::Release);
+    }
+
     /// Lays down the operations that a reply refers to. False: they are too many.
     pub fn put_operations(&self, operations: &[Operation]) -> bool {
         if operations.len() > MAXIMUM_OPERATIONS {

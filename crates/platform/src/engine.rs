@@ -4,8 +4,9 @@ use crate::HostError;
 use rustix::event::{poll, PollFd, PollFlags};
 use rustix::process::{kill_process, pidfd_open, pidfd_send_signal, waitid, Pid, PidfdFlags, Signal, WaitId, WaitIdOptions};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 
 /// A host call that an application makes itself, through its stub; its filter must allow it.
 #[derive(Clone, Debug, Default)]
@@ -55,24 +56,49 @@ impl NativeCall {
 pub struct HostThread {
     pub pid: i32,
     pub tid: i32,
-    /// CPU time that it had used when its present task began.
+    /// CPU time that it had used when its present task began, as far as that is known.
     used_before_ns: AtomicU64,
+    /// When that was (on the clock of [`now_ns`]), while it is not known; else 0.
+    begun_ns: AtomicU64,
+    /// CPU time that it had used when somebody asked last.
+    seen_ns: AtomicU64,
+}
+
+/// Nanoseconds since the first such question, and one.
+fn now_ns() -> u64 {
+    static BEGINNING: OnceLock<Instant> = OnceLock::new();
+    BEGINNING.get_or_init(Instant::now).elapsed().as_nanos() as u64 + 1
 }
 
 impl HostThread {
     pub fn new(pid: i32, tid: i32) -> HostThread {
-        HostThread { pid, tid, used_before_ns: AtomicU64::new(0) }
+        let none = || AtomicU64::new(0);
+        HostThread { pid, tid, used_before_ns: none(), begun_ns: none(), seen_ns: none() }
     }
 
-    /// From now on it is another task's. `used_ns` is the CPU time that it has used so far, as it says itself.
-    pub fn begin_anew(&self, used_ns: u64) {
-        self.used_before_ns.store(used_ns, Ordering::Relaxed);
+    /// From now on it is another task's.
+    pub fn begin_anew(&self) {
+        self.used_before_ns.store(self.seen_ns.load(Ordering::Acquire), Ordering::Release);
+        self.begun_ns.store(now_ns(), Ordering::Release);
+    }
+
+    /// Of `used_ns`, which it has used by now, what is not its present task's. To ask the host when a task begins would cost
+    /// as much as beginning it, and few are ever asked about: whoever asks first is told that the task has used all the time
+    /// since, if it can have.
+    fn used_before(&self, used_ns: u64) -> u64 {
+        self.seen_ns.fetch_max(used_ns, Ordering::AcqRel);
+        let begun = self.begun_ns.swap(0, Ordering::AcqRel);
+        if begun != 0 {
+            let at_least = used_ns.saturating_sub(now_ns().saturating_sub(begun));
+            self.used_before_ns.fetch_max(at_least, Ordering::AcqRel);
+        }
+        self.used_before_ns.load(Ordering::Acquire)
     }
 
     /// CPU time that its task has used, in all; `None` once it is gone.
     pub fn cpu_clock_ns(&self) -> Option<u64> {
         let used_ns = crate::cpu_clock::thread_cpu_time_ns(self.pid, self.tid)?;
-        Some(used_ns.saturating_sub(self.used_before_ns.load(Ordering::Relaxed)))
+        Some(used_ns.saturating_sub(self.used_before(used_ns)))
     }
 
     /// Makes the thread enter the guest kernel soon, wherever it is. A thread that is in a call anyway notices nothing.
@@ -87,7 +113,7 @@ impl HostThread {
         const USER_TIME: usize = 11;
         let field = |index| self.stat_field(index).unwrap_or(0) * 10_000_000;
         let (user, system) = (field(USER_TIME), field(USER_TIME + 1));
-        let before = self.used_before_ns.load(Ordering::Relaxed);
+        let before = self.used_before(user + system);
         (user.saturating_sub(before), system.saturating_sub(before.saturating_sub(user)))
     }
 
@@ -143,6 +169,8 @@ impl HostUsage {
 pub struct HostProcess {
     pub pid: i32,
     pidfd: OwnedFd,
+    /// Every descriptor that it was ever given is below this number.
+    descriptors: AtomicU32,
 }
 
 impl HostProcess {
@@ -150,7 +178,17 @@ impl HostProcess {
     pub fn new(pid: i32) -> Result<HostProcess, HostError> {
         let id = Pid::from_raw(pid).ok_or_else(|| HostError::new("pidfd_open", rustix::io::Errno::SRCH))?;
         let pidfd = pidfd_open(id, PidfdFlags::empty()).map_err(|error| HostError::new("pidfd_open", error))?;
-        Ok(HostProcess { pid, pidfd })
+        Ok(HostProcess { pid, pidfd, descriptors: AtomicU32::new(0) })
+    }
+
+    /// It was given the descriptor `number`.
+    pub fn was_given(&self, number: i32) {
+        self.descriptors.fetch_max(number.unsigned_abs().saturating_add(1), Ordering::AcqRel);
+    }
+
+    /// Every descriptor that it was ever given is below this number.
+    pub fn descriptors_end(&self) -> u32 {
+        self.descriptors.load(Ordering::Acquire)
     }
 
     /// Readable once the process is dead.

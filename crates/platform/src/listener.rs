@@ -168,8 +168,8 @@ impl Listener {
 
     /// As [`Listener::inject`], and the ring returns the number, in one step. Nothing has been answered where that fails;
     /// it always does where [`Features::addfd_send`] is not there.
-    pub fn answer_with_descriptor(&self, id: u64, source: BorrowedFd<'_>) -> Result<(), HostError> {
-        self.add_descriptor(id, source, ADDFD_SEND).map(drop)
+    pub fn answer_with_descriptor(&self, id: u64, source: BorrowedFd<'_>) -> Result<i32, HostError> {
+        self.add_descriptor(id, source, ADDFD_SEND)
     }
 
     fn add_descriptor(&self, id: u64, source: BorrowedFd<'_>, flags: u32) -> Result<i32, HostError> {

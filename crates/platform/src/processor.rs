@@ -3,12 +3,42 @@
 use rustix::fs::{openat, Mode, OFlags};
 use rustix::thread::{sched_getaffinity, sched_setaffinity, CpuSet};
 use std::os::fd::OwnedFd;
+use std::sync::OnceLock;
+use std::time::Instant;
 
 /// The processor's clock. Not ordered with what is around it.
 #[inline(always)]
 pub fn ticks() -> u64 {
     // SAFETY: reads a register.
     unsafe { core::arch::x86_64::_rdtsc() }
+}
+
+/// How many nanoseconds 2^32 ticks take, as they have gone by since this was asked first: some milliseconds before it matters.
+pub fn nanoseconds_of_ticks() -> u64 {
+    static BEGINNING: OnceLock<(Instant, u64)> = OnceLock::new();
+    let (first_time, first_count) = *BEGINNING.get_or_init(both_clocks);
+    let (time, count) = both_clocks();
+    let nanoseconds = time.duration_since(first_time).as_nanos();
+    u64::try_from((nanoseconds << 32) / u128::from(count.wrapping_sub(first_count).max(1))).unwrap_or(u64::MAX)
+}
+
+/// The time by both clocks, read together, with nothing in between.
+fn both_clocks() -> (Instant, u64) {
+    const TRIES: u32 = 8;
+    const CLOSE: u64 = 1000;
+    let mut best = (u64::MAX, Instant::now(), 0);
+    for _ in 0..TRIES {
+        let before = ticks();
+        let time = Instant::now();
+        let gap = ticks().wrapping_sub(before);
+        if gap < best.0 {
+            best = (gap, time, before.wrapping_add(gap / 2));
+        }
+        if gap < CLOSE {
+            break;
+        }
+    }
+    (best.1, best.2)
 }
 
 /// The number of the CPU that runs the calling thread.
@@ -107,5 +137,11 @@ mod tests {
             assert!(demand.waited_us().is_some_and(|after| after >= before));
         }
         assert!(ticks() > before);
+        nanoseconds_of_ticks();
+        let (time, count) = (Instant::now(), ticks());
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        let (nanoseconds, passed) = (time.elapsed().as_nanos(), ticks() - count);
+        let told = (u128::from(passed) * u128::from(nanoseconds_of_ticks())) >> 32;
+        assert!(told.abs_diff(nanoseconds) < nanoseconds / 10, "{told} {nanoseconds}");
     }
 }

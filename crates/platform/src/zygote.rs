@@ -1,7 +1,7 @@
 //! Where application processes come from: the zygote, a small static process that the sentry starts before it holds
 //! anything secret, and that forks pool processes. The sentry is every such process's parent (CLONE_PARENT).
 
-use crate::filter::{self, DataCalls};
+use crate::filter::{self, Needs};
 use crate::layout::{zygote as message, ZYGOTE_SOCKET};
 use crate::listener::{Features, Listener};
 use crate::HostError;
@@ -62,7 +62,7 @@ fn stage_name(stage: u64) -> &'static str {
 impl Zygote {
     /// Starts the zygote. To be called from a thread that lives as long as the sentry: the host kills the zygote and all
     /// applications when it ends.
-    pub fn start(mut features: Features, data: DataCalls) -> Result<Zygote, HostError> {
+    pub fn start(mut features: Features, needs: Needs) -> Result<Zygote, HostError> {
         let flags = MemfdFlags::CLOEXEC;
         let image = memfd_create(c"skerry-stub", flags | MemfdFlags::EXEC)
             .or_else(|_| memfd_create(c"skerry-stub", flags))
@@ -136,8 +136,10 @@ impl Zygote {
         zygote.vdso = vdso;
         features.wait_killable = features.wait_killable && supports_wait_killable();
         zygote.features = features;
-        let (listener, strict) = (filter::listener(), filter::strict((gadget_start, gadget_end), data));
-        let mut words = vec![message::FILTERS, listener_flags(features), listener.len() as u64, strict.len() as u64];
+        let (listener, strict) = (filter::listener(), filter::strict((gadget_start, gadget_end), needs));
+        let flag = |needed: bool, flag: u64| if needed { flag } else { 0 };
+        let told = flag(needs.arch_prctl, message::NEEDS_ARCH_PRCTL) | flag(needs.death_signal, message::NEEDS_DEATH_SIGNAL);
+        let mut words = vec![message::FILTERS, listener_flags(features), listener.len() as u64, strict.len() as u64, told];
         words.extend(listener);
         words.extend(strict);
         zygote.send_words(&words)?;

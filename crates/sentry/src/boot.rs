@@ -11,11 +11,14 @@ use skerry_kernel::fs::host::IdMap;
 use skerry_kernel::fs::{self, Services};
 use skerry_kernel::policy::Policy;
 use skerry_kernel::Kernel;
-use skerry_platform::filter::DataCalls;
+use skerry_platform::filter::{DataCalls, Needs};
 use skerry_platform::listener::Features;
 use skerry_platform::zygote::Zygote;
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
+
+/// Programs may set the bases of fs and gs (AT_HWCAP2).
+const HWCAP2_FSGSBASE: usize = 1 << 1;
 
 /// A sandbox that is ready to run programs.
 pub struct Sandbox {
@@ -45,6 +48,7 @@ pub fn boot(
     let (mut heeds_load, mut heeds_pace) = (true, true);
     let mut deferral = true;
     let mut expiry = true;
+    let mut sets_bases = true;
     let mut lending = boot.profile == Profile::Default;
     let mut direct = boot.profile == Profile::Default;
     for name in &boot.without {
@@ -63,6 +67,7 @@ pub fn boot(
             "deferral" => deferral = false,
             "lending" => lending = false,
             "expiry" => expiry = false,
+            "fsgsbase" => sets_bases = false,
             "user_namespace" | "landlock" | "pid_namespace" | "cgroups" | "patching" | "caches" | "local" => {}
             other => return Err(failure(FailureKind::Invalid, format!("there is no host feature {other:?} to do without"))),
         }
@@ -74,8 +79,12 @@ pub fn boot(
     } else {
         landlock::restrict(boot, &mut layers);
     }
-    let data_calls = if direct { DataCalls::Direct } else { DataCalls::Mediated };
-    let zygote = Zygote::start(features, data_calls).map_err(|error| {
+    let needs = Needs {
+        data: if direct { DataCalls::Direct } else { DataCalls::Mediated },
+        arch_prctl: rustix::param::linux_hwcap().1 & HWCAP2_FSGSBASE == 0 || !sets_bases,
+        death_signal: !layers.present.contains(&Layer::PidNamespace),
+    };
+    let zygote = Zygote::start(features, needs).map_err(|error| {
         failure(FailureKind::Unsupported, format!("application processes cannot be made on this host: {error}"))
     })?;
     skerry_platform::memory::choose_access(zygote.pid(), zygote.vdso).map_err(|error| {

@@ -137,6 +137,9 @@ impl Server {
             }
             Call::File(_) => Err(failure(FailureKind::Internal, "file operations have threads of their own")),
             Call::Usage => Ok(json!(self.usage())),
+            Call::Update(_) => {
+                Err(failure(FailureKind::Unenforceable, "the guest kernel's limits cannot be changed while it runs"))
+            }
             Call::Info => Ok(json!(self.sandbox.booted)),
             Call::Shutdown => Ok(json!({})),
         }

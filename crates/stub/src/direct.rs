@@ -8,7 +8,9 @@
 use crate::call;
 use crate::host::{self, number};
 use crate::layout::{self, direct as right, DirectEntry};
+use crate::marshal;
 use crate::thread::ThreadBlock;
+use core::mem::MaybeUninit;
 use core::sync::atomic::{AtomicBool, Ordering};
 
 /// The table is mapped. One per address space: a fork's child has none until it gets its own.
@@ -20,16 +22,24 @@ static MAPPED: AtomicBool = AtomicBool::new(false);
 const OFF_WORD: u64 = 0x400;
 
 const EBADF: i64 = -9;
+const EFAULT: i64 = -14;
 const SEEK_SET: u64 = 0;
 const SEEK_CUR: u64 = 1;
 const SEEK_END: u64 = 2;
-/// Writes of more pieces than these are the sentry's, where their length counts.
+/// Calls with more pieces than these are the sentry's.
 const VECTORS: usize = 16;
 const PROT_READ: u64 = 1;
 const MAP_SHARED_FIXED: u64 = 0x11;
 const MADV_DONTFORK: u64 = 10;
+/// Pieces of at most so many bytes in all are put together, so that they are one call of the host's; with more they are the
+/// sentry's.
+const TOGETHER: u64 = 4096;
 /// More descriptors than a process ever has at once.
-const MANY: u64 = 1024;
+const MANY: u32 = 1024;
+/// No call transfers more.
+const MOST: u64 = 0x7fff_f000;
+/// Addresses from here on may end beyond the guest's half of them.
+const HIGHEST: u64 = 0x7fff_0000_0000;
 
 fn off_word(thread: &ThreadBlock) -> *mut u64 {
     (thread.address + OFF_WORD) as *mut u64
@@ -45,14 +55,14 @@ pub fn turn_off(thread: &ThreadBlock) {
     unsafe { off_word(thread).write(1) };
 }
 
-/// The child of a plain fork: it has copies of its parent's descriptors, and no table that says which they are.
-pub fn forked(thread: &ThreadBlock) {
+/// The child of a plain fork: it has copies of its parent's descriptors, all below `end`, and no table that says which they
+/// are.
+pub fn forked(thread: &ThreadBlock, end: u32) {
     // SAFETY: as above.
     unsafe { off_word(thread).write(0) };
     // Most have none; then a page of the stub's stays shared with the parent.
-    if MAPPED.load(Ordering::Relaxed) && MAPPED.swap(false, Ordering::Relaxed) && call!(number::CLOSE_RANGE, 0, u32::MAX, 0) < 0
-    {
-        for descriptor in 0..MANY {
+    if MAPPED.load(Ordering::Relaxed) && MAPPED.swap(false, Ordering::Relaxed) {
+        for descriptor in 0..end.min(MANY) {
             call!(number::CLOSE, descriptor);
         }
     }
@@ -75,7 +85,7 @@ pub fn try_direct(thread: &ThreadBlock, call_number: u64, arguments: &[u64; 6]) 
     let wanted = match call_number {
         number::READ | number::PREAD64 | number::READV | number::PREADV => right::READ,
         number::WRITE | number::PWRITE64 | number::WRITEV | number::PWRITEV => right::WRITE,
-        number::LSEEK | number::FSYNC | number::FDATASYNC => right::VALID,
+        number::LSEEK => right::VALID,
         _ => return None,
     };
     let guest = arguments[0] & 0xffff_ffff;
@@ -91,11 +101,68 @@ pub fn try_direct(thread: &ThreadBlock, call_number: u64, arguments: &[u64; 6]) 
     if word & right::NULL != 0 {
         return answer_null(call_number, arguments);
     }
-    let descriptor = word & right::DESCRIPTOR;
-    if wanted == right::WRITE && entry.write_end.load(Ordering::Relaxed) != right::NO_END {
+    match call_number {
+        number::READV => in_pieces(entry, word, number::READ, arguments),
+        number::PREADV => in_pieces(entry, word, number::PREAD64, arguments),
+        number::WRITEV => in_pieces(entry, word, number::WRITE, arguments),
+        number::PWRITEV => in_pieces(entry, word, number::PWRITE64, arguments),
+        _ => whole(entry, word, call_number, arguments),
+    }
+}
+
+/// A call with one piece of memory, or none.
+#[inline]
+fn whole(entry: &DirectEntry, word: u64, call_number: u64, arguments: &[u64; 6]) -> Option<i64> {
+    if matches!(call_number, number::WRITE | number::PWRITE64) && entry.write_end.load(Ordering::Relaxed) != right::NO_END {
         return write_bounded(entry, word, call_number, arguments);
     }
-    answer(call_number, descriptor, arguments)
+    answer(call_number, word & right::DESCRIPTOR, arguments)
+}
+
+/// A call with several pieces of memory, as one with a single one: what is read or written at once must be so for others.
+/// `None`: it is large, or something is wrong with the pieces.
+#[inline(never)]
+fn in_pieces(entry: &DirectEntry, word: u64, call_number: u64, arguments: &[u64; 6]) -> Option<i64> {
+    let [fd, address, count, position, ..] = *arguments;
+    let count = count & 0xffff_ffff;
+    let mut vectors = [[0u64; 2]; VECTORS];
+    if count == 0 || count > VECTORS as u64 || !host::copy(&raw mut vectors as u64, address, count * 16) {
+        return None;
+    }
+    let vectors = &vectors[..count as usize];
+    if vectors.iter().any(|[base, length]| *base > HIGHEST || *length > MOST) {
+        return None;
+    }
+    if let [[base, length]] = *vectors {
+        return whole(entry, word, call_number, &[fd, base, length, position, 0, 0]);
+    }
+    let total: u64 = vectors.iter().map(|[_, length]| length).sum();
+    if total > TOGETHER {
+        return None;
+    }
+    let mut together = MaybeUninit::<[u8; TOGETHER as usize]>::uninit();
+    let start = together.as_mut_ptr() as u64;
+    let writes = matches!(call_number, number::WRITE | number::PWRITE64);
+    let mut at = start;
+    for [base, length] in vectors {
+        if if writes { !host::copy(at, *base, *length) } else { *length > 0 && !marshal::is_writable(*base, *length) } {
+            return None;
+        }
+        at += length;
+    }
+    let result = whole(entry, word, call_number, &[fd, start, total, position, 0, 0])?;
+    let mut left = if writes { 0 } else { result.max(0) as u64 };
+    at = start;
+    for [base, length] in vectors {
+        let taken = left.min(*length);
+        if !host::copy(*base, at, taken) {
+            // It has been taken away meanwhile.
+            return Some(EFAULT);
+        }
+        left -= taken;
+        at += taken;
+    }
+    Some(result)
 }
 
 /// The host's answer. `None`: the descriptor was closed under our feet (the program closes it in another thread); the
@@ -109,10 +176,6 @@ fn answer(call_number: u64, descriptor: u64, arguments: &[u64; 6]) -> Option<i64
 
 /// What null(4) answers. `None`: the sentry knows what is wrong with these arguments, or has several pieces to look at.
 fn answer_null(call_number: u64, arguments: &[u64; 6]) -> Option<i64> {
-    /// No call transfers more.
-    const MOST: u64 = 0x7fff_f000;
-    /// Addresses from here on may end beyond the guest's half of them.
-    const HIGHEST: u64 = 0x7fff_0000_0000;
     let [_, address, length, ..] = *arguments;
     let is_plain = match call_number {
         number::READ | number::WRITE => true,
@@ -128,12 +191,9 @@ fn answer_null(call_number: u64, arguments: &[u64; 6]) -> Option<i64> {
 /// Writes where the file may not grow beyond a certain end; `None` where it would.
 fn write_bounded(entry: &DirectEntry, word: u64, call_number: u64, arguments: &[u64; 6]) -> Option<i64> {
     let descriptor = word & right::DESCRIPTOR;
-    let length = match call_number {
-        number::WRITE | number::PWRITE64 => arguments[2],
-        _ => length_of_vectors(arguments[1], arguments[2])?,
-    };
+    let length = arguments[2];
     let appends = word & right::APPEND != 0;
-    let positioned = matches!(call_number, number::PWRITE64 | number::PWRITEV);
+    let positioned = call_number == number::PWRITE64;
     let before = if appends || !positioned { position(descriptor, 0, SEEK_CUR)? } else { 0 };
     let start = if appends {
         position(descriptor, 0, SEEK_END)?
@@ -153,13 +213,4 @@ fn write_bounded(entry: &DirectEntry, word: u64, call_number: u64, arguments: &[
 
 fn position(descriptor: u64, offset: u64, whence: u64) -> Option<u64> {
     u64::try_from(call!(number::LSEEK, descriptor, offset, whence)).ok()
-}
-
-/// What an array of `struct iovec` holds in all. `None`: too many to look at, or not readable.
-fn length_of_vectors(address: u64, count: u64) -> Option<u64> {
-    let mut vectors = [[0u64; 2]; VECTORS];
-    if count > VECTORS as u64 || !host::copy(&raw mut vectors as u64, address, count * 16) {
-        return None;
-    }
-    vectors[..count as usize].iter().try_fold(0u64, |sum, vector| sum.checked_add(vector[1]))
 }

@@ -2,6 +2,7 @@
 //! but the synchronous ones, so that whatever else comes waits until the thread is back in the guest's code (or in the
 //! native-call gadget).
 
+use crate::bases;
 use crate::call;
 use crate::context::{Context, Info};
 use crate::cpuid;
@@ -10,11 +11,13 @@ use crate::entry::{self, Interrupted};
 use crate::handoff;
 use crate::host::{self, number};
 use crate::layout::{self, action, operation, request, CloneOrder, Reply, Request};
+use crate::native;
 use crate::park;
 use crate::registers::Registers;
 use crate::serve::{self, Outcome};
 use crate::thread::{self, ThreadBlock};
 use crate::trampoline;
+use core::sync::atomic::{AtomicBool, Ordering};
 
 const AUDIT_ARCH_X86_64: u32 = 0xc000_003e;
 const ENOSYS: i64 = -38;
@@ -29,6 +32,17 @@ pub extern "C" fn on_syscall(_signal: i32, info: &Info, context: &mut Context) {
     if info.arch != AUDIT_ARCH_X86_64 {
         // int 0x80 and the like: a kernel without 32-bit calls.
         context.rax = ENOSYS as u64;
+        return;
+    }
+    if context.rip == host::native_done_address() && info.syscall as u64 == number::RESTART_SYSCALL {
+        // A stop has interrupted a native wait, and the host would go on with it by a call of its own.
+        context.rip = host::native_call_address();
+        context.rax = thread.native_number;
+        return interrupt(thread, context);
+    }
+    if host::is_in_gadget(context.rip) {
+        // The same, of a call that the stub has made.
+        context.rax = EINTR as u64;
         return;
     }
     if entry::is_own_trap(context) {
@@ -240,10 +254,8 @@ fn carry_out(thread: &mut ThreadBlock, context: &mut Context, place: Place) {
                 ring(thread);
             }
             action::PARK => park::park(thread),
-            action::EXIT_THREAD => loop {
-                call!(number::EXIT, 0);
-            },
-            _ => host::exit_process(0),
+            action::EXIT_THREAD => park::end(thread),
+            _ => host::exit(0),
         }
     }
 }
@@ -252,6 +264,7 @@ fn resume(thread: &mut ThreadBlock, context: &mut Context, place: Place, how: u3
     match (place, how) {
         (Place::Native, action::RESTART | action::AS_IS) if !for_handler => {
             // The same native call once more; its registers are as they were.
+            native::wait_for_the_rest(thread, value as u64);
             context.rip = host::native_call_address();
             context.rax = thread.native_number;
         }
@@ -316,8 +329,6 @@ const PROT_READ_WRITE: u64 = 3;
 const MAP_PRIVATE_FIXED_ANONYMOUS: u64 = 0x32;
 const MADV_DONTFORK: u64 = 10;
 const MAP_SHARED_FIXED: u64 = 0x11;
-const ARCH_SET_GS: u64 = 0x1001;
-const ARCH_GET_FS: u64 = 0x1003;
 
 /// Maps a slot's private parts and fills in its block.
 pub fn map_slot(slot: u64) -> Result<&'static mut ThreadBlock, i64> {
@@ -336,17 +347,17 @@ pub fn map_slot(slot: u64) -> Result<&'static mut ThreadBlock, i64> {
     Ok(thread)
 }
 
-/// Presents the token, and maps the channel that comes for it.
+/// Presents the token, and maps the channel that comes for it. A thread without one cannot be waited for by anybody.
 pub fn enrol(thread: &mut ThreadBlock) {
     let descriptor = call!(number::GETPPID, layout::DOORBELL_MAGIC, layout::DOORBELL_ENROL, thread.token[0], thread.token[1]);
     if descriptor < 0 {
-        host::exit_process(1);
+        host::crash();
     }
     let address = thread.channel() as u64;
     let mapped = call!(number::MMAP, address, layout::CHANNEL_SIZE, PROT_READ_WRITE, MAP_SHARED_FIXED, descriptor, 0);
     call!(number::CLOSE, descriptor);
     if mapped != address as i64 || call!(number::MADVISE, address, layout::CHANNEL_SIZE, MADV_DONTFORK) < 0 {
-        host::exit_process(1);
+        host::crash();
     }
     thread.sequence = 0;
 }
@@ -369,10 +380,9 @@ fn clone(thread: &mut ThreadBlock, context: &mut Context, wanted: &CloneOrder) -
             return result;
         }
         thread.tid = wanted.child_tid;
-        direct::forked(thread);
+        thread.parking.clear_child_tid = wanted.clear_child_tid;
         if wanted.tls != 0 {
-            const ARCH_SET_FS: u64 = 0x1002;
-            call!(number::ARCH_PRCTL, ARCH_SET_FS, wanted.tls);
+            bases::set_fs(wanted.tls);
         }
         return 0;
     }
@@ -387,8 +397,13 @@ fn clone(thread: &mut ThreadBlock, context: &mut Context, wanted: &CloneOrder) -
     }
     lay_down_child(child, context, wanted);
     let stack = (child.first_frame - 4096) & !15;
+    // Only the host can tell whoever shares the memory of a process how that has ended.
+    let cleared = match wanted.clear_child_tid {
+        address if address != 0 && wanted.flags == layout::CLONE_VFORK => address,
+        _ => &raw mut child.cleared_word as u64,
+    };
     // SAFETY: the child starts on its own stack, in its own slot.
-    unsafe { host::clone_call(wanted.flags, stack, child.cleared_address(), child.parking.tls, child.address) }
+    unsafe { host::clone_call(wanted.flags, stack, cleared, child.parking.tls, child.address) }
 }
 
 /// Lays down what the thread in another slot begins with: where `context` is, as `wanted` says.
@@ -397,10 +412,7 @@ pub fn lay_down_child(child: &mut ThreadBlock, context: &Context, wanted: &Clone
     child.child_tid = wanted.child_tid;
     child.tid = wanted.child_tid;
     child.parking.clear_child_tid = wanted.clear_child_tid;
-    child.parking.tls = wanted.tls;
-    if wanted.tls == 0 {
-        call!(number::ARCH_PRCTL, ARCH_GET_FS, &raw mut child.parking.tls);
-    }
+    child.parking.tls = if wanted.tls == 0 { bases::fs() } else { wanted.tls };
     let mut start = *context;
     start.rax = 0;
     if wanted.stack != 0 {
@@ -414,7 +426,7 @@ pub fn lay_down_child(child: &mut ThreadBlock, context: &Context, wanted: &Clone
 #[no_mangle]
 pub extern "C" fn child_start(address: u64) -> ! {
     let thread = thread::at(address);
-    set_up_thread(thread);
+    bases::set_gs(thread.address);
     enrol_child(thread);
     begin_and_return(thread)
 }
@@ -428,26 +440,32 @@ pub fn begin_and_return(thread: &mut ThreadBlock) -> ! {
     unsafe { host::return_to_frame(thread.first_frame) }
 }
 
-/// The alternate stack and gs of the calling thread.
+/// The alternate stack and gs of a pool process. Threads that it makes get theirs with the frame that they begin with.
 pub fn set_up_thread(thread: &mut ThreadBlock) {
     let stack = layout::SignalStack { base: thread.stack_base(), flags: 0, _padding: 0, size: layout::STACK_SIZE };
-    if call!(number::SIGALTSTACK, &raw const stack, 0) < 0 || call!(number::ARCH_PRCTL, ARCH_SET_GS, thread.address) < 0 {
-        host::exit_process(1);
+    if call!(number::SIGALTSTACK, &raw const stack, 0) < 0 || bases::set_gs(thread.address) < 0 {
+        host::exit(1);
     }
 }
 
 /// What every new host thread does before it returns to the guest's code.
 fn start_child(thread: &mut ThreadBlock, context: &mut Context) {
     enrol_child(thread);
+    // SAFETY: within the channel.
+    direct::forked(thread, unsafe { core::ptr::read_volatile(&raw const (*thread.channel()).descriptors) });
     begin(thread, context);
 }
 
 fn enrol_child(thread: &mut ThreadBlock) {
-    if thread.is_process != 0 {
+    if thread.is_process != 0 && DEATH_SIGNAL.load(Ordering::Relaxed) {
         set_death_signal();
     }
     enrol(thread);
 }
+
+/// Processes ask for the signal themselves: no pid namespace takes them along with the sentry. The zygote says so.
+#[link_section = ".data"]
+pub static DEATH_SIGNAL: AtomicBool = AtomicBool::new(true);
 
 /// The last step of a new thread; the sentry is asked before only where it has something to say.
 fn begin(thread: &mut ThreadBlock, context: &mut Context) {
@@ -493,7 +511,7 @@ pub fn wait_for_program(thread: &mut ThreadBlock) -> ! {
                 core::ptr::write_volatile(&raw mut thread.tid, answer.value as u64);
                 host::start_program(answer.entry, answer.stack)
             },
-            _ => host::exit_process(1),
+            _ => host::exit(1),
         }
     }
 }

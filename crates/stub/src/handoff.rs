@@ -99,7 +99,7 @@ fn ring() -> u64 {
         match call!(number::GETPPID, layout::DOORBELL_MAGIC, layout::DOORBELL_REQUEST) {
             // A host signal that does not restart calls: the same request rings again.
             EINTR => {}
-            error if error < 0 => host::exit_process(1),
+            error if error < 0 => host::exit(1),
             number => return number as u64,
         }
     }
@@ -107,7 +107,7 @@ fn ring() -> u64 {
 
 /// The processor's clock. Not ordered with what is around it.
 #[inline(always)]
-fn ticks() -> u64 {
+pub fn ticks() -> u64 {
     // SAFETY: reads a register.
     unsafe { core::arch::x86_64::_rdtsc() }
 }

@@ -244,6 +244,18 @@ label! {
     restorer_address = restorer;
 }
 
+/// Whether a call that has just been made, to the instruction behind it, was one of the gadget.
+pub fn is_in_gadget(behind: u64) -> bool {
+    behind > gadget_start_address() && behind <= gadget_end_address()
+}
+
+/// Ends the process, all its threads, by a fault that no frame can be laid down for or that nobody handles: there is no call
+/// for it.
+pub fn crash() -> ! {
+    // SAFETY: nothing goes on behind it.
+    unsafe { core::arch::asm!("xor esp, esp", "ud2", options(noreturn)) }
+}
+
 /// Where a thread goes on that has faulted at `address`, if that is one of the guarded instructions.
 pub fn behind_guarded(address: u64) -> Option<u64> {
     let guarded: [(unsafe extern "C" fn(), unsafe extern "C" fn()); 5] = [
@@ -272,8 +284,6 @@ pub mod number {
     pub const PWRITE64: u64 = 18;
     pub const READV: u64 = 19;
     pub const WRITEV: u64 = 20;
-    pub const FSYNC: u64 = 74;
-    pub const FDATASYNC: u64 = 75;
     pub const PREADV: u64 = 295;
     pub const PWRITEV: u64 = 296;
     pub const MMAP: u64 = 9;
@@ -285,7 +295,6 @@ pub mod number {
     pub const CLOSE: u64 = 3;
     pub const SCHED_YIELD: u64 = 24;
     pub const MREMAP: u64 = 25;
-    pub const MSYNC: u64 = 26;
     pub const MADVISE: u64 = 28;
     pub const DUP: u64 = 32;
     pub const DUP2: u64 = 33;
@@ -315,15 +324,13 @@ pub mod number {
     pub const ARCH_PRCTL: u64 = 158;
     pub const FUTEX: u64 = 202;
     pub const SET_TID_ADDRESS: u64 = 218;
-    pub const CLOCK_GETTIME: u64 = 228;
+    pub const RESTART_SYSCALL: u64 = 219;
     pub const SET_ROBUST_LIST: u64 = 273;
-    pub const EXIT_GROUP: u64 = 231;
     pub const EPOLL_CTL: u64 = 233;
     pub const UNSHARE: u64 = 272;
     pub const DUP3: u64 = 292;
     pub const SENDMMSG: u64 = 307;
     pub const SECCOMP: u64 = 317;
-    pub const GETRANDOM: u64 = 318;
     pub const EXECVEAT: u64 = 322;
     pub const MEMBARRIER: u64 = 324;
     pub const RSEQ: u64 = 334;
@@ -343,9 +350,10 @@ pub fn call_array(number: u64, arguments: &[u64]) -> i64 {
     unsafe { host_call(number, at(0), at(1), at(2), at(3), at(4), at(5)) }
 }
 
-pub fn exit_process(status: u64) -> ! {
+/// Ends the calling thread. Of a process that has others the sentry ends those, or the host does so behind the sentry.
+pub fn exit(status: u64) -> ! {
     loop {
-        call!(number::EXIT_GROUP, status);
+        call!(number::EXIT, status);
     }
 }
 

@@ -522,6 +522,8 @@ pub struct ChannelLayout {
     pub clone: CloneOrder,
     /// How the thread that gets this channel begins. Only the sentry writes it.
     pub beginning: u32,
+    /// With it: the host descriptors that a fork's child may have copies of are below this number.
+    pub descriptors: u32,
     pub operations: [Operation; MAXIMUM_OPERATIONS],
     pub streams: Streams,
 }
@@ -535,8 +537,13 @@ const _: () = assert!(core::mem::size_of::<ChannelLayout>() <= CHANNEL_SIZE as u
 pub mod zygote {
     /// Zygote to sentry: vDSO address, start and end of the instructions from which host calls may be made.
     pub const HELLO: u64 = 1;
-    /// Sentry to zygote: listener flags, lengths of both filters (instructions), then the filters.
+    /// Sentry to zygote: listener flags, lengths of both filters (instructions), what processes have calls for (`NEEDS_`),
+    /// then the filters.
     pub const FILTERS: u64 = 2;
+    /// The host does not let programs set the bases of fs and gs.
+    pub const NEEDS_ARCH_PRCTL: u64 = 1;
+    /// Nothing else ends the processes when the sentry has ended.
+    pub const NEEDS_DEATH_SIGNAL: u64 = 2;
     /// Sentry to zygote: make pool processes: how many; then for each its token (two words), and start and size of the
     /// stack that it maps for its program.
     pub const FORK: u64 = 3;

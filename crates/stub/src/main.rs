@@ -6,7 +6,7 @@
 //! from a patched site ([`entry`]); [`serve`] has a call's way from there, [`local`] what is answered here, [`native`] the
 //! calls that the host serves directly, [`direct`] reads and writes of open files, [`marshal`] what travels with a call,
 //! [`deferred`] calls that go along with later ones, [`loan`] calls on the file that was used last, [`park`] threads that are kept for later, [`handoff`] the last step to the
-//! sentry, [`context`] signal frames, [`cpuid`] what the processor would say.
+//! sentry, [`context`] signal frames, [`bases`] thread pointers, [`cpuid`] what the processor would say.
 //!
 //! What is written to lies in `.data`, zeros too: each mapping that a process has is copied by its forks.
 //!
@@ -16,6 +16,7 @@
 #![no_main]
 #![deny(unsafe_op_in_unsafe_fn)]
 
+mod bases;
 mod context;
 mod cpuid;
 mod deferred;
@@ -40,7 +41,7 @@ mod zygote;
 
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo) -> ! {
-    host::exit_process(1)
+    host::exit(1)
 }
 
 /// Plain copies, for the compiler's own use.

@@ -201,6 +201,8 @@ const fn shapes(number: usize) -> [Shape; 6] {
         287 => [X, output(32), X, X, X, X],
         // prlimit64
         302 => [X, X, TIME_IN, TIME_OUT, X, X],
+        // getrandom
+        318 => [DATA_OUT, X, X, X, X, X],
         // memfd_create
         319 => [PATH, X, X, X, X, X],
         // statx
@@ -365,7 +367,7 @@ impl Area {
 }
 
 /// Whether every page of the range can be written.
-fn is_writable(address: u64, length: u64) -> bool {
+pub fn is_writable(address: u64, length: u64) -> bool {
     let Some(last) = address.checked_add(length - 1) else { return false };
     let mut at = address;
     loop {

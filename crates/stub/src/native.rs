@@ -1,7 +1,9 @@
 //! Calls that the host kernel serves in the application's own process: memory and futexes. They concern only this
 //! process; the filter bounds their arguments, and what is checked here keeps the guest from tripping over the stub.
 
+use crate::bases;
 use crate::call;
+use crate::handoff;
 use crate::host::{self, number};
 use crate::layout::{RESERVED_END, STUB_BASE};
 use crate::registers::Registers;
@@ -11,9 +13,15 @@ use crate::thread::ThreadBlock;
 const ENOMEM: i64 = -12;
 const EINVAL: i64 = -22;
 const EFAULT: i64 = -14;
+const ENOSYS: i64 = -38;
 const ERESTARTSYS: i64 = 512;
 /// With a timeout: EINTR if a handler runs, else the wait goes on.
 const ERESTARTNOHAND: i64 = 514;
+
+const ARCH_SET_GS: u64 = 0x1001;
+const ARCH_SET_FS: u64 = 0x1002;
+const ARCH_GET_FS: u64 = 0x1003;
+const ARCH_GET_GS: u64 = 0x1004;
 
 const MAP_SHARED: u64 = 1;
 const MAP_TYPE: u64 = 0xf;
@@ -44,7 +52,6 @@ const FUTEX_WAKE_BITSET: u64 = 10;
 const FUTEX_PRIVATE: u64 = 128;
 const FUTEX_CLOCK_REALTIME: u64 = 256;
 const BITSET_MATCH_ANY: u64 = 0xffff_ffff;
-const CLOCK_MONOTONIC: u64 = 1;
 
 /// Serves the call if it is one of these. `None`: it is the sentry's.
 pub fn try_native(thread: &mut ThreadBlock, registers: &mut Registers) -> Option<Outcome> {
@@ -75,11 +82,11 @@ pub fn try_native(thread: &mut ThreadBlock, registers: &mut Registers) -> Option
                 }
             }
         }
-        number::MUNMAP | number::MSYNC => {
+        number::MUNMAP => {
             if touches_stub(a, b) {
                 EINVAL
             } else {
-                call!(call_number, a, b, c)
+                call!(number::MUNMAP, a, b)
             }
         }
         number::MPROTECT => {
@@ -113,58 +120,33 @@ pub fn try_native(thread: &mut ThreadBlock, registers: &mut Registers) -> Option
             }
         }
         number::SCHED_YIELD => call!(number::SCHED_YIELD),
-        number::GETRANDOM => call!(number::GETRANDOM, a, b, c),
-        number::RSEQ => {
-            let result = call!(number::RSEQ, a, b, c, d);
-            if result == 0 {
-                thread.parking.restartable = if c == 0 { [a, b, d] } else { [0; 3] };
-            }
-            result
-        }
-        number::MEMBARRIER => match a {
-            // QUERY, and the private commands with their registrations, which are all that it says there are.
-            0 => match call!(number::MEMBARRIER, 0, b, c) {
-                commands if commands > 0 => commands & (8 | 16 | 32 | 64),
-                error => error,
-            },
-            8 | 16 | 32 | 64 => call!(number::MEMBARRIER, a, b, c),
-            _ => EINVAL,
-        },
-        number::ARCH_PRCTL => match a {
-            // SET_FS, GET_FS.
-            0x1002 | 0x1003 => call!(number::ARCH_PRCTL, a, b),
-            0x1001 => {
-                thread.gs_taken = 1;
-                call!(number::ARCH_PRCTL, a, b)
-            }
-            0x1004 if thread.gs_taken != 0 => call!(number::ARCH_PRCTL, a, b),
-            0x1004 => {
-                let zero = 0u64;
-                if host::copy(b, &raw const zero as u64, 8) {
-                    0
-                } else {
-                    EFAULT
+        // Every thread of a C library's asks at its start, and goes on without.
+        number::RSEQ => ENOSYS,
+        number::ARCH_PRCTL => {
+            let tell = |base: u64| if host::store(b, base) { 0 } else { EFAULT };
+            match a & 0xffff_ffff {
+                ARCH_SET_FS => bases::set_fs(b),
+                ARCH_GET_FS => tell(bases::fs()),
+                ARCH_SET_GS => {
+                    let result = bases::set_gs(b);
+                    if result == 0 {
+                        thread.gs_taken = 1;
+                    }
+                    result
                 }
+                ARCH_GET_GS => tell(if thread.gs_taken != 0 { bases::gs() } else { 0 }),
+                _ => EINVAL,
             }
-            _ => EINVAL,
-        },
+        }
         number::SET_TID_ADDRESS => {
+            // The stub does it itself, when the thread ends.
             thread.parking.clear_child_tid = a;
-            call!(number::SET_TID_ADDRESS, a);
             return None;
         }
         number::FUTEX => return futex(thread, registers),
         _ => return None,
     };
     Some(Outcome::Return(result))
-}
-
-/// CPU time of the calling thread.
-pub fn thread_cpu_time_ns() -> i64 {
-    const CLOCK_THREAD_CPUTIME_ID: u64 = 3;
-    let mut time = [0i64; 2];
-    call!(number::CLOCK_GETTIME, CLOCK_THREAD_CPUTIME_ID, &raw mut time);
-    time[0] * 1_000_000_000 + time[1]
 }
 
 fn touches_stub(address: u64, length: u64) -> bool {
@@ -189,9 +171,8 @@ fn futex(thread: &mut ThreadBlock, registers: &mut Registers) -> Option<Outcome>
 }
 
 fn futex_wait(thread: &mut ThreadBlock, registers: &mut Registers, operation: u64, command: u64) -> Outcome {
-    let bitset = if command == FUTEX_WAIT { BITSET_MATCH_ANY } else { registers.r9 };
-    let mut new_operation = operation & !0x7f | FUTEX_WAIT_BITSET;
     let mut timeout = 0;
+    thread.waits_since = 0;
     if registers.r10 != 0 {
         let mut given = [0u64; 2];
         if !host::copy(&raw mut given as u64, registers.r10, 16) {
@@ -201,30 +182,64 @@ fn futex_wait(thread: &mut ThreadBlock, registers: &mut Registers, operation: u6
             return Outcome::Return(EINVAL);
         }
         if command == FUTEX_WAIT {
-            // A relative time becomes an absolute one, so that the call can be made again after a kick.
-            let clock = if operation & FUTEX_CLOCK_REALTIME != 0 { 0 } else { CLOCK_MONOTONIC };
-            let mut now = [0u64; 2];
-            call!(number::CLOCK_GETTIME, clock, &raw mut now);
-            let nanoseconds = now[1] + given[1];
-            given[0] = given[0].saturating_add(now[0]).saturating_add(nanoseconds / 1_000_000_000).min(i64::MAX as u64);
-            given[1] = nanoseconds % 1_000_000_000;
+            // So that the rest of it can be waited after a kick.
+            thread.waits_since = handoff::ticks();
         }
         thread.deadline = given;
         timeout = &raw const thread.deadline as u64;
     }
     if thread.gs_taken != 0 {
-        // The gadget needs gs. A bounded wait, and a wake-up that may be spurious, as futex(2) allows.
-        let mut now = [0u64; 2];
-        new_operation &= !FUTEX_CLOCK_REALTIME;
-        call!(number::CLOCK_GETTIME, CLOCK_MONOTONIC, &raw mut now);
-        let nanoseconds = now[1] + 10_000_000;
-        let short = [now[0] + nanoseconds / 1_000_000_000, nanoseconds % 1_000_000_000];
-        let result = call!(number::FUTEX, registers.rdi, new_operation, registers.rdx, &raw const short, 0, bitset);
-        return Outcome::Return(if result == -110 { 0 } else { result });
+        return Outcome::Return(wait_a_little(registers, operation, command));
     }
     thread.native_error = if timeout == 0 { ERESTARTSYS } else { ERESTARTNOHAND };
     thread.call_again = 0;
-    wait_natively(thread, registers, new_operation, registers.rdx, timeout, bitset)
+    wait_natively(thread, registers, operation, registers.rdx, timeout, registers.r9)
+}
+
+/// Where the guest has gs, which the gadget needs: a bounded wait, and a wake-up that may be spurious, as futex(2) allows.
+fn wait_a_little(registers: &Registers, operation: u64, command: u64) -> i64 {
+    const EINTR: i64 = -4;
+    const ETIMEDOUT: i64 = -110;
+    const TEN_MILLISECONDS: [u64; 2] = [0, 10_000_000];
+    const PAST: [u64; 2] = [0, 0];
+    let plain = operation & FUTEX_PRIVATE | FUTEX_WAIT;
+    let result = if command == FUTEX_WAIT || registers.r9 & BITSET_MATCH_ANY == BITSET_MATCH_ANY {
+        call!(number::FUTEX, registers.rdi, plain, registers.rdx, TEN_MILLISECONDS.as_ptr())
+    } else {
+        // Only to a time of a clock, and which it is nobody here knows: a look at the word, and a rest.
+        let operation = operation & !FUTEX_CLOCK_REALTIME;
+        let result = call!(number::FUTEX, registers.rdi, operation, registers.rdx, PAST.as_ptr(), 0, registers.r9);
+        if result == ETIMEDOUT {
+            let nobodys = 0u32;
+            call!(number::FUTEX, &raw const nobodys, FUTEX_PRIVATE | FUTEX_WAIT, 0, TEN_MILLISECONDS.as_ptr());
+        }
+        result
+    };
+    if matches!(result, ETIMEDOUT | EINTR) {
+        0
+    } else {
+        result
+    }
+}
+
+/// What is left of a wait for some time that has been interrupted. `nanoseconds`: of 2^32 ticks.
+pub fn wait_for_the_rest(thread: &mut ThreadBlock, nanoseconds: u64) {
+    const SECOND: u64 = 1_000_000_000;
+    if thread.waits_since == 0 {
+        return;
+    }
+    let now = handoff::ticks();
+    // Another CPU's clock may be behind.
+    let ticks = (now.wrapping_sub(thread.waits_since) as i64).max(0) as u64;
+    let passed = (u128::from(ticks) * u128::from(nanoseconds)) >> 32;
+    // Rather a little late than early.
+    let passed = passed - (passed >> 12);
+    let [seconds, rest] = thread.deadline;
+    // A hundred years are enough.
+    let whole = seconds.min(u32::MAX.into()) * SECOND + rest;
+    let left = whole.saturating_sub(passed.min(u64::MAX.into()) as u64);
+    thread.deadline = [left / SECOND, left % SECOND];
+    thread.waits_since = now;
 }
 
 /// A wait by the gadget; what it replaces in the registers is put back behind it.
@@ -299,6 +314,7 @@ mod owned {
         }
         let clock = if command == FUTEX_LOCK_PI { FUTEX_CLOCK_REALTIME } else { operation & FUTEX_CLOCK_REALTIME };
         thread.native_error = ERESTARTNOINTR;
+        thread.waits_since = 0;
         thread.call_again = 1;
         wait_natively(thread, registers, FUTEX_WAIT_BITSET | private | clock, seen.into(), timeout, BITSET_MATCH_ANY)
     }

@@ -4,6 +4,7 @@
 //! The sentry says which thread is parked and who becomes it; nothing is decided here. A parked thread uses none of the
 //! guest's memory, and not the slot's stack either, where the next one's first frame is laid down.
 
+use crate::bases;
 use crate::call;
 use crate::context::Context;
 use crate::handlers;
@@ -26,9 +27,6 @@ mod state {
 const FUTEX_WAIT_PRIVATE: u64 = 128;
 const FUTEX_WAKE: u64 = 1;
 const FUTEX_WAKE_PRIVATE: u64 = 129;
-const RSEQ_FLAG_UNREGISTER: u64 = 1;
-const ARCH_SET_GS: u64 = 0x1001;
-const ARCH_SET_FS: u64 = 0x1002;
 
 global_asm!(
     r#"
@@ -51,21 +49,32 @@ extern "C" {
     fn park_on(block: u64, cleared: u64, stack: u64) -> !;
 }
 
-/// What the host does for a thread that ends: its word is cleared, and who waits for that is woken. Then it waits. All host
-/// signals are blocked.
-pub fn park(thread: &mut ThreadBlock) -> ! {
-    let parking = &mut thread.parking;
-    // Before anybody may give back the memory.
-    let [address, length, signature] = core::mem::take(&mut parking.restartable);
-    if address != 0 {
-        call!(number::RSEQ, address, length, RSEQ_FLAG_UNREGISTER, signature);
-    }
-    let cleared = core::mem::take(&mut parking.clear_child_tid);
-    call!(number::SET_TID_ADDRESS, &raw mut thread.cleared_word);
+/// What the host does for a thread that ends: its word is cleared. Whoever waits for that is to be woken at the address.
+/// Nothing of the thread's but its slot is used from here on.
+fn clear_word(thread: &mut ThreadBlock) -> u64 {
+    let cleared = core::mem::take(&mut thread.parking.clear_child_tid);
     if cleared != 0 {
         let zero = 0u32;
         host::copy(cleared, &raw const zero as u64, 4);
     }
+    cleared
+}
+
+fn wake(cleared: u64) {
+    if cleared != 0 {
+        call!(number::FUTEX, cleared, FUTEX_WAKE, 1);
+    }
+}
+
+/// Ends the thread, whose program has others.
+pub fn end(thread: &mut ThreadBlock) -> ! {
+    wake(clear_word(thread));
+    host::exit(0)
+}
+
+/// As if the thread ended; then it waits. All host signals are blocked.
+pub fn park(thread: &mut ThreadBlock) -> ! {
+    let cleared = clear_word(thread);
     // SAFETY: what lies between the stack and the block is for this, and this stack is left for good.
     unsafe { park_on(thread.address, cleared, thread.address) }
 }
@@ -76,9 +85,7 @@ extern "C" fn parked(block: u64, cleared: u64) -> u64 {
     let thread = thread::at(block);
     let word = &thread.parking.state;
     word.store(state::PARKED, Ordering::Release);
-    if cleared != 0 {
-        call!(number::FUTEX, cleared, FUTEX_WAKE, 1);
-    }
+    wake(cleared);
     loop {
         match word.load(Ordering::Acquire) {
             state::STARTED => break,
@@ -108,10 +115,8 @@ pub fn start(context: &Context, order: &CloneOrder) {
 extern "C" fn start_again(block: u64) -> ! {
     let thread = thread::at(block);
     if core::mem::take(&mut thread.gs_taken) != 0 {
-        call!(number::ARCH_PRCTL, ARCH_SET_GS, thread.address);
+        bases::set_gs(thread.address);
     }
-    call!(number::ARCH_PRCTL, ARCH_SET_FS, thread.parking.tls);
-    let cleared = thread.cleared_address();
-    call!(number::SET_TID_ADDRESS, cleared);
+    bases::set_fs(thread.parking.tls);
     handlers::begin_and_return(thread)
 }

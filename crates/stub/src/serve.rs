@@ -1,7 +1,6 @@
 //! One call of the guest, in the order of the classes: what the stub answers itself, what the host serves in this process,
 //! and the rest, which goes to the sentry. Trapped calls (`handlers.rs`) and patched sites (`entry.rs`) both come here.
 
-use crate::call;
 use crate::deferred;
 use crate::direct;
 use crate::handlers::{self, new_request, run_operations};
@@ -12,6 +11,7 @@ use crate::loan;
 use crate::local;
 use crate::marshal;
 use crate::native;
+use crate::park;
 use crate::registers::Registers;
 use crate::streams;
 use crate::thread::ThreadBlock;
@@ -90,9 +90,6 @@ fn serve(thread: &mut ThreadBlock, registers: &mut Registers, kind: u32) -> Outc
     filled.number = call_number;
     filled.arguments = arguments;
     filled.marshalled = marshalled;
-    if registers.rax == number::EXIT {
-        filled.detail.status = native::thread_cpu_time_ns();
-    }
     if kind != request::SYSCALL {
         thread.traps = 0;
     }
@@ -117,11 +114,9 @@ fn serve(thread: &mut ThreadBlock, registers: &mut Registers, kind: u32) -> Outc
                 new_request(thread, registers.rip, registers.rsp, request::NATIVE_DONE).detail.status = result;
                 handlers::ring(thread);
             }
-            action::EXIT_THREAD => loop {
-                call!(number::EXIT, 0);
-            },
+            action::EXIT_THREAD => park::end(thread),
             action::RESTART | action::AS_IS | action::HANDLER | action::CLONE | action::PARK => return Outcome::Reply,
-            _ => host::exit_process(0),
+            _ => host::exit(0),
         }
     }
 }

@@ -35,13 +35,15 @@ pub struct ThreadBlock {
     pub set_child_tid: u64,
     pub child_tid: u64,
     pub first_frame: u64,
-    /// A word for the host to clear when the guest asked for none.
+    /// A word for the host to clear when the thread ends: the guest's is cleared by the stub (`park.rs`).
     pub cleared_word: u64,
     /// Whether this is a process of its own (it must renew its death signal).
     pub is_process: u64,
     /// What the last ring has returned: the number of a descriptor that came with the answer.
     pub injected: u64,
-    _reserved_to_0x100: [u64; 10],
+    /// The processor's clock when a native wait for `deadline` began; 0: that is not a length but a point in time.
+    pub waits_since: u64,
+    _reserved_to_0x100: [u64; 9],
     /// The direct entry, where patched call sites jump to (`entry.rs`, which knows the offsets of all that follows).
     pub direct_entry: u64,
     /// The stack that it uses.
@@ -80,10 +82,8 @@ pub struct Parking {
     _padding: u32,
     /// Its thread pointer.
     pub tls: u64,
-    /// Where the host clears a word when it ends.
+    /// Where a word is cleared when it ends; 0: nowhere.
     pub clear_child_tid: u64,
-    /// What the guest has told rseq(2): address, length, signature; 0: nothing.
-    pub restartable: [u64; 3],
 }
 
 const _: () = assert!(core::mem::offset_of!(ThreadBlock, request) == 0x200 && core::mem::size_of::<Request>() <= 0x100);
@@ -132,13 +132,6 @@ impl ThreadBlock {
     }
     pub fn channel(&self) -> *mut ChannelLayout {
         (self.slot() + CHANNEL_OFFSET) as *mut ChannelLayout
-    }
-    /// Where the host clears a word when the thread ends: the guest's, or one that nobody looks at.
-    pub fn cleared_address(&mut self) -> u64 {
-        match self.parking.clear_child_tid {
-            0 => &raw mut self.cleared_word as u64,
-            address => address,
-        }
     }
     pub fn stack_base(&self) -> u64 {
         self.slot() + STACK_OFFSET

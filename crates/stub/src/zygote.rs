@@ -1,11 +1,13 @@
 //! The zygote and the pool: everything that runs before there is a guest.
 
+use crate::bases;
 use crate::call;
 use crate::cpuid;
 use crate::handlers;
 use crate::host::{self, number};
 use crate::layout::{self, zygote as message, KICK_SIGNAL, ZYGOTE_SOCKET};
 use crate::thread;
+use core::sync::atomic::Ordering;
 
 const SIGSYS: u64 = 31;
 const SYNCHRONOUS: [u64; 5] = [4, 5, 7, 8, 11];
@@ -19,6 +21,7 @@ const PR_SET_NO_NEW_PRIVS: u64 = 38;
 const PR_SET_DUMPABLE: u64 = 4;
 const PR_SET_NAME: u64 = 15;
 const SECCOMP_SET_MODE_FILTER: u64 = 1;
+const MEMBARRIER_CMD_REGISTER_GLOBAL_EXPEDITED: u64 = 4;
 const AT_SYSINFO_EHDR: u64 = 33;
 const AT_EXECFN: u64 = 31;
 
@@ -52,6 +55,8 @@ struct Filters {
 #[no_mangle]
 extern "C" fn zygote_main(stack: *const u64) -> ! {
     handlers::set_death_signal();
+    // What it says goes on in forks: the sentry makes barriers for all of them (membarrier(2)). Where it cannot, it makes none.
+    call!(number::MEMBARRIER, MEMBARRIER_CMD_REGISTER_GLOBAL_EXPEDITED);
     // SAFETY: the stack is as execve(2) lays it: count, arguments, null, environment, null, auxiliary vector.
     let (vdso, last) = unsafe { (auxiliary(stack, AT_SYSINFO_EHDR), auxiliary(stack, AT_EXECFN)) };
     call!(number::PRCTL, PR_SET_NAME, c"skerry-guest".as_ptr());
@@ -70,7 +75,7 @@ extern "C" fn zygote_main(stack: *const u64) -> ! {
     loop {
         let length = call!(number::RECVFROM, ZYGOTE_SOCKET, &raw mut buffer, message::MAXIMUM_MESSAGE, 0, 0, 0);
         if length <= 0 {
-            host::exit_process(0);
+            host::exit(0);
         }
         match buffer[0] {
             message::FILTERS => {
@@ -137,14 +142,14 @@ unsafe fn auxiliary(stack: *const u64, wanted: u64) -> u64 {
 }
 
 fn install_handlers() {
-    // While a handler runs only faults may interrupt it (SIGSYS cannot happen: the stub's calls pass the filter).
-    let mut mask = !0u64;
+    // While a handler runs only faults may interrupt it, and SIGSYS where the host restarts a call of the stub's.
+    let mut mask = !(1 << (SIGSYS - 1));
     for signal in SYNCHRONOUS {
         mask &= !(1 << (signal - 1));
     }
     for signal in 1..=64 {
         let (handler, extra) = if signal == SIGSYS {
-            (handlers::on_syscall as *const () as u64, 0)
+            (handlers::on_syscall as *const () as u64, SA_NODEFER)
         } else if SYNCHRONOUS.contains(&signal) {
             // A fault within a guarded copy may happen inside the handler of another fault.
             (handlers::on_fault as *const () as u64, SA_NODEFER)
@@ -170,10 +175,13 @@ static mut PROGRAMS: [u64; message::MAXIMUM_MESSAGE / 8] = [0; message::MAXIMUM_
 
 /// Copies the filters out of the message.
 fn install_filters(buffer: &[u64]) {
+    let needs = buffer[4];
+    bases::use_instructions(needs & message::NEEDS_ARCH_PRCTL == 0);
+    handlers::DEATH_SIGNAL.store(needs & message::NEEDS_DEATH_SIGNAL != 0, Ordering::Relaxed);
     // SAFETY: the zygote has one thread, and this runs once.
     unsafe {
         let programs = &mut *(&raw mut PROGRAMS);
-        programs[..buffer.len() - 4].copy_from_slice(&buffer[4..]);
+        programs[..buffer.len() - 5].copy_from_slice(&buffer[5..]);
         let base = programs.as_ptr() as u64;
         let program = |length: u64, at: u64| Program { length: length as u16, _padding: [0; 3], filter: base + at * 8 };
         FILTERS = Filters { listener_flags: buffer[1], listener: program(buffer[2], 0), strict: program(buffer[3], buffer[2]) };
@@ -238,7 +246,7 @@ fn close_all() {
 
 fn fail(stage: u64, errno: u64) -> ! {
     send(&[message::FAILED, stage, errno], None);
-    host::exit_process(1)
+    host::exit(1)
 }
 
 /// Sends one packet to the sentry, with a descriptor if there is one.

@@ -10,7 +10,7 @@ import time
 
 from .. import errors
 from ..policy._calls import NUMBERS
-from . import bpf, filters, tracing
+from . import bpf, filters, sampling, tracing
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -104,6 +104,8 @@ class Findings:
         if self.functions is not None:
             functions = {
                 "distinct": len(self.functions.names),
+                "how": self.functions.how,
+                "samples": self.functions.samples,
                 "complete": self.functions.complete,
                 "rounds": self.functions.rounds,
                 "names": sorted(self.functions.names),
@@ -146,13 +148,21 @@ class Subject:
         found.calls = tracing.calls(top, self.run, tasks, self.ours)
         if found.calls.lost:
             found.notes.append(f"{found.calls.lost} calls were lost: the command makes too many at once")
-        if functions and (why := tracing.why_no_functions(top)):
-            found.notes.append(why)
-        elif functions:
+        if functions:
+            self._look_at_functions(found, top, tasks)
+        return found
+
+    def _look_at_functions(self, found: Findings, top: str, tasks: Sequence[int]) -> None:
+        if not (why := tracing.why_no_functions(top)):
             found.functions = tracing.functions(top, self.run, tasks, self.ours)
             if not found.functions.complete:
                 found.notes.append(f"some functions may be missing after {found.functions.rounds} rounds")
-        return found
+        elif more := sampling.why_not():
+            found.notes += [why, more]
+        else:
+            found.functions = sampling.functions(self.run, tasks, self.ours)
+            counted = f"{found.functions.samples} samples in {found.functions.rounds} runs"
+            found.notes.append(f"functions are those of {counted}, of more that ran: {why}")
 
     def ours(self) -> set[int]:
         """Tasks of this process: whoever looks is not looked at."""

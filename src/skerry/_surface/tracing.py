@@ -80,9 +80,11 @@ def calls(top: str, run: Callable[[], None], more: Collection[int], ours: Callab
 
 
 class Functions:
-    """Names of functions; `complete` where none can have been missed in the last run."""
+    """Names of functions, and how they were found; `complete` where none can have been missed in the last run."""
 
     def __init__(self) -> None:
+        self.how = "traced"
+        self.samples = 0
         self.names: set[str] = set()
         self.complete = False
         self.rounds = 0

@@ -51,6 +51,9 @@ OPTIONS = [
     Option("--min-isolation", "min_isolation", "LEVEL", "the least level that the wall must have: 1 to 4"),
     Option("--accel", "accel", "auto|kvm|tcg", "microvm: what runs the guest (default: kvm where it works)"),
     Option("--vmm", "vmm", "NAME", "microvm: the monitor: qemu, qemu-microvm, firecracker, cloud-hypervisor, xen"),
+    Option(
+        "--root-image", "root_image", "PATH", "microvm: the tree, on a disk: an image (erofs, ext4), or a directory for one"
+    ),
     Option("--snapshot", "snapshot", "auto|never", "microvm: start from a kept machine that has booted, or never"),
     Option("--require", "require", "LAYER", "fail unless LAYER is in force: " + ", ".join(messages.LAYERS), many=True),
     Option("--profile", "profile", "default|strict", "strict: no file of the host is read, written or mapped natively"),

@@ -120,7 +120,10 @@ def _table(found: Sequence[Findings]) -> str:
     rows = [_HEAD]
     for one in found:
         made = ("-", "-") if one.calls is None else (str(len(one.calls.counts)), str(sum(one.calls.counts.values())))
-        functions = "-" if one.functions is None else f"{len(one.functions.names)}{'' if one.functions.complete else '+'}"
+        functions = "-"
+        if one.functions is not None:
+            known = "" if one.functions.complete else "+"
+            functions = f"{len(one.functions.names)}{known}{' sampled' if one.functions.how == 'sampled' else ''}"
         rows.append(
             (one.name, *_counts(one.application), *made, functions, "-" if one.seconds is None else f"{one.seconds:.2f} s")
         )

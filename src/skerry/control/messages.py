@@ -173,8 +173,12 @@ def host_program(
     *,
     opens_for_others: bool = False,
     fixed_addresses: bool = False,
+    files: Sequence[Mapping[str, Any]] | None = None,
+    own_user: bool = False,
 ) -> dict[str, Any]:
-    """A program of the host's; `makes`: what is there when it is up; `capabilities`: what it keeps of the jail's."""
+    """A program of the host's; `makes`: what is there when it is up; `capabilities`: what it keeps of the jail's; `files`: what
+    it may do with files of the jail; `own_user`: it runs as a user that is nobody else's.
+    """
     return {
         "arguments": [write_bytes(argument) for argument in arguments],
         "environment": [write_bytes(variable) for variable in environment],
@@ -182,6 +186,8 @@ def host_program(
         **({"capabilities": list(capabilities)} if capabilities else {}),
         **({"opens_for_others": True} if opens_for_others else {}),
         **({"fixed_addresses": True} if fixed_addresses else {}),
+        **({} if files is None else {"files": list(files)}),
+        **({"own_user": True} if own_user else {}),
     }
 
 
@@ -306,6 +312,22 @@ def stdio_terminal(input: int, output: int, error: int | None, columns: int, row
 
 def signal(process: int, number: int, target: str = "process") -> dict[str, Any]:
     return {"process": process, "signal": number, "target": target}
+
+
+def update(
+    *,
+    memory: int | None = None,
+    cpus: float | None = None,
+    machine: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Limits as they are to be from now on; `machine`: how the guest's grows for that."""
+    more = {"memory": memory, "cpus": cpus, "machine": machine}
+    return {name: value for name, value in more.items() if value is not None}
+
+
+def growth(steps: Sequence[Mapping[str, Any]], *, cpus: int, memory: int) -> dict[str, Any]:
+    """What a machine's monitor is told, and the CPUs and bytes of memory that the guest has then."""
+    return {"steps": list(steps), "cpus": cpus, "memory": memory}
 
 
 def resize(process: int, columns: int, rows: int) -> dict[str, Any]:

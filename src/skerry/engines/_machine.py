@@ -105,6 +105,22 @@ def library_mounts(path: str, top: str = "") -> list[dict[str, Any]]:
     return [messages.mount_host(f"{top}{place}", source, writable=False) for place, source in places.items()]
 
 
+#: Rights on files: to read, to run what is there, to write what is there.
+READ = ("read_file", "read_dir")
+RUN = ("execute", *READ)
+WRITE = ("read_file", "write_file")
+#: All that a server of files does for others; what may be written to the mounts say.
+EVERYTHING = (
+    *READ, "write_file", "remove_dir", "remove_file", "make_char", "make_dir", "make_reg", "make_sock", "make_fifo",
+    "make_block", "make_sym", "refer", "truncate", "ioctl_dev", "resolve_unix",
+)  # fmt: skip
+
+
+def files_of_program(path: str) -> list[dict[str, Any]]:
+    """What `program_mounts` shows, with the rights that the program needs."""
+    return [messages.file_rule(_text(mount["target"]), RUN) for mount in program_mounts(path)]
+
+
 def interpreter_of(path: str) -> str | None:
     """The loader that an ELF program names; None: it is static."""
     with open(path, "rb") as file:

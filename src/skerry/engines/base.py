@@ -43,6 +43,9 @@ if TYPE_CHECKING:
         def boot(self, options: Options) -> dict[str, Any]:
             """The parameters of the `boot` request."""
 
+        def update(self, memory: int | None, cpus: float | None) -> dict[str, Any]:
+            """The parameters of the `update` request that changes limits while it runs; those were given at the start."""
+
         def probe(self) -> Probe:
             """Whether it works on this host. To be tried, not guessed, and without a trace."""
 
@@ -159,7 +162,9 @@ def chosen(options: Options) -> Engine:
 
 
 #: Options that only a virtual machine has.
-_OF_MACHINES = dict.fromkeys(("accel", "vmm", "snapshot"), "it is about virtual machines; use the engine 'microvm'")
+_OF_MACHINES = dict.fromkeys(
+    ("accel", "vmm", "snapshot", "root_image"), "it is about virtual machines; use the engine 'microvm'"
+)
 
 
 def _refusal(found: Engine, given: Collection[str], min_isolation: int) -> Unenforceable | None:

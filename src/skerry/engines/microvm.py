@@ -14,15 +14,15 @@ import sys
 
 from .. import _host, errors, vmm
 from ..control import messages
-from ..vmm import accel, initramfs, kernel, store
-from ..vmm.qemu import command
+from ..vmm import accel, image, initramfs, kernel, store
+from ..vmm.qemu import SLOTS, command
 from . import _machine
 from .base import Capabilities, Probe, probe_by_boot
 from .sentry import ProgramGuest, find_beside
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from typing import Any
 
     from .._options import Options
@@ -77,6 +77,8 @@ class MicrovmEngine:
         self._monitor = vmm.monitor(monitor)
         self._snapshot = snapshot
         self._settled: accel.Choice | None = None
+        self._machine_now: vmm.Machine | None = None
+        self._plugged: list[int] = []
 
     @property
     def capabilities(self) -> Capabilities:
@@ -112,7 +114,7 @@ class MicrovmEngine:
         found = kernel.find()
         identity = found.identity()
 
-        def image() -> bytes:
+        def unpacked() -> bytes:
             with open(found.path, "rb") as file:
                 data = file.read()
             return kernel.vmlinux(data) or data
@@ -122,10 +124,12 @@ class MicrovmEngine:
 
         def archive() -> bytes:
             with open(agent, "rb") as file:
-                return initramfs.build(file.read(), found.modules, (*self._monitor.modules, *_MODULES))
+                return initramfs.build(file.read(), found.modules, modules, _MORE_MODULES)
 
-        name = store.name_of(_FORM, identity, agent, status.st_ino, status.st_size, status.st_mtime_ns, *self._monitor.modules)
-        return store.made("kernel", store.name_of(identity), image), store.made("initramfs", name, archive)
+        modules = (*self._monitor.modules, *_MODULES)
+        of_agent = (agent, status.st_ino, status.st_size, status.st_mtime_ns)
+        name = store.name_of(_FORM, identity, *of_agent, *modules, *_MORE_MODULES)
+        return store.made("kernel", store.name_of(identity), unpacked), store.made("initramfs", name, archive)
 
     def boot(self, options: Options) -> dict[str, Any]:
         """As the options have it, for the guest's own tree; and the machine around it."""
@@ -141,18 +145,32 @@ class MicrovmEngine:
         boot = options.boot_message()
         memory = options.memory or min(DEFAULT_MEMORY, _host.host_memory() // 2)
         boot["limits"]["memory_files"] = min(boot["limits"]["memory_files"], memory // 2)
-        boot["mounts"], shown = _machine.share(boot["mounts"])
-        image, first = self._files()
+        tree = "virtiofs:root"
+        shown: list[dict[str, Any]] = []
+        helpers: list[dict[str, Any]] = []
+        kernel_file, first = self._files()
+        files = {"kernel": kernel_file, "initramfs": first}
+        if options.root_image is not None:
+            files["tree"], kind = image.of(options.root_image)
+            tree = f"{kind}:/dev/vda"
+            boot["mounts"] = _on_image(boot["mounts"])
+        else:
+            boot["mounts"], shown = _machine.share(boot["mounts"])
+            shown += _machine.program_mounts(_server_path())
+            helpers = [_server()]
         machine = vmm.Machine(
             kernel=f"{_FILES}/kernel",
             initramfs=f"{_FILES}/initramfs",
             memory=-(-(memory + OVERHEAD) // (64 << 20)) * (64 << 20),
             cpus=_cpus(options),
             command_line=_command_line(choice.accel, self._monitor.channel),
-            shares_root=True,
+            images=[f"{_FILES}/tree"] if "tree" in files else [],
+            shares_root="tree" not in files,
             accel=choice.accel,
+            most_cpus=_cpus_of_host() if self._monitor.grows else 0,
+            most_memory=_host.host_memory() >> 30 << 30 if self._monitor.grows else 0,
         )
-        files = {"kernel": image, "initramfs": first}
+        self._machine_now = machine
         state = self._kept(boot, machine, files) if self._monitor.keeps and self._snapshot == "auto" else None
         plan = self._monitor.plan(machine)
         plug = [_step(request) for request in plan.requests]
@@ -168,15 +186,17 @@ class MicrovmEngine:
                 messages.step(command("query-status"), until="paused"),
             ]
             talk = messages.conversation(_CONTROL, before=[*load, *plug, messages.step(command("cont"))], resumed=True)
+        boot["tree"] = tree
         boot["about"] = {
             "monitor": self._monitor.name,
             "accel": f"{choice.accel}: {choice.why}" if choice.why else choice.accel,
             "memory": f"{machine.memory_mib} MiB",
             "start": "boot" if state is None else "snapshot",
+            "tree": tree,
         }
         boot["machine"] = self._machine(plan, machine, files, talk)
-        boot["machine"]["helpers"] = [_server()]
-        boot["machine"]["mounts"] += [*_machine.program_mounts(_server_path()), *shown]
+        boot["machine"]["helpers"] = helpers
+        boot["machine"]["mounts"] += shown
         boot["machine"]["writes_back"] = _machine.writes_back(boot["mounts"])
         return boot
 
@@ -193,7 +213,7 @@ class MicrovmEngine:
             words.append(word)
         mounts = [
             *_machine.jail_mounts(machine.memory + (1 << 20)),
-            messages.mount_tmpfs("/run", size=1 << 20, mode=0o755),
+            messages.mount_tmpfs("/run", size=1 << 20, mode=0o1777),
             messages.mount_symlink("/var/run", "/run"),
             *_machine.program_mounts(program),
             *(messages.mount_host(path, path, writable=False) for path in _DATA if os.path.isdir(path)),
@@ -203,7 +223,12 @@ class MicrovmEngine:
         if machine.accel == "kvm":
             mounts.append(messages.mount_device(accel.KVM))
         return messages.machine(
-            monitor=messages.host_program(words, ["HOME=/tmp", "TMPDIR=/tmp"]),
+            monitor=messages.host_program(
+                words,
+                ["HOME=/tmp", "TMPDIR=/tmp"],
+                files=_files_of_monitor(program, files, machine.accel),
+                own_user=machine.accel != "kvm" or _is_for_others(accel.KVM),
+            ),
             mounts=mounts,
             memory_files=16 << 20,
             calls=None if os.geteuid() == 0 else _calls(),
@@ -215,11 +240,12 @@ class MicrovmEngine:
     def _kept(self, boot: Mapping[str, Any], machine: vmm.Machine, files: Mapping[str, str]) -> str | None:
         """The snapshot of such a machine that has booted, made where there is none; None where it cannot be."""
         plain = vmm.Machine(**{name: getattr(machine, name) for name in machine.__slots__})
-        plain.shares_root = False
+        plain.shares_root, plain.images = False, ()
+        files = {name: path for name, path in files.items() if name != "tree"}
         plan = self._monitor.plan(plain)
         processor = _processor() if machine.accel == "kvm" else ""
         name = store.name_of(*plan.argv, *files.values(), accel.identity(self._program()), processor)
-        with store.locked(name):
+        with store.lock_of_snapshot(name):
             if (found := store.snapshot(name)) is not None:
                 return found
             part = store.new_snapshot(name)
@@ -250,6 +276,35 @@ class MicrovmEngine:
             about: dict[str, Any] = {"memory": f"{machine.memory_mib} MiB", "cpus": machine.cpus, "accel": machine.accel}
             return store.keep(name, part, about)
 
+    def update(self, memory: int | None, cpus: float | None) -> dict[str, Any]:
+        """The guest's groups hold the limit of memory, the host that of CPUs; the machine gets what it lacks for that."""
+        machine = self._machine_now
+        assert machine is not None
+        steps: list[vmm.Request] = []
+        now, count = machine.memory + sum(self._plugged), machine.cpus
+        plugged = []
+        if memory is not None and (lacks := memory + OVERHEAD - now) > 0:
+            plugged.append(-(-lacks // _BLOCK) * _BLOCK)
+            self._must_grow("memory", now + plugged[0] <= machine.most_memory and len(self._plugged) < SLOTS)
+            steps += self._monitor.plug_memory(len(self._plugged), plugged[0])
+        if cpus is not None and (count := max(count, math.ceil(cpus))) > machine.cpus:
+            self._must_grow("cpus", count <= machine.most_cpus)
+            steps += [step for number in range(machine.cpus, count) for step in self._monitor.plug_cpu(number, machine)]
+        if not steps:
+            return messages.update(memory=memory, cpus=cpus)
+        self._plugged += plugged
+        machine.cpus = count
+        whole = -(-machine.memory // _BLOCK) * _BLOCK + sum(self._plugged)
+        growth = messages.growth([_step(step) for step in steps], cpus=count, memory=whole)
+        return messages.update(memory=memory, cpus=cpus, machine=growth)
+
+    def _must_grow(self, option: str, there: bool) -> None:
+        if not self._monitor.grows:
+            why = f"a machine of {self._monitor.name} keeps what it was started with; use --vmm qemu"
+            raise errors.Unenforceable(option, self.name, why)
+        if not there:
+            raise errors.Unenforceable(option, self.name, "its machine can have no more of it, as the host has none")
+
     def probe(self) -> Probe:
         """By a guest that boots."""
         try:
@@ -274,48 +329,96 @@ _FORM = "1"
 
 #: What every guest's tree takes.
 _MODULES = ("overlay",)
+#: What some take, where the kernel has it.
+_MORE_MODULES = ("erofs", "ext4")
+
+
+#: The guest's kernel takes memory in blocks of that size.
+_BLOCK = 128 << 20
 
 
 def _cpus(options: Options) -> int:
     """Whole ones: a fraction is held outside, by the time that the monitor gets."""
-    there = len(os.sched_getaffinity(0))
-    return max(1, min(math.ceil(options.cpus or there), there, 64))
+    there = _cpus_of_host()
+    return max(1, min(math.ceil(options.cpus or there), there))
+
+
+def _cpus_of_host() -> int:
+    return min(len(os.sched_getaffinity(0)), 64)
+
+
+def _on_image(mounts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The guest's mounts where its tree is an image: of the host's there is nothing else."""
+    top = mounts[0]
+    for mount in mounts:
+        own = mount["type"] not in ("host_read_only", "host_read_write", "hide")
+        if not (own or mount is top) or (mount is top and top["type"] != "overlay"):
+            option = {"host_read_write": "read_write", "hide": "hide"}.get(mount["type"], "read_only")
+            why = "the tree comes from an image, which has all that there is; leave the option out, or root_image"
+            raise errors.Unenforceable(option, "microvm", why)
+    return [{**top, "source": "/0"}, *(dict(mount) for mount in mounts[1:])]
 
 
 def _command_line(accelerator: str, channel: str) -> str:
     words = ["console=ttyS0", "quiet", "reboot=t", "panic=-1", "random.trust_cpu=on", "cryptomgr.notests"]
+    # What is plugged in is there at once, and the room for it costs nothing before.
+    words += ["memhp_default_state=online", "swiotlb=noforce"]
     if accelerator == "tcg":
         # What the guest would measure is known, and measured badly under tcg. Its mitigations mend no hardware.
         counter = accel.counter_khz()
         words += [f"tsc_early_khz={counter}"] if counter else []
         words += ["lpj=4000000", "no_timer_check", "mitigations=off"]
-    words += ["--", "--engine", "guest", "--channel", channel, "--module", f"/{initramfs.MODULES}", "--tree", "virtiofs:root"]
+    words += ["--", "--engine", "guest", "--channel", channel, "--module", f"/{initramfs.MODULES}"]
     return " ".join(words)
 
 
 def _step(request: vmm.Request) -> dict[str, Any]:
-    return messages.step({"execute": request.method, "arguments": request.body or {}})
+    return messages.step({"execute": request.method, "arguments": request.body or {}}, read=request.file)
 
 
 def _processor() -> str:
     """What a snapshot depends on where the hardware's own registers are in it."""
-    with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
-        return "".join(
-            line for line in file.read().partition("\n\n")[0].splitlines() if line.startswith(("model", "flags", "step"))
-        )
+    found = _host.processor()
+    return " ".join(found.get(name, "") for name in ("model", "model name", "stepping", "flags"))
+
+
+def _files_of_monitor(program: str, files: Mapping[str, str], accelerator: str) -> list[dict[str, Any]]:
+    """What it opens by itself: of what is kept of a machine it gets descriptors."""
+    rules = _machine.files_of_program(program)
+    rules += [messages.file_rule(path, _machine.READ) for path in (*_DATA, "/dev/urandom")]
+    rules += [messages.file_rule(f"{_FILES}/{name}", _machine.READ) for name in files if name not in ("state", "memory")]
+    rules.append(messages.file_rule(os.path.dirname(_MEMORY), (*_machine.WRITE, "make_reg", "truncate")))
+    rules.append(messages.file_rule(os.path.dirname(_SOCKET), ("make_sock", "resolve_unix")))
+    rules.append(messages.file_rule("/dev/null", _machine.WRITE))
+    if accelerator == "kvm":
+        rules.append(messages.file_rule(accel.KVM, (*_machine.WRITE, "ioctl_dev")))
+    return rules
+
+
+def _is_for_others(device: str) -> bool:
+    """Whether a user of its own can open a device: the jail gives that the device's group, where it is not root's."""
+    status = os.stat(device)
+    return status.st_mode & 0o006 == 0o006 or (status.st_mode & 0o060 == 0o060 and status.st_gid != 0)
 
 
 def _server_path() -> str:
     program = next((path for path in _SERVERS if os.access(path, os.X_OK)), None)
     if program is None:
-        raise errors.EngineUnavailable("there is no virtiofsd; Debian's package is qemu-system-common")
+        raise errors.EngineUnavailable(
+            "there is no virtiofsd to serve the host's files; Debian's package is qemu-system-common. Without it the tree can "
+            "be an image (root_image)"
+        )
     return os.path.realpath(program)
 
 
 def _server() -> dict[str, Any]:
     words = [_server_path(), f"--socket-path={_SOCKET}", "-o", f"source={_machine.TOP}", "-o", "sandbox=chroot"]
     words += ["-o", "cache=always", "-o", "modcaps=-mknod:-setfcap", "-o", "log_level=err"]
-    return messages.host_program(words, (), _SOCKET, _SERVER_CAPABILITIES, opens_for_others=os.geteuid() != 0)
+    path = words[0]
+    files = _machine.files_of_program(path)
+    files += [messages.file_rule(place, _machine.EVERYTHING) for place in (_machine.TOP, os.path.dirname(_SOCKET))]
+    files += [messages.file_rule("/proc", _machine.READ), messages.file_rule("/dev/null", _machine.WRITE)]
+    return messages.host_program(words, (), _SOCKET, _SERVER_CAPABILITIES, opens_for_others=os.geteuid() != 0, files=files)
 
 
 def _calls() -> dict[str, Any]:

@@ -52,6 +52,10 @@ class NamespaceEngine:
                 boot["mounts"].insert(1, messages.mount_overlay(path, path, None))
         return boot
 
+    def update(self, memory: int | None, cpus: float | None) -> dict[str, Any]:
+        """Its groups take other limits, and nothing else has to know of them."""
+        return messages.update(memory=memory, cpus=cpus)
+
     def probe(self) -> Probe:
         """By a guest that boots."""
         return probe_by_boot(self.name, "run it as root, or allow user namespaces: see above")

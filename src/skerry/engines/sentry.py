@@ -131,6 +131,11 @@ class SentryEngine:
         """As the options have it."""
         return options.boot_message()
 
+    def update(self, memory: int | None, cpus: float | None) -> dict[str, Any]:
+        """Its limits stay as they are."""
+        option = "cpus" if memory is None else "memory"
+        raise errors.Unenforceable(option, self.name, "its guest kernel has told programs of it; start another sandbox")
+
     def probe(self) -> Probe:
         """By a sandbox that boots."""
         return probe_by_boot(self.name, "'skerry doctor' says what is missing")

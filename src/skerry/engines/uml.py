@@ -78,12 +78,14 @@ class UmlEngine:
         },
     )
 
+    _memory = 0
+
     def boot(self, options: Options) -> dict[str, Any]:
         """As the options have it, with the machine."""
         kernel = find_kernel()
         boot = options.boot_message()
         agent = find_beside("skerry-agent")
-        memory = options.memory or min(_MEMORY, _host.host_memory() // 2)
+        memory = self._memory = options.memory or min(_MEMORY, _host.host_memory() // 2)
         total = (memory + _KERNEL_MEMORY + memory // 32 + (1 << 20) - 1) >> 20 << 20
         boot["limits"]["memory_files"] = min(boot["limits"]["memory_files"], memory // 2)
         if not os.environ.get("SKERRY_UML"):
@@ -117,6 +119,12 @@ class UmlEngine:
             writes_back=_machine.writes_back(boot["mounts"]),
         )
         return boot
+
+    def update(self, memory: int | None, cpus: float | None) -> dict[str, Any]:
+        """Its memory is the machine's, which cannot have more than it was started with."""
+        if memory is not None and memory > self._memory:
+            raise errors.Unenforceable("memory", self.name, "its machine cannot be given more memory than it was started with")
+        return messages.update(memory=memory, cpus=cpus)
 
     def probe(self) -> Probe:
         """By a guest that boots."""

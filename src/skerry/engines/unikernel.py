@@ -101,6 +101,13 @@ class UnikernelEngine:
         boot["rules"] = messages.rules(files=files, scopes=messages.SCOPES)
         return boot
 
+    def update(self, memory: int | None, cpus: float | None) -> dict[str, Any]:
+        """Its limits stay as they are."""
+        option = "cpus" if memory is None else "memory"
+        raise errors.Unenforceable(
+            option, self.name, "an image is laid out in the memory that it is given; start another sandbox"
+        )
+
     def probe(self) -> Probe:
         """By the smallest image there is, and a guest that boots."""
         import subprocess  # late: it is slow to import

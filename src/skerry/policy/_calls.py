@@ -75,6 +75,8 @@ PROCESS = (
 )  # fmt: skip
 
 #: Of PROCESS those over which the engine `sentry` can enforce no rule (crates/kernel/src/policy).
-MADE_IN_THE_PROCESS = frozenset(PROCESS) - {"brk", "exit", "exit_group", "rt_sigreturn", "restart_syscall"}
+MADE_IN_THE_PROCESS = frozenset(PROCESS) - {
+    "brk", "exit", "exit_group", "getrandom", "membarrier", "msync", "rt_sigreturn", "restart_syscall"
+}  # fmt: skip
 
 GROUPS = {"@process": PROCESS}

@@ -22,7 +22,19 @@ CONTROL, CHANNEL, SHARE, MEMORY = "@CONTROL@", "@CHANNEL@", "@SHARE@", "@MEMORY@
 class Machine:
     """What a machine is made of. Sizes in bytes, paths of the host; `shares_root`: its tree comes by virtio-fs."""
 
-    __slots__ = ("accel", "command_line", "cpus", "images", "initramfs", "kernel", "memory", "name", "shares_root")
+    __slots__ = (
+        "accel",
+        "command_line",
+        "cpus",
+        "images",
+        "initramfs",
+        "kernel",
+        "memory",
+        "most_cpus",
+        "most_memory",
+        "name",
+        "shares_root",
+    )
 
     def __init__(
         self,
@@ -36,6 +48,8 @@ class Machine:
         shares_root: bool = False,
         accel: str = "kvm",
         name: str = "skerry",
+        most_cpus: int = 0,
+        most_memory: int = 0,
     ) -> None:
         self.kernel = kernel
         self.initramfs = initramfs
@@ -46,6 +60,9 @@ class Machine:
         self.shares_root = shares_root
         self.accel = accel
         self.name = name
+        #: As much as may be plugged in while it runs.
+        self.most_cpus = max(most_cpus, cpus)
+        self.most_memory = max(most_memory, memory)
 
     @property
     def memory_mib(self) -> int:
@@ -54,14 +71,15 @@ class Machine:
 
 
 class Request:
-    """One request to a monitor's control socket, and the statuses that mean that it was done."""
+    """One request to a monitor's control socket; `file`: the path of what goes along as a descriptor, opened to read."""
 
-    __slots__ = ("body", "method", "path")
+    __slots__ = ("body", "file", "method", "path")
 
-    def __init__(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, method: str, path: str, body: Mapping[str, Any] | None = None, file: str | None = None) -> None:
         self.method = method
         self.path = path
         self.body = body
+        self.file = file
 
 
 class Plan:
@@ -97,9 +115,19 @@ class Monitor:
     modules: tuple[str, ...]
     #: Whether its machines can be kept as snapshots by us.
     keeps = False
+    #: Whether they take more CPUs and memory while they run, as `plug_cpu` and `plug_memory` say.
+    grows = False
 
     def plan(self, machine: Machine) -> Plan:
         """What to start, and what to say."""
+        raise NotImplementedError
+
+    def plug_cpu(self, number: int, machine: Machine) -> list[Request]:
+        """One more, which is the CPU of that number."""
+        raise NotImplementedError
+
+    def plug_memory(self, number: int, size: int) -> list[Request]:
+        """So many bytes more, for the time of that number."""
         raise NotImplementedError
 
 

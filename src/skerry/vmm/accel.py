@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 
+from .. import _host
 from ..errors import Unenforceable
 from . import store
 
@@ -144,10 +145,6 @@ def _boot() -> str:
 def counter_khz() -> int:
     """How fast the time stamp counter goes, which under tcg is the host's: half of what Linux calls bogomips; 0: not known."""
     try:
-        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
-            for line in file:
-                if line.startswith("bogomips"):
-                    return int(float(line.partition(":")[2]) * 500)
-    except (OSError, ValueError):
-        pass
-    return 0
+        return int(float(_host.processor().get("bogomips", "0")) * 500)
+    except ValueError:
+        return 0

@@ -17,10 +17,12 @@ if TYPE_CHECKING:
 MODULES = "modules"
 
 
-def build(agent: bytes, modules_directory: str, wanted: Iterable[str]) -> bytes:
-    """The archive. `wanted`: modules by name, in any order; those that are built into the kernel are left out."""
+def build(agent: bytes, modules_directory: str, wanted: Iterable[str], welcome: Iterable[str] = ()) -> bytes:
+    """The archive. `wanted`: modules by name, in any order; those that are built into the kernel are left out, and of those
+    that are only `welcome` those that it does not have.
+    """
     files = [("init", stripped(agent), 0o100755), ("dev", b"", 0o040755), (MODULES, b"", 0o040755)]
-    for number, (name, content) in enumerate(modules(modules_directory, wanted)):
+    for number, (name, content) in enumerate(modules(modules_directory, wanted, welcome)):
         files.append((f"{MODULES}/{number:02}-{name}.ko", content, 0o100600))
     return cpio(files)
 
@@ -41,7 +43,7 @@ def cpio(files: Iterable[tuple[str, bytes, int]]) -> bytes:
 # --- modules ---
 
 
-def modules(directory: str, wanted: Iterable[str]) -> list[tuple[str, bytes]]:
+def modules(directory: str, wanted: Iterable[str], welcome: Iterable[str] = ()) -> list[tuple[str, bytes]]:
     """Modules with all that they depend on, each after those that it needs."""
     found: dict[str, str] = {}
     for place, _, names in os.walk(os.path.join(directory, "kernel")):
@@ -70,6 +72,9 @@ def modules(directory: str, wanted: Iterable[str]) -> list[tuple[str, bytes]]:
 
     for name in wanted:
         add(name, ())
+    for name in welcome:
+        if _plain(name) in found:
+            add(name, ())
     return list(order.items())
 
 

@@ -1,7 +1,8 @@
 """QEMU: the machine on its command line, the rest by QMP.
 
-Two machines: `qemu` is a q35, whose tree (virtio-fs) is plugged in after the agent is there, so that what was before can be
-kept as a snapshot; `qemu-microvm` is the small machine without PCI, which boots a little sooner and cannot be kept.
+Two machines: `qemu` is a q35, whose tree (virtio-fs, or one image) is plugged in after the agent is there, so that what was
+before can be kept as a snapshot; `qemu-microvm` is the small machine without PCI, which boots a little sooner and cannot be
+kept.
 Under tcg the processor is QEMU's own work: no hardware holds the guest, so its jail does.
 """
 
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
 #: What QEMU itself may not do once it runs; the jail around it holds besides.
 _SANDBOX = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
 
+#: How often memory can be plugged in.
+SLOTS = 8
+
 _MODULES = ("virtio_console", "virtiofs", "virtio_balloon", "virtio-rng")
 
 
@@ -28,7 +32,7 @@ class Qemu(Monitor):
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self._pci = self.keeps = name == "qemu"
+        self._pci = self.keeps = self.grows = name == "qemu"
         self.modules = (("virtio_pci" if self._pci else "virtio_mmio"), "virtio_blk", *_MODULES)
 
     def plan(self, machine: Machine) -> Plan:
@@ -41,8 +45,8 @@ class Qemu(Monitor):
             *("-M", f"{board},memory-backend=memory"),
             *("-accel", machine.accel),
             *("-cpu", "host" if machine.accel == "kvm" else "max"),
-            *("-smp", str(machine.cpus)),
-            *("-m", f"{machine.memory_mib}M"),
+            *("-smp", f"{machine.cpus},maxcpus={machine.most_cpus},sockets=1,cores={machine.most_cpus},threads=1"),
+            *("-m", f"{machine.memory_mib}M" + self._slots(machine)),
             # Shared, as virtio-fs asks for; a file, so that what is kept of it is there before QEMU is.
             *("-object", f"memory-backend-file,id=memory,size={machine.memory_mib}M,share=on,mem-path={MEMORY}"),
             *("-kernel", machine.kernel),
@@ -58,13 +62,15 @@ class Qemu(Monitor):
             *("-device", self._device("virtio-rng", "rng=entropy")),
             *("-device", self._device("virtio-balloon", "free-page-reporting=on,deflate-on-oom=on")),
         ]
-        for number, path in enumerate(machine.images):
-            name = path.replace(",", ",,")
-            words += ["-drive", f"if=none,id=image{number},format=raw,read-only=on,file.locking=off,file={name}"]
-            words += ["-device", self._device("virtio-blk", f"drive=image{number}")]
+        requests = []
         if self._pci:
             words += ["-device", "pcie-root-port,id=plug,chassis=1,slot=1"]
-        requests = []
+            requests += [request for path in machine.images for request in _plug_image(path)]
+        else:
+            for number, path in enumerate(machine.images):
+                name = path.replace(",", ",,")
+                words += ["-drive", f"if=none,id=image{number},format=raw,read-only=on,file.locking=off,file={name}"]
+                words += ["-device", self._device("virtio-blk", f"drive=image{number}")]
         if machine.shares_root:
             words += ["-chardev", f"socket,id=share,path={SHARE}"]
             if self._pci:
@@ -73,6 +79,23 @@ class Qemu(Monitor):
                 words += ["-device", "vhost-user-fs-device,chardev=share,tag=root,queue-size=1024"]
         return Plan([self.program, *words], requests=requests, protocol="qmp")
 
+    @staticmethod
+    def _slots(machine: Machine) -> str:
+        more = machine.most_memory > machine.memory
+        return f",slots={SLOTS},maxmem={machine.most_memory >> 20}M" if more else ""
+
+    def plug_cpu(self, number: int, machine: Machine) -> list[Request]:
+        """By ACPI."""
+        kind = "host" if machine.accel == "kvm" else "max"
+        place = {"socket-id": 0, "core-id": number, "thread-id": 0}
+        return [Request("device_add", "", {"driver": f"{kind}-x86_64-cpu", "id": f"cpu{number}", **place})]
+
+    def plug_memory(self, number: int, size: int) -> list[Request]:
+        """A module in one of the slots, of shared memory as the rest is."""
+        backend = {"qom-type": "memory-backend-memfd", "id": f"memory{number}", "size": size, "share": True}
+        module = {"driver": "pc-dimm", "id": f"dimm{number}", "memdev": f"memory{number}"}
+        return [Request("object-add", "", backend), Request("device_add", "", module)]
+
     def _device(self, name: str, properties: str) -> str:
         return f"{name}-{'pci' if self._pci else 'device'},{properties}"
 
@@ -80,6 +103,16 @@ class Qemu(Monitor):
 def command(name: str, **arguments: object) -> dict[str, object]:
     """One of QMP's."""
     return {"execute": name, "arguments": {word.replace("_", "-"): value for word, value in arguments.items()}}
+
+
+def _plug_image(path: str) -> list[Request]:
+    """The tree as a disk, which may be a file that only whoever starts the machine can read."""
+    file = {"driver": "file", "filename": "/dev/fdset/1", "locking": "off"}
+    return [
+        Request("add-fd", "", {"fdset-id": 1}, file=path),
+        Request("blockdev-add", "", {"driver": "raw", "node-name": "tree", "read-only": True, "file": file}),
+        Request("device_add", "", {"driver": "virtio-blk-pci", "id": "tree", "bus": "plug", "drive": "tree"}),
+    ]
 
 
 _PLUG = Request(

@@ -7,6 +7,8 @@ the old one is not found any more. A snapshot has a manifest beside it with its 
 from __future__ import annotations
 
 import os
+import threading
+import time
 
 from .. import _state
 from ..errors import EngineUnavailable
@@ -22,6 +24,9 @@ MOST_SNAPSHOTS = 6
 _MOST_FILES = 8
 
 _SNAPSHOT = "snapshot-"
+
+#: Nothing is in the making for so many seconds.
+_OLD = 3600
 
 
 def directory() -> str:
@@ -49,11 +54,28 @@ def made(kind: str, name: str, make: Callable[[], bytes]) -> str:
         _forget_old(kind, _MOST_FILES)
     else:
         os.utime(path)
+    # A monitor has a user of its own; nobody else gets into the directory.
+    os.chmod(path, 0o444)
+    return path
+
+
+def made_by(kind: str, name: str, make: Callable[[str], None]) -> str:
+    """The same, of what a program writes to the path that it is given; one process at a time does."""
+    with locked(f"{kind}-{name}"):
+        path = os.path.join(directory(), f"{kind}-{name}")
+        if not os.path.isfile(path):
+            part = f"{path}.{os.getpid()}.part"
+            _sweep(f"{kind}-{name}")
+            make(part)
+            os.rename(part, path)
+            _forget_old(kind, _MOST_FILES)
+        os.utime(path)
+        os.chmod(path, 0o444)
     return path
 
 
 def _write(path: str, content: bytes) -> None:
-    part = f"{path}.{os.getpid()}.part"
+    part = f"{path}.{os.getpid()}-{threading.get_native_id()}.part"
     with open(part, "wb", opener=_private) as file:
         file.write(content)
     os.rename(part, path)
@@ -69,7 +91,10 @@ def _forget_old(kind: str, most: int) -> None:
     for name in os.listdir(place):
         if name.startswith(f"{kind}-") and "." not in name:
             path = os.path.join(place, name)
-            found.append((os.stat(path).st_mtime_ns, path))
+            try:
+                found.append((os.stat(path).st_mtime_ns, path))
+            except FileNotFoundError:
+                pass  # another has forgotten it
     for _, path in sorted(found, reverse=True)[most:]:
         _remove(path)
 
@@ -83,6 +108,11 @@ def _remove(path: str) -> None:
 
 
 # --- snapshots ---
+
+
+def lock_of_snapshot(name: str) -> locked:
+    """One process at a time makes it."""
+    return locked(_SNAPSHOT + name)
 
 
 def snapshot(name: str) -> str | None:
@@ -105,23 +135,44 @@ def snapshot(name: str) -> str | None:
 
 
 class locked:  # noqa: N801  # used as a statement
-    """One process at a time makes the snapshot of a name."""
+    """One process at a time makes what has a name."""
 
     def __init__(self, name: str) -> None:
-        self._path = os.path.join(directory(), f"{_SNAPSHOT}{name}.lock")
+        self._path = os.path.join(directory(), f"{name}.lock")
 
     def __enter__(self) -> None:
         import fcntl
 
-        self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        fcntl.flock(self._file, fcntl.LOCK_EX)
+        while True:
+            self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            fcntl.flock(self._file, fcntl.LOCK_EX)
+            try:
+                if os.path.samestat(os.fstat(self._file), os.lstat(self._path)):
+                    return
+            except FileNotFoundError:
+                pass
+            os.close(self._file)  # who held it has taken it away
 
     def __exit__(self, *_: object) -> None:
+        os.unlink(self._path)
         os.close(self._file)
 
 
+def _sweep(name: str) -> None:
+    """Takes away what killed processes have left: of that name, which is locked by us, and what is old."""
+    place = directory()
+    for left in os.listdir(place):
+        path = os.path.join(place, left)
+        try:
+            if ".part" in left and (left.startswith(f"{name}.") or time.time() - os.stat(path).st_mtime > _OLD):
+                os.unlink(path)
+        except FileNotFoundError:
+            pass
+
+
 def new_snapshot(name: str) -> str:
-    """An empty file where a snapshot is to be written; `keep` makes it one."""
+    """An empty file where a snapshot is to be written; `keep` makes it one. While its name is locked."""
+    _sweep(_SNAPSHOT + name)
     part = os.path.join(directory(), f"{_SNAPSHOT}{name}.{os.getpid()}.part")
     _write(part, b"")
     _write(f"{part}.memory", b"")

@@ -50,6 +50,13 @@ pub struct Init {
     answer: OwnedFd,
 }
 
+impl Init {
+    /// All of the host's users are there inside.
+    pub fn has_all_users(&self) -> bool {
+        self.privileged
+    }
+}
+
 /// The guardian's part in the making: writing the maps of a user namespace that names ids which are not its maker's.
 pub struct Maps {
     asked: OwnedFd,

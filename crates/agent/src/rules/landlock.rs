@@ -102,6 +102,12 @@ pub fn check(rules: &Rules, abi: u32) -> Result<(), Failure> {
     Ok(())
 }
 
+/// What a program that needs nothing but files is held to besides, as far as the version goes: no ports, nobody outside.
+pub fn held_besides_files(abi: u32) -> (Option<Ports>, Vec<Scope>) {
+    let scopes = if abi >= SCOPE_ABI { vec![Scope::AbstractUnixSocket, Scope::Signal] } else { Vec::new() };
+    ((abi >= TCP_ABI).then(Ports::default), scopes)
+}
+
 fn granted_everywhere(files: &[FileRule], right: FileRight) -> bool {
     files.iter().any(|rule| rule.path.0 == b"/" && rule.rights.contains(&right))
 }

@@ -92,6 +92,26 @@ fn fill_one(group: &Group, controllers: &[Controller], needs: &Needs) -> io::Res
     Ok(if controllers == [Controller::Pids] { (filled, None, door) } else { (filled, door, None) })
 }
 
+/// Another limit of memory or CPUs, in a group that has one.
+pub fn change(version: Version, group: &Group, controller: Controller, needs: &Needs) -> io::Result<()> {
+    match (controller, version) {
+        (Controller::Memory, Version::One) => {
+            // Memory alone may never have more than memory and swap together, where the host knows of that.
+            let (both, alone) = ("memory.memsw.limit_in_bytes", "memory.limit_in_bytes");
+            let grows = group.write(both, &memory(needs)).is_ok();
+            group.write(alone, &memory(needs))?;
+            if !grows {
+                let _ = group.write(both, &memory(needs));
+            }
+            Ok(())
+        }
+        (Controller::Memory, Version::Two) => group.write("memory.max", &memory(needs)),
+        (Controller::Cpu, Version::One) => group.write("cpu.cfs_quota_us", &quota_us(needs).to_string()),
+        (Controller::Cpu, Version::Two) => group.write("cpu.max", &format!("{} {PERIOD_US}", quota_us(needs))),
+        (Controller::Pids, _) => Err(io::ErrorKind::Unsupported.into()),
+    }
+}
+
 fn quota_above(group: &Group) -> bool {
     group.path.ancestors().skip(1).any(|above| quota(Version::One, above).is_some())
 }
@@ -234,6 +254,27 @@ mod tests {
         let why = make(&place, &[Controller::Memory], &Needs { limits: &Limits::default(), spare_tasks: 0 }).err().unwrap();
         assert!(why.contains("would escape its memory.max"), "{why}");
         std::fs::remove_dir_all(own).unwrap();
+    }
+
+    #[test]
+    fn limits_are_set_anew_in_both_versions() {
+        let parent = fake(&[]);
+        let group = Group::make(&parent).unwrap();
+        let limits = Limits { memory: Some(5 << 20), cpus: Some(1.5), ..Limits::default() };
+        let needs = Needs { limits: &limits, spare_tasks: 0 };
+        assert!(change(Version::Two, &group, Controller::Memory, &needs).is_err());
+        let files = ["memory.max", "cpu.max", "memory.limit_in_bytes", "memory.memsw.limit_in_bytes", "cpu.cfs_quota_us"];
+        for file in files {
+            std::fs::write(group.path.join(file), "").unwrap();
+        }
+        for version in [Version::One, Version::Two] {
+            change(version, &group, Controller::Memory, &needs).unwrap();
+            change(version, &group, Controller::Cpu, &needs).unwrap();
+            assert!(change(version, &group, Controller::Pids, &needs).is_err());
+        }
+        let written = files.map(|file| std::fs::read_to_string(group.path.join(file)).unwrap());
+        assert_eq!(written, ["5242880", "150000 100000", "5242880", "5242880", "150000"]);
+        std::fs::remove_dir_all(parent).unwrap();
     }
 
     #[test]

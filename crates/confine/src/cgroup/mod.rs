@@ -160,6 +160,18 @@ impl ControlGroups {
         }
     }
 
+    /// Sets a limit anew that a group holds. The error says why not.
+    pub fn change(&self, controller: Controller, limits: &Limits) -> Result<(), String> {
+        let Some(joined) = self.holder(controller) else {
+            return Err(self
+                .reasons
+                .get(&controller)
+                .map_or_else(|| "it was started without that limit".to_owned(), |why| format!("no cgroup holds it: {why}")));
+        };
+        limit::change(joined.version, &joined.group, controller, &Needs { limits, spare_tasks: 0 })
+            .map_err(|error| format!("its cgroup does not take it: {error}"))
+    }
+
     /// Why the groups are not all there; `None`: they are. `required` by name, they are there without any limit too.
     pub fn missing(&self) -> Option<String> {
         let reasons: Vec<String> =

@@ -24,24 +24,21 @@ use skerry_abi::signal::Signal;
 use skerry_control::{Action, Argument, CallRule, Calls, FileRight, FileRule, Observe, Operator, Ports, Rules};
 
 /// What the stub serves itself, always or nearly so (stub/src/native.rs).
-const IN_THE_PROCESS: [u32; 13] = [
+const IN_THE_PROCESS: [u32; 10] = [
     linux::__NR_mmap,
     linux::__NR_mprotect,
     linux::__NR_munmap,
     linux::__NR_sched_yield,
     linux::__NR_mremap,
-    linux::__NR_msync,
     linux::__NR_madvise,
     linux::__NR_arch_prctl,
     linux::__NR_futex,
     linux::__NR_set_tid_address,
-    linux::__NR_getrandom,
-    linux::__NR_membarrier,
     linux::__NR_rseq,
 ];
 
 /// What the stub does on direct descriptors (stub/src/direct.rs).
-const DIRECT: [u32; 11] = [
+const DIRECT: [u32; 9] = [
     linux::__NR_read,
     linux::__NR_write,
     linux::__NR_lseek,
@@ -51,8 +48,6 @@ const DIRECT: [u32; 11] = [
     linux::__NR_writev,
     linux::__NR_preadv,
     linux::__NR_pwritev,
-    linux::__NR_fsync,
-    linux::__NR_fdatasync,
 ];
 
 /// What the stub answers (stub/src/local.rs).

@@ -93,7 +93,10 @@ impl Engine {
         }
         let own = match own {
             Some((host, rights)) => match thread.listener.listener.inject(ring, host.descriptor.as_fd()) {
-                Ok(descriptor) => Some((descriptor, rights)),
+                Ok(descriptor) => {
+                    thread.process.was_given(descriptor);
+                    Some((descriptor, rights))
+                }
                 Err(_) => return,
             },
             None => None,
@@ -112,6 +115,7 @@ impl Engine {
     fn inject_table(&self, thread: &GuestThread, ring: u64, memory: &OwnedFd, operations: &mut Vec<Operation>) -> bool {
         match thread.listener.listener.inject(ring, memory.as_fd()) {
             Ok(descriptor) => {
+                thread.process.was_given(descriptor);
                 operations.push(operation(operation::DIRECT_TABLE, 0, descriptor as u64));
                 true
             }

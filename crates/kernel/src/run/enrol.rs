@@ -252,6 +252,8 @@ impl Engine {
             retired: AtomicBool::new(false),
             state: Mutex::new(ThreadState { task: enrolment.child.clone(), ..ThreadState::default() }),
         });
+        // Whatever it was given before it was made, and so the child has too, counts by now.
+        channel.set_descriptors(parent.map_or(0, |parent| parent.process.descriptors_end()));
         self.threads.write().insert(notification.tid, thread.clone());
         if let Some(child) = &enrolment.child {
             *child.host.write() = Some(host);

@@ -48,6 +48,7 @@ use skerry_platform::channel::Channel;
 use skerry_platform::engine::{HostProcess, HostThread};
 use skerry_platform::layout::{Reply, BEGIN_ASKING, BEGIN_AT_ONCE};
 use skerry_platform::listener::Listener;
+use skerry_platform::processor::nanoseconds_of_ticks;
 use skerry_platform::zygote::Zygote;
 use skerry_platform::HostError;
 use std::collections::HashMap;
@@ -204,6 +205,8 @@ impl Engine {
     /// `timers` end waits that have a deadline.
     pub fn start(zygote: Zygote, timers: Arc<TimerQueue>) -> Result<Arc<Engine>, HostError> {
         skerry_platform::engine::install_interrupter();
+        // Counts from here on.
+        nanoseconds_of_ticks();
         let reaper = reaper::Reaper::new()?;
         let engine = Arc::new_cyclic(|this| Engine {
             this: this.clone(),

@@ -39,8 +39,6 @@ impl Engine {
         }
         *task.host.write() = None;
         task.leave_channel();
-        // What it has used so far is its own word, and about its own next task only.
-        thread.host.begin_anew(thread.channel.detail().status.max(0) as u64);
         parked.push(thread.host.tid);
         true
     }
@@ -57,6 +55,7 @@ impl Engine {
             }
         };
         let child = &plan.child;
+        thread.host.begin_anew();
         *child.host.write() = Some(thread.host.clone());
         child.set_address_space(thread.space.clone());
         child.move_to_channel(&thread.channel);

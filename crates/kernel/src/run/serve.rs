@@ -16,6 +16,7 @@ use skerry_platform::layout::{
     self, action, deferred, loan, operation, request, streams, CloneOrder, Frame, Operation, Reply, Request, CLONE_THREAD,
 };
 use skerry_platform::listener::Notification;
+use skerry_platform::processor::nanoseconds_of_ticks;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
@@ -33,6 +34,11 @@ impl Engine {
         };
         if notification.number as u32 == linux::__NR_clone {
             return self.serve_clone(holder, &notification);
+        }
+        if notification.number as u32 == linux::__NR_prctl {
+            // With the only arguments that its filter lets through: to die with us.
+            holder.door.listener.let_go_on(notification.id);
+            return;
         }
         match notification.arguments[1] {
             layout::DOORBELL_ENROL => self.enrol(holder, &notification),
@@ -235,8 +241,9 @@ impl Engine {
         };
         let reply = match signal::prepare_return(context, result) {
             Return::Value(value) => return self.answer(thread, self.value_reply(thread, context, value)),
-            Return::Restart => Reply { action: action::RESTART, ..Reply::default() },
-            Return::AsIs => Reply { action: action::AS_IS, ..Reply::default() },
+            // A wait for some time is made again for the rest of it.
+            Return::Restart => Reply { action: action::RESTART, value: nanoseconds_of_ticks() as i64, ..Reply::default() },
+            Return::AsIs => Reply { action: action::AS_IS, value: nanoseconds_of_ticks() as i64, ..Reply::default() },
             Return::Handler { resume, frame } => {
                 let reply = handler_reply(resume);
                 thread.channel.put_frame(&channel_frame(&frame));
@@ -367,11 +374,12 @@ impl Engine {
         let mut state = thread.state.lock();
         let ring = state.ring.ok_or(Errno::ESRCH)?;
         thread.channel.put_reply(state.sequence, &reply);
-        if thread.listener.listener.answer_with_descriptor(ring, descriptor).is_err() {
+        let Ok(number) = thread.listener.listener.answer_with_descriptor(ring, descriptor) else {
             // Its table is full, or it is gone.
             state.continuation = None;
             return Err(Errno::ENFILE);
-        }
+        };
+        thread.process.was_given(number);
         state.in_service = false;
         state.reply = Some(reply);
         state.ring = None;
@@ -409,6 +417,7 @@ impl Engine {
                     Some(number) => number,
                     None => match ring.map(|ring| thread.listener.listener.inject(ring, descriptor.as_fd())) {
                         Some(Ok(number)) => {
+                            thread.process.was_given(number);
                             injected.push((Arc::as_ptr(descriptor), number));
                             number
                         }

@@ -6,7 +6,7 @@ use crate::image::Plain;
 use parking_lot::Mutex;
 use skerry_platform::engine::HostThread;
 use skerry_platform::layout::MAXIMUM_SLOTS;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 
 /// One address space; shared by the threads of a process, and with a vfork(2) child.
@@ -15,6 +15,8 @@ pub struct AddressSpace {
     slots: Mutex<Vec<Slot>>,
     /// The host process that it was made for; a vfork(2) child that uses it too is another one.
     pub(super) owner: i32,
+    /// Its program has said that it will ask for private barriers (membarrier(2)).
+    pub(crate) has_barriers: AtomicBool,
     /// Its stub has a table of direct descriptors.
     pub(super) has_direct: AtomicBool,
     pub brk: Mutex<Brk>,
@@ -66,6 +68,7 @@ impl AddressSpace {
     /// What a fork(2) child knows of its copy of this space.
     pub(super) fn copy_to(&self, copy: &AddressSpace) {
         *copy.plain_code.lock() = self.plain_code.lock().clone();
+        copy.has_barriers.store(self.has_barriers.load(Ordering::Acquire), Ordering::Release);
     }
 
     pub(crate) fn add_plain_code(&self, code: PlainCode) {

@@ -153,6 +153,24 @@ pub fn madvise(_context: &mut Context, _address: u64, _length: u64, _advice: i32
     Err(Errno::EINVAL)
 }
 
+/// msync(2). What is mapped is the host's pages of the file, so that there is nothing to do but to have them written: the host
+/// trees that are written, all of them, as who asks for it and closes the file first is not to be told apart.
+pub fn msync(context: &mut Context, address: u64, length: u64, flags: u32) -> Result<()> {
+    let both = linux::MS_ASYNC | linux::MS_SYNC;
+    if flags & !(both | linux::MS_INVALIDATE) != 0 || flags & both == both || address % PAGE != 0 {
+        return Err(Errno::EINVAL);
+    }
+    let length = length.checked_next_multiple_of(PAGE).ok_or(Errno::ENOMEM)?;
+    let end = address.checked_add(length).filter(|end| *end <= ADDRESS_END).ok_or(Errno::ENOMEM)?;
+    if !context.memory().is_mapped(address, end) {
+        return Err(Errno::ENOMEM);
+    }
+    if flags & linux::MS_SYNC != 0 {
+        super::data::sync(context)?;
+    }
+    Ok(())
+}
+
 /// mincore(2): every page of a mapping is said to be resident; which host pages are is not the guest's to know.
 pub fn mincore(context: &mut Context, address: u64, length: u64, vector: UserAddress) -> Result<()> {
     if address % PAGE != 0 {

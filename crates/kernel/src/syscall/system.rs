@@ -6,9 +6,9 @@ use crate::task::credentials::{CAP_SYS_ADMIN, CAP_SYS_BOOT, CAP_SYS_PTRACE};
 use crate::task::{Process, Task};
 use crate::{Context, Errno, Result};
 use rustix::system;
+use rustix::thread::{membarrier_query, MembarrierCommand};
 use skerry_abi::raw::general as linux;
 use skerry_abi::structs::IoVec;
-use skerry_platform::engine::NativeCall;
 use skerry_platform::memory::GuestMemory;
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
@@ -97,34 +97,73 @@ pub fn sysinfo(context: &mut Context, address: UserAddress) -> Result<()> {
     context.write(address.0, &answer)
 }
 
-/// Filled by the host's generator, by the application itself.
-pub fn getrandom(context: &mut Context, _buffer: UserAddress, _length: u64, flags: u32) -> Result<u64> {
+/// getrandom(2): the host's generator. EFAULT only where nothing could be written; a large buffer is filled as far as no signal
+/// comes.
+pub fn getrandom(context: &mut Context, buffer: UserAddress, length: u64, flags: u32) -> Result<u64> {
     const NONBLOCK: u32 = 1;
     const RANDOM: u32 = 2;
     const INSECURE: u32 = 4;
+    /// As much as one call gives at the most.
+    const MOST: u64 = 0x1ff_ffff;
+    const STEP: u64 = 16 << 10;
     if flags & !(NONBLOCK | RANDOM | INSECURE) != 0 || flags & (RANDOM | INSECURE) == RANDOM | INSECURE {
         return Err(Errno::EINVAL);
     }
-    let arguments = context.call.arguments;
-    context.run_native(vec![NativeCall::new(linux::__NR_getrandom, arguments)], None)
+    let wanted = length.min(MOST);
+    if wanted > STEP {
+        context.before_slow_host_call();
+    }
+    let mut bytes = vec![0; wanted.min(STEP) as usize];
+    let mut done = 0;
+    while done < wanted && (done == 0 || !context.task.is_interrupted()) {
+        let step = (wanted - done).min(STEP) as usize;
+        // So much comes at once, or with less.
+        let count =
+            rustix::rand::getrandom(&mut bytes[..step], rustix::rand::GetRandomFlags::empty()).map_err(|_| Errno::EAGAIN)?;
+        let written = context.write_some(buffer.0.wrapping_add(done), &bytes[..count]);
+        done += written as u64;
+        if written < count {
+            break;
+        }
+    }
+    if done == 0 && wanted > 0 {
+        return Err(Errno::EFAULT);
+    }
+    Ok(done)
 }
 
-/// Private commands only: the others would disturb the host's other processes.
-pub fn membarrier(context: &mut Context, command: i32, flags: u32, _cpu: i32) -> Result<u64> {
-    const PRIVATE_COMMANDS: [i32; 4] = [8, 16, 32, 64];
+/// membarrier(2). The barrier is made on every CPU that runs a guest (the stub's zygote has them all registered for that), so
+/// that private and global ones are the same. Those that make cores look at their instructions again are not there.
+pub fn membarrier(context: &mut Context, command: i32, flags: u32, _cpu: i32) -> Result<i32> {
+    const QUERY: i32 = 0;
+    const GLOBAL: i32 = 1;
+    const GLOBAL_EXPEDITED: i32 = 2;
+    const REGISTER_GLOBAL_EXPEDITED: i32 = 4;
+    const PRIVATE_EXPEDITED: i32 = 8;
+    const REGISTER_PRIVATE_EXPEDITED: i32 = 16;
+    let barrier = || rustix::thread::membarrier(MembarrierCommand::GlobalExpedited).map_or(Err(Errno::ENOSYS), |()| Ok(0));
+    if !membarrier_query().contains_command(MembarrierCommand::GlobalExpedited) {
+        return Err(Errno::ENOSYS);
+    }
     if flags != 0 {
         return Err(Errno::EINVAL);
     }
-    if command != 0 && !PRIVATE_COMMANDS.contains(&command) {
-        return Err(Errno::EINVAL);
+    let space = context.task.address_space();
+    let registered = space.as_ref().map(|space| &space.has_barriers);
+    match command {
+        QUERY => Ok(GLOBAL | GLOBAL_EXPEDITED | REGISTER_GLOBAL_EXPEDITED | PRIVATE_EXPEDITED | REGISTER_PRIVATE_EXPEDITED),
+        GLOBAL | GLOBAL_EXPEDITED => barrier(),
+        REGISTER_GLOBAL_EXPEDITED => Ok(0),
+        PRIVATE_EXPEDITED if registered.is_some_and(|registered| registered.load(Ordering::Acquire)) => barrier(),
+        PRIVATE_EXPEDITED => Err(Errno::EPERM),
+        REGISTER_PRIVATE_EXPEDITED => {
+            if let Some(registered) = registered {
+                registered.store(true, Ordering::Release);
+            }
+            Ok(0)
+        }
+        _ => Err(Errno::EINVAL),
     }
-    let call = NativeCall::new(linux::__NR_membarrier, [command as u64, 0, 0, 0, 0, 0]);
-    let then = move |_: &mut Context, result: i64| match result {
-        ..0 => Err(Errno(result.unsigned_abs().min(4095) as i32)),
-        supported if command == 0 => Ok(supported as u64 & PRIVATE_COMMANDS.iter().fold(0, |all, &one| all | one as u64)),
-        result => Ok(result as u64),
-    };
-    context.run_native(vec![call], Some(Box::new(then)))
 }
 
 pub fn personality(context: &mut Context, persona: u64) -> Result<u32> {

@@ -80,7 +80,7 @@ rows! {
     23 select crate::syscall::poll::select, Kernel Full "";
     24 sched_yield crate::syscall::scheduling::sched_yield, Host Full "";
     25 mremap crate::syscall::memory::served_by_the_stub, Host Full "no MREMAP_DONTUNMAP";
-    26 msync crate::syscall::memory::served_by_the_stub, Host Full "";
+    26 msync crate::syscall::memory::msync, Kernel Full "";
     27 mincore crate::syscall::memory::mincore, Kernel Partial "every mapped page counts as resident";
     28 madvise crate::syscall::memory::madvise, Host Partial "no MADV_REMOVE";
     29 shmget crate::syscall::sysv::shmget, Kernel Full "";
@@ -364,13 +364,13 @@ rows! {
     315 sched_getattr crate::syscall::scheduling::sched_getattr, Kernel Full "";
     316 renameat2 crate::syscall::name::renameat2, Kernel Full "";
     317 seccomp crate::syscall::prctl::seccomp, Kernel Partial "no listener, no tracer";
-    318 getrandom crate::syscall::system::getrandom, Host Full "";
+    318 getrandom crate::syscall::system::getrandom, Kernel Full "";
     319 memfd_create crate::syscall::notify::memfd_create, Kernel Partial "no huge pages";
     320 kexec_file_load crate::syscall::system::absent, Kernel Refused "";
     321 bpf crate::syscall::system::forbidden, Kernel Refused "";
     322 execveat crate::syscall::clone::execveat, Kernel Full "";
     323 userfaultfd crate::syscall::system::absent, Kernel Refused "";
-    324 membarrier crate::syscall::system::membarrier, Host Partial "private commands";
+    324 membarrier crate::syscall::system::membarrier, Kernel Partial "no SYNC_CORE, no RSEQ";
     325 mlock2 crate::syscall::resource::mlock2, Kernel Partial "see mlock";
     326 copy_file_range crate::syscall::data::copy_file_range, Kernel Full "";
     327 preadv2 crate::syscall::read_write::preadv2, Data Full "";
@@ -379,7 +379,7 @@ rows! {
     331 pkey_free crate::syscall::system::pkey_free, Kernel Refused "";
     332 statx crate::syscall::path::statx, Kernel Full "";
     333 io_pgetevents crate::syscall::aio::io_pgetevents, Kernel Full "";
-    334 rseq crate::syscall::memory::served_by_the_stub, Host Full "";
+    334 rseq crate::syscall::system::absent, Host Refused "programs go on without";
     424 pidfd_send_signal crate::syscall::notify::pidfd_send_signal, Kernel Full "";
     425 io_uring_setup crate::syscall::system::absent, Kernel Refused "";
     426 io_uring_enter crate::syscall::system::absent, Kernel Refused "";
