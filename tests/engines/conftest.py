@@ -128,13 +128,15 @@ def do(traits: Traits, caller: harness.Caller) -> Callable[..., harness.Complete
 
 
 @pytest.fixture(scope="session")
-def images(native_only: bool) -> Iterator[Path]:
-    """A directory of images that everybody can read."""
+def built_images(native_only: bool) -> Iterator[Path]:
+    """A directory of images that everybody can read; SKERRY_TEST_IMAGES: it is there already."""
     if native_only:
         pytest.skip("--native-only")
+    if there := os.environ.get("SKERRY_TEST_IMAGES"):
+        yield Path(there)
+        return
     if reason := harness.missing("gcc"):
         pytest.skip(reason)
-    harness.usable_engine("unikernel")
     with tempfile.TemporaryDirectory(prefix="skerry-test-") as directory:
         os.chmod(directory, 0o755)
         for name, flags in VARIANTS.items():
@@ -145,3 +147,10 @@ def images(native_only: bool) -> Iterator[Path]:
                 timeout=60,
             )
         yield Path(directory)
+
+
+@pytest.fixture(scope="session")
+def images(native_only: bool, built_images: Path) -> Path:
+    """The same, where the engine can be used."""
+    harness.usable_engine("unikernel")
+    return built_images

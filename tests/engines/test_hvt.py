@@ -17,12 +17,13 @@ import pytest
 import harness
 import skerry
 from skerry.engines.sentry import find_beside
+from skerry.vmm import accel
 
 pytestmark = pytest.mark.sandbox
 
 
 @pytest.fixture(scope="module")
-def tender(images: Path) -> str:
+def tender(built_images: Path) -> str:
     program = find_beside("skerry-tender")
     try:
         done = harness.run([program, "--probe", "hvt"], timeout=20)
@@ -30,15 +31,21 @@ def tender(images: Path) -> str:
         pytest.skip("this host's /dev/kvm runs nothing in 20 s")
     if done.returncode != 0:
         pytest.skip(done.stderr.strip())
+    # There are hosts whose KVM interprets a guest's ring 0, some of them thousands of times slower than a processor.
+    done = harness.run([program, "--memory", "8388608", built_images / "hvt-tasks", "boot"], timeout=60)
+    if done.seconds > accel.patient(1):
+        pytest.skip(f"this host's KVM takes {done.seconds:.1f} s for what a processor does in no time")
     return program
 
 
 @pytest.fixture
-def tend(images: Path, tender: str) -> Callable[..., harness.Completed]:
+def tend(built_images: Path, tender: str) -> Callable[..., harness.Completed]:
     """The tender itself, with an image for hvt."""
 
     def run(words: str, *options: str, image: str = "hvt-tasks", **rest: object) -> harness.Completed:
-        return harness.run([tender, "--memory", "8388608", *options, "--", images / image, *words.split()], timeout=60, **rest)
+        return harness.run(
+            [tender, "--memory", "8388608", *options, "--", built_images / image, *words.split()], timeout=60, **rest
+        )
 
     return run
 
@@ -78,9 +85,7 @@ def test_it_starts_as_the_abi_says(tend) -> None:
         ("halt", signal.SIGSEGV),
         ("lost", signal.SIGSEGV),
         ("tables 4194304", signal.SIGSEGV),
-        ("tables 1073741824", signal.SIGSEGV),
-        # Machines in machines are not there (EFER.SVME).
-        ("nested", signal.SIGILL),
+        # Machines in machines are not there (EFER.SVME; vmrun is one fault or another).
         ("model 3221225600 7425", signal.SIGSEGV),
         # Ports that are none of the ABI's.
         ("port 1279 0", signal.SIGSYS),
@@ -94,6 +99,10 @@ def test_it_starts_as_the_abi_says(tend) -> None:
 def test_what_ends_it_is_a_signal_as_of_a_program(tend, task: str, number: int) -> None:
     done = tend(task)
     assert (done.returncode, done.stdout) == (-number, ""), done
+
+
+def test_it_makes_no_machine_of_its_own(tend) -> None:
+    assert tend("nested").returncode in (-signal.SIGILL, -signal.SIGSEGV)
 
 
 @pytest.mark.parametrize(
@@ -144,7 +153,7 @@ def test_a_block_device(tend, tmp_path: Path) -> None:
     assert disk.stat().st_size == 64 << 10
 
 
-def test_a_net_device_of_a_socket(images: Path, tender: str, tmp_path: Path) -> None:
+def test_a_net_device_of_a_socket(built_images: Path, tender: str, tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.write_bytes(bytes(512))
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -152,7 +161,7 @@ def test_a_net_device_of_a_socket(images: Path, tender: str, tmp_path: Path) -> 
     with ours, theirs:
         options = ["--net", f"service=fd:{theirs.fileno()}", "--mac", "service=02:00:00:00:00:07", "--block", f"storage={disk}"]
         process = subprocess.Popen(
-            [tender, "--memory", "8388608", *options, images / "hvt-devices", "echo"],
+            [tender, "--memory", "8388608", *options, built_images / "hvt-devices", "echo"],
             pass_fds=[theirs.fileno()], stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
         for payload in (b"one!", b"x" * 1400, b"end!"):
@@ -181,12 +190,12 @@ def test_the_engine_runs_it(images: Path, tender: str, ourselves: harness.Caller
             sandbox.run([images / "hvt-tasks", "spin"], timeout=0.5)
 
 
-def test_without_kvm_it_says_so(images: Path) -> None:
+def test_without_kvm_it_says_so(built_images: Path) -> None:
     if os.geteuid() != 0:
         pytest.skip("it takes root to become somebody who may not open /dev/kvm")
     program = find_beside("skerry-tender")
     done = subprocess.run(
-        [program, images / "hvt-tasks"], user=65534, group=65534, extra_groups=[], capture_output=True, text=True
+        [program, built_images / "hvt-tasks"], user=65534, group=65534, extra_groups=[], capture_output=True, text=True
     )
     if done.returncode == 3:
         pytest.skip("everybody may open /dev/kvm here")

@@ -61,7 +61,7 @@ def policy_for(top: str, **more: object) -> skerry.Policy:
     return skerry.Policy({"files": files, **more})
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", [*ENGINES, "uml"])
 def test_of_files_there_is_what_the_lists_say(engine: str, tmp_path: pathlib.Path) -> None:
     harness.usable_engine(engine)
     top = tree(tmp_path)

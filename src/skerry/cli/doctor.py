@@ -302,6 +302,7 @@ def check_monitors() -> tuple[str, str, str]:
     import shutil
 
     from .._options import MONITORS
+    from ..engines.unikernel import UnikernelEngine
     from ..vmm import kernel, monitor
 
     texts, mends = [], []
@@ -314,6 +315,9 @@ def check_monitors() -> tuple[str, str, str]:
         driver = monitor(name)
         there = "there" if shutil.which(driver.program) else "not installed"
         texts.append(f"{name}: {there}" + ("" if driver.run_on_hardware else ", its driver was not run on hardware"))
+    trouble = UnikernelEngine().hvt_trouble()
+    texts.append(f"unikernels for hvt: {f'not usable: {trouble}' if trouble else 'usable'}")
+    texts.append("kvm was run by us in a machine of QEMU's tcg only, never on hardware")
     return (NOTE if mends else GOOD), "virtual machines: " + "; ".join(texts), "\n".join(mends)
 
 

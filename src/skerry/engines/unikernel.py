@@ -26,6 +26,9 @@ PROGRAM = "skerry-tender"
 #: What images for hvt take.
 KVM = "/dev/kvm"
 
+#: What the smallest image for hvt gets, which takes some milliseconds.
+_PATIENCE = 10
+
 #: A unikernel's memory where no limit is given.
 DEFAULT_MEMORY = 512 << 20
 
@@ -115,6 +118,19 @@ class UnikernelEngine:
             why = done.stderr.strip() or f"the probe ended with status {done.returncode}"
             return Probe(False, why, "use Linux on x86-64 with seccomp, and vm.mmap_min_addr of at most 65536")
         return probe_by_boot(self.name, "what 'rules' needs is needed here too")
+
+    def hvt_trouble(self) -> str:
+        """Why images for hvt do not run here, or nothing: by the smallest one."""
+        import subprocess
+
+        words = [find_beside(PROGRAM), "--probe", "hvt"]
+        try:
+            done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_PATIENCE)
+        except subprocess.TimeoutExpired:
+            return f"{KVM} runs nothing in {_PATIENCE} s"
+        if done.returncode == 0:
+            return ""
+        return done.stderr.strip().rpartition(" takes KVM: ")[2] or f"the probe ended with status {done.returncode}"
 
     def start(
         self,

@@ -120,9 +120,9 @@ def _is_roots(place: str) -> bool:
 # --- fetching ---
 
 
-def fetch() -> Kernel:
+def fetch(wanted_package: str = PACKAGE, place: str = "") -> Kernel:
     """Brings the distribution's kernel for virtual machines: by apt, which checks the package by the archive's signature, and
-    unpacked without installing it. What is there already is not brought again.
+    unpacked without installing it. What is there already is not brought again. `place`: where `find` looks, unless said.
     """
     import hashlib
     import shutil
@@ -139,10 +139,10 @@ def fetch() -> Kernel:
             raise EngineUnavailable(f"{' '.join(words)}: {done.stderr.strip() or done.returncode}")
         return done.stdout
 
-    package = _field(output("apt-cache", "show", "--no-all-versions", PACKAGE), "Depends").partition(" ")[0]
+    package = _field(output("apt-cache", "show", "--no-all-versions", wanted_package), "Depends").partition(" ")[0]
     if not package.startswith("linux-image-"):
-        raise EngineUnavailable(f"{PACKAGE} is not known to apt; run 'apt-get update', or set SKERRY_KERNEL")
-    place = SHARED if os.geteuid() == 0 else fetched_directories()[0]
+        raise EngineUnavailable(f"{wanted_package} is not known to apt; run 'apt-get update', or set SKERRY_KERNEL")
+    place = place or (SHARED if os.geteuid() == 0 else fetched_directories()[0])
     release = package[len("linux-image-") :]
     top = os.path.join(place, release)
     if os.path.isdir(top):

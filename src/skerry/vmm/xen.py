@@ -1,7 +1,7 @@
 """Xen, by its `xl` tool: a configuration file (xl.cfg(5)), and `xl create` in the foreground until the machine's end.
 
-The machine is a PVH guest: no device model runs for it in the first domain. Its tree comes as an image; the agent calls by a
-channel (a console of its own with a socket on our side).
+The machine is a PVH guest. Its tree comes as an image; the agent calls by a channel (a console of its own with a socket on our
+side), which a device model in the first domain serves (Debian's package is qemu-system-xen).
 """
 
 from __future__ import annotations
