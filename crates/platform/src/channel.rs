@@ -35,11 +35,16 @@ pub struct Lent {
     pub descriptor_flags: u32,
 }
 
-/// Names that were looked at ahead: records as [`loan::NAME`] has them.
+/// Names that were looked at ahead, and the one that a file was opened by: records as [`loan::NAME`] and [`loan::OPENED`]
+/// have them.
 #[derive(Clone, Debug, Default)]
 pub struct Names {
     pub records: Vec<u8>,
     pub count: u32,
+    /// Where the latter is, behind the others.
+    pub opened: Option<usize>,
+    /// The same of names that are no links.
+    pub no_links: Option<usize>,
 }
 
 impl Names {
@@ -55,6 +60,42 @@ impl Names {
         self.count += 1;
         true
     }
+
+    /// Adds what readlink(2) says of names, as many as there is room for; once.
+    pub fn set_no_links<'a>(&mut self, names: impl Iterator<Item = (&'a [u8], i32)>, room: usize) {
+        let start = self.records.len();
+        self.records.extend_from_slice(&0u64.to_ne_bytes());
+        let mut count = 0u64;
+        for (name, error) in names {
+            let size = loan::NO_LINK + name.len().next_multiple_of(8);
+            if name.len() > loan::LONGEST_NAME || self.records.len() - start + size > room {
+                break;
+            }
+            self.records.extend_from_slice(&(name.len() as u64).to_ne_bytes());
+            self.records.extend_from_slice(&i64::from(error).to_ne_bytes());
+            self.records.extend_from_slice(name);
+            self.records.resize(self.records.len().next_multiple_of(8), 0);
+            count += 1;
+        }
+        if count == 0 {
+            self.records.truncate(start);
+            return;
+        }
+        self.records[start..start + 8].copy_from_slice(&count.to_ne_bytes());
+        self.no_links = Some(start);
+    }
+
+    /// Says by what the file was opened, as it was given to openat(2), where there is room for it. The last one of all.
+    pub fn set_opened(&mut self, directory: i32, name: &[u8], flags: u32, room: usize) {
+        if name.len() > loan::LONGEST_NAME || loan::OPENED + name.len().next_multiple_of(8) > room {
+            return;
+        }
+        self.opened = Some(self.records.len());
+        self.records.extend_from_slice(&(name.len() as u64 | u64::from(directory as u32) << 32).to_ne_bytes());
+        self.records.extend_from_slice(&u64::from(flags).to_ne_bytes());
+        self.records.extend_from_slice(name);
+        self.records.resize(self.records.len().next_multiple_of(8), 0);
+    }
 }
 
 /// What has become of a file that was lent.
@@ -63,6 +104,8 @@ pub struct Returned {
     pub position: u32,
     pub was_read: bool,
     pub is_closed: bool,
+    /// It has asked about a name that is no link.
+    pub has_asked: bool,
 }
 
 /// The sentry's mapping of one thread's channel.
@@ -216,6 +259,8 @@ impl Channel {
             descriptor_flags: file.descriptor_flags,
             names: end as u32,
             names_count: names.count,
+            opened: names.opened.map_or(0, |at| (end + at) as u32),
+            no_links: names.no_links.map_or(0, |at| (end + at) as u32),
         };
         // SAFETY: inside the mapping, `length` bytes from `start` on, the names from `end` on, and the status behind them at the area's end; no
         // reference into it is made.
@@ -249,6 +294,7 @@ impl Channel {
                         position: (word & loan::POSITION) as u32,
                         was_read: word & loan::READ != 0,
                         is_closed: word & loan::CLOSED != 0,
+                        has_asked: word & loan::ASKED != 0,
                     })
                 }
                 Err(now) => word = now,

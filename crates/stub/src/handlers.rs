@@ -5,6 +5,7 @@
 use crate::bases;
 use crate::call;
 use crate::context::{Context, Info};
+use crate::copies;
 use crate::cpuid;
 use crate::direct;
 use crate::entry::{self, Interrupted};
@@ -301,6 +302,12 @@ pub fn run_operations(thread: &ThreadBlock, count: u32) -> i64 {
             operation::CALL if !failed => {
                 result = host::call_array(one.number, &one.arguments);
                 failed = (-4095..0).contains(&result);
+                // A mapping at a fixed place takes away what was there; so does what it ends with.
+                match one.number {
+                    number::MMAP if !failed => copies::forget(result as u64, one.arguments[1]),
+                    number::MUNMAP => copies::forget(one.arguments[0], one.arguments[1]),
+                    _ => {}
+                }
             }
             operation::VALUE if !failed => result = one.arguments[0] as i64,
             operation::DIRECT_TABLE => direct::map_table(one.arguments[0]),

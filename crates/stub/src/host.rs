@@ -274,11 +274,13 @@ pub fn behind_guarded(address: u64) -> Option<u64> {
 pub mod number {
     pub const READ: u64 = 0;
     pub const WRITE: u64 = 1;
+    pub const OPEN: u64 = 2;
     pub const FSTAT: u64 = 5;
     pub const LSTAT: u64 = 6;
     pub const LSEEK: u64 = 8;
     pub const IOCTL: u64 = 16;
     pub const GETDENTS64: u64 = 217;
+    pub const OPENAT: u64 = 257;
     pub const NEWFSTATAT: u64 = 262;
     pub const PREAD64: u64 = 17;
     pub const PWRITE64: u64 = 18;
@@ -317,6 +319,7 @@ pub mod number {
     pub const GETSID: u64 = 124;
     pub const GETTID: u64 = 186;
     pub const CHDIR: u64 = 80;
+    pub const READLINK: u64 = 89;
     pub const CHROOT: u64 = 161;
     pub const CAPSET: u64 = 126;
     pub const SIGALTSTACK: u64 = 131;

@@ -434,6 +434,10 @@ pub struct Loan {
     /// Where names that were looked at ahead begin in the area ([`loan::NAME`]), and how many there are.
     pub names: u32,
     pub names_count: u32,
+    /// Where in the area it says how it was opened ([`loan::OPENED`]); 0: nowhere.
+    pub opened: u32,
+    /// The same of names that are no links ([`loan::NO_LINK`]), behind a word that says how many there are.
+    pub no_links: u32,
 }
 
 /// What lies ready in streams that epoll_wait(2) has told of, lent to who reads it (ADR 44).
@@ -475,7 +479,7 @@ pub mod streams {
 }
 
 pub mod loan {
-    /// In [`super::Reply::entry`] with RETURN: there is one.
+    /// In [`super::Reply::entry`] with RETURN, or NATIVE where nothing is to be asked behind it: there is one.
     pub const LENT: u64 = 2;
     /// In the word, which is 0 where there is none: it stands.
     pub const VALID: u64 = 1 << 63;
@@ -483,6 +487,8 @@ pub mod loan {
     pub const CLOSED: u64 = 1 << 62;
     /// Data has been read.
     pub const READ: u64 = 1 << 61;
+    /// One of the names that are no links has been asked about.
+    pub const ASKED: u64 = 1 << 60;
     /// Below these bits, its number, so that an old one is never taken for it.
     pub const NUMBER: u32 = 32;
     pub const NUMBER_MASK: u64 = 0xffff << NUMBER;
@@ -498,10 +504,19 @@ pub mod loan {
     pub const fn name_size(length: usize) -> usize {
         NAME + length.next_multiple_of(8)
     }
+    /// By what it was opened: the name's length, and the directory's descriptor above it; the flags; then the name, filled
+    /// up to whole words.
+    pub const OPENED: usize = 16;
+    /// A name that is no link: its length; the error that readlink(2) gives for it; then its bytes, filled up to whole words.
+    pub const NO_LINK: usize = 16;
     /// In the flags: it is a directory.
     pub const DIRECTORY: u32 = 1;
     /// Reading changes what fstat(2) shows (its time of access).
     pub const SHOWS_READING: u32 = 2;
+    /// A private mapping of it that is only read may be a copy of its data (ADR 40).
+    pub const MAY_BE_COPIED: u32 = 4;
+    /// It is open to be written: there is nothing to be read of it here.
+    pub const WRITTEN: u32 = 8;
     /// The end of the area has a `struct stat` of the file.
     pub const STATUS: usize = 144;
     /// What there is room for before that.

@@ -8,8 +8,12 @@
 //!
 //! Nothing here is a wall: a program that writes other things there harms its own view of its own file.
 
+use crate::copies;
 use crate::host::{self, number};
-use crate::layout::loan::{name_size, CLOSED, DIRECTORY, LONGEST_NAME, NAME, POSITION, READ, SHOWS_READING, STATUS, VALID};
+use crate::layout::loan::{
+    name_size, ASKED, CLOSED, DIRECTORY, LONGEST_NAME, MAY_BE_COPIED, NAME, NO_LINK, OPENED, POSITION, READ, SHOWS_READING,
+    STATUS, VALID, WRITTEN,
+};
 use crate::layout::marshal::AREA;
 use crate::layout::Loan;
 use crate::thread::ThreadBlock;
@@ -22,6 +26,8 @@ const AT_FDCWD: u64 = 0xffff_ff9c;
 const SEEK_SET: u64 = 0;
 const SEEK_CUR: u64 = 1;
 const SEEK_END: u64 = 2;
+const PROT_READ: u64 = 1;
+const MAP_PRIVATE: u64 = 2;
 const F_GETFD: u64 = 1;
 const F_SETFD: u64 = 2;
 const F_GETFL: u64 = 3;
@@ -83,7 +89,7 @@ impl Lent {
 
     /// Copies what is at `position`; how much, if that is known.
     fn read(&self, position: u64, address: u64, count: u64) -> Option<u64> {
-        if address > HIGHEST || self.flags & DIRECTORY != 0 || !self.is_fresh() {
+        if address > HIGHEST || self.flags & (DIRECTORY | WRITTEN) != 0 || !self.is_fresh() {
             return None;
         }
         let wanted = count.min(MOST).min(self.size.saturating_sub(position));
@@ -114,6 +120,20 @@ impl Lent {
         host::copy(address, self.bytes + start, end - start).then_some(end - start)
     }
 
+    /// Maps the file, where a copy will do.
+    fn map(&self, length: u64) -> Option<i64> {
+        if self.flags & MAY_BE_COPIED == 0 || self.data != self.size || !self.is_fresh() {
+            return None;
+        }
+        let address = copies::map(self.bytes, self.size, length)?;
+        if self.becomes(self.before | READ).is_none() {
+            // Taken back meanwhile, and perhaps changed.
+            copies::unmap(address, length);
+            return None;
+        }
+        Some(address as i64)
+    }
+
     fn show(&self, address: u64) -> Option<i64> {
         let outdated = self.flags & SHOWS_READING != 0 && self.before & READ != 0;
         if address > HIGHEST || outdated || !self.is_fresh() || !host::copy(address, self.status, STATUS as u64) {
@@ -126,7 +146,7 @@ impl Lent {
 
 #[inline(never)]
 fn answer(thread: &mut ThreadBlock, call_number: u64, arguments: &[u64; 6]) -> Option<i64> {
-    let [descriptor, second, third, fourth, ..] = *arguments;
+    let [first, second, third, fourth, fifth, sixth] = *arguments;
     let channel = thread.channel();
     // SAFETY: within the channel, which is mapped as long as the thread lives; the word is accessed atomically only.
     let (loan, word, area) = unsafe {
@@ -135,11 +155,15 @@ fn answer(thread: &mut ThreadBlock, call_number: u64, arguments: &[u64; 6]) -> O
     };
     match call_number {
         number::NEWFSTATAT if fourth & 0xffff_ffff == AT_SYMLINK_NOFOLLOW => {
-            return show_name(&loan, word, area, descriptor & 0xffff_ffff, second, third);
+            return show_name(&loan, word, area, first & 0xffff_ffff, second, third);
         }
-        number::LSTAT => return show_name(&loan, word, area, AT_FDCWD, descriptor, second),
+        number::LSTAT => return show_name(&loan, word, area, AT_FDCWD, first, second),
+        number::READLINK => return no_link(&loan, word, area, first, third),
+        number::OPEN => return open_again(&loan, word, area, AT_FDCWD, first, second),
+        number::OPENAT => return open_again(&loan, word, area, first & 0xffff_ffff, second, third),
         _ => {}
     }
+    let descriptor = if call_number == number::MMAP { fifth } else { first };
     let Loan { until, descriptor: own, data, size, start, flags, status_flags, descriptor_flags, .. } = loan;
     if u64::from(own) != descriptor & 0xffff_ffff {
         return None;
@@ -169,6 +193,7 @@ fn answer(thread: &mut ThreadBlock, call_number: u64, arguments: &[u64; 6]) -> O
             lent.becomes((before | READ) & !POSITION | (lent.position() + count))?;
             Some(count as i64)
         }
+        number::MMAP if first == 0 && third == PROT_READ && fourth == MAP_PRIVATE && sixth == 0 => lent.map(second),
         number::FSTAT => lent.show(second),
         number::NEWFSTATAT if fourth & 0xffff_ffff == AT_EMPTY_PATH && is_empty(second) => lent.show(third),
         number::LSEEK if flags & DIRECTORY == 0 => {
@@ -213,6 +238,33 @@ fn is_before(until: u64) -> bool {
     until.wrapping_sub(now) as i64 > 0
 }
 
+/// open(2) of the file that has just been closed here: it gets the descriptor that it had, which is the lowest one free
+/// still, and stands at its start.
+fn open_again(loan: &Loan, word: &AtomicU64, area: u64, directory: u64, path: u64, flags: u64) -> Option<i64> {
+    let record = u64::from(loan.opened);
+    let end = (AREA - STATUS) as u64;
+    let before = word.load(Ordering::Acquire);
+    // What fstat(2) is to show is not known any more.
+    let outdated = loan.flags & SHOWS_READING != 0 && before & READ != 0;
+    if before & VALID == 0 || before & CLOSED == 0 || outdated || record == 0 || path > HIGHEST || !is_before(loan.until) {
+        return None;
+    }
+    let mut name = [0u8; LONGEST_NAME + 1];
+    let length = host::copy_string(&raw mut name as u64, path, name.len() as u64).checked_sub(1)?;
+    if record % 8 != 0 || record + OPENED as u64 + length > end {
+        return None;
+    }
+    // SAFETY: within the area, and aligned.
+    let [head, its_flags] = unsafe { ((area + record) as *const [u64; 2]).read_volatile() };
+    let is_same = head == length | directory << 32 && its_flags == flags & 0xffff_ffff;
+    if !is_same || !is_called(&name[..length as usize], area + record + OPENED as u64) {
+        return None;
+    }
+    let open = before & !(CLOSED | POSITION);
+    word.compare_exchange(before, open, Ordering::AcqRel, Ordering::Relaxed).ok()?;
+    Some(loan.descriptor.into())
+}
+
 /// lstat(2) of a name that was looked at ahead.
 fn show_name(loan: &Loan, word: &AtomicU64, area: u64, directory: u64, path: u64, address: u64) -> Option<i64> {
     if loan.names_count == 0 || path > HIGHEST || address > HIGHEST || !is_before(loan.until) {
@@ -238,6 +290,41 @@ fn show_name(loan: &Loan, word: &AtomicU64, area: u64, directory: u64, path: u64
                 return None;
             }
             return (word.load(Ordering::Acquire) & VALID != 0).then_some(0);
+        }
+        record = next;
+    }
+    None
+}
+
+/// readlink(2) of a name that is known to be none: its error.
+fn no_link(loan: &Loan, word: &AtomicU64, area: u64, path: u64, room: u64) -> Option<i64> {
+    let before = word.load(Ordering::Acquire);
+    let list = u64::from(loan.no_links);
+    if before & VALID == 0 || list == 0 || list % 8 != 0 || path > HIGHEST || room as i32 <= 0 || !is_before(loan.until) {
+        return None;
+    }
+    let mut name = [0u8; LONGEST_NAME + 1];
+    let length = host::copy_string(&raw mut name as u64, path, name.len() as u64).checked_sub(1)?;
+    let end = (AREA - STATUS) as u64;
+    let mut record = list + 8;
+    if record > end {
+        return None;
+    }
+    // SAFETY: within the area, and aligned.
+    let count = unsafe { ((area + list) as *const u64).read_volatile() };
+    for _ in 0..count {
+        if record + NO_LINK as u64 > end {
+            return None;
+        }
+        // SAFETY: as above.
+        let [its_length, error] = unsafe { ((area + record) as *const [u64; 2]).read_volatile() };
+        let next = record + (NO_LINK + (its_length.min(LONGEST_NAME as u64) as usize).next_multiple_of(8)) as u64;
+        if next > end {
+            return None;
+        }
+        if its_length == length && is_called(&name[..length as usize], area + record + NO_LINK as u64) {
+            word.compare_exchange(before, before | ASKED, Ordering::AcqRel, Ordering::Relaxed).ok()?;
+            return Some(-(error as i64));
         }
         record = next;
     }

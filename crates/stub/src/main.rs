@@ -18,6 +18,7 @@
 
 mod bases;
 mod context;
+mod copies;
 mod cpuid;
 mod deferred;
 mod direct;

@@ -3,6 +3,7 @@
 
 use crate::bases;
 use crate::call;
+use crate::copies;
 use crate::handoff;
 use crate::host::{self, number};
 use crate::layout::{RESERVED_END, STUB_BASE};
@@ -69,6 +70,9 @@ pub fn try_native(thread: &mut ThreadBlock, registers: &mut Registers) -> Option
             if flags & (MAP_FIXED | MAP_FIXED_NOREPLACE) != 0 && touches_stub(a, b) {
                 ENOMEM
             } else {
+                if flags & MAP_FIXED != 0 {
+                    copies::forget(a, b);
+                }
                 // A hint into the reserved range is only a hint.
                 let hint = if touches_stub(a, b) { 0 } else { a };
                 // Unknown protection bits are passed over, as by Linux.
@@ -86,6 +90,7 @@ pub fn try_native(thread: &mut ThreadBlock, registers: &mut Registers) -> Option
             if touches_stub(a, b) {
                 EINVAL
             } else {
+                copies::forget(a, b);
                 call!(number::MUNMAP, a, b)
             }
         }
@@ -102,8 +107,10 @@ pub fn try_native(thread: &mut ThreadBlock, registers: &mut Registers) -> Option
                 EINVAL
             } else {
                 match c {
-                    // NORMAL, RANDOM, SEQUENTIAL, WILLNEED, DONTNEED, FREE, DONTFORK, DOFORK, HUGEPAGE, NOHUGEPAGE, DONTDUMP, DODUMP, WIPEONFORK, KEEPONFORK, POPULATE_*
-                    0..=4 | 8 | 10 | 11 | 14..=19 | 22 | 23 => call!(number::MADVISE, a, b, c),
+                    // DONTNEED, FREE.
+                    4 | 8 => copies::reset(a, b, c),
+                    // NORMAL, RANDOM, SEQUENTIAL, WILLNEED, DONTFORK, DOFORK, HUGEPAGE, NOHUGEPAGE, DONTDUMP, DODUMP, WIPEONFORK, KEEPONFORK, POPULATE_*
+                    0..=3 | 10 | 11 | 14..=19 | 22 | 23 => call!(number::MADVISE, a, b, c),
                     // MERGEABLE, UNMERGEABLE, COLD, PAGEOUT, COLLAPSE: hints that need not be taken.
                     12 | 13 | 20 | 21 | 25 => 0,
                     9 => return None,
@@ -116,7 +123,14 @@ pub fn try_native(thread: &mut ThreadBlock, registers: &mut Registers) -> Option
             if touches_stub(a, b) || d & 2 != 0 && touches_stub(e, c) || d & !3 != 0 {
                 EINVAL
             } else {
-                call!(number::MREMAP, a, b, c, d, e)
+                if d & 2 != 0 {
+                    copies::forget(e, c);
+                }
+                let result = call!(number::MREMAP, a, b, c, d, e);
+                if result >= 0 {
+                    copies::moved(a, b, result as u64, c);
+                }
+                result
             }
         }
         number::SCHED_YIELD => call!(number::SCHED_YIELD),

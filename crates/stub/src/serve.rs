@@ -109,6 +109,7 @@ fn serve(thread: &mut ThreadBlock, registers: &mut Registers, kind: u32) -> Outc
             action::NATIVE => {
                 let result = run_operations(thread, answer.operations);
                 if answer.then == 0 {
+                    thread.has_loan = u64::from(answer.entry == layout::loan::LENT);
                     return Outcome::Return(result);
                 }
                 new_request(thread, registers.rip, registers.rsp, request::NATIVE_DONE).detail.status = result;

@@ -2,6 +2,7 @@
  * before: `small` (ten digits), `large` (30,000 bytes), `empty`, and one `victimN` of ten digits for each change.
  * With an argument: the second half of `position_survives_exec`. */
 #include "check.h"
+#include <dirent.h>
 #include <sys/inotify.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
@@ -588,6 +589,235 @@ static void archived(void)
     close(directory);
 }
 
+static char *mapped(const char *name, long length)
+{
+    int fd = opened(name);
+    CHECK_EQ(size_of(fd), 10);
+    char *page = mmap(NULL, length, PROT_READ, MAP_PRIVATE, fd, 0);
+    MUST(page != MAP_FAILED);
+    CHECK_EQ(close(fd), 0);
+    return page;
+}
+
+/* A private mapping that is only read: it is what any other one is, whatever is done with it. */
+static void mappings(void)
+{
+    char zeros[4096] = {0}, text[4096] = "0123456789";
+    char *page = mapped("small", 10);
+    CHECK(memcmp(page, text, 4096) == 0);
+    CHECK_EQ(madvise(page, 4096, MADV_DONTNEED), 0);
+    CHECK(memcmp(page, text, 4096) == 0);
+    /* Written, it is the process's own. */
+    CHECK_EQ(mprotect(page, 4096, PROT_READ | PROT_WRITE), 0);
+    page[0] = 'x';
+    pid_t child = fork();
+    if (child == 0) {
+        page[1] = 'y';
+        _exit(page[0] != 'x');
+    }
+    int status;
+    CHECK_EQ(waitpid(child, &status, 0), child);
+    CHECK_EQ(status, 0);
+    CHECK(page[0] == 'x' && page[1] == '1');
+    CHECK_EQ(munmap(page, 4096), 0);
+    int fd = opened("small");
+    CHECK_EQ(pread(fd, zeros, 1, 0), 1);
+    CHECK_EQ(zeros[0], '0');
+    zeros[0] = 0;
+    close(fd);
+
+    /* What comes in its place is not taken for it. */
+    page = mapped("small", 4096);
+    CHECK(mmap(page, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == page);
+    page[0] = 'x';
+    CHECK_EQ(madvise(page, 4096, MADV_DONTNEED), 0);
+    CHECK(memcmp(page, zeros, 4096) == 0);
+    CHECK_EQ(munmap(page, 4096), 0);
+    page = mapped("small", 4096);
+    CHECK_EQ(munmap(page, 4096), 0);
+    CHECK(mmap(page, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0) == page);
+    page[0] = 'x';
+    CHECK_EQ(madvise(page, 4096, MADV_DONTNEED), 0);
+    CHECK_EQ(page[0], 0);
+    CHECK_EQ(munmap(page, 4096), 0);
+
+    /* It moves, and its neighbours are not it. */
+    char *room = mmap(NULL, 3 * 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    MUST(room != MAP_FAILED);
+    memset(room, 'r', 3 * 4096);
+    page = mapped("small", 4096);
+    CHECK(mremap(page, 4096, 4096, MREMAP_MAYMOVE | MREMAP_FIXED, room + 4096) == room + 4096);
+    CHECK_EQ(madvise(room, 3 * 4096, MADV_DONTNEED), 0);
+    CHECK(memcmp(room, zeros, 4096) == 0 && memcmp(room + 4096, text, 4096) == 0 && memcmp(room + 8192, zeros, 4096) == 0);
+    CHECK_EQ(madvise(room + 4096, 0, MADV_DONTNEED), 0);
+    CHECK_ERR(madvise(room + 1, 4096, MADV_DONTNEED), EINVAL);
+    CHECK_EQ(munmap(room, 3 * 4096), 0);
+    CHECK_ERR(madvise(room, 3 * 4096, MADV_DONTNEED), ENOMEM);
+
+    /* More than anybody needs at once; what is wrong, or goes beyond the file. */
+    char *many[200];
+    for (int index = 0; index < 200; index++) many[index] = mapped("small", 10);
+    for (int index = 0; index < 200; index++) {
+        CHECK_EQ(madvise(many[index], 4096, MADV_DONTNEED), 0);
+        CHECK(memcmp(many[index], text, 4096) == 0);
+        CHECK_EQ(munmap(many[index], 10), 0);
+    }
+    fd = opened("small");
+    CHECK(mmap(NULL, 0, PROT_READ, MAP_PRIVATE, fd, 0) == MAP_FAILED && errno == EINVAL);
+    CHECK(mmap(NULL, 10, PROT_READ, 0, fd, 0) == MAP_FAILED && errno == EINVAL);
+    page = mmap(NULL, 8192, PROT_READ, MAP_PRIVATE, fd, 0);
+    MUST(page != MAP_FAILED);
+    CHECK(memcmp(page, text, 4096) == 0);
+    CHECK_EQ(munmap(page, 8192), 0);
+    CHECK_EQ(lseek(fd, 0, SEEK_CUR), 0);
+    close(fd);
+    CHECK(mmap(NULL, 10, PROT_READ, MAP_PRIVATE, fd, 0) == MAP_FAILED && errno == EBADF);
+
+    /* Others in between, in the child of a fork, and after it. */
+    for (int round = 0; round < 6; round++) {
+        int large = opened("large");
+        char *first = mmap(NULL, 30000, PROT_READ, MAP_PRIVATE, large, 0);
+        char *second = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE, large, 4096);
+        MUST(first != MAP_FAILED && second != MAP_FAILED);
+        CHECK(first[4096] == 'a' + 4096 % 26 && second[0] == first[4096]);
+        page = mapped("small", 5000);
+        CHECK_EQ(page[9], '9');
+        CHECK_EQ(munmap(page, 5000), 0);
+        char *third = mmap(NULL, 4096, PROT_READ, MAP_SHARED, large, 8192);
+        MUST(third != MAP_FAILED);
+        CHECK_EQ(third[0], first[8192]);
+        close(large);
+        child = round & 1 ? fork() : 0;
+        large = opened("large");
+        char *fourth = mmap(NULL, 30000, PROT_READ, MAP_PRIVATE, large, 0);
+        MUST(fourth != MAP_FAILED);
+        CHECK(memcmp(first, fourth, 30000) == 0);
+        if (round & 1 && child == 0) _exit(check_result());
+        if (round & 1) {
+            CHECK_EQ(waitpid(child, &status, 0), child);
+            CHECK_EQ(status, 0);
+        }
+        close(large);
+        munmap(first, 30000);
+        munmap(second, 4096);
+        munmap(third, 4096);
+        munmap(fourth, 30000);
+    }
+
+    /* Who writes the file sees that in its mapping. */
+    int writer = open("mapped", O_RDWR | O_CREAT | O_TRUNC, 0644);
+    CHECK_EQ(write(writer, "0123456789", 10), 10);
+    page = mapped("mapped", 10);
+    CHECK_EQ(pwrite(writer, "x", 1, 0), 1);
+    CHECK_EQ(page[0], 'x');
+    CHECK_EQ(munmap(page, 10), 0);
+    close(writer);
+    page = mapped("mapped", 10);
+    CHECK_EQ(page[0], 'x');
+    CHECK_EQ(munmap(page, 10), 0);
+}
+
+/* The same file again, as soon as it is closed. */
+static void again(void)
+{
+    char buffer[16];
+    int fd = opened("small");
+    CHECK_EQ(read(fd, buffer, 3), 3);
+    CHECK_EQ(close(fd), 0);
+    CHECK_EQ(opened("small"), fd);
+    CHECK_EQ(lseek(fd, 0, SEEK_CUR), 0);
+    CHECK_EQ(read(fd, buffer, 2), 2);
+    CHECK(memcmp(buffer, "01", 2) == 0);
+    CHECK_EQ(fcntl(fd, F_GETFD), 0);
+    int second = dup(fd);
+    CHECK_EQ(read(second, buffer, 1), 1);
+    CHECK_EQ(buffer[0], '2');
+    close(fd);
+    close(second);
+    fd = opened("small");
+    CHECK_EQ(close(fd), 0);
+    CHECK_EQ(open("small", O_RDONLY | O_CLOEXEC), fd);
+    CHECK_EQ(fcntl(fd, F_GETFD), FD_CLOEXEC);
+    CHECK_EQ(close(fd), 0);
+    CHECK_EQ(opened("large"), fd);
+    CHECK_EQ(size_of(fd), 30000);
+    /* A lower one is free meanwhile. */
+    int higher = opened("small");
+    CHECK(higher > fd);
+    CHECK_EQ(close(fd), 0);
+    CHECK_EQ(opened("small"), fd);
+    CHECK_EQ(close(fd), 0);
+    CHECK_EQ(close(higher), 0);
+    CHECK_EQ(opened("small"), fd);
+    CHECK_EQ(close(fd), 0);
+    /* Relative to something else. */
+    CHECK_EQ(opened("small"), fd);
+    CHECK_EQ(close(fd), 0);
+    CHECK_EQ(chdir("names"), 0);
+    CHECK_ERR(open("small", O_RDONLY), ENOENT);
+    CHECK_EQ(chdir(".."), 0);
+    DIR *names = opendir(".");
+    int first = 0, next = 0;
+    while (readdir(names)) first++;
+    closedir(names);
+    names = opendir(".");
+    while (readdir(names)) next++;
+    closedir(names);
+    CHECK_EQ(first, next);
+}
+
+/* What is written, and closed at once. */
+static void written(void)
+{
+    struct stat status;
+    struct termios terminal;
+    char buffer[16];
+    int fd = open("new", O_WRONLY | O_CREAT | O_TRUNC, 0600);
+    MUST(fd >= 0);
+    CHECK_EQ(size_of(fd), 0);
+    CHECK_ERR(ioctl(fd, TCGETS, &terminal), ENOTTY);
+    CHECK_EQ(lseek(fd, 0, SEEK_CUR), 0);
+    CHECK_ERR(read(fd, buffer, 1), EBADF);
+    CHECK_EQ(write(fd, "0123456789", 10), 10);
+    CHECK_EQ(size_of(fd), 10);
+    CHECK_ERR(read(fd, buffer, 1), EBADF);
+    CHECK_ERR(pread(fd, buffer, 1, 0), EBADF);
+    CHECK(mmap(NULL, 10, PROT_READ, MAP_PRIVATE, fd, 0) == MAP_FAILED && errno == EACCES);
+    CHECK_EQ(lseek(fd, -3, SEEK_END), 7);
+    CHECK_EQ(write(fd, "x", 1), 1);
+    CHECK_EQ(lseek(fd, 0, SEEK_CUR), 8);
+    CHECK_EQ(fcntl(fd, F_GETFL) & O_ACCMODE, O_WRONLY);
+    CHECK_EQ(close(fd), 0);
+    CHECK_ERR(write(fd, "x", 1), EBADF);
+    CHECK_EQ(stat("new", &status), 0);
+    CHECK_EQ(status.st_size, 10);
+    fd = open("new", O_RDWR);
+    CHECK_EQ(read(fd, buffer, sizeof buffer), 10);
+    CHECK(memcmp(buffer, "0123456x89", 10) == 0);
+    CHECK_EQ(read(fd, buffer, 1), 0);
+    CHECK_EQ(write(fd, "y", 1), 1);
+    CHECK_EQ(pread(fd, buffer, sizeof buffer, 9), 2);
+    CHECK(memcmp(buffer, "9y", 2) == 0);
+    CHECK_EQ(close(fd), 0);
+    CHECK_EQ(unlink("new"), 0);
+    /* Whoever runs it finds nobody writing it, though all that tells him so is memory. */
+    atomic_store(word, 0);
+    pid_t child = fork();
+    if (child == 0) {
+        alarm(30);
+        await(1);
+        execl("program", "program", "--nothing", NULL);
+        _exit(errno);
+    }
+    fd = open("program", O_WRONLY | O_CREAT | O_TRUNC, 0755);
+    CHECK_EQ(write(fd, "#!/bin/true\n", 12), 12);
+    CHECK_EQ(close(fd), 0);
+    atomic_store(word, 1);
+    int end = -1;
+    CHECK_EQ(waitpid(child, &end, 0), child);
+    CHECK_EQ(end, 0);
+}
+
 static void never_too_many(void)
 {
     int first = opened("small");
@@ -622,6 +852,9 @@ int main(int count, char **arguments)
     archived();
     names_in_a_row();
     elsewhere();
+    mappings();
+    again();
+    written();
     never_too_many();
     return check_result();
 }

@@ -247,6 +247,7 @@ impl Engine {
             listing: Default::default(),
             streams: Default::default(),
             ahead: Default::default(),
+            no_links: Default::default(),
             after_waking: AfterWaking::default(),
             rings_for: AtomicU64::new(u64::MAX),
             retired: AtomicBool::new(false),

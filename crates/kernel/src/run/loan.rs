@@ -16,8 +16,10 @@ use crate::fs::direct::is_watched;
 use crate::fs::fd_table::FdTable;
 use crate::fs::file::{AtRest, OpenFile, StatusFlags};
 use crate::fs::inode::{FileType, Metadata};
+use crate::fs::text::counts_of;
 use crate::syscall::directory::{cursor_at, rest_of};
 use crate::task::Process;
+use crate::Errno;
 use parking_lot::Mutex;
 use skerry_abi::raw::general as linux;
 use skerry_platform::channel::{Lent, Returned};
@@ -60,6 +62,10 @@ struct Loan {
     position: u32,
     /// Data could go along: whether that was of use tells whether it is to the next time.
     predicts: bool,
+    /// It is open to be written: that it is closed matters to whoever makes a call.
+    writes: bool,
+    /// It tells of names that are no links.
+    tells_no_links: bool,
     /// Of a directory: its entries, as they lie in the channel.
     listing: Option<Vec<u8>>,
 }
@@ -83,11 +89,11 @@ impl Default for Reading {
 }
 
 impl Reading {
-    fn is_usual(&self) -> bool {
+    pub(super) fn is_usual(&self) -> bool {
         self.0.load(Ordering::Relaxed) >= READS
     }
 
-    fn note(&self, has_read: bool) {
+    pub(super) fn note(&self, has_read: bool) {
         let count = self.0.load(Ordering::Relaxed);
         self.0.store(if has_read { (count + 1).min(MOST_READS) } else { count.saturating_sub(1) }, Ordering::Relaxed);
     }
@@ -118,8 +124,10 @@ impl Loans {
                 context.call.number as u32,
                 linux::__NR_read | linux::__NR_pread64 | linux::__NR_readv | linux::__NR_getdents64
             );
-            let reads_now = |fd: i32| is_call && reads && context.call.arguments[0] as i32 == fd;
-            let ends = |loan: &Loan| !only_looks || is(&loan.thread, thread) || is(&loan.files, &files);
+            let maps = context.call.number as u32 == linux::__NR_mmap;
+            let [first, .., fifth, _] = context.call.arguments;
+            let reads_now = |fd: i32| is_call && (reads && first as i32 == fd || maps && fifth as i32 == fd);
+            let ends = |loan: &Loan| !only_looks || loan.writes || is(&loan.thread, thread) || is(&loan.files, &files);
             self.take_back(ends, reads_now, |loan| {
                 if is(&loan.thread, thread) {
                     lent = Some(loan.fd);
@@ -139,11 +147,13 @@ impl Loans {
         ticks().wrapping_add(life)
     }
 
-    /// The call has had its effect.
-    pub fn behind(&self, watch: Watch) {
-        if !watch.only_looks {
-            self.changed();
+    /// The call has had its effect. What has been looked at since then can be told of with its answer.
+    pub fn behind(&self, watch: Watch) -> Watch {
+        if watch.only_looks {
+            return watch;
         }
+        self.changed();
+        Watch { changes: self.changes.load(Ordering::SeqCst), ..watch }
     }
 
     /// Somebody has changed what files there are, or is about to look at what others have open.
@@ -182,9 +192,12 @@ impl Loans {
 impl Loan {
     /// What the stub has done is done here. Whether it has read, and closed.
     fn end(&self, thread: &GuestThread) -> (bool, bool) {
-        let Some(Returned { position, was_read, is_closed }) = thread.channel.take_loan_back(self.number) else {
+        let Some(Returned { position, was_read, is_closed, has_asked }) = thread.channel.take_loan_back(self.number) else {
             return (false, true);
         };
+        if self.tells_no_links {
+            thread.no_links.lock().usual.note(has_asked);
+        }
         let Some(file) = self.file.upgrade() else { return (false, true) };
         if was_read {
             file.operations.was_read(&file);
@@ -213,28 +226,37 @@ impl Engine {
     /// Lends the thread what its call was about, if that can be: a file, the names that it will look at next. Its answer is to
     /// say so. The first `results` bytes of the channel's area are in use.
     pub(super) fn lend(&self, thread: &Arc<GuestThread>, context: &Context, value: i64, results: usize) -> bool {
-        let Some(watch) = context.watch.filter(|watch| watch.only_looks && value >= 0) else { return false };
-        let Some(subject) =
-            Subject::of(context, value).or_else(|| Subject::before(context, watch)).filter(|_| may_lend(thread, context))
-        else {
+        let Some(watch) = context.watch else { return false };
+        if let Some(name) = &context.no_link {
+            thread.no_links.lock().note(name);
+        }
+        let subject = if value >= 0 { Subject::of(context, value).or_else(|| Subject::before(context, watch)) } else { None };
+        let asks = may_ask_about_links(context, value) && thread.no_links.lock().are_asked();
+        if !(subject.is_some() || asks) || !may_lend(thread, context) {
             return false;
-        };
+        }
         let start = results.next_multiple_of(8);
         let Some(room) = loan::DATA.checked_sub(start) else { return false };
         let opens = ahead::looks(context.call.number);
-        let names = match (&context.seen, opens) {
-            (Some(seen), Some(opens)) => thread.ahead.lock().look(context, seen, opens, room),
+        let mut names = match (&context.seen, opens) {
+            (Some(seen), Some(opens)) if watch.only_looks => thread.ahead.lock().look(context, seen, opens, room),
             _ => None,
         }
         .unwrap_or_default();
+        if asks {
+            names.set_no_links(thread.no_links.lock().answers(context.task).into_iter(), room - names.records.len());
+        }
         let files = context.task.files();
         let room = room - names.records.len();
         let file = match subject {
-            Subject::File(fd) => file_to_lend(thread, context, &files, fd, room),
-            Subject::Name => None,
+            Some(Subject::File(fd)) => file_to_lend(thread, context, &files, fd, room),
+            Some(Subject::Name) | None => None,
         };
-        if file.is_none() && names.count == 0 {
+        if file.is_none() && names.count == 0 && names.no_links.is_none() {
             return false;
+        }
+        if let (Some(file), Some((directory, path, _)), Some(flags)) = (&file, &context.seen, opened_to_look(context)) {
+            names.set_opened(*directory, path, flags, room.saturating_sub(file.3.len()));
         }
         let (fd, mut lent, status, data, file, predicts) = file.unwrap_or_else(nothing_but_names);
         lent.until = self.loans.until();
@@ -254,6 +276,8 @@ impl Engine {
             file,
             position: lent.position,
             predicts,
+            writes: lent.flags & loan::WRITTEN != 0,
+            tells_no_links: names.no_links.is_some(),
             listing: (lent.flags & loan::DIRECTORY != 0).then_some(data),
         });
         self.loans.count.store(list.len(), Ordering::SeqCst);
@@ -284,6 +308,8 @@ impl Subject {
         let fd = match context.call.number as u32 {
             linux::__NR_open | linux::__NR_openat => value as i32,
             linux::__NR_read | linux::__NR_fstat | linux::__NR_lseek | linux::__NR_getdents64 => arguments[0] as i32,
+            linux::__NR_write if !is_no_file(context, arguments[0] as i32) => arguments[0] as i32,
+            linux::__NR_mmap if arguments[3] as u32 & linux::MAP_ANONYMOUS == 0 => arguments[4] as i32,
             linux::__NR_newfstatat if arguments[3] as u32 & linux::AT_EMPTY_PATH != 0 => arguments[0] as i32,
             linux::__NR_fcntl if matches!(arguments[1] as u32, linux::F_DUPFD | linux::F_DUPFD_CLOEXEC) => arguments[0] as i32,
             linux::__NR_newfstatat | linux::__NR_lstat if context.seen.is_some() => return Some(Subject::Name),
@@ -298,7 +324,7 @@ impl Subject {
             context.call.number as u32,
             linux::__NR_write | linux::__NR_writev | linux::__NR_sendto | linux::__NR_sendmsg | linux::__NR_sendfile
         );
-        watch.lent.filter(|fd| sends && *fd >= 0).map(Subject::File)
+        watch.lent.filter(|fd| sends && watch.only_looks && *fd >= 0).map(Subject::File)
     }
 }
 
@@ -310,13 +336,24 @@ fn nothing_but_names() -> ToLend {
     (-1, lent, [0; loan::STATUS], Vec::new(), Weak::new(), false)
 }
 
+/// Whether readlink(2) is, or may be, asked about more names behind this call.
+fn may_ask_about_links(context: &Context, value: i64) -> bool {
+    const ENOENT: i64 = Errno::ENOENT.as_return_value();
+    const EINVAL: i64 = Errno::EINVAL.as_return_value();
+    match context.call.number as u32 {
+        linux::__NR_readlink => matches!(value, EINVAL | ENOENT),
+        linux::__NR_open | linux::__NR_openat => value >= 0 || value == ENOENT,
+        _ => false,
+    }
+}
+
 fn file_to_lend(thread: &GuestThread, context: &Context, files: &FdTable, fd: i32, room: usize) -> Option<ToLend> {
     let kernel = context.kernel();
     let file = files.get(fd).ok()?;
     let flags = file.flags();
     // All are this table's, but ours: nobody else moves its position.
     if Arc::strong_count(&file) != files.count_of(&file) + 1
-        || flags.intersects(StatusFlags::WRONLY | StatusFlags::RDWR | StatusFlags::PATH | StatusFlags::DIRECT)
+        || flags.intersects(StatusFlags::PATH | StatusFlags::DIRECT)
         || file.position.handed_over().is_some()
         || !file.is_plain()
     {
@@ -325,6 +362,7 @@ fn file_to_lend(thread: &GuestThread, context: &Context, files: &FdTable, fd: i3
     let path = file.path.as_ref()?;
     let opens = matches!(context.call.number as u32, linux::__NR_open | linux::__NR_openat);
     let (snapshot, predicts) = match path.inode().kind() {
+        FileType::Regular if flags.intersects(StatusFlags::WRONLY | StatusFlags::RDWR) => (of_written(&file)?, false),
         FileType::Regular => (of_regular(&file, if opens && thread.reading.is_usual() { room } else { 0 })?, opens),
         FileType::Directory => (of_directory(&file, if thread.listing.is_usual() { room } else { 0 })?, true),
         _ => return None,
@@ -354,7 +392,19 @@ fn of_regular(file: &OpenFile, room: usize) -> Option<Snapshot> {
         data.truncate(HEAD);
     }
     data.truncate(size as usize);
-    Some(Snapshot { metadata, data, size, position, flags: if shows_reading { loan::SHOWS_READING } else { 0 } })
+    let mut flags = if shows_reading { loan::SHOWS_READING } else { 0 };
+    // Who writes it now may look for that in a mapping.
+    if file.path.as_ref().is_some_and(|path| counts_of(&**path.inode()).0 <= 0) {
+        flags |= loan::MAY_BE_COPIED;
+    }
+    Some(Snapshot { metadata, data, size, position, flags })
+}
+
+/// Of a file in memory that its owner writes: what it is, and nothing of what is in it.
+fn of_written(file: &OpenFile) -> Option<Snapshot> {
+    let position = u32::try_from(file.position.lock().get()).ok().filter(|at| u64::from(*at) <= loan::POSITION)?;
+    let AtRest { metadata, .. } = file.operations.at_rest(0)?;
+    Some(Snapshot { metadata, data: Vec::new(), size: metadata.size, position, flags: loan::WRITTEN })
 }
 
 fn of_directory(file: &OpenFile, room: usize) -> Option<Snapshot> {
@@ -395,6 +445,16 @@ fn only_looks(context: &Context) -> bool {
         ),
         number => LOOKS.contains(&number),
     }
+}
+
+/// The flags of a call that has opened a file to look at it.
+fn opened_to_look(context: &Context) -> Option<u32> {
+    let flags = match context.call.number as u32 {
+        linux::__NR_open => context.call.arguments[1],
+        linux::__NR_openat => context.call.arguments[2],
+        _ => return None,
+    };
+    opens_to_look(flags).then_some(flags as u32)
 }
 
 fn opens_to_look(flags: u64) -> bool {

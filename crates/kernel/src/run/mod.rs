@@ -19,6 +19,7 @@ mod files;
 #[cfg(test)]
 mod fuzz_tests;
 mod loan;
+mod no_links;
 mod park;
 mod patch;
 mod pool;
@@ -119,6 +120,7 @@ pub(crate) struct GuestThread {
     listing: loan::Reading,
     streams: streams::Lent,
     ahead: Mutex<ahead::Ahead>,
+    no_links: Mutex<no_links::NoLinks>,
     after_waking: wake::AfterWaking,
     /// The call on data that is to ring the next time, so that a host descriptor can be given to its process.
     rings_for: AtomicU64,

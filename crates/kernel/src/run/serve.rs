@@ -152,7 +152,7 @@ impl Engine {
         let result = match kind {
             request::SYSCALL => {
                 let result = syscall::dispatch(&mut context);
-                self.loans.behind(watch);
+                context.watch = Some(self.loans.behind(watch));
                 Some(result)
             }
             request::KICKED => {
@@ -356,8 +356,9 @@ impl Engine {
         }
         let then = continuation.is_some();
         thread.state.lock().continuation = continuation;
+        let entry = if !then && self.lend(thread, context, 0, 0) { loan::LENT } else { 0 };
         let reply =
-            Reply { action: action::NATIVE, operations: operations.len() as u32, then: then as u32, ..Reply::default() };
+            Reply { action: action::NATIVE, operations: operations.len() as u32, then: then as u32, entry, ..Reply::default() };
         match last {
             Some(descriptor) => self.answer_with_descriptor(thread, reply, descriptor.as_fd()),
             None => {

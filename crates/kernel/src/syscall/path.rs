@@ -247,12 +247,19 @@ pub fn readlinkat(context: &mut Context, dirfd: i32, path: UserAddress, buffer: 
         return Err(Errno::EINVAL);
     }
     let path = context.read_path(path.0)?;
-    let place = match walk::resolve_at(context.task, dirfd, &path, Follow::No, AllowEmpty::Yes)? {
+    let found = walk::resolve_at(context.task, dirfd, &path, Follow::No, AllowEmpty::Yes);
+    if found.as_ref().is_err_and(|errno| *errno == Errno::ENOENT) {
+        context.no_link = Some(path);
+        return Err(Errno::ENOENT);
+    }
+    let place = match found? {
         Target::Path(place) => place,
         Target::File(file) => file.path.clone().ok_or(Errno::ENOENT)?,
     };
     if place.inode().kind() != FileType::Symlink {
-        return Err(if path.is_empty() { Errno::ENOENT } else { Errno::EINVAL });
+        let errno = if path.is_empty() { Errno::ENOENT } else { Errno::EINVAL };
+        context.no_link = place.dentry.is_directory().then_some(path);
+        return Err(errno);
     }
     let target = place.inode().read_link_for(context.task)?;
     let count = target.len().min(size as usize);

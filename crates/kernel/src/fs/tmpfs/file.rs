@@ -1,6 +1,7 @@
 //! An open regular file in memory.
 
 use super::TmpfsInode;
+use crate::fs::clock;
 use crate::fs::file::{AtRest, FileOperations, HostDescription, MappingRequest, OpenFile, StatusFlags};
 use crate::fs::inode::{Inode, Metadata};
 use crate::Result;
@@ -102,7 +103,10 @@ impl FileOperations for TmpfsFile {
         let data = content.own_bytes()?;
         let data = data[..data.len().min(limit)].to_vec();
         drop(content);
-        Some(AtRest { metadata: self.inode.metadata().ok()?, data, shows_reading: true })
+        let metadata = self.inode.metadata().ok()?;
+        let Metadata { accessed, modified, changed, .. } = metadata;
+        let shows_reading = clock::relatime_wants(accessed, modified, changed, clock::now());
+        Some(AtRest { metadata, data, shows_reading })
     }
 
     fn was_read(&self, file: &OpenFile) {
