@@ -28,7 +28,7 @@ HERE = Path(__file__).parent
 MODULES = ("virtio_pci", "9pnet_virtio", "9p", "kvm_amd", "overlay", "tun")
 #: Of the outer machine; what the inner one gets is a part of it.
 MEMORY = "3G"
-PATIENCE = 1500
+PATIENCE = 900
 
 
 @pytest.fixture(scope="module")
