@@ -481,7 +481,10 @@ mod tests {
         channel.lend(5, &file, &[1; loan::STATUS], usize::MAX, &[2; 2 * marshal::AREA], &names);
         channel.lend(5, &file, &[1; loan::STATUS], 0, &[2; 2 * marshal::AREA], &Names::default());
         assert_eq!(channel.take_loan_back(6), None);
-        assert_eq!(channel.take_loan_back(5), Some(Returned { position: 7, was_read: false, is_closed: false }));
+        assert_eq!(
+            channel.take_loan_back(5),
+            Some(Returned { position: 7, was_read: false, is_closed: false, has_asked: false })
+        );
         assert_eq!(channel.take_loan_back(5), None);
     }
 
