@@ -10,10 +10,9 @@ use crate::layout::{
 use crate::HostError;
 use rustix::fs::{fcntl_add_seals, ftruncate, memfd_create, MemfdFlags, SealFlags};
 use rustix::mm::{mmap, munmap, MapFlags, ProtFlags};
-use std::mem::offset_of;
 use std::os::fd::OwnedFd;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 /// Whether [`Channel::poll`] has seen a request.
 #[inline]
@@ -111,8 +110,6 @@ pub struct Returned {
 /// The sentry's mapping of one thread's channel.
 pub struct Channel {
     pages: NonNull<ChannelLayout>,
-    /// Streams have been lent, in pages that most channels have no memory for.
-    has_streams: AtomicBool,
 }
 
 // SAFETY: the pages are plain memory shared with another process anyway; all access is by volatile copies.
@@ -137,18 +134,14 @@ impl Channel {
         }
         .map_err(|error| HostError::new("mmap of a channel", error))?;
         let pages = NonNull::new(pages.cast()).ok_or_else(|| HostError::last("mmap of a channel"))?;
-        Ok((Channel { pages, has_streams: AtomicBool::new(false) }, memory))
+        Ok((Channel { pages }, memory))
     }
 
     /// Makes it as a new one. Nobody else has it mapped.
     pub fn wipe(&self) {
-        let used = if self.has_streams.swap(false, Ordering::Relaxed) {
-            CHANNEL_SIZE as usize
-        } else {
-            offset_of!(ChannelLayout, streams)
-        };
-        // SAFETY: inside the mapping, which is ours alone.
-        unsafe { std::ptr::write_bytes(self.pages.as_ptr().cast::<u8>(), 0, used) }
+        // All of it: whoever had it may have written anywhere, and a fork's child believes what its parent's stub knew of.
+        // SAFETY: the whole mapping, which is ours alone.
+        unsafe { std::ptr::write_bytes(self.pages.as_ptr().cast::<u8>(), 0, CHANNEL_SIZE as usize) }
     }
 
     fn line(&self) -> *mut Line {
@@ -315,10 +308,6 @@ impl Channel {
     /// Lends the thread what lies ready in the stream behind `descriptor`: `bytes`, which go to `start` of the data. Counts
     /// from the next answer on.
     pub fn lend_stream(&self, index: usize, number: u32, descriptor: i32, start: usize, bytes: &[u8]) {
-        if !self.has_streams.swap(true, Ordering::Relaxed) {
-            // Whoever had the channel before may have written here.
-            (0..streams::MOST).for_each(|index| self.stream_word(index).store(0, Ordering::Relaxed));
-        }
         let start = start.min(streams::DATA);
         let length = bytes.len().min(streams::DATA - start);
         let stream = Stream { word: 0, descriptor: descriptor as u32, start: start as u32, length: length as u32, _padding: 0 };
@@ -486,6 +475,23 @@ mod tests {
             Some(Returned { position: 7, was_read: false, is_closed: false, has_asked: false })
         );
         assert_eq!(channel.take_loan_back(5), None);
+    }
+
+    #[test]
+    fn streams_come_back_once_and_nothing_of_them_outlives_a_wipe() {
+        let (channel, _memory) = Channel::create().unwrap();
+        channel.lend_stream(0, 7, 5, 0, b"some");
+        // The other side has read three bytes.
+        channel.stream_word(0).fetch_add(3, Ordering::Relaxed);
+        assert_eq!(channel.take_stream_back(0, 8), None);
+        assert_eq!(channel.take_stream_back(0, 7), Some(3));
+        assert_eq!(channel.take_stream_back(0, 7), None);
+        // It may write there where nothing was lent.
+        channel.stream_word(streams::MOST - 1).store(streams::VALID | 4, Ordering::Relaxed);
+        channel.wipe();
+        // SAFETY: inside the mapping, which nobody else has.
+        let bytes = unsafe { std::slice::from_raw_parts(channel.pages.as_ptr().cast::<u8>(), CHANNEL_SIZE as usize) };
+        assert!(bytes.iter().all(|byte| *byte == 0));
     }
 
     #[test]

@@ -200,6 +200,26 @@ static void the_descriptor_becomes_another(void)
     end(other);
 }
 
+/* The same behind an option that says how bytes are received. */
+static void options_change_meanwhile(void)
+{
+    const int many = 100, on = 1;
+    struct both it = begin("0123456789", EPOLLIN), other = begin("abcdefghij", EPOLLIN);
+    CHECK_EQ(told(it.epoll, 2000), EPOLLIN);
+    READS(it.ends[0], 1, "0");
+    CHECK_EQ(setsockopt(it.ends[0], SOL_SOCKET, SO_RCVLOWAT, &many, sizeof many), 0);
+    if (family == AF_UNIX) CHECK_EQ(setsockopt(it.ends[0], SOL_SOCKET, SO_PASSCRED, &on, sizeof on), 0);
+    int kept = dup(it.ends[0]);
+    CHECK_EQ(dup2(other.ends[0], it.ends[0]), it.ends[0]);
+    READS(it.ends[0], 2, "ab");
+    char buffer[8];
+    CHECK_EQ(recv(kept, buffer, 2, MSG_DONTWAIT), 2);
+    CHECK(memcmp(buffer, "12", 2) == 0);
+    close(kept);
+    end(it);
+    end(other);
+}
+
 static void *closes(void *argument)
 {
     int fd = *(int *)argument, empty = open("/dev/null", O_RDONLY);
@@ -459,6 +479,7 @@ int main(int count, char **arguments)
         bad_memory();
         others_read();
         the_descriptor_becomes_another();
+        options_change_meanwhile();
         a_thread_closes_it();
         it_ends();
         edges();

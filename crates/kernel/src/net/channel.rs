@@ -63,7 +63,7 @@ struct State {
     urgent: Option<Urgent>,
     /// The receiver wants urgent data among the rest (SO_OOBINLINE).
     urgent_inline: bool,
-    /// All that is there, but for what came since, is the receiver's to read without a call.
+    /// All that is there is the receiver's to read without a call.
     lent: Option<LentBytes>,
 }
 

@@ -213,6 +213,9 @@ pub trait Socket: Send + Sync + Any {
         None
     }
 
+    /// Nothing of what it receives is lent any more, whatever its options are now.
+    fn end_loan(&self) {}
+
     fn poll(&self) -> Events;
 
     /// FIONREAD. EINVAL on a listening socket.
@@ -419,9 +422,7 @@ impl FileOperations for SocketFile {
 
     fn flush(&self, _file: &OpenFile) {
         // Who has lost the descriptor reads nothing by it.
-        if let Some(stream) = self.socket.stream_to_read() {
-            stream.end_loan();
-        }
+        self.socket.end_loan();
     }
 
     fn poll(&self) -> Events {

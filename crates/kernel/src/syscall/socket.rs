@@ -268,10 +268,13 @@ pub fn setsockopt(context: &mut Context, fd: i32, level: i32, name: i32, value: 
     let mut bytes = vec![0; length.min(OPTION_SIZE)];
     context.read_bytes(value.0, &mut bytes)?;
     let caller = Caller::of(context);
-    match level as u32 {
+    let result = match level as u32 {
         linux::SOL_SOCKET => options::set(socket.as_ref(), &caller, name as u32, &bytes),
         level => socket.set_option(&caller, level, name as u32, &bytes),
-    }
+    };
+    // It may say how bytes are received.
+    socket.end_loan();
+    result
 }
 
 /// getsockopt(2).

@@ -355,6 +355,12 @@ impl Socket for UnixStream {
         self.connection().ok().filter(|_| is_plain).map(|connection| connection.incoming.clone())
     }
 
+    fn end_loan(&self) {
+        if let Ok(connection) = self.connection() {
+            connection.incoming.end_loan();
+        }
+    }
+
     fn put_back(&self, bytes: &[u8]) {
         if let Ok(connection) = self.connection() {
             connection.incoming.put_back(bytes);

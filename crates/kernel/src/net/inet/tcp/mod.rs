@@ -427,6 +427,12 @@ impl Socket for TcpSocket {
         (self.common.options.lock().receive_low_water <= 1).then(|| connection.stream_to_read())
     }
 
+    fn end_loan(&self) {
+        if let Some(connection) = self.connection() {
+            connection.stream_to_read().end_loan();
+        }
+    }
+
     fn put_back(&self, bytes: &[u8]) {
         if let Ok(connection) = self.connected() {
             connection.put_back(bytes);
