@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from . import report
 from .rows import PYTHON
 from .subjects import Failed, Subject, end_session, memory_kib
 
@@ -351,17 +352,11 @@ def _subject(wall: Wall) -> Any:
 
 
 def as_text(found: Sequence[Wall], facts: dict[str, str], rounds: int) -> str:
-    """Markdown, aligned so that it reads as plain text too."""
+    """Markdown."""
     table = [["", *COLUMNS]]
     table += [[wall.name, *(_cell(wall, column) for column in COLUMNS)] for wall in found]
-    widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
-    lines = [f"- {name}: {value}" for name, value in facts.items()]
-    lines.append("")
-    for number, row in enumerate(table):
-        lines.append("| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |")
-        if number == 0:
-            lines.append("|" + "|".join("-" * (width + 2) for width in widths) + "|")
-    lines += [
+    lines = [
+        *report.markdown(table, facts),
         "",
         f"Times: medians of {rounds}, from the start of the command to its end. compile: `gcc -O2 -S` of `benches/system_calls.c`.",
         "Memory: PSS of all processes that belong to one that waits. Of `/bin/true`: the host's system calls that the application",

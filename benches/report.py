@@ -51,8 +51,19 @@ class Line:
         return None
 
 
+def markdown(table: list[list[str]], facts: dict[str, str]) -> list[str]:
+    """Lines: the facts, and the table, whose first row is its head, aligned so that it reads as plain text too."""
+    widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
+    lines = [*(f"- {name}: {value}" for name, value in facts.items()), ""]
+    for number, row in enumerate(table):
+        lines.append("| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |")
+        if number == 0:
+            lines.append("|" + "|".join("-" * (width + 2) for width in widths) + "|")
+    return lines
+
+
 def as_text(lines: list[Line], subjects: list[str], facts: dict[str, str]) -> str:
-    """Markdown, aligned so that it reads as plain text too."""
+    """Markdown."""
     others = [name for name in subjects if name != "native"]
     table = [["row", "native", *others, "goal"]]
     for line in lines:
@@ -60,14 +71,8 @@ def as_text(lines: list[Line], subjects: list[str], facts: dict[str, str]) -> st
         cells = [line.name, _amount(native, line.unit) + _spread(line, "native") if native is not None else "-"]
         cells += [_cell(line, name) for name in others]
         table.append([*cells, line.goal_text()])
-    widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
-    text = [f"- {name}: {value}" for name, value in facts.items()]
-    text.append("")
-    for number, row in enumerate(table):
-        text.append("| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |")
-        if number == 0:
-            text.append("|" + "|".join("-" * (width + 2) for width in widths) + "|")
-    text += [
+    text = [
+        *markdown(table, facts),
         "",
         "A multiple is of the native median, the same run's; +-: half the distance of the highest value from the lowest.",
     ]

@@ -6,7 +6,7 @@
 //! more than use files that it was allowed to use.
 
 use crate::call;
-use crate::host::{self, number};
+use crate::host::{self, number, HIGHEST, MOST};
 use crate::layout::{self, direct as right, DirectEntry};
 use crate::marshal;
 use crate::thread::ThreadBlock;
@@ -36,10 +36,6 @@ const MADV_DONTFORK: u64 = 10;
 const TOGETHER: u64 = 4096;
 /// More descriptors than a process ever has at once.
 const MANY: u32 = 1024;
-/// No call transfers more.
-const MOST: u64 = 0x7fff_f000;
-/// Addresses from here on may end beyond the guest's half of them.
-const HIGHEST: u64 = 0x7fff_0000_0000;
 
 fn off_word(thread: &ThreadBlock) -> *mut u64 {
     (thread.address + OFF_WORD) as *mut u64

@@ -271,6 +271,11 @@ pub fn behind_guarded(address: u64) -> Option<u64> {
         .map(|(_, end)| end as *const () as u64)
 }
 
+/// No call transfers more.
+pub const MOST: u64 = 0x7fff_f000;
+/// Guest addresses from here on may end, with what a call transfers, beyond the guest's half of them.
+pub const HIGHEST: u64 = 0x7fff_0000_0000;
+
 pub mod number {
     pub const READ: u64 = 0;
     pub const WRITE: u64 = 1;

@@ -9,7 +9,7 @@
 //! Nothing here is a wall: a program that writes other things there harms its own view of its own file.
 
 use crate::copies;
-use crate::host::{self, number};
+use crate::host::{self, number, HIGHEST, MOST};
 use crate::layout::loan::{
     name_size, ASKED, CLOSED, DIRECTORY, LONGEST_NAME, MAY_BE_COPIED, NAME, NO_LINK, OPENED, POSITION, READ, SHOWS_READING,
     STATUS, VALID, WRITTEN,
@@ -36,10 +36,6 @@ const RECORD_LENGTH: u64 = 16;
 const RECORD: u64 = 24;
 /// Requests of ioctl(2) that only terminals know (TCGETS, TIOCGWINSZ): how programs ask whether a file is one.
 const TERMINAL_REQUESTS: [u64; 2] = [0x5401, 0x5413];
-/// No call transfers more.
-const MOST: u64 = 0x7fff_f000;
-/// Addresses from here on may end beyond the guest's half of them.
-const HIGHEST: u64 = 0x7fff_0000_0000;
 
 /// The result of a call on the file that is lent, if it is known.
 #[inline(always)]

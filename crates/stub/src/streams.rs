@@ -6,15 +6,13 @@
 //!
 //! Nothing here is a wall: a program that writes other things there harms what itself reads.
 
-use crate::host::{self, number};
+use crate::host::{self, number, HIGHEST};
 use crate::layout::streams::{DATA, MOST, READ, VALID};
 use crate::thread::ThreadBlock;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 const MSG_DONTWAIT: u64 = 0x40;
 const MSG_NOSIGNAL: u64 = 0x4000;
-/// Addresses from here on may end beyond the guest's half of them.
-const HIGHEST: u64 = 0x7fff_0000_0000;
 
 /// The result of a call that reads what is lent.
 #[inline(always)]

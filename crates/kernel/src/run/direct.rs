@@ -124,13 +124,7 @@ impl Engine {
     }
 }
 
-/// Not where every call is to be seen (traces, guest filters), and not for a vfork(2) child, whose table would lie in its
-/// parent's memory.
+/// A vfork(2) child's table would lie in its parent's memory.
 fn may_have_direct(kernel: &Kernel, thread: &GuestThread, context: &Context) -> bool {
-    kernel.direct_data.load(Ordering::Relaxed)
-        && !kernel.trace
-        && context.may_carry_operations
-        && thread.space.owner == thread.process.pid
-        && !context.task.seccomp.is_some()
-        && !context.task.traced.load(Ordering::Relaxed)
+    kernel.direct_data.load(Ordering::Relaxed) && context.may_carry_operations && thread.acts_unseen(context)
 }

@@ -421,13 +421,8 @@ fn of_directory(file: &OpenFile, room: usize) -> Option<Snapshot> {
     Some(Snapshot { metadata: file.metadata().ok()?, data, size, position: 0, flags: loan::DIRECTORY })
 }
 
-/// As for direct descriptors: not where every call is to be seen, nor in memory that is another process's.
 pub(super) fn may_lend(thread: &GuestThread, context: &Context) -> bool {
-    context.kernel().lending.load(Ordering::Relaxed)
-        && !context.kernel().trace
-        && thread.space.owner == thread.process.pid
-        && !context.task.seccomp.is_some()
-        && !context.task.traced.load(Ordering::Relaxed)
+    context.kernel().lending.load(Ordering::Relaxed) && thread.acts_unseen(context)
 }
 
 /// Whether a call neither changes a file nor shows what others have open, whoever made it. What is not known here does.

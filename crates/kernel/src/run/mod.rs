@@ -5,7 +5,7 @@
 //! call, from request to reply), `enrol` (new threads and processes present themselves), `pool` (processes that wait for a
 //! program), `reaper` (deaths), `space` (what is known of an address space), `program` (ELF images and stacks), `exec` (giving a
 //! process its program), `loan` (what stubs answer about the file that was used last), `ahead` (and about the names that come
-//! next), `files` (file operations from outside).
+//! next), `no_links` (and names that are none), `streams` (and sockets that it was told of), `files` (file operations from outside).
 //!
 //! Exactly one thread receives on each listener; a call that has to wait leaves it to that, and whoever is about to block
 //! it in host work passes the receiving on first ([`crate::context::Lead`]). Lock order: `Engine::threads` > `GuestThread::state`; both are released before a handler runs.
@@ -42,8 +42,10 @@ pub use spawn::{spawn, Spawn, SpawnError};
 
 use crate::context::{Continuation, NativePlan};
 use crate::signal;
+use crate::task::seccomp::is_filtered;
 use crate::task::Task;
 use crate::time::queue::TimerQueue;
+use crate::Context;
 use parking_lot::{Mutex, RwLock};
 use skerry_platform::channel::Channel;
 use skerry_platform::engine::{HostProcess, HostThread};
@@ -134,6 +136,15 @@ impl GuestThread {
     /// go on before.
     fn must_be_seen_dead(&self, task: &Task) -> bool {
         self.borrows_memory && task.clear_child_tid.load(Ordering::Relaxed) != 0
+    }
+
+    /// Whether its stub may do by itself what calls are there for, and put off what can be: not where each call is to be seen
+    /// (traces, guests' filters), nor in memory that is another process's (vfork(2)).
+    fn acts_unseen(&self, context: &Context) -> bool {
+        !context.kernel().trace
+            && self.space.owner == self.process.pid
+            && !is_filtered(context.task)
+            && !context.task.traced.load(Ordering::Relaxed)
     }
 
     /// Says how `task`, which is this thread's from now on, begins: at once, unless a signal is to be looked at first.

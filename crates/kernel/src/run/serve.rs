@@ -507,13 +507,10 @@ impl Engine {
 /// Nobody but the caller sees the epoll and the descriptors (nor the calls: traces, guest filters).
 fn may_defer(thread: &GuestThread, context: &Context) -> bool {
     context.may_be_deferred
-        && thread.space.owner == thread.process.pid
-        && !context.kernel().trace
+        && thread.acts_unseen(context)
         && context.process().threads.lock().len() == 1
         // The task's, and ours.
         && Arc::strong_count(&context.task.files()) == 2
-        && !context.task.seccomp.is_some()
-        && !context.task.traced.load(Ordering::Relaxed)
 }
 
 fn is_synchronous(signal: Signal) -> bool {
