@@ -371,9 +371,7 @@ impl Channel {
     /// Where the bytes of the pipe at `index` are: [`objects::DATA`] of them.
     fn object_data(&self, index: usize) -> *mut u8 {
         // SAFETY: as above.
-        unsafe {
-            (&raw mut (*self.pages.as_ptr()).objects.data).cast::<u8>().add(index.min(objects::MOST - 1) * objects::DATA)
-        }
+        unsafe { (&raw mut (*self.pages.as_ptr()).objects.data).cast::<u8>().add(index.min(objects::MOST - 1) * objects::DATA) }
     }
 
     /// Lends the thread an eventfd or a pipe, which it has open as `reader` and `writer`. Counts from the next answer on.
@@ -399,10 +397,8 @@ impl Channel {
     pub fn take_object_back(&self, index: usize, number: u32) -> Option<ReturnedObject> {
         let ours = objects::VALID | u64::from(number) << objects::NUMBER & objects::NUMBER_MASK;
         let is_ours = |now: u64| now & (objects::VALID | objects::NUMBER_MASK) == ours;
-        let word = self
-            .object_word(index)
-            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |now| is_ours(now).then_some(0))
-            .ok()?;
+        let word =
+            self.object_word(index).fetch_update(Ordering::AcqRel, Ordering::Acquire, |now| is_ours(now).then_some(0)).ok()?;
         Some(ReturnedObject { calls: ((word & objects::CALLS) / objects::CALL) as u32, value: word & objects::VALUE })
     }
 
@@ -582,6 +578,32 @@ mod tests {
         // SAFETY: inside the mapping, which nobody else has.
         let bytes = unsafe { std::slice::from_raw_parts(channel.pages.as_ptr().cast::<u8>(), CHANNEL_SIZE as usize) };
         assert!(bytes.iter().all(|byte| *byte == 0));
+    }
+
+    #[test]
+    fn objects_come_back_once_and_never_with_more_than_there_can_be() {
+        let (channel, _memory) = Channel::create().unwrap();
+        channel.lend_object(0, 7, 5, 5, LentObject::EventFd { counter: 9, is_semaphore: false });
+        assert_eq!(channel.take_object_back(0, 8), None);
+        let word = channel.object_word(0).load(Ordering::Relaxed);
+        channel.object_word(0).store(objects::after_call(objects::after_call(word, 3), 4), Ordering::Relaxed);
+        assert_eq!(channel.take_object_back(0, 7).map(|returned| (returned.calls, returned.counter())), Some((2, 4)));
+        assert_eq!(channel.take_object_back(0, 7), None);
+
+        let last = objects::MOST - 1;
+        channel.lend_object(last, 1 << 13 | 3, 5, 6, LentObject::Pipe { bytes: &[1; 2 * objects::DATA] });
+        let returned = channel.take_object_back(last, 3).unwrap();
+        assert_eq!(channel.copy_object_data(last, returned), [1; objects::DATA]);
+        // Around the end, and what makes no sense.
+        let (size, data) = (objects::DATA as u64, objects::DATA);
+        for (read, written, length) in [(size - 1, size + 1, 2), (7, 6, data), (0, size + 1, data), (objects::WRITTEN, 0, 1)] {
+            channel.lend_object(last, 3, 5, 6, LentObject::Pipe { bytes: b"" });
+            let word = channel.object_word(last).load(Ordering::Relaxed);
+            let value = read << objects::READ | written;
+            channel.object_word(last).store(objects::after_call(word | objects::CALLS, value), Ordering::Relaxed);
+            let returned = channel.take_object_back(last, 3).unwrap();
+            assert_eq!((returned.calls, channel.copy_object_data(last, returned).len()), (3, length));
+        }
     }
 
     #[test]

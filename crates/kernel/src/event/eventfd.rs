@@ -151,7 +151,9 @@ impl FileOperations for EventFd {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fs::file::StatusFlags;
+    use crate::fs::lending::tests::Says;
+    use crate::sync::Waiter;
+    use std::sync::atomic::Ordering;
     use std::sync::Arc;
 
     fn eventfd(initial: u64, take: Take) -> Arc<OpenFile> {
@@ -191,5 +193,52 @@ mod tests {
     fn a_semaphore_gives_one_at_a_time() {
         let file = eventfd(2, Take::One);
         assert_eq!((read(&file), read(&file), read(&file)), (Ok(1), Ok(1), Err(Errno::EAGAIN)));
+    }
+
+    /// Lends it to a stub that gives it back so.
+    fn lend(file: &OpenFile, state: Option<LentState>) -> Option<Arc<std::sync::atomic::AtomicU32>> {
+        let (says, ended) = Says::new(3, state);
+        let mut says = Some(says);
+        let is_lent = file.operations.lend(file, file, &mut |_| says.take().unwrap());
+        is_lent.then_some(ended)
+    }
+
+    #[test]
+    fn what_is_lent_comes_back_when_anybody_looks() {
+        let file = eventfd(1, Take::All);
+        let looks: [fn(&OpenFile); 5] = [
+            |file| assert_eq!(read(file), Ok(7)),
+            |file| assert_eq!(file.operations.poll(), Events::IN | Events::RDNORM | Events::OUT | Events::WRNORM),
+            |file| assert!(file.operations.fdinfo().contains(" 7")),
+            |file| file.operations.end_loan(),
+            |file| file.set_flags(StatusFlags::RDWR | StatusFlags::NONBLOCK),
+        ];
+        for look in looks {
+            let ended = lend(&file, Some(LentState::Counter(7))).unwrap();
+            assert_eq!(ended.load(Ordering::Relaxed), 0);
+            look(&file);
+            assert_eq!(ended.load(Ordering::Relaxed), 1);
+        }
+        // Once more ends the one before; of one that was scribbled over nothing counts.
+        lend(&file, Some(LentState::Counter(5))).unwrap();
+        lend(&file, None).unwrap();
+        assert_eq!(read(&file), Ok(5));
+        // Never beyond its maximum, whatever is said.
+        lend(&file, Some(LentState::Counter(u64::MAX))).unwrap();
+        assert_eq!(read(&file), Ok(u64::MAX - 1));
+        lend(&file, Some(LentState::Bytes(vec![1; 8]))).unwrap();
+        assert_eq!(read(&file), Err(Errno::EAGAIN));
+    }
+
+    #[test]
+    fn nothing_is_lent_that_somebody_waits_for() {
+        let file = eventfd(1, Take::All);
+        let registration = file.operations.wait_queue().unwrap().register(Waiter::new());
+        assert!(lend(&file, None).is_none());
+        drop(registration);
+        let other = eventfd(1, Take::All);
+        assert!(!file.operations.lend(&file, &other, &mut |_| unreachable!()));
+        write(&file, 1 << 50).unwrap();
+        assert!(lend(&file, None).is_none());
     }
 }

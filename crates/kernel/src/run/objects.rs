@@ -7,7 +7,7 @@ use super::loan::may_lend;
 use super::{Engine, GuestThread};
 use crate::context::Context;
 use crate::fs::file::OpenFile;
-use crate::fs::lending::{LentState, Lender, Returned};
+use crate::fs::lending::{Lender, LentState, Returned};
 use parking_lot::Mutex;
 use skerry_platform::channel::{Channel, LentObject};
 use skerry_platform::layout::objects;

@@ -13,7 +13,8 @@ use skerry_abi::signal::{Signal, SignalInfo, SignalSet, SignalStack};
 use skerry_platform::channel::Channel;
 use skerry_platform::engine::{NativeCall, NativeKind};
 use skerry_platform::layout::{
-    self, action, deferred, loan, objects, operation, request, streams, CloneOrder, Frame, Operation, Reply, Request, CLONE_THREAD,
+    self, action, deferred, loan, objects, operation, request, streams, CloneOrder, Frame, Operation, Reply, Request,
+    CLONE_THREAD,
 };
 use skerry_platform::listener::Notification;
 use skerry_platform::processor::nanoseconds_of_ticks;
