@@ -187,7 +187,7 @@ def test_alone(caller: harness.Caller, alone: Path, monkeypatch: pytest.MonkeyPa
 @pytest.mark.sandbox
 @pytest.mark.parametrize(
     ("make", "without", "most"),
-    [("pipe()", "", 40), ("(eventfd(0),) * 2", "", 40), ("pipe()", "lending", 9999)],
+    [("os.pipe()", "", 40), ("(os.eventfd(0),) * 2", "", 40), ("os.pipe()", "lending", 9999)],
     ids=["pipe", "eventfd", "without"],
 )
 def test_who_is_alone_does_not_ask_the_sentry(
@@ -196,13 +196,13 @@ def test_who_is_alone_does_not_ask_the_sentry(
     """/proc/stat's ctxt counts the calls that the sentry has served."""
     monkeypatch.setitem(harness.PLAIN_ENVIRONMENT, "SKERRY_TEST_WITHOUT", without)
     script = f"""
-from os import *
+import os
 reader, writer = {make}
 calls = lambda: int(next(line for line in open("/proc/stat") if line.startswith("ctxt")).split()[1])
 before = calls()
 for number in range(500):
-    write(writer, (number + 1).to_bytes(8, "little"))
-    assert read(reader, 8) == (number + 1).to_bytes(8, "little")
+    os.write(writer, (number + 1).to_bytes(8, "little"))
+    assert os.read(reader, 8) == (number + 1).to_bytes(8, "little")
 print(calls() - before)
 """
     with caller.workspace() as work:
