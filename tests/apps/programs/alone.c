@@ -557,6 +557,13 @@ static uint32_t told(int epoll, int timeout)
     return count ? event.events : 0;
 }
 
+static void *waits_for_events(void *unused)
+{
+    (void)unused;
+    CHECK_EQ(told(shared.ends[1], 5000), EPOLLIN);
+    return NULL;
+}
+
 static void others_watch(void)
 {
     struct object it = begin(0);
@@ -592,6 +599,22 @@ static void others_watch(void)
         CHECK_EQ(told(epoll, 0), EPOLLIN);
     }
     for (int round = 0; round < (pipes ? 21 : 1); round++) TAKES(it, pipes ? 1 : 21);
+    for (int round = 0; round < 20; round++) {
+        use(it);
+        CHECK_EQ(told(epoll, 0), 0);
+        MUST(put(it, 1) == 8);
+        CHECK_EQ(told(epoll, 0), EPOLLIN);
+        TAKES(it, 1);
+    }
+    /* One that another thread waits on. */
+    pthread_t thread;
+    shared.ends[1] = epoll;
+    use(it);
+    MUST(pthread_create(&thread, NULL, waits_for_events, NULL) == 0);
+    sleep_ms(10);
+    MUST(put(it, 1) == 8);
+    MUST(pthread_join(thread, NULL) == 0);
+    TAKES(it, 1);
     CHECK_EQ(told(epoll, 0), 0);
     use(it);
     CHECK_EQ(epoll_ctl(epoll, EPOLL_CTL_DEL, it.ends[0], NULL), 0);
