@@ -360,10 +360,20 @@ impl Server {
             self.sandbox.booted.machine.insert("cpus".into(), cpus);
         }
         let limits = Limits { memory: wanted.memory, cpus: wanted.cpus, ..Limits::default() };
-        let asked = [("memory", Controller::Memory, wanted.memory.is_some()), ("cpus", Controller::Cpu, wanted.cpus.is_some())];
-        for (name, controller, _) in asked.into_iter().filter(|(_, _, asked)| *asked) {
+        let groups = &self.sandbox.groups;
+        let change = |name: &str, controller: Controller, limits: &Limits| {
             let told = |why| failure(FailureKind::Unenforceable, format!("the limit {name} cannot be changed here: {why}"));
-            self.sandbox.groups.change(controller, &limits).map_err(told)?;
+            groups.change(controller, limits).map_err(told)
+        };
+        if wanted.memory.is_some() {
+            change("memory", Controller::Memory, &limits)?;
+        }
+        if wanted.cpus.is_some() {
+            change("cpus", Controller::Cpu, &limits).inspect_err(|_| {
+                // Both or none.
+                let before = Limits { memory: self.sandbox.memory_limit, ..Limits::default() };
+                let _ = wanted.memory.map(|_| change("memory", Controller::Memory, &before));
+            })?;
         }
         self.sandbox.memory_limit = wanted.memory.or(self.sandbox.memory_limit);
         Ok(json!(self.sandbox.booted))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 
+from .. import errors
 from ..control import messages
 from .base import Capabilities, Probe, probe_by_boot
 from .namespace import start_agent
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Any
 
-    from .. import errors
     from .._options import Options
 
 PROGRAM = "skerry-tender"
@@ -101,7 +101,7 @@ class UnikernelEngine:
         boot["rules"] = messages.rules(files=files, scopes=messages.SCOPES)
         return boot
 
-    def update(self, memory: int | None, cpus: float | None) -> dict[str, Any]:
+    def update(self, memory: int | None, cpus: float | None) -> list[dict[str, Any]]:
         """Its limits stay as they are."""
         option = "cpus" if memory is None else "memory"
         raise errors.Unenforceable(

@@ -21,7 +21,8 @@ class Xen(Monitor):
 
     name = "xen"
     program = "xl"
-    channel = "hvc1"
+    console = "hvc0"
+    channel = "/dev/hvc1"
     modules = ("xen-blkfront",)
 
     def plan(self, machine: Machine) -> Plan:
@@ -34,7 +35,9 @@ class Xen(Monitor):
         )
 
     def _config(self, machine: Machine) -> dict[str, object]:
-        disks = [f"format=raw, vdev=xvd{chr(ord('a') + n)}, access=ro, target={path}" for n, path in enumerate(machine.images)]
+        # The device model, which serves the channel, serves them too: no loop devices, no scripts of the host's.
+        kind = "format=raw, backendtype=qdisk, access=ro"
+        disks = [f"{kind}, vdev=xvd{chr(ord('a') + n)}, target={path}" for n, path in enumerate(machine.images)]
         return {
             "name": machine.name,
             "type": "pvh",
