@@ -74,7 +74,7 @@ def machine_of(name: str) -> dict[str, str]:
     command_line = microvm._command_line("xen", vmm.monitor("xen"))
     wanted = vmm.Machine(
         kernel="/guest/kernel", initramfs="/guest/initramfs", memory=256 << 20, cpus=1, command_line=command_line,
-        images=["/guest/tree"], name=name,
+        images=[], name=name,
     )  # fmt: skip
     plan = vmm.monitor("xen").plan(wanted)
     assert plan.argv[1:] == ["create", "-F", "-q", "machine.cfg"]
@@ -92,6 +92,7 @@ def first_domain(tree: Path, work: Path, outer: kernel.Kernel) -> bytes:
         "init": ((HERE / "nested/dom0.sh").read_bytes(), 0o755),
         "bin/busybox": ((tree / "bin/busybox").read_bytes(), 0o755),
         "bin/greeting": (greeting.read_bytes(), 0o755),
+        "usr/share/qemu/keymaps/en-us": (Path("/usr/share/qemu/keymaps/en-us").read_bytes(), 0o644),  # a device model's
         "etc/xen/xl.conf": (b'autoballoon="off"\n', 0o644),
     }
     for path in programs:
@@ -106,6 +107,7 @@ def first_domain(tree: Path, work: Path, outer: kernel.Kernel) -> bytes:
     agent = Path(find_beside("skerry-agent")).read_bytes()
     wanted = (*vmm.monitor("xen").modules, *microvm._MODULES)
     contents["guest/initramfs"] = (initramfs.build(agent, inner.modules, wanted), 0o644)
+    contents["bin/xenstore"] = ((tree / "usr/bin/xenstore").read_bytes(), 0o755)
     contents["guest/tree"] = (bytes(1 << 20), 0o644)
     for name, changed in STARTED.items():
         for path, text in machine_of(name).items():
@@ -137,7 +139,7 @@ def parts(native_only: bool) -> Iterator[dict[str, tuple[int, str]]]:
         (work / "xen").write_bytes(gzip.decompress(hypervisor.read_bytes()))
         arguments = "console=hvc0 quiet loglevel=1 panic=-1"
         words = [
-            qemu, "-M", "q35,usb=off", "-accel", "tcg,thread=multi", "-cpu", "max,-la57,-smap,-smep", "-m", MEMORY,
+            qemu, "-M", "q35,usb=off", "-accel", "tcg,thread=multi", "-cpu", "max,-la57,-smap,-smep,-rdtscp", "-m", MEMORY,
             "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-serial", "stdio", "-kernel", work / "xen",
             "-append", "console=com1 com1=115200,8n1 dom0_mem=1536M,max:1536M dom0_max_vcpus=1 loglvl=warning",
             "-initrd", f"{outer.path} {arguments},{work}/initramfs",

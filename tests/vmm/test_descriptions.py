@@ -185,7 +185,7 @@ XL = {
     "on_crash": r'"(destroy|restart|rename-restart|preserve|coredump-destroy|coredump-restart|soft-reset)"',
 }  # fmt: skip
 #: Those of xl-disk-configuration(5), and of a channel.
-XL_DISK = {"format": r"raw|qcow|qcow2|vhd|qed", "vdev": r"(xvd|hd|sd)[a-z]\d*", "access": r"r|ro|w|rw", "backendtype": r"phy|qdisk", "target": r"/.+"}
+XL_DISK = {"format": r"raw|qcow|qcow2|vhd|qed", "vdev": r"(xvd|hd|sd)[a-z]\d*", "access": r"r|ro|w|rw", "target": r"/.+"}
 XL_CHANNEL = {"connection": r"socket|pty", "name": r"[\w.-]+", "path": r".+"}
 
 

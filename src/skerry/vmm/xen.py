@@ -35,9 +35,7 @@ class Xen(Monitor):
         )
 
     def _config(self, machine: Machine) -> dict[str, object]:
-        # The device model, which serves the channel, serves them too: no loop devices, no scripts of the host's.
-        kind = "format=raw, backendtype=qdisk, access=ro"
-        disks = [f"{kind}, vdev=xvd{chr(ord('a') + n)}, target={path}" for n, path in enumerate(machine.images)]
+        disks = [f"format=raw, vdev=xvd{chr(ord('a') + n)}, access=ro, target={path}" for n, path in enumerate(machine.images)]
         return {
             "name": machine.name,
             "type": "pvh",

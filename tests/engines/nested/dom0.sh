@@ -6,6 +6,8 @@ export PATH=/bin:/usr/sbin:/usr/bin LD_LIBRARY_PATH=/lib
 mount -t proc none /proc
 mount -t sysfs none /sys
 mount -t devtmpfs none /dev
+mkdir /dev/pts
+mount -t devpts none /dev/pts
 for module in /modules/*; do insmod "$module" 2>&1; done
 mount -t xenfs none /proc/xen
 xen=$(echo /usr/lib/xen-*/bin)
@@ -40,6 +42,8 @@ done
 for guest in $(ls /machines); do
     log=/var/log/xen/guest-$guest.log
     cd "/machines/$guest" && "$xen/xl" create -F -q machine.cfg > "/run/$guest" 2>&1 &
+    says "/run/$guest" "Waiting for domain" 60
+    part "store_$guest" xenstore ls -f
     part "channel_$guest" greeting /run/channel 60
     part "list_$guest" "$xen/xl" list
     part "console_$guest" cat "$log"
