@@ -39,17 +39,16 @@ part xen sh -c "uname -r; $xen/xl info; $xen/xl list"
 for dry in /machines/*; do
     cd "$dry" && part "dry_$(basename "$dry")" "$xen/xl" create -n machine.cfg
 done
-for guest in $(ls /machines); do
+for guest in $(cat /start); do
     log=/var/log/xen/guest-$guest.log
     cd "/machines/$guest" && "$xen/xl" create -F -q machine.cfg > "/run/$guest" 2>&1 &
     says "/run/$guest" "Waiting for domain" 60
-    part "store_$guest" xenstore ls -f
     part "channel_$guest" greeting /run/channel 60
     part "list_$guest" "$xen/xl" list
     part "console_$guest" cat "$log"
     part "destroy_$guest" "$xen/xl" destroy "$guest"
     part "xl_$guest" cat "/run/$guest"
-    part "dm_$guest" sh -c "cat /var/log/xen/qemu-dm-$guest*.log"
+    part "model_$guest" sh -c "cat /var/log/xen/qemu-dm-$guest*.log"
     part "left_$guest" sh -c "$xen/xl list | grep -c $guest"
 done
 echo
