@@ -94,7 +94,7 @@ class RulesEngine:
     def probe(self) -> Probe:
         """By a guest that boots."""
         return probe_by_boot(
-            self.name, "use Linux from 6.12 on with 'landlock' in its lsm= list, and not inside of an LXD or sysbox container"
+            self.name, "use Linux from 5.19 on with 'landlock' in its lsm= list, and not inside of an LXD or sysbox container"
         )
 
     def start(
