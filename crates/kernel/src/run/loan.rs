@@ -142,9 +142,13 @@ impl Loans {
         self.for_good.store(true, Ordering::Relaxed);
     }
 
-    fn until(&self) -> u64 {
-        let life = if self.for_good.load(Ordering::Relaxed) { u64::MAX >> 2 } else { LIFE };
-        ticks().wrapping_add(life)
+    /// How long what was looked at is believed, in ticks.
+    fn life(&self) -> u64 {
+        if self.for_good.load(Ordering::Relaxed) {
+            u64::MAX >> 2
+        } else {
+            LIFE
+        }
     }
 
     /// The call has had its effect. What has been looked at since then can be told of with its answer.
@@ -243,8 +247,13 @@ impl Engine {
             _ => None,
         }
         .unwrap_or_default();
+        let life = self.loans.life();
+        let mut looked = ticks();
         if asks {
-            names.set_no_links(thread.no_links.lock().answers(context.task).into_iter(), room - names.records.len());
+            let mut no_links = thread.no_links.lock();
+            let (answers, then) = no_links.answers(context.task, watch.changes, life / 2);
+            names.set_no_links(answers.iter().map(|(name, error)| (&name[..], *error)), room - names.records.len());
+            looked = then;
         }
         let files = context.task.files();
         let room = room - names.records.len();
@@ -259,7 +268,7 @@ impl Engine {
             names.set_opened(*directory, path, flags, room.saturating_sub(file.3.len()));
         }
         let (fd, mut lent, status, data, file, predicts) = file.unwrap_or_else(nothing_but_names);
-        lent.until = self.loans.until();
+        lent.until = looked.wrapping_add(life);
         let mut list = self.loans.list.lock();
         // A call that may change files has begun meanwhile, or has ended.
         if self.loans.changes.load(Ordering::SeqCst) != watch.changes {
