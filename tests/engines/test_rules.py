@@ -146,7 +146,7 @@ def test_a_version_that_lacks_a_right_is_refused_by_name(monkeypatch: pytest.Mon
 
 
 WITHOUT_LANDLOCK = r"""
-import ctypes, errno, fcntl, os, signal, struct, sys, termios, threading, time
+import ctypes, errno, fcntl, os, resource, signal, struct, sys, termios, threading, time
 libc = ctypes.CDLL(None, use_errno=True)
 other, group, outside, inside = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4]
 def attempt(name, act):
@@ -169,6 +169,10 @@ attempt("directory", lambda: os.truncate(os.path.dirname(inside), 0))
 attempt("absent", lambda: os.truncate(inside + "x", 0))
 open(inside, "w").write("12345")
 attempt("mine", lambda: os.truncate(inside, 3))
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+attempt("large", lambda: os.truncate(inside, 4097))
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
 print("left", open(inside).read(), open(outside).read())
 # Devices.
 full = os.open("/dev/full", os.O_RDWR)
@@ -272,6 +276,7 @@ def test_what_a_version_lacks_is_held_otherwise(caller: harness.Caller, tmp_path
     assert facts["rotational"] in ("EACCES", "ENOTTY") and facts["typing"] in ("EPERM", "EACCES"), done.stdout
     assert (facts["negative"], facts["absent"], facts["mine"], facts["waiting"]) == ("EINVAL", "ENOENT", "None", "3")
     assert (facts["directory"], facts["nobody"], facts["bad"]) == ("EISDIR", "ESRCH", "EINVAL"), done.stdout
+    assert facts["large"] == "EFBIG", done.stdout
     for line in ("left 123 12345", "got" + " usr1" * 5 + " usr2", "child -15", "its group -9", "abort -6", "all ['urg']"):
         assert line in done.stdout.splitlines(), done.stdout
 

@@ -70,6 +70,12 @@ pub fn serve(asked: &Notification, restriction: Option<&Restriction>, still_vali
     if !granted {
         return Outcome { result: Err(Errno::ACCESS), denied: true, path };
     }
+    if let Change::Size(size) = change {
+        // The limit is the program's (RLIMIT_FSIZE), not ours.
+        if size > largest_file(asked.tid) {
+            return Outcome { result: Err(Errno::FBIG), denied: false, path };
+        }
+    }
     Outcome { result: as_its_user(asked.tid, || apply(&file, &change)), denied: false, path }
 }
 
@@ -227,6 +233,17 @@ fn as_its_user<T>(thread: i32, act: impl FnOnce() -> Result<T, Errno>) -> Result
     let restored = rustix::thread::set_capabilities(None, all);
     skerry_platform::agent::set_file_ids(ours);
     restored.and(result)
+}
+
+/// Bytes that a file of the program's may have; none where that cannot be told.
+fn largest_file(thread: i32) -> u64 {
+    let limits = std::fs::read_to_string(format!("/proc/{thread}/limits")).unwrap_or_default();
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max file size"));
+    match line.and_then(|line| line.split_ascii_whitespace().next()) {
+        Some("unlimited") => u64::MAX,
+        Some(soft) => soft.parse().unwrap_or(0),
+        None => 0,
+    }
 }
 
 struct Ids {
