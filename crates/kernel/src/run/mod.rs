@@ -5,7 +5,7 @@
 //! call, from request to reply), `enrol` (new threads and processes present themselves), `pool` (processes that wait for a
 //! program), `reaper` (deaths), `space` (what is known of an address space), `program` (ELF images and stacks), `exec` (giving a
 //! process its program), `loan` (what stubs answer about the file that was used last), `ahead` (and about the names that come
-//! next), `no_links` (and names that are none), `streams` (and sockets that it was told of), `files` (file operations from outside).
+//! next), `no_links` (and names that are none), `streams` (and sockets that it was told of), `objects` (and eventfds and pipes), `files` (file operations from outside).
 //!
 //! Exactly one thread receives on each listener; a call that has to wait leaves it to that, and whoever is about to block
 //! it in host work passes the receiving on first ([`crate::context::Lead`]). Lock order: `Engine::threads` > `GuestThread::state`; both are released before a handler runs.
@@ -20,6 +20,7 @@ mod files;
 mod fuzz_tests;
 mod loan;
 mod no_links;
+mod objects;
 mod park;
 mod patch;
 mod pool;
@@ -121,6 +122,7 @@ pub(crate) struct GuestThread {
     reading: loan::Reading,
     listing: loan::Reading,
     streams: streams::Lent,
+    objects: objects::Lent,
     ahead: Mutex<ahead::Ahead>,
     no_links: Mutex<no_links::NoLinks>,
     after_waking: wake::AfterWaking,
