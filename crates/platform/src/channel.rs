@@ -44,6 +44,18 @@ pub struct Names {
     pub opened: Option<usize>,
     /// The same of names that are no links.
     pub no_links: Option<usize>,
+    /// The same of what is known of names.
+    pub known: Option<usize>,
+}
+
+/// What a call has said of a name, and says again ([`loan::KNOWN`]).
+#[derive(Clone, Debug)]
+pub struct Known {
+    pub directory: i32,
+    pub name: Vec<u8>,
+    /// One of [`loan::known`].
+    pub kind: u32,
+    pub answer: Result<Option<Box<[u8; loan::STATUS]>>, i32>,
 }
 
 impl Names {
@@ -84,6 +96,35 @@ impl Names {
         self.no_links = Some(start);
     }
 
+    /// Adds what is known of names, as many as there is room for; once.
+    pub fn set_known<'a>(&mut self, known: impl Iterator<Item = &'a Known>, room: usize) {
+        let start = self.records.len();
+        self.records.extend_from_slice(&0u64.to_ne_bytes());
+        let mut count = 0u64;
+        for Known { directory, name, kind, answer } in known {
+            let (status, error) = match answer {
+                Ok(status) => (status.as_ref().map_or(&[][..], |status| &status[..]), 0),
+                Err(error) => (&[][..], *error),
+            };
+            let size = loan::KNOWN + status.len() + name.len().next_multiple_of(8);
+            if name.len() > loan::LONGEST_NAME || self.records.len() - start + size > room {
+                break;
+            }
+            self.records.extend_from_slice(&(name.len() as u64 | u64::from(*directory as u32) << 32).to_ne_bytes());
+            self.records.extend_from_slice(&(u64::from(*kind) | u64::from(error as u32) << 32).to_ne_bytes());
+            self.records.extend_from_slice(status);
+            self.records.extend_from_slice(name);
+            self.records.resize(self.records.len().next_multiple_of(8), 0);
+            count += 1;
+        }
+        if count == 0 {
+            self.records.truncate(start);
+            return;
+        }
+        self.records[start..start + 8].copy_from_slice(&count.to_ne_bytes());
+        self.known = Some(start);
+    }
+
     /// Says by what the file was opened, as it was given to openat(2), where there is room for it. The last one of all.
     pub fn set_opened(&mut self, directory: i32, name: &[u8], flags: u32, room: usize) {
         if name.len() > loan::LONGEST_NAME || loan::OPENED + name.len().next_multiple_of(8) > room {
@@ -105,6 +146,8 @@ pub struct Returned {
     pub is_closed: bool,
     /// It has asked about a name that is no link.
     pub has_asked: bool,
+    /// It has asked for something that is known of a name.
+    pub has_repeated: bool,
 }
 
 /// The sentry's mapping of one thread's channel.
@@ -252,7 +295,8 @@ impl Channel {
             descriptor_flags: file.descriptor_flags,
             names: end as u32,
             names_count: names.count,
-            opened: names.opened.map_or(0, |at| (end + at) as u32),
+            opened: names.opened.map_or(0, |at| (end + at) as u16),
+            known: names.known.map_or(0, |at| (end + at) as u16),
             no_links: names.no_links.map_or(0, |at| (end + at) as u32),
         };
         // SAFETY: inside the mapping, `length` bytes from `start` on, the names from `end` on, and the status behind them at the area's end; no
@@ -288,6 +332,7 @@ impl Channel {
                         was_read: word & loan::READ != 0,
                         is_closed: word & loan::CLOSED != 0,
                         has_asked: word & loan::ASKED != 0,
+                        has_repeated: word & loan::REPEATED != 0,
                     })
                 }
                 Err(now) => word = now,
@@ -472,7 +517,7 @@ mod tests {
         assert_eq!(channel.take_loan_back(6), None);
         assert_eq!(
             channel.take_loan_back(5),
-            Some(Returned { position: 7, was_read: false, is_closed: false, has_asked: false })
+            Some(Returned { position: 7, was_read: false, is_closed: false, has_asked: false, has_repeated: false })
         );
         assert_eq!(channel.take_loan_back(5), None);
     }

@@ -435,8 +435,10 @@ pub struct Loan {
     pub names: u32,
     pub names_count: u32,
     /// Where in the area it says how it was opened ([`loan::OPENED`]); 0: nowhere.
-    pub opened: u32,
-    /// The same of names that are no links ([`loan::NO_LINK`]), behind a word that says how many there are.
+    pub opened: u16,
+    /// The same of what is known of names ([`loan::KNOWN`]), behind a word that says how many there are.
+    pub known: u16,
+    /// The same of names that are no links ([`loan::NO_LINK`]).
     pub no_links: u32,
 }
 
@@ -481,6 +483,12 @@ pub mod streams {
 pub mod loan {
     /// In [`super::Reply::entry`] with RETURN, or NATIVE where nothing is to be asked behind it: there is one.
     pub const LENT: u64 = 2;
+    /// What says which of these it is.
+    pub const ENTRY: u64 = 0xff;
+    /// Beside LENT: it is over once the thread has read, or written, a direct descriptor by itself (the rights of
+    /// [`super::direct`]).
+    pub const UNTIL_READ: u64 = super::direct::READ;
+    pub const UNTIL_WRITE: u64 = super::direct::WRITE;
     /// In the word, which is 0 where there is none: it stands.
     pub const VALID: u64 = 1 << 63;
     /// The descriptor has been closed.
@@ -489,6 +497,8 @@ pub mod loan {
     pub const READ: u64 = 1 << 61;
     /// One of the names that are no links has been asked about.
     pub const ASKED: u64 = 1 << 60;
+    /// Something that is known of a name has been asked for.
+    pub const REPEATED: u64 = 1 << 59;
     /// Below these bits, its number, so that an old one is never taken for it.
     pub const NUMBER: u32 = 32;
     pub const NUMBER_MASK: u64 = 0xffff << NUMBER;
@@ -509,6 +519,17 @@ pub mod loan {
     pub const OPENED: usize = 16;
     /// A name that is no link: its length; the error that readlink(2) gives for it; then its bytes, filled up to whole words.
     pub const NO_LINK: usize = 16;
+    /// What a call says of a name: the name's length, and the directory's descriptor above it; one of [`known`], and the error
+    /// (0: none) above it; a `struct stat`, where it shows one; then the name, filled up to whole words.
+    pub const KNOWN: usize = 16;
+    pub mod known {
+        /// stat(2), or newfstatat(2) without flags.
+        pub const STATUS: u32 = 1;
+        /// access(2), or faccessat(2): its mode is in the lowest bits.
+        pub const ACCESS: u32 = 8;
+        /// Beside them: reading changes what is shown.
+        pub const SHOWS_READING: u32 = 16;
+    }
     /// In the flags: it is a directory.
     pub const DIRECTORY: u32 = 1;
     /// Reading changes what fstat(2) shows (its time of access).
@@ -517,6 +538,8 @@ pub mod loan {
     pub const MAY_BE_COPIED: u32 = 4;
     /// It is open to be written: there is nothing to be read of it here.
     pub const WRITTEN: u32 = 8;
+    /// The process has it direct, or others had: where it stands, and that it is closed, is not told here.
+    pub const DIRECT: u32 = 16;
     /// The end of the area has a `struct stat` of the file.
     pub const STATUS: usize = 144;
     /// What there is room for before that.

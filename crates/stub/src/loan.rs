@@ -11,8 +11,8 @@
 use crate::copies;
 use crate::host::{self, number, HIGHEST, MOST};
 use crate::layout::loan::{
-    name_size, ASKED, CLOSED, DIRECTORY, LONGEST_NAME, MAY_BE_COPIED, NAME, NO_LINK, OPENED, POSITION, READ, SHOWS_READING,
-    STATUS, VALID, WRITTEN,
+    known, name_size, ASKED, CLOSED, DIRECT, DIRECTORY, ENTRY, KNOWN, LENT, LONGEST_NAME, MAY_BE_COPIED, NAME, NO_LINK, OPENED,
+    POSITION, READ, REPEATED, SHOWS_READING, STATUS, VALID, WRITTEN,
 };
 use crate::layout::marshal::AREA;
 use crate::layout::Loan;
@@ -28,6 +28,8 @@ const SEEK_CUR: u64 = 1;
 const SEEK_END: u64 = 2;
 const PROT_READ: u64 = 1;
 const MAP_PRIVATE: u64 = 2;
+/// R_OK | W_OK | X_OK.
+const MODES: u64 = 7;
 const F_GETFD: u64 = 1;
 const F_SETFD: u64 = 2;
 const F_GETFL: u64 = 3;
@@ -36,6 +38,15 @@ const RECORD_LENGTH: u64 = 16;
 const RECORD: u64 = 24;
 /// Requests of ioctl(2) that only terminals know (TCGETS, TIOCGWINSZ): how programs ask whether a file is one.
 const TERMINAL_REQUESTS: [u64; 2] = [0x5401, 0x5413];
+
+/// What [`ThreadBlock::has_loan`] is behind an answer with this entry.
+pub fn lent(entry: u64) -> u64 {
+    if entry & ENTRY == LENT {
+        entry
+    } else {
+        0
+    }
+}
 
 /// The result of a call on the file that is lent, if it is known.
 #[inline(always)]
@@ -85,7 +96,7 @@ impl Lent {
 
     /// Copies what is at `position`; how much, if that is known.
     fn read(&self, position: u64, address: u64, count: u64) -> Option<u64> {
-        if address > HIGHEST || self.flags & (DIRECTORY | WRITTEN) != 0 || !self.is_fresh() {
+        if address > HIGHEST || self.flags & (DIRECTORY | WRITTEN | DIRECT) != 0 || !self.is_fresh() {
             return None;
         }
         let wanted = count.min(MOST).min(self.size.saturating_sub(position));
@@ -153,6 +164,16 @@ fn answer(thread: &mut ThreadBlock, call_number: u64, arguments: &[u64; 6]) -> O
         number::NEWFSTATAT if fourth & 0xffff_ffff == AT_SYMLINK_NOFOLLOW => {
             return show_name(&loan, word, area, first & 0xffff_ffff, second, third);
         }
+        number::STAT => return repeat(&loan, word, area, AT_FDCWD, first, known::STATUS, second),
+        number::NEWFSTATAT if fourth & 0xffff_ffff == 0 => {
+            return repeat(&loan, word, area, first & 0xffff_ffff, second, known::STATUS, third);
+        }
+        number::ACCESS if second & 0xffff_ffff <= MODES => {
+            return repeat(&loan, word, area, AT_FDCWD, first, known::ACCESS | second as u32, 0);
+        }
+        number::FACCESSAT if third & 0xffff_ffff <= MODES => {
+            return repeat(&loan, word, area, first & 0xffff_ffff, second, known::ACCESS | third as u32, 0);
+        }
         number::LSTAT => return show_name(&loan, word, area, AT_FDCWD, first, second),
         number::READLINK => return no_link(&loan, word, area, first, third),
         number::OPEN => return open_again(&loan, word, area, AT_FDCWD, first, second),
@@ -192,7 +213,7 @@ fn answer(thread: &mut ThreadBlock, call_number: u64, arguments: &[u64; 6]) -> O
         number::MMAP if first == 0 && third == PROT_READ && fourth == MAP_PRIVATE && sixth == 0 => lent.map(second),
         number::FSTAT => lent.show(second),
         number::NEWFSTATAT if fourth & 0xffff_ffff == AT_EMPTY_PATH && is_empty(second) => lent.show(third),
-        number::LSEEK if flags & DIRECTORY == 0 => {
+        number::LSEEK if flags & (DIRECTORY | DIRECT) == 0 => {
             let base = match third & 0xffff_ffff {
                 SEEK_SET => 0,
                 SEEK_CUR => lent.position(),
@@ -219,7 +240,7 @@ fn answer(thread: &mut ThreadBlock, call_number: u64, arguments: &[u64; 6]) -> O
             lent.still_stands()?;
             Some(result.into())
         }
-        number::CLOSE => {
+        number::CLOSE if flags & DIRECT == 0 => {
             lent.becomes(before | CLOSED)?;
             Some(0)
         }
@@ -286,6 +307,49 @@ fn show_name(loan: &Loan, word: &AtomicU64, area: u64, directory: u64, path: u64
                 return None;
             }
             return (word.load(Ordering::Acquire) & VALID != 0).then_some(0);
+        }
+        record = next;
+    }
+    None
+}
+
+/// A call that has been answered before. `shown`: where the status goes.
+fn repeat(loan: &Loan, word: &AtomicU64, area: u64, directory: u64, path: u64, kind: u32, shown: u64) -> Option<i64> {
+    let before = word.load(Ordering::Acquire);
+    let list = u64::from(loan.known);
+    if before & VALID == 0 || list == 0 || list % 8 != 0 || path > HIGHEST || shown > HIGHEST || !is_before(loan.until) {
+        return None;
+    }
+    let mut name = [0u8; LONGEST_NAME + 1];
+    let length = host::copy_string(&raw mut name as u64, path, name.len() as u64).checked_sub(1)?;
+    let end = (AREA - STATUS) as u64;
+    let mut record = list + 8;
+    if record > end {
+        return None;
+    }
+    // SAFETY: within the area, and aligned.
+    let count = unsafe { ((area + list) as *const u64).read_volatile() };
+    for _ in 0..count {
+        if record + KNOWN as u64 > end {
+            return None;
+        }
+        // SAFETY: as above.
+        let [head, what] = unsafe { ((area + record) as *const [u64; 2]).read_volatile() };
+        let (its_kind, error) = (what as u32, what >> 32);
+        let status = if its_kind & known::STATUS != 0 && error == 0 { STATUS as u64 } else { 0 };
+        let its_name = record + KNOWN as u64 + status;
+        let next = its_name + (head & 0xffff_ffff).min(LONGEST_NAME as u64).next_multiple_of(8);
+        if next > end {
+            return None;
+        }
+        let is_it = head == length | directory << 32 && its_kind & !known::SHOWS_READING == kind;
+        if is_it && is_called(&name[..length as usize], area + its_name) {
+            let outdated = its_kind & known::SHOWS_READING != 0 && before & READ != 0;
+            if outdated || !host::copy(shown, area + record + KNOWN as u64, status) {
+                return None;
+            }
+            word.compare_exchange(before, before | REPEATED, Ordering::AcqRel, Ordering::Relaxed).ok()?;
+            return Some(-(error as i64));
         }
         record = next;
     }

@@ -248,6 +248,7 @@ impl Engine {
             streams: Default::default(),
             ahead: Default::default(),
             no_links: Default::default(),
+            last_name: Default::default(),
             after_waking: AfterWaking::default(),
             rings_for: AtomicU64::new(u64::MAX),
             retired: AtomicBool::new(false),

@@ -9,7 +9,8 @@
 //! What the thread says is believed as far as it could have called: where its own file stands, that its own descriptor is
 //! closed. Lock order: `Loans::list` is outside of descriptor tables and files.
 
-use super::{ahead, Engine, GuestThread};
+use super::attributes::{self, Until};
+use super::{ahead, known, Engine, GuestThread};
 use crate::context::Context;
 use crate::fs::close::closed;
 use crate::fs::direct::is_watched;
@@ -47,6 +48,8 @@ pub(super) struct Loans {
     numbers: AtomicU32,
     /// Moved on before and behind each call that could change a file.
     changes: AtomicU64,
+    /// Moved on behind each call that reads: that may show in the time of access.
+    reads: AtomicU64,
     /// They stand for good (a test wants to see that nothing in the sandbox leans on time).
     for_good: AtomicBool,
 }
@@ -64,8 +67,11 @@ struct Loan {
     predicts: bool,
     /// It is open to be written: that it is closed matters to whoever makes a call.
     writes: bool,
-    /// It tells of names that are no links.
+    /// It tells of names that are no links, of what is known of names.
     tells_no_links: bool,
+    tells_known: bool,
+    /// Reading changes what it shows.
+    shows_reading: bool,
     /// Of a directory: its entries, as they lie in the channel.
     listing: Option<Vec<u8>>,
 }
@@ -103,8 +109,11 @@ impl Reading {
 #[derive(Clone, Copy)]
 pub(crate) struct Watch {
     only_looks: bool,
-    /// [`Loans::changes`] when the call began.
+    /// It may read a file's data, or a directory.
+    reads_data: bool,
+    /// [`Loans::changes`] when the call began, and [`Loans::reads`].
     changes: u64,
+    reads: u64,
     /// The descriptor of the file that was lent to the thread until now, and that it has not closed.
     lent: Option<i32>,
 }
@@ -134,7 +143,14 @@ impl Loans {
                 }
             });
         }
-        Watch { only_looks, changes: self.changes.load(Ordering::SeqCst), lent }
+        let reads_data = is_call && reads_data(context.call.number);
+        Watch {
+            only_looks,
+            reads_data,
+            changes: self.changes.load(Ordering::SeqCst),
+            reads: self.reads.load(Ordering::SeqCst),
+            lent,
+        }
     }
 
     /// From now on the processor's time ends none.
@@ -142,6 +158,7 @@ impl Loans {
         self.for_good.store(true, Ordering::Relaxed);
     }
 
+    /// Until when what is known now is believed, by the processor's clock.
     fn until(&self) -> u64 {
         let life = if self.for_good.load(Ordering::Relaxed) { u64::MAX >> 2 } else { LIFE };
         ticks().wrapping_add(life)
@@ -150,10 +167,29 @@ impl Loans {
     /// The call has had its effect. What has been looked at since then can be told of with its answer.
     pub fn behind(&self, watch: Watch) -> Watch {
         if watch.only_looks {
-            return watch;
+            return if watch.reads_data { self.behind_reading(watch) } else { watch };
         }
         self.changed();
         Watch { changes: self.changes.load(Ordering::SeqCst), ..watch }
+    }
+
+    fn behind_reading(&self, watch: Watch) -> Watch {
+        let reads = self.reads.fetch_add(1, Ordering::SeqCst);
+        if self.count.load(Ordering::SeqCst) != 0 {
+            self.take_back(|loan| loan.shows_reading, |_| false, |_| ());
+        }
+        // Unless others have read meanwhile.
+        Watch { reads: if reads == watch.reads { reads + 1 } else { watch.reads }, ..watch }
+    }
+
+    /// Runs `change`, while nothing is lent.
+    pub fn with_none<T>(&self, change: impl FnOnce() -> T) -> T {
+        let mut list = self.list.lock();
+        self.changes.fetch_add(1, Ordering::SeqCst);
+        self.end(&mut list, |_| true, |_| false, |_| ());
+        let result = change();
+        self.changes.fetch_add(1, Ordering::SeqCst);
+        result
     }
 
     /// Somebody has changed what files there are, or is about to look at what others have open.
@@ -165,9 +201,18 @@ impl Loans {
     }
 
     /// `stays`: is told of files that are still open.
-    fn take_back(&self, which: impl Fn(&Loan) -> bool, reads_now: impl Fn(i32) -> bool, mut stays: impl FnMut(&Loan)) {
+    fn take_back(&self, which: impl Fn(&Loan) -> bool, reads_now: impl Fn(i32) -> bool, stays: impl FnMut(&Loan)) {
         // With the lock held, so that who comes behind sees all of it.
-        let mut list = self.list.lock();
+        self.end(&mut self.list.lock(), which, reads_now, stays);
+    }
+
+    fn end(
+        &self,
+        list: &mut Vec<Loan>,
+        which: impl Fn(&Loan) -> bool,
+        reads_now: impl Fn(i32) -> bool,
+        mut stays: impl FnMut(&Loan),
+    ) {
         let mut index = 0;
         while index < list.len() {
             if which(&list[index]) {
@@ -192,17 +237,23 @@ impl Loans {
 impl Loan {
     /// What the stub has done is done here. Whether it has read, and closed.
     fn end(&self, thread: &GuestThread) -> (bool, bool) {
-        let Some(Returned { position, was_read, is_closed, has_asked }) = thread.channel.take_loan_back(self.number) else {
+        let Some(Returned { position, was_read, is_closed, has_asked, has_repeated }) =
+            thread.channel.take_loan_back(self.number)
+        else {
             return (false, true);
         };
         if self.tells_no_links {
             thread.no_links.lock().usual.note(has_asked);
         }
+        if self.tells_known {
+            thread.last_name.lock().was_told(has_repeated);
+        }
         let Some(file) = self.file.upgrade() else { return (false, true) };
         if was_read {
             file.operations.was_read(&file);
         }
-        if position != self.position {
+        // Of a direct one, only the host knows it.
+        if position != self.position && file.position.handed_over().is_none() {
             let position = match &self.listing {
                 // It cannot stand within an entry.
                 Some(listing) => cursor_at(listing, position as usize),
@@ -224,19 +275,21 @@ impl Loan {
 
 impl Engine {
     /// Lends the thread what its call was about, if that can be: a file, the names that it will look at next. Its answer is to
-    /// say so. The first `results` bytes of the channel's area are in use.
-    pub(super) fn lend(&self, thread: &Arc<GuestThread>, context: &Context, value: i64, results: usize) -> bool {
-        let Some(watch) = context.watch else { return false };
+    /// have this in [`Reply::entry`]; 0: nothing is lent. The first `results` bytes of the channel's area are in use.
+    ///
+    /// [`Reply::entry`]: skerry_platform::layout::Reply::entry
+    pub(super) fn lend(&self, thread: &Arc<GuestThread>, context: &Context, value: i64, results: usize) -> u64 {
+        let Some(watch) = context.watch else { return 0 };
         if let Some(name) = &context.no_link {
             thread.no_links.lock().note(name);
         }
         let subject = if value >= 0 { Subject::of(context, value).or_else(|| Subject::before(context, watch)) } else { None };
         let asks = may_ask_about_links(context, value) && thread.no_links.lock().are_asked();
-        if !(subject.is_some() || asks) || !may_lend(thread, context) {
-            return false;
+        if !(subject.is_some() || asks || context.looked.is_some()) || !may_lend(thread, context) {
+            return 0;
         }
         let start = results.next_multiple_of(8);
-        let Some(room) = loan::DATA.checked_sub(start) else { return false };
+        let Some(room) = loan::DATA.checked_sub(start) else { return 0 };
         let opens = ahead::looks(context.call.number);
         let mut names = match (&context.seen, opens) {
             (Some(seen), Some(opens)) if watch.only_looks => thread.ahead.lock().look(context, seen, opens, room),
@@ -246,24 +299,33 @@ impl Engine {
         if asks {
             names.set_no_links(thread.no_links.lock().answers(context.task).into_iter(), room - names.records.len());
         }
+        let mut ends = Until::default();
+        if let Some((said, its)) = known::said(thread, context) {
+            names.set_known(std::iter::once(&said), room - names.records.len());
+            ends = its;
+        }
         let files = context.task.files();
         let room = room - names.records.len();
         let file = match subject {
             Some(Subject::File(fd)) => file_to_lend(thread, context, &files, fd, room),
             Some(Subject::Name) | None => None,
         };
-        if file.is_none() && names.count == 0 && names.no_links.is_none() {
-            return false;
+        if file.is_none() && names.count == 0 && names.no_links.is_none() && names.known.is_none() {
+            return 0;
         }
         if let (Some(file), Some((directory, path, _)), Some(flags)) = (&file, &context.seen, opened_to_look(context)) {
-            names.set_opened(*directory, path, flags, room.saturating_sub(file.3.len()));
+            names.set_opened(*directory, path, flags, room.saturating_sub(file.data.len()));
         }
-        let (fd, mut lent, status, data, file, predicts) = file.unwrap_or_else(nothing_but_names);
+        let ToLend { mut lent, status, data, file, predicts, ends: of_file } = file.unwrap_or_else(ToLend::nothing_but_names);
         lent.until = self.loans.until();
+        ends.own |= of_file.own;
+        ends.shows_reading |= of_file.shows_reading;
         let mut list = self.loans.list.lock();
-        // A call that may change files has begun meanwhile, or has ended.
-        if self.loans.changes.load(Ordering::SeqCst) != watch.changes {
-            return false;
+        // A call that may change files has begun meanwhile, or has ended; or one that reads has.
+        let Loans { changes, reads, .. } = &self.loans;
+        if changes.load(Ordering::SeqCst) != watch.changes || ends.shows_reading && reads.load(Ordering::SeqCst) != watch.reads
+        {
+            return 0;
         }
         let number = self.loans.numbers.fetch_add(1, Ordering::Relaxed) as u16;
         thread.channel.lend(number, &lent, &status, start, &data, &names);
@@ -272,16 +334,18 @@ impl Engine {
             number,
             files: Arc::downgrade(&files),
             process: Arc::downgrade(context.process()),
-            fd,
+            fd: lent.descriptor as i32,
             file,
             position: lent.position,
             predicts,
             writes: lent.flags & loan::WRITTEN != 0,
             tells_no_links: names.no_links.is_some(),
+            tells_known: names.known.is_some(),
+            shows_reading: ends.shows_reading,
             listing: (lent.flags & loan::DIRECTORY != 0).then_some(data),
         });
         self.loans.count.store(list.len(), Ordering::SeqCst);
-        true
+        loan::LENT | ends.own
     }
 
     /// What threads have done with files that were lent to them is done, for somebody who looks at others' descriptors, or
@@ -328,12 +392,24 @@ impl Subject {
     }
 }
 
-/// The descriptor, what is said of the file, and whether its data could go along.
-type ToLend = (i32, Lent, [u8; loan::STATUS], Vec<u8>, Weak<OpenFile>, bool);
+/// What is said of a file.
+struct ToLend {
+    lent: Lent,
+    status: [u8; loan::STATUS],
+    data: Vec<u8>,
+    file: Weak<OpenFile>,
+    /// Its data could go along.
+    predicts: bool,
+    ends: Until,
+}
 
-fn nothing_but_names() -> ToLend {
-    let lent = Lent { descriptor: loan::NONE, position: 0, size: 0, until: 0, flags: 0, status_flags: 0, descriptor_flags: 0 };
-    (-1, lent, [0; loan::STATUS], Vec::new(), Weak::new(), false)
+impl ToLend {
+    fn nothing_but_names() -> ToLend {
+        let lent =
+            Lent { descriptor: loan::NONE, position: 0, size: 0, until: 0, flags: 0, status_flags: 0, descriptor_flags: 0 };
+        let (status, data) = ([0; loan::STATUS], Vec::new());
+        ToLend { lent, status, data, file: Weak::new(), predicts: false, ends: Until::default() }
+    }
 }
 
 /// Whether readlink(2) is, or may be, asked about more names behind this call.
@@ -354,16 +430,34 @@ fn file_to_lend(thread: &GuestThread, context: &Context, files: &FdTable, fd: i3
     // All are this table's, but ours: nobody else moves its position.
     if Arc::strong_count(&file) != files.count_of(&file) + 1
         || flags.intersects(StatusFlags::PATH | StatusFlags::DIRECT)
-        || file.position.handed_over().is_some()
         || !file.is_plain()
     {
         return None;
     }
     let path = file.path.as_ref()?;
     let opens = matches!(context.call.number as u32, linux::__NR_open | linux::__NR_openat);
+    let is_direct = file.position.handed_over().is_some();
+    let mut ends = Until::default();
+    let mut what_it_shows = || {
+        let (metadata, flags, until) = attributes::alone(thread, context, files, &file)?;
+        let position = if is_direct { 0 } else { position_of(&file)? };
+        ends = until;
+        Some(Snapshot { size: metadata.size, metadata, data: Vec::new(), position, flags })
+    };
     let (snapshot, predicts) = match path.inode().kind() {
-        FileType::Regular if flags.intersects(StatusFlags::WRONLY | StatusFlags::RDWR) => (of_written(&file)?, false),
-        FileType::Regular => (of_regular(&file, if opens && thread.reading.is_usual() { room } else { 0 })?, opens),
+        // It is mapped behind this answer: that may move the time of access.
+        FileType::Regular if is_direct && context.call.number as u32 == linux::__NR_mmap => return None,
+        FileType::Regular if is_direct => (what_it_shows()?, false),
+        FileType::Regular if flags.intersects(StatusFlags::WRONLY | StatusFlags::RDWR) => {
+            (of_written(&file).or_else(what_it_shows)?, false)
+        }
+        FileType::Regular => {
+            let room = if opens && thread.reading.is_usual() { room } else { 0 };
+            match of_regular(&file, room) {
+                Some(snapshot) => (snapshot, opens),
+                None => (what_it_shows()?, false),
+            }
+        }
         FileType::Directory => (of_directory(&file, if thread.listing.is_usual() { room } else { 0 })?, true),
         _ => return None,
     };
@@ -381,11 +475,16 @@ fn file_to_lend(thread: &GuestThread, context: &Context, files: &FdTable, fd: i3
         status_flags: flags.bits(),
         descriptor_flags: files.close_on_exec(fd).ok()?.into(),
     };
-    Some((fd, lent, status, data, Arc::downgrade(&file), predicts))
+    ends.shows_reading |= kind & loan::SHOWS_READING != 0;
+    Some(ToLend { lent, status, data, file: Arc::downgrade(&file), predicts, ends })
+}
+
+fn position_of(file: &OpenFile) -> Option<u32> {
+    u32::try_from(file.position.lock().get()).ok().filter(|at| u64::from(*at) <= loan::POSITION)
 }
 
 fn of_regular(file: &OpenFile, room: usize) -> Option<Snapshot> {
-    let position = u32::try_from(file.position.lock().get()).ok().filter(|at| u64::from(*at) <= loan::POSITION)?;
+    let position = position_of(file)?;
     let AtRest { metadata, mut data, shows_reading } = file.operations.at_rest(room)?;
     let size = metadata.size;
     if size > data.len() as u64 {
@@ -402,7 +501,7 @@ fn of_regular(file: &OpenFile, room: usize) -> Option<Snapshot> {
 
 /// Of a file in memory that its owner writes: what it is, and nothing of what is in it.
 fn of_written(file: &OpenFile) -> Option<Snapshot> {
-    let position = u32::try_from(file.position.lock().get()).ok().filter(|at| u64::from(*at) <= loan::POSITION)?;
+    let position = position_of(file)?;
     let AtRest { metadata, .. } = file.operations.at_rest(0)?;
     Some(Snapshot { metadata, data: Vec::new(), size: metadata.size, position, flags: loan::WRITTEN })
 }
@@ -440,6 +539,21 @@ fn only_looks(context: &Context) -> bool {
         ),
         number => LOOKS.contains(&number),
     }
+}
+
+/// Whether a call may read a file's data, or a directory.
+fn reads_data(number: u64) -> bool {
+    matches!(
+        number as u32,
+        linux::__NR_read
+            | linux::__NR_readv
+            | linux::__NR_pread64
+            | linux::__NR_preadv
+            | linux::__NR_getdents
+            | linux::__NR_getdents64
+            | linux::__NR_mmap
+            | linux::__NR_execve
+    )
 }
 
 /// The flags of a call that has opened a file to look at it.

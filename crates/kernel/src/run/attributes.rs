@@ -1,0 +1,75 @@
+//! How long what a file shows can be believed without asking: size and times of a file that a process reads and writes by
+//! itself (ADR 19) change without a call.
+//!
+//! But where nobody else does that, only the thread that is told of them changes them, and its stub knows of each time: it
+//! believes them until then (ADR 46). The sentry itself takes nothing that was lent as true; a stub that goes on believing deceives
+//! its own program.
+
+use super::GuestThread;
+use crate::context::Context;
+use crate::fs::clock;
+use crate::fs::fd_table::FdTable;
+use crate::fs::file::{OpenFile, StatusFlags};
+use crate::fs::inode::{FileType, Inode, Metadata};
+use skerry_platform::layout::loan;
+use std::sync::Arc;
+
+/// What ends the belief, beside calls that change files.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Until {
+    /// What the thread does by itself: of [`loan::UNTIL_READ`], [`loan::UNTIL_WRITE`].
+    pub own: u64,
+    /// Whoever reads it changes what it shows (its time of access).
+    pub shows_reading: bool,
+}
+
+/// Until what `metadata`, which `inode` shows now, can be believed. `None`: others can change them without a call.
+pub(super) fn believed_until(
+    thread: &GuestThread,
+    context: &Context,
+    files: &FdTable,
+    inode: &Arc<dyn Inode>,
+    metadata: &Metadata,
+) -> Option<Until> {
+    let Metadata { accessed, modified, changed, .. } = *metadata;
+    let is_regular = metadata.kind == FileType::Regular;
+    let shows_reading = (is_regular || metadata.kind == FileType::Directory)
+        && clock::relatime_wants(accessed, modified, changed, clock::now());
+    let mut until = Until { own: if shows_reading { loan::UNTIL_READ } else { 0 }, shows_reading };
+    if !is_regular {
+        return inode.is_at_rest().then_some(until);
+    }
+    let Some(content) = inode.unmapped_content() else {
+        // A file of the host: a process that has it in its memory reads it without a call.
+        return (inode.is_at_rest() && !shows_reading).then_some(until);
+    };
+    if inode.is_at_rest() {
+        return Some(until);
+    }
+    let registry = context.kernel().direct_registry()?;
+    let is_alone = context.process().threads.lock().len() == 1;
+    if !is_alone || !registry.is_only_in(files.present_direct_table(thread.process.pid).as_ref(), content) {
+        return None;
+    }
+    until.own |= loan::UNTIL_WRITE;
+    Some(until)
+}
+
+/// What is lent of a regular file beside its data: what it shows, how that is said to the stub ([`loan`]), and until when.
+pub(super) fn alone(
+    thread: &GuestThread,
+    context: &Context,
+    files: &FdTable,
+    file: &OpenFile,
+) -> Option<(Metadata, u32, Until)> {
+    let inode = file.path.as_ref()?.inode();
+    let metadata = file.metadata().ok()?;
+    let until = believed_until(thread, context, files, inode, &metadata)?;
+    let mut flags = if until.shows_reading { loan::SHOWS_READING } else { 0 };
+    if file.position.handed_over().is_some() {
+        flags |= loan::DIRECT;
+    } else if file.flags().intersects(StatusFlags::WRONLY | StatusFlags::RDWR) {
+        flags |= loan::WRITTEN;
+    }
+    Some((metadata, flags, until))
+}
