@@ -31,6 +31,11 @@ def lent(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def attributes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build("attributes", tmp_path_factory.mktemp("attributes"))
+
+
+@pytest.fixture(scope="session")
 def streams(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build("streams", tmp_path_factory.mktemp("streams"))
 
@@ -81,7 +86,7 @@ def test_sandbox(
 def test_what_the_host_changes_is_seen_by_who_hears_of_it(caller: harness.Caller) -> None:
     """Whoever tells a program that a file has changed tells it by something that the guest kernel gives it."""
     script = "import os\nfd = os.open('told', os.O_RDONLY)\n"
-    script += "while input(): print(os.fstat(fd).st_size, os.pread(fd, 100, 0).decode(), flush=True)\n"
+    script += "while input(): print(os.stat('told').st_size, os.fstat(fd).st_size, os.pread(fd, 100, 0).decode(), flush=True)\n"
     with caller.workspace() as work:
         told = work / "told"
         told.write_text("0")
@@ -103,7 +108,7 @@ def test_what_the_host_changes_is_seen_by_who_hears_of_it(caller: harness.Caller
                     told.write_text(text)
                     process.stdin.write("go\n")
                     process.stdin.flush()
-                    assert process.stdout.readline().split() == [str(number), *([text] if text else [])]
+                    assert process.stdout.readline().split() == [str(number)] * 2 + ([text] if text else [])
                 process.stdin.write("\n")
                 process.stdin.flush()
                 assert process.wait() == 0
@@ -112,11 +117,72 @@ def test_what_the_host_changes_is_seen_by_who_hears_of_it(caller: harness.Caller
                 process.kill()
 
 
-def place(streams: Path, work: Path) -> Path:
-    program = work / "streams"
-    program.write_bytes(streams.read_bytes())
+def place(built: Path, work: Path) -> Path:
+    program = work / built.name
+    program.write_bytes(built.read_bytes())
     program.chmod(0o755)
     return program
+
+
+def test_attributes_native(caller: harness.Caller, attributes: Path) -> None:
+    with caller.workspace() as work:
+        result = caller.native([place(attributes, work)], cwd=work)
+    assert result.returncode == 0, f"wrong about Linux:\n{result}"
+
+
+@pytest.mark.sandbox
+@pytest.mark.parametrize(
+    ("without", "options"),
+    [("expiry", ()), ("expiry,load,pace", ()), ("lending", ()), ("expiry", ("--rw", ".")), ("", ("--profile", "strict"))],
+    ids=["default", "spinning", "without", "rw", "strict"],
+)
+def test_attributes(
+    caller: harness.Caller, attributes: Path, monkeypatch: pytest.MonkeyPatch, without: str, options: tuple[str, ...]
+) -> None:
+    """What files and names show is lent while it holds still (ADR 46): whatever changes it, its thread included."""
+    monkeypatch.setitem(harness.PLAIN_ENVIRONMENT, "SKERRY_TEST_WITHOUT", without)
+    with caller.workspace() as work:
+        words = [option if option != "." else str(work) for option in options]
+        result = caller.do(words, [place(attributes, work)], cwd=work)
+    assert result.returncode == 0, str(result)
+
+
+CALLS = """
+import os
+calls = lambda: int(next(line for line in open("/proc/stat") if line.startswith("ctxt")).split()[1])
+used = os.open("used", os.O_RDWR | os.O_CREAT)
+os.write(used, bytes(100_000))
+for _ in range(20):
+    os.pread(used, 10, 0)
+    os.pwrite(used, b"x", 0)
+before = calls()
+for _ in range(1000):
+    {call}
+print(calls() - before)
+"""
+
+
+@pytest.mark.sandbox
+@pytest.mark.parametrize(
+    "call",
+    [
+        "os.fstat(used)",
+        "os.stat('used')",
+        "os.close(os.open('used', os.O_RDONLY))",
+        "os.stat('/usr/bin')",
+        "os.path.exists('absent')",
+        "os.access('/usr/bin/python3', os.X_OK)",
+    ],
+)
+def test_what_holds_still_is_asked_for_once(
+    caller: harness.Caller, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """/proc/stat's ctxt counts the calls that the sentry has served."""
+    monkeypatch.setitem(harness.PLAIN_ENVIRONMENT, "SKERRY_TEST_WITHOUT", "expiry")
+    with caller.workspace() as work:
+        result = caller.do([], ["/usr/bin/python3", "-c", CALLS.format(call=call)], cwd=work)
+    assert result.returncode == 0, str(result)
+    assert int(result.stdout) < 50, str(result)
 
 
 def test_streams_native(caller: harness.Caller, streams: Path) -> None:

@@ -39,13 +39,11 @@ pub(super) fn believed_until(
     if !is_regular {
         return inode.is_at_rest().then_some(until);
     }
-    let Some(content) = inode.unmapped_content() else {
-        // A file of the host: a process that has it in its memory reads it without a call.
-        return (inode.is_at_rest() && !shows_reading).then_some(until);
-    };
     if inode.is_at_rest() {
-        return Some(until);
+        // Others may read it without a call: in their memory (of the host's), or where its data is lent to them.
+        return (!shows_reading).then_some(until);
     }
+    let content = inode.unmapped_content()?;
     let registry = context.kernel().direct_registry()?;
     let is_alone = context.process().threads.lock().len() == 1;
     if !is_alone || !registry.is_only_in(files.present_direct_table(thread.process.pid).as_ref(), content) {
