@@ -523,12 +523,12 @@ pub mod loan {
     /// (0: none) above it; a `struct stat`, where it shows one; then the name, filled up to whole words.
     pub const KNOWN: usize = 16;
     pub mod known {
-        /// stat(2), or newfstatat(2) without flags.
-        pub const STATUS: u32 = 1;
-        /// access(2), or faccessat(2): its mode is in the lowest bits.
+        /// access(2), or faccessat(2): its mode is in the bits below.
         pub const ACCESS: u32 = 8;
+        /// stat(2), or newfstatat(2) without flags.
+        pub const STATUS: u32 = 16;
         /// Beside them: reading changes what is shown.
-        pub const SHOWS_READING: u32 = 16;
+        pub const SHOWS_READING: u32 = 32;
     }
     /// In the flags: it is a directory.
     pub const DIRECTORY: u32 = 1;
