@@ -174,9 +174,7 @@ print(calls() - before)
         "os.access('/usr/bin/python3', os.X_OK)",
     ],
 )
-def test_what_holds_still_is_asked_for_once(
-    caller: harness.Caller, monkeypatch: pytest.MonkeyPatch, call: str
-) -> None:
+def test_what_holds_still_is_asked_for_once(caller: harness.Caller, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
     """/proc/stat's ctxt counts the calls that the sentry has served."""
     monkeypatch.setitem(harness.PLAIN_ENVIRONMENT, "SKERRY_TEST_WITHOUT", "expiry")
     with caller.workspace() as work:
