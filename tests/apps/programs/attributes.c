@@ -5,6 +5,7 @@
 #include <sys/inotify.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
 #include <sched.h>
@@ -452,6 +453,23 @@ static int is_there(const char *name)
     return stat(name, &status) == 0 ? 0 : errno;
 }
 
+static int directories[2];
+
+/* In `names`, by another thread, with calls that change no file. */
+static void *moves(void *unused)
+{
+    await(1);
+    CHECK_EQ(dup2(directories[0], 70), 70);
+    tell(2);
+    await(3);
+    CHECK_EQ(dup2(directories[1], directories[0]), directories[0]);
+    tell(4);
+    await(5);
+    CHECK_EQ(chdir("two"), 0);
+    tell(6);
+    return unused;
+}
+
 /* The names that are asked about become others. */
 static void names(void)
 {
@@ -536,6 +554,27 @@ static void names(void)
         CHECK_ERR(fstatat(one, "file", &status, 0), EBADF);
         CHECK_EQ(open("one", O_RDONLY | O_DIRECTORY), one);
     }
+    directories[0] = one, directories[1] = two;
+    tell(0);
+    pthread_t thread;
+    MUST(pthread_create(&thread, NULL, moves, NULL) == 0);
+    for (int time = 0; time < 3; time++) CHECK_EQ(is_there("/dev/fd/70"), ENOENT);
+    tell(1);
+    await(2);
+    CHECK_EQ(is_there("/dev/fd/70"), 0);
+    close(70);
+    for (int time = 0; time < 3; time++) MUST(fstatat(one, "file", &status, 0) == 0);
+    tell(3);
+    await(4);
+    struct stat moved;
+    MUST(fstatat(one, "file", &moved, 0) == 0);
+    CHECK(moved.st_ino != status.st_ino);
+    for (int time = 0; time < 3; time++) CHECK(S_ISDIR(named("file").st_mode));
+    tell(5);
+    await(6);
+    CHECK(S_ISREG(named("file").st_mode));
+    pthread_join(thread, NULL);
+    CHECK_EQ(chdir(".."), 0);
     close(one), close(two);
     /* With links, without, of what is no directory. */
     CHECK_EQ(fstatat(AT_FDCWD, "link", &status, 0), 0);
@@ -566,6 +605,38 @@ static void names(void)
     tell(1);
     CHECK_CHILD(child);
     for (int time = 0; time < 2; time++) CHECK_EQ(is_there(name), ENOENT);
+    tell(0);
+    child = child_fork();
+    if (child == 0) {
+        setrlimit(RLIMIT_CORE, &(struct rlimit){0, 0});
+        tell(1);
+        await(2);
+        *(volatile int *)8 = 0;
+    }
+    await(1);
+    snprintf(name, sizeof name, "/proc/%d/cwd/names", child);
+    for (int time = 0; time < 3; time++) CHECK_EQ(access(name, F_OK), 0);
+    tell(2);
+    time_t begin = time(NULL);
+    while (access(name, F_OK) == 0 && time(NULL) < begin + 20) continue;
+    CHECK_ERR(access(name, F_OK), ENOENT);
+    CHECK_EQ(wait_status(child), SIGSEGV);
+    tell(0);
+    child = child_fork();
+    if (child == 0) {
+        await(1);
+        CHECK_EQ(dup2(0, 80), 80);
+        tell(2);
+        await(3);
+        child_exit();
+    }
+    snprintf(name, sizeof name, "/proc/%d/fd/80", child);
+    for (int time = 0; time < 3; time++) CHECK_EQ(is_there(name), ENOENT);
+    tell(1);
+    await(2);
+    CHECK_EQ(is_there(name), 0);
+    tell(3);
+    CHECK_CHILD(child);
     int fd = open("names/one/file", O_RDONLY);
     for (int time = 0; time < 3; time++) CHECK_EQ(is_there("/dev/fd/70"), ENOENT);
     CHECK_EQ(dup2(fd, 70), 70);

@@ -228,8 +228,8 @@ impl DirectRegistry {
         true
     }
 
-    /// Whether nobody can use `content` ([`Inode::unmapped_content`]) by itself at present but the process of `table`.
-    pub fn is_only_in(&self, table: Option<&Arc<DirectTable>>, content: usize) -> bool {
+    /// Whether no process but the one of `table` has what `is_it` says as a direct descriptor at present.
+    pub fn is_only_in(&self, table: Option<&Arc<DirectTable>>, is_it: impl Fn(&Arc<dyn Inode>) -> bool) -> bool {
         let mut others = Vec::new();
         {
             let places = self.places.lock();
@@ -244,7 +244,7 @@ impl DirectRegistry {
             }
         }
         // Looked at, and let go, behind the lock.
-        !others.iter().any(|file| file.path.as_ref().is_some_and(|path| path.inode().unmapped_content() == Some(content)))
+        !others.iter().any(|file| file.path.as_ref().is_some_and(|path| is_it(path.inode())))
     }
 
     fn clear_where(&self, wanted: impl Fn(&OpenFile) -> bool) {

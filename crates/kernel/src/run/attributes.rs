@@ -11,6 +11,7 @@ use crate::fs::clock;
 use crate::fs::fd_table::FdTable;
 use crate::fs::file::{OpenFile, StatusFlags};
 use crate::fs::inode::{FileType, Inode, Metadata};
+use crate::fs::path::same_inode;
 use skerry_platform::layout::loan;
 use std::sync::Arc;
 
@@ -39,14 +40,25 @@ pub(super) fn believed_until(
     if !is_regular {
         return inode.is_at_rest().then_some(until);
     }
-    if inode.is_at_rest() {
-        // Others may read it without a call: in their memory (of the host's), or where its data is lent to them.
+    let content = inode.unmapped_content();
+    if inode.is_at_rest() && content.is_some() {
+        // Its data may be lent to others.
         return (!shows_reading).then_some(until);
     }
-    let content = inode.unmapped_content()?;
+    if inode.is_at_rest() && !shows_reading {
+        return Some(until);
+    }
     let registry = context.kernel().direct_registry()?;
+    let is_only_here = |is_it: &dyn Fn(&Arc<dyn Inode>) -> bool| {
+        registry.is_only_in(files.present_direct_table(thread.process.pid).as_ref(), is_it)
+    };
+    if inode.is_at_rest() {
+        // Of the host: it can only be read.
+        return is_only_here(&|other| same_inode(other, inode)).then_some(until);
+    }
+    content?;
     let is_alone = context.process().threads.lock().len() == 1;
-    if !is_alone || !registry.is_only_in(files.present_direct_table(thread.process.pid).as_ref(), content) {
+    if !is_alone || !is_only_here(&|other| other.unmapped_content() == content) {
         return None;
     }
     until.own |= loan::UNTIL_WRITE;
