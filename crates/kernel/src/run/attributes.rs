@@ -11,7 +11,7 @@ use crate::fs::clock;
 use crate::fs::fd_table::FdTable;
 use crate::fs::file::{OpenFile, StatusFlags};
 use crate::fs::inode::{FileType, Inode, Metadata};
-use crate::fs::path::same_inode;
+use crate::fs::path::{inode_key, same_inode};
 use skerry_platform::layout::loan;
 use std::sync::Arc;
 
@@ -20,8 +20,14 @@ use std::sync::Arc;
 pub(super) struct Until {
     /// What the thread does by itself: of [`loan::UNTIL_READ`], [`loan::UNTIL_WRITE`].
     pub own: u64,
-    /// Whoever reads it changes what it shows (its time of access).
-    pub shows_reading: bool,
+    /// Whoever reads this inode ([`inode_key`]) changes what it shows (its time of access).
+    pub read: Option<usize>,
+}
+
+impl Until {
+    pub fn read(inode: &Arc<dyn Inode>) -> Until {
+        Until { own: loan::UNTIL_READ, read: Some(inode_key(inode)) }
+    }
 }
 
 /// Until what `metadata`, which `inode` shows now, can be believed. `None`: others can change them without a call.
@@ -36,7 +42,7 @@ pub(super) fn believed_until(
     let is_regular = metadata.kind == FileType::Regular;
     let shows_reading = (is_regular || metadata.kind == FileType::Directory)
         && clock::relatime_wants(accessed, modified, changed, clock::now());
-    let mut until = Until { own: if shows_reading { loan::UNTIL_READ } else { 0 }, shows_reading };
+    let mut until = if shows_reading { Until::read(inode) } else { Until::default() };
     if !is_regular {
         return inode.is_at_rest().then_some(until);
     }
@@ -75,7 +81,7 @@ pub(super) fn alone(
     let inode = file.path.as_ref()?.inode();
     let metadata = file.metadata().ok()?;
     let until = believed_until(thread, context, files, inode, &metadata)?;
-    let mut flags = if until.shows_reading { loan::SHOWS_READING } else { 0 };
+    let mut flags = if until.read.is_some() { loan::SHOWS_READING } else { 0 };
     if file.position.handed_over().is_some() {
         flags |= loan::DIRECT;
     } else if file.flags().intersects(StatusFlags::WRONLY | StatusFlags::RDWR) {

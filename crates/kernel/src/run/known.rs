@@ -69,7 +69,7 @@ pub(super) fn said(thread: &GuestThread, context: &Context) -> Option<(Known, Un
     };
     // That may tell what the host has changed.
     until.own |= loan::UNTIL_READ;
-    let kind = looked.kind | if until.shows_reading { known::SHOWS_READING } else { 0 };
+    let kind = looked.kind | if until.read.is_some() { known::SHOWS_READING } else { 0 };
     Some((Known { directory: looked.directory, name: looked.name.clone(), kind, answer }, until))
 }
 

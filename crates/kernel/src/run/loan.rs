@@ -17,6 +17,7 @@ use crate::fs::direct::is_watched;
 use crate::fs::fd_table::FdTable;
 use crate::fs::file::{AtRest, OpenFile, StatusFlags};
 use crate::fs::inode::{FileType, Metadata};
+use crate::fs::path::inode_key;
 use crate::fs::text::counts_of;
 use crate::syscall::directory::{cursor_at, rest_of};
 use crate::task::Process;
@@ -70,8 +71,8 @@ struct Loan {
     /// It tells of names that are no links, of what is known of names.
     tells_no_links: bool,
     tells_known: bool,
-    /// Reading changes what it shows.
-    shows_reading: bool,
+    /// Reading these inodes changes what it shows.
+    read: [Option<usize>; 2],
     /// Of a directory: its entries, as they lie in the channel.
     listing: Option<Vec<u8>>,
 }
@@ -165,18 +166,19 @@ impl Loans {
     }
 
     /// The call has had its effect. What has been looked at since then can be told of with its answer.
-    pub fn behind(&self, watch: Watch) -> Watch {
+    pub fn behind(&self, watch: Watch, context: &Context) -> Watch {
         if watch.only_looks {
-            return if watch.reads_data { self.behind_reading(watch) } else { watch };
+            return if watch.reads_data { self.behind_reading(watch, context) } else { watch };
         }
         self.changed();
         Watch { changes: self.changes.load(Ordering::SeqCst), ..watch }
     }
 
-    fn behind_reading(&self, watch: Watch) -> Watch {
+    fn behind_reading(&self, watch: Watch, context: &Context) -> Watch {
         let reads = self.reads.fetch_add(1, Ordering::SeqCst);
         if self.count.load(Ordering::SeqCst) != 0 {
-            self.take_back(|loan| loan.shows_reading, |_| false, |_| ());
+            let read = inode_read(context);
+            self.take_back(|loan| read.is_some() && loan.read.contains(&read), |_| false, |_| ());
         }
         // Unless others have read meanwhile.
         Watch { reads: if reads == watch.reads { reads + 1 } else { watch.reads }, ..watch }
@@ -318,13 +320,11 @@ impl Engine {
         }
         let ToLend { mut lent, status, data, file, predicts, ends: of_file } = file.unwrap_or_else(ToLend::nothing_but_names);
         lent.until = self.loans.until();
-        ends.own |= of_file.own;
-        ends.shows_reading |= of_file.shows_reading;
+        let read = [ends.read, of_file.read];
         let mut list = self.loans.list.lock();
         // A call that may change files has begun meanwhile, or has ended; or one that reads has.
         let Loans { changes, reads, .. } = &self.loans;
-        if changes.load(Ordering::SeqCst) != watch.changes || ends.shows_reading && reads.load(Ordering::SeqCst) != watch.reads
-        {
+        if changes.load(Ordering::SeqCst) != watch.changes || read != [None; 2] && reads.load(Ordering::SeqCst) != watch.reads {
             return 0;
         }
         let number = self.loans.numbers.fetch_add(1, Ordering::Relaxed) as u16;
@@ -341,11 +341,11 @@ impl Engine {
             writes: lent.flags & loan::WRITTEN != 0,
             tells_no_links: names.no_links.is_some(),
             tells_known: names.known.is_some(),
-            shows_reading: ends.shows_reading,
+            read,
             listing: (lent.flags & loan::DIRECTORY != 0).then_some(data),
         });
         self.loans.count.store(list.len(), Ordering::SeqCst);
-        loan::LENT | ends.own
+        loan::LENT | ends.own | of_file.own
     }
 
     /// What threads have done with files that were lent to them is done, for somebody who looks at others' descriptors, or
@@ -475,7 +475,9 @@ fn file_to_lend(thread: &GuestThread, context: &Context, files: &FdTable, fd: i3
         status_flags: flags.bits(),
         descriptor_flags: files.close_on_exec(fd).ok()?.into(),
     };
-    ends.shows_reading |= kind & loan::SHOWS_READING != 0;
+    if kind & loan::SHOWS_READING != 0 {
+        ends.read = Some(inode_key(path.inode()));
+    }
     Some(ToLend { lent, status, data, file: Arc::downgrade(&file), predicts, ends })
 }
 
@@ -502,8 +504,9 @@ fn of_regular(file: &OpenFile, room: usize) -> Option<Snapshot> {
 /// Of a file in memory that its owner writes: what it is, and nothing of what is in it.
 fn of_written(file: &OpenFile) -> Option<Snapshot> {
     let position = position_of(file)?;
-    let AtRest { metadata, .. } = file.operations.at_rest(0)?;
-    Some(Snapshot { metadata, data: Vec::new(), size: metadata.size, position, flags: loan::WRITTEN })
+    let AtRest { metadata, shows_reading, .. } = file.operations.at_rest(0)?;
+    let flags = loan::WRITTEN | if shows_reading { loan::SHOWS_READING } else { 0 };
+    Some(Snapshot { metadata, data: Vec::new(), size: metadata.size, position, flags })
 }
 
 fn of_directory(file: &OpenFile, room: usize) -> Option<Snapshot> {
@@ -552,8 +555,15 @@ fn reads_data(number: u64) -> bool {
             | linux::__NR_getdents
             | linux::__NR_getdents64
             | linux::__NR_mmap
-            | linux::__NR_execve
     )
+}
+
+/// The file or directory that such a call is about.
+fn inode_read(context: &Context) -> Option<usize> {
+    let [first, .., fifth, _] = context.call.arguments;
+    let fd = if context.call.number as u32 == linux::__NR_mmap { fifth } else { first };
+    let file = context.task.files().get(fd as i32).ok()?;
+    file.path.as_ref().map(|path| inode_key(path.inode()))
 }
 
 /// The flags of a call that has opened a file to look at it.
