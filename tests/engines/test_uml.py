@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -87,3 +87,16 @@ def test_a_process_that_is_killed_on_the_host_ends_it_at_once(sandbox: skerry.Sa
         with pytest.raises(skerry.SandboxError, match=expected):
             process.wait(30)
         assert time.monotonic() - start < 10
+
+
+def test_a_program_that_has_ended_is_not_listened_to(native_only: bool) -> None:
+    """Kernels before 6.11 let whoever receives a notification wait where nobody is left who could send one."""
+    if native_only:
+        pytest.skip("--native-only")
+    harness.usable_engine("uml")
+    events: list[Mapping[str, object]] = []
+    with skerry.Sandbox(engine="uml", cwd="/", events=events.append) as sandbox:
+        for _ in range(3):
+            assert sandbox.run(["unshare", "--user", "true"], timeout=60).returncode == 1
+    told = [event for event in events if event["event"] == "call"]
+    assert [event["name"] for event in told] == ["unshare"] * 3, events

@@ -375,8 +375,8 @@ def test_typing_into_the_callers_terminal(program: Path, ourselves: harness.Call
     if b"ESCAPED typing" not in typed(ourselves, words):
         pytest.skip("this host types nothing for us anyway")
     for engine in map(harness.usable_engine, ENGINES):
-        # What is typed into the terminal of a machine's own is its own affair (and not each session of uml's ends: docs/engines/uml.md).
-        for terminal in ("-T", "-t") if engine != "uml" else ("-T",):
+        # What is typed into the terminal of a machine's own is its own affair.
+        for terminal in ("-T", "-t"):
             shown = typed(ourselves, [str(ourselves.skerry), "do", "--engine", engine, terminal, "--", *words])
             assert b"tried typing" in shown, (engine, shown)
             if terminal == "-T":

@@ -236,7 +236,7 @@ impl Server {
     fn serve_denial(&mut self, index: usize) {
         let guest = &self.sandbox.guest;
         let Some(listener) = self.listeners.get(index) else { return };
-        let Ok(Some(asked)) = listener.receive() else { return };
+        let Ok(Some(asked)) = listener.receive_now() else { return };
         let number = i64::from(asked.number);
         let decided = u32::try_from(asked.number)
             .map_or(Action::Errno(libc::ENOSYS as u16), |number| guest.filter.decide(number, &asked.arguments));

@@ -19,7 +19,7 @@ pub fn serve(listener: &Listener) {
 /// What is asked within that time.
 pub fn serve_for(listener: &Listener, time: Timespec) {
     if matches!(poll(&mut [PollFd::new(listener.descriptor(), PollFlags::IN)], Some(&time)), Ok(1..)) {
-        answer(listener.receive().unwrap_or(None), listener);
+        answer(listener.receive_now().unwrap_or(None), listener);
     }
 }
 

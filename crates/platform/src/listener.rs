@@ -101,6 +101,19 @@ impl Listener {
         Ok(Some(Notification { id: raw.id, tid: raw.pid as i32, number: raw.number, arguments: raw.arguments }))
     }
 
+    /// A ring that is there already. Before Linux 6.11 the host waits for one even where nobody is left who could ring, so that
+    /// whoever polls must not receive for a hang-up.
+    pub fn receive_now(&self) -> Result<Option<Notification>, HostError> {
+        let mut poll = libc::pollfd { fd: self.descriptor.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+        // SAFETY: one live structure.
+        let is_there = unsafe { libc::poll(&mut poll, 1, 0) == 1 && poll.revents & libc::POLLIN != 0 };
+        if is_there {
+            self.receive()
+        } else {
+            Ok(None)
+        }
+    }
+
     /// Whether nobody is left who could ring.
     pub fn is_hung_up(&self) -> bool {
         let mut poll = libc::pollfd { fd: self.descriptor.as_raw_fd(), events: 0, revents: 0 };

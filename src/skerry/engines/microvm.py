@@ -17,7 +17,7 @@ from ..control import messages
 from ..vmm import accel, image, initramfs, kernel, store
 from ..vmm.qemu import SLOTS, command
 from . import _machine
-from .base import Capabilities, Probe, probe_by_boot
+from .base import Capabilities, Probe, probe_by_boot, told_where_asked
 from .sentry import ProgramGuest, find_beside
 
 TYPE_CHECKING = False
@@ -142,7 +142,7 @@ class MicrovmEngine:
         if choice.why not in ("", "asked for", *_told):
             _told.add(choice.why)
             print(f"skerry: microvm: without kvm, slowly, by QEMU's tcg: {choice.why}", file=sys.stderr, flush=True)
-        boot = options.boot_message()
+        boot = told_where_asked(options.boot_message(), options)
         memory = options.memory or min(DEFAULT_MEMORY, _host.host_memory() // 2)
         boot["limits"]["memory_files"] = min(boot["limits"]["memory_files"], memory // 2)
         tree = "virtiofs:root"

@@ -12,7 +12,7 @@ import re
 from .. import _host, errors
 from ..control import messages
 from . import _machine
-from .base import Capabilities, Probe, probe_by_boot
+from .base import Capabilities, Probe, probe_by_boot, told_where_asked
 from .sentry import ProgramGuest, find_beside
 
 TYPE_CHECKING = False
@@ -83,7 +83,7 @@ class UmlEngine:
     def boot(self, options: Options) -> dict[str, Any]:
         """As the options have it, with the machine."""
         kernel = find_kernel()
-        boot = options.boot_message()
+        boot = told_where_asked(options.boot_message(), options)
         agent = find_beside("skerry-agent")
         memory = self._memory = options.memory or min(_MEMORY, _host.host_memory() // 2)
         total = (memory + _KERNEL_MEMORY + memory // 32 + (1 << 20) - 1) >> 20 << 20

@@ -159,10 +159,13 @@ impl Loans {
         self.for_good.store(true, Ordering::Relaxed);
     }
 
-    /// Until when what is known now is believed, by the processor's clock.
-    fn until(&self) -> u64 {
-        let life = if self.for_good.load(Ordering::Relaxed) { u64::MAX >> 2 } else { LIFE };
-        ticks().wrapping_add(life)
+    /// How long what was looked at is believed, in ticks.
+    fn life(&self) -> u64 {
+        if self.for_good.load(Ordering::Relaxed) {
+            u64::MAX >> 2
+        } else {
+            LIFE
+        }
     }
 
     /// The call has had its effect. What has been looked at since then can be told of with its answer.
@@ -298,8 +301,13 @@ impl Engine {
             _ => None,
         }
         .unwrap_or_default();
+        let life = self.loans.life();
+        let mut looked = ticks();
         if asks {
-            names.set_no_links(thread.no_links.lock().answers(context.task).into_iter(), room - names.records.len());
+            let mut no_links = thread.no_links.lock();
+            let (answers, then) = no_links.answers(context.task, watch.changes, life / 2);
+            names.set_no_links(answers.iter().map(|(name, error)| (&name[..], *error)), room - names.records.len());
+            looked = then;
         }
         let mut ends = Until::default();
         if let Some((said, its)) = known::said(thread, context) {
@@ -319,7 +327,7 @@ impl Engine {
             names.set_opened(*directory, path, flags, room.saturating_sub(file.data.len()));
         }
         let ToLend { mut lent, status, data, file, predicts, ends: of_file } = file.unwrap_or_else(ToLend::nothing_but_names);
-        lent.until = self.loans.until();
+        lent.until = looked.wrapping_add(life);
         let read = [ends.read, of_file.read];
         let mut list = self.loans.list.lock();
         // A call that may change files has begun meanwhile, or has ended; or one that reads has.

@@ -11,6 +11,7 @@ use crate::fs::path::Path;
 use crate::fs::walk::Walker;
 use crate::task::Task;
 use crate::Errno;
+use skerry_platform::processor::ticks;
 use std::sync::Arc;
 
 /// Names that are remembered at most, and how long one may be.
@@ -25,6 +26,16 @@ pub(super) struct NoLinks {
     /// The one that goes next.
     oldest: usize,
     pub usual: Reading,
+    told: Option<Told>,
+}
+
+/// What was found out when they were looked at last: each look asks the host about each directory.
+struct Told {
+    answers: Vec<(Vec<u8>, i32)>,
+    /// Of [`super::loan::Loans`]: what has changed until then.
+    changes: u64,
+    /// The processor's time.
+    then: u64,
 }
 
 /// A directory on the way, and how its names stand.
@@ -42,7 +53,7 @@ impl NoLinks {
         }
         match self.names.binary_search_by(|known| known.as_slice().cmp(name)) {
             // It could have been told.
-            Ok(_) => self.usual.note(true),
+            Ok(_) => return self.usual.note(true),
             Err(_) if self.names.len() >= MOST => {
                 self.oldest = (self.oldest + 1) % MOST;
                 self.names.remove(self.oldest);
@@ -51,6 +62,7 @@ impl NoLinks {
             }
             Err(at) => self.names.insert(at, name.to_vec()),
         }
+        self.told = None;
     }
 
     /// Whether telling them is of use.
@@ -58,8 +70,18 @@ impl NoLinks {
         self.names.len() > 1 && self.usual.is_usual()
     }
 
-    /// What readlink(2) would say of them.
-    pub fn answers(&self, task: &Arc<Task>) -> Vec<(&[u8], i32)> {
+    /// What readlink(2) says of them, and when they were looked at: no longer ago than `recently`, and behind the last of the
+    /// `changes`.
+    pub fn answers(&mut self, task: &Arc<Task>, changes: u64, recently: u64) -> (&[(Vec<u8>, i32)], u64) {
+        let now = ticks();
+        let holds = |told: &Told| told.changes == changes && now.wrapping_sub(told.then) < recently;
+        if !self.told.as_ref().is_some_and(holds) {
+            self.told = Some(Told { answers: self.look(task), changes, then: now });
+        }
+        self.told.as_ref().map_or((&[], now), |told| (&told.answers, told.then))
+    }
+
+    fn look(&self, task: &Arc<Task>) -> Vec<(Vec<u8>, i32)> {
         let credentials = task.credentials();
         let root = task.fs().root;
         let mut walker = Walker::new(&task.kernel().mounts, root.clone(), &credentials).of(task);
@@ -87,10 +109,10 @@ impl NoLinks {
             let Some(place) = places.get(index).filter(|place| place.path.dentry.is_directory()) else { continue };
             match walker.known_step(&place.path, place.names, last) {
                 Some(Ok(path)) if path.inode().kind() == FileType::Directory => {
-                    answers.push((&name[..], Errno::EINVAL.0));
+                    answers.push((name.clone(), Errno::EINVAL.0));
                     add(&mut places, name, path);
                 }
-                Some(Err(Errno::ENOENT)) => answers.push((&name[..], Errno::ENOENT.0)),
+                Some(Err(Errno::ENOENT)) => answers.push((name.clone(), Errno::ENOENT.0)),
                 _ => {}
             }
         }
