@@ -38,9 +38,9 @@ impl Channels {
         let Some(thread) = Arc::into_inner(thread) else { return };
         let Some(memory) = thread.memory.and_then(Arc::into_inner) else { return };
         let Some(channel) = Arc::into_inner(thread.channel) else { return };
-        channel.wipe();
+        let is_as_new = channel.wipe(&memory);
         let mut spare = self.spare.lock();
-        if spare.len() < MOST {
+        if is_as_new && spare.len() < MOST {
             spare.push((channel, memory));
         }
     }

@@ -20,6 +20,7 @@ mod files;
 mod fuzz_tests;
 mod loan;
 mod no_links;
+mod opens;
 mod park;
 mod patch;
 mod pool;
@@ -120,6 +121,7 @@ pub(crate) struct GuestThread {
     pace: spin::Pace,
     reading: loan::Reading,
     listing: loan::Reading,
+    shelf: loan::Shelf,
     streams: streams::Lent,
     ahead: Mutex<ahead::Ahead>,
     no_links: Mutex<no_links::NoLinks>,
