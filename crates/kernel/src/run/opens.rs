@@ -61,7 +61,8 @@ struct Directory {
 #[derive(Clone, Copy, PartialEq)]
 enum Outcome {
     Used,
-    InPart,
+    /// So many were.
+    InPart(usize),
     InVain,
     Nothing,
 }
@@ -94,7 +95,8 @@ impl Opens {
         match directory.follow(&parent, name, confident) {
             Outcome::Used => self.batch = (2 * self.batch).clamp(1, shelf::MOST),
             Outcome::InVain => (self.batch, self.pause) = (1, PAUSE),
-            Outcome::InPart | Outcome::Nothing => {}
+            Outcome::InPart(used) => self.batch = self.batch.min(used),
+            Outcome::Nothing => {}
         }
         if self.pause > 0 {
             self.pause -= 1;
@@ -152,7 +154,7 @@ impl Directory {
             let within = self.order[self.at..].iter().take(self.told + GAP + 1).position(|next| next == name);
             outcome = match within {
                 Some(within) if within > self.told => Outcome::Used,
-                Some(within) if within > 1 => Outcome::InPart,
+                Some(within) if within > 1 => Outcome::InPart(within - 1),
                 _ if self.told > 0 => Outcome::InVain,
                 _ => Outcome::Nothing,
             };
