@@ -13,6 +13,7 @@ import harness
 
 PROGRAMS = Path(__file__).parent / "programs"
 CHANGES = 9
+ROWS = 32
 
 
 def build(name: str, directory: Path) -> Path:
@@ -51,7 +52,8 @@ def fill(caller: harness.Caller, work: Path, lent: Path) -> Path:
     contents = {"small": digits, "empty": "", "lockable": digits, "replacement": "new"}
     contents |= {f"victim{number}": digits for number in range(CHANGES)}
     contents["large"] = "".join(chr(ord("a") + index % 26) for index in range(30_000))
-    for directory, length in (("names", 1), ("other", 101)):
+    rows = [(f"row{number}", 201) for number in range(ROWS)]
+    for directory, length in (("names", 1), ("other", 101), *rows):
         (work / directory).mkdir()
         os.chown(work / directory, *caller.owner)
         contents |= {f"{directory}/n{number:02}": chr(ord("a") + number) * (length + number) for number in range(20)}
@@ -85,6 +87,39 @@ def test_sandbox(
         words = [option if option != "." else str(work) for option in options]
         result = caller.do(words, [fill(caller, work, lent)], cwd=work)
     assert result.returncode == 0, str(result)
+
+
+@pytest.mark.sandbox
+@pytest.mark.parametrize("between", ["", "os.write(out, b'x'); "])
+def test_files_that_come_next_are_opened_without_the_sentry(caller: harness.Caller, between: str) -> None:
+    """/proc/stat's ctxt counts the calls that the sentry has served."""
+    script = f"""
+import os
+calls = lambda: int(next(line for line in open("/proc/stat") if line.startswith("ctxt")).split()[1])
+into, out = os.pipe()
+directory = os.open("many", os.O_RDONLY)
+names = os.listdir(directory)
+def whole(name):
+    fd = os.open(name, os.O_RDONLY, dir_fd=directory)
+    data = os.read(fd, 1) + os.read(fd, 20000)
+    {between}data += os.read(fd, 20000)
+    os.close(fd)
+    return len(data)
+before = calls()
+sizes = sum(map(whole, names))
+print(calls() - before, sizes)
+"""
+    with caller.workspace() as work:
+        (work / "many").mkdir(mode=0o755)
+        for number in range(500):
+            (work / "many" / f"file{number}").write_text("x" * (number * 20 + 1))
+            (work / "many" / f"file{number}").chmod(0o644)
+        result = caller.do([], ["/usr/bin/python3", "-c", script], cwd=work)
+    assert result.returncode == 0, str(result)
+    rings, sizes = map(int, result.stdout.split())
+    assert sizes == sum(number * 20 + 1 for number in range(500))
+    # Without: 1,000 and more, and one more for each that is written.
+    assert rings < (250 if not between else 900), str(result)
 
 
 @pytest.mark.sandbox

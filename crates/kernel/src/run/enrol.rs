@@ -245,6 +245,7 @@ impl Engine {
             pace: Pace::default(),
             reading: Default::default(),
             listing: Default::default(),
+            shelf: Default::default(),
             streams: Default::default(),
             objects: Default::default(),
             ahead: Default::default(),

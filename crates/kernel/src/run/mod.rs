@@ -23,6 +23,7 @@ mod known;
 mod loan;
 mod no_links;
 mod objects;
+mod opens;
 mod park;
 mod patch;
 mod pool;
@@ -123,6 +124,7 @@ pub(crate) struct GuestThread {
     pace: spin::Pace,
     reading: loan::Reading,
     listing: loan::Reading,
+    shelf: loan::Shelf,
     streams: streams::Lent,
     objects: objects::Lent,
     ahead: Mutex<ahead::Ahead>,

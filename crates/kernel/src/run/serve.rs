@@ -152,7 +152,7 @@ impl Engine {
         let result = match kind {
             request::SYSCALL => {
                 let result = syscall::dispatch(&mut context);
-                context.watch = Some(self.loans.behind(watch, &context));
+                context.watch = Some(self.loans.behind(watch, thread, &context));
                 Some(result)
             }
             request::KICKED => {
