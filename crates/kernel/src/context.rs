@@ -55,6 +55,8 @@ pub struct Context<'a> {
     pub(crate) watch: Option<crate::run::Watch>,
     /// The place that a name has led to: the directory's descriptor, the name (links at its end not followed, or none there).
     pub(crate) seen: Option<(i32, Vec<u8>, crate::fs::path::Path)>,
+    /// The name that link(2) has given to a file, relative to what, and the directory that it leads to.
+    pub(crate) linked: Option<(i32, Vec<u8>, crate::fs::path::Path)>,
     /// The absolute name of a directory, or of nothing, that readlink(2) was asked about.
     pub(crate) no_link: Option<Vec<u8>>,
     /// The descriptors that it has told of as readable, and what stands behind them.
@@ -140,6 +142,7 @@ impl<'a> Context<'a> {
             may_carry_operations: false,
             watch: None,
             seen: None,
+            linked: None,
             no_link: None,
             to_read: Vec::new(),
             may_be_deferred: false,
