@@ -58,6 +58,8 @@ pub struct Context<'a> {
     pub(crate) seen: Option<(i32, Vec<u8>, crate::fs::path::Path)>,
     /// What the call has said of a name.
     pub(crate) looked: Option<Looked>,
+    /// The name that link(2) has given to a file, relative to what, and the directory that it leads to.
+    pub(crate) linked: Option<(i32, Vec<u8>, crate::fs::path::Path)>,
     /// The absolute name of a directory, or of nothing, that readlink(2) was asked about.
     pub(crate) no_link: Option<Vec<u8>>,
     /// The descriptors that it has told of as readable, and what stands behind them.
@@ -156,6 +158,7 @@ impl<'a> Context<'a> {
             watch: None,
             seen: None,
             looked: None,
+            linked: None,
             no_link: None,
             to_read: Vec::new(),
             used_alone: None,

@@ -391,6 +391,18 @@ impl Channel {
         self.loan_word().store(word, Ordering::Release);
     }
 
+    /// What lies on the shelf is believed until then, but for names: these are gone.
+    pub fn renew_loan(&self, until: u64) {
+        // SAFETY: inside the mapping, and aligned; no reference into it is made.
+        unsafe {
+            let loan = &raw mut (*self.pages.as_ptr()).loan;
+            std::ptr::write_volatile(&raw mut (*loan).until, until);
+            std::ptr::write_volatile(&raw mut (*loan).names_count, 0);
+            std::ptr::write_volatile(&raw mut (*loan).no_links, 0);
+            std::ptr::write_volatile(&raw mut (*loan).opened, 0);
+        }
+    }
+
     fn shelf(&self) -> *mut u8 {
         // SAFETY: inside the mapping; no reference is made.
         unsafe { self.pages.as_ptr().cast::<u8>().add(SHELF_OFFSET as usize) }

@@ -1223,6 +1223,61 @@ static void written_in_between(void)
     }
 }
 
+/* Each file of a row gets another name, and is looked at by it before the next one is, as git(1) copies its objects. */
+static void linked_in_a_row(void)
+{
+    struct stat status, other;
+    char name[64], new[64];
+    for (int round = 0; round < 3; round++) {
+        snprintf(name, sizeof name, "row%d", 32 + round);
+        int directory = open(name, O_RDONLY | O_DIRECTORY);
+        MUST(directory >= 0 && mkdir("linked", 0700) == 0);
+        atomic_store(word, 0);
+        pid_t child = child_fork();
+        if (child == 0) {
+            await(1);
+            snprintf(name, sizeof name, "row%d/n12", 32 + round);
+            if (round == 0) CHECK_EQ(unlink("linked/n11"), 0);
+            if (round == 1) CHECK_EQ(unlink(name), 0);
+            if (round == 2) CHECK_EQ(chmod(name, 0600), 0);
+            atomic_store(word, 2);
+            child_exit();
+        }
+        for (int number = 0; number < NAMES; number++) {
+            snprintf(name, sizeof name, "row%d/n%02d", 32 + round, number);
+            snprintf(new, sizeof new, "linked/n%02d", number);
+            if (round == 1 && number == 12) {
+                CHECK_ERR(lstat(name, &status), ENOENT);
+                continue;
+            }
+            CHECK_EQ(lstat(name, &status), 0);
+            CHECK_EQ(status.st_nlink, 1);
+            CHECK_EQ(status.st_size, 201 + number);
+            if (number == 12) CHECK_EQ(status.st_mode & 0777, round == 2 ? 0600 : 0644);
+            CHECK_ERR(unlink(new), ENOENT);
+            CHECK_EQ(link(name, new), 0);
+            if (number == 11) {
+                atomic_store(word, 1);
+                await(2);
+            }
+            if (number == 11 && round == 0) {
+                CHECK_ERR(lstat(new, &other), ENOENT);
+                continue;
+            }
+            CHECK_EQ(lstat(new, &other), 0);
+            CHECK_EQ(other.st_ino, status.st_ino);
+            CHECK_EQ(other.st_nlink, 2);
+            CHECK_EQ(lstat(name, &status), 0);
+            CHECK_EQ(status.st_nlink, 2);
+            CHECK_ERR(link(name, new), EEXIST);
+        }
+        CHECK_CHILD(child);
+        close(directory);
+        snprintf(name, sizeof name, "linked%d", round);
+        CHECK_EQ(rename("linked", name), 0);
+    }
+}
+
 static void never_too_many(void)
 {
     int first = opened("small");
@@ -1265,6 +1320,7 @@ int main(int count, char **arguments)
     rows_and_threads();
     rows_are_seen(arguments[0]);
     rows_and_watchers();
+    linked_in_a_row();
     never_too_many();
     return check_result();
 }

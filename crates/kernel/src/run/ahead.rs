@@ -186,7 +186,8 @@ fn list(directory: &Arc<Dentry>) -> Option<Vec<Vec<u8>>> {
 pub(super) fn looks(number: u64) -> Option<bool> {
     match number as u32 {
         linux::__NR_newfstatat | linux::__NR_lstat => Some(false),
-        linux::__NR_open | linux::__NR_openat => Some(true),
+        // What was given another name has been looked at, too, before the next one is.
+        linux::__NR_open | linux::__NR_openat | linux::__NR_link | linux::__NR_linkat => Some(true),
         _ => None,
     }
 }

@@ -17,6 +17,7 @@
 use super::attributes::{self, Until};
 use super::{ahead, known, opens, Engine, GuestThread};
 use crate::context::Context;
+use crate::fs::clock;
 use crate::fs::close::closed;
 use crate::fs::direct::is_watched;
 use crate::fs::fd_table::FdTable;
@@ -24,6 +25,7 @@ use crate::fs::file::{AtRest, OpenFile, StatusFlags};
 use crate::fs::inode::{FileType, Metadata};
 use crate::fs::path::inode_key;
 use crate::fs::text::counts_of;
+use crate::fs::walk::Walker;
 use crate::syscall::directory::{cursor_at, rest_of};
 use crate::task::Process;
 use crate::Errno;
@@ -33,9 +35,11 @@ use skerry_platform::channel::{Lent, Returned};
 use skerry_platform::layout::{loan, request, shelf};
 use skerry_platform::processor::ticks;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use zerocopy::IntoBytes;
 
+/// So often a loan on the shelf is given more time, when what is lent has been looked at once more.
+const RENEWALS: u32 = 16;
 /// So much of a directory goes onto the shelf.
 const LISTING: usize = 32 * 1024;
 /// For so many ticks of the processor's clock a stub believes what it was told: about a millisecond. It bounds how old an
@@ -47,6 +51,8 @@ pub(super) const HEAD: usize = 4096;
 pub(super) const COPIED: usize = 8192;
 /// From so many loans of files that it has opened on, a thread has its shelf.
 const SHELF_FROM: u32 = 8;
+/// So many threads have one at most: each can take up 200 KiB.
+const SHELVES: usize = 256;
 /// Of files that were opened ahead, so many are held at most, by all together, before no more are.
 const MOST_HELD: usize = 256;
 /// From [`Reading`] of this on data goes along.
@@ -66,6 +72,8 @@ pub(super) struct Loans {
     reads: AtomicU64,
     /// They stand for good (a test wants to see that nothing in the sandbox leans on time).
     for_good: AtomicBool,
+    /// Threads that have a shelf.
+    shelves: Arc<AtomicUsize>,
 }
 
 /// It keeps nothing alive but what was opened ahead: who lets go of a table last closes what is in it.
@@ -106,14 +114,43 @@ struct Shelved {
     /// Which file the descriptor is, and whether it is closed.
     index: usize,
     is_closed: bool,
+    /// What the descriptor's file was said to be, if it can be told whether it is so still.
+    status: Option<Status>,
     /// What was opened ahead, and is still to come.
-    ahead: Vec<Option<Arc<OpenFile>>>,
+    ahead: Vec<Option<AheadFile>>,
+    renewals: u32,
+}
+
+/// A `struct stat`.
+pub(super) type Status = [u8; loan::STATUS];
+
+/// A file that was opened ahead, and [`Shelved::status`] of it.
+pub(super) type AheadFile = (Arc<OpenFile>, Option<Status>);
+
+/// What a file with `metadata` is said to be, if equal ones mean equal data from now on.
+pub(super) fn lasting(metadata: &Metadata, status: &Status) -> Option<Status> {
+    clock::is_settled(metadata.changed).then_some(*status)
+}
+
+fn is_still(file: &OpenFile, status: &Option<Status>) -> bool {
+    let now = file.metadata().ok().map(|metadata| metadata.stat());
+    status.as_ref().is_some_and(|status| now.is_some_and(|now| now.as_bytes() == &status[..]))
+}
+
+impl Shelved {
+    /// Whether all that is to come is what it was; once it has been said long enough that it is.
+    fn renew(&mut self, current: Option<&OpenFile>) -> bool {
+        self.renewals += 1;
+        let is_there = |file: &Option<AheadFile>| file.as_ref().is_none_or(|(file, status)| is_still(file, status));
+        self.renewals <= RENEWALS && current.is_none_or(|file| is_still(file, &self.status)) && self.ahead.iter().all(is_there)
+    }
 }
 
 /// How a thread uses its shelf.
 #[derive(Default)]
 pub(super) struct Shelf {
     loans: AtomicU32,
+    place: OnceLock<Place>,
     /// Whether it reads on in files that are larger than [`HEAD`].
     whole: Whole,
     opens: Mutex<opens::Opens>,
@@ -128,14 +165,28 @@ impl Default for Whole {
     }
 }
 
+/// One of [`SHELVES`].
+struct Place(Arc<AtomicUsize>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 impl Shelf {
     fn is_in_use(&self) -> bool {
-        self.loans.load(Ordering::Relaxed) >= SHELF_FROM
+        self.place.get().is_some()
     }
 
-    fn note_loan(&self) {
-        if !self.is_in_use() {
-            self.loans.fetch_add(1, Ordering::Relaxed);
+    /// A file that was opened has been lent. From some number on it has a shelf, if there are few enough, `count`.
+    fn note_loan(&self, count: &Arc<AtomicUsize>) {
+        if self.is_in_use() || self.loans.fetch_add(1, Ordering::Relaxed) < SHELF_FROM {
+            return;
+        }
+        let place = Place(count.clone());
+        if count.fetch_add(1, Ordering::Relaxed) < SHELVES {
+            let _ = self.place.set(place);
         }
     }
 }
@@ -354,15 +405,19 @@ impl Loans {
             };
             let (was_read, is_closed) = loan.end(&thread);
             let reads = reads_now(loan.fd);
-            if loan.predicts {
+            let goes_on = sleeps(&loan, is_closed) && loan.falls_asleep(is_closed);
+            // Of what goes on it shows later that it was not read.
+            let shows = |so: bool| so || !goes_on;
+            if loan.predicts && shows(was_read || reads) {
                 let reading = if loan.listing.is_some() { &thread.listing } else { &thread.reading };
                 reading.note(was_read || reads);
             }
-            if loan.is_large {
-                thread.shelf.whole.0.note(loan.position as usize > HEAD || reads);
+            let reads_on = loan.position as usize > HEAD || reads;
+            if loan.is_large && shows(reads_on) {
+                thread.shelf.whole.0.note(reads_on);
                 loan.is_large = false;
             }
-            if sleeps(&loan, is_closed) && loan.falls_asleep(is_closed) {
+            if goes_on {
                 list.push(loan);
                 // It was the last one, or another one has come to its place; and it must not come again itself.
                 let last = list.len() - 1;
@@ -439,7 +494,8 @@ impl Loan {
             return;
         }
         let new = shelved.ahead.get_mut(index - 1).and_then(Option::take);
-        let Some(new) = new else { return };
+        let Some((new, status)) = new else { return };
+        shelved.status = status;
         shelved.ahead[passed.start..index - 1].iter_mut().for_each(|passed| *passed = None);
         let is_there = match self.file.upgrade() {
             Some(old) if !shelved.is_closed => {
@@ -506,12 +562,17 @@ impl Engine {
         .unwrap_or_default();
         let opens = ahead::looks(context.call.number);
         let mut names = match (&context.seen, opens) {
-            (Some(seen), Some(opens)) if watch.only_looks && ahead.files.is_empty() => {
+            (Some(seen), Some(opens)) if (watch.only_looks || context.linked.is_some()) && ahead.files.is_empty() => {
                 thread.ahead.lock().look(context, seen, opens, room)
             }
             _ => None,
         }
         .unwrap_or_default();
+        if let Some((descriptor, name, metadata)) = linked_to(context) {
+            if let Ok(status) = Status::try_from(metadata.stat().as_bytes()) {
+                names.add(descriptor, name, &status, room);
+            }
+        }
         if let Some((name, metadata)) = &ahead.next {
             if let Ok(status) = <[u8; loan::STATUS]>::try_from(metadata.stat().as_bytes()) {
                 names.add(ahead.opened.directory as i32, name, &status, room);
@@ -538,9 +599,10 @@ impl Engine {
         if let (Some(file), Some((directory, path, _)), Some(flags)) = (&file, &context.seen, opened_to_look(context)) {
             let taken = if is_shelved { 0 } else { file.data.len() };
             names.set_opened(*directory, path, flags, room.saturating_sub(taken));
-            thread.shelf.note_loan();
+            thread.shelf.note_loan(&self.loans.shelves);
         }
-        let ToLend { mut lent, status, data, file, predicts, ends: of_file } = file.unwrap_or_else(ToLend::nothing_but_names);
+        let ToLend { mut lent, status, data, file, predicts, ends: of_file, lasting } =
+            file.unwrap_or_else(ToLend::nothing_but_names);
         let until = looked.wrapping_add(life);
         lent.until = until;
         let is_large = predicts && lent.flags & loan::DIRECTORY == 0 && lent.size > HEAD as u64;
@@ -570,7 +632,9 @@ impl Engine {
             close_on_exec: lent.descriptor_flags != 0,
             index: 0,
             is_closed: false,
+            status: lasting,
             ahead: ahead.files,
+            renewals: 0,
         });
         match &data {
             Data::Here(bytes) if !is_shelved => thread.channel.lend(number, &lent, &status, start, bytes, &names),
@@ -604,13 +668,22 @@ impl Engine {
     fn lend_again(&self, thread: &Arc<GuestThread>, context: &Context, watch: Watch, reads: u64, mut loan: Loan) -> bool {
         let files = context.task.files();
         let Some(shelved) = &loan.shelved else { return false };
-        let is_over = shelved.until.wrapping_sub(ticks()) as i64 <= 0;
-        if is_over || !watch.only_looks || !is(&loan.files, &files) || !may_lend(thread, context) {
+        let left = shelved.until.wrapping_sub(ticks()) as i64;
+        if !watch.only_looks || !is(&loan.files, &files) || !may_lend(thread, context) {
             return false;
         }
         if !shelved.is_closed && !loan.is_own(&files) {
             return false;
         }
+        let current = if shelved.is_closed { None } else { loan.file.upgrade() };
+        let Some(shelved) = &mut loan.shelved else { return false };
+        // Looked at once more, it is as good as new, but for names alone, which are gone then.
+        let renewed = left < LIFE as i64 / 2;
+        let until = ticks().wrapping_add(self.loans.life());
+        if renewed && !shelved.renew(current.as_deref()) {
+            return false;
+        }
+        drop(current);
         let mut list = self.loans.list.lock();
         if self.loans.changes.load(Ordering::SeqCst) != shelved.changes
             || loan.read != [None; 2] && self.loans.reads.load(Ordering::SeqCst) != reads
@@ -619,10 +692,12 @@ impl Engine {
             return false;
         }
         loan.number = self.loans.numbers.fetch_add(1, Ordering::Relaxed) as u16;
-        thread.channel.lend_again(loan.number, shelved.index, shelved.is_closed, loan.position);
-        if let Some(shelved) = &mut loan.shelved {
-            shelved.is_asleep = false;
+        if renewed {
+            shelved.until = until;
+            thread.channel.renew_loan(until);
         }
+        shelved.is_asleep = false;
+        thread.channel.lend_again(loan.number, shelved.index, shelved.is_closed, loan.position);
         list.push(loan);
         self.loans.count.store(list.len(), Ordering::SeqCst);
         true
@@ -657,6 +732,7 @@ impl Subject {
             linux::__NR_mmap if arguments[3] as u32 & linux::MAP_ANONYMOUS == 0 => arguments[4] as i32,
             linux::__NR_newfstatat if arguments[3] as u32 & linux::AT_EMPTY_PATH != 0 => arguments[0] as i32,
             linux::__NR_fcntl if matches!(arguments[1] as u32, linux::F_DUPFD | linux::F_DUPFD_CLOEXEC) => arguments[0] as i32,
+            linux::__NR_link | linux::__NR_linkat if context.linked.is_some() => return Some(Subject::Name),
             linux::__NR_newfstatat | linux::__NR_lstat if context.seen.is_some() => return Some(Subject::Name),
             _ => return None,
         };
@@ -676,12 +752,14 @@ impl Subject {
 /// What is said of a file.
 struct ToLend {
     lent: Lent,
-    status: [u8; loan::STATUS],
+    status: Status,
     data: Data,
     file: Weak<OpenFile>,
     /// Its data could go along.
     predicts: bool,
     ends: Until,
+    /// [`Shelved::status`].
+    lasting: Option<Status>,
 }
 
 impl ToLend {
@@ -689,8 +767,19 @@ impl ToLend {
         let lent =
             Lent { descriptor: loan::NONE, position: 0, size: 0, until: 0, flags: 0, status_flags: 0, descriptor_flags: 0 };
         let (status, data) = ([0; loan::STATUS], Data::Here(Vec::new()));
-        ToLend { lent, status, data, file: Weak::new(), predicts: false, ends: Until::default() }
+        ToLend { lent, status, data, file: Weak::new(), predicts: false, ends: Until::default(), lasting: None }
     }
+}
+
+/// The name that a link was given, as it was given, and what lstat(2) says of it.
+fn linked_to<'a>(context: &'a Context) -> Option<(i32, &'a [u8], Metadata)> {
+    let (descriptor, path, directory) = context.linked.as_ref()?;
+    let name = path.rsplit(|byte| *byte == b'/').next()?;
+    let credentials = context.task.credentials();
+    let walker = Walker::new(&context.kernel().mounts, context.task.fs().root, &credentials).of(context.task);
+    let (place, shown) = walker.step_shown(directory, name).ok()?;
+    let metadata = shown.map_or_else(|| place.inode().metadata(), Ok).ok()?;
+    place.inode().is_at_rest().then_some((*descriptor, path, metadata))
 }
 
 /// Whether readlink(2) is, or may be, asked about more names behind this call.
@@ -769,7 +858,8 @@ fn file_to_lend(thread: &GuestThread, context: &Context, files: &FdTable, fd: i3
     if kind & loan::SHOWS_READING != 0 {
         ends.read = Some(inode_key(path.inode()));
     }
-    Some(ToLend { lent, status, data, file: Arc::downgrade(&file), predicts, ends })
+    let lasting = if opens { lasting(&metadata, &status) } else { None };
+    Some(ToLend { lent, status, data, file: Arc::downgrade(&file), predicts, ends, lasting })
 }
 
 fn position_of(file: &OpenFile) -> Option<u32> {
@@ -974,3 +1064,25 @@ const LOOKS: [u32; 64] = [
     linux::__NR_uname,
     linux::__NR_execve,
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shelf_comes_with_use_and_goes_with_its_thread() {
+        let count = Arc::default();
+        let shelves: Vec<Shelf> = (0..SHELVES + 3).map(|_| Shelf::default()).collect();
+        let use_it = |shelf: &Shelf| (0..=SHELF_FROM).for_each(|_| shelf.note_loan(&count));
+        shelves[0].note_loan(&count);
+        assert!(!shelves[0].is_in_use() && !shelves[0].whole.0.is_usual());
+        shelves.iter().for_each(use_it);
+        assert_eq!(shelves.iter().filter(|shelf| shelf.is_in_use()).count(), SHELVES);
+        assert_eq!(count.load(Ordering::Relaxed), SHELVES);
+        drop(shelves);
+        assert_eq!(count.load(Ordering::Relaxed), 0);
+        let next = Shelf::default();
+        use_it(&next);
+        assert!(next.is_in_use());
+    }
+}

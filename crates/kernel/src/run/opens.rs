@@ -5,6 +5,7 @@
 //! ([`super::loan`]), and what the thread's descriptor is in the end is put into its table when the loan ends. Which come next is
 //! known as it is of names ([`super::ahead`]): once two have followed each other as in the directory's listing or the alphabet.
 
+use super::loan::{lasting, AheadFile, Status};
 use super::{ahead, GuestThread};
 use crate::context::Context;
 use crate::fs::file::{AtRest, OpenFile};
@@ -29,7 +30,7 @@ const LARGEST: usize = 64 * 1024;
 const ROOM: usize = 128 * 1024;
 /// From so many on a directory's first file tells that the others come as listed.
 const CONFIDENT: usize = 4;
-/// Where what was opened ahead was not asked for, so many calls are left alone.
+/// Where one file that was opened ahead was not asked for, so many calls are left alone.
 const PAUSE: u32 = 32;
 
 /// What a thread opens.
@@ -70,7 +71,7 @@ enum Outcome {
 /// What was opened ahead and lies on the shelf.
 #[derive(Default)]
 pub(super) struct Ahead {
-    pub files: Vec<Option<Arc<OpenFile>>>,
+    pub files: Vec<Option<AheadFile>>,
     pub opened: shelf::Opened,
     /// The name that comes behind the last one, its place and what it is; where such names are asked for.
     pub next: Option<(Vec<u8>, Metadata)>,
@@ -94,7 +95,9 @@ impl Opens {
         let directory = self.directory(descriptor, prefix, flags, &parent, name)?;
         match directory.follow(&parent, name, confident) {
             Outcome::Used => self.batch = (2 * self.batch).clamp(1, shelf::MOST),
-            Outcome::InVain => (self.batch, self.pause) = (1, PAUSE),
+            // Time may have been up, by chance.
+            Outcome::InVain if self.batch > 1 => self.batch = 1,
+            Outcome::InVain => self.pause = PAUSE,
             Outcome::InPart(used) => self.batch = self.batch.min(used),
             Outcome::Nothing => {}
         }
@@ -214,8 +217,10 @@ impl Directory {
                 break;
             }
             let Some(file) = open::open_ahead(context, &place, shown, self.flags) else { break };
-            let Some(behind) = shelve(thread, &file, ahead.files.len() + 1, used, end, &full, whole) else { break };
-            ahead.files.push(Some(file));
+            let shelved = shelve(thread, &file, ahead.files.len() + 1, used, end, &full, whole);
+            let Some((behind, status)) = shelved else { break };
+            // A name with directories in it may lead elsewhere, which the file itself does not show.
+            ahead.files.push(Some((file, status.filter(|_| self.prefix.is_empty()))));
             (used, self.told) = (behind, index + 1);
         }
         ahead.opened = shelf::Opened {
@@ -228,7 +233,7 @@ impl Directory {
     }
 }
 
-/// Lays onto the shelf, from `at` on, what is to be said of a file, with its data. Where that ends.
+/// Lays onto the shelf, from `at` on, what is to be said of a file, with its data. Where that ends, and what lasts of it.
 fn shelve(
     thread: &GuestThread,
     file: &OpenFile,
@@ -237,7 +242,7 @@ fn shelve(
     end: usize,
     name: &[u8],
     whole: bool,
-) -> Option<usize> {
+) -> Option<(usize, Option<Status>)> {
     let mut ahead = shelf::Ahead { status: at as u32, name_length: name.len() as u32, ..shelf::Ahead::default() };
     let start = ahead.start();
     let most = if whole { LARGEST } else { super::loan::HEAD };
@@ -253,7 +258,7 @@ fn shelve(
     if is_all && length <= super::loan::COPIED && file.path.as_ref().is_some_and(|path| counts_of(&**path.inode()).0 <= 0) {
         ahead.flags = loan::MAY_BE_COPIED;
     }
-    let status: [u8; loan::STATUS] = metadata.stat().as_bytes().try_into().ok()?;
+    let status = Status::try_from(metadata.stat().as_bytes()).ok()?;
     thread.channel.shelve_ahead(index, &ahead, &status, name);
-    Some((start + length).next_multiple_of(64))
+    Some(((start + length).next_multiple_of(64), lasting(&metadata, &status)))
 }
