@@ -1,4 +1,4 @@
-"""Calls on a file that was just opened are answered in the process (ADR 26, 27): nobody can tell, whatever others do."""
+"""Calls on what is lent are answered in the process (ADR 26, 27, 44, 45): nobody can tell, whatever others do."""
 
 from __future__ import annotations
 
@@ -38,6 +38,11 @@ def attributes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def streams(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build("streams", tmp_path_factory.mktemp("streams"))
+
+
+@pytest.fixture(scope="session")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build("alone", tmp_path_factory.mktemp("alone"))
 
 
 def fill(caller: harness.Caller, work: Path, lent: Path) -> Path:
@@ -225,3 +230,46 @@ print(calls() - before)
     assert result.returncode == 0, str(result)
     # Of 1500 calls, 500 are answered without it.
     assert int(result.stdout) < 1100, str(result)
+
+
+def test_alone_native(caller: harness.Caller, alone: Path) -> None:
+    with caller.workspace() as work:
+        result = caller.native([place(alone, work)], cwd=work)
+    assert result.returncode == 0, f"wrong about Linux:\n{result}"
+
+
+@pytest.mark.sandbox
+@pytest.mark.parametrize("without", ["", "load,pace", "lending"], ids=["default", "spinning", "without"])
+def test_alone(caller: harness.Caller, alone: Path, monkeypatch: pytest.MonkeyPatch, without: str) -> None:
+    """Eventfds and pipes that one thread uses are read and written in the process (ADR 45): nobody can tell, whatever others do."""
+    monkeypatch.setitem(harness.PLAIN_ENVIRONMENT, "SKERRY_TEST_WITHOUT", without)
+    with caller.workspace() as work:
+        result = caller.do([], [place(alone, work)], cwd=work)
+    assert result.returncode == 0, str(result)
+
+
+@pytest.mark.sandbox
+@pytest.mark.parametrize(
+    ("make", "without", "most"),
+    [("os.pipe()", "", 40), ("(os.eventfd(0),) * 2", "", 40), ("os.pipe()", "lending", 9999)],
+    ids=["pipe", "eventfd", "without"],
+)
+def test_who_is_alone_does_not_ask_the_sentry(
+    caller: harness.Caller, monkeypatch: pytest.MonkeyPatch, make: str, without: str, most: int
+) -> None:
+    """/proc/stat's ctxt counts the calls that the sentry has served."""
+    monkeypatch.setitem(harness.PLAIN_ENVIRONMENT, "SKERRY_TEST_WITHOUT", without)
+    script = f"""
+import os
+reader, writer = {make}
+calls = lambda: int(next(line for line in open("/proc/stat") if line.startswith("ctxt")).split()[1])
+before = calls()
+for number in range(500):
+    os.write(writer, (number + 1).to_bytes(8, "little"))
+    assert os.read(reader, 8) == (number + 1).to_bytes(8, "little")
+print(calls() - before)
+"""
+    with caller.workspace() as work:
+        result = caller.do([], ["/usr/bin/python3", "-c", script], cwd=work)
+    assert result.returncode == 0, str(result)
+    assert (int(result.stdout) < most) and (int(result.stdout) > 999 or not without), str(result)

@@ -1,6 +1,6 @@
 //! What a system call handler is given: who calls, its memory, and how to wait.
 
-use crate::fs::file::{OpenFile, StatusFlags};
+use crate::fs::file::{OpenFile, StatusFlags, Transfer};
 use crate::fs::inode::Metadata;
 use crate::marshal::Marshalled;
 use crate::sync::Waiter;
@@ -62,6 +62,8 @@ pub struct Context<'a> {
     pub(crate) no_link: Option<Vec<u8>>,
     /// The descriptors that it has told of as readable, and what stands behind them.
     pub(crate) to_read: Vec<(i32, Weak<OpenFile>)>,
+    /// The descriptors by which the thread, and nobody else of late, reads and writes the eventfd or pipe that it has just used.
+    pub(crate) used_alone: Option<(i32, i32)>,
     /// The stub may put off the next call like this one, as far as the objects are concerned that it is about.
     pub(crate) may_be_deferred: bool,
 }
@@ -156,6 +158,7 @@ impl<'a> Context<'a> {
             looked: None,
             no_link: None,
             to_read: Vec::new(),
+            used_alone: None,
             may_be_deferred: false,
         }
     }
@@ -397,6 +400,14 @@ impl<'a> Context<'a> {
     pub(crate) fn offer_direct(&mut self, fd: i32, file: &Arc<OpenFile>, bytes: u64) {
         if self.may_carry_operations && file.uses_data(bytes) && file.operations.is_seekable() {
             self.direct_offer = Some((fd, file.clone()));
+        }
+    }
+
+    /// The caller has read or written by `fd`; of some objects, it may get what they hold to use by itself
+    /// ([`crate::fs::lending`]).
+    pub(crate) fn note_use(&mut self, fd: i32, file: &OpenFile, direction: Transfer) {
+        if let Some(usage) = file.operations.usage() {
+            self.used_alone = usage.note(self.task.tid(), fd, direction);
         }
     }
 

@@ -4,8 +4,8 @@
 //! the sentry wrote is ever read back from the channel.
 
 use crate::layout::{
-    line_state, loan, marshal, streams, ChannelLayout, CloneOrder, Frame, Identity, Line, Loan, Local, Operation, Phase, Reply,
-    Request, RequestDetail, Stream, CHANNEL_SIZE, MAXIMUM_OPERATIONS,
+    line_state, loan, marshal, objects, streams, ChannelLayout, CloneOrder, Frame, Identity, Line, Loan, Local, Object,
+    Operation, Phase, Reply, Request, RequestDetail, Stream, CHANNEL_SIZE, MAXIMUM_OPERATIONS,
 };
 use crate::HostError;
 use rustix::fs::{fcntl_add_seals, ftruncate, memfd_create, MemfdFlags, SealFlags};
@@ -148,6 +148,31 @@ pub struct Returned {
     pub has_asked: bool,
     /// It has asked for something that is known of a name.
     pub has_repeated: bool,
+}
+
+/// An eventfd or a pipe as it is lent ([`Channel::lend_object`]).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LentObject<'a> {
+    /// Its counter, at most [`objects::VALUE`], and whether a read takes one of it.
+    EventFd { counter: u64, is_semaphore: bool },
+    /// What is in it, at most [`objects::DATA`] bytes.
+    Pipe { bytes: &'a [u8] },
+}
+
+/// What has become of an eventfd or a pipe that was lent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReturnedObject {
+    /// How many calls the stub has answered, up to three.
+    pub calls: u32,
+    /// As the word has it: an eventfd's counter, a pipe's positions.
+    value: u64,
+}
+
+impl ReturnedObject {
+    /// Of an eventfd: at most [`objects::VALUE`].
+    pub fn counter(&self) -> u64 {
+        self.value
+    }
 }
 
 /// The sentry's mapping of one thread's channel.
@@ -378,6 +403,67 @@ impl Channel {
         Some((taken & streams::READ) as usize)
     }
 
+    fn object(&self, index: usize) -> *mut Object {
+        // SAFETY: inside the mapping, as the index is; no reference is made.
+        unsafe { (&raw mut (*self.pages.as_ptr()).objects.objects).cast::<Object>().add(index.min(objects::MOST - 1)) }
+    }
+
+    fn object_word(&self, index: usize) -> &AtomicU64 {
+        // SAFETY: inside the mapping, aligned, and only ever accessed atomically here.
+        unsafe { AtomicU64::from_ptr(&raw mut (*self.object(index)).word) }
+    }
+
+    /// Where the bytes of the pipe at `index` are: [`objects::DATA`] of them.
+    fn object_data(&self, index: usize) -> *mut u8 {
+        // SAFETY: as above.
+        unsafe { (&raw mut (*self.pages.as_ptr()).objects.data).cast::<u8>().add(index.min(objects::MOST - 1) * objects::DATA) }
+    }
+
+    /// Lends the thread an eventfd or a pipe, which it has open as `reader` and `writer`. Counts from the next answer on.
+    pub fn lend_object(&self, index: usize, number: u32, reader: i32, writer: i32, object: LentObject) {
+        let (kind, value) = match object {
+            LentObject::EventFd { counter, is_semaphore: false } => (objects::EVENTFD, counter),
+            LentObject::EventFd { counter, is_semaphore: true } => (objects::SEMAPHORE, counter),
+            LentObject::Pipe { bytes } => {
+                let length = bytes.len().min(objects::DATA);
+                // SAFETY: inside the mapping, at most `DATA` bytes; no reference into it is made.
+                unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.object_data(index), length) }
+                (objects::PIPE, length as u64)
+            }
+        };
+        let lent = Object { word: 0, reader: reader as u32, writer: writer as u32, kind, _padding: 0 };
+        // SAFETY: inside the mapping.
+        unsafe { std::ptr::write_volatile(self.object(index), lent) }
+        let number = u64::from(number) << objects::NUMBER & objects::NUMBER_MASK;
+        self.object_word(index).store(objects::VALID | number | value & objects::VALUE, Ordering::Release);
+    }
+
+    /// Takes back what was lent at `index` under this number. `None` where there is no such loan.
+    pub fn take_object_back(&self, index: usize, number: u32) -> Option<ReturnedObject> {
+        let ours = objects::VALID | u64::from(number) << objects::NUMBER & objects::NUMBER_MASK;
+        let is_ours = |now: u64| now & (objects::VALID | objects::NUMBER_MASK) == ours;
+        let word =
+            self.object_word(index).fetch_update(Ordering::AcqRel, Ordering::Acquire, |now| is_ours(now).then_some(0)).ok()?;
+        Some(ReturnedObject { calls: ((word & objects::CALLS) / objects::CALL) as u32, value: word & objects::VALUE })
+    }
+
+    /// A copy of what is in the pipe at `index` that was given back so, never more than there can be.
+    pub fn copy_object_data(&self, index: usize, returned: ReturnedObject) -> Vec<u8> {
+        let (read, written) = (returned.value >> objects::READ, returned.value & objects::WRITTEN);
+        let length = (written.wrapping_sub(read) & objects::WRITTEN).min(objects::DATA as u64) as usize;
+        let start = read as usize % objects::DATA;
+        let first = length.min(objects::DATA - start);
+        let mut bytes = vec![0; length];
+        // SAFETY: inside the mapping: `first` bytes from `start` on, then the rest from the beginning, into a buffer with room
+        // for both, byte by byte as they are at that time; no reference into the mapping is made.
+        unsafe {
+            let data = self.object_data(index);
+            std::ptr::copy_nonoverlapping(data.add(start), bytes.as_mut_ptr(), first);
+            std::ptr::copy_nonoverlapping(data, bytes.as_mut_ptr().add(first), length - first);
+        }
+        bytes
+    }
+
     fn local(&self) -> *mut Local {
         // SAFETY: inside the mapping; no reference is made.
         unsafe { &raw mut (*self.pages.as_ptr()).local }
@@ -537,6 +623,32 @@ mod tests {
         // SAFETY: inside the mapping, which nobody else has.
         let bytes = unsafe { std::slice::from_raw_parts(channel.pages.as_ptr().cast::<u8>(), CHANNEL_SIZE as usize) };
         assert!(bytes.iter().all(|byte| *byte == 0));
+    }
+
+    #[test]
+    fn objects_come_back_once_and_never_with_more_than_there_can_be() {
+        let (channel, _memory) = Channel::create().unwrap();
+        channel.lend_object(0, 7, 5, 5, LentObject::EventFd { counter: 9, is_semaphore: false });
+        assert_eq!(channel.take_object_back(0, 8), None);
+        let word = channel.object_word(0).load(Ordering::Relaxed);
+        channel.object_word(0).store(objects::after_call(objects::after_call(word, 3), 4), Ordering::Relaxed);
+        assert_eq!(channel.take_object_back(0, 7).map(|returned| (returned.calls, returned.counter())), Some((2, 4)));
+        assert_eq!(channel.take_object_back(0, 7), None);
+
+        let last = objects::MOST - 1;
+        channel.lend_object(last, 1 << 13 | 3, 5, 6, LentObject::Pipe { bytes: &[1; 2 * objects::DATA] });
+        let returned = channel.take_object_back(last, 3).unwrap();
+        assert_eq!(channel.copy_object_data(last, returned), [1; objects::DATA]);
+        // Around the end, and what makes no sense.
+        let (size, data) = (objects::DATA as u64, objects::DATA);
+        for (read, written, length) in [(size - 1, size + 1, 2), (7, 6, data), (0, size + 1, data), (objects::WRITTEN, 0, 1)] {
+            channel.lend_object(last, 3, 5, 6, LentObject::Pipe { bytes: b"" });
+            let word = channel.object_word(last).load(Ordering::Relaxed);
+            let value = read << objects::READ | written;
+            channel.object_word(last).store(objects::after_call(word | objects::CALLS, value), Ordering::Relaxed);
+            let returned = channel.take_object_back(last, 3).unwrap();
+            assert_eq!((returned.calls, channel.copy_object_data(last, returned).len()), (3, length));
+        }
     }
 
     #[test]

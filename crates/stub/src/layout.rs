@@ -22,8 +22,8 @@ pub const RESERVED_END: u64 = 0x7020_0000_0000;
 /// Offsets within a slot: the channel (shared with the sentry), a gap, the handler's stack, the thread block (both private). The
 /// block and the stack's first frames share a page: each page that a process writes to is copied after a fork.
 pub const CHANNEL_OFFSET: u64 = 0;
-pub const CHANNEL_SIZE: u64 = 0x5000;
-pub const STACK_OFFSET: u64 = 0x6000;
+pub const CHANNEL_SIZE: u64 = 0x6000;
+pub const STACK_OFFSET: u64 = 0x7000;
 pub const BLOCK_SIZE: u64 = 0x800;
 pub const BLOCK_OFFSET: u64 = SLOT_SIZE - BLOCK_SIZE;
 /// Below the block: what a thread that is parked needs of a stack.
@@ -480,6 +480,59 @@ pub mod streams {
     pub const LONGEST: usize = 2048;
 }
 
+/// Eventfds and pipes that only this thread uses, lent to it: it reads and writes them here (ADR 45).
+#[repr(C, align(64))]
+pub struct Objects {
+    pub objects: [Object; objects::MOST],
+    /// What is in each pipe, at its positions modulo [`objects::DATA`].
+    pub data: [[u64; objects::DATA / 8]; objects::MOST],
+}
+
+/// One of them.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct Object {
+    /// See [`objects`]; both sides change it by compare-and-exchange only.
+    pub word: u64,
+    /// The guest's descriptors for reading and for writing; of an eventfd one and the same.
+    pub reader: u32,
+    pub writer: u32,
+    /// Of [`objects`].
+    pub kind: u32,
+    pub _padding: u32,
+}
+
+pub mod objects {
+    /// In [`super::Reply::entry`] with RETURN: there are some.
+    pub const LENT: u64 = 4;
+    pub const EVENTFD: u32 = 0;
+    /// With EFD_SEMAPHORE.
+    pub const SEMAPHORE: u32 = 1;
+    pub const PIPE: u32 = 2;
+    /// In the word, which is 0 where there is none: it stands.
+    pub const VALID: u64 = 1 << 63;
+    /// Below this bit: how many calls it has answered, up to three.
+    pub const CALL: u64 = 1 << 61;
+    pub const CALLS: u64 = 3 * CALL;
+    /// Below these bits, its number, so that an old one is never taken for it.
+    pub const NUMBER: u32 = 48;
+    pub const NUMBER_MASK: u64 = 0x1fff << NUMBER;
+    /// The lowest bits: an eventfd's counter; of a pipe the positions up to which it has been read and written.
+    pub const VALUE: u64 = (1 << NUMBER) - 1;
+    pub const WRITTEN: u64 = 0xff_ffff;
+    pub const READ: u32 = 24;
+    /// How many at once.
+    pub const MOST: usize = 4;
+    /// The most bytes that a lent pipe has in it: less than a page, so that it could have as many if it were not lent.
+    pub const DATA: usize = 1024;
+
+    /// The word after one more call that leaves it with `value`.
+    pub const fn after_call(word: u64, value: u64) -> u64 {
+        let calls = if word & CALLS == CALLS { CALLS } else { (word & CALLS) + CALL };
+        word & !(CALLS | VALUE) | calls | value & VALUE
+    }
+}
+
 pub mod loan {
     /// In [`super::Reply::entry`] with RETURN, or NATIVE where nothing is to be asked behind it: there is one.
     pub const LENT: u64 = 2;
@@ -564,6 +617,7 @@ pub struct ChannelLayout {
     pub descriptors: u32,
     pub operations: [Operation; MAXIMUM_OPERATIONS],
     pub streams: Streams,
+    pub objects: Objects,
 }
 
 const _: () = assert!(core::mem::offset_of!(ChannelLayout, line) == 0 && core::mem::size_of::<Line>() == 64);

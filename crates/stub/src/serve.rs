@@ -11,6 +11,7 @@ use crate::loan;
 use crate::local;
 use crate::marshal;
 use crate::native;
+use crate::objects;
 use crate::park;
 use crate::registers::Registers;
 use crate::streams;
@@ -72,6 +73,9 @@ fn serve(thread: &mut ThreadBlock, registers: &mut Registers, kind: u32) -> Outc
         if let Some(result) = streams::try_read(thread, registers.rax, &registers.arguments()) {
             return Outcome::Return(result);
         }
+        if let Some(result) = objects::try_object(thread, registers.rax, &registers.arguments()) {
+            return Outcome::Return(result);
+        }
         if let Some(result) = loan::try_loan(thread, registers.rax, &registers.arguments()) {
             return Outcome::Return(result);
         }
@@ -103,6 +107,9 @@ fn serve(thread: &mut ThreadBlock, registers: &mut Registers, kind: u32) -> Outc
                 thread.has_loan = loan::lent(answer.entry);
                 if answer.entry == layout::streams::LENT {
                     thread.has_streams = 1;
+                }
+                if answer.entry == layout::objects::LENT {
+                    thread.has_objects = 1;
                 }
                 return Outcome::Return(applied.err().unwrap_or(answer.value));
             }

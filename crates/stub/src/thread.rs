@@ -74,6 +74,8 @@ pub struct ThreadBlock {
     pub has_loan: u64,
     /// Not 0: there may be streams that are lent (`streams.rs`); the next one to look at, plus one.
     pub has_streams: u64,
+    /// Not 0: there may be eventfds and pipes that are lent (`objects.rs`).
+    pub has_objects: u64,
 }
 
 #[repr(C)]

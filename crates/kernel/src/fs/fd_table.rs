@@ -68,8 +68,9 @@ impl FdTable {
         if index >= entries.len() {
             entries.resize(index + 1, None);
         }
-        self.gone(index);
-        Ok(entries[index].replace(Entry { file, close_on_exec }).map(|entry| entry.file))
+        let replaced = entries[index].replace(Entry { file, close_on_exec }).map(|entry| entry.file);
+        self.gone(index, replaced.as_deref());
+        Ok(replaced)
     }
 
     /// Takes `fd` out; the caller flushes it.
@@ -77,7 +78,7 @@ impl FdTable {
         let index = usize::try_from(fd).map_err(|_| Errno::EBADF)?;
         let mut entries = self.entries.write();
         let entry = entries.get_mut(index).and_then(Option::take).ok_or(Errno::EBADF)?;
-        self.gone(index);
+        self.gone(index, Some(&entry.file));
         Ok(entry.file)
     }
 
@@ -101,9 +102,9 @@ impl FdTable {
     pub fn take_close_on_exec(&self) -> Vec<Arc<OpenFile>> {
         let mut taken = Vec::new();
         for (index, slot) in self.entries.write().iter_mut().enumerate() {
-            if slot.as_ref().is_some_and(|entry| entry.close_on_exec) {
-                taken.extend(slot.take().map(|entry| entry.file));
-                self.gone(index);
+            if let Some(entry) = slot.take_if(|entry| entry.close_on_exec) {
+                self.gone(index, Some(&entry.file));
+                taken.push(entry.file);
             }
         }
         taken
@@ -112,11 +113,17 @@ impl FdTable {
     /// Takes out and returns all (exit).
     pub fn take_all(&self) -> Vec<Arc<OpenFile>> {
         self.never_direct();
-        std::mem::take(&mut *self.entries.write()).into_iter().flatten().map(|entry| entry.file).collect()
+        let files: Vec<_> = std::mem::take(&mut *self.entries.write()).into_iter().flatten().map(|entry| entry.file).collect();
+        files.iter().for_each(|file| file.operations.end_loan());
+        files
     }
 
-    /// A descriptor is about to be another one or none. With the entries' lock held, so that no process uses what it was.
-    fn gone(&self, index: usize) {
+    /// A descriptor, of `file`, is about to be another one or none. With the entries' lock held, so that no process uses what
+    /// it was.
+    fn gone(&self, index: usize, file: Option<&OpenFile>) {
+        if let Some(file) = file {
+            file.operations.end_loan();
+        }
         if let Direct::Table(table) = &*self.direct.read() {
             table.clear(index as i32);
         }

@@ -7,6 +7,7 @@
 
 use crate::fs::directory_notify::Watching;
 use crate::fs::inode::{DirectoryEntry, Metadata};
+use crate::fs::lending::{Lend, Usage};
 use crate::fs::path::Path;
 use crate::fs::position::{HandedOver, Position};
 use crate::fs::text::Counted;
@@ -207,6 +208,16 @@ pub trait FileOperations: Send + Sync + Any {
     }
     /// Data that [`FileOperations::at_rest`] gave has been read.
     fn was_read(&self, file: &OpenFile) {}
+    /// How threads use it, where its state can be lent to one of them (see [`crate::fs::lending`]).
+    fn usage(&self) -> Option<&Usage> {
+        None
+    }
+    /// Lends what it holds to who reads it by `reader`, which it is the object of, and writes it by `writer`. False: not now.
+    fn lend(&self, reader: &OpenFile, writer: &OpenFile, lend: Lend) -> bool {
+        false
+    }
+    /// Nothing that it has lent so is lent any more: a descriptor does not stand for it any longer, or it is another object now.
+    fn end_loan(&self) {}
     /// Called at each close(2) of a descriptor (not only the last): releases POSIX locks, flushes.
     fn flush(&self, file: &OpenFile) {}
     /// Status flags were changed by fcntl(F_SETFL).

@@ -18,6 +18,7 @@ pub mod host;
 pub mod host_file;
 pub mod inode;
 pub mod lease;
+pub mod lending;
 pub mod listing;
 pub mod lock;
 pub mod mount;

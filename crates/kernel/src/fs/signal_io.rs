@@ -79,6 +79,8 @@ pub fn set_enabled(kernel: &Arc<Kernel>, file: &Arc<OpenFile>, fd: i32, enabled:
         (true, None) => {
             let teller = Teller { kernel: Arc::downgrade(kernel), file: Arc::downgrade(file), fd };
             *registration = Some(queue.add(Arc::new(teller)));
+            // From here on each change is to be told of.
+            file.operations.end_loan();
         }
         (false, Some(key)) => {
             queue.remove(key);

@@ -70,8 +70,8 @@ const LOCAL: [u32; 13] = [
 /// What the stub puts off (stub/src/deferred.rs).
 const DEFERRED: [u32; 1] = [linux::__NR_epoll_ctl];
 
-/// What the stub answers about a file that is lent (stub/src/loan.rs).
-const LENT: [u32; 13] = [
+/// What the stub answers about what is lent (stub/src/loan.rs, streams.rs, objects.rs).
+const LENT: [u32; 16] = [
     linux::__NR_open,
     linux::__NR_openat,
     linux::__NR_mmap,
@@ -79,7 +79,10 @@ const LENT: [u32; 13] = [
     linux::__NR_fcntl,
     linux::__NR_getdents64,
     linux::__NR_read,
+    linux::__NR_write,
+    linux::__NR_recvfrom,
     linux::__NR_pread64,
+    linux::__NR_readlink,
     linux::__NR_fstat,
     linux::__NR_newfstatat,
     linux::__NR_lseek,
@@ -382,6 +385,10 @@ mod tests {
         let rules = calls(Action::Allow, &[("fstat", Action::Log)]);
         let with_rule = policy(Some(Actions::new(&rules).unwrap()));
         assert!(with_rule.needs_lent_calls() && !with_rule.needs_deferred_calls());
+        for call in ["read", "write", "recvfrom", "readlink"] {
+            let rules = calls(Action::Allow, &[(call, Action::Log)]);
+            assert!(policy(Some(Actions::new(&rules).unwrap())).needs_lent_calls());
+        }
     }
 
     #[test]

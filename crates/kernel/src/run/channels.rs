@@ -36,6 +36,8 @@ impl Channels {
         }
         // Else somebody still works on its last call, or its task is not done with it.
         let Some(thread) = Arc::into_inner(thread) else { return };
+        // What is still lent there is taken over first.
+        thread.objects.end();
         let Some(memory) = thread.memory.and_then(Arc::into_inner) else { return };
         let Some(channel) = Arc::into_inner(thread.channel) else { return };
         channel.wipe();

@@ -246,6 +246,7 @@ impl Engine {
             reading: Default::default(),
             listing: Default::default(),
             streams: Default::default(),
+            objects: Default::default(),
             ahead: Default::default(),
             no_links: Default::default(),
             last_name: Default::default(),

@@ -5,7 +5,7 @@
 //! call, from request to reply), `enrol` (new threads and processes present themselves), `pool` (processes that wait for a
 //! program), `reaper` (deaths), `space` (what is known of an address space), `program` (ELF images and stacks), `exec` (giving a
 //! process its program), `loan` (what stubs answer about the file that was used last), `ahead` (and about the names that come
-//! next), `known` (and that it has asked about), `no_links` (and that are no links), `attributes` (and how long that can be believed), `streams` (and sockets that it was told of), `files` (file operations from outside).
+//! next), `known` (and that it has asked about), `no_links` (and that are no links), `attributes` (and how long that can be believed), `streams` (and sockets that it was told of), `objects` (and eventfds and pipes), `files` (file operations from outside).
 //!
 //! Exactly one thread receives on each listener; a call that has to wait leaves it to that, and whoever is about to block
 //! it in host work passes the receiving on first ([`crate::context::Lead`]). Lock order: `Engine::threads` > `GuestThread::state`; both are released before a handler runs.
@@ -22,6 +22,7 @@ mod fuzz_tests;
 mod known;
 mod loan;
 mod no_links;
+mod objects;
 mod park;
 mod patch;
 mod pool;
@@ -123,6 +124,7 @@ pub(crate) struct GuestThread {
     reading: loan::Reading,
     listing: loan::Reading,
     streams: streams::Lent,
+    objects: objects::Lent,
     ahead: Mutex<ahead::Ahead>,
     no_links: Mutex<no_links::NoLinks>,
     last_name: Mutex<known::LastName>,

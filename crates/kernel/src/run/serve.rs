@@ -13,7 +13,7 @@ use skerry_abi::signal::{Signal, SignalInfo, SignalSet, SignalStack};
 use skerry_platform::channel::Channel;
 use skerry_platform::engine::{NativeCall, NativeKind};
 use skerry_platform::layout::{
-    self, action, deferred, operation, request, streams, CloneOrder, Frame, Operation, Reply, Request, CLONE_THREAD,
+    self, action, deferred, objects, operation, request, streams, CloneOrder, Frame, Operation, Reply, Request, CLONE_THREAD,
 };
 use skerry_platform::listener::Notification;
 use skerry_platform::processor::nanoseconds_of_ticks;
@@ -267,6 +267,8 @@ impl Engine {
             let results = context.take_results(|results| thread.channel.put_results(results));
             let entry = if may_defer(thread, context) {
                 deferred::GRANTED
+            } else if self.lend_object(thread, context) {
+                objects::LENT
             } else {
                 match self.lend(thread, context, value, results) {
                     0 if self.lend_streams(thread, context) => streams::LENT,
@@ -305,6 +307,8 @@ impl Engine {
             return task::host_leaves(task, dying);
         }
         task::robust::release(task);
+        // Who gets its channel next may have other descriptors.
+        thread.objects.end();
         let action = if self.park(thread, task, context.call.number) {
             action::PARK
         } else {

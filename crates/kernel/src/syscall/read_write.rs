@@ -418,6 +418,7 @@ pub fn read(context: &mut Context, fd: i32, buffer: UserAddress, count: u64) -> 
     let file = context.file(fd)?;
     let count = read_segments(context, &file, Segments::one(buffer.0, count), At::Position, waiting_of(&file))?;
     context.offer_direct(fd, &file, count);
+    context.note_use(fd, &file, Transfer::Read);
     Ok(count)
 }
 
@@ -425,6 +426,7 @@ pub fn write(context: &mut Context, fd: i32, buffer: UserAddress, count: u64) ->
     let file = context.file(fd)?;
     let count = write_segments(context, &file, Segments::one(buffer.0, count), At::Position, waiting_of(&file))?;
     context.offer_direct(fd, &file, count);
+    context.note_use(fd, &file, Transfer::Write);
     Ok(count)
 }
 

@@ -66,13 +66,13 @@ fn open_end(
     };
     // A pipe without a name is open at both ends already, or was: nobody waits for a partner (/proc/PID/fd/N).
     let has_name = fifo.is_some();
-    if has_name && side == Side::Write && nonblocking && pipe.state.lock().readers == 0 {
+    if has_name && side == Side::Write && nonblocking && pipe.lock().readers == 0 {
         return Err(Errno::ENXIO);
     }
     // Counted, not looked at: a partner that came and went again has been a partner. Counted before we show up, which is
     // what lets a waiting partner go on: it may be gone before we look.
     let (partners, opens) = {
-        let state = pipe.state.lock();
+        let state = pipe.lock();
         match side {
             Side::Read => (state.writers, state.writer_opens),
             Side::Write => (state.readers, state.reader_opens),
@@ -88,7 +88,7 @@ fn open_end(
         return Ok(Arc::new(end));
     }
     context.block_on(&pipe.open_queue, None, || {
-        let state = pipe.state.lock();
+        let state = pipe.lock();
         let now = if side == Side::Read { state.writer_opens } else { state.reader_opens };
         if now == opens {
             Err(Errno::EAGAIN)

@@ -6,6 +6,8 @@
 //! Wake-ups: readers are woken when the pipe stops being empty, writers when it stops being full; once anybody has polled
 //! the pipe, at every change, since edge-triggered epoll(7) users count on hearing of each write.
 //!
+//! What is in a pipe can be lent to the one thread that uses it ([`crate::fs::lending`]): whoever locks the state ends that.
+//!
 //! Lock order: `Pipe::state` of two pipes by address (transfer); wait queues are woken with it released.
 
 pub mod fifo;
@@ -16,11 +18,14 @@ pub use fifo::{open_fifo, FifoState};
 
 use crate::fs::file::{Events, FileOperations, OpenFile, StatusFlags};
 use crate::fs::inode::{Device, FileType, Metadata};
+use crate::fs::lending::{Lend, Lender, LentState, Usage};
 use crate::sync::WaitQueue;
 use crate::{Context, Errno, Result};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use skerry_abi::raw::ioctl::FIONREAD;
 use skerry_abi::structs::TimeSpec;
+use skerry_platform::channel::LentObject;
+use skerry_platform::layout::objects;
 use slots::{Layout, Slots, PAGE_SIZE};
 use std::any::Any;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -68,6 +73,7 @@ pub struct Pipe {
     open_queue: WaitQueue,
     /// Somebody has asked for readiness.
     polled: AtomicBool,
+    usage: Usage,
     account: Arc<PipeAccount>,
     inode: u64,
     owner: (u32, u32),
@@ -83,6 +89,8 @@ struct State {
     /// How often a reader or writer has come (FIFOs).
     reader_opens: u64,
     writer_opens: u64,
+    /// What is in `slots`, and will be, is with the one thread that uses the pipe.
+    lent: Option<Box<dyn Lender>>,
 }
 
 impl Pipe {
@@ -103,12 +111,14 @@ impl Pipe {
                 writers: 0,
                 reader_opens: 0,
                 writer_opens: 0,
+                lent: None,
             }),
             read_queue: WaitQueue::new(),
             write_queue: WaitQueue::new(),
             both_queue: WaitQueue::new(),
             open_queue: WaitQueue::new(),
             polled: AtomicBool::new(false),
+            usage: Usage::default(),
             account,
             inode,
             owner,
@@ -119,6 +129,36 @@ impl Pipe {
     /// The two ends: for reading, for writing.
     pub fn ends(self: Arc<Pipe>) -> (PipeEnd, PipeEnd) {
         (PipeEnd::new(self.clone(), Side::Read, None), PipeEnd::new(self, Side::Write, None))
+    }
+
+    /// The state, with nothing lent any more.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        let mut state = self.state.lock();
+        if let Some(lender) = state.lent.take() {
+            let returned = lender.take_back();
+            let calls = returned.as_ref().map_or(0, |returned| returned.calls);
+            self.usage.note_loan(calls);
+            // Nobody waits for either end: who does has ended the loan by looking.
+            if let Some(LentState::Bytes(bytes)) = returned.map(|returned| returned.state).filter(|_| calls > 0) {
+                state.slots.replace(&bytes);
+            }
+        }
+        state
+    }
+
+    /// Lends what is in it, if nobody waits for it or watches it, and plain reads and writes are all that it is about.
+    fn lend(&self, lend: Lend) -> bool {
+        let mut state = self.lock();
+        let length = state.slots.len();
+        let is_quiet = [&self.read_queue, &self.write_queue, &self.both_queue].into_iter().all(WaitQueue::is_empty);
+        // Half of the room is to be free: a loan that is full at once is of no use.
+        if !is_quiet || length > objects::DATA / 2 || state.slots.limit() < MINIMUM_SLOTS || state.slots.has_packets() {
+            return false;
+        }
+        let mut bytes = [0; objects::DATA / 2];
+        state.slots.peek(&mut bytes[..length]);
+        state.lent = Some(lend(LentObject::Pipe { bytes: &bytes[..length] }));
+        true
     }
 
     fn wake_readers(&self) {
@@ -135,7 +175,7 @@ impl Pipe {
         if buffer.is_empty() {
             return Ok(0);
         }
-        let mut state = self.state.lock();
+        let mut state = self.lock();
         if state.slots.is_empty() {
             return if state.writers == 0 { Ok(0) } else { Err(Errno::EAGAIN) };
         }
@@ -150,7 +190,7 @@ impl Pipe {
     }
 
     fn write(&self, bytes: &[u8], layout: Layout) -> Result<usize> {
-        let mut state = self.state.lock();
+        let mut state = self.lock();
         if bytes.is_empty() {
             return Ok(0);
         }
@@ -195,7 +235,7 @@ impl Pipe {
             return Err(Errno::EINVAL);
         }
         let slots = size.max(PAGE_SIZE).next_power_of_two() / PAGE_SIZE;
-        let mut state = self.state.lock();
+        let mut state = self.lock();
         if slots > state.slots.limit() && slots > PIPE_MAX_SIZE / PAGE_SIZE {
             return Err(Errno::EPERM);
         }
@@ -256,7 +296,7 @@ pub struct PipeEnd {
 impl PipeEnd {
     fn new(pipe: Arc<Pipe>, side: Side, fifo: Option<Arc<FifoState>>) -> PipeEnd {
         {
-            let mut state = pipe.state.lock();
+            let mut state = pipe.lock();
             if side.reads() {
                 state.readers += 1;
                 state.reader_opens += 1;
@@ -278,7 +318,7 @@ impl PipeEnd {
 impl Drop for PipeEnd {
     fn drop(&mut self) {
         {
-            let mut state = self.pipe.state.lock();
+            let mut state = self.pipe.lock();
             state.readers -= usize::from(self.side.reads());
             state.writers -= usize::from(self.side.writes());
         }
@@ -296,7 +336,7 @@ impl FileOperations for PipeEnd {
     }
 
     fn put_back(&self, bytes: &[u8]) {
-        self.pipe.state.lock().slots.put_back(bytes);
+        self.pipe.lock().slots.put_back(bytes);
         self.pipe.wake_readers();
     }
 
@@ -314,7 +354,7 @@ impl FileOperations for PipeEnd {
 
     fn poll(&self) -> Events {
         self.pipe.polled.store(true, Ordering::Relaxed);
-        let state = self.pipe.state.lock();
+        let state = self.pipe.lock();
         let mut events = Events::empty();
         if self.side.reads() {
             if !state.slots.is_empty() {
@@ -343,6 +383,29 @@ impl FileOperations for PipeEnd {
         })
     }
 
+    fn usage(&self) -> Option<&Usage> {
+        Some(&self.pipe.usage)
+    }
+
+    fn lend(&self, reader: &OpenFile, writer: &OpenFile, lend: Lend) -> bool {
+        let is_own = |end: &PipeEnd| Arc::ptr_eq(&end.pipe, &self.pipe) && end.side == Side::Write;
+        // What has a name can be watched by it.
+        self.side == Side::Read
+            && writer.downcast::<PipeEnd>().is_some_and(is_own)
+            && reader.path.is_none()
+            && writer.path.is_none()
+            && !writer.flags().contains(StatusFlags::DIRECT)
+            && self.pipe.lend(lend)
+    }
+
+    fn end_loan(&self) {
+        drop(self.pipe.lock());
+    }
+
+    fn flags_changed(&self, _flags: StatusFlags) {
+        self.end_loan();
+    }
+
     fn metadata(&self) -> Result<Metadata> {
         match self.fifo.as_ref().and_then(|fifo| fifo.inode()) {
             Some(inode) => inode.metadata(),
@@ -353,7 +416,7 @@ impl FileOperations for PipeEnd {
     fn ioctl(&self, context: &mut Context, _file: &OpenFile, request: u32, argument: u64) -> Result<u64> {
         match request {
             FIONREAD => {
-                let length = self.pipe.state.lock().slots.len() as i32;
+                let length = self.pipe.lock().slots.len() as i32;
                 context.write(argument, &length)?;
                 Ok(0)
             }
@@ -373,7 +436,7 @@ impl FileOperations for PipeEnd {
 /// fcntl(F_GETPIPE_SZ): bytes. EBADF where `file` is no pipe.
 pub fn capacity(file: &OpenFile) -> Result<usize> {
     let end = file.downcast::<PipeEnd>().ok_or(Errno::EBADF)?;
-    let limit = end.pipe.state.lock().slots.limit();
+    let limit = end.pipe.lock().slots.limit();
     Ok(limit * PAGE_SIZE)
 }
 

@@ -158,6 +158,29 @@ impl Slots {
         filled
     }
 
+    /// Fills `bytes`, which are not more than there are, from the front; they stay.
+    pub fn peek(&self, bytes: &mut [u8]) {
+        let mut rest = bytes;
+        for slot in &self.queue {
+            let (now, later) = rest.split_at_mut(slot.len().min(rest.len()));
+            now.copy_from_slice(&slot.bytes()[..now.len()]);
+            rest = later;
+        }
+    }
+
+    /// These bytes, at most a page, are what there is now.
+    pub fn replace(&mut self, bytes: &[u8]) {
+        while !self.is_empty() {
+            self.pop();
+        }
+        self.write(bytes, Layout::Stream);
+    }
+
+    /// Whether some of it was written under O_DIRECT.
+    pub fn has_packets(&self) -> bool {
+        self.queue.iter().any(|slot| slot.packet)
+    }
+
     /// What was read is there again, whether there is room or not.
     pub fn put_back(&mut self, bytes: &[u8]) {
         for piece in bytes.rchunks(PAGE_SIZE) {

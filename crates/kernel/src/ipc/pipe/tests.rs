@@ -1,8 +1,12 @@
 use super::*;
+use crate::fs::lending::tests::Says;
 use crate::sync::Waiter;
+use std::sync::atomic::AtomicU32;
 use std::time::{Duration, Instant};
 
-fn pipe() -> (Arc<OpenFile>, Arc<OpenFile>) {
+type Ends = (Arc<OpenFile>, Arc<OpenFile>);
+
+fn pipe() -> Ends {
     let account = Arc::new(PipeAccount::default());
     assert!(account.take(DEFAULT_SLOTS));
     let (reader, writer) = Arc::new(Pipe::with(account, DEFAULT_SLOTS, 1, (0, 0))).ends();
@@ -93,4 +97,72 @@ fn packet_mode_keeps_borders() {
     assert_eq!(read(&reader, 99).unwrap(), b"one");
     assert_eq!(read(&reader, 2).unwrap(), b"tw");
     assert_eq!(read(&reader, 2), Err(Errno::EAGAIN));
+}
+
+/// Lends it to a stub that gives it back so; what was lent, and how often it came back.
+fn lend(ends: &Ends, calls: u32, bytes: &[u8]) -> Option<(Vec<u8>, Arc<AtomicU32>)> {
+    let (says, ended) = Says::new(calls, Some(LentState::Bytes(bytes.to_vec())));
+    let (mut says, mut lent) = (Some(says), Vec::new());
+    let is_lent = ends.0.operations.lend(&ends.0, &ends.1, &mut |object| {
+        let LentObject::Pipe { bytes } = object else { unreachable!() };
+        lent = bytes.to_vec();
+        says.take().unwrap()
+    });
+    is_lent.then_some((lent, ended))
+}
+
+#[test]
+fn what_is_lent_comes_back_when_anybody_looks() {
+    let ends = pipe();
+    write(&ends.1, b"some").unwrap();
+    let looks: [fn(&Ends); 7] = [
+        |ends| assert_eq!(read(&ends.0, 99).unwrap(), b"others"),
+        |ends| assert_eq!(write(&ends.1, b"x"), Ok(1)),
+        |ends| assert!(ends.0.operations.poll().contains(Events::IN)),
+        |ends| assert!(ends.1.operations.poll().contains(Events::OUT)),
+        |ends| assert_eq!(set_capacity(&ends.0, 8192), Ok(8192)),
+        |ends| ends.1.operations.end_loan(),
+        |ends| ends.0.set_flags(StatusFlags::NONBLOCK),
+    ];
+    for look in looks {
+        let (_, ended) = lend(&ends, 3, b"others").unwrap();
+        assert_eq!(ended.load(Ordering::Relaxed), 0);
+        look(&ends);
+        assert_eq!(ended.load(Ordering::Relaxed), 1);
+    }
+    assert_eq!(lend(&ends, 3, b"").unwrap().0, b"others");
+    assert_eq!(read(&ends.0, 99), Err(Errno::EAGAIN));
+    // It says that it has done nothing, and comes with other bytes.
+    write(&ends.1, b"abc").unwrap();
+    lend(&ends, 0, b"xyz").unwrap();
+    assert_eq!(read(&ends.0, 99).unwrap(), b"abc");
+    lend(&ends, 3, &[7; objects::DATA]).unwrap();
+    drop(ends.1);
+    assert_eq!(read(&ends.0, 9999).unwrap(), [7; objects::DATA]);
+    assert_eq!(read(&ends.0, 1).unwrap(), b"");
+}
+
+#[test]
+fn nothing_is_lent_that_others_wait_for_or_that_is_odd() {
+    let ends = pipe();
+    for end in [&ends.0, &ends.1] {
+        let _registration = end.operations.wait_queue().unwrap().register(Waiter::new());
+        assert!(lend(&ends, 0, b"").is_none());
+    }
+    write(&ends.1, &[0; objects::DATA / 2 + 1]).unwrap();
+    assert!(lend(&ends, 0, b"").is_none());
+    read(&ends.0, 1).unwrap();
+    assert!(lend(&ends, 0, b"").is_some());
+    let swapped = (ends.1.clone(), ends.0.clone());
+    assert!(lend(&swapped, 0, b"").is_none());
+    assert!(lend(&(ends.0.clone(), pipe().1), 0, b"").is_none());
+    ends.1.set_flags(StatusFlags::WRONLY | StatusFlags::DIRECT);
+    assert!(lend(&ends, 0, b"").is_none());
+    write(&ends.1, b"packet").unwrap();
+    ends.1.set_flags(StatusFlags::WRONLY);
+    assert!(lend(&ends, 0, b"").is_none());
+    read(&ends.0, 9999).unwrap();
+    assert!(lend(&ends, 0, b"").is_some());
+    set_capacity(&ends.1, 4096).unwrap();
+    assert!(lend(&ends, 0, b"").is_none());
 }

@@ -56,10 +56,10 @@ pub fn between(from: &OpenFile, to: &OpenFile, length: usize, transfer: Transfer
 /// Locks both in the order of their addresses; returns the first's guard first.
 fn lock_both<'a>(first: &'a Pipe, second: &'a Pipe) -> (MutexGuard<'a, State>, MutexGuard<'a, State>) {
     if std::ptr::from_ref(first) < std::ptr::from_ref(second) {
-        let guard = first.state.lock();
-        (guard, second.state.lock())
+        let guard = first.lock();
+        (guard, second.lock())
     } else {
-        let guard = second.state.lock();
-        (first.state.lock(), guard)
+        let guard = second.lock();
+        (first.lock(), guard)
     }
 }

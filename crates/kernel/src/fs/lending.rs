@@ -1,0 +1,146 @@
+//! Objects whose state is lent to the one thread that uses them: eventfds and pipes (ADR 45).
+//!
+//! As long as nobody else uses, watches or waits for such an object, the stub of that thread reads and writes it without asking.
+//! Whoever takes the object's lock ends the loan first, and takes over what the stub has done: nobody can tell it from calls.
+//! Who is to be woken by a change registers first, and looks then: the look ends the loan, and while somebody is registered there
+//! is none.
+//!
+//! Only a thread that reads and writes gets one, so that whatever it says of the state it could have brought about by calls.
+
+use crate::fs::file::Transfer;
+use parking_lot::Mutex;
+use skerry_platform::channel::LentObject;
+
+/// Where the state of an object is that is lent, and how it comes back.
+pub trait Lender: Send + Sync {
+    /// Ends the loan. `None`: the thread has made it unrecognizable, and nothing of what it did counts.
+    fn take_back(&self) -> Option<Returned>;
+}
+
+/// Lends this in somebody's channel.
+pub type Lend<'a> = &'a mut dyn FnMut(LentObject) -> Box<dyn Lender>;
+
+/// What comes back.
+pub struct Returned {
+    /// How many calls the stub has answered, up to three.
+    pub calls: u32,
+    pub state: LentState,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub enum LentState {
+    /// Of an eventfd; less than its maximum.
+    Counter(u64),
+    /// What is in a pipe.
+    Bytes(Vec<u8>),
+}
+
+/// Who has used an object lately, and whether loans of it were of use.
+#[derive(Default)]
+pub struct Usage(Mutex<Uses>);
+
+struct Uses {
+    thread: i32,
+    /// Its calls since somebody else's.
+    in_a_row: u32,
+    /// Its descriptors, once it has read and written.
+    reader: Option<i32>,
+    writer: Option<i32>,
+    /// So many calls in a row are asked for.
+    wanted: u32,
+}
+
+impl Default for Uses {
+    fn default() -> Uses {
+        Uses { thread: 0, in_a_row: 0, reader: None, writer: None, wanted: Usage::FEWEST }
+    }
+}
+
+impl Usage {
+    const FEWEST: u32 = 4;
+    const MOST: u32 = 256;
+    /// A loan that answers less is not worth its making.
+    const WORTH: u32 = 3;
+
+    /// `thread` has read or written by `fd`. Where the object is to be lent to it: its descriptors to read and to write.
+    pub fn note(&self, thread: i32, fd: i32, direction: Transfer) -> Option<(i32, i32)> {
+        let mut uses = self.0.lock();
+        if uses.thread != thread {
+            *uses = Uses { thread, in_a_row: 0, reader: None, writer: None, wanted: uses.wanted };
+        }
+        uses.in_a_row = uses.in_a_row.saturating_add(1);
+        match direction {
+            Transfer::Read => uses.reader = Some(fd),
+            Transfer::Write => uses.writer = Some(fd),
+        }
+        uses.reader.zip(uses.writer).filter(|_| uses.in_a_row >= uses.wanted)
+    }
+
+    /// A loan has ended, or could not be made.
+    pub fn note_loan(&self, calls: u32) {
+        let mut uses = self.0.lock();
+        if calls >= Usage::WORTH {
+            uses.wanted = Usage::FEWEST;
+        } else {
+            uses.wanted = (uses.wanted * 2).min(Usage::MOST);
+            uses.in_a_row = 0;
+        }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::sync::Arc;
+
+    /// A stub that says what it likes.
+    pub struct Says {
+        pub calls: u32,
+        pub state: Mutex<Option<LentState>>,
+        pub ended: Arc<AtomicU32>,
+    }
+
+    impl Says {
+        pub fn new(calls: u32, state: Option<LentState>) -> (Box<Says>, Arc<AtomicU32>) {
+            let ended = Arc::new(AtomicU32::new(0));
+            (Box::new(Says { calls, state: Mutex::new(state), ended: ended.clone() }), ended)
+        }
+    }
+
+    impl Lender for Says {
+        fn take_back(&self) -> Option<Returned> {
+            self.ended.fetch_add(1, Ordering::Relaxed);
+            self.state.lock().take().map(|state| Returned { calls: self.calls, state })
+        }
+    }
+
+    #[test]
+    fn who_reads_and_writes_alone_gets_a_loan() {
+        let usage = Usage::default();
+        for _ in 0..10 {
+            assert_eq!(usage.note(7, 3, Transfer::Write), None);
+        }
+        assert_eq!(usage.note(7, 4, Transfer::Read), Some((4, 3)));
+        // Somebody else comes between.
+        assert_eq!(usage.note(8, 4, Transfer::Read), None);
+        assert_eq!(usage.note(7, 3, Transfer::Write), None);
+        assert_eq!(usage.note(7, 4, Transfer::Read), None);
+        assert_eq!(usage.note(7, 3, Transfer::Write), None);
+        assert_eq!(usage.note(7, 4, Transfer::Read), Some((4, 3)));
+    }
+
+    #[test]
+    fn loans_that_are_not_used_become_rare() {
+        let usage = Usage::default();
+        let calls_until_a_loan = || (1..).find(|call| usage.note(7, 3, [Transfer::Write, Transfer::Read][call % 2]).is_some());
+        assert_eq!(calls_until_a_loan(), Some(4));
+        for _ in 0..20 {
+            usage.note_loan(1);
+        }
+        assert_eq!(calls_until_a_loan(), Some(Usage::MOST as usize));
+        usage.note_loan(3);
+        usage.note(8, 3, Transfer::Read);
+        assert_eq!(calls_until_a_loan(), Some(4));
+    }
+}
