@@ -16,6 +16,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -26,8 +27,10 @@
 /* As the stub's layout says. */
 #define STUB_TEXT 0x700000001000ul
 #define STUB_END 0x700000020000ul
-#define CHANNEL 0x700000101000ul
-#define CHANNEL_SIZE 0x4000ul
+#define CHANNEL 0x700000100000ul
+#define CHANNEL_SIZE 0x6000ul
+/* Of eventfds and pipes that are lent. */
+#define OBJECTS 0x4ec0ul
 #define MAGIC 0x5a656b5f524f434bul
 
 static uint64_t state;
@@ -103,12 +106,26 @@ static void *scribble(void *argument)
     return NULL;
 }
 
+/* So that it is lent; the words of that are made up, too, now and then. */
+static void use_alone(int ends[2])
+{
+    char buffer[8] = {1};
+    for (int i = 0; i < 20; i++) {
+        (void)!write(ends[1], buffer, 8);
+        if (next() % 4 == 0) {
+            uint64_t *at = (uint64_t *)(CHANNEL + OBJECTS + next() % 96 / 8 * 8);
+            *at = next() % 2 ? *at ^ 1ul << next() % 63 : next() | 1ul << 63;
+        }
+        (void)!read(ends[0], buffer, 8);
+    }
+}
+
 static void call_something(void)
 {
     static char buffer[8192];
     struct stat status;
     int fd;
-    switch (next() % 10) {
+    switch (next() % 12) {
     case 0: fd = open("/etc/passwd", O_RDONLY); (void)!read(fd, buffer, sizeof buffer); close(fd); break;
     case 1: stat("/usr/bin", &status); break;
     case 2: (void)!getcwd(buffer, sizeof buffer); break;
@@ -118,6 +135,8 @@ static void call_something(void)
     case 6: if (fork() == 0) _exit(0); wait(NULL); break;
     case 7: fd = open("scratch", O_CREAT | O_RDWR | O_TRUNC, 0600); (void)!write(fd, buffer, next() % sizeof buffer); close(fd); break;
     case 8: kill(getpid(), 0); break;
+    case 9: { int ends[2]; if (!pipe2(ends, O_NONBLOCK)) { use_alone(ends); close(ends[0]); close(ends[1]); } break; }
+    case 10: fd = eventfd(0, EFD_NONBLOCK); use_alone((int[]){fd, fd}); close(fd); break;
     default: syscall(next() % 460 == SYS_kill ? SYS_getpid : SYS_getppid, word(), word(), word());
     }
 }
@@ -157,12 +176,27 @@ static int goes_on(void)
     return waitpid(child, &status, 0) == child && status == 0;
 }
 
+/* The channel is where it is said to be above: a reply lies in it, and a pipe that is lent. */
+static int lies_there(void)
+{
+    int ends[2], is_lent = 0;
+    char byte = 1;
+    if (pipe(ends)) return 0;
+    for (int i = 0; i < 20; i++)
+        if (write(ends[1], &byte, 1) != 1 || read(ends[0], &byte, 1) != 1) return 0;
+    for (int i = 0; i < 4; i++) is_lent |= ((uint64_t *)(CHANNEL + OBJECTS))[3 * i] >> 63;
+    close(ends[0]);
+    close(ends[1]);
+    return *(uint64_t *)CHANNEL >> 32 == 2 && is_lent;
+}
+
 int main(int count, char **arguments)
 {
     if (count != 3) return 2;
     state = strtoull(arguments[2], NULL, 0) * 2 + 1;
     find_gadget();
     if (!gadget) return 3;
+    if (!lies_there()) return 6;
     struct timespec end, now;
     clock_gettime(CLOCK_MONOTONIC, &end);
     end.tv_sec += atoi(arguments[1]);
