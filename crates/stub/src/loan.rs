@@ -11,8 +11,8 @@
 use crate::copies;
 use crate::host::{self, number, HIGHEST, MOST};
 use crate::layout::loan::{
-    known, name_size, ASKED, CLOSED, DIRECT, DIRECTORY, ENTRY, INDEX, INDEX_MASK, KNOWN, LENT, LONGEST_NAME, MAY_BE_COPIED, NAME,
-    NO_LINK, ON_SHELF, OPENED, POSITION, READ, REPEATED, SHOWS_READING, STATUS, VALID, WRITTEN,
+    known, name_size, ASKED, CLOSED, DIRECT, DIRECTORY, ENTRY, INDEX, INDEX_MASK, KNOWN, LENT, LONGEST_NAME, MAY_BE_COPIED,
+    NAME, NO_LINK, ON_SHELF, OPENED, POSITION, READ, REPEATED, SHOWS_READING, STATUS, VALID, WRITTEN,
 };
 use crate::layout::marshal::AREA;
 use crate::layout::shelf::{self, Ahead, Opened};
