@@ -3,7 +3,7 @@
 Threads: every method may be called from any thread. Replies and events arrive on the client's reader thread; the `events`
 callback runs on a thread of its own, so that it may use the sandbox.
 
-Lock order: `_starting`, then `_state`.
+Lock order: `_updating`, `_starting`, then `_state`.
 """
 
 from __future__ import annotations
@@ -154,6 +154,7 @@ class Sandbox:
         self._on_event_now: Callable[[Mapping[str, Any]], None] | None = None  # the command line's own, in the reader thread
         self._handed_over = False  # the command line's: another program goes on after the boot
         self._starting = threading.Lock()
+        self._updating = threading.Lock()
         self._state = threading.Lock()
         self._guest: Guest | None = None
         self._engine: Engine | None = None
@@ -309,7 +310,8 @@ class Sandbox:
     def update(self, *, memory: int | str | None = None, cpus: float | str | None = None) -> SandboxInfo:
         """Changes limits while it runs: those that it was started with, as far as its engine can (else `Unenforceable`).
 
-        What programs use beyond less memory is taken back where it can be, else they are ended.
+        What programs use beyond less memory is taken back where it can be, else they are ended. After an error the limits are
+        as they were before, and it can be asked for again.
         """
         wanted: dict[str, Any] = {
             "memory": None if memory is None else _values.size(memory, "memory"),
@@ -322,10 +324,12 @@ class Sandbox:
         for name, value in wanted.items():
             if value is not None and getattr(self._options, name) is None:
                 raise errors.Unenforceable(name, self._engine.name, "it was started without that limit, so nothing holds one")
-        found: SandboxInfo = self._call("update", self._engine.update(**wanted), on_reply=messages.read_booted)
-        for name, value in wanted.items():
-            if value is not None:
-                setattr(self._options, name, value)
+        with self._updating:
+            for request in self._engine.update(**wanted):
+                found: SandboxInfo = self._call("update", request, on_reply=messages.read_booted)
+            for name, value in wanted.items():
+                if value is not None:
+                    setattr(self._options, name, value)
         return found
 
     # --- inside ---

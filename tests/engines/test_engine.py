@@ -528,6 +528,54 @@ def is_engine(pid: int) -> bool:
         return False
 
 
+#: Root inside, against whatever it can see and guess: one by one, by thread, by descriptor and all at once.
+KILLS_ALL = """
+import ctypes, os, signal
+mine, libc, seen = os.getpid(), ctypes.CDLL(None), 0
+def tries(what, *arguments):
+    try:
+        what(*arguments)
+    except OSError:
+        pass
+def by_descriptor(pid, number):
+    descriptor = os.pidfd_open(pid)
+    signal.pidfd_send_signal(descriptor, number)
+    os.close(descriptor)
+numbers = {int(name) for name in os.listdir("/proc") if name.isdigit()}
+for pid in sorted(numbers | set(range(-1, 300))):
+    if pid in (mine, 0, -1):
+        continue
+    seen += pid in numbers
+    for number in (signal.SIGSTOP, signal.SIGKILL):
+        tries(os.kill, pid, number)
+        tries(by_descriptor, pid, number)
+        libc.tgkill(pid, pid, number)
+        if pid > 1:
+            tries(os.killpg, pid, number)
+print("seen", seen, flush=True)
+tries(os.kill, -1, signal.SIGSTOP)
+tries(os.kill, -1, signal.SIGKILL)
+os._exit(3)
+"""
+
+
+def test_a_program_that_kills_all_that_it_sees_reaches_programs_only(traits, make) -> None:
+    """Not who tells of their ends: the agent, a guest's first process, the guest kernel."""
+    traits.need("numbers of its own")  # elsewhere it would see the host's
+    watched = Watched()
+    quiet = {"stdin": skerry.DEVNULL, "stdout": skerry.DEVNULL, "stderr": skerry.DEVNULL}
+    with make(cwd="/") as sandbox:
+        for _ in range(2):
+            other = sandbox.spawn(["sleep", watched.marker], **quiet)
+            watched.see(sandbox._guest.pid)
+            done = sandbox.run(["/usr/bin/python3", "-S", "-c", KILLS_ALL], timeout=60, text=True)
+            assert done.returncode == 3 and re.fullmatch("seen [1-9].*\n", done.stdout), done
+            assert other.wait(20) == 137
+            assert sandbox.processes() == []
+        assert sandbox.run(shell("echo on; exit 7"), text=True).returncode == 7
+    assert harness.eventually(lambda: not watched.left()), watched.left()
+
+
 def test_many_at_once(make) -> None:
     failures: list[object] = []
 

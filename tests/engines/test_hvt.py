@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from test_unikernel import FAULTS
 
 import harness
 import skerry
@@ -70,16 +71,9 @@ def test_it_starts_as_the_abi_says(tend) -> None:
 @pytest.mark.parametrize(
     ("task", "number"),
     [
-        ("null 0", signal.SIGSEGV),
-        ("null 61440", signal.SIGSEGV),
+        *FAULTS,
         ("null 8388608", signal.SIGSEGV),  # behind its memory
         ("null 4294963200", signal.SIGSEGV),
-        ("undefined", signal.SIGILL),
-        ("divide", signal.SIGFPE),
-        ("write-text", signal.SIGSEGV),
-        ("run-data", signal.SIGSEGV),
-        ("run-stack", signal.SIGSEGV),
-        ("thread-pointer", signal.SIGSEGV),
         ("int80", signal.SIGSEGV),
         # Of a machine only: it stops, it has no handlers, it has no page tables.
         ("halt", signal.SIGSEGV),

@@ -203,6 +203,31 @@ def test_a_guest_that_says_nothing_of_an_update_ends(machine) -> None:
                 one.guest.client.call("update", wrong, timeout=30)
 
 
+def test_a_limit_of_cpus_is_the_hosts_when_the_guest_has_done_its_part(machine) -> None:
+    script = """
+boot()
+for outcome in ({"error": {"kind": "unenforceable", "message": "no room"}}, {"ok": BOOTED}):
+    _, _, data = frame(); say({"id": json.loads(data[4:])["id"], **outcome})
+time.sleep(60)
+"""
+
+    def quotas() -> set[str]:
+        groups = Path("/sys/fs/cgroup").glob("**/skerry-*")
+        files = [group / name for group in groups for name in ("cpu.max", "cpu.cfs_quota_us")]
+        return {file.read_text().split()[0] for file in files if file.exists()}
+
+    with machine(script) as one:
+        one.message["limits"]["cpus"] = 0.41
+        if not one.boot()["limits"].get("cpus", "").startswith("cgroup"):
+            pytest.skip("no cgroup holds time here")
+        assert "41000" in quotas()
+        with pytest.raises(skerry.SkerryError, match="no room"):
+            one.guest.client.call("update", messages.update(memory=1 << 20, cpus=0.43), timeout=30)
+        assert "41000" in quotas() and "43000" not in quotas()
+        one.guest.client.call("update", messages.update(memory=1 << 20, cpus=0.43), timeout=30)
+        assert "43000" in quotas() and "41000" not in quotas()
+
+
 def test_bytes_beyond_the_window_end_it(machine) -> None:
     script = """
 boot()

@@ -15,6 +15,7 @@ from test_engine import Watched
 
 import harness
 import skerry
+from skerry import vmm
 from skerry.vmm import accel, image
 
 
@@ -331,3 +332,46 @@ def test_memory_and_cpus_are_plugged_in_while_it_runs() -> None:
             if option in changed:
                 with pytest.raises(skerry.Unenforceable, match="the host has none"):
                     sandbox.update(**{option: more})
+
+
+def test_a_change_that_fails_half_way_is_counted_as_far_as_it_went(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And leaves the limits as they were; the same change is done when it is asked for again."""
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("there is one CPU only")
+    try:
+        sandbox = make(memory="128m", cpus=1).start()
+    except skerry.LayerUnavailable as error:
+        pytest.skip(str(error))
+
+    def memory() -> int:
+        told = sandbox.run(["sh", "-c", "nproc; grep MemTotal /proc/meminfo"], text=True).stdout.split()
+        assert told[0] == "1"
+        return int(told[2]) >> 10
+
+    with sandbox:
+        if not sandbox.info().limits["cpus"].startswith("cgroup"):
+            pytest.skip(sandbox.info().limits["cpus"])
+        driver, before = sandbox._engine._monitor, memory()
+        real_memory, real_cpu = driver.plug_memory, driver.plug_cpu
+        wrong = vmm.Request("device_add", "", {"driver": "none-such"})
+        # A module of which the monitor takes one half.
+        monkeypatch.setattr(driver, "plug_memory", lambda number, size: [real_memory(number, size)[0], wrong])
+        with pytest.raises(skerry.SkerryError, match=r"the machine cannot be changed: .*none-such"):
+            sandbox.update(memory="400m", cpus=2)
+        assert memory() == before
+        monkeypatch.setattr(driver, "plug_memory", real_memory)
+        # Memory, and no CPU.
+        monkeypatch.setattr(driver, "plug_cpu", lambda number, machine: [wrong])
+        with pytest.raises(skerry.SkerryError, match=r"the machine cannot be changed: .*none-such"):
+            sandbox.update(memory="400m", cpus=2)
+        assert harness.eventually(lambda: memory() >= before + 240)
+        grown = memory()
+        words = ["/usr/bin/python3", "-c", "b'x' * (300 << 20)"]
+        assert sandbox.run(words, timeout=100).returncode == 137, "the limit stays"
+        assert sandbox._options.memory == 128 << 20 and sandbox._options.cpus == 1
+        monkeypatch.setattr(driver, "plug_cpu", real_cpu)
+        # What is there is not plugged in again.
+        assert sandbox.update(memory="400m", cpus=2).machine["cpus"] == "0-1"
+        told = sandbox.run(["sh", "-c", "nproc; grep MemTotal /proc/meminfo"], text=True).stdout.split()
+        assert told[0] == "2" and abs((int(told[2]) >> 10) - grown) < 64, (told, grown)
+        assert sandbox.run(words, timeout=100).returncode == 0

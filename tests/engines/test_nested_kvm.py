@@ -10,9 +10,11 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,6 +31,38 @@ MODULES = ("virtio_pci", "9pnet_virtio", "9p", "kvm_amd", "overlay", "tun")
 #: Of the outer machine; what the inner one gets is a part of it.
 MEMORY = "3G"
 PATIENCE = 900
+#: Seconds without any time of processors in which even an idle kernel would use some.
+STILL = 90
+
+
+def to_its_end(words: list[str], output: Path) -> str:
+    """What the outer machine says. Now and then QEMU's processor does not wake from a halt while it runs the inner one: then it
+    uses no time at all, and is started once more.
+    """
+    for _ in range(2):
+        with open(output, "wb") as file:
+            process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT)
+        deadline, seen = time.monotonic() + PATIENCE, [0.0] * STILL
+        try:
+            while process.poll() is None and time.monotonic() < deadline and (seen[-1] > seen[0] + 0.2 or not all(seen)):
+                time.sleep(1)
+                seen = [*seen[1:], time_used(process.pid)]
+        finally:
+            process.kill()
+            still_there = process.wait() == -signal.SIGKILL
+        if not still_there or time.monotonic() >= deadline:
+            break
+        print(f"the outer machine used no time for {STILL} s")
+    return output.read_text("utf-8", "replace").replace("\r", "")
+
+
+def time_used(pid: int) -> float:
+    """Seconds of processors."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 @pytest.fixture(scope="module")
@@ -67,9 +101,8 @@ def parts(native_only: bool, built_images: Path) -> Iterator[dict[str, tuple[int
             "-virtfs", "local,path=/,mount_tag=host,security_model=none,readonly=on,multidevs=remap",
             "-append", f"console=ttyS0 quiet loglevel=1 reboot=t panic=-1 script={work}/script",
         ]  # fmt: skip
-        done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, timeout=PATIENCE)
-    said = done.stdout.decode("utf-8", "replace").replace("\r", "")
-    print(said, done.stderr.decode("utf-8", "replace"), sep="\n")
+        said = to_its_end(words, Path(work, "said"))
+    print(said)
     yield {match[1]: (int(match[3]), match[2].strip()) for match in re.finditer(r"(?sm)^<<(\w+)\n(.*?)^>>\1 (\d+)$", said)}
 
 
@@ -89,6 +122,13 @@ def test_microvm_runs_on_it(parts, part: str) -> None:
     assert "without kvm" not in said
     if part == "auto":
         assert json.loads(parts["trial"][1])["why"] == "", parts["trial"]
+
+
+def test_what_its_landlock_lacks_is_held_otherwise(parts) -> None:
+    """Debian 12's kernel has ABI 2."""
+    status, said = parts["rules"]
+    assert status == 0 and re.search(r"^1 passed", said, re.M), said
+    assert parts["image"] == parts["machine"] == (0, "hello, nested")
 
 
 def test_unikernels_run_in_it(parts) -> None:

@@ -138,11 +138,147 @@ def test_calls_are_logged_denied_and_killed_for() -> None:
 
 
 def test_a_version_that_lacks_a_right_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    for version, clause in ((5, "scopes: "), (4, "ioctl_dev"), (2, "truncate"), (0, "execute")):
+    for version, clause in ((1, "refer"), (0, "execute")):
         monkeypatch.setenv("SKERRY_TEST_WITHOUT", f"landlock_{version}")
         with pytest.raises(skerry.LayerUnavailable, match=f"{clause}.*Landlock ABI") as caught:
             skerry.Sandbox(engine="rules").start()
         assert str(version) in str(caught.value) or version == 0
+
+
+WITHOUT_LANDLOCK = r"""
+import ctypes, errno, fcntl, os, resource, signal, struct, sys, termios, threading, time
+libc = ctypes.CDLL(None, use_errno=True)
+other, group, outside, inside = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4]
+def attempt(name, act):
+    try: print(name, act())
+    except OSError as error: print(name, errno.errorcode[error.errno])
+def call(number, *arguments):
+    ctypes.set_errno(0)
+    done = libc.syscall(number, *arguments)
+    if done < 0: raise OSError(ctypes.get_errno(), "")
+    return done
+# Truncation.
+for flags in (os.O_RDONLY, 3):
+    attempt("read", lambda: os.open(outside, flags | os.O_TRUNC))
+    attempt("at", lambda: os.open(os.path.basename(outside), flags | os.O_TRUNC, dir_fd=os.open(os.path.dirname(outside), os.O_PATH)))
+attempt("write", lambda: os.open(outside, os.O_WRONLY | os.O_TRUNC))
+attempt("creat", lambda: call(85, outside.encode(), 0o600))
+attempt("truncate", lambda: os.truncate(outside, 0))
+attempt("negative", lambda: os.truncate(inside, -1))
+attempt("directory", lambda: os.truncate(os.path.dirname(inside), 0))
+attempt("absent", lambda: os.truncate(inside + "x", 0))
+open(inside, "w").write("12345")
+attempt("mine", lambda: os.truncate(inside, 3))
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+attempt("large", lambda: os.truncate(inside, 4097))
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
+print("left", open(inside).read(), open(outside).read())
+# Devices.
+full = os.open("/dev/full", os.O_RDWR)
+for name, request in (("rotational", 0x1268), ("sizes", 0x80081272), ("owner", 0x8902), ("typing", 0x5412), ("entropy", 0x5203)):
+    attempt(name, lambda: fcntl.ioctl(full, request, bytes(8)))
+read, write = os.pipe()
+os.write(write, b"123")
+attempt("waiting", lambda: struct.unpack("i", fcntl.ioctl(read, termios.FIONREAD, bytes(4)))[0])
+# Signals, outside.
+kill = signal.SIGKILL
+attempt("kill", lambda: os.kill(other, kill))
+attempt("group", lambda: os.killpg(group, kill))
+attempt("thread", lambda: call(234, other, other, int(kill)))
+attempt("tkill", lambda: call(200, other, int(kill)))
+attempt("queue", lambda: call(129, other, int(kill), bytes(128)))
+attempt("tgqueue", lambda: call(297, other, other, int(kill), bytes(128)))
+def by_descriptor(descriptor):
+    signal.pidfd_send_signal(descriptor, kill)
+attempt("pidfd", lambda: by_descriptor(os.pidfd_open(other)))
+attempt("proc", lambda: by_descriptor(os.open(f"/proc/{other}", os.O_RDONLY | os.O_DIRECTORY)))
+attempt("owned", lambda: fcntl.fcntl(read, fcntl.F_SETOWN, other))
+attempt("owned too", lambda: fcntl.fcntl(read, 15, struct.pack("ii", 1, other)))
+attempt("parent", lambda: os.kill(os.getppid(), kill))
+attempt("nobody", lambda: os.kill(4194300, 0))
+attempt("bad", lambda: call(62, os.getppid(), 99))
+# Signals, inside.
+got = []
+signal.signal(signal.SIGURG, lambda *_: got.append("urg"))
+signal.signal(signal.SIGUSR1, lambda *_: got.append("usr1"))
+signal.signal(signal.SIGUSR2, lambda *_: got.append("usr2"))
+os.kill(os.getpid(), signal.SIGUSR1)
+signal.raise_signal(signal.SIGUSR1)
+os.kill(0, signal.SIGUSR1)
+os.killpg(os.getpgid(0), signal.SIGUSR1)
+waits = threading.Thread(target=time.sleep, args=(0.3,))
+waits.start()
+signal.pthread_kill(waits.ident, signal.SIGUSR1)
+call(200, waits.native_id, int(signal.SIGUSR2))
+waits.join()
+print("got", *sorted(got))
+def child(act):
+    ready, go = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        act(go)
+        os._exit(0)
+    os.read(ready, 1)
+    return pid
+def sleeps(go):
+    os.write(go, b"x"); time.sleep(60)
+pid = child(sleeps); os.kill(pid, signal.SIGTERM); print("child", os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+def in_a_group(go):
+    os.setpgid(0, 0); sleeps(go)
+pid = child(in_a_group); os.killpg(pid, kill); print("its group", os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+def stops(go):
+    os.write(go, b"x"); os.abort()
+pid = child(stops); print("abort", os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+got.clear()
+def all_of_them(go):
+    os.kill(-1, signal.SIGURG); os.write(go, b"x")
+pid = child(all_of_them); os.waitpid(pid, 0); print("all", got, flush=True)
+os.kill(os.getpid(), kill)
+"""
+
+
+@pytest.mark.parametrize("version", [2, 3, 4, 5, 6])
+def test_what_a_version_lacks_is_held_otherwise(caller: harness.Caller, tmp_path: Path, version: int) -> None:
+    """Truncation, requests to devices, signals: by calls, and by asking the agent."""
+    with caller.workspace() as work:
+        (work / "outside").write_text("12345")
+        (work / "inside").mkdir()
+        (work / "script").write_text(WITHOUT_LANDLOCK)
+        for name in ("outside", "inside"):
+            os.chown(work / name, *caller.owner)
+        victim = subprocess.Popen(
+            ["sleep", "100"], start_new_session=True, user=caller.owner[0], group=caller.owner[1], extra_groups=[]
+        )  # fmt: skip
+        try:
+            words = ["/usr/bin/python3", "-S", str(work / "script"), str(victim.pid), str(victim.pid)]
+            options = ["do", "--engine", "rules", "--rw", work / "inside", "--", *words, work / "outside", work / "inside/file"]
+            without = ["env", f"SKERRY_TEST_WITHOUT=landlock_{version}"]
+            done = harness.run(
+                [*caller.prefix, *without, caller.skerry, *options], cwd="/", environment=caller.environment(None)
+            )
+            assert victim.poll() is None
+            assert (work / "outside").read_text() == "12345"
+        finally:
+            victim.kill()
+            victim.wait()
+    told = [line.rsplit(" ", 1) for line in done.stdout.splitlines()]
+    facts = dict(told)
+    assert done.returncode == 137, done
+    for name, error in told:
+        if name in ("read", "at", "write", "creat", "truncate"):
+            assert error == "EACCES", done.stdout
+    for name in ("kill", "group", "thread", "tkill", "queue", "tgqueue", "parent"):
+        assert facts[name] in ("EPERM", "ESRCH"), (name, done.stdout)
+    # Landlock looks when the signal is sent.
+    assert version == 6 or facts["owned"] == facts["owned too"] == "EPERM", done.stdout
+    assert facts["pidfd"] in ("EPERM", "ENOSYS") and facts["proc"] in ("EPERM", "ENOSYS", "EACCES"), done.stdout
+    assert facts["rotational"] in ("EACCES", "ENOTTY") and facts["typing"] in ("EPERM", "EACCES"), done.stdout
+    assert (facts["negative"], facts["absent"], facts["mine"], facts["waiting"]) == ("EINVAL", "ENOENT", "None", "3")
+    assert (facts["directory"], facts["nobody"], facts["bad"]) == ("EISDIR", "ESRCH", "EINVAL"), done.stdout
+    assert facts["large"] == "EFBIG", done.stdout
+    for line in ("left 123 12345", "got" + " usr1" * 5 + " usr2", "child -15", "its group -9", "abort -6", "all ['urg']"):
+        assert line in done.stdout.splitlines(), done.stdout
 
 
 def test_what_is_left_when_guardian_and_agent_are_killed_at_once_is_swept() -> None:

@@ -208,7 +208,17 @@ fn open_channel(name: &str) -> Result<OwnedFd> {
         Some(name) => port(name)?,
         None => name.into(),
     };
-    let channel = rustix::fs::open(path, OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty())?;
+    let deadline = Instant::now() + TREE_PATIENCE;
+    let channel = loop {
+        match rustix::fs::open(&path, OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty()) {
+            Ok(channel) => break channel,
+            // What serves it (Xen's first domain, for one) may not have come yet.
+            Err(Errno::NODEV | Errno::NXIO | Errno::NOENT) if Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            Err(error) => return Err(error.into()),
+        }
+    };
     // A serial line; a virtio port is none, and passes bytes as they are.
     if let Ok(mut modes) = tcgetattr(&channel) {
         modes.make_raw();

@@ -6,7 +6,7 @@ use crate::failure;
 use crate::files;
 use crate::guest::{Engine, Guest};
 use crate::machine;
-use crate::rules::{attributes, reach, sockets};
+use crate::rules::{attributes, reach, signals, sockets};
 use crate::spawn::{self, Started, Streams, Surroundings};
 use crate::terminal::Terminal;
 use crate::watch::{self, Told};
@@ -254,11 +254,20 @@ impl Server {
                 let _ = kill(process, libc::SIGKILL);
                 (Some(i64::from(-libc::EPERM)), Some(Action::Kill), None)
             }
-            Action::Notify if ATTRIBUTES.contains(&number) => {
+            Action::Notify if ATTRIBUTES.contains(&number) || number == libc::SYS_truncate => {
                 let outcome = attributes::serve(&asked, guest.restriction.as_ref(), || listener.is_valid(asked.id));
                 let errno = outcome.result.err().map_or(0, |error| error.raw_os_error());
                 let path = outcome.path.map(|path| Bytes(path.into_os_string().into_vec()));
                 (Some(i64::from(-errno)), outcome.denied.then(|| denied(errno)), path)
+            }
+            Action::Notify if signals::CALLS.contains(&number) => {
+                match signals::serve(&asked, || listener.is_valid(asked.id)) {
+                    signals::Outcome::LetGoOn => (None, None, None),
+                    signals::Outcome::Done(result) => {
+                        (Some(result.err().map_or(0, |error| -i64::from(error.raw_os_error()))), None, None)
+                    }
+                    signals::Outcome::Denied => (Some(i64::from(-libc::EPERM)), Some(denied(libc::EPERM)), None),
+                }
             }
             Action::Notify if sockets::CALLS.contains(&number) => {
                 let network = guest.network.as_ref();
@@ -360,10 +369,20 @@ impl Server {
             self.sandbox.booted.machine.insert("cpus".into(), cpus);
         }
         let limits = Limits { memory: wanted.memory, cpus: wanted.cpus, ..Limits::default() };
-        let asked = [("memory", Controller::Memory, wanted.memory.is_some()), ("cpus", Controller::Cpu, wanted.cpus.is_some())];
-        for (name, controller, _) in asked.into_iter().filter(|(_, _, asked)| *asked) {
+        let groups = &self.sandbox.groups;
+        let change = |name: &str, controller: Controller, limits: &Limits| {
             let told = |why| failure(FailureKind::Unenforceable, format!("the limit {name} cannot be changed here: {why}"));
-            self.sandbox.groups.change(controller, &limits).map_err(told)?;
+            groups.change(controller, limits).map_err(told)
+        };
+        if wanted.memory.is_some() {
+            change("memory", Controller::Memory, &limits)?;
+        }
+        if wanted.cpus.is_some() {
+            change("cpus", Controller::Cpu, &limits).inspect_err(|_| {
+                // Both or none.
+                let before = Limits { memory: self.sandbox.memory_limit, ..Limits::default() };
+                let _ = wanted.memory.map(|_| change("memory", Controller::Memory, &before));
+            })?;
         }
         self.sandbox.memory_limit = wanted.memory.or(self.sandbox.memory_limit);
         Ok(json!(self.sandbox.booted))

@@ -88,17 +88,18 @@ pub fn serve(mut connection: Connection, engine: &str) -> Result<ExitCode, Box<d
             machine.copies.iter().try_for_each(copy::sparsely)?;
             let (monitor, channel) = start(&jail, &machine)?;
             let deadline = Instant::now() + Duration::from_millis(machine.patience_ms);
+            let not_started = |why| failure(FailureKind::Unsupported, format!("the machine cannot be started: {why}"));
             let talk = machine.conversation.as_ref().map(|wanted| Ok((wanted, Talk::begin(wanted, &monitor, deadline)?)));
-            let mut talk = talk.transpose()?;
+            let mut talk = talk.transpose().map_err(not_started)?;
             if let Some((wanted, talk)) = &mut talk {
-                talk.follow(&wanted.before, &monitor)?;
+                talk.follow(&wanted.before, &monitor).map_err(not_started)?;
             }
             let mut receiver = Receiver::new(channel);
             if !machine.conversation.as_ref().is_some_and(|wanted| wanted.resumed) {
                 receiver = greeted(receiver, &monitor, Duration::from_millis(machine.patience_ms))?;
             }
             if let Some((wanted, talk)) = &mut talk {
-                talk.follow(&wanted.after, &monitor)?;
+                talk.follow(&wanted.after, &monitor).map_err(not_started)?;
                 wanted.keeps.iter().try_for_each(copy::sparsely)?;
             }
             Ok(Guest {

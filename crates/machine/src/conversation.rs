@@ -1,10 +1,9 @@
 //! What a virtual machine monitor is told besides its arguments: QEMU's protocol (QMP), one JSON object a line. The monitor is
 //! no more trusted than the guest: its answers are bounded, and looked at for the one word that is waited for.
 
-use crate::failure;
 use crate::monitor::Monitor;
 use serde_json::{json, Value};
-use skerry_control::{Conversation, Failure, FailureKind, Step};
+use skerry_control::{Conversation, Step};
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
@@ -27,8 +26,8 @@ pub struct Talk {
 }
 
 impl Talk {
-    /// As soon as the monitor listens.
-    pub fn begin(wanted: &Conversation, monitor: &Monitor, deadline: Instant) -> Result<Talk, Failure> {
+    /// As soon as the monitor listens. What goes wrong is told with the monitor's end, where that is the reason.
+    pub fn begin(wanted: &Conversation, monitor: &Monitor, deadline: Instant) -> Result<Talk, String> {
         let path = Path::new(OsStr::from_bytes(&wanted.socket.0));
         let socket = loop {
             match UnixStream::connect(path) {
@@ -51,7 +50,7 @@ impl Talk {
     }
 
     /// All of them, in order.
-    pub fn follow(&mut self, steps: &[Step], monitor: &Monitor) -> Result<(), Failure> {
+    pub fn follow(&mut self, steps: &[Step], monitor: &Monitor) -> Result<(), String> {
         steps.iter().try_for_each(|step| self.step(step)).map_err(|why| monitor.explain(&why))
     }
 
@@ -103,10 +102,10 @@ impl Talk {
 }
 
 impl Monitor {
-    fn explain(&self, why: &str) -> Failure {
+    fn explain(&self, why: &str) -> String {
         // Its end is the reason, where that comes with it.
         let end = self.wait(END_COMES).filter(|end| end != why);
         let why = end.map_or_else(|| why.to_owned(), |end| format!("{end} ({why})"));
-        failure(FailureKind::Unsupported, format!("the machine cannot be started: {why}{}", self.last_words()))
+        format!("{why}{}", self.last_words())
     }
 }

@@ -76,8 +76,8 @@ struct State {
     /// What the host says, once it was answered to that, and the whole answer.
     host: Option<Booted>,
     told: Option<Value>,
-    /// Requests that change it.
-    updates: BTreeSet<u64>,
+    /// Requests that change it, with the limit of CPUs that the host sets when the guest has done its part.
+    updates: BTreeMap<u64, Option<f64>>,
     /// Requests to spawn that are not answered yet: streams of what the program writes.
     spawning: BTreeMap<u64, Vec<u32>>,
     programs: BTreeMap<u32, Vec<u32>>,
@@ -224,16 +224,16 @@ impl Relay {
         Ok(())
     }
 
-    /// Time is the host's to limit; what else there is, the guest's, when its machine has grown for it.
+    /// What else there is to limit is the guest's, when its machine has grown for it; time is the host's, when that is done: a
+    /// change that fails leaves the limits as they were.
     fn update(&self, id: u64, mut update: Update) -> Result<(), Failure> {
         let _one = self.updating.lock();
         if id == OWN_REQUEST {
             return Err(failure(FailureKind::Invalid, "a request of that number is ours"));
         }
-        if let Some(cpus) = update.cpus.take() {
-            let limits = Limits { cpus: Some(cpus), ..Limits::default() };
-            let told = |why| failure(FailureKind::Unenforceable, format!("the limit cpus cannot be changed here: {why}"));
-            self.groups.change(Controller::Cpu, &limits).map_err(told)?;
+        let cpus = update.cpus.take();
+        if cpus.is_some() {
+            self.groups.must_hold(Controller::Cpu).map_err(not_changed)?;
         }
         let steps = update.machine.as_mut().map(|growth| std::mem::take(&mut growth.steps)).unwrap_or_default();
         if !steps.is_empty() {
@@ -242,15 +242,20 @@ impl Relay {
             let deadline = Instant::now() + UPDATE_PATIENCE;
             Talk::begin(wanted, &self.monitor, deadline)
                 .and_then(|mut talk| talk.follow(&steps, &self.monitor))
-                .map_err(|problem| failure(FailureKind::Unenforceable, problem.message))?;
+                .map_err(|why| failure(FailureKind::Unenforceable, format!("the machine cannot be changed: {why}")))?;
         }
         {
             let mut state = self.state.lock();
             state.open.insert(id);
-            state.updates.insert(id);
+            state.updates.insert(id, cpus);
         }
         self.forward(&Request { id, descriptors: 0, call: Call::Update(update) });
         Ok(())
+    }
+
+    fn limit_cpus(&self, cpus: f64) -> Result<(), Failure> {
+        let limits = Limits { cpus: Some(cpus), ..Limits::default() };
+        self.groups.change(Controller::Cpu, &limits).map_err(not_changed)
     }
 
     fn join(&self, stream: u32, directions: u8, descriptor: OwnedFd) -> std::io::Result<()> {
@@ -377,10 +382,13 @@ impl Relay {
             }
         }
         let updated = state.updates.remove(&reply.id);
-        if let (true, Some(host), Outcome::Ok(value)) = (updated, &state.host, &mut reply.outcome) {
+        if let (Some(cpus), Some(host), Outcome::Ok(value)) = (updated, &state.host, &mut reply.outcome) {
             let told = with_guest(host, value.take())?;
             state.told = Some(told.clone());
             *value = told;
+            if let Err(failure) = cpus.map_or(Ok(()), |cpus| self.limit_cpus(cpus)) {
+                reply.outcome = Outcome::Error(failure);
+            }
         }
         drop(state);
         self.sender.reply(
@@ -421,6 +429,10 @@ impl Relay {
         };
         std::thread::Builder::new().stack_size(STACK).spawn(tell).map(drop).map_err(|error| error.to_string())
     }
+}
+
+fn not_changed(why: String) -> Failure {
+    failure(FailureKind::Unenforceable, format!("the limit cpus cannot be changed here: {why}"))
 }
 
 /// What the host says of a sandbox, and what its guest adds.

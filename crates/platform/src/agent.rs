@@ -152,6 +152,29 @@ pub fn kill(pid: i32, signal: i32) -> io::Result<()> {
     }
 }
 
+/// A signal to the process that a descriptor stands for, never to another one that has got its number (pidfd_send_signal(2)).
+pub fn signal_by_descriptor(process: BorrowedFd, signal: i32) -> io::Result<()> {
+    let nothing = std::ptr::null::<libc::siginfo_t>();
+    // SAFETY: a descriptor of ours; no memory goes along.
+    let done = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, process.as_raw_fd(), signal, nothing, 0) };
+    if done == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// A signal to one thread of a process (tgkill(2)).
+pub fn signal_thread(process: i32, thread: i32, signal: i32) -> io::Result<()> {
+    // SAFETY: no memory goes along.
+    let done = unsafe { libc::syscall(libc::SYS_tgkill, process, thread, signal) };
+    if done == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
 /// In a fork: signals as a program expects them, none blocked, none ignored.
 pub fn reset_signals() {
     // SAFETY: default actions, an empty mask; numbers that are refused (SIGKILL, the C library's own) do not matter.

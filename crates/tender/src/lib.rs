@@ -112,17 +112,20 @@ enum Loaded {
     Hvt(hvt::Ready),
 }
 
+/// What a unikernel is made of.
+struct Parts<'a, Source: ?Sized> {
+    file: &'a Source,
+    image: &'a Image,
+    attached: Vec<Attached>,
+    memory_size: u64,
+    command_line: &'a [u8],
+}
+
 impl Loaded {
-    fn load(
-        file: &(impl image::Source + ?Sized),
-        image: &Image,
-        attached: Vec<Attached>,
-        memory_size: u64,
-        command_line: &[u8],
-    ) -> Result<Loaded, Loading> {
-        match image.target {
-            Target::Spt => Ready::load(file, image, attached, memory_size, command_line).map(Loaded::Spt),
-            Target::Hvt => hvt::Ready::load(file, image, attached, memory_size, command_line).map(Loaded::Hvt),
+    fn load(parts: Parts<'_, impl image::Source + ?Sized>) -> Result<Loaded, Loading> {
+        match parts.image.target {
+            Target::Spt => Ready::load(parts).map(Loaded::Spt),
+            Target::Hvt => hvt::Ready::load(parts).map(Loaded::Hvt),
         }
     }
 
@@ -152,7 +155,9 @@ fn prepare(arguments: &Arguments) -> Result<Loaded, Error> {
     }
     let mut image = Image::parse(&file).map_err(bad)?;
     let attached = devices::attach(&mut image.manifest, arguments, inherited)?;
-    Loaded::load(&file, &image, attached, arguments.memory, &arguments.command_line()?).map_err(|error| match error {
+    let command_line = &arguments.command_line()?;
+    let parts = Parts { file: &file, image: &image, attached, memory_size: arguments.memory, command_line };
+    Loaded::load(parts).map_err(|error| match error {
         Loading::Image(why) => bad(why),
         Loading::Host(error) => error,
     })
@@ -175,13 +180,8 @@ struct Ready {
 }
 
 impl Ready {
-    fn load(
-        file: &(impl image::Source + ?Sized),
-        image: &Image,
-        attached: Vec<Attached>,
-        memory_size: u64,
-        command_line: &[u8],
-    ) -> Result<Ready, Loading> {
+    fn load(parts: Parts<'_, impl image::Source + ?Sized>) -> Result<Ready, Loading> {
+        let Parts { file, image, attached, memory_size, command_line } = parts;
         image.fits(memory_size).map_err(Loading::Image)?;
         let mut memory = map(memory_size).map_err(Loading::Host)?;
         image.load(file, &mut memory).map_err(Loading::Image)?;

@@ -1,7 +1,7 @@
 //! The smallest unikernel there is: it ends with status 0. Whoever can run it can run others.
 
 use crate::image::{self, Image, Target};
-use crate::{Error, Loaded, Loading};
+use crate::{Error, Loaded, Loading, Parts};
 
 /// mov $231 (exit_group), %eax; xor %edi, %edi; syscall
 const SPT: &[u8] = &[0xb8, 231, 0, 0, 0, 0x31, 0xff, 0x0f, 0x05];
@@ -11,10 +11,10 @@ const HVT: &[u8] = &[0x6a, 0, 0x6a, 0, 0x48, 0x89, 0xe0, 0x66, 0xba, 0x08, 0x05,
 /// Returns only where this host runs none.
 pub fn run(target: Target) -> Error {
     let bytes = built(target);
-    let memory = 4 << 20;
-    let ready = Image::parse(&bytes[..])
-        .map_err(Loading::Image)
-        .and_then(|image| Loaded::load(&bytes[..], &image, Vec::new(), memory, b""));
+    let ready = Image::parse(&bytes[..]).map_err(Loading::Image).and_then(|image| {
+        let file = &bytes[..];
+        Loaded::load(Parts { file, image: &image, attached: Vec::new(), memory_size: 4 << 20, command_line: b"" })
+    });
     match ready {
         Ok(ready) => ready.enter(),
         Err(Loading::Host(error)) => error,

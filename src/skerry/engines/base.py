@@ -11,7 +11,7 @@ from ..errors import EngineNotBuilt, EngineUnavailable, SkerryError, Unenforceab
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
+    from collections.abc import Callable, Collection, Iterable, Mapping
     from typing import Any, Protocol
 
     from .._options import Options
@@ -43,8 +43,10 @@ if TYPE_CHECKING:
         def boot(self, options: Options) -> dict[str, Any]:
             """The parameters of the `boot` request."""
 
-        def update(self, memory: int | None, cpus: float | None) -> dict[str, Any]:
-            """The parameters of the `update` request that changes limits while it runs; those were given at the start."""
+        def update(self, memory: int | None, cpus: float | None) -> Iterable[dict[str, Any]]:
+            """The parameters of the `update` requests that change limits while it runs; those were given at the start. Each is
+            asked for when the one before it has been answered; after a failure no more are.
+            """
 
         def probe(self) -> Probe:
             """Whether it works on this host. To be tried, not guessed, and without a trace."""

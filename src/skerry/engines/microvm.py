@@ -22,7 +22,7 @@ from .sentry import ProgramGuest, find_beside
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from typing import Any
 
     from .._options import Options
@@ -78,7 +78,10 @@ class MicrovmEngine:
         self._snapshot = snapshot
         self._settled: accel.Choice | None = None
         self._machine_now: vmm.Machine | None = None
-        self._plugged: list[int] = []
+        #: CPUs that it was started with; bytes of memory that were plugged in, and how often that was tried.
+        self._cpus = 0
+        self._plugged = 0
+        self._tried = 0
 
     @property
     def capabilities(self) -> Capabilities:
@@ -163,14 +166,14 @@ class MicrovmEngine:
             initramfs=f"{_FILES}/initramfs",
             memory=-(-(memory + OVERHEAD) // (64 << 20)) * (64 << 20),
             cpus=_cpus(options),
-            command_line=_command_line(choice.accel, self._monitor.channel),
+            command_line=_command_line(choice.accel, self._monitor),
             images=[f"{_FILES}/tree"] if "tree" in files else [],
             shares_root="tree" not in files,
             accel=choice.accel,
             most_cpus=_cpus_of_host() if self._monitor.grows else 0,
             most_memory=_host.host_memory() >> 30 << 30 if self._monitor.grows else 0,
         )
-        self._machine_now = machine
+        self._machine_now, self._cpus = machine, machine.cpus
         state = self._kept(boot, machine, files) if self._monitor.keeps and self._snapshot == "auto" else None
         plan = self._monitor.plan(machine)
         plug = [_step(request) for request in plan.requests]
@@ -276,27 +279,38 @@ class MicrovmEngine:
             about: dict[str, Any] = {"memory": f"{machine.memory_mib} MiB", "cpus": machine.cpus, "accel": machine.accel}
             return store.keep(name, part, about)
 
-    def update(self, memory: int | None, cpus: float | None) -> dict[str, Any]:
-        """The guest's groups hold the limit of memory, the host that of CPUs; the machine gets what it lacks for that."""
+    def update(self, memory: int | None, cpus: float | None) -> Iterator[dict[str, Any]]:
+        """The guest's groups hold the limit of memory, the host that of CPUs; the machine gets what it lacks for that, a piece
+        by each request: what the monitor has taken is counted, whatever becomes of the rest.
+        """
         machine = self._machine_now
         assert machine is not None
-        steps: list[vmm.Request] = []
-        now, count = machine.memory + sum(self._plugged), machine.cpus
-        plugged = []
-        if memory is not None and (lacks := memory + OVERHEAD - now) > 0:
-            plugged.append(-(-lacks // _BLOCK) * _BLOCK)
-            self._must_grow("memory", now + plugged[0] <= machine.most_memory and len(self._plugged) < SLOTS)
-            steps += self._monitor.plug_memory(len(self._plugged), plugged[0])
-        if cpus is not None and (count := max(count, math.ceil(cpus))) > machine.cpus:
+        now = machine.memory + self._plugged
+        lacks = 0 if memory is None else -(-(memory + OVERHEAD - now) // _BLOCK) * _BLOCK
+        count = max(machine.cpus, math.ceil(cpus or 0))
+        if lacks > 0:
+            self._must_grow("memory", now + lacks <= machine.most_memory and self._tried < SLOTS)
+        if count > machine.cpus:
             self._must_grow("cpus", count <= machine.most_cpus)
-            steps += [step for number in range(machine.cpus, count) for step in self._monitor.plug_cpu(number, machine)]
-        if not steps:
-            return messages.update(memory=memory, cpus=cpus)
-        self._plugged += plugged
-        machine.cpus = count
-        whole = -(-machine.memory // _BLOCK) * _BLOCK + sum(self._plugged)
-        growth = messages.growth([_step(step) for step in steps], cpus=count, memory=whole)
-        return messages.update(memory=memory, cpus=cpus, machine=growth)
+        if lacks > 0:
+            # A module that was not taken may have left its name.
+            self._tried += 1
+            yield self._growth(self._monitor.plug_memory(self._tried - 1, lacks))
+            self._plugged += lacks
+        for number in range(machine.cpus, count):
+            yield self._growth(self._monitor.plug_cpu(number, machine))
+            machine.cpus = number + 1
+        growth = None
+        if self._plugged or machine.cpus > self._cpus:
+            # Waited for, even if it was plugged in by a change that failed then.
+            whole = -(-machine.memory // _BLOCK) * _BLOCK + self._plugged
+            growth = self._growth([], cpus and machine.cpus, memory and whole)["machine"]
+        yield messages.update(memory=memory, cpus=cpus, machine=growth)
+
+    def _growth(self, steps: Sequence[vmm.Request], cpus: float | None = None, memory: int | None = None) -> dict[str, Any]:
+        """A piece of it, or what the guest must have taken of all of them."""
+        machine = messages.growth([_step(step) for step in steps], cpus=int(cpus or 0), memory=memory or 0)
+        return messages.update(machine=machine)
 
     def _must_grow(self, option: str, there: bool) -> None:
         if not self._monitor.grows:
@@ -359,8 +373,8 @@ def _on_image(mounts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return [{**top, "source": "/0"}, *(dict(mount) for mount in mounts[1:])]
 
 
-def _command_line(accelerator: str, channel: str) -> str:
-    words = ["console=ttyS0", "quiet", "reboot=t", "panic=-1", "random.trust_cpu=on", "cryptomgr.notests"]
+def _command_line(accelerator: str, monitor: vmm.Monitor) -> str:
+    words = [f"console={monitor.console}", "quiet", "reboot=t", "panic=-1", "random.trust_cpu=on", "cryptomgr.notests"]
     # What is plugged in is there at once, and the room for it costs nothing before.
     words += ["memhp_default_state=online", "swiotlb=noforce"]
     if accelerator == "tcg":
@@ -368,7 +382,7 @@ def _command_line(accelerator: str, channel: str) -> str:
         counter = accel.counter_khz()
         words += [f"tsc_early_khz={counter}"] if counter else []
         words += ["lpj=4000000", "no_timer_check", "mitigations=off"]
-    words += ["--", "--engine", "guest", "--channel", channel, "--module", f"/{initramfs.MODULES}"]
+    words += ["--", "--engine", "guest", "--channel", monitor.channel, "--module", f"/{initramfs.MODULES}"]
     return " ".join(words)
 
 

@@ -52,9 +52,9 @@ class NamespaceEngine:
                 boot["mounts"].insert(1, messages.mount_overlay(path, path, None))
         return boot
 
-    def update(self, memory: int | None, cpus: float | None) -> dict[str, Any]:
+    def update(self, memory: int | None, cpus: float | None) -> list[dict[str, Any]]:
         """Its groups take other limits, and nothing else has to know of them."""
-        return messages.update(memory=memory, cpus=cpus)
+        return [messages.update(memory=memory, cpus=cpus)]
 
     def probe(self) -> Probe:
         """By a guest that boots."""

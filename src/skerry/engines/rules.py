@@ -87,14 +87,14 @@ class RulesEngine:
         boot["rules"] = {**said, **messages.rules(files=files, scopes=messages.SCOPES, temporary=temporary)}
         return boot
 
-    def update(self, memory: int | None, cpus: float | None) -> dict[str, Any]:
+    def update(self, memory: int | None, cpus: float | None) -> list[dict[str, Any]]:
         """Its groups take other limits, and nothing else has to know of them."""
-        return messages.update(memory=memory, cpus=cpus)
+        return [messages.update(memory=memory, cpus=cpus)]
 
     def probe(self) -> Probe:
         """By a guest that boots."""
         return probe_by_boot(
-            self.name, "use Linux from 6.12 on with 'landlock' in its lsm= list, and not inside of an LXD or sysbox container"
+            self.name, "use Linux from 5.19 on with 'landlock' in its lsm= list, and not inside of an LXD or sysbox container"
         )
 
     def start(

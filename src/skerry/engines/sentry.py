@@ -132,12 +132,12 @@ class SentryEngine:
         """As the options have it."""
         return options.boot_message()
 
-    def update(self, memory: int | None, cpus: float | None) -> dict[str, Any]:
+    def update(self, memory: int | None, cpus: float | None) -> list[dict[str, Any]]:
         """Of memory; CPUs stay as they are."""
         if cpus is not None:
             why = "programs have been told how many there are; start another sandbox"
             raise errors.Unenforceable("cpus", self.name, why)
-        return messages.update(memory=memory)
+        return [messages.update(memory=memory)]
 
     def probe(self) -> Probe:
         """By a sandbox that boots."""

@@ -120,11 +120,11 @@ class UmlEngine:
         )
         return boot
 
-    def update(self, memory: int | None, cpus: float | None) -> dict[str, Any]:
+    def update(self, memory: int | None, cpus: float | None) -> list[dict[str, Any]]:
         """Its memory is the machine's, which cannot have more than it was started with."""
         if memory is not None and memory > self._memory:
             raise errors.Unenforceable("memory", self.name, "its machine cannot be given more memory than it was started with")
-        return messages.update(memory=memory, cpus=cpus)
+        return [messages.update(memory=memory, cpus=cpus)]
 
     def probe(self) -> Probe:
         """By a guest that boots."""

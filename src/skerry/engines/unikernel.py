@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 
+from .. import errors
 from ..control import messages
 from .base import Capabilities, Probe, probe_by_boot
 from .namespace import start_agent
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Any
 
-    from .. import errors
     from .._options import Options
 
 PROGRAM = "skerry-tender"
@@ -31,6 +31,9 @@ _PATIENCE = 10
 
 #: A unikernel's memory where no limit is given.
 DEFAULT_MEMORY = 512 << 20
+
+#: To write to something is to truncate it, as older Landlocks have it (rules.md); the tender's own filter has no call for that.
+_WRITTEN = ("read_file", "write_file", "truncate")
 
 _NO_FILES = "a unikernel has no files, only devices: give --block NAME=FILE"
 _NO_NETWORK = "a unikernel has no sockets, only devices: give --net NAME=tap:INTERFACE"
@@ -80,7 +83,7 @@ class UnikernelEngine:
             if block.read_only:
                 loader += ["--read-only", name]
             else:
-                files.append(messages.file_rule(block.path, ("read_file", "write_file")))
+                files.append(messages.file_rule(block.path, _WRITTEN))
             if block.size is not None:
                 loader += ["--block-size", f"{name}={block.size}"]
         for name, net in options.net.items():
@@ -88,9 +91,9 @@ class UnikernelEngine:
             if net.address is not None:
                 loader += ["--mac", f"{name}={net.address}"]
         if options.net and os.path.exists("/dev/net/tun"):
-            files.append(messages.file_rule("/dev/net/tun", ("read_file", "write_file", "ioctl_dev")))
+            files.append(messages.file_rule("/dev/net/tun", (*_WRITTEN, "ioctl_dev")))
         if os.path.exists(KVM):
-            files.append(messages.file_rule(KVM, ("read_file", "write_file", "ioctl_dev")))
+            files.append(messages.file_rule(KVM, (*_WRITTEN, "ioctl_dev")))
         options.loader = [*loader, "--"]
         boot["mounts"] = [messages.mount_host("/", "/", writable=False)]
         boot["network"] = "none"
@@ -101,7 +104,7 @@ class UnikernelEngine:
         boot["rules"] = messages.rules(files=files, scopes=messages.SCOPES)
         return boot
 
-    def update(self, memory: int | None, cpus: float | None) -> dict[str, Any]:
+    def update(self, memory: int | None, cpus: float | None) -> list[dict[str, Any]]:
         """Its limits stay as they are."""
         option = "cpus" if memory is None else "memory"
         raise errors.Unenforceable(

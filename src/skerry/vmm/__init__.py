@@ -109,7 +109,8 @@ class Monitor:
     program: str
     #: Whether its machines were really run by us, or only checked by its published description.
     run_on_hardware = False
-    #: How the agent reaches us, as it is told on the kernel's command line.
+    #: Where the guest's kernel speaks, and how the agent reaches us, as both are told on the kernel's command line.
+    console = "ttyS0"
     channel: str
     #: What the guest's kernel needs for the machine's devices.
     modules: tuple[str, ...]

@@ -21,7 +21,8 @@ class Xen(Monitor):
 
     name = "xen"
     program = "xl"
-    channel = "hvc1"
+    console = "hvc0"
+    channel = "/dev/hvc1"
     modules = ("xen-blkfront",)
 
     def plan(self, machine: Machine) -> Plan:

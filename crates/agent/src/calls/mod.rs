@@ -4,7 +4,7 @@
 mod profile;
 mod program;
 
-pub use profile::{Profile, Sockets, ATTRIBUTES, ON_A_PROCESS, ON_SOME_PROCESSES, SET_ID};
+pub use profile::{Instead, Profile, Sockets, ATTRIBUTES, ON_A_PROCESS, ON_SOME_PROCESSES, SET_ID};
 
 use crate::failure;
 use skerry_abi::calls::{number, NAMES};

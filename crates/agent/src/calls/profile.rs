@@ -128,6 +128,81 @@ const MAKING: &[(libc::c_long, Option<u8>, u8)] = &[
 /// Nobody outside is to run as who a program in a guest was: no file gets these bits.
 pub const SET_ID: u64 = 0o6000;
 
+/// ioctl(2) requests of terminals and plain files, which reach nothing else, as masks and values: all that is left where Landlock
+/// does not hold what may be asked of devices.
+const PLAIN_REQUESTS: &[(u64, &[u64])] = &[
+    // TCGETS ... TCXONC, TIOCEXCL ... TIOCMSET without typing and consoles, TIOCGSOFTCAR, FIONREAD, TIOCPKT, FIONBIO, TIOCNOTTY,
+    // TIOCSBRK, TIOCCBRK, TIOCGSID, TCGETS2 ... TCSETSF2, terminals' pairs, FIONCLEX, FIOCLEX, FIOASYNC, FIOQSIZE.
+    (
+        u64::MAX,
+        &[
+            0x5401,
+            0x5402,
+            0x5403,
+            0x5404,
+            0x5405,
+            0x5406,
+            0x5407,
+            0x5408,
+            0x5409,
+            0x540a,
+            0x540b,
+            0x540c,
+            0x540d,
+            0x540e,
+            0x540f,
+            0x5410,
+            0x5411,
+            0x5413,
+            0x5414,
+            0x5415,
+            0x5419,
+            0x541b,
+            0x5420,
+            0x5421,
+            0x5422,
+            0x5427,
+            0x5428,
+            0x5429,
+            0x802c_542a,
+            0x402c_542b,
+            0x402c_542c,
+            0x402c_542d,
+            0x8004_5430,
+            0x4004_5431,
+            0x8004_5438,
+            0x8004_5439,
+            0x5441,
+            0x5450,
+            0x5451,
+            0x5452,
+            0x5460,
+        ],
+    ),
+    // FIGETBSZ, FS_IOC_FIEMAP, FICLONE, FICLONERANGE, FIDEDUPERANGE, FS_IOC_GETFLAGS, FS_IOC_GETVERSION, FS_IOC_FSGETXATTR.
+    (u64::MAX, &[0x2, 0xc020_660b, 0x4004_9409, 0x4020_940d, 0xc018_9436, 0x8008_6601, 0x8008_7601, 0x801c_581f]),
+];
+
+/// Those of devices that rules may name: their type, or whole requests.
+const REQUESTS_OF_DEVICES: &[(&str, u64, &[u64])] = &[
+    ("/dev/kvm", 0xff00, &[0xae00]),
+    // TUNSETIFF, TUNGETIFF, TUNGETFEATURES.
+    ("/dev/net/tun", u64::MAX, &[0x4004_54ca, 0x8004_54d2, 0x8004_54cf]),
+];
+
+/// Whose signals a descriptor brings may be said by F_SETOWN, F_SETOWN_EX, FIOSETOWN and SIOCSPGRP.
+const OWNERS: &[u64] = &[8, 15];
+const OWNERS_BY_IOCTL: &[u64] = &[0x8901, 0x8902];
+
+/// What Landlock does not hold, in a version that lacks it, and calls do instead: see [`Profile::hold_instead`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Instead {
+    pub truncation: bool,
+    /// Devices of which more may be asked, by their paths.
+    pub devices: Option<Vec<String>>,
+    pub signals: bool,
+}
+
 const MSG_FASTOPEN: u64 = 0x2000_0000;
 
 const DENIED: Action = Action::Errno(libc::EPERM as u16);
@@ -238,6 +313,56 @@ impl Profile {
         let sealed = vec![int(1, NOEXEC_SEAL, Operator::NotEqual, 0)];
         let denied = Action::Errno(libc::EACCES as u16);
         self.set(libc::SYS_memfd_create, vec![(sealed, Action::Allow), (Vec::new(), denied)]);
+    }
+
+    /// In place of what this host's Landlock lacks. Truncation: where files may be written to they may be truncated, so that the
+    /// ways to do it without opening a file for writing are all that is left to hold. Devices: requests that reach none.
+    /// Signals: those for others the agent is asked for (`rules::signals`).
+    pub fn hold_instead(&mut self, instead: &Instead) {
+        let all = u64::MAX;
+        if instead.truncation {
+            self.set(libc::SYS_truncate, vec![(Vec::new(), Action::Notify)]);
+            let denied = Action::Errno(libc::EACCES as u16);
+            for (call, flags) in [(libc::SYS_open, 1), (libc::SYS_openat, 2)] {
+                let truncates = int(flags, libc::O_TRUNC as u64, Operator::NotEqual, 0);
+                // O_RDONLY, and the mode 3 that has neither right and truncates all the same.
+                for mode in [0, 3] {
+                    let opened = int(flags, libc::O_ACCMODE as u64, Operator::Equal, mode);
+                    self.before(call, (vec![truncates, opened], denied));
+                }
+            }
+        }
+        if instead.signals {
+            for call in crate::rules::signals::CALLS {
+                self.set(*call, vec![(Vec::new(), Action::Notify)]);
+            }
+            // Programs do without: kill(2) does the same.
+            self.set(libc::SYS_pidfd_send_signal, vec![(Vec::new(), UNKNOWN)]);
+            for command in OWNERS {
+                self.before(libc::SYS_fcntl, (vec![int(1, all, Operator::Equal, *command)], DENIED));
+            }
+            for request in OWNERS_BY_IOCTL {
+                self.before(libc::SYS_ioctl, (vec![int(1, all, Operator::Equal, *request)], DENIED));
+            }
+        }
+        if let Some(devices) = &instead.devices {
+            let of_devices = REQUESTS_OF_DEVICES.iter().filter(|(path, ..)| devices.iter().any(|one| one == path));
+            let lists = PLAIN_REQUESTS.iter().copied().chain(of_devices.map(|(_, mask, values)| (*mask, *values)));
+            let mut list: Decisions = lists
+                .flat_map(|(mask, values)| {
+                    values.iter().map(move |value| (vec![int(1, mask, Operator::Equal, *value)], Action::Allow))
+                })
+                .collect();
+            list.push((Vec::new(), Action::Errno(libc::EACCES as u16)));
+            self.set(libc::SYS_ioctl, list);
+        }
+    }
+
+    /// One more decision about a call, before all others.
+    fn before(&mut self, call: libc::c_long, decision: (Vec<Argument>, Action)) {
+        if let Some(decisions) = u32::try_from(call).ok().and_then(|call| self.decisions.get_mut(&call)) {
+            decisions.insert(0, decision);
+        }
     }
 
     fn sockets(&mut self, sockets: Sockets) {

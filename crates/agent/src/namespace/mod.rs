@@ -9,7 +9,7 @@
 
 mod tree;
 
-use crate::calls::{Filter, Profile};
+use crate::calls::{Filter, Instead, Profile};
 use crate::failure;
 use crate::guest::{Engine, Everybody, Guest};
 use crate::rules::{self, labels, landlock};
@@ -167,7 +167,7 @@ pub fn enter(wanted: &Boot, init: Init, engine: Engine, layers: &mut Layers) -> 
     let rules = wanted.rules.as_ref().unwrap_or(&nothing);
     let kept = rules::kept_of(rules, KEPT, engine)?;
     let abi = landlock::abi(wanted);
-    landlock::check(rules, abi)?;
+    landlock::check(rules, abi, &Instead::default())?;
     landlock::refuse_attributes(rules)?;
     labels::check(rules)?;
     let mut profile = match &rules.ports {

@@ -1,11 +1,11 @@
-//! Owner, mode, times and extended attributes of files. Landlock does not hold them, so the agent is asked (seccomp
-//! notification): it finds the file as the program would, looks where that is, and does what was asked for to this very file,
+//! Owner, mode, times and extended attributes of files, and truncate(2) before Landlock's ABI 3. Landlock does not hold them, so
+//! the agent is asked (seccomp notification): it finds the file as the program would, looks where that is, and does what was asked for to this very file,
 //! by descriptor. What the program changes in its memory meanwhile changes nothing.
 
 use super::landlock::Restriction;
 use crate::calls::{name_of, SET_ID};
 use crate::place::{find, Named};
-use rustix::fs::{AtFlags, Gid, Mode, Timespec, Timestamps, Uid, XattrFlags, CWD, UTIME_NOW};
+use rustix::fs::{AtFlags, Gid, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags, CWD, UTIME_NOW};
 use rustix::io::Errno;
 use skerry_control::FileRight;
 use skerry_platform::listener::Notification;
@@ -33,6 +33,17 @@ enum Change {
     Times(Timestamps),
     SetExtended { name: CString, value: Vec<u8>, flags: XattrFlags },
     RemoveExtended { name: CString },
+    Size(u64),
+}
+
+impl Change {
+    /// Where files may be written to they may be truncated.
+    fn takes(&self) -> FileRight {
+        match self {
+            Change::Size(_) => FileRight::WriteFile,
+            _ => FileRight::Attributes,
+        }
+    }
 }
 
 /// Serves one such call. `still_valid` says whether who asked still waits.
@@ -55,10 +66,15 @@ pub fn serve(asked: &Notification, restriction: Option<&Restriction>, still_vali
     let path = std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).ok();
     let set_id = matches!(&change, Change::Mode(mode) if u64::from(mode.as_raw_mode()) & SET_ID != 0);
     let granted = !set_id
-        && restriction
-            .is_none_or(|restriction| path.as_ref().is_some_and(|path| restriction.grants(path, &[FileRight::Attributes])));
+        && restriction.is_none_or(|restriction| path.as_ref().is_some_and(|path| restriction.grants(path, &[change.takes()])));
     if !granted {
         return Outcome { result: Err(Errno::ACCESS), denied: true, path };
+    }
+    if let Change::Size(size) = change {
+        // The limit is the program's (RLIMIT_FSIZE), not ours.
+        if size > largest_file(asked.tid) {
+            return Outcome { result: Err(Errno::FBIG), denied: false, path };
+        }
     }
     Outcome { result: as_its_user(asked.tid, || apply(&file, &change)), denied: false, path }
 }
@@ -117,6 +133,7 @@ fn decode(asked: &Notification, memory: &GuestMemory) -> Result<(Named, Change),
         libc::SYS_removexattr => (here(a, true)?, Change::RemoveExtended { name: name_at(memory, b)? }),
         libc::SYS_lremovexattr => (here(a, false)?, Change::RemoveExtended { name: name_at(memory, b)? }),
         libc::SYS_fremovexattr => (open(a), Change::RemoveExtended { name: name_at(memory, b)? }),
+        libc::SYS_truncate => (here(a, true)?, Change::Size(u64::try_from(b as i64).map_err(|_| Errno::INVAL)?)),
         _ => {
             eprintln!("skerry-agent: nobody serves {}", name_of(asked.number));
             return Err(Errno::NOSYS);
@@ -177,7 +194,8 @@ fn times(memory: &GuestMemory, address: u64, unit: Unit) -> Result<Timestamps, E
 
 fn apply(file: &OwnedFd, change: &Change) -> Result<(), Errno> {
     // A descriptor that is only a place: by its name in /proc; links themselves by the descriptor.
-    let link = rustix::fs::FileType::from_raw_mode(rustix::fs::fstat(file)?.st_mode).is_symlink();
+    let kind = rustix::fs::FileType::from_raw_mode(rustix::fs::fstat(file)?.st_mode);
+    let link = kind.is_symlink();
     let name = format!("/proc/self/fd/{}", file.as_raw_fd());
     match change {
         Change::Mode(_) if link => Err(Errno::OPNOTSUPP),
@@ -188,6 +206,13 @@ fn apply(file: &OwnedFd, change: &Change) -> Result<(), Errno> {
         Change::SetExtended { .. } | Change::RemoveExtended { .. } if link => Err(Errno::PERM),
         Change::SetExtended { name: attribute, value, flags } => rustix::fs::setxattr(&name, attribute, value, *flags),
         Change::RemoveExtended { name: attribute } => rustix::fs::removexattr(&name, attribute),
+        Change::Size(_) if kind.is_dir() => Err(Errno::ISDIR),
+        // Opening another thing than a file may wait, or do something.
+        Change::Size(_) if !kind.is_file() => Err(Errno::INVAL),
+        Change::Size(size) => {
+            let opened = rustix::fs::open(&name, OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NONBLOCK, Mode::empty())?;
+            rustix::fs::ftruncate(opened, *size)
+        }
     }
 }
 
@@ -208,6 +233,17 @@ fn as_its_user<T>(thread: i32, act: impl FnOnce() -> Result<T, Errno>) -> Result
     let restored = rustix::thread::set_capabilities(None, all);
     skerry_platform::agent::set_file_ids(ours);
     restored.and(result)
+}
+
+/// Bytes that a file of the program's may have; none where that cannot be told.
+fn largest_file(thread: i32) -> u64 {
+    let limits = std::fs::read_to_string(format!("/proc/{thread}/limits")).unwrap_or_default();
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max file size"));
+    match line.and_then(|line| line.split_ascii_whitespace().next()) {
+        Some("unlimited") => u64::MAX,
+        Some(soft) => soft.parse().unwrap_or(0),
+        None => 0,
+    }
 }
 
 struct Ids {

@@ -15,7 +15,7 @@ use skerry_control::{Boot, Failure, FailureKind, FileRight, FileRule, Ports, Rul
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use crate::calls::Sockets;
+use crate::calls::{Instead, Sockets};
 
 /// Rights on files: ours, Landlock's, and the version that brought it.
 const RIGHTS: &[(FileRight, AccessFs, u32)] = &[
@@ -33,8 +33,8 @@ const RIGHTS: &[(FileRight, AccessFs, u32)] = &[
     (FileRight::MakeBlock, AccessFs::MakeBlock, 1),
     (FileRight::MakeSym, AccessFs::MakeSym, 1),
     (FileRight::Refer, AccessFs::Refer, 2),
-    (FileRight::Truncate, AccessFs::Truncate, 3),
-    (FileRight::IoctlDev, AccessFs::IoctlDev, 5),
+    (FileRight::Truncate, AccessFs::Truncate, TRUNCATE_ABI),
+    (FileRight::IoctlDev, AccessFs::IoctlDev, IOCTL_DEV_ABI),
     (FileRight::ResolveUnix, AccessFs::ResolveUnix, RESOLVE_UNIX_ABI),
 ];
 
@@ -52,7 +52,9 @@ const ON_FILES: &[FileRight] = &[
 /// What a program may do with its own terminal.
 const ON_TERMINALS: &[FileRight] = &[FileRight::ReadFile, FileRight::WriteFile, FileRight::IoctlDev];
 
+const TRUNCATE_ABI: u32 = 3;
 const TCP_ABI: u32 = 4;
+const IOCTL_DEV_ABI: u32 = 5;
 const SCOPE_ABI: u32 = 6;
 const RESOLVE_UNIX_ABI: u32 = 9;
 const UDP_ABI: u32 = 10;
@@ -68,8 +70,28 @@ pub fn abi(wanted: &Boot) -> u32 {
     pretended.map(|rest| rest.trim_start_matches('_').parse().unwrap_or(0)).fold(found, u32::min)
 }
 
-/// Everything that the rules ask for can be held.
-pub fn check(rules: &Rules, abi: u32) -> Result<(), Failure> {
+/// What the engine `rules` holds by calls, as this version does not. Devices that are named may be asked what is theirs.
+pub fn instead(rules: &Rules, abi: u32) -> Instead {
+    if weaken::is_out("landlock") {
+        return Instead::default();
+    }
+    let lacks = |right: FileRight, needed: u32| {
+        rules.files.as_deref().is_some_and(|files| abi < needed && !granted_everywhere(files, right))
+    };
+    let granting = |right: FileRight| rules.files.iter().flatten().filter(move |rule| rule.rights.contains(&right));
+    let truncates = |rights: &[FileRight]| rights.contains(&FileRight::Truncate) == rights.contains(&FileRight::WriteFile);
+    // Else it cannot be told where the one may be done and the other not.
+    let alike = rules.files.iter().flatten().all(|rule| truncates(&rule.rights)) && truncates(&rules.temporary);
+    let devices = granting(FileRight::IoctlDev).map(|rule| String::from_utf8_lossy(&rule.path.0).into_owned());
+    Instead {
+        truncation: lacks(FileRight::Truncate, TRUNCATE_ABI) && alike,
+        devices: lacks(FileRight::IoctlDev, IOCTL_DEV_ABI).then(|| devices.collect()),
+        signals: rules.scopes.contains(&Scope::Signal) && abi < SCOPE_ABI,
+    }
+}
+
+/// Everything that the rules ask for can be held, some of it `instead`.
+pub fn check(rules: &Rules, abi: u32, instead: &Instead) -> Result<(), Failure> {
     if weaken::is_out("landlock") {
         return Ok(());
     }
@@ -82,8 +104,12 @@ pub fn check(rules: &Rules, abi: u32) -> Result<(), Failure> {
     let granted_everywhere = |right: FileRight| granted_everywhere(files, right);
     for (right, _, needed) in RIGHTS.iter().filter(|(_, _, needed)| rules.files.is_some() && abi < *needed) {
         // Sockets that nobody may connect to are not made (`Sockets`).
-        let held_otherwise =
-            *right == FileRight::ResolveUnix && !files.iter().any(|rule| rule.rights.contains(&FileRight::ResolveUnix));
+        let held_otherwise = match right {
+            FileRight::ResolveUnix => !connects(files),
+            FileRight::Truncate => instead.truncation,
+            FileRight::IoctlDev => instead.devices.is_some(),
+            _ => false,
+        };
         if !granted_everywhere(*right) && !held_otherwise {
             return refuse(format!("files: the right {}", name_of(serde_json::to_value(right))), *needed);
         }
@@ -96,8 +122,15 @@ pub fn check(rules: &Rules, abi: u32) -> Result<(), Failure> {
             return refuse("ports: UDP".into(), UDP_ABI);
         }
     }
-    if let Some(scope) = rules.scopes.first().filter(|_| abi < SCOPE_ABI) {
-        return refuse(format!("scopes: {}", name_of(serde_json::to_value(scope))), SCOPE_ABI);
+    for scope in rules.scopes.iter().filter(|_| abi < SCOPE_ABI) {
+        let held_otherwise = match scope {
+            Scope::Signal => instead.signals,
+            // There are no sockets that could be connected.
+            Scope::AbstractUnixSocket => *instead != Instead::default() && rules.files.is_some() && !connects(files),
+        };
+        if !held_otherwise {
+            return refuse(format!("scopes: {}", name_of(serde_json::to_value(scope))), SCOPE_ABI);
+        }
     }
     Ok(())
 }
@@ -106,6 +139,11 @@ pub fn check(rules: &Rules, abi: u32) -> Result<(), Failure> {
 pub fn held_besides_files(abi: u32) -> (Option<Ports>, Vec<Scope>) {
     let scopes = if abi >= SCOPE_ABI { vec![Scope::AbstractUnixSocket, Scope::Signal] } else { Vec::new() };
     ((abi >= TCP_ABI).then(Ports::default), scopes)
+}
+
+/// Whether UNIX sockets can be connected anywhere.
+fn connects(files: &[FileRule]) -> bool {
+    files.iter().any(|rule| rule.rights.contains(&FileRight::ResolveUnix))
 }
 
 fn granted_everywhere(files: &[FileRule], right: FileRight) -> bool {
@@ -137,7 +175,7 @@ pub fn sockets(rules: &Rules, abi: u32, loopback: bool) -> Sockets {
     let files = rules.files.as_deref().unwrap_or_default();
     let ports = rules.ports.as_ref();
     Sockets {
-        unix: rules.files.is_none() || files.iter().any(|rule| rule.rights.contains(&FileRight::ResolveUnix)),
+        unix: rules.files.is_none() || connects(files),
         tcp: ports.is_some(),
         asked: loopback && ports.is_some(),
         udp: ports.is_some_and(uses_udp) && abi >= UDP_ABI,
@@ -198,7 +236,7 @@ impl Restriction {
                 ruleset = ruleset.handle_access(AccessNet::BindUdp | AccessNet::ConnectSendUdp).map_err(failed)?;
             }
         }
-        for scope in &rules.scopes {
+        for scope in rules.scopes.iter().filter(|_| abi >= SCOPE_ABI) {
             ruleset = ruleset
                 .scope(match scope {
                     Scope::AbstractUnixSocket => landlock::Scope::AbstractUnixSocket,
@@ -310,7 +348,9 @@ mod tests {
     #[test]
     fn what_the_version_lacks_is_refused_by_name() {
         let mut rules = Rules { files: Some(vec![rule("/", &[FileRight::ReadFile])]), ..Rules::default() };
-        let told = |rules: &Rules, abi| check(rules, abi).err().map(|failure| failure.message).unwrap_or_default();
+        let told = |rules: &Rules, abi| {
+            check(rules, abi, &Instead::default()).err().map(|failure| failure.message).unwrap_or_default()
+        };
         assert!(told(&rules, 4).contains("the right ioctl_dev") && told(&rules, 4).contains("ABI 5"), "{}", told(&rules, 4));
         assert!(told(&rules, 0).contains("the right execute") && told(&rules, 0).contains("has none"));
         assert_eq!(told(&rules, 5), "");
@@ -324,5 +364,26 @@ mod tests {
         assert!(told(&rules, 3).contains("ports: TCP") && told(&rules, 4).is_empty());
         rules.ports = Some(Ports { connect_udp: vec![53], ..Ports::default() });
         assert!(told(&rules, 9).contains("ports: UDP") && told(&rules, 10).is_empty());
+    }
+
+    #[test]
+    fn what_is_held_by_calls_instead() {
+        let read = [FileRight::ReadFile, FileRight::ReadDir, FileRight::Execute];
+        let write = [FileRight::WriteFile, FileRight::Truncate, FileRight::IoctlDev];
+        let both = vec![rule("/", &read), rule("/dev/kvm", &write)];
+        let mut rules = Rules { files: Some(both), scopes: vec![Scope::AbstractUnixSocket, Scope::Signal], ..Rules::default() };
+        let found = instead(&rules, 2);
+        assert_eq!(found, Instead { truncation: true, devices: Some(vec!["/dev/kvm".into()]), signals: true });
+        let refer = check(&rules, 1, &found).unwrap_err();
+        assert!(refer.message.contains("the right refer"), "{}", refer.message);
+        assert!(check(&rules, 2, &found).is_ok() && check(&rules, 2, &Instead::default()).is_err());
+        assert_eq!(instead(&rules, 5), Instead { signals: true, ..Instead::default() });
+        assert_eq!(instead(&rules, 6), Instead::default());
+        // Where the one may be done and the other not, nobody tells them apart.
+        rules.files = Some(vec![rule("/", &read), rule("/tmp", &[FileRight::Truncate])]);
+        assert!(!instead(&rules, 2).truncation && check(&rules, 2, &instead(&rules, 2)).is_err());
+        rules.files = Some(vec![rule("/", &read)]);
+        rules.temporary = vec![FileRight::WriteFile];
+        assert!(!instead(&rules, 2).truncation && check(&rules, 2, &instead(&rules, 2)).is_err());
     }
 }

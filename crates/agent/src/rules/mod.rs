@@ -4,13 +4,15 @@
 //! kill(-1) of either reaches whatever is inside, at once and nobody else. Each program enters a third one, which holds what
 //! the rules say, and puts itself under a filter of system calls (`calls`).
 //!
-//! `landlock` is files, ports and scopes; `attributes` and `sockets` what the agent is asked for, as Landlock does not hold it;
+//! `landlock` is files, ports and scopes; `attributes`, `sockets` and `signals` what the agent is asked for, as Landlock does not
+//! hold it, or its version here;
 //! `reach` who belongs to the guest.
 
 pub mod attributes;
 pub mod labels;
 pub mod landlock;
 pub mod reach;
+pub mod signals;
 pub mod sockets;
 
 use crate::calls::{Filter, Profile};
@@ -58,7 +60,7 @@ pub fn split(wanted: &Boot) -> Result<Split, Failure> {
     let rules = wanted.rules.as_ref().ok_or_else(|| failure(FailureKind::Invalid, "the engine rules needs rules"))?;
     check(wanted)?;
     let abi = landlock::abi(wanted);
-    landlock::check(rules, abi)?;
+    landlock::check(rules, abi, &landlock::instead(rules, abi))?;
     labels::check(rules)?;
     adopt_orphans().map_err(|error| host("orphans", &error))?;
     let everybody = landlock::hold_signals(abi)?;
@@ -132,6 +134,7 @@ pub fn enter(wanted: &Boot, init: Init, layers: &mut Layers) -> Result<Guest, Fa
     if !rules.written_files_run() {
         profile.keep_memory_from_running();
     }
+    profile.hold_instead(&landlock::instead(rules, abi));
     let listens = !wanted.without.iter().any(|name| name == "listener");
     let watched = if watch::wanted(wanted) { watch::calls(Engine::Rules) } else { Vec::new() };
     let filter = Filter::compile(&profile, rules.calls.as_ref(), &watched)?;

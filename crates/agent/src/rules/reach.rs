@@ -25,6 +25,24 @@ pub fn below() -> BTreeSet<i32> {
     found
 }
 
+/// Whether a process is one of these: by its parents, up to us.
+pub fn is_below(process: i32) -> bool {
+    let ours = std::process::id() as i32;
+    // A parent that ends in between leaves its children to us: they are looked at again.
+    (0..3).any(|_| {
+        let mut above = parent_of(process);
+        while let Some(pid) = above.filter(|pid| *pid > 1 && *pid != ours) {
+            above = parent_of(pid);
+        }
+        above == Some(ours)
+    })
+}
+
+/// Its process group.
+pub fn group_of(process: i32) -> Option<i32> {
+    field_of(process, 2)?.parse().ok()
+}
+
 fn parent_of(pid: i32) -> Option<i32> {
     field_of(pid, 1)?.parse().ok()
 }
@@ -94,7 +112,7 @@ pub fn is_inside(everybody: Everybody, thread: i32) -> bool {
     process != ours
         && match everybody {
             Everybody::InReach => kill(process, 0).is_ok(),
-            Everybody::Below => below().contains(&process),
+            Everybody::Below => is_below(process),
         }
 }
 

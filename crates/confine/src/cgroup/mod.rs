@@ -160,14 +160,22 @@ impl ControlGroups {
         }
     }
 
+    /// Why a limit cannot be set anew: no group holds it.
+    pub fn must_hold(&self, controller: Controller) -> Result<(), String> {
+        self.joined_for(controller).map(drop)
+    }
+
+    fn joined_for(&self, controller: Controller) -> Result<&Joined, String> {
+        let why = || match self.reasons.get(&controller) {
+            Some(why) => format!("no cgroup holds it: {why}"),
+            None => "it was started without that limit".to_owned(),
+        };
+        self.holder(controller).ok_or_else(why)
+    }
+
     /// Sets a limit anew that a group holds. The error says why not.
     pub fn change(&self, controller: Controller, limits: &Limits) -> Result<(), String> {
-        let Some(joined) = self.holder(controller) else {
-            return Err(self
-                .reasons
-                .get(&controller)
-                .map_or_else(|| "it was started without that limit".to_owned(), |why| format!("no cgroup holds it: {why}")));
-        };
+        let joined = self.joined_for(controller)?;
         limit::change(joined.version, &joined.group, controller, &Needs { limits, spare_tasks: 0 })
             .map_err(|error| format!("its cgroup does not take it: {error}"))
     }

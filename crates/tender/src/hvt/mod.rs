@@ -10,7 +10,7 @@ mod tables;
 
 use crate::devices::{Attached, Device};
 use crate::image::{self, Image};
-use crate::{filter, Error, Loading};
+use crate::{filter, Error, Loading, Parts};
 use calls::{Calls, Outcome, FIRST_PORT};
 use skerry_platform::virtual_machine::{end, End, Exit, VirtualMachine};
 use std::os::fd::{AsFd, AsRawFd};
@@ -24,13 +24,8 @@ pub struct Ready {
 }
 
 impl Ready {
-    pub fn load(
-        file: &(impl image::Source + ?Sized),
-        image: &Image,
-        attached: Vec<Attached>,
-        memory_size: u64,
-        command_line: &[u8],
-    ) -> Result<Ready, Loading> {
+    pub fn load(parts: Parts<'_, impl image::Source + ?Sized>) -> Result<Ready, Loading> {
+        let Parts { file, image, attached, memory_size, command_line } = parts;
         let size = memory_size.min(tables::MOST_MEMORY) / tables::LARGE_PAGE * tables::LARGE_PAGE;
         image.fits(size).map_err(Loading::Image)?;
         let failed = |what: String| Loading::Host(Error::Host(what));
