@@ -13,6 +13,7 @@ import harness
 
 PROGRAMS = Path(__file__).parent / "programs"
 CHANGES = 9
+ROWS = 35
 
 
 def build(name: str, directory: Path) -> Path:
@@ -31,6 +32,11 @@ def lent(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def attributes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build("attributes", tmp_path_factory.mktemp("attributes"))
+
+
+@pytest.fixture(scope="session")
 def streams(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build("streams", tmp_path_factory.mktemp("streams"))
 
@@ -46,7 +52,8 @@ def fill(caller: harness.Caller, work: Path, lent: Path) -> Path:
     contents = {"small": digits, "empty": "", "lockable": digits, "replacement": "new"}
     contents |= {f"victim{number}": digits for number in range(CHANGES)}
     contents["large"] = "".join(chr(ord("a") + index % 26) for index in range(30_000))
-    for directory, length in (("names", 1), ("other", 101)):
+    rows = [(f"row{number}", 201) for number in range(ROWS)]
+    for directory, length in (("names", 1), ("other", 101), *rows):
         (work / directory).mkdir()
         os.chown(work / directory, *caller.owner)
         contents |= {f"{directory}/n{number:02}": chr(ord("a") + number) * (length + number) for number in range(20)}
@@ -83,10 +90,46 @@ def test_sandbox(
 
 
 @pytest.mark.sandbox
+@pytest.mark.parametrize("between", ["", "os.write(out, b'x'); "])
+def test_files_that_come_next_are_opened_without_the_sentry(
+    caller: harness.Caller, monkeypatch: pytest.MonkeyPatch, between: str
+) -> None:
+    """/proc/stat's ctxt counts the calls that the sentry has served."""
+    monkeypatch.setitem(harness.PLAIN_ENVIRONMENT, "SKERRY_TEST_WITHOUT", "expiry")
+    script = f"""
+import os
+calls = lambda: int(next(line for line in open("/proc/stat") if line.startswith("ctxt")).split()[1])
+into, out = os.pipe()
+directory = os.open("many", os.O_RDONLY)
+names = os.listdir(directory)
+def whole(name):
+    fd = os.open(name, os.O_RDONLY, dir_fd=directory)
+    data = os.read(fd, 1) + os.read(fd, 20000)
+    {between}data += os.read(fd, 20000)
+    os.close(fd)
+    return len(data)
+before = calls()
+sizes = sum(map(whole, names))
+print(calls() - before, sizes)
+"""
+    with caller.workspace() as work:
+        (work / "many").mkdir(mode=0o755)
+        for number in range(500):
+            (work / "many" / f"file{number}").write_text("x" * (number * 20 + 1))
+            (work / "many" / f"file{number}").chmod(0o644)
+        result = caller.do([], ["/usr/bin/python3", "-c", script], cwd=work)
+    assert result.returncode == 0, str(result)
+    rings, sizes = map(int, result.stdout.split())
+    assert sizes == sum(number * 20 + 1 for number in range(500))
+    # Without: 1,000 and more; and one more for each that is written.
+    assert rings < 200 + (500 if between else 0), str(result)
+
+
+@pytest.mark.sandbox
 def test_what_the_host_changes_is_seen_by_who_hears_of_it(caller: harness.Caller) -> None:
     """Whoever tells a program that a file has changed tells it by something that the guest kernel gives it."""
     script = "import os\nfd = os.open('told', os.O_RDONLY)\n"
-    script += "while input(): print(os.fstat(fd).st_size, os.pread(fd, 100, 0).decode(), flush=True)\n"
+    script += "while input(): print(os.stat('told').st_size, os.fstat(fd).st_size, os.pread(fd, 100, 0).decode(), flush=True)\n"
     with caller.workspace() as work:
         told = work / "told"
         told.write_text("0")
@@ -108,7 +151,7 @@ def test_what_the_host_changes_is_seen_by_who_hears_of_it(caller: harness.Caller
                     told.write_text(text)
                     process.stdin.write("go\n")
                     process.stdin.flush()
-                    assert process.stdout.readline().split() == [str(number), *([text] if text else [])]
+                    assert process.stdout.readline().split() == [str(number)] * 2 + ([text] if text else [])
                 process.stdin.write("\n")
                 process.stdin.flush()
                 assert process.wait() == 0
@@ -122,6 +165,65 @@ def place(built: Path, work: Path) -> Path:
     program.write_bytes(built.read_bytes())
     program.chmod(0o755)
     return program
+
+
+def test_attributes_native(caller: harness.Caller, attributes: Path) -> None:
+    with caller.workspace() as work:
+        result = caller.native([place(attributes, work)], cwd=work)
+    assert result.returncode == 0, f"wrong about Linux:\n{result}"
+
+
+@pytest.mark.sandbox
+@pytest.mark.parametrize(
+    ("without", "options"),
+    [("expiry", ()), ("expiry,load,pace", ()), ("lending", ()), ("expiry", ("--rw", ".")), ("", ("--profile", "strict"))],
+    ids=["default", "spinning", "without", "rw", "strict"],
+)
+def test_attributes(
+    caller: harness.Caller, attributes: Path, monkeypatch: pytest.MonkeyPatch, without: str, options: tuple[str, ...]
+) -> None:
+    """What files and names show is lent while it holds still (ADR 46): whatever changes it, its thread included."""
+    monkeypatch.setitem(harness.PLAIN_ENVIRONMENT, "SKERRY_TEST_WITHOUT", without)
+    with caller.workspace() as work:
+        words = [option if option != "." else str(work) for option in options]
+        result = caller.do(words, [place(attributes, work)], cwd=work)
+    assert result.returncode == 0, str(result)
+
+
+CALLS = """
+import os
+calls = lambda: int(next(line for line in open("/proc/stat") if line.startswith("ctxt")).split()[1])
+used = os.open("used", os.O_RDWR | os.O_CREAT)
+os.write(used, bytes(100_000))
+for _ in range(20):
+    os.pread(used, 10, 0)
+    os.pwrite(used, b"x", 0)
+before = calls()
+for _ in range(1000):
+    {call}
+print(calls() - before)
+"""
+
+
+@pytest.mark.sandbox
+@pytest.mark.parametrize(
+    "call",
+    [
+        "os.fstat(used)",
+        "os.stat('used')",
+        "os.close(os.open('used', os.O_RDONLY))",
+        "os.stat('/usr/bin')",
+        "os.path.exists('absent')",
+        "os.access('/usr/bin/python3', os.X_OK)",
+    ],
+)
+def test_what_holds_still_is_asked_for_once(caller: harness.Caller, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+    """/proc/stat's ctxt counts the calls that the sentry has served."""
+    monkeypatch.setitem(harness.PLAIN_ENVIRONMENT, "SKERRY_TEST_WITHOUT", "expiry")
+    with caller.workspace() as work:
+        result = caller.do([], ["/usr/bin/python3", "-c", CALLS.format(call=call)], cwd=work)
+    assert result.returncode == 0, str(result)
+    assert int(result.stdout) < 50, str(result)
 
 
 def test_streams_native(caller: harness.Caller, streams: Path) -> None:

@@ -1,6 +1,7 @@
 //! What a system call handler is given: who calls, its memory, and how to wait.
 
 use crate::fs::file::{OpenFile, StatusFlags, Transfer};
+use crate::fs::inode::Metadata;
 use crate::marshal::Marshalled;
 use crate::sync::Waiter;
 use crate::task::{Process, Task};
@@ -55,6 +56,10 @@ pub struct Context<'a> {
     pub(crate) watch: Option<crate::run::Watch>,
     /// The place that a name has led to: the directory's descriptor, the name (links at its end not followed, or none there).
     pub(crate) seen: Option<(i32, Vec<u8>, crate::fs::path::Path)>,
+    /// What the call has said of a name.
+    pub(crate) looked: Option<Looked>,
+    /// The name that link(2) has given to a file, relative to what, and the directory that it leads to.
+    pub(crate) linked: Option<(i32, Vec<u8>, crate::fs::path::Path)>,
     /// The absolute name of a directory, or of nothing, that readlink(2) was asked about.
     pub(crate) no_link: Option<Vec<u8>>,
     /// The descriptors that it has told of as readable, and what stands behind them.
@@ -63,6 +68,16 @@ pub struct Context<'a> {
     pub(crate) used_alone: Option<(i32, i32)>,
     /// The stub may put off the next call like this one, as far as the objects are concerned that it is about.
     pub(crate) may_be_deferred: bool,
+}
+
+/// What a call has said of a name that it was given, where that changes by calls only.
+pub(crate) struct Looked {
+    pub directory: i32,
+    pub name: Vec<u8>,
+    /// One of [`skerry_platform::layout::loan::known`].
+    pub kind: u32,
+    /// The status that it has shown, and whose it is, if it shows one.
+    pub answer: Result<Option<(Metadata, crate::fs::path::Path)>>,
 }
 
 /// The registers that a call is made of.
@@ -142,6 +157,8 @@ impl<'a> Context<'a> {
             may_carry_operations: false,
             watch: None,
             seen: None,
+            looked: None,
+            linked: None,
             no_link: None,
             to_read: Vec::new(),
             used_alone: None,

@@ -4,8 +4,8 @@
 //! the sentry wrote is ever read back from the channel.
 
 use crate::layout::{
-    line_state, loan, marshal, objects, streams, ChannelLayout, CloneOrder, Frame, Identity, Line, Loan, Local, Object,
-    Operation, Phase, Reply, Request, RequestDetail, Stream, CHANNEL_SIZE, MAXIMUM_OPERATIONS,
+    line_state, loan, marshal, objects, shelf, streams, ChannelLayout, CloneOrder, Frame, Identity, Line, Loan, Local, Object,
+    Operation, Phase, Reply, Request, RequestDetail, Stream, CHANNEL_SIZE, MAXIMUM_OPERATIONS, SHELF_OFFSET,
 };
 use crate::HostError;
 use rustix::fs::{fcntl_add_seals, ftruncate, memfd_create, MemfdFlags, SealFlags};
@@ -44,6 +44,18 @@ pub struct Names {
     pub opened: Option<usize>,
     /// The same of names that are no links.
     pub no_links: Option<usize>,
+    /// The same of what is known of names.
+    pub known: Option<usize>,
+}
+
+/// What a call has said of a name, and says again ([`loan::KNOWN`]).
+#[derive(Clone, Debug)]
+pub struct Known {
+    pub directory: i32,
+    pub name: Vec<u8>,
+    /// One of [`loan::known`].
+    pub kind: u32,
+    pub answer: Result<Option<Box<[u8; loan::STATUS]>>, i32>,
 }
 
 impl Names {
@@ -84,6 +96,35 @@ impl Names {
         self.no_links = Some(start);
     }
 
+    /// Adds what is known of names, as many as there is room for; once.
+    pub fn set_known<'a>(&mut self, known: impl Iterator<Item = &'a Known>, room: usize) {
+        let start = self.records.len();
+        self.records.extend_from_slice(&0u64.to_ne_bytes());
+        let mut count = 0u64;
+        for Known { directory, name, kind, answer } in known {
+            let (status, error) = match answer {
+                Ok(status) => (status.as_ref().map_or(&[][..], |status| &status[..]), 0),
+                Err(error) => (&[][..], *error),
+            };
+            let size = loan::KNOWN + status.len() + name.len().next_multiple_of(8);
+            if name.len() > loan::LONGEST_NAME || self.records.len() - start + size > room {
+                break;
+            }
+            self.records.extend_from_slice(&(name.len() as u64 | u64::from(*directory as u32) << 32).to_ne_bytes());
+            self.records.extend_from_slice(&(u64::from(*kind) | u64::from(error as u32) << 32).to_ne_bytes());
+            self.records.extend_from_slice(status);
+            self.records.extend_from_slice(name);
+            self.records.resize(self.records.len().next_multiple_of(8), 0);
+            count += 1;
+        }
+        if count == 0 {
+            self.records.truncate(start);
+            return;
+        }
+        self.records[start..start + 8].copy_from_slice(&count.to_ne_bytes());
+        self.known = Some(start);
+    }
+
     /// Says by what the file was opened, as it was given to openat(2), where there is room for it. The last one of all.
     pub fn set_opened(&mut self, directory: i32, name: &[u8], flags: u32, room: usize) {
         if name.len() > loan::LONGEST_NAME || loan::OPENED + name.len().next_multiple_of(8) > room {
@@ -101,10 +142,14 @@ impl Names {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Returned {
     pub position: u32,
+    /// Which file the descriptor is: see [`loan::INDEX`].
+    pub index: usize,
     pub was_read: bool,
     pub is_closed: bool,
     /// It has asked about a name that is no link.
     pub has_asked: bool,
+    /// It has asked for something that is known of a name.
+    pub has_repeated: bool,
 }
 
 /// An eventfd or a pipe as it is lent ([`Channel::lend_object`]).
@@ -162,11 +207,17 @@ impl Channel {
         Ok((Channel { pages }, memory))
     }
 
-    /// Makes it as a new one. Nobody else has it mapped.
-    pub fn wipe(&self) {
+    /// Makes it, whose memory is `memory`, as a new one; false where its shelf has been used, as a large one is not worth while.
+    /// Nobody else has it mapped.
+    pub fn wipe(&self, memory: &OwnedFd) -> bool {
+        const BLOCK: u64 = 512;
+        if !rustix::fs::fstat(memory).is_ok_and(|status| status.st_blocks as u64 * BLOCK <= SHELF_OFFSET) {
+            return false;
+        }
         // All of it: whoever had it may have written anywhere, and a fork's child believes what its parent's stub knew of.
-        // SAFETY: the whole mapping, which is ours alone.
-        unsafe { std::ptr::write_bytes(self.pages.as_ptr().cast::<u8>(), 0, CHANNEL_SIZE as usize) }
+        // SAFETY: inside the mapping, which is ours alone.
+        unsafe { std::ptr::write_bytes(self.pages.as_ptr().cast::<u8>(), 0, SHELF_OFFSET as usize) }
+        true
     }
 
     fn line(&self) -> *mut Line {
@@ -277,7 +328,8 @@ impl Channel {
             descriptor_flags: file.descriptor_flags,
             names: end as u32,
             names_count: names.count,
-            opened: names.opened.map_or(0, |at| (end + at) as u32),
+            opened: names.opened.map_or(0, |at| (end + at) as u16),
+            known: names.known.map_or(0, |at| (end + at) as u16),
             no_links: names.no_links.map_or(0, |at| (end + at) as u32),
         };
         // SAFETY: inside the mapping, `length` bytes from `start` on, the names from `end` on, and the status behind them at the area's end; no
@@ -291,6 +343,95 @@ impl Channel {
         }
         let word = loan::VALID | u64::from(number) << loan::NUMBER | u64::from(file.position) & loan::POSITION;
         self.loan_word().store(word, Ordering::Release);
+    }
+
+    /// The same on the shelf, where `length` bytes of the file lie from [`shelf::DATA`] on, and files that were opened ahead
+    /// ([`Channel::shelve_ahead`]).
+    pub fn lend_on_shelf(
+        &self,
+        number: u16,
+        file: &Lent,
+        status: &[u8; loan::STATUS],
+        length: usize,
+        names: &Names,
+        opened: &shelf::Opened,
+    ) {
+        let end = loan::DATA - names.records.len().min(loan::DATA) / 8 * 8;
+        let loan = Loan {
+            word: 0,
+            until: file.until,
+            descriptor: file.descriptor,
+            data: length.min(shelf::SIZE - shelf::DATA) as u32,
+            size: file.size,
+            start: shelf::DATA as u32,
+            flags: file.flags | loan::ON_SHELF,
+            status_flags: file.status_flags,
+            descriptor_flags: file.descriptor_flags,
+            names: end as u32,
+            names_count: names.count,
+            opened: names.opened.map_or(0, |at| (end + at) as u16),
+            known: names.known.map_or(0, |at| (end + at) as u16),
+            no_links: names.no_links.map_or(0, |at| (end + at) as u32),
+        };
+        self.shelve(end, &names.records);
+        self.shelve(loan::DATA, status);
+        // SAFETY: inside the mapping, and aligned; no reference into it is made.
+        unsafe {
+            std::ptr::write_volatile(self.shelf().add(shelf::OPENED).cast(), *opened);
+            std::ptr::write_volatile(&raw mut (*self.pages.as_ptr()).loan, loan);
+        }
+        self.lend_again(number, 0, false, file.position);
+    }
+
+    /// Lends once more what lies on the shelf: the descriptor is the file `index`, and stands at `position`, or is closed.
+    pub fn lend_again(&self, number: u16, index: usize, is_closed: bool, position: u32) {
+        let closed = if is_closed { loan::CLOSED } else { 0 };
+        let index = (index as u64) << loan::INDEX & loan::INDEX_MASK;
+        let word = loan::VALID | closed | index | u64::from(number) << loan::NUMBER | u64::from(position) & loan::POSITION;
+        self.loan_word().store(word, Ordering::Release);
+    }
+
+    /// What lies on the shelf is believed until then, but for names: these are gone.
+    pub fn renew_loan(&self, until: u64) {
+        // SAFETY: inside the mapping, and aligned; no reference into it is made.
+        unsafe {
+            let loan = &raw mut (*self.pages.as_ptr()).loan;
+            std::ptr::write_volatile(&raw mut (*loan).until, until);
+            std::ptr::write_volatile(&raw mut (*loan).names_count, 0);
+            std::ptr::write_volatile(&raw mut (*loan).no_links, 0);
+            std::ptr::write_volatile(&raw mut (*loan).opened, 0);
+        }
+    }
+
+    fn shelf(&self) -> *mut u8 {
+        // SAFETY: inside the mapping; no reference is made.
+        unsafe { self.pages.as_ptr().cast::<u8>().add(SHELF_OFFSET as usize) }
+    }
+
+    /// Lays `bytes` onto the shelf, as far as there is room for them at `at`. While nothing is lent there.
+    pub fn shelve(&self, at: usize, bytes: &[u8]) {
+        let at = at.min(shelf::SIZE);
+        let length = bytes.len().min(shelf::SIZE - at);
+        // SAFETY: inside the mapping, as the shelf is; no reference into it is made.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.shelf().add(at), length) }
+    }
+
+    /// Lays the first `length` bytes of a file there, from `at` on. How many there are.
+    pub fn shelve_file(&self, at: usize, file: &OwnedFd, length: usize) -> Option<usize> {
+        let at = at.min(shelf::SIZE);
+        let length = length.min(shelf::SIZE - at);
+        // SAFETY: inside the mapping, as the shelf is; the host alone writes there, which heeds no aliases.
+        let room = unsafe { std::slice::from_raw_parts_mut(self.shelf().add(at).cast::<std::mem::MaybeUninit<u8>>(), length) };
+        rustix::io::pread(file, room, 0).ok().map(|(read, _)| read.len())
+    }
+
+    /// Says of the file `index` (from 1 on) that it was opened ahead.
+    pub fn shelve_ahead(&self, index: usize, ahead: &shelf::Ahead, status: &[u8; loan::STATUS], name: &[u8]) {
+        let at = shelf::OPENED + size_of::<shelf::Opened>() + (index.clamp(1, shelf::MOST) - 1) * size_of::<shelf::Ahead>();
+        self.shelve(ahead.status as usize, status);
+        self.shelve(ahead.name(), name);
+        // SAFETY: inside the mapping, and aligned; no reference into it is made.
+        unsafe { std::ptr::write_volatile(self.shelf().add(at).cast(), *ahead) }
     }
 
     fn loan_word(&self) -> &AtomicU64 {
@@ -310,9 +451,11 @@ impl Channel {
                 Ok(_) => {
                     return Some(Returned {
                         position: (word & loan::POSITION) as u32,
+                        index: ((word & loan::INDEX_MASK) >> loan::INDEX) as usize,
                         was_read: word & loan::READ != 0,
                         is_closed: word & loan::CLOSED != 0,
                         has_asked: word & loan::ASKED != 0,
+                        has_repeated: word & loan::REPEATED != 0,
                     })
                 }
                 Err(now) => word = now,
@@ -558,14 +701,14 @@ mod tests {
         assert_eq!(channel.take_loan_back(6), None);
         assert_eq!(
             channel.take_loan_back(5),
-            Some(Returned { position: 7, was_read: false, is_closed: false, has_asked: false })
+            Some(Returned { position: 7, index: 0, was_read: false, is_closed: false, has_asked: false, has_repeated: false })
         );
         assert_eq!(channel.take_loan_back(5), None);
     }
 
     #[test]
     fn streams_come_back_once_and_nothing_of_them_outlives_a_wipe() {
-        let (channel, _memory) = Channel::create().unwrap();
+        let (channel, memory) = Channel::create().unwrap();
         channel.lend_stream(0, 7, 5, 0, b"some");
         // The other side has read three bytes.
         channel.stream_word(0).fetch_add(3, Ordering::Relaxed);
@@ -574,10 +717,33 @@ mod tests {
         assert_eq!(channel.take_stream_back(0, 7), None);
         // It may write there where nothing was lent.
         channel.stream_word(streams::MOST - 1).store(streams::VALID | 4, Ordering::Relaxed);
-        channel.wipe();
+        assert!(channel.wipe(&memory));
         // SAFETY: inside the mapping, which nobody else has.
         let bytes = unsafe { std::slice::from_raw_parts(channel.pages.as_ptr().cast::<u8>(), CHANNEL_SIZE as usize) };
         assert!(bytes.iter().all(|byte| *byte == 0));
+        // Reading has made its pages.
+        assert!(!channel.wipe(&memory));
+    }
+
+    #[test]
+    fn nothing_goes_beyond_the_shelf_and_who_has_used_it_keeps_it() {
+        let (channel, memory) = Channel::create().unwrap();
+        channel.shelve(shelf::SIZE - 3, b"bytes");
+        channel.shelve(usize::MAX, b"bytes");
+        let ahead = shelf::Ahead { status: u32::MAX, name_length: 5, ..shelf::Ahead::default() };
+        channel.shelve_ahead(usize::MAX, &ahead, &[1; loan::STATUS], b"bytes");
+        let (large, _) = Channel::create().map(|(_, memory)| (memory, ())).unwrap();
+        assert_eq!(channel.shelve_file(shelf::DATA, &large, usize::MAX), Some(shelf::SIZE - shelf::DATA));
+        let file = Lent { descriptor: 3, position: 7, size: 9, until: 0, flags: 0, status_flags: 0, descriptor_flags: 0 };
+        channel.lend_on_shelf(5, &file, &[1; loan::STATUS], usize::MAX, &Names::default(), &shelf::Opened::default());
+        channel.loan_word().fetch_or(3 << loan::INDEX | loan::CLOSED, Ordering::Relaxed);
+        let returned =
+            Returned { position: 7, index: 3, was_read: false, is_closed: true, has_asked: false, has_repeated: false };
+        assert_eq!(channel.take_loan_back(5), Some(returned));
+        channel.lend_again(6, 3, true, 7);
+        assert_eq!(channel.take_loan_back(5), None);
+        assert_eq!(channel.take_loan_back(6), Some(returned));
+        assert!(!channel.wipe(&memory));
     }
 
     #[test]

@@ -77,7 +77,7 @@ pub fn map_table(descriptor: u64) {
 
 /// Serves a call on a direct descriptor. `None`: it is the sentry's.
 #[inline]
-pub fn try_direct(thread: &ThreadBlock, call_number: u64, arguments: &[u64; 6]) -> Option<i64> {
+pub fn try_direct(thread: &mut ThreadBlock, call_number: u64, arguments: &[u64; 6]) -> Option<i64> {
     let wanted = match call_number {
         number::READ | number::PREAD64 | number::READV | number::PREADV => right::READ,
         number::WRITE | number::PWRITE64 | number::WRITEV | number::PWRITEV => right::WRITE,
@@ -96,6 +96,10 @@ pub fn try_direct(thread: &ThreadBlock, call_number: u64, arguments: &[u64; 6]) 
     }
     if word & right::NULL != 0 {
         return answer_null(call_number, arguments);
+    }
+    if thread.has_loan & wanted != 0 {
+        // It says what this call is about to change.
+        thread.has_loan = 0;
     }
     match call_number {
         number::READV => in_pieces(entry, word, number::READ, arguments),

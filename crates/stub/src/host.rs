@@ -280,10 +280,13 @@ pub mod number {
     pub const READ: u64 = 0;
     pub const WRITE: u64 = 1;
     pub const OPEN: u64 = 2;
+    pub const STAT: u64 = 4;
     pub const FSTAT: u64 = 5;
     pub const LSTAT: u64 = 6;
     pub const LSEEK: u64 = 8;
     pub const IOCTL: u64 = 16;
+    pub const ACCESS: u64 = 21;
+    pub const FACCESSAT: u64 = 269;
     pub const GETDENTS64: u64 = 217;
     pub const OPENAT: u64 = 257;
     pub const NEWFSTATAT: u64 = 262;

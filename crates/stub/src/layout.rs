@@ -1,6 +1,6 @@
 //! What the stub and the sentry agree on: addresses, the channel, the doorbell. This one file is compiled into both.
 //!
-//! A thread of an application owns a *slot*: 64 KiB of address space, found from the stack pointer inside a handler by
+//! A thread of an application owns a *slot*: 256 KiB of address space, found from the stack pointer inside a handler by
 //! rounding down. Everything in it except the channel belongs to the application process, which may scribble on it; the
 //! sentry believes nothing that it reads from a channel.
 
@@ -13,7 +13,7 @@ pub const DIRECT_ENTRIES: u64 = 1024;
 pub const DIRECT_SIZE: u64 = DIRECT_ENTRIES * core::mem::size_of::<DirectEntry>() as u64;
 /// Where the slots begin: most processes need one page table for the stub, the table and their slots.
 pub const SLOTS_BASE: u64 = 0x7000_0010_0000;
-pub const SLOT_SIZE: u64 = 0x1_0000;
+pub const SLOT_SIZE: u64 = 0x4_0000;
 /// Threads that one address space can have.
 pub const MAXIMUM_SLOTS: u64 = 16384;
 /// The guest may map nothing between STUB_BASE and here.
@@ -22,8 +22,10 @@ pub const RESERVED_END: u64 = 0x7020_0000_0000;
 /// Offsets within a slot: the channel (shared with the sentry), a gap, the handler's stack, the thread block (both private). The
 /// block and the stack's first frames share a page: each page that a process writes to is copied after a fork.
 pub const CHANNEL_OFFSET: u64 = 0;
-pub const CHANNEL_SIZE: u64 = 0x6000;
-pub const STACK_OFFSET: u64 = 0x7000;
+pub const CHANNEL_SIZE: u64 = SHELF_OFFSET + shelf::SIZE as u64;
+/// Where in a channel its [`shelf`] begins: behind a [`ChannelLayout`].
+pub const SHELF_OFFSET: u64 = 0x6000;
+pub const STACK_OFFSET: u64 = 0x3_7000;
 pub const BLOCK_SIZE: u64 = 0x800;
 pub const BLOCK_OFFSET: u64 = SLOT_SIZE - BLOCK_SIZE;
 /// Below the block: what a thread that is parked needs of a stack.
@@ -435,8 +437,10 @@ pub struct Loan {
     pub names: u32,
     pub names_count: u32,
     /// Where in the area it says how it was opened ([`loan::OPENED`]); 0: nowhere.
-    pub opened: u32,
-    /// The same of names that are no links ([`loan::NO_LINK`]), behind a word that says how many there are.
+    pub opened: u16,
+    /// The same of what is known of names ([`loan::KNOWN`]), behind a word that says how many there are.
+    pub known: u16,
+    /// The same of names that are no links ([`loan::NO_LINK`]).
     pub no_links: u32,
 }
 
@@ -534,6 +538,12 @@ pub mod objects {
 pub mod loan {
     /// In [`super::Reply::entry`] with RETURN, or NATIVE where nothing is to be asked behind it: there is one.
     pub const LENT: u64 = 2;
+    /// What says which of these it is.
+    pub const ENTRY: u64 = 0xff;
+    /// Beside LENT: it is over once the thread has read, or written, a direct descriptor by itself (the rights of
+    /// [`super::direct`]).
+    pub const UNTIL_READ: u64 = super::direct::READ;
+    pub const UNTIL_WRITE: u64 = super::direct::WRITE;
     /// In the word, which is 0 where there is none: it stands.
     pub const VALID: u64 = 1 << 63;
     /// The descriptor has been closed.
@@ -542,6 +552,11 @@ pub mod loan {
     pub const READ: u64 = 1 << 61;
     /// One of the names that are no links has been asked about.
     pub const ASKED: u64 = 1 << 60;
+    /// Something that is known of a name has been asked for.
+    pub const REPEATED: u64 = 1 << 59;
+    /// Which file the descriptor is: 0 is the one that was lent, the others are the shelf's ([`super::shelf::Ahead`]).
+    pub const INDEX: u32 = 48;
+    pub const INDEX_MASK: u64 = 0x3f << INDEX;
     /// Below these bits, its number, so that an old one is never taken for it.
     pub const NUMBER: u32 = 32;
     pub const NUMBER_MASK: u64 = 0xffff << NUMBER;
@@ -562,6 +577,17 @@ pub mod loan {
     pub const OPENED: usize = 16;
     /// A name that is no link: its length; the error that readlink(2) gives for it; then its bytes, filled up to whole words.
     pub const NO_LINK: usize = 16;
+    /// What a call says of a name: the name's length, and the directory's descriptor above it; one of [`known`], and the error
+    /// (0: none) above it; a `struct stat`, where it shows one; then the name, filled up to whole words.
+    pub const KNOWN: usize = 16;
+    pub mod known {
+        /// access(2), or faccessat(2): its mode is in the bits below.
+        pub const ACCESS: u32 = 8;
+        /// stat(2), or newfstatat(2) without flags.
+        pub const STATUS: u32 = 16;
+        /// Beside them: reading changes what is shown.
+        pub const SHOWS_READING: u32 = 32;
+    }
     /// In the flags: it is a directory.
     pub const DIRECTORY: u32 = 1;
     /// Reading changes what fstat(2) shows (its time of access).
@@ -570,10 +596,62 @@ pub mod loan {
     pub const MAY_BE_COPIED: u32 = 4;
     /// It is open to be written: there is nothing to be read of it here.
     pub const WRITTEN: u32 = 8;
+    /// All of it lies on the [`super::shelf`]: what is said to be in the area is there, and data can be behind that.
+    pub const ON_SHELF: u32 = 16;
+    /// The process has it direct, or others had: where it stands, and that it is closed, is not told here.
+    pub const DIRECT: u32 = 32;
     /// The end of the area has a `struct stat` of the file.
     pub const STATUS: usize = 144;
     /// What there is room for before that.
     pub const DATA: usize = super::marshal::AREA - STATUS;
+}
+
+/// The channel's last part, where what is lent to a thread that uses many files lies (ADR 47): there is room for more, and
+/// what lies there stays when the thread makes a request. Where it is not used it takes up no memory.
+pub mod shelf {
+    pub const SIZE: usize = 0x3_0000;
+    /// The beginning is as the area is, but for data. Then comes what was opened ahead, an [`Opened`] and the [`Ahead`] of each.
+    pub const OPENED: usize = super::marshal::AREA;
+    /// From here on data lies, and all that belongs to files that were opened ahead.
+    pub const DATA: usize = 0x2000;
+    /// How many can be opened ahead.
+    pub const MOST: usize = 24;
+
+    /// What is said of all of them: how many there are, and how each is opened: by a name in `directory`, with `flags`.
+    #[derive(Clone, Copy, Debug, Default)]
+    #[repr(C)]
+    pub struct Opened {
+        pub count: u32,
+        pub directory: u32,
+        pub flags: u32,
+        pub _padding: u32,
+    }
+
+    /// One of them. Its `struct stat` lies at `status`, then its name, filled up to whole words, then its data.
+    #[derive(Clone, Copy, Debug, Default)]
+    #[repr(C)]
+    pub struct Ahead {
+        pub size: u64,
+        pub status: u32,
+        pub name_length: u32,
+        /// So much of it is there, from its start.
+        pub data: u32,
+        /// Of [`super::loan`].
+        pub flags: u32,
+    }
+
+    impl Ahead {
+        pub fn name(&self) -> usize {
+            self.status as usize + super::loan::STATUS
+        }
+        pub fn start(&self) -> usize {
+            self.name() + (self.name_length as usize).next_multiple_of(8)
+        }
+    }
+
+    const _: () = assert!(OPENED % 8 == 0);
+    const _: () = assert!(OPENED + size_of::<Opened>() + MOST * size_of::<Ahead>() <= DATA);
+    const _: () = assert!(MOST < 64 && SIZE % 4096 == 0);
 }
 
 /// What lies in a channel.
@@ -600,7 +678,7 @@ pub struct ChannelLayout {
 const _: () = assert!(core::mem::offset_of!(ChannelLayout, line) == 0 && core::mem::size_of::<Line>() == 64);
 const _: () =
     assert!(core::mem::offset_of!(ChannelLayout, area) == 64 && core::mem::offset_of!(ChannelLayout, watch) % 64 == 0);
-const _: () = assert!(core::mem::size_of::<ChannelLayout>() <= CHANNEL_SIZE as usize);
+const _: () = assert!(core::mem::size_of::<ChannelLayout>() <= SHELF_OFFSET as usize);
 
 /// Messages on the zygote's socket (sequenced packets of native-endian words; the first is the kind).
 pub mod zygote {

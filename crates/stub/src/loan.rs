@@ -11,11 +11,12 @@
 use crate::copies;
 use crate::host::{self, number, HIGHEST, MOST};
 use crate::layout::loan::{
-    name_size, ASKED, CLOSED, DIRECTORY, LONGEST_NAME, MAY_BE_COPIED, NAME, NO_LINK, OPENED, POSITION, READ, SHOWS_READING,
-    STATUS, VALID, WRITTEN,
+    known, name_size, ASKED, CLOSED, DIRECT, DIRECTORY, ENTRY, INDEX, INDEX_MASK, KNOWN, LENT, LONGEST_NAME, MAY_BE_COPIED,
+    NAME, NO_LINK, ON_SHELF, OPENED, POSITION, READ, REPEATED, SHOWS_READING, STATUS, VALID, WRITTEN,
 };
 use crate::layout::marshal::AREA;
-use crate::layout::Loan;
+use crate::layout::shelf::{self, Ahead, Opened};
+use crate::layout::{Loan, SHELF_OFFSET};
 use crate::thread::ThreadBlock;
 use core::sync::atomic::{AtomicU64, Ordering};
 
@@ -28,6 +29,8 @@ const SEEK_CUR: u64 = 1;
 const SEEK_END: u64 = 2;
 const PROT_READ: u64 = 1;
 const MAP_PRIVATE: u64 = 2;
+/// R_OK | W_OK | X_OK.
+const MODES: u64 = 7;
 const F_GETFD: u64 = 1;
 const F_SETFD: u64 = 2;
 const F_GETFL: u64 = 3;
@@ -36,6 +39,15 @@ const RECORD_LENGTH: u64 = 16;
 const RECORD: u64 = 24;
 /// Requests of ioctl(2) that only terminals know (TCGETS, TIOCGWINSZ): how programs ask whether a file is one.
 const TERMINAL_REQUESTS: [u64; 2] = [0x5401, 0x5413];
+
+/// What [`ThreadBlock::has_loan`] is behind an answer with this entry.
+pub fn lent(entry: u64) -> u64 {
+    if entry & ENTRY == LENT {
+        entry
+    } else {
+        0
+    }
+}
 
 /// The result of a call on the file that is lent, if it is known.
 #[inline(always)]
@@ -85,7 +97,7 @@ impl Lent {
 
     /// Copies what is at `position`; how much, if that is known.
     fn read(&self, position: u64, address: u64, count: u64) -> Option<u64> {
-        if address > HIGHEST || self.flags & (DIRECTORY | WRITTEN) != 0 || !self.is_fresh() {
+        if address > HIGHEST || self.flags & (DIRECTORY | WRITTEN | DIRECT) != 0 || !self.is_fresh() {
             return None;
         }
         let wanted = count.min(MOST).min(self.size.saturating_sub(position));
@@ -149,14 +161,26 @@ fn answer(thread: &mut ThreadBlock, call_number: u64, arguments: &[u64; 6]) -> O
         let loan = &raw mut (*channel).loan;
         (core::ptr::read_volatile(loan), AtomicU64::from_ptr(&raw mut (*loan).word), &raw const (*channel).area as u64)
     };
+    let is_on_shelf = loan.flags & ON_SHELF != 0;
+    let area = if is_on_shelf { channel as u64 + SHELF_OFFSET } else { area };
     match call_number {
         number::NEWFSTATAT if fourth & 0xffff_ffff == AT_SYMLINK_NOFOLLOW => {
             return show_name(&loan, word, area, first & 0xffff_ffff, second, third);
         }
+        number::STAT => return repeat(&loan, word, area, AT_FDCWD, first, known::STATUS, second),
+        number::NEWFSTATAT if fourth & 0xffff_ffff == 0 => {
+            return repeat(&loan, word, area, first & 0xffff_ffff, second, known::STATUS, third);
+        }
+        number::ACCESS if second & 0xffff_ffff <= MODES => {
+            return repeat(&loan, word, area, AT_FDCWD, first, known::ACCESS | second as u32, 0);
+        }
+        number::FACCESSAT if third & 0xffff_ffff <= MODES => {
+            return repeat(&loan, word, area, first & 0xffff_ffff, second, known::ACCESS | third as u32, 0);
+        }
         number::LSTAT => return show_name(&loan, word, area, AT_FDCWD, first, second),
         number::READLINK => return no_link(&loan, word, area, first, third),
-        number::OPEN => return open_again(&loan, word, area, AT_FDCWD, first, second),
-        number::OPENAT => return open_again(&loan, word, area, first & 0xffff_ffff, second, third),
+        number::OPEN => return open_known(&loan, word, area, AT_FDCWD, first, second),
+        number::OPENAT => return open_known(&loan, word, area, first & 0xffff_ffff, second, third),
         _ => {}
     }
     let descriptor = if call_number == number::MMAP { fifth } else { first };
@@ -168,10 +192,19 @@ fn answer(thread: &mut ThreadBlock, call_number: u64, arguments: &[u64; 6]) -> O
     if before & VALID == 0 || before & CLOSED != 0 {
         return None;
     }
-    let end = (AREA - STATUS) as u64;
+    let status = (AREA - STATUS) as u64;
+    let end = if is_on_shelf { shelf::SIZE as u64 } else { status };
     let start = u64::from(start).min(end);
     let data = u64::from(data).min(end - start);
-    let lent = Lent { word, before, until, data, size, bytes: area + start, status: area + end, flags };
+    let mut lent = Lent { word, before, until, data, size, bytes: area + start, status: area + status, flags };
+    let index = (before & INDEX_MASK) >> INDEX;
+    if index != 0 {
+        let (ahead, _) = ahead(&loan, area, index)?;
+        let start = ahead.start() as u64;
+        let (data, size) = (ahead.data.into(), ahead.size);
+        lent = Lent { data, size, bytes: area + start, status: area + u64::from(ahead.status), flags: ahead.flags, ..lent };
+    }
+    let flags = lent.flags;
     match call_number {
         number::READ => {
             let position = lent.position();
@@ -192,7 +225,7 @@ fn answer(thread: &mut ThreadBlock, call_number: u64, arguments: &[u64; 6]) -> O
         number::MMAP if first == 0 && third == PROT_READ && fourth == MAP_PRIVATE && sixth == 0 => lent.map(second),
         number::FSTAT => lent.show(second),
         number::NEWFSTATAT if fourth & 0xffff_ffff == AT_EMPTY_PATH && is_empty(second) => lent.show(third),
-        number::LSEEK if flags & DIRECTORY == 0 => {
+        number::LSEEK if flags & (DIRECTORY | DIRECT) == 0 => {
             let base = match third & 0xffff_ffff {
                 SEEK_SET => 0,
                 SEEK_CUR => lent.position(),
@@ -219,7 +252,7 @@ fn answer(thread: &mut ThreadBlock, call_number: u64, arguments: &[u64; 6]) -> O
             lent.still_stands()?;
             Some(result.into())
         }
-        number::CLOSE => {
+        number::CLOSE if flags & DIRECT == 0 => {
             lent.becomes(before | CLOSED)?;
             Some(0)
         }
@@ -234,15 +267,72 @@ fn is_before(until: u64) -> bool {
     until.wrapping_sub(now) as i64 > 0
 }
 
-/// open(2) of the file that has just been closed here: it gets the descriptor that it had, which is the lowest one free
-/// still, and stands at its start.
+/// open(2) of a file that is known while the descriptor of the last one is closed: it gets that, which is the lowest one free
+/// still.
+fn open_known(loan: &Loan, word: &AtomicU64, area: u64, directory: u64, path: u64, flags: u64) -> Option<i64> {
+    let before = word.load(Ordering::Acquire);
+    if before & VALID == 0 || before & CLOSED == 0 || path > HIGHEST || !is_before(loan.until) {
+        return None;
+    }
+    if before & INDEX_MASK == 0 {
+        if let Some(descriptor) = open_again(loan, word, area, directory, path, flags) {
+            return Some(descriptor);
+        }
+    }
+    let opened = opened(loan, area)?;
+    if u64::from(opened.directory) != directory || u64::from(opened.flags) != flags & 0xffff_ffff {
+        return None;
+    }
+    let next = find_ahead(loan, area, path, ((before & INDEX_MASK) >> INDEX) + 1)?.0;
+    let open = before & !(CLOSED | POSITION | INDEX_MASK) | next << INDEX;
+    word.compare_exchange(before, open, Ordering::AcqRel, Ordering::Relaxed).ok()?;
+    Some(loan.descriptor.into())
+}
+
+/// What is said of files that were opened ahead, if there are any.
+fn opened(loan: &Loan, shelf: u64) -> Option<Opened> {
+    if loan.flags & ON_SHELF == 0 {
+        return None;
+    }
+    // SAFETY: within the shelf, and aligned.
+    let opened = unsafe { ((shelf + shelf::OPENED as u64) as *const Opened).read_volatile() };
+    (opened.count != 0).then_some(opened)
+}
+
+/// One of them, from 1 on, and where its name is.
+fn ahead(loan: &Loan, shelf: u64, index: u64) -> Option<(Ahead, u64)> {
+    let count = u64::from(opened(loan, shelf)?.count).min(shelf::MOST as u64);
+    if index == 0 || index > count {
+        return None;
+    }
+    let place = shelf + (shelf::OPENED + size_of::<Opened>()) as u64 + (index - 1) * size_of::<Ahead>() as u64;
+    // SAFETY: within the shelf, and aligned.
+    let ahead = unsafe { (place as *const Ahead).read_volatile() };
+    let is_within =
+        ahead.name_length as usize <= LONGEST_NAME && ahead.start().checked_add(ahead.data as usize)? <= shelf::SIZE;
+    is_within.then_some((ahead, shelf + ahead.name() as u64))
+}
+
+/// The one that is called so, from `first` on.
+fn find_ahead(loan: &Loan, shelf: u64, path: u64, first: u64) -> Option<(u64, Ahead)> {
+    let mut name = [0u8; LONGEST_NAME + 1];
+    let length = host::copy_string(&raw mut name as u64, path, name.len() as u64).checked_sub(1)?;
+    (first..=shelf::MOST as u64).map_while(|index| Some((index, ahead(loan, shelf, index)?))).find_map(
+        |(index, (ahead, there))| {
+            let is_it = u64::from(ahead.name_length) == length && is_called(&name[..length as usize], there);
+            is_it.then_some((index, ahead))
+        },
+    )
+}
+
+/// open(2) of the file that has just been closed here: it stands at its start again.
 fn open_again(loan: &Loan, word: &AtomicU64, area: u64, directory: u64, path: u64, flags: u64) -> Option<i64> {
     let record = u64::from(loan.opened);
     let end = (AREA - STATUS) as u64;
     let before = word.load(Ordering::Acquire);
     // What fstat(2) is to show is not known any more.
     let outdated = loan.flags & SHOWS_READING != 0 && before & READ != 0;
-    if before & VALID == 0 || before & CLOSED == 0 || outdated || record == 0 || path > HIGHEST || !is_before(loan.until) {
+    if before & CLOSED == 0 || before & INDEX_MASK != 0 || outdated || record == 0 {
         return None;
     }
     let mut name = [0u8; LONGEST_NAME + 1];
@@ -261,9 +351,20 @@ fn open_again(loan: &Loan, word: &AtomicU64, area: u64, directory: u64, path: u6
     Some(loan.descriptor.into())
 }
 
-/// lstat(2) of a name that was looked at ahead.
+/// lstat(2) of a name that was looked at, or opened, ahead.
 fn show_name(loan: &Loan, word: &AtomicU64, area: u64, directory: u64, path: u64, address: u64) -> Option<i64> {
-    if loan.names_count == 0 || path > HIGHEST || address > HIGHEST || !is_before(loan.until) {
+    if path > HIGHEST || address > HIGHEST || !is_before(loan.until) {
+        return None;
+    }
+    if opened(loan, area).is_some_and(|opened| u64::from(opened.directory) == directory) {
+        if let Some((_, ahead)) = find_ahead(loan, area, path, 1) {
+            if !host::copy(address, area + u64::from(ahead.status), STATUS as u64) {
+                return None;
+            }
+            return (word.load(Ordering::Acquire) & VALID != 0).then_some(0);
+        }
+    }
+    if loan.names_count == 0 {
         return None;
     }
     let mut name = [0u8; LONGEST_NAME + 1];
@@ -286,6 +387,49 @@ fn show_name(loan: &Loan, word: &AtomicU64, area: u64, directory: u64, path: u64
                 return None;
             }
             return (word.load(Ordering::Acquire) & VALID != 0).then_some(0);
+        }
+        record = next;
+    }
+    None
+}
+
+/// A call that has been answered before. `shown`: where the status goes.
+fn repeat(loan: &Loan, word: &AtomicU64, area: u64, directory: u64, path: u64, kind: u32, shown: u64) -> Option<i64> {
+    let before = word.load(Ordering::Acquire);
+    let list = u64::from(loan.known);
+    if before & VALID == 0 || list == 0 || list % 8 != 0 || path > HIGHEST || shown > HIGHEST || !is_before(loan.until) {
+        return None;
+    }
+    let mut name = [0u8; LONGEST_NAME + 1];
+    let length = host::copy_string(&raw mut name as u64, path, name.len() as u64).checked_sub(1)?;
+    let end = (AREA - STATUS) as u64;
+    let mut record = list + 8;
+    if record > end {
+        return None;
+    }
+    // SAFETY: within the area, and aligned.
+    let count = unsafe { ((area + list) as *const u64).read_volatile() };
+    for _ in 0..count {
+        if record + KNOWN as u64 > end {
+            return None;
+        }
+        // SAFETY: as above.
+        let [head, what] = unsafe { ((area + record) as *const [u64; 2]).read_volatile() };
+        let (its_kind, error) = (what as u32, what >> 32);
+        let status = if its_kind & known::STATUS != 0 && error == 0 { STATUS as u64 } else { 0 };
+        let its_name = record + KNOWN as u64 + status;
+        let next = its_name + (head & 0xffff_ffff).min(LONGEST_NAME as u64).next_multiple_of(8);
+        if next > end {
+            return None;
+        }
+        let is_it = head == length | directory << 32 && its_kind & !known::SHOWS_READING == kind;
+        if is_it && is_called(&name[..length as usize], area + its_name) {
+            let outdated = its_kind & known::SHOWS_READING != 0 && before & READ != 0;
+            if outdated || !host::copy(shown, area + record + KNOWN as u64, status) {
+                return None;
+            }
+            word.compare_exchange(before, before | REPEATED, Ordering::AcqRel, Ordering::Relaxed).ok()?;
+            return Some(-(error as i64));
         }
         record = next;
     }

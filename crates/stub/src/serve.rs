@@ -104,7 +104,7 @@ fn serve(thread: &mut ThreadBlock, registers: &mut Registers, kind: u32) -> Outc
             action::RETURN => {
                 let applied = marshal::apply(thread, answer.results);
                 deferred::after(thread, call_number, &arguments, answer.value, answer.entry);
-                thread.has_loan = u64::from(answer.entry == layout::loan::LENT);
+                thread.has_loan = loan::lent(answer.entry);
                 if answer.entry == layout::streams::LENT {
                     thread.has_streams = 1;
                 }
@@ -116,7 +116,7 @@ fn serve(thread: &mut ThreadBlock, registers: &mut Registers, kind: u32) -> Outc
             action::NATIVE => {
                 let result = run_operations(thread, answer.operations);
                 if answer.then == 0 {
-                    thread.has_loan = u64::from(answer.entry == layout::loan::LENT);
+                    thread.has_loan = loan::lent(answer.entry);
                     return Outcome::Return(result);
                 }
                 new_request(thread, registers.rip, registers.rsp, request::NATIVE_DONE).detail.status = result;

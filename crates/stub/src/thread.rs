@@ -69,7 +69,8 @@ pub struct ThreadBlock {
     _reserved_to_0x600: [u64; 0x20 - core::mem::size_of::<Parking>() / 8],
     /// Calls that go along with the next request.
     pub deferred: Queue,
-    /// Not 0: the channel's loan and area are as the last answer left them (`loan.rs`).
+    /// Not 0: the channel's loan and area are as the last answer left them (`loan.rs`). Its bits say which direct calls end that
+    /// (`direct.rs`).
     pub has_loan: u64,
     /// Not 0: there may be streams that are lent (`streams.rs`); the next one to look at, plus one.
     pub has_streams: u64,

@@ -1,11 +1,12 @@
 /* What is done with a file right behind its open(2), and who else sees it. Run where the files that it uses were there
- * before: `small` (ten digits), `large` (30,000 bytes), `empty`, and one `victimN` of ten digits for each change.
+ * before: `small` (ten digits), `large` (30,000 bytes), `empty`, directories (see there), and one `victimN` of ten digits for each change.
  * With an argument: the second half of `position_survives_exec`. */
 #include "check.h"
 #include <dirent.h>
 #include <sys/inotify.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <termios.h>
 
@@ -818,6 +819,465 @@ static void written(void)
     CHECK_EQ(end, 0);
 }
 
+/* Directories: each `rowN` has `n00` to `n19`, of 201 to 220 bytes, which are opened, read and closed one after the other. */
+
+static int in_row(int directory, int number)
+{
+    char name[8];
+    snprintf(name, sizeof name, "n%02d", number);
+    return openat(directory, name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
+}
+
+static void is_whole(int fd, int number)
+{
+    char buffer[512];
+    CHECK_EQ(size_of(fd), 201 + number);
+    CHECK_EQ(read(fd, buffer, sizeof buffer), 201 + number);
+    CHECK(buffer[0] == 'a' + number && buffer[200] == 'a' + number);
+    CHECK_EQ(read(fd, buffer, sizeof buffer), 0);
+}
+
+/* The row's directory, when the first files have been read, and more may have been opened ahead. */
+static int begun(int row, int count)
+{
+    static int next = 0;
+    char name[16];
+    snprintf(name, sizeof name, "row%d", row < 0 ? next++ : row);
+    int directory = open(name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    MUST(directory >= 0);
+    int fd = -1;
+    for (int number = 0; number < count; number++) {
+        int now = in_row(directory, number);
+        CHECK(number == 0 || now == fd);
+        fd = now;
+        is_whole(fd, number);
+        CHECK_EQ(close(fd), 0);
+    }
+    return directory;
+}
+
+enum { BEGUN = 8 };
+
+static void rows_that_change(void)
+{
+    char name[64];
+    struct stat status;
+    for (int kind = 0; kind < 6; kind++) {
+        int row = begun(-1, 0);
+        atomic_store(word, 0);
+        pid_t child = child_fork();
+        if (child == 0) {
+            await(1);
+            snprintf(name, sizeof name, "n%02d", BEGUN);
+            int fd;
+            switch (kind) {
+            case 0:
+                fd = openat(row, name, O_WRONLY | O_TRUNC);
+                CHECK_EQ(write(fd, "new", 3), 3);
+                close(fd);
+                break;
+            case 1: CHECK_EQ(unlinkat(row, name, 0), 0); break;
+            case 2: CHECK_EQ(renameat(row, "n19", row, name), 0); break;
+            case 3:
+                CHECK_EQ(unlinkat(row, name, 0), 0);
+                CHECK_EQ(symlinkat("n00", row, name), 0);
+                break;
+            case 4: CHECK_EQ(fchmodat(row, name, 0640, 0), 0); break;
+            default: CHECK_EQ(unlinkat(row, "n09", 0), 0); break;
+            }
+            atomic_store(word, 2);
+            child_exit();
+        }
+        int fd = -1;
+        for (int number = 0; number < BEGUN; number++) {
+            fd = in_row(row, number);
+            is_whole(fd, number);
+            close(fd);
+        }
+        atomic_store(word, 1);
+        await(2);
+        fd = in_row(row, BEGUN);
+        switch (kind) {
+        case 0: CHECK_EQ(size_of(fd), 3); break;
+        case 1: CHECK_EQ(fd, -1); break;
+        case 2: CHECK_EQ(size_of(fd), 220); break;
+        case 3: CHECK_EQ(fd, -1); break;
+        case 4:
+            CHECK_EQ(fstat(fd, &status), 0);
+            CHECK_EQ(status.st_mode & 0777, 0640);
+            break;
+        default:
+            is_whole(fd, BEGUN);
+            close(fd);
+            fd = in_row(row, BEGUN + 1);
+            CHECK_EQ(fd, -1);
+        }
+        if (fd >= 0) close(fd);
+        close(row);
+        CHECK_CHILD(child);
+    }
+}
+
+static int other_end;
+
+static void *takes(void *directory)
+{
+    await(1);
+    switch (atomic_load(word + 1)) {
+    case 0: shared_fd = opened("small"); break;
+    case 1: CHECK_EQ(dup2(open("names", O_RDONLY | O_DIRECTORY), *(int *)directory), *(int *)directory); break;
+    case 2: CHECK_EQ(close(shared_fd), 0); break;
+    case 3: CHECK_EQ(dup2(opened("small"), shared_fd), shared_fd); break;
+    default: CHECK_EQ(close(other_end), 0); break;
+    }
+    atomic_store(word, 2);
+    return NULL;
+}
+
+/* Threads share descriptors, and what each is in the middle of a row. */
+static void rows_and_threads(void)
+{
+    char buffer[512];
+    struct stat status;
+    for (int kind = 0; kind < 5; kind++) {
+        pthread_t thread;
+        int directory;
+        atomic_store(word, 0);
+        atomic_store(word + 1, kind);
+        MUST(pthread_create(&thread, NULL, takes, &directory) == 0);
+        other_end = kind == 4 ? opened("small") : -1;
+        directory = begun(-1, BEGUN);
+        int fd = kind == 2 || kind == 3 ? in_row(directory, BEGUN) : -1, next = dup(directory);
+        close(next);
+        shared_fd = fd;
+        atomic_store(word, 1);
+        await(2);
+        switch (kind) {
+        case 0:
+            CHECK_EQ(shared_fd, next);
+            fd = in_row(directory, BEGUN);
+            CHECK_EQ(fd, next + 1);
+            is_whole(fd, BEGUN);
+            close(shared_fd);
+            break;
+        case 1:
+            CHECK_EQ(size_of(fd = in_row(directory, BEGUN + 1)), BEGUN + 2);
+            break;
+        case 2:
+            CHECK_ERR(fstat(fd, &status), EBADF);
+            CHECK_EQ(in_row(directory, BEGUN + 1), fd);
+            is_whole(fd, BEGUN + 1);
+            break;
+        case 3:
+            CHECK_EQ(read(fd, buffer, sizeof buffer), 10);
+            break;
+        default:
+            CHECK_EQ(in_row(directory, BEGUN), other_end);
+            is_whole(fd = other_end, BEGUN);
+        }
+        close(fd);
+        close(directory);
+        pthread_join(thread, NULL);
+    }
+}
+
+/* What is known of a descriptor is known of the file that it is now. */
+static void rows_are_seen(const char *self)
+{
+    char name[64], target[256], buffer[512], number[16];
+    int directory = begun(-1, BEGUN), fd = in_row(directory, BEGUN), status;
+    CHECK_EQ(read(fd, buffer, 5), 5);
+    CHECK_EQ(fcntl(fd, F_GETFD), FD_CLOEXEC);
+    snprintf(name, sizeof name, "/proc/self/fd/%d", fd);
+    long length = readlink(name, target, sizeof target - 1);
+    MUST(length > 4);
+    target[length] = 0;
+    CHECK(strcmp(target + length - 4, "/n08") == 0);
+    CHECK_EQ(lseek(fd, 0, SEEK_CUR), 5);
+    close(fd);
+    fd = in_row(directory, BEGUN + 1);
+    is_whole(fd, BEGUN + 1);
+    close(fd);
+    CHECK_ERR(readlink(name, target, sizeof target), ENOENT);
+    /* A copy, and what was read before. */
+    fd = in_row(directory, BEGUN + 2);
+    CHECK_EQ(read(fd, buffer, 5), 5);
+    int copy = dup(fd);
+    CHECK_EQ(read(copy, buffer, 200), 200);
+    CHECK_EQ(read(fd, buffer, sizeof buffer), 206 - 200 + BEGUN - 8);
+    close(copy);
+    close(fd);
+    close(directory);
+    /* A child of fork, and a program. */
+    directory = begun(-1, BEGUN);
+    fd = in_row(directory, BEGUN);
+    CHECK_EQ(read(fd, buffer, 1), 1);
+    pid_t child = child_fork();
+    if (child == 0) {
+        CHECK_EQ(read(fd, buffer, 100), 100);
+        CHECK_EQ(lseek(fd, 1, SEEK_SET), 1);
+        CHECK_EQ(fcntl(fd, F_SETFD, 0), 0);
+        snprintf(number, sizeof number, "%d", fd);
+        execl(self, self, number, NULL);
+        child_exit();
+    }
+    CHECK_CHILD(child);
+    CHECK_EQ(lseek(fd, 0, SEEK_CUR), 1);
+    close(fd);
+    close(directory);
+    /* Sent to somebody else. */
+    int ends[2];
+    MUST(socketpair(AF_UNIX, SOCK_DGRAM, 0, ends) == 0);
+    directory = begun(-1, BEGUN);
+    fd = in_row(directory, BEGUN);
+    CHECK_EQ(read(fd, buffer, 3), 3);
+    union { char space[CMSG_SPACE(sizeof fd)]; struct cmsghdr align; } control = {0};
+    struct iovec piece = {buffer, 1};
+    struct msghdr message = {.msg_iov = &piece, .msg_iovlen = 1, .msg_control = &control, .msg_controllen = sizeof control};
+    struct cmsghdr *header = CMSG_FIRSTHDR(&message);
+    header->cmsg_level = SOL_SOCKET, header->cmsg_type = SCM_RIGHTS, header->cmsg_len = CMSG_LEN(sizeof fd);
+    memcpy(CMSG_DATA(header), &fd, sizeof fd);
+    CHECK_EQ(sendmsg(ends[0], &message, 0), 1);
+    close(fd);
+    CHECK_EQ(recvmsg(ends[1], &message, 0), 1);
+    memcpy(&fd, CMSG_DATA(CMSG_FIRSTHDR(&message)), sizeof fd);
+    CHECK_EQ(read(fd, buffer, sizeof buffer), 198 + BEGUN);
+    CHECK_EQ(buffer[0], 'a' + BEGUN);
+    close(fd), close(ends[0]), close(ends[1]), close(directory);
+    /* Its limit. */
+    directory = begun(-1, BEGUN);
+    struct rlimit old, limit;
+    MUST(getrlimit(RLIMIT_NOFILE, &old) == 0);
+    limit = old;
+    limit.rlim_cur = directory + 1;
+    CHECK_EQ(setrlimit(RLIMIT_NOFILE, &limit), 0);
+    CHECK_ERR(in_row(directory, BEGUN), EMFILE);
+    CHECK_EQ(setrlimit(RLIMIT_NOFILE, &old), 0);
+    fd = in_row(directory, BEGUN);
+    is_whole(fd, BEGUN);
+    char *page = mmap(NULL, 100, PROT_READ, MAP_PRIVATE, fd, 0);
+    MUST(page != MAP_FAILED);
+    CHECK(page[0] == 'a' + BEGUN && page[208] == 'a' + BEGUN && page[209] == 0);
+    CHECK_EQ(munmap(page, 100), 0);
+    close(fd);
+    close(directory);
+    /* A name relative to something else. */
+    directory = begun(-1, 0);
+    MUST(fchdir(directory) == 0);
+    for (int file = 0; file < BEGUN; file++) {
+        fd = in_row(AT_FDCWD, file);
+        is_whole(fd, file);
+        close(fd);
+    }
+    CHECK_EQ(chdir("../other"), 0);
+    CHECK_EQ(size_of(fd = in_row(AT_FDCWD, BEGUN)), 101 + BEGUN);
+    close(fd);
+    CHECK_EQ(chdir(".."), 0);
+    close(directory);
+    CHECK_EQ(waitpid(-1, &status, WNOHANG), -1);
+}
+
+/* Who begins to watch, or wants a file for himself, finds nothing but what was asked for. */
+static void rows_and_watchers(void)
+{
+    for (int kind = 0; kind < 2; kind++) {
+        atomic_store(word, 0);
+        int directory = begun(-1, 0);
+        pid_t child = child_fork();
+        if (child == 0) {
+            await(1);
+            if (kind == 0) {
+                int fd = in_row(directory, BEGUN);
+                /* Nobody else has it. */
+                CHECK_EQ(fcntl(fd, F_SETLEASE, F_WRLCK), 0);
+                CHECK_EQ(fcntl(fd, F_SETLEASE, F_UNLCK), 0);
+                close(fd);
+            }
+            char path[64];
+            snprintf(path, sizeof path, "/proc/self/fd/%d", directory);
+            int list = inotify_init1(IN_NONBLOCK);
+            MUST(inotify_add_watch(list, path, IN_ACCESS | IN_CLOSE_NOWRITE | IN_OPEN) > 0);
+            atomic_store(word, 2);
+            await(3);
+            char events[1024];
+            CHECK_EQ(read(list, events, sizeof events), 3 * ((long)sizeof(struct inotify_event) + 16));
+            for (int index = 0; index < 3; index++) {
+                struct inotify_event *event = (struct inotify_event *)(events + index * (sizeof *event + 16));
+                CHECK_EQ(event->mask, index == 0 ? IN_OPEN : index == 1 ? IN_ACCESS : IN_CLOSE_NOWRITE);
+                CHECK(strcmp(event->name, "n08") == 0);
+            }
+            child_exit();
+        }
+        char buffer[512];
+        for (int number = 0; number < BEGUN; number++) {
+            int fd = in_row(directory, number);
+            is_whole(fd, number);
+            close(fd);
+        }
+        atomic_store(word, 1);
+        await(2);
+        int fd = in_row(directory, BEGUN);
+        CHECK_EQ(read(fd, buffer, sizeof buffer), 201 + BEGUN);
+        close(fd);
+        atomic_store(word, 3);
+        CHECK_CHILD(child);
+        close(directory);
+    }
+}
+
+static void *drains(void *argument)
+{
+    char buffer[4096];
+    int kind = atomic_load(word + 1);
+    await(1);
+    /* Until the other one waits. */
+    usleep(20000);
+    if (kind == 1) CHECK_EQ(close(shared_fd), 0);
+    if (kind == 2) CHECK_EQ(dup2(opened("small"), shared_fd), shared_fd);
+    if (kind == 3) CHECK_EQ(lseek(shared_fd, 7, SEEK_SET), 7);
+    while (read(other_end, buffer, sizeof buffer) == (long)sizeof buffer) {}
+    return argument;
+}
+
+/* Between reads of a file something is written to somebody else, who has time to change what is being read. */
+static void written_in_between(void)
+{
+    static char filler[4096], buffer[40000];
+    int ends[2];
+    /* Files that are larger than what goes along at first are read to the end. */
+    for (int round = 0; round < 12; round++) {
+        MUST(pipe(ends) == 0);
+        int fd = opened("large");
+        CHECK_EQ(read(fd, buffer, 10000), 10000);
+        CHECK_EQ(write(ends[1], buffer, 10000), 10000);
+        CHECK_EQ(lseek(fd, 0, SEEK_CUR), 10000);
+        CHECK_EQ(read(fd, buffer, 10000), 10000);
+        CHECK_EQ(buffer[0], 'a' + 10000 % 26);
+        CHECK_EQ(write(ends[1], buffer, 10000), 10000);
+        CHECK_EQ(read(fd, buffer, sizeof buffer), 10000);
+        CHECK_EQ(buffer[9999], 'a' + 29999 % 26);
+        CHECK_EQ(read(fd, buffer, 1), 0);
+        CHECK_EQ(close(fd), 0);
+        CHECK_EQ(write(ends[1], buffer, 10), 10);
+        CHECK_ERR(read(fd, buffer, 1), EBADF);
+        CHECK_EQ(opened("large"), fd);
+        CHECK_EQ(read(fd, buffer, 1), 1);
+        CHECK_EQ(buffer[0], 'a');
+        close(fd), close(ends[0]), close(ends[1]);
+    }
+    for (int kind = 0; kind < 4; kind++) {
+        pthread_t thread;
+        struct stat status;
+        MUST(pipe2(ends, O_NONBLOCK) == 0);
+        while (write(ends[1], filler, sizeof filler) == (long)sizeof filler) {}
+        MUST(fcntl(ends[1], F_SETFL, 0) == 0);
+        other_end = ends[0];
+        atomic_store(word, 0);
+        atomic_store(word + 1, kind);
+        int directory = begun(-1, BEGUN);
+        MUST(pthread_create(&thread, NULL, drains, NULL) == 0);
+        int fd = in_row(directory, BEGUN);
+        shared_fd = fd;
+        CHECK_EQ(read(fd, buffer, 3), 3);
+        atomic_store(word, 1);
+        CHECK_EQ(write(ends[1], "x", 1), 1);
+        if (kind == 0) CHECK_EQ(read(fd, buffer, sizeof buffer), 198 + BEGUN);
+        if (kind == 1) CHECK_ERR(fstat(fd, &status), EBADF);
+        if (kind == 2) CHECK_EQ(read(fd, buffer, sizeof buffer), 10);
+        if (kind == 3) CHECK_EQ(read(fd, buffer, sizeof buffer), 194 + BEGUN);
+        if (kind != 1) close(fd);
+        CHECK_EQ(in_row(directory, BEGUN + 1), fd);
+        is_whole(fd, BEGUN + 1);
+        close(fd), close(directory), close(ends[0]), close(ends[1]);
+        pthread_join(thread, NULL);
+    }
+    /* A process that changes the next file when it hears of this one. */
+    for (int round = 0; round < 3; round++) {
+        MUST(pipe(ends) == 0);
+        int directory = begun(-1, 0);
+        atomic_store(word, 0);
+        pid_t child = child_fork();
+        if (child == 0) {
+            CHECK_EQ(read(ends[0], buffer, 1), 1);
+            int own = openat(directory, round ? "n08" : "n09", O_WRONLY | O_TRUNC);
+            CHECK_EQ(write(own, "new", 3), 3);
+            close(own);
+            atomic_store(word, 2);
+            child_exit();
+        }
+        int fd = -1;
+        for (int number = 0; number < BEGUN; number++) {
+            is_whole(fd = in_row(directory, number), number);
+            close(fd);
+        }
+        fd = in_row(directory, BEGUN);
+        CHECK_EQ(read(fd, buffer, 1), 1);
+        CHECK_EQ(write(ends[1], "x", 1), 1);
+        await(2);
+        CHECK_EQ(read(fd, buffer, sizeof buffer), round ? 2 : 200 + BEGUN);
+        close(fd);
+        fd = in_row(directory, BEGUN + 1);
+        CHECK_EQ(size_of(fd), round ? 202 + BEGUN : 3);
+        close(fd), close(directory), close(ends[0]), close(ends[1]);
+        CHECK_CHILD(child);
+    }
+}
+
+/* Each file of a row gets another name, and is looked at by it before the next one is, as git(1) copies its objects. */
+static void linked_in_a_row(void)
+{
+    struct stat status, other;
+    char name[64], new[64];
+    for (int round = 0; round < 3; round++) {
+        snprintf(name, sizeof name, "row%d", 32 + round);
+        int directory = open(name, O_RDONLY | O_DIRECTORY);
+        MUST(directory >= 0 && mkdir("linked", 0700) == 0);
+        atomic_store(word, 0);
+        pid_t child = child_fork();
+        if (child == 0) {
+            await(1);
+            snprintf(name, sizeof name, "row%d/n12", 32 + round);
+            if (round == 0) CHECK_EQ(unlink("linked/n11"), 0);
+            if (round == 1) CHECK_EQ(unlink(name), 0);
+            if (round == 2) CHECK_EQ(chmod(name, 0600), 0);
+            atomic_store(word, 2);
+            child_exit();
+        }
+        for (int number = 0; number < NAMES; number++) {
+            snprintf(name, sizeof name, "row%d/n%02d", 32 + round, number);
+            snprintf(new, sizeof new, "linked/n%02d", number);
+            if (round == 1 && number == 12) {
+                CHECK_ERR(lstat(name, &status), ENOENT);
+                continue;
+            }
+            CHECK_EQ(lstat(name, &status), 0);
+            CHECK_EQ(status.st_nlink, 1);
+            CHECK_EQ(status.st_size, 201 + number);
+            if (number == 12) CHECK_EQ(status.st_mode & 0777, round == 2 ? 0600 : 0644);
+            CHECK_ERR(unlink(new), ENOENT);
+            CHECK_EQ(link(name, new), 0);
+            if (number == 11) {
+                atomic_store(word, 1);
+                await(2);
+            }
+            if (number == 11 && round == 0) {
+                CHECK_ERR(lstat(new, &other), ENOENT);
+                continue;
+            }
+            CHECK_EQ(lstat(new, &other), 0);
+            CHECK_EQ(other.st_ino, status.st_ino);
+            CHECK_EQ(other.st_nlink, 2);
+            CHECK_EQ(lstat(name, &status), 0);
+            CHECK_EQ(status.st_nlink, 2);
+            CHECK_ERR(link(name, new), EEXIST);
+        }
+        CHECK_CHILD(child);
+        close(directory);
+        snprintf(name, sizeof name, "linked%d", round);
+        CHECK_EQ(rename("linked", name), 0);
+    }
+}
+
 static void never_too_many(void)
 {
     int first = opened("small");
@@ -855,6 +1315,12 @@ int main(int count, char **arguments)
     mappings();
     again();
     written();
+    written_in_between();
+    rows_that_change();
+    rows_and_threads();
+    rows_are_seen(arguments[0]);
+    rows_and_watchers();
+    linked_in_a_row();
     never_too_many();
     return check_result();
 }

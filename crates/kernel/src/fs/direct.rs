@@ -39,6 +39,9 @@ const PLACES_MAX: usize = 8192;
 /// A file that loses less by truncation stays direct.
 const LOST_MAX: u64 = 1024 * 1024;
 
+/// With more entries than these in a sandbox, nobody looks through all of them.
+const SEARCHED_MAX: usize = 128;
+
 const SET_ID: u32 = 0o6000;
 
 /// Which of a host process's descriptors stand for which of the guest's.
@@ -223,6 +226,25 @@ impl DirectRegistry {
         places.list.push(Place { table: Arc::downgrade(table), fd, file: Arc::downgrade(file) });
         self.count.store(places.list.len(), Ordering::Release);
         true
+    }
+
+    /// Whether no process but the one of `table` has what `is_it` says as a direct descriptor at present.
+    pub fn is_only_in(&self, table: Option<&Arc<DirectTable>>, is_it: impl Fn(&Arc<dyn Inode>) -> bool) -> bool {
+        let mut others = Vec::new();
+        {
+            let places = self.places.lock();
+            if places.list.len() > SEARCHED_MAX {
+                return false;
+            }
+            for place in &places.list {
+                let own = table.is_some_and(|table| std::ptr::eq(place.table.as_ptr(), Arc::as_ptr(table)));
+                if !own && place.is_current() {
+                    others.extend(place.file.upgrade());
+                }
+            }
+        }
+        // Looked at, and let go, behind the lock.
+        !others.iter().any(|file| file.path.as_ref().is_some_and(|path| is_it(path.inode())))
     }
 
     fn clear_where(&self, wanted: impl Fn(&OpenFile) -> bool) {

@@ -5,6 +5,7 @@ use crate::fs::file::OpenFile;
 use crate::{Errno, Result};
 use parking_lot::RwLock;
 use skerry_platform::direct::Rights;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
 
 /// Descriptor to open file, with the close-on-exec flag. Shared by threads (CLONE_FILES), copied by fork.
@@ -12,6 +13,8 @@ use std::sync::Arc;
 pub struct FdTable {
     entries: RwLock<Vec<Option<Entry>>>,
     direct: RwLock<Direct>,
+    /// Moved on with each change of an entry, with their lock held.
+    changes: AtomicU64,
 }
 
 #[derive(Clone)]
@@ -33,7 +36,16 @@ enum Direct {
 impl FdTable {
     /// A copy for fork(2).
     pub fn fork(&self) -> FdTable {
-        FdTable { entries: RwLock::new(self.entries.read().clone()), direct: RwLock::default() }
+        FdTable { entries: RwLock::new(self.entries.read().clone()), ..FdTable::default() }
+    }
+
+    /// Another number than before, if any descriptor has become another one meanwhile.
+    pub fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Acquire)
+    }
+
+    fn changed(&self) {
+        self.changes.fetch_add(1, Ordering::AcqRel);
     }
 
     /// EBADF where `fd` is not open.
@@ -55,6 +67,7 @@ impl FdTable {
             entries.resize(index + 1, None);
         }
         entries[index] = Some(Entry { file, close_on_exec });
+        self.changed();
         Ok(index as i32)
     }
 
@@ -70,7 +83,18 @@ impl FdTable {
         }
         let replaced = entries[index].replace(Entry { file, close_on_exec }).map(|entry| entry.file);
         self.gone(index, replaced.as_deref());
+        self.changed();
         Ok(replaced)
+    }
+
+    /// Puts `file` at `fd`, if nothing is there.
+    pub fn install_where_free(&self, file: Arc<OpenFile>, fd: i32, close_on_exec: bool) -> bool {
+        let Ok(index) = usize::try_from(fd) else { return false };
+        let mut entries = self.entries.write();
+        let Some(entry) = entries.get_mut(index).filter(|entry| entry.is_none()) else { return false };
+        *entry = Some(Entry { file, close_on_exec });
+        self.changed();
+        true
     }
 
     /// Takes `fd` out; the caller flushes it.
@@ -79,7 +103,19 @@ impl FdTable {
         let mut entries = self.entries.write();
         let entry = entries.get_mut(index).and_then(Option::take).ok_or(Errno::EBADF)?;
         self.gone(index, Some(&entry.file));
+        self.changed();
         Ok(entry.file)
+    }
+
+    /// Puts `new` in the place of `old`, if that is what `fd` is: as if this had been closed, and the other one opened the same way.
+    pub fn replace(&self, fd: i32, old: &Arc<OpenFile>, new: Arc<OpenFile>) -> Option<Arc<OpenFile>> {
+        let index = usize::try_from(fd).ok()?;
+        let mut entries = self.entries.write();
+        let entry = entries.get_mut(index)?.as_mut().filter(|entry| Arc::ptr_eq(&entry.file, old))?;
+        let gone = std::mem::replace(&mut entry.file, new);
+        self.gone(index, Some(&gone));
+        self.changed();
+        Some(gone)
     }
 
     /// How many descriptors stand for `file`.
@@ -95,6 +131,7 @@ impl FdTable {
     pub fn set_close_on_exec(&self, fd: i32, close_on_exec: bool) -> Result<()> {
         let index = usize::try_from(fd).map_err(|_| Errno::EBADF)?;
         self.entries.write().get_mut(index).and_then(Option::as_mut).ok_or(Errno::EBADF)?.close_on_exec = close_on_exec;
+        self.changed();
         Ok(())
     }
 
@@ -104,6 +141,7 @@ impl FdTable {
         for (index, slot) in self.entries.write().iter_mut().enumerate() {
             if let Some(entry) = slot.take_if(|entry| entry.close_on_exec) {
                 self.gone(index, Some(&entry.file));
+                self.changed();
                 taken.push(entry.file);
             }
         }
@@ -113,6 +151,7 @@ impl FdTable {
     /// Takes out and returns all (exit).
     pub fn take_all(&self) -> Vec<Arc<OpenFile>> {
         self.never_direct();
+        self.changed();
         let files: Vec<_> = std::mem::take(&mut *self.entries.write()).into_iter().flatten().map(|entry| entry.file).collect();
         files.iter().for_each(|file| file.operations.end_loan());
         files

@@ -249,6 +249,11 @@ pub trait Inode: Send + Sync + Any {
     fn is_at_rest(&self) -> bool {
         false
     }
+    /// Of a regular file in memory that no process has had mapped: a number that names its data as long as it lives. What it
+    /// shows changes by calls, and by what processes do with direct descriptors ([`crate::fs::direct`]).
+    fn unmapped_content(&self) -> Option<usize> {
+        None
+    }
     /// Directories: all names, where they are known and hold still.
     fn known_list(&self) -> Option<Arc<NameList>> {
         None

@@ -66,6 +66,10 @@ pub struct LeaseTable {
 }
 
 impl LeaseTable {
+    pub fn is_any(&self) -> bool {
+        self.count.load(Ordering::Acquire) != 0
+    }
+
     /// Changes the leases of a file that has some, and wakes who waits for that.
     fn change(&self, key: usize, change: impl FnOnce(&mut Vec<Lease>)) {
         let (gone, queue) = {
@@ -176,7 +180,7 @@ fn has_lease(kernel: &crate::Kernel, key: usize, owner: usize) -> bool {
 /// An opening waits until no lease conflicts with it: EAGAIN where it must not wait, ERESTARTSYS.
 pub fn break_for(context: &Context, inode: &Arc<dyn Inode>, opening: Opening, nonblocking: bool) -> Result<()> {
     let kernel = context.kernel();
-    if kernel.leases.count.load(Ordering::Acquire) == 0 {
+    if !kernel.leases.is_any() {
         return Ok(());
     }
     let key = inode_key(inode);

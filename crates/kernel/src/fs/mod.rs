@@ -17,6 +17,7 @@ pub mod file;
 pub mod host;
 pub mod host_file;
 pub mod inode;
+mod known;
 pub mod lease;
 pub mod lending;
 pub mod listing;

@@ -174,6 +174,21 @@ fn open_walked(context: &Context, walker: &mut Walker, mut start: Path, path: &[
     }
 }
 
+/// Opens, to look at it, what a walk has found and nobody has asked for yet: a regular file, where nobody can tell when that
+/// was. `None`: it is to be asked for.
+pub(crate) fn open_ahead(context: &Context, place: &Path, shown: Option<Metadata>, flags: u32) -> Option<Arc<OpenFile>> {
+    let kernel = context.kernel();
+    let inode = place.inode();
+    let is_watched = kernel.watches.is_active()
+        && (kernel.watches.is_watched(inode)
+            || place.dentry.parent().is_some_and(|parent| kernel.watches.is_watched(&parent.inode)));
+    let is_plain = inode.kind() == FileType::Regular && inode.is_at_rest();
+    if !is_plain || is_watched || kernel.leases.is_any() || kernel.locks.is_locked(inode) {
+        return None;
+    }
+    open_place(context, place.clone(), shown, OpenHow::from_open(flags, 0), Created::No).ok()
+}
+
 /// Whether the file was made by this very open, which then needs no permission on it (open(2), O_CREAT).
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Created {

@@ -12,6 +12,7 @@ use crate::task::credentials::{CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH};
 use crate::task::{AccessMode, Credentials, Task};
 use crate::{Errno, Result};
 use skerry_abi::raw::general as linux;
+use std::cell::Cell;
 use std::sync::Arc;
 
 /// Links that one walk may follow (path_resolution(7)).
@@ -62,12 +63,14 @@ pub struct Walker<'a> {
     pub flags: ResolveFlags,
     /// Who walks, where it is a task: /proc/self leads to it.
     pub task: Option<&'a Task>,
+    /// It has been in a directory where names come and go without a call.
+    is_unsteady: Cell<bool>,
     links: u32,
 }
 
 impl<'a> Walker<'a> {
     pub fn new(mounts: &'a MountTable, root: Path, credentials: &'a Credentials) -> Walker<'a> {
-        Walker { mounts, root, credentials, flags: ResolveFlags::empty(), task: None, links: 0 }
+        Walker { mounts, root, credentials, flags: ResolveFlags::empty(), task: None, is_unsteady: Cell::new(false), links: 0 }
     }
 
     /// For a task.
@@ -92,6 +95,9 @@ impl<'a> Walker<'a> {
     pub fn step_shown(&self, directory: &Path, name: &[u8]) -> Result<(Path, Option<Metadata>)> {
         if !directory.dentry.is_directory() {
             return Err(Errno::ENOTDIR);
+        }
+        if directory.mount.file_system.is_volatile() {
+            self.is_unsteady.set(true);
         }
         self.check_search(directory)?;
         match name {
@@ -318,27 +324,34 @@ pub fn resolve_as(task: &Task, credentials: &Credentials, dirfd: i32, path: &[u8
     Walker::new(&task.kernel().mounts, task.fs().root, credentials).of(task).walk(&start, path, follow)
 }
 
+/// What [`resolve_with_metadata`] has come to.
+pub struct Resolved {
+    pub found: Result<(Path, Metadata)>,
+    /// All names on the way come and go by calls only, so that an error stands until then, too.
+    pub is_steady: bool,
+}
+
 /// As [`resolve_as`], with the place's metadata.
-pub fn resolve_with_metadata(
-    task: &Task,
-    credentials: &Credentials,
-    dirfd: i32,
-    path: &[u8],
-    follow: Follow,
-) -> Result<(Path, Metadata)> {
+pub fn resolve_with_metadata(task: &Task, credentials: &Credentials, dirfd: i32, path: &[u8], follow: Follow) -> Resolved {
+    let unsteady = |errno| Resolved { found: Err(errno), is_steady: false };
     if path.is_empty() {
-        return Err(Errno::ENOENT);
+        return unsteady(Errno::ENOENT);
     }
-    let start = start_of(task, dirfd, path)?;
+    let start = match start_of(task, dirfd, path) {
+        Ok(start) => start,
+        Err(errno) => return unsteady(errno),
+    };
     let mut attempts = 0;
     loop {
         let mut walker = Walker::new(&task.kernel().mounts, task.fs().root, credentials).of(task);
-        let (place, shown) = walker.walk_shown(&start, path, follow)?;
+        let found = walker.walk_shown(&start, path, follow).and_then(|(place, shown)| {
+            let metadata = shown.map_or_else(|| place.inode().metadata(), Ok)?;
+            Ok((place, metadata))
+        });
         attempts += 1;
-        match shown.map_or_else(|| place.inode().metadata(), Ok) {
-            // The host has given the name to another file meanwhile.
-            Err(Errno::ESTALE) if attempts < ATTEMPTS => {}
-            metadata => return Ok((place, metadata?)),
+        // The host has given the name to another file meanwhile.
+        if attempts == ATTEMPTS || !matches!(found, Err(Errno::ESTALE)) {
+            return Resolved { found, is_steady: !walker.is_unsteady.get() };
         }
     }
 }

@@ -52,21 +52,10 @@ impl Ahead {
         opens: bool,
         room: usize,
     ) -> Option<Names> {
-        let (prefix, name) = match path.iter().rposition(|byte| *byte == b'/') {
-            Some(slash) => path.split_at(slash + 1),
-            None => (&b""[..], &path[..]),
-        };
-        let directory = place.dentry.parent()?;
-        // Not where a link, "..", or a mount has led elsewhere.
-        if name.is_empty() || place.dentry.name() != name || place.dentry.is_unlinked() {
-            return None;
-        }
+        let (prefix, name, directory) = split(path, place)?;
         // For an absolute name it is the same, whatever it says.
         let descriptor = *descriptor;
-        if self.descriptor != descriptor
-            || self.prefix != prefix
-            || !std::ptr::eq(self.directory.as_ptr(), Arc::as_ptr(&directory))
-        {
+        if !self.is_about(descriptor, prefix, &directory) {
             if opens {
                 return None;
             }
@@ -127,19 +116,52 @@ impl Ahead {
     /// Finds the order in which `name` follows the last one.
     fn find_order(&mut self, directory: &Arc<Dentry>, name: &[u8]) {
         self.tries += 1;
-        let Some(mut listed) = list(directory) else { return };
-        let follows = |listed: &[Vec<u8>]| {
-            listed.windows(2).position(|pair| pair[0] == self.last && pair[1] == name).map(|position| position + 1)
-        };
-        let mut at = follows(&listed);
-        if at.is_none() {
-            listed.sort_unstable();
-            at = follows(&listed);
-        }
-        if let Some(at) = at {
-            (self.order, self.at, self.told) = (listed, at, 0);
+        if let Some((order, at)) = find_order(directory, &self.last, name, 1) {
+            (self.order, self.at, self.told) = (order, at, 0);
         }
     }
+
+    /// Whether names of this directory are asked for.
+    pub fn is_about(&self, descriptor: i32, prefix: &[u8], directory: &Arc<Dentry>) -> bool {
+        self.descriptor == descriptor && self.prefix == prefix && std::ptr::eq(self.directory.as_ptr(), Arc::as_ptr(directory))
+    }
+}
+
+/// All names of a directory in the order in which `name` follows `last`, with no more than `gap - 1` others in between, and
+/// where it is.
+pub(super) fn find_order(directory: &Arc<Dentry>, last: &[u8], name: &[u8], gap: usize) -> Option<(Vec<Vec<u8>>, usize)> {
+    let mut listed = list(directory)?;
+    let follows = |listed: &[Vec<u8>]| {
+        let first = listed.iter().position(|listed| listed == last)?;
+        let within = listed[first + 1..].iter().take(gap).position(|listed| listed == name)?;
+        Some(first + 1 + within)
+    };
+    let mut at = follows(&listed);
+    if at.is_none() {
+        listed.sort_unstable();
+        at = follows(&listed);
+    }
+    Some((listed, at?))
+}
+
+/// All names of a directory as they are listed, and where `name` is.
+pub(super) fn find_listed(directory: &Arc<Dentry>, name: &[u8]) -> Option<(Vec<Vec<u8>>, usize)> {
+    let listed = list(directory)?;
+    let at = listed.iter().position(|listed| listed == name)?;
+    Some((listed, at))
+}
+
+/// What stands before the last part of a name, that, and the directory that it was found in; not where a link, "..", or a
+/// mount has led elsewhere.
+pub(super) fn split<'a>(path: &'a [u8], place: &Path) -> Option<(&'a [u8], &'a [u8], Arc<Dentry>)> {
+    let (prefix, name) = match path.iter().rposition(|byte| *byte == b'/') {
+        Some(slash) => path.split_at(slash + 1),
+        None => (&b""[..], path),
+    };
+    if name.is_empty() || place.dentry.name() != name || place.dentry.is_unlinked() {
+        return None;
+    }
+    Some((prefix, name, place.dentry.parent()?))
 }
 
 /// The names of a directory whose names hold still, if they are not too many.
@@ -164,7 +186,8 @@ fn list(directory: &Arc<Dentry>) -> Option<Vec<Vec<u8>>> {
 pub(super) fn looks(number: u64) -> Option<bool> {
     match number as u32 {
         linux::__NR_newfstatat | linux::__NR_lstat => Some(false),
-        linux::__NR_open | linux::__NR_openat => Some(true),
+        // What was given another name has been looked at, too, before the next one is.
+        linux::__NR_open | linux::__NR_openat | linux::__NR_link | linux::__NR_linkat => Some(true),
         _ => None,
     }
 }

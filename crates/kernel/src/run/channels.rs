@@ -40,9 +40,9 @@ impl Channels {
         thread.objects.end();
         let Some(memory) = thread.memory.and_then(Arc::into_inner) else { return };
         let Some(channel) = Arc::into_inner(thread.channel) else { return };
-        channel.wipe();
+        let is_as_new = channel.wipe(&memory);
         let mut spare = self.spare.lock();
-        if spare.len() < MOST {
+        if is_as_new && spare.len() < MOST {
             spare.push((channel, memory));
         }
     }

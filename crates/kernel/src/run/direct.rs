@@ -101,11 +101,10 @@ impl Engine {
             },
             None => None,
         };
-        if own.is_some() && file.is_writable() {
-            // Files change without a call from now on.
-            self.loans.changed();
-        }
-        if !registry.add(&kernel.watches, &table, fd, file, || files.set_direct(&table, fd, file, own)) {
+        let add = || registry.add(&kernel.watches, &table, fd, file, || files.set_direct(&table, fd, file, own));
+        // From then on the file changes without a call, if only in its time of access.
+        let is_added = if own.is_some() { self.loans.with_none(add) } else { add() };
+        if !is_added {
             if let Some((descriptor, _)) = own {
                 table.close_later(descriptor);
             }

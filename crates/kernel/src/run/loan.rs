@@ -6,34 +6,55 @@
 //! at what they have open ([`only_looks`]). Taking it back is one exchange of a word in the channel, and then what the stub has
 //! done is done here: the file's position is set, the descriptor closed. So nobody can tell that it was not a call.
 //!
+//! A thread that opens many files has its loans on the channel's shelf (ADR 47), where they stay while it makes calls that
+//! leave files alone ([`leaves_files`]): then the loan is *asleep*, and goes on with the answer, if nothing has happened meanwhile.
+//! There, files that come next can have been opened ahead ([`opens`]): the loan holds them, and the word says which of them the
+//! descriptor is.
+//!
 //! What the thread says is believed as far as it could have called: where its own file stands, that its own descriptor is
 //! closed. Lock order: `Loans::list` is outside of descriptor tables and files.
 
-use super::{ahead, Engine, GuestThread};
+use super::attributes::{self, Until};
+use super::{ahead, known, opens, Engine, GuestThread};
 use crate::context::Context;
+use crate::fs::clock;
 use crate::fs::close::closed;
 use crate::fs::direct::is_watched;
 use crate::fs::fd_table::FdTable;
 use crate::fs::file::{AtRest, OpenFile, StatusFlags};
 use crate::fs::inode::{FileType, Metadata};
+use crate::fs::path::inode_key;
 use crate::fs::text::counts_of;
+use crate::fs::walk::Walker;
 use crate::syscall::directory::{cursor_at, rest_of};
 use crate::task::Process;
 use crate::Errno;
 use parking_lot::Mutex;
 use skerry_abi::raw::general as linux;
 use skerry_platform::channel::{Lent, Returned};
-use skerry_platform::layout::{loan, request};
+use skerry_platform::layout::{loan, request, shelf};
 use skerry_platform::processor::ticks;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use zerocopy::IntoBytes;
 
+/// So often a loan on the shelf is given more time, when what is lent has been looked at once more.
+const RENEWALS: u32 = 16;
+/// So much of a directory goes onto the shelf.
+const LISTING: usize = 32 * 1024;
 /// For so many ticks of the processor's clock a stub believes what it was told: about a millisecond. It bounds how old an
 /// answer can be where the host's own processes change a file.
 const LIFE: u64 = 2_500_000;
 /// Of a file that does not fit into the channel only this much goes along: what is looked at first, or one block of stdio(3).
-const HEAD: usize = 4096;
+pub(super) const HEAD: usize = 4096;
+/// Larger files are not copied where they are mapped.
+pub(super) const COPIED: usize = 8192;
+/// From so many loans of files that it has opened on, a thread has its shelf.
+const SHELF_FROM: u32 = 8;
+/// So many threads have one at most: each can take up 200 KiB.
+const SHELVES: usize = 256;
+/// Of files that were opened ahead, so many are held at most, by all together, before no more are.
+const MOST_HELD: usize = 256;
 /// From [`Reading`] of this on data goes along.
 const READS: u32 = 2;
 const MOST_READS: u32 = 3;
@@ -47,11 +68,15 @@ pub(super) struct Loans {
     numbers: AtomicU32,
     /// Moved on before and behind each call that could change a file.
     changes: AtomicU64,
+    /// Moved on behind each call that reads: that may show in the time of access.
+    reads: AtomicU64,
     /// They stand for good (a test wants to see that nothing in the sandbox leans on time).
     for_good: AtomicBool,
+    /// Threads that have a shelf.
+    shelves: Arc<AtomicUsize>,
 }
 
-/// It keeps nothing alive: who lets go of a table last closes what is in it.
+/// It keeps nothing alive but what was opened ahead: who lets go of a table last closes what is in it.
 struct Loan {
     thread: Weak<GuestThread>,
     number: u16,
@@ -64,19 +89,131 @@ struct Loan {
     predicts: bool,
     /// It is open to be written: that it is closed matters to whoever makes a call.
     writes: bool,
-    /// It tells of names that are no links.
+    /// It tells of names that are no links, of what is known of names.
     tells_no_links: bool,
+    tells_known: bool,
+    /// Reading these inodes changes what it shows.
+    read: [Option<usize>; 2],
     /// Of a directory: its entries, as they lie in the channel.
     listing: Option<Vec<u8>>,
+    /// Data could have gone along beyond [`HEAD`].
+    is_large: bool,
+    /// What it needs to be lent again, where it lies on the shelf.
+    shelved: Option<Shelved>,
+}
+
+/// Of a loan on the shelf.
+struct Shelved {
+    /// The thread is in a call, and may do nothing by itself.
+    is_asleep: bool,
+    until: u64,
+    /// [`Loans::changes`] when it was looked at, and [`FdTable::changes`] when it fell asleep.
+    changes: u64,
+    table: u64,
+    close_on_exec: bool,
+    /// Which file the descriptor is, and whether it is closed.
+    index: usize,
+    is_closed: bool,
+    /// What the descriptor's file was said to be, if it can be told whether it is so still.
+    status: Option<Status>,
+    /// What was opened ahead, and is still to come.
+    ahead: Vec<Option<AheadFile>>,
+    renewals: u32,
+}
+
+/// A `struct stat`.
+pub(super) type Status = [u8; loan::STATUS];
+
+/// A file that was opened ahead, and [`Shelved::status`] of it.
+pub(super) type AheadFile = (Arc<OpenFile>, Option<Status>);
+
+/// What a file with `metadata` is said to be, if equal ones mean equal data from now on.
+pub(super) fn lasting(metadata: &Metadata, status: &Status) -> Option<Status> {
+    clock::is_settled(metadata.changed).then_some(*status)
+}
+
+fn is_still(file: &OpenFile, status: &Option<Status>) -> bool {
+    let now = file.metadata().ok().map(|metadata| metadata.stat());
+    status.as_ref().is_some_and(|status| now.is_some_and(|now| now.as_bytes() == &status[..]))
+}
+
+impl Shelved {
+    /// Whether all that is to come is what it was; once it has been said long enough that it is.
+    fn renew(&mut self, current: Option<&OpenFile>) -> bool {
+        self.renewals += 1;
+        let is_there = |file: &Option<AheadFile>| file.as_ref().is_none_or(|(file, status)| is_still(file, status));
+        self.renewals <= RENEWALS && current.is_none_or(|file| is_still(file, &self.status)) && self.ahead.iter().all(is_there)
+    }
+}
+
+/// How a thread uses its shelf.
+#[derive(Default)]
+pub(super) struct Shelf {
+    loans: AtomicU32,
+    place: OnceLock<Place>,
+    /// Whether it reads on in files that are larger than [`HEAD`].
+    whole: Whole,
+    opens: Mutex<opens::Opens>,
+}
+
+/// A [`Reading`] that has to be shown first.
+struct Whole(Reading);
+
+impl Default for Whole {
+    fn default() -> Whole {
+        Whole(Reading(AtomicU32::new(0)))
+    }
+}
+
+/// One of [`SHELVES`].
+struct Place(Arc<AtomicUsize>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Shelf {
+    fn is_in_use(&self) -> bool {
+        self.place.get().is_some()
+    }
+
+    /// A file that was opened has been lent. From some number on it has a shelf, if there are few enough, `count`.
+    fn note_loan(&self, count: &Arc<AtomicUsize>) {
+        if self.is_in_use() || self.loans.fetch_add(1, Ordering::Relaxed) < SHELF_FROM {
+            return;
+        }
+        let place = Place(count.clone());
+        if count.fetch_add(1, Ordering::Relaxed) < SHELVES {
+            let _ = self.place.set(place);
+        }
+    }
 }
 
 /// What is laid into the channel of a file.
 struct Snapshot {
     metadata: Metadata,
-    data: Vec<u8>,
+    data: Data,
     size: u64,
     position: u32,
     flags: u32,
+}
+
+/// A file's bytes, or a directory's entries.
+enum Data {
+    Here(Vec<u8>),
+    /// So many lie on the shelf already.
+    Shelved(usize),
+}
+
+impl Data {
+    fn len(&self) -> usize {
+        match self {
+            Data::Here(bytes) => bytes.len(),
+            Data::Shelved(length) => *length,
+        }
+    }
 }
 
 /// Whether a thread reads the files that it opens, from its last ones.
@@ -103,8 +240,13 @@ impl Reading {
 #[derive(Clone, Copy)]
 pub(crate) struct Watch {
     only_looks: bool,
-    /// [`Loans::changes`] when the call began.
+    /// It may read a file's data, or a directory.
+    reads_data: bool,
+    /// [`Loans::changes`] when the call began, and [`Loans::reads`].
     changes: u64,
+    reads: u64,
+    /// [`FdTable::changes`] then.
+    table: u64,
     /// The descriptor of the file that was lent to the thread until now, and that it has not closed.
     lent: Option<i32>,
 }
@@ -117,9 +259,10 @@ impl Loans {
         if !only_looks {
             self.changes.fetch_add(1, Ordering::SeqCst);
         }
+        let files = context.task.files();
         let mut lent = None;
         if self.count.load(Ordering::SeqCst) != 0 {
-            let files = context.task.files();
+            let sleeps = is_call && leaves_files(context);
             let reads = matches!(
                 context.call.number as u32,
                 linux::__NR_read | linux::__NR_pread64 | linux::__NR_readv | linux::__NR_getdents64
@@ -128,13 +271,43 @@ impl Loans {
             let [first, .., fifth, _] = context.call.arguments;
             let reads_now = |fd: i32| is_call && (reads && first as i32 == fd || maps && fifth as i32 == fd);
             let ends = |loan: &Loan| !only_looks || loan.writes || is(&loan.thread, thread) || is(&loan.files, &files);
-            self.take_back(ends, reads_now, |loan| {
-                if is(&loan.thread, thread) {
+            self.take_back(ends, reads_now, |loan, is_closed| {
+                if !is(&loan.thread, thread) {
+                    return false;
+                }
+                if !is_closed {
                     lent = Some(loan.fd);
                 }
+                sleeps
             });
         }
-        Watch { only_looks, changes: self.changes.load(Ordering::SeqCst), lent }
+        let reads_data = is_call && reads_data(context.call.number);
+        Watch {
+            only_looks,
+            reads_data,
+            changes: self.changes.load(Ordering::SeqCst),
+            reads: self.reads.load(Ordering::SeqCst),
+            table: files.changes(),
+            lent,
+        }
+    }
+
+    /// The thread's loan that is asleep, if there is one, is no more in the list.
+    fn take_asleep(&self, thread: &Arc<GuestThread>) -> Option<Loan> {
+        if self.count.load(Ordering::SeqCst) == 0 {
+            return None;
+        }
+        let mut list = self.list.lock();
+        let index = list.iter().position(|loan| loan.is_asleep() && is(&loan.thread, thread))?;
+        let loan = list.swap_remove(index);
+        self.count.store(list.len(), Ordering::SeqCst);
+        Some(loan)
+    }
+
+    /// Whether few enough files are held that were opened ahead.
+    fn may_hold_more(&self) -> bool {
+        let held = |loan: &Loan| loan.shelved.as_ref().map_or(0, |shelved| shelved.ahead.iter().flatten().count());
+        self.list.lock().iter().map(held).sum::<usize>() < MOST_HELD
     }
 
     /// From now on the processor's time ends none.
@@ -152,69 +325,157 @@ impl Loans {
     }
 
     /// The call has had its effect. What has been looked at since then can be told of with its answer.
-    pub fn behind(&self, watch: Watch) -> Watch {
+    pub fn behind(&self, watch: Watch, thread: &Arc<GuestThread>, context: &Context) -> Watch {
         if watch.only_looks {
-            return watch;
+            if self.count.load(Ordering::SeqCst) != 0 {
+                // A descriptor may be another one now, of which somebody was told meanwhile.
+                let files = context.task.files();
+                if files.changes() != watch.table {
+                    self.take_back(|loan| is(&loan.files, &files) && !is(&loan.thread, thread), |_| false, |_, _| false);
+                }
+            }
+            return if watch.reads_data { self.behind_reading(watch, context) } else { watch };
         }
         self.changed();
         Watch { changes: self.changes.load(Ordering::SeqCst), ..watch }
+    }
+
+    fn behind_reading(&self, watch: Watch, context: &Context) -> Watch {
+        let reads = self.reads.fetch_add(1, Ordering::SeqCst);
+        if self.count.load(Ordering::SeqCst) != 0 {
+            let read = inode_read(context);
+            self.take_back(|loan| read.is_some() && loan.read.contains(&read), |_| false, |_, _| false);
+        }
+        // Unless others have read meanwhile.
+        Watch { reads: if reads == watch.reads { reads + 1 } else { watch.reads }, ..watch }
+    }
+
+    /// Runs `change`, while nothing is lent.
+    pub fn with_none<T>(&self, change: impl FnOnce() -> T) -> T {
+        let mut list = self.list.lock();
+        self.changes.fetch_add(1, Ordering::SeqCst);
+        let gone = self.end(&mut list, |_| true, |_| false, |_, _| false);
+        let result = change();
+        self.changes.fetch_add(1, Ordering::SeqCst);
+        drop(list);
+        drop(gone);
+        result
     }
 
     /// Somebody has changed what files there are, or is about to look at what others have open.
     pub fn changed(&self) {
         self.changes.fetch_add(1, Ordering::SeqCst);
         if self.count.load(Ordering::SeqCst) != 0 {
-            self.take_back(|_| true, |_| false, |_| ());
+            self.take_back(|_| true, |_| false, |_, _| false);
         }
     }
 
-    /// `stays`: is told of files that are still open.
-    fn take_back(&self, which: impl Fn(&Loan) -> bool, reads_now: impl Fn(i32) -> bool, mut stays: impl FnMut(&Loan)) {
+    /// `sleeps`: whether one may fall asleep; it is told whether the file is closed.
+    fn take_back(
+        &self,
+        which: impl Fn(&Loan) -> bool,
+        reads_now: impl Fn(i32) -> bool,
+        sleeps: impl FnMut(&Loan, bool) -> bool,
+    ) {
         // With the lock held, so that who comes behind sees all of it.
-        let mut list = self.list.lock();
+        let gone = self.end(&mut self.list.lock(), which, reads_now, sleeps);
+        drop(gone);
+    }
+
+    /// What has ended, to be let go behind the lock: files that were opened ahead go with it.
+    fn end(
+        &self,
+        list: &mut Vec<Loan>,
+        which: impl Fn(&Loan) -> bool,
+        reads_now: impl Fn(i32) -> bool,
+        mut sleeps: impl FnMut(&Loan, bool) -> bool,
+    ) -> Vec<Loan> {
+        let mut gone = Vec::new();
         let mut index = 0;
         while index < list.len() {
-            if which(&list[index]) {
-                let loan = list.swap_remove(index);
-                let Some(thread) = loan.thread.upgrade() else { continue };
-                let (was_read, is_closed) = loan.end(&thread);
-                if !is_closed {
-                    stays(&loan);
-                }
-                if loan.predicts {
-                    let reading = if loan.listing.is_some() { &thread.listing } else { &thread.reading };
-                    reading.note(was_read || reads_now(loan.fd));
-                }
-            } else {
+            let thread = list[index].thread.upgrade();
+            if thread.is_some() && !which(&list[index]) {
                 index += 1;
+                continue;
+            }
+            let mut loan = list.swap_remove(index);
+            let Some(thread) = thread.filter(|_| !loan.is_asleep()) else {
+                gone.push(loan);
+                continue;
+            };
+            let (was_read, is_closed) = loan.end(&thread);
+            let reads = reads_now(loan.fd);
+            let goes_on = sleeps(&loan, is_closed) && loan.falls_asleep(is_closed);
+            // Of what goes on it shows later that it was not read.
+            let shows = |so: bool| so || !goes_on;
+            if loan.predicts && shows(was_read || reads) {
+                let reading = if loan.listing.is_some() { &thread.listing } else { &thread.reading };
+                reading.note(was_read || reads);
+            }
+            let reads_on = loan.position as usize > HEAD || reads;
+            if loan.is_large && shows(reads_on) {
+                thread.shelf.whole.0.note(reads_on);
+                loan.is_large = false;
+            }
+            if goes_on {
+                list.push(loan);
+                // It was the last one, or another one has come to its place; and it must not come again itself.
+                let last = list.len() - 1;
+                list.swap(index, last);
+                index += 1;
+            } else {
+                gone.push(loan);
             }
         }
         self.count.store(list.len(), Ordering::SeqCst);
+        gone
     }
 }
 
 impl Loan {
+    fn is_asleep(&self) -> bool {
+        self.shelved.as_ref().is_some_and(|shelved| shelved.is_asleep)
+    }
+
+    /// True: it can be lent again when the call is over, if nothing happens until then.
+    fn falls_asleep(&mut self, is_closed: bool) -> bool {
+        let (Some(shelved), Some(files)) = (&mut self.shelved, self.files.upgrade()) else { return false };
+        shelved.is_closed = is_closed;
+        shelved.table = files.changes();
+        shelved.is_asleep = true;
+        true
+    }
+
     /// What the stub has done is done here. Whether it has read, and closed.
-    fn end(&self, thread: &GuestThread) -> (bool, bool) {
-        let Some(Returned { position, was_read, is_closed, has_asked }) = thread.channel.take_loan_back(self.number) else {
+    fn end(&mut self, thread: &GuestThread) -> (bool, bool) {
+        let Some(Returned { position, index, was_read, is_closed, has_asked, has_repeated }) =
+            thread.channel.take_loan_back(self.number)
+        else {
+            self.shelved = None;
             return (false, true);
         };
         if self.tells_no_links {
             thread.no_links.lock().usual.note(has_asked);
         }
-        let Some(file) = self.file.upgrade() else { return (false, true) };
+        if self.tells_known {
+            thread.last_name.lock().was_told(has_repeated);
+        }
+        let (Some(files), Some(process)) = (self.files.upgrade(), self.process.upgrade()) else { return (was_read, true) };
+        self.becomes(index, &files, &process);
+        let Some(file) = self.file.upgrade() else { return (was_read, true) };
         if was_read {
             file.operations.was_read(&file);
         }
-        if position != self.position {
-            let position = match &self.listing {
+        // Of a direct one, only the host knows it.
+        if position != self.position && file.position.handed_over().is_none() {
+            let cursor = match &self.listing {
                 // It cannot stand within an entry.
                 Some(listing) => cursor_at(listing, position as usize),
                 None => Some(position.into()),
             };
-            let _ = position.map(|position| file.position.lock().set(position));
+            let _ = cursor.map(|cursor| file.position.lock().set(cursor));
+            self.position = position;
         }
-        let (Some(files), Some(process)) = (self.files.upgrade(), self.process.upgrade()) else { return (was_read, true) };
         if is_closed && files.get(self.fd).is_ok_and(|present| Arc::ptr_eq(&present, &file)) {
             if let Ok(removed) = files.remove(self.fd) {
                 // So that it is the last one, if it is.
@@ -224,71 +485,220 @@ impl Loan {
         }
         (was_read, is_closed)
     }
+
+    /// The descriptor is the file `index` now, as the thread says; those before it are closed.
+    fn becomes(&mut self, index: usize, files: &FdTable, process: &Process) {
+        let Some(shelved) = &mut self.shelved else { return };
+        let passed = shelved.index..index;
+        if passed.is_empty() {
+            return;
+        }
+        let new = shelved.ahead.get_mut(index - 1).and_then(Option::take);
+        let Some((new, status)) = new else { return };
+        shelved.status = status;
+        shelved.ahead[passed.start..index - 1].iter_mut().for_each(|passed| *passed = None);
+        let is_there = match self.file.upgrade() {
+            Some(old) if !shelved.is_closed => {
+                let gone = files.replace(self.fd, &old, new.clone());
+                drop(old);
+                let is_there = gone.is_some();
+                gone.into_iter().for_each(|gone| closed(process, gone));
+                is_there
+            }
+            _ => files.install_where_free(new.clone(), self.fd, shelved.close_on_exec),
+        };
+        (shelved.index, shelved.is_closed) = (index, false);
+        self.file = if is_there { Arc::downgrade(&new) } else { Weak::new() };
+        self.position = 0;
+    }
+
+    /// Whether nobody else has the file, whose position would be theirs too.
+    fn is_own(&self, files: &FdTable) -> bool {
+        self.fd < 0 || self.file.upgrade().is_some_and(|file| is_own(&file, files))
+    }
+}
+
+/// All descriptors of it are this table's, and one reference is the caller's: nobody else moves its position.
+fn is_own(file: &Arc<OpenFile>, files: &FdTable) -> bool {
+    Arc::strong_count(file) == files.count_of(file) + 1 && !file.flags().intersects(StatusFlags::PATH | StatusFlags::DIRECT)
 }
 
 impl Engine {
     /// Lends the thread what its call was about, if that can be: a file, the names that it will look at next. Its answer is to
-    /// say so. The first `results` bytes of the channel's area are in use.
-    pub(super) fn lend(&self, thread: &Arc<GuestThread>, context: &Context, value: i64, results: usize) -> bool {
-        let Some(watch) = context.watch else { return false };
+    /// have this in [`Reply::entry`]; 0: nothing is lent. The first `results` bytes of the channel's area are in use.
+    ///
+    /// [`Reply::entry`]: skerry_platform::layout::Reply::entry
+    pub(super) fn lend(&self, thread: &Arc<GuestThread>, context: &Context, value: i64, results: usize) -> u64 {
+        let Some(watch) = context.watch else { return 0 };
+        let reads = self.loans.reads.load(Ordering::SeqCst);
+        let asleep = self.loans.take_asleep(thread);
+        if asleep.is_some_and(|loan| self.lend_again(thread, context, watch, reads, loan)) {
+            return loan::LENT;
+        }
         if let Some(name) = &context.no_link {
             thread.no_links.lock().note(name);
         }
         let subject = if value >= 0 { Subject::of(context, value).or_else(|| Subject::before(context, watch)) } else { None };
         let asks = may_ask_about_links(context, value) && thread.no_links.lock().are_asked();
-        if !(subject.is_some() || asks) || !may_lend(thread, context) {
-            return false;
+        if !(subject.is_some() || asks || context.looked.is_some()) || !may_lend(thread, context) {
+            return 0;
         }
-        let start = results.next_multiple_of(8);
-        let Some(room) = loan::DATA.checked_sub(start) else { return false };
-        let opens = ahead::looks(context.call.number);
-        let mut names = match (&context.seen, opens) {
-            (Some(seen), Some(opens)) if watch.only_looks => thread.ahead.lock().look(context, seen, opens, room),
+        let files = context.task.files();
+        let table = files.changes();
+        let is_shelved = thread.shelf.is_in_use();
+        let start = if is_shelved { 0 } else { results.next_multiple_of(8) };
+        let Some(room) = loan::DATA.checked_sub(start) else { return 0 };
+        // On the shelf data has a place of its own, and is looked at first.
+        let mut file = match subject {
+            Some(Subject::File(fd)) if is_shelved => file_to_lend(thread, context, &files, fd, None),
+            _ => None,
+        };
+        let life = self.loans.life();
+        let mut looked = ticks();
+        let ahead = match &file {
+            Some(file) if self.loans.may_hold_more() => open_ahead(thread, context, file),
             _ => None,
         }
         .unwrap_or_default();
-        let life = self.loans.life();
-        let mut looked = ticks();
+        let opens = ahead::looks(context.call.number);
+        let mut names = match (&context.seen, opens) {
+            (Some(seen), Some(opens)) if (watch.only_looks || context.linked.is_some()) && ahead.files.is_empty() => {
+                thread.ahead.lock().look(context, seen, opens, room)
+            }
+            _ => None,
+        }
+        .unwrap_or_default();
+        if let Some((descriptor, name, metadata)) = linked_to(context) {
+            if let Ok(status) = Status::try_from(metadata.stat().as_bytes()) {
+                names.add(descriptor, name, &status, room);
+            }
+        }
+        if let Some((name, metadata)) = &ahead.next {
+            if let Ok(status) = <[u8; loan::STATUS]>::try_from(metadata.stat().as_bytes()) {
+                names.add(ahead.opened.directory as i32, name, &status, room);
+            }
+        }
         if asks {
             let mut no_links = thread.no_links.lock();
             let (answers, then) = no_links.answers(context.task, watch.changes, life / 2);
             names.set_no_links(answers.iter().map(|(name, error)| (&name[..], *error)), room - names.records.len());
             looked = then;
         }
-        let files = context.task.files();
+        let mut ends = Until::default();
+        if let Some((said, its)) = known::said(thread, context) {
+            names.set_known(std::iter::once(&said), room - names.records.len());
+            ends = its;
+        }
         let room = room - names.records.len();
-        let file = match subject {
-            Some(Subject::File(fd)) => file_to_lend(thread, context, &files, fd, room),
-            Some(Subject::Name) | None => None,
-        };
-        if file.is_none() && names.count == 0 && names.no_links.is_none() {
-            return false;
+        if let (Some(Subject::File(fd)), false) = (subject, is_shelved) {
+            file = file_to_lend(thread, context, &files, fd, Some(room));
+        }
+        if file.is_none() && names.count == 0 && names.no_links.is_none() && names.known.is_none() {
+            return 0;
         }
         if let (Some(file), Some((directory, path, _)), Some(flags)) = (&file, &context.seen, opened_to_look(context)) {
-            names.set_opened(*directory, path, flags, room.saturating_sub(file.3.len()));
+            let taken = if is_shelved { 0 } else { file.data.len() };
+            names.set_opened(*directory, path, flags, room.saturating_sub(taken));
+            thread.shelf.note_loan(&self.loans.shelves);
         }
-        let (fd, mut lent, status, data, file, predicts) = file.unwrap_or_else(nothing_but_names);
-        lent.until = looked.wrapping_add(life);
+        let ToLend { mut lent, status, data, file, predicts, ends: of_file, lasting } =
+            file.unwrap_or_else(ToLend::nothing_but_names);
+        let until = looked.wrapping_add(life);
+        lent.until = until;
+        let is_large = predicts && lent.flags & loan::DIRECTORY == 0 && lent.size > HEAD as u64;
+        if let (Data::Here(bytes), true) = (&data, is_shelved) {
+            thread.channel.shelve(shelf::DATA, bytes);
+        }
+        let own = ends.own | of_file.own;
+        let read = [ends.read, of_file.read];
+        // What a thread's own calls end, without us, is never lent again.
+        let may_sleep = own == 0 && names.known.is_none();
         let mut list = self.loans.list.lock();
-        // A call that may change files has begun meanwhile, or has ended.
-        if self.loans.changes.load(Ordering::SeqCst) != watch.changes {
-            return false;
+        // A call that may change files has begun meanwhile, or has ended; or one that reads has; or what descriptors there are has
+        // changed.
+        let Loans { changes, reads, .. } = &self.loans;
+        if changes.load(Ordering::SeqCst) != watch.changes
+            || read != [None; 2] && reads.load(Ordering::SeqCst) != watch.reads
+            || files.changes() != table
+        {
+            return 0;
         }
         let number = self.loans.numbers.fetch_add(1, Ordering::Relaxed) as u16;
-        thread.channel.lend(number, &lent, &status, start, &data, &names);
+        let shelved = (is_shelved && may_sleep).then(|| Shelved {
+            is_asleep: false,
+            until,
+            changes: watch.changes,
+            table,
+            close_on_exec: lent.descriptor_flags != 0,
+            index: 0,
+            is_closed: false,
+            status: lasting,
+            ahead: ahead.files,
+            renewals: 0,
+        });
+        match &data {
+            Data::Here(bytes) if !is_shelved => thread.channel.lend(number, &lent, &status, start, bytes, &names),
+            data => thread.channel.lend_on_shelf(number, &lent, &status, data.len(), &names, &ahead.opened),
+        }
         list.push(Loan {
             thread: Arc::downgrade(thread),
             number,
             files: Arc::downgrade(&files),
             process: Arc::downgrade(context.process()),
-            fd,
+            fd: lent.descriptor as i32,
             file,
             position: lent.position,
             predicts,
             writes: lent.flags & loan::WRITTEN != 0,
             tells_no_links: names.no_links.is_some(),
-            listing: (lent.flags & loan::DIRECTORY != 0).then_some(data),
+            tells_known: names.known.is_some(),
+            read,
+            listing: match data {
+                Data::Here(entries) if lent.flags & loan::DIRECTORY != 0 => Some(entries),
+                _ => None,
+            },
+            is_large,
+            shelved,
         });
+        self.loans.count.store(list.len(), Ordering::SeqCst);
+        loan::LENT | ends.own | of_file.own
+    }
+
+    /// `reads`: [`Loans::reads`] when it was last known to stand. The thread's loan goes on as it was when its call began, if that has left files alone, and so has everybody else.
+    fn lend_again(&self, thread: &Arc<GuestThread>, context: &Context, watch: Watch, reads: u64, mut loan: Loan) -> bool {
+        let files = context.task.files();
+        let Some(shelved) = &loan.shelved else { return false };
+        let left = shelved.until.wrapping_sub(ticks()) as i64;
+        if !watch.only_looks || !is(&loan.files, &files) || !may_lend(thread, context) {
+            return false;
+        }
+        if !shelved.is_closed && !loan.is_own(&files) {
+            return false;
+        }
+        let current = if shelved.is_closed { None } else { loan.file.upgrade() };
+        let Some(shelved) = &mut loan.shelved else { return false };
+        // Looked at once more, it is as good as new, but for names alone, which are gone then.
+        let renewed = left < LIFE as i64 / 2;
+        let until = ticks().wrapping_add(self.loans.life());
+        if renewed && !shelved.renew(current.as_deref()) {
+            return false;
+        }
+        drop(current);
+        let mut list = self.loans.list.lock();
+        if self.loans.changes.load(Ordering::SeqCst) != shelved.changes
+            || loan.read != [None; 2] && self.loans.reads.load(Ordering::SeqCst) != reads
+            || files.changes() != shelved.table
+        {
+            return false;
+        }
+        loan.number = self.loans.numbers.fetch_add(1, Ordering::Relaxed) as u16;
+        if renewed {
+            shelved.until = until;
+            thread.channel.renew_loan(until);
+        }
+        shelved.is_asleep = false;
+        thread.channel.lend_again(loan.number, shelved.index, shelved.is_closed, loan.position);
+        list.push(loan);
         self.loans.count.store(list.len(), Ordering::SeqCst);
         true
     }
@@ -305,6 +715,7 @@ fn is<T>(one: &Weak<T>, other: &Arc<T>) -> bool {
 }
 
 /// What a call was about.
+#[derive(Clone, Copy)]
 enum Subject {
     File(i32),
     /// A name alone.
@@ -321,6 +732,7 @@ impl Subject {
             linux::__NR_mmap if arguments[3] as u32 & linux::MAP_ANONYMOUS == 0 => arguments[4] as i32,
             linux::__NR_newfstatat if arguments[3] as u32 & linux::AT_EMPTY_PATH != 0 => arguments[0] as i32,
             linux::__NR_fcntl if matches!(arguments[1] as u32, linux::F_DUPFD | linux::F_DUPFD_CLOEXEC) => arguments[0] as i32,
+            linux::__NR_link | linux::__NR_linkat if context.linked.is_some() => return Some(Subject::Name),
             linux::__NR_newfstatat | linux::__NR_lstat if context.seen.is_some() => return Some(Subject::Name),
             _ => return None,
         };
@@ -337,12 +749,37 @@ impl Subject {
     }
 }
 
-/// The descriptor, what is said of the file, and whether its data could go along.
-type ToLend = (i32, Lent, [u8; loan::STATUS], Vec<u8>, Weak<OpenFile>, bool);
+/// What is said of a file.
+struct ToLend {
+    lent: Lent,
+    status: Status,
+    data: Data,
+    file: Weak<OpenFile>,
+    /// Its data could go along.
+    predicts: bool,
+    ends: Until,
+    /// [`Shelved::status`].
+    lasting: Option<Status>,
+}
 
-fn nothing_but_names() -> ToLend {
-    let lent = Lent { descriptor: loan::NONE, position: 0, size: 0, until: 0, flags: 0, status_flags: 0, descriptor_flags: 0 };
-    (-1, lent, [0; loan::STATUS], Vec::new(), Weak::new(), false)
+impl ToLend {
+    fn nothing_but_names() -> ToLend {
+        let lent =
+            Lent { descriptor: loan::NONE, position: 0, size: 0, until: 0, flags: 0, status_flags: 0, descriptor_flags: 0 };
+        let (status, data) = ([0; loan::STATUS], Data::Here(Vec::new()));
+        ToLend { lent, status, data, file: Weak::new(), predicts: false, ends: Until::default(), lasting: None }
+    }
+}
+
+/// The name that a link was given, as it was given, and what lstat(2) says of it.
+fn linked_to<'a>(context: &'a Context) -> Option<(i32, &'a [u8], Metadata)> {
+    let (descriptor, path, directory) = context.linked.as_ref()?;
+    let name = path.rsplit(|byte| *byte == b'/').next()?;
+    let credentials = context.task.credentials();
+    let walker = Walker::new(&context.kernel().mounts, context.task.fs().root, &credentials).of(context.task);
+    let (place, shown) = walker.step_shown(directory, name).ok()?;
+    let metadata = shown.map_or_else(|| place.inode().metadata(), Ok).ok()?;
+    place.inode().is_at_rest().then_some((*descriptor, path, metadata))
 }
 
 /// Whether readlink(2) is, or may be, asked about more names behind this call.
@@ -356,24 +793,52 @@ fn may_ask_about_links(context: &Context, value: i64) -> bool {
     }
 }
 
-fn file_to_lend(thread: &GuestThread, context: &Context, files: &FdTable, fd: i32, room: usize) -> Option<ToLend> {
+/// Opens what comes behind a file that was opened to be read.
+fn open_ahead(thread: &GuestThread, context: &Context, file: &ToLend) -> Option<opens::Ahead> {
+    let ToLend { lent, data, predicts, .. } = file;
+    let (seen, flags) = (context.seen.as_ref()?, opened_to_look(context)?);
+    let is_plain = lent.flags & (loan::DIRECTORY | loan::SHOWS_READING | loan::WRITTEN) == 0;
+    if !is_plain || !predicts || !thread.reading.is_usual() {
+        return None;
+    }
+    let used = (shelf::DATA + data.len()).next_multiple_of(64);
+    let whole = thread.shelf.whole.0.is_usual();
+    thread.shelf.opens.lock().open_next(thread, context, seen, flags, used, whole)
+}
+
+/// `room`: for data in the area; `None`: it goes onto the shelf.
+fn file_to_lend(thread: &GuestThread, context: &Context, files: &FdTable, fd: i32, room: Option<usize>) -> Option<ToLend> {
     let kernel = context.kernel();
     let file = files.get(fd).ok()?;
     let flags = file.flags();
-    // All are this table's, but ours: nobody else moves its position.
-    if Arc::strong_count(&file) != files.count_of(&file) + 1
-        || flags.intersects(StatusFlags::PATH | StatusFlags::DIRECT)
-        || file.position.handed_over().is_some()
-        || !file.is_plain()
-    {
+    if !is_own(&file, files) || !file.is_plain() {
         return None;
     }
     let path = file.path.as_ref()?;
     let opens = matches!(context.call.number as u32, linux::__NR_open | linux::__NR_openat);
+    let is_direct = file.position.handed_over().is_some();
+    let mut ends = Until::default();
+    let mut what_it_shows = || {
+        let (metadata, flags, until) = attributes::alone(thread, context, files, &file)?;
+        let position = if is_direct { 0 } else { position_of(&file)? };
+        ends = until;
+        Some(Snapshot { size: metadata.size, metadata, data: Data::Here(Vec::new()), position, flags })
+    };
     let (snapshot, predicts) = match path.inode().kind() {
-        FileType::Regular if flags.intersects(StatusFlags::WRONLY | StatusFlags::RDWR) => (of_written(&file)?, false),
-        FileType::Regular => (of_regular(&file, if opens && thread.reading.is_usual() { room } else { 0 })?, opens),
-        FileType::Directory => (of_directory(&file, if thread.listing.is_usual() { room } else { 0 })?, true),
+        // It is mapped behind this answer: that may move the time of access.
+        FileType::Regular if is_direct && context.call.number as u32 == linux::__NR_mmap => return None,
+        FileType::Regular if is_direct => (what_it_shows()?, false),
+        FileType::Regular if flags.intersects(StatusFlags::WRONLY | StatusFlags::RDWR) => {
+            (of_written(&file).or_else(what_it_shows)?, false)
+        }
+        FileType::Regular => match of_regular(thread, &file, opens && thread.reading.is_usual(), room) {
+            Some(snapshot) => (snapshot, opens),
+            None => (what_it_shows()?, false),
+        },
+        FileType::Directory => {
+            let room = if thread.listing.is_usual() { room.unwrap_or(LISTING) } else { 0 };
+            (of_directory(&file, room)?, true)
+        }
         _ => return None,
     };
     if kernel.locks.is_locked(path.inode()) || is_watched(&kernel.watches, &file) {
@@ -390,20 +855,45 @@ fn file_to_lend(thread: &GuestThread, context: &Context, files: &FdTable, fd: i3
         status_flags: flags.bits(),
         descriptor_flags: files.close_on_exec(fd).ok()?.into(),
     };
-    Some((fd, lent, status, data, Arc::downgrade(&file), predicts))
+    if kind & loan::SHOWS_READING != 0 {
+        ends.read = Some(inode_key(path.inode()));
+    }
+    let lasting = if opens { lasting(&metadata, &status) } else { None };
+    Some(ToLend { lent, status, data, file: Arc::downgrade(&file), predicts, ends, lasting })
 }
 
-fn of_regular(file: &OpenFile, room: usize) -> Option<Snapshot> {
-    let position = u32::try_from(file.position.lock().get()).ok().filter(|at| u64::from(*at) <= loan::POSITION)?;
-    let AtRest { metadata, mut data, shows_reading } = file.operations.at_rest(room)?;
+fn position_of(file: &OpenFile) -> Option<u32> {
+    u32::try_from(file.position.lock().get()).ok().filter(|at| u64::from(*at) <= loan::POSITION)
+}
+
+fn of_regular(thread: &GuestThread, file: &OpenFile, reads: bool, room: Option<usize>) -> Option<Snapshot> {
+    let position = position_of(file)?;
+    let (rest, data) = match (room, file.operations.unchanging_descriptor()) {
+        (None, Some(descriptor)) if reads => {
+            let whole = thread.shelf.whole.0.is_usual();
+            let most = if whole { shelf::SIZE - shelf::DATA } else { loan::DATA };
+            let length = thread.channel.shelve_file(shelf::DATA, &descriptor, most)?;
+            // Behind that, as reading moves the time of access.
+            let rest = file.operations.at_rest(0)?;
+            let size = rest.metadata.size;
+            let length = if size > length as u64 && !whole { HEAD } else { length };
+            (rest, Data::Shelved(length.min(usize::try_from(size).ok()?)))
+        }
+        _ => {
+            let mut rest = file.operations.at_rest(if reads { room.unwrap_or(loan::DATA) } else { 0 })?;
+            let mut data = std::mem::take(&mut rest.data);
+            if rest.metadata.size > data.len() as u64 {
+                data.truncate(HEAD);
+            }
+            data.truncate(usize::try_from(rest.metadata.size).ok()?);
+            (rest, Data::Here(data))
+        }
+    };
+    let AtRest { metadata, shows_reading, .. } = rest;
     let size = metadata.size;
-    if size > data.len() as u64 {
-        data.truncate(HEAD);
-    }
-    data.truncate(size as usize);
     let mut flags = if shows_reading { loan::SHOWS_READING } else { 0 };
     // Who writes it now may look for that in a mapping.
-    if file.path.as_ref().is_some_and(|path| counts_of(&**path.inode()).0 <= 0) {
+    if data.len() <= COPIED && file.path.as_ref().is_some_and(|path| counts_of(&**path.inode()).0 <= 0) {
         flags |= loan::MAY_BE_COPIED;
     }
     Some(Snapshot { metadata, data, size, position, flags })
@@ -411,9 +901,10 @@ fn of_regular(file: &OpenFile, room: usize) -> Option<Snapshot> {
 
 /// Of a file in memory that its owner writes: what it is, and nothing of what is in it.
 fn of_written(file: &OpenFile) -> Option<Snapshot> {
-    let position = u32::try_from(file.position.lock().get()).ok().filter(|at| u64::from(*at) <= loan::POSITION)?;
-    let AtRest { metadata, .. } = file.operations.at_rest(0)?;
-    Some(Snapshot { metadata, data: Vec::new(), size: metadata.size, position, flags: loan::WRITTEN })
+    let position = position_of(file)?;
+    let AtRest { metadata, shows_reading, .. } = file.operations.at_rest(0)?;
+    let flags = loan::WRITTEN | if shows_reading { loan::SHOWS_READING } else { 0 };
+    Some(Snapshot { metadata, data: Data::Here(Vec::new()), size: metadata.size, position, flags })
 }
 
 fn of_directory(file: &OpenFile, room: usize) -> Option<Snapshot> {
@@ -427,7 +918,7 @@ fn of_directory(file: &OpenFile, room: usize) -> Option<Snapshot> {
         let size = listing.len() as u64;
         (listing, size)
     });
-    Some(Snapshot { metadata: file.metadata().ok()?, data, size, position: 0, flags: loan::DIRECTORY })
+    Some(Snapshot { metadata: file.metadata().ok()?, data: Data::Here(data), size, position: 0, flags: loan::DIRECTORY })
 }
 
 pub(super) fn may_lend(thread: &GuestThread, context: &Context) -> bool {
@@ -442,6 +933,8 @@ fn only_looks(context: &Context) -> bool {
         linux::__NR_openat => opens_to_look(arguments[2]),
         // A shared mapping of a file may be written.
         linux::__NR_mmap => arguments[3] & 1 == 0 || arguments[4] as i32 == -1,
+        // It may set limits, others' too.
+        linux::__NR_prlimit64 => arguments[2] == 0,
         linux::__NR_write | linux::__NR_writev | linux::__NR_ioctl => is_no_file(context, arguments[0] as i32),
         linux::__NR_fcntl => matches!(
             arguments[1] as u32,
@@ -449,6 +942,34 @@ fn only_looks(context: &Context) -> bool {
         ),
         number => LOOKS.contains(&number),
     }
+}
+
+/// Whether a call may read a file's data, or a directory.
+fn reads_data(number: u64) -> bool {
+    matches!(
+        number as u32,
+        linux::__NR_read
+            | linux::__NR_readv
+            | linux::__NR_pread64
+            | linux::__NR_preadv
+            | linux::__NR_getdents
+            | linux::__NR_getdents64
+            | linux::__NR_mmap
+    )
+}
+
+/// The file or directory that such a call is about.
+fn inode_read(context: &Context) -> Option<usize> {
+    let [first, .., fifth, _] = context.call.arguments;
+    let fd = if context.call.number as u32 == linux::__NR_mmap { fifth } else { first };
+    let file = context.task.files().get(fd as i32).ok()?;
+    file.path.as_ref().map(|path| inode_key(path.inode()))
+}
+
+/// Whether a call neither touches files that are open nor names: what is lent to its maker may be so behind it.
+fn leaves_files(context: &Context) -> bool {
+    matches!(context.call.number as u32, linux::__NR_write | linux::__NR_writev)
+        && is_no_file(context, context.call.arguments[0] as i32)
 }
 
 /// The flags of a call that has opened a file to look at it.
@@ -477,7 +998,7 @@ fn is_no_file(context: &Context, fd: i32) -> bool {
 }
 
 // Not here: what gives others an open file, whose position would be theirs too (fork(2), sendmsg(2)).
-const LOOKS: [u32; 65] = [
+const LOOKS: [u32; 64] = [
     linux::__NR_read,
     linux::__NR_readv,
     linux::__NR_pread64,
@@ -532,7 +1053,6 @@ const LOOKS: [u32; 65] = [
     linux::__NR_gettid,
     linux::__NR_getuid,
     linux::__NR_geteuid,
-    linux::__NR_prlimit64,
     linux::__NR_nanosleep,
     linux::__NR_clock_nanosleep,
     linux::__NR_clock_gettime,
@@ -544,3 +1064,25 @@ const LOOKS: [u32; 65] = [
     linux::__NR_uname,
     linux::__NR_execve,
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shelf_comes_with_use_and_goes_with_its_thread() {
+        let count = Arc::default();
+        let shelves: Vec<Shelf> = (0..SHELVES + 3).map(|_| Shelf::default()).collect();
+        let use_it = |shelf: &Shelf| (0..=SHELF_FROM).for_each(|_| shelf.note_loan(&count));
+        shelves[0].note_loan(&count);
+        assert!(!shelves[0].is_in_use() && !shelves[0].whole.0.is_usual());
+        shelves.iter().for_each(use_it);
+        assert_eq!(shelves.iter().filter(|shelf| shelf.is_in_use()).count(), SHELVES);
+        assert_eq!(count.load(Ordering::Relaxed), SHELVES);
+        drop(shelves);
+        assert_eq!(count.load(Ordering::Relaxed), 0);
+        let next = Shelf::default();
+        use_it(&next);
+        assert!(next.is_in_use());
+    }
+}

@@ -5,12 +5,13 @@
 //! call, from request to reply), `enrol` (new threads and processes present themselves), `pool` (processes that wait for a
 //! program), `reaper` (deaths), `space` (what is known of an address space), `program` (ELF images and stacks), `exec` (giving a
 //! process its program), `loan` (what stubs answer about the file that was used last), `ahead` (and about the names that come
-//! next), `no_links` (and names that are none), `streams` (and sockets that it was told of), `objects` (and eventfds and pipes), `files` (file operations from outside).
+//! next), `known` (and that it has asked about), `no_links` (and that are no links), `attributes` (and how long that can be believed), `streams` (and sockets that it was told of), `objects` (and eventfds and pipes), `files` (file operations from outside).
 //!
 //! Exactly one thread receives on each listener; a call that has to wait leaves it to that, and whoever is about to block
 //! it in host work passes the receiving on first ([`crate::context::Lead`]). Lock order: `Engine::threads` > `GuestThread::state`; both are released before a handler runs.
 
 mod ahead;
+mod attributes;
 mod channels;
 mod direct;
 mod enrol;
@@ -18,9 +19,11 @@ mod exec;
 mod files;
 #[cfg(test)]
 mod fuzz_tests;
+mod known;
 mod loan;
 mod no_links;
 mod objects;
+mod opens;
 mod park;
 mod patch;
 mod pool;
@@ -121,10 +124,12 @@ pub(crate) struct GuestThread {
     pace: spin::Pace,
     reading: loan::Reading,
     listing: loan::Reading,
+    shelf: loan::Shelf,
     streams: streams::Lent,
     objects: objects::Lent,
     ahead: Mutex<ahead::Ahead>,
     no_links: Mutex<no_links::NoLinks>,
+    last_name: Mutex<known::LastName>,
     after_waking: wake::AfterWaking,
     /// The call on data that is to ring the next time, so that a host descriptor can be given to its process.
     rings_for: AtomicU64,

@@ -13,8 +13,7 @@ use skerry_abi::signal::{Signal, SignalInfo, SignalSet, SignalStack};
 use skerry_platform::channel::Channel;
 use skerry_platform::engine::{NativeCall, NativeKind};
 use skerry_platform::layout::{
-    self, action, deferred, loan, objects, operation, request, streams, CloneOrder, Frame, Operation, Reply, Request,
-    CLONE_THREAD,
+    self, action, deferred, objects, operation, request, streams, CloneOrder, Frame, Operation, Reply, Request, CLONE_THREAD,
 };
 use skerry_platform::listener::Notification;
 use skerry_platform::processor::nanoseconds_of_ticks;
@@ -153,7 +152,7 @@ impl Engine {
         let result = match kind {
             request::SYSCALL => {
                 let result = syscall::dispatch(&mut context);
-                context.watch = Some(self.loans.behind(watch));
+                context.watch = Some(self.loans.behind(watch, thread, &context));
                 Some(result)
             }
             request::KICKED => {
@@ -270,12 +269,11 @@ impl Engine {
                 deferred::GRANTED
             } else if self.lend_object(thread, context) {
                 objects::LENT
-            } else if self.lend(thread, context, value, results) {
-                loan::LENT
-            } else if self.lend_streams(thread, context) {
-                streams::LENT
             } else {
-                0
+                match self.lend(thread, context, value, results) {
+                    0 if self.lend_streams(thread, context) => streams::LENT,
+                    lent => lent,
+                }
             };
             return Reply { action: action::RETURN, value, results: results as u32, entry, ..Reply::default() };
         }
@@ -361,7 +359,7 @@ impl Engine {
         }
         let then = continuation.is_some();
         thread.state.lock().continuation = continuation;
-        let entry = if !then && self.lend(thread, context, 0, 0) { loan::LENT } else { 0 };
+        let entry = if then { 0 } else { self.lend(thread, context, 0, 0) };
         let reply =
             Reply { action: action::NATIVE, operations: operations.len() as u32, then: then as u32, entry, ..Reply::default() };
         match last {

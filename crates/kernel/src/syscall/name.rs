@@ -82,7 +82,12 @@ pub fn linkat(
         Target::File(file) => file.path.clone().ok_or(Errno::EXDEV)?,
     };
     let (directory, last) = walk::resolve_parent(context.task, new_dirfd, &new)?;
-    names::link(context.task, &target, &directory, &last)
+    names::link(context.task, &target, &directory, &last)?;
+    if flags == 0 {
+        context.seen = Some((old_dirfd, old, target));
+        context.linked = Some((new_dirfd, new, directory));
+    }
+    Ok(())
 }
 
 pub fn link(context: &mut Context, old: UserAddress, new: UserAddress) -> Result<()> {

@@ -1,16 +1,18 @@
 //! Calls that name a file: open(2), stat(2), access(2), readlink(2), chdir(2) and theirs.
 
+use crate::context::Looked;
 use crate::fs::file::OpenFile;
 use crate::fs::inode::{FileType, Metadata};
 use crate::fs::open::{self, OpenHow};
 use crate::fs::path::Path;
-use crate::fs::walk::{self, AllowEmpty, Follow, ResolveFlags, Target};
+use crate::fs::walk::{self, AllowEmpty, Follow, ResolveFlags, Resolved, Target};
 use crate::syscall::UserAddress;
 use crate::task::credentials::{Capabilities, CAP_SYS_CHROOT};
 use crate::task::{AccessMode, Credentials};
 use crate::{Context, Errno, Result};
 use skerry_abi::raw::general as linux;
 use skerry_abi::structs::{StatX, StatXTimestamp, TimeSpec};
+use skerry_platform::layout::loan::{self, known};
 use std::sync::Arc;
 
 const AT_FDCWD: i32 = linux::AT_FDCWD;
@@ -99,17 +101,38 @@ pub fn openat2(context: &mut Context, dirfd: i32, path: UserAddress, how: UserAd
     install(context, file, flags)
 }
 
+/// What a descriptor is (AT_EMPTY_PATH), and where.
+fn metadata_of(context: &Context, dirfd: i32, flags: u32) -> Result<(Metadata, Option<Path>)> {
+    match walk::resolve_at(context.task, dirfd, b"", follow_unless(flags), allow_empty(flags))? {
+        Target::Path(path) => Ok((path.inode().metadata()?, Some(path))),
+        Target::File(file) => Ok((file.metadata()?, file.path.clone())),
+    }
+}
+
 /// What a name (or, with AT_EMPTY_PATH, a descriptor) is, and where.
-fn metadata_at(context: &Context, dirfd: i32, path: &[u8], flags: u32) -> Result<(Metadata, Option<Path>)> {
+fn metadata_at(context: &mut Context, dirfd: i32, path: &[u8], flags: u32) -> Result<(Metadata, Option<Path>)> {
     if path.is_empty() {
-        return match walk::resolve_at(context.task, dirfd, path, follow_unless(flags), allow_empty(flags))? {
-            Target::Path(path) => Ok((path.inode().metadata()?, Some(path))),
-            Target::File(file) => Ok((file.metadata()?, file.path.clone())),
-        };
+        return metadata_of(context, dirfd, flags);
     }
     let credentials = context.task.credentials();
-    let (place, metadata) = walk::resolve_with_metadata(context.task, &credentials, dirfd, path, follow_unless(flags))?;
-    Ok((metadata, Some(place)))
+    let Resolved { found, is_steady } =
+        walk::resolve_with_metadata(context.task, &credentials, dirfd, path, follow_unless(flags));
+    if is_steady && flags == 0 {
+        let status = found.as_ref().map(|(place, metadata)| Some((*metadata, place.clone()))).map_err(|errno| *errno);
+        looked(context, dirfd, path, known::STATUS, status);
+    }
+    found.map(|(place, metadata)| (metadata, Some(place)))
+}
+
+/// A call of this `kind` has said that of a name: it may be told before it is asked again.
+fn looked(context: &mut Context, directory: i32, name: &[u8], kind: u32, answer: Result<Option<(Metadata, Path)>>) {
+    let is_plain = match answer {
+        Ok(_) => true,
+        Err(errno) => matches!(errno, Errno::ENOENT | Errno::ENOTDIR | Errno::EACCES | Errno::EROFS),
+    };
+    if is_plain && name.len() <= loan::LONGEST_NAME {
+        context.looked = Some(Looked { directory, name: name.to_vec(), kind, answer });
+    }
 }
 
 pub fn newfstatat(context: &mut Context, dirfd: i32, path: UserAddress, buffer: UserAddress, flags: u32) -> Result<()> {
@@ -199,31 +222,34 @@ pub fn faccessat2(context: &mut Context, dirfd: i32, path: UserAddress, mode: u3
     let path = read_path_or_empty(context, path, flags)?;
     let credentials = context.task.credentials();
     let checked = if flags & linux::AT_EACCESS != 0 { (*credentials).clone() } else { real_credentials(&credentials) };
-    let (metadata, place) = if path.is_empty() && flags & linux::AT_EMPTY_PATH != 0 {
-        match walk::resolve_at(context.task, dirfd, &path, Follow::Yes, AllowEmpty::Yes)? {
-            Target::Path(path) => (path.inode().metadata()?, Some(path)),
-            Target::File(file) => (file.metadata()?, file.path.clone()),
-        }
-    } else {
-        let (place, metadata) = walk::resolve_with_metadata(context.task, &checked, dirfd, &path, follow_unless(flags))?;
-        (metadata, Some(place))
-    };
     let wanted = AccessMode::from_bits_truncate(mode);
+    if path.is_empty() {
+        let (metadata, place) = metadata_of(context, dirfd, flags)?;
+        return check_place(&checked, &metadata, place.as_ref(), wanted);
+    }
+    let Resolved { found, is_steady } = walk::resolve_with_metadata(context.task, &checked, dirfd, &path, follow_unless(flags));
+    let may_change = found.as_ref().is_ok_and(|(place, _)| place.mount.file_system.is_volatile());
+    let result = found.and_then(|(place, metadata)| check_place(&checked, &metadata, Some(&place), wanted));
+    if is_steady && !may_change && flags == 0 {
+        looked(context, dirfd, &path, known::ACCESS | mode, result.map(|()| None));
+    }
+    result
+}
+
+fn check_place(checked: &Credentials, metadata: &Metadata, place: Option<&Path>, wanted: AccessMode) -> Result<()> {
     if wanted.is_empty() {
         return Ok(());
     }
-    if let Some(place) = &place {
-        let in_place = matches!(metadata.kind, FileType::Regular | FileType::Directory | FileType::Symlink);
-        if wanted.contains(AccessMode::EXECUTE) && metadata.kind == FileType::Regular {
-            permission_to_execute(place)?;
-        }
-        checked.check_access(&metadata, wanted)?;
-        if wanted.contains(AccessMode::WRITE) && in_place {
-            place.mount.check_writable()?;
-        }
-        return Ok(());
+    let Some(place) = place else { return checked.check_access(metadata, wanted) };
+    let in_place = matches!(metadata.kind, FileType::Regular | FileType::Directory | FileType::Symlink);
+    if wanted.contains(AccessMode::EXECUTE) && metadata.kind == FileType::Regular {
+        permission_to_execute(place)?;
     }
-    checked.check_access(&metadata, wanted)
+    checked.check_access(metadata, wanted)?;
+    if wanted.contains(AccessMode::WRITE) && in_place {
+        place.mount.check_writable()?;
+    }
+    Ok(())
 }
 
 fn permission_to_execute(place: &Path) -> Result<()> {

@@ -21,11 +21,12 @@ pub use file::HostRegularFile;
 pub use inode::HostInode;
 
 use crate::fs::inode::{Device, FileSystem, FileType, Inode};
+use crate::fs::known::Known;
 use crate::{Errno, Result};
 use parking_lot::{Mutex, RwLock};
 use rustix::fs::{AtFlags, StatxFlags};
 use skerry_abi::structs::{StatFs, TimeSpec};
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Weak};
 
@@ -84,7 +85,7 @@ pub struct HostTree {
     access: Access,
     ids: IdMap,
     device: Device,
-    inodes: Mutex<HashMap<Key, Weak<HostInode>>>,
+    inodes: Mutex<Known<Key, HostInode>>,
     /// FIFOs and sockets that the guest made here.
     made_here: Mutex<HashSet<Key>>,
     cache: Arc<DescriptorCache>,
@@ -128,7 +129,7 @@ impl HostTree {
             keep_time: RwLock::default(),
         });
         let inode = HostInode::new_root(tree.clone(), &status, root);
-        tree.inodes.lock().insert(status.key, Arc::downgrade(&inode));
+        tree.inodes.lock().insert(status.key, &inode);
         *tree.root.lock() = Some(inode);
         Ok(tree)
     }
@@ -141,17 +142,14 @@ impl HostTree {
     fn inode(&self, status: &HostStatus, parent: &Arc<HostInode>, name: &[u8]) -> Result<Arc<HostInode>> {
         let tree = self.me.upgrade().ok_or(Errno::EIO)?;
         let mut inodes = self.inodes.lock();
-        if let Some(inode) = inodes.get(&status.key).and_then(Weak::upgrade) {
+        if let Some(inode) = inodes.get(&status.key) {
             if inode.kind() == status.kind {
                 inode.found_at(parent, name);
                 return Ok(inode);
             }
         }
-        if inodes.len() >= 256 && inodes.len().is_power_of_two() {
-            inodes.retain(|_, weak| weak.strong_count() > 0);
-        }
         let inode = HostInode::new(tree, status, parent, name);
-        inodes.insert(status.key, Arc::downgrade(&inode));
+        inodes.insert(status.key, &inode);
         Ok(inode)
     }
 
@@ -170,7 +168,7 @@ impl HostTree {
 
     /// The object for `key`, where somebody uses it.
     fn inode_in_use(&self, key: Key) -> Option<Arc<HostInode>> {
-        self.inodes.lock().get(&key).and_then(Weak::upgrade)
+        self.inodes.lock().get(&key)
     }
 }
 

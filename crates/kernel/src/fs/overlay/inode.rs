@@ -393,6 +393,10 @@ impl Inode for OverlayInode {
         self.parts.read().top().is_ok_and(|part| part.is_at_rest())
     }
 
+    fn unmapped_content(&self) -> Option<usize> {
+        self.parts.read().top().ok()?.unmapped_content()
+    }
+
     fn identity(&self) -> Result<(Device, u64)> {
         Ok((self.overlay.device, self.number))
     }

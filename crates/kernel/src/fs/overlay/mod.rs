@@ -20,12 +20,12 @@ pub use inode::OverlayInode;
 
 use crate::fs::direct::DirectRegistry;
 use crate::fs::inode::{Device, FileSystem, FileType, Inode, Names, NewNode, NewNodeKind};
+use crate::fs::known::Known;
 use crate::fs::path::inode_key;
 use crate::{Errno, Result};
 use inode::Parts;
 use parking_lot::Mutex;
 use skerry_abi::structs::StatFs;
-use std::collections::HashMap;
 use std::sync::{Arc, OnceLock, Weak};
 
 const OPAQUE: &[u8] = b"user.overlay.opaque";
@@ -60,9 +60,9 @@ pub struct Overlay {
     pub(super) upper_is_own: bool,
     root: Mutex<Option<Root>>,
     /// The object for an upper inode: files with several names are one.
-    by_upper: Mutex<HashMap<usize, Weak<OverlayInode>>>,
+    by_upper: Mutex<Known<usize, OverlayInode>>,
     /// The object for a name that has a lower part only: its directory's object and the name.
-    by_place: Mutex<HashMap<PlaceKey, Weak<OverlayInode>>>,
+    by_place: Mutex<Known<PlaceKey, OverlayInode>>,
     /// Devices of the lower tree in the order in which they were met.
     lower_devices: Mutex<Vec<Device>>,
     /// Told when a file that processes read by themselves becomes another one.
@@ -169,37 +169,31 @@ impl Overlay {
             return self.lower_inode_for(parts, number, parent, name);
         };
         let mut by_upper = self.by_upper.lock();
-        if let Some(inode) = by_upper.get(&inode_key(&upper)).and_then(Weak::upgrade) {
+        if let Some(inode) = by_upper.get(&inode_key(&upper)) {
             drop(by_upper);
             inode.set_place(Some(parent.clone()), name);
             return inode;
         }
         let kind = parts.kind();
         let inode = OverlayInode::new(self.arc(), kind, number, parts, Some(parent.clone()), name);
-        if by_upper.len() >= 256 && by_upper.len().is_power_of_two() {
-            by_upper.retain(|_, weak| weak.strong_count() > 0);
-        }
-        by_upper.insert(inode_key(&upper), Arc::downgrade(&inode));
+        by_upper.insert(inode_key(&upper), &inode);
         inode
     }
 
     fn lower_inode_for(&self, parts: Parts, number: u64, parent: &Arc<OverlayInode>, name: &[u8]) -> Arc<OverlayInode> {
         let key = (Arc::as_ptr(parent) as usize, name.to_vec());
         let mut by_place = self.by_place.lock();
-        let known = by_place.get(&key).and_then(Weak::upgrade);
+        let known = by_place.get(&key);
         if let Some(inode) = known.filter(|inode| inode.is_lower_at(&parts, parent, name)) {
             return inode;
         }
         let inode = OverlayInode::new(self.arc(), parts.kind(), number, parts, Some(parent.clone()), name);
-        if by_place.len() >= 256 && by_place.len().is_power_of_two() {
-            by_place.retain(|_, weak| weak.strong_count() > 0);
-        }
-        by_place.insert(key, Arc::downgrade(&inode));
+        by_place.insert(key, &inode);
         inode
     }
 
     fn remember_upper(&self, upper: &Arc<dyn Inode>, inode: &Arc<OverlayInode>) {
-        self.by_upper.lock().insert(inode_key(upper), Arc::downgrade(inode));
+        self.by_upper.lock().insert(inode_key(upper), inode);
     }
 
     /// The lower directory at `path` (names with slashes between), if it is there and is one.

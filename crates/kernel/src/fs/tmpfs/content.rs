@@ -439,6 +439,11 @@ impl Content {
         Ok(reopened)
     }
 
+    /// Whether processes have had mappings of it.
+    pub fn is_mapped(&self) -> bool {
+        self.mapped
+    }
+
     /// Seals the memfd on the host too: EBUSY where a guest has a writable shared mapping.
     pub fn seal(&mut self, seals: u32) -> Result<()> {
         self.promote()?;

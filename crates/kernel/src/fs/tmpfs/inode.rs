@@ -311,6 +311,13 @@ impl Inode for TmpfsInode {
         }
     }
 
+    fn unmapped_content(&self) -> Option<usize> {
+        match &self.body {
+            Body::Regular(content) if !content.read().is_mapped() => Some(std::ptr::from_ref(self).addr()),
+            _ => None,
+        }
+    }
+
     fn metadata(&self) -> Result<Metadata> {
         let ContentStatus { size, blocks, times } = match &self.body {
             Body::Regular(content) => content.read().status()?,
