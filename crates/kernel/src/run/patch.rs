@@ -27,29 +27,28 @@ impl Engine {
     /// Has a thread, which has trapped often, lay patched pages over its code. False: there are none, and its call is to be
     /// served.
     pub(super) fn patch_late(self: &Arc<Self>, thread: &Arc<GuestThread>, context: &Context) -> bool {
-        let (calls, undoing) = self.late_patches(thread, context);
+        let Patches { calls, undoing, before } = self.late_patches(thread, context);
         if calls.is_empty() {
             return false;
         }
         let then: Continuation = Box::new(move |context, status| match status {
             // Sites of pages that are there may lead to some that are not.
-            ..0 => context.run_native(undoing, Some(Box::new(end_if_failed))),
+            ..0 => context.run_native(undoing, Some(Box::new(move |context, status| end_if_failed(&before, context, status)))),
             _ => Err(Errno::ERESTARTNOINTR),
         });
         self.ask_native(thread, context, NativePlan { calls, then: Some(then) }).is_ok()
     }
 
-    /// What is to be mapped over the thread's code; and what puts that back as it was.
-    fn late_patches(&self, thread: &GuestThread, context: &Context) -> (Vec<NativeCall>, Vec<NativeCall>) {
-        let (mut calls, mut undoing) = Default::default();
+    fn late_patches(&self, thread: &GuestThread, context: &Context) -> Patches {
+        let mut patches = Patches::default();
         let space = &thread.space;
         let is_alone = space.owner == thread.process.pid && space.has_one_thread();
         if !is_alone || context.task.traced.load(Ordering::Relaxed) {
-            return (calls, undoing);
+            return patches;
         }
         let images = &context.kernel().images;
         for code in space.take_plain_code() {
-            if calls.len() >= CALLS_AT_ONCE {
+            if patches.calls.len() >= CALLS_AT_ONCE {
                 space.add_plain_code(code);
                 continue;
             }
@@ -57,14 +56,24 @@ impl Engine {
                 Later::NotYet => space.add_plain_code(code),
                 Later::Never => {}
                 Later::Ready { image, pages, file } => {
-                    let replaced = replace(context, &code, &image, &pages, &file).unwrap_or_default();
-                    undoing.extend(replaced.iter().map(|call| plain(call, &file)));
-                    calls.extend(replaced);
+                    for (call, bytes) in replace(context, &code, &image, &pages, &file).unwrap_or_default() {
+                        patches.undoing.push(plain(&call, &file));
+                        patches.before.push((call.arguments[0], bytes));
+                        patches.calls.push(call);
+                    }
                 }
             }
         }
-        (calls, undoing)
+        patches
     }
+}
+
+/// What is to be mapped over a thread's code, what puts that back as it was, and what is there before, by address.
+#[derive(Default)]
+struct Patches {
+    calls: Vec<NativeCall>,
+    undoing: Vec<NativeCall>,
+    before: Vec<(u64, Vec<u8>)>,
 }
 
 /// `None`: something else is there now, or something has been changed there.
@@ -74,7 +83,7 @@ fn replace(
     image: &Image,
     pages: &Arc<OwnedFd>,
     file: &OwnedFd,
-) -> Option<Vec<NativeCall>> {
+) -> Option<Vec<(NativeCall, Vec<u8>)>> {
     let memory = context.memory();
     let mut calls = Vec::new();
     for (run, call) in image.replace(pages, code.address, (code.offset, code.length), code.protection) {
@@ -82,7 +91,7 @@ fn replace(
         if !memory.is_code(call.arguments[0], &bytes) {
             return None;
         }
-        calls.push(call);
+        calls.push((call, bytes));
     }
     Some(calls)
 }
@@ -92,8 +101,9 @@ fn plain(call: &NativeCall, file: &Arc<OwnedFd>) -> NativeCall {
     NativeCall::with_descriptor(__NR_mmap, call.arguments, 4, file.clone())
 }
 
-fn end_if_failed(context: &mut Context, status: i64) -> crate::Result<u64> {
-    if status < 0 {
+/// Where a process can have no more mappings, nothing could be replaced, and there is nothing to be put back.
+fn end_if_failed(before: &[(u64, Vec<u8>)], context: &mut Context, status: i64) -> crate::Result<u64> {
+    if status < 0 && !before.iter().all(|(address, bytes)| context.memory().is_code(*address, bytes)) {
         task::exit_group(context.task, ExitStatus::Signaled(Signal::SIGKILL, false));
         context.after = After::Gone;
     }
