@@ -664,7 +664,8 @@ impl Engine {
         loan::LENT | ends.own | of_file.own
     }
 
-    /// `reads`: [`Loans::reads`] when it was last known to stand. The thread's loan goes on as it was when its call began, if that has left files alone, and so has everybody else.
+    /// The thread's loan goes on as it was when its call began, if that has left files alone, and so has everybody else.
+    /// `reads`: [`Loans::reads`] when it was last known to stand.
     fn lend_again(&self, thread: &Arc<GuestThread>, context: &Context, watch: Watch, reads: u64, mut loan: Loan) -> bool {
         let files = context.task.files();
         let Some(shelved) = &loan.shelved else { return false };
