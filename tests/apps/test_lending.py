@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -60,16 +61,33 @@ def fill(caller: harness.Caller, work: Path, lent: Path) -> Path:
     for name, text in contents.items():
         (work / name).write_text(text)
         os.chown(work / name, *caller.owner)
-    program = work / "lent"
-    program.write_bytes(lent.read_bytes())
+    return place(lent, work)
+
+
+def place(built: Path, work: Path) -> Path:
+    program = work / built.name
+    program.write_bytes(built.read_bytes())
     program.chmod(0o755)
     return program
 
 
-def test_native(caller: harness.Caller, lent: Path) -> None:
+def holds_natively(caller: harness.Caller, lay: Callable[[Path], Path]) -> None:
+    """The program that `lay` puts into a workspace is right about Linux."""
     with caller.workspace() as work:
-        result = caller.native([fill(caller, work, lent)], cwd=work)
+        result = caller.native([lay(work)], cwd=work)
     assert result.returncode == 0, f"wrong about Linux:\n{result}"
+
+
+def holds_inside(caller: harness.Caller, lay: Callable[[Path], Path], options: tuple[str, ...] = ()) -> None:
+    """The same holds in a sandbox; the option "." is the workspace."""
+    with caller.workspace() as work:
+        words = [option if option != "." else str(work) for option in options]
+        result = caller.do(words, [lay(work)], cwd=work)
+    assert result.returncode == 0, str(result)
+
+
+def test_native(caller: harness.Caller, lent: Path) -> None:
+    holds_natively(caller, lambda work: fill(caller, work, lent))
 
 
 @pytest.mark.sandbox
@@ -83,10 +101,7 @@ def test_sandbox(
 ) -> None:
     # What is lent does not expire here: nothing that others do may be missed because of that.
     monkeypatch.setitem(harness.PLAIN_ENVIRONMENT, "SKERRY_TEST_WITHOUT", without)
-    with caller.workspace() as work:
-        words = [option if option != "." else str(work) for option in options]
-        result = caller.do(words, [fill(caller, work, lent)], cwd=work)
-    assert result.returncode == 0, str(result)
+    holds_inside(caller, lambda work: fill(caller, work, lent), options)
 
 
 @pytest.mark.sandbox
@@ -160,17 +175,8 @@ def test_what_the_host_changes_is_seen_by_who_hears_of_it(caller: harness.Caller
                 process.kill()
 
 
-def place(built: Path, work: Path) -> Path:
-    program = work / built.name
-    program.write_bytes(built.read_bytes())
-    program.chmod(0o755)
-    return program
-
-
 def test_attributes_native(caller: harness.Caller, attributes: Path) -> None:
-    with caller.workspace() as work:
-        result = caller.native([place(attributes, work)], cwd=work)
-    assert result.returncode == 0, f"wrong about Linux:\n{result}"
+    holds_natively(caller, lambda work: place(attributes, work))
 
 
 @pytest.mark.sandbox
@@ -184,10 +190,7 @@ def test_attributes(
 ) -> None:
     """What files and names show is lent while it holds still (ADR 46): whatever changes it, its thread included."""
     monkeypatch.setitem(harness.PLAIN_ENVIRONMENT, "SKERRY_TEST_WITHOUT", without)
-    with caller.workspace() as work:
-        words = [option if option != "." else str(work) for option in options]
-        result = caller.do(words, [place(attributes, work)], cwd=work)
-    assert result.returncode == 0, str(result)
+    holds_inside(caller, lambda work: place(attributes, work), options)
 
 
 CALLS = """
@@ -227,9 +230,7 @@ def test_what_holds_still_is_asked_for_once(caller: harness.Caller, monkeypatch:
 
 
 def test_streams_native(caller: harness.Caller, streams: Path) -> None:
-    with caller.workspace() as work:
-        result = caller.native([place(streams, work)], cwd=work)
-    assert result.returncode == 0, f"wrong about Linux:\n{result}"
+    holds_natively(caller, lambda work: place(streams, work))
 
 
 @pytest.mark.sandbox
@@ -237,9 +238,7 @@ def test_streams_native(caller: harness.Caller, streams: Path) -> None:
 def test_streams(caller: harness.Caller, streams: Path, monkeypatch: pytest.MonkeyPatch, without: str) -> None:
     """What epoll_wait(2) has told of is read in the process (ADR 44): nobody can tell, whatever others do with the stream."""
     monkeypatch.setitem(harness.PLAIN_ENVIRONMENT, "SKERRY_TEST_WITHOUT", without)
-    with caller.workspace() as work:
-        result = caller.do([], [place(streams, work)], cwd=work)
-    assert result.returncode == 0, str(result)
+    holds_inside(caller, lambda work: place(streams, work))
 
 
 @pytest.mark.sandbox
@@ -271,9 +270,7 @@ print(calls() - before)
 
 
 def test_alone_native(caller: harness.Caller, alone: Path) -> None:
-    with caller.workspace() as work:
-        result = caller.native([place(alone, work)], cwd=work)
-    assert result.returncode == 0, f"wrong about Linux:\n{result}"
+    holds_natively(caller, lambda work: place(alone, work))
 
 
 @pytest.mark.sandbox
@@ -281,9 +278,7 @@ def test_alone_native(caller: harness.Caller, alone: Path) -> None:
 def test_alone(caller: harness.Caller, alone: Path, monkeypatch: pytest.MonkeyPatch, without: str) -> None:
     """Eventfds and pipes that one thread uses are read and written in the process (ADR 45): nobody can tell, whatever others do."""
     monkeypatch.setitem(harness.PLAIN_ENVIRONMENT, "SKERRY_TEST_WITHOUT", without)
-    with caller.workspace() as work:
-        result = caller.do([], [place(alone, work)], cwd=work)
-    assert result.returncode == 0, str(result)
+    holds_inside(caller, lambda work: place(alone, work))
 
 
 @pytest.mark.sandbox

@@ -44,7 +44,7 @@ pub struct Names {
     pub opened: Option<usize>,
     /// The same of names that are no links.
     pub no_links: Option<usize>,
-    /// The same of what is known of names.
+    /// The same of what is known of a name.
     pub known: Option<usize>,
 }
 
@@ -96,33 +96,21 @@ impl Names {
         self.no_links = Some(start);
     }
 
-    /// Adds what is known of names, as many as there is room for; once.
-    pub fn set_known<'a>(&mut self, known: impl Iterator<Item = &'a Known>, room: usize) {
-        let start = self.records.len();
-        self.records.extend_from_slice(&0u64.to_ne_bytes());
-        let mut count = 0u64;
-        for Known { directory, name, kind, answer } in known {
-            let (status, error) = match answer {
-                Ok(status) => (status.as_ref().map_or(&[][..], |status| &status[..]), 0),
-                Err(error) => (&[][..], *error),
-            };
-            let size = loan::KNOWN + status.len() + name.len().next_multiple_of(8);
-            if name.len() > loan::LONGEST_NAME || self.records.len() - start + size > room {
-                break;
-            }
-            self.records.extend_from_slice(&(name.len() as u64 | u64::from(*directory as u32) << 32).to_ne_bytes());
-            self.records.extend_from_slice(&(u64::from(*kind) | u64::from(error as u32) << 32).to_ne_bytes());
-            self.records.extend_from_slice(status);
-            self.records.extend_from_slice(name);
-            self.records.resize(self.records.len().next_multiple_of(8), 0);
-            count += 1;
-        }
-        if count == 0 {
-            self.records.truncate(start);
+    /// Adds what is known of a name, where there is room for it; once.
+    pub fn set_known(&mut self, Known { directory, name, kind, answer }: &Known, room: usize) {
+        let (status, error) = match answer {
+            Ok(status) => (status.as_ref().map_or(&[][..], |status| &status[..]), 0),
+            Err(error) => (&[][..], *error),
+        };
+        if name.len() > loan::LONGEST_NAME || loan::KNOWN + status.len() + name.len().next_multiple_of(8) > room {
             return;
         }
-        self.records[start..start + 8].copy_from_slice(&count.to_ne_bytes());
-        self.known = Some(start);
+        self.known = Some(self.records.len());
+        self.records.extend_from_slice(&(name.len() as u64 | u64::from(*directory as u32) << 32).to_ne_bytes());
+        self.records.extend_from_slice(&(u64::from(*kind) | u64::from(error as u32) << 32).to_ne_bytes());
+        self.records.extend_from_slice(status);
+        self.records.extend_from_slice(name);
+        self.records.resize(self.records.len().next_multiple_of(8), 0);
     }
 
     /// Says by what the file was opened, as it was given to openat(2), where there is room for it. The last one of all.

@@ -438,7 +438,7 @@ pub struct Loan {
     pub names_count: u32,
     /// Where in the area it says how it was opened ([`loan::OPENED`]); 0: nowhere.
     pub opened: u16,
-    /// The same of what is known of names ([`loan::KNOWN`]), behind a word that says how many there are.
+    /// The same of what is known of a name ([`loan::KNOWN`]).
     pub known: u16,
     /// The same of names that are no links ([`loan::NO_LINK`]).
     pub no_links: u32,

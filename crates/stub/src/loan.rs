@@ -396,44 +396,29 @@ fn show_name(loan: &Loan, word: &AtomicU64, area: u64, directory: u64, path: u64
 /// A call that has been answered before. `shown`: where the status goes.
 fn repeat(loan: &Loan, word: &AtomicU64, area: u64, directory: u64, path: u64, kind: u32, shown: u64) -> Option<i64> {
     let before = word.load(Ordering::Acquire);
-    let list = u64::from(loan.known);
-    if before & VALID == 0 || list == 0 || list % 8 != 0 || path > HIGHEST || shown > HIGHEST || !is_before(loan.until) {
+    let record = u64::from(loan.known);
+    let end = (AREA - STATUS) as u64;
+    let is_there = record != 0 && record % 8 == 0 && record + KNOWN as u64 <= end;
+    if before & VALID == 0 || !is_there || path > HIGHEST || shown > HIGHEST || !is_before(loan.until) {
         return None;
     }
     let mut name = [0u8; LONGEST_NAME + 1];
     let length = host::copy_string(&raw mut name as u64, path, name.len() as u64).checked_sub(1)?;
-    let end = (AREA - STATUS) as u64;
-    let mut record = list + 8;
-    if record > end {
+    // SAFETY: within the area, and aligned.
+    let [head, what] = unsafe { ((area + record) as *const [u64; 2]).read_volatile() };
+    let (its_kind, error) = (what as u32, what >> 32);
+    let status = if its_kind & known::STATUS != 0 && error == 0 { STATUS as u64 } else { 0 };
+    let its_name = record + KNOWN as u64 + status;
+    let is_it = head == length | directory << 32 && its_kind & !known::SHOWS_READING == kind;
+    if !is_it || its_name + length > end || !is_called(&name[..length as usize], area + its_name) {
         return None;
     }
-    // SAFETY: within the area, and aligned.
-    let count = unsafe { ((area + list) as *const u64).read_volatile() };
-    for _ in 0..count {
-        if record + KNOWN as u64 > end {
-            return None;
-        }
-        // SAFETY: as above.
-        let [head, what] = unsafe { ((area + record) as *const [u64; 2]).read_volatile() };
-        let (its_kind, error) = (what as u32, what >> 32);
-        let status = if its_kind & known::STATUS != 0 && error == 0 { STATUS as u64 } else { 0 };
-        let its_name = record + KNOWN as u64 + status;
-        let next = its_name + (head & 0xffff_ffff).min(LONGEST_NAME as u64).next_multiple_of(8);
-        if next > end {
-            return None;
-        }
-        let is_it = head == length | directory << 32 && its_kind & !known::SHOWS_READING == kind;
-        if is_it && is_called(&name[..length as usize], area + its_name) {
-            let outdated = its_kind & known::SHOWS_READING != 0 && before & READ != 0;
-            if outdated || !host::copy(shown, area + record + KNOWN as u64, status) {
-                return None;
-            }
-            word.compare_exchange(before, before | REPEATED, Ordering::AcqRel, Ordering::Relaxed).ok()?;
-            return Some(-(error as i64));
-        }
-        record = next;
+    let outdated = its_kind & known::SHOWS_READING != 0 && before & READ != 0;
+    if outdated || !host::copy(shown, area + record + KNOWN as u64, status) {
+        return None;
     }
-    None
+    word.compare_exchange(before, before | REPEATED, Ordering::AcqRel, Ordering::Relaxed).ok()?;
+    Some(-(error as i64))
 }
 
 /// readlink(2) of a name that is known to be none: its error.

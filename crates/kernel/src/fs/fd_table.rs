@@ -83,7 +83,6 @@ impl FdTable {
         }
         let replaced = entries[index].replace(Entry { file, close_on_exec }).map(|entry| entry.file);
         self.gone(index, replaced.as_deref());
-        self.changed();
         Ok(replaced)
     }
 
@@ -103,7 +102,6 @@ impl FdTable {
         let mut entries = self.entries.write();
         let entry = entries.get_mut(index).and_then(Option::take).ok_or(Errno::EBADF)?;
         self.gone(index, Some(&entry.file));
-        self.changed();
         Ok(entry.file)
     }
 
@@ -114,7 +112,6 @@ impl FdTable {
         let entry = entries.get_mut(index)?.as_mut().filter(|entry| Arc::ptr_eq(&entry.file, old))?;
         let gone = std::mem::replace(&mut entry.file, new);
         self.gone(index, Some(&gone));
-        self.changed();
         Some(gone)
     }
 
@@ -130,7 +127,8 @@ impl FdTable {
 
     pub fn set_close_on_exec(&self, fd: i32, close_on_exec: bool) -> Result<()> {
         let index = usize::try_from(fd).map_err(|_| Errno::EBADF)?;
-        self.entries.write().get_mut(index).and_then(Option::as_mut).ok_or(Errno::EBADF)?.close_on_exec = close_on_exec;
+        let mut entries = self.entries.write();
+        entries.get_mut(index).and_then(Option::as_mut).ok_or(Errno::EBADF)?.close_on_exec = close_on_exec;
         self.changed();
         Ok(())
     }
@@ -141,7 +139,6 @@ impl FdTable {
         for (index, slot) in self.entries.write().iter_mut().enumerate() {
             if let Some(entry) = slot.take_if(|entry| entry.close_on_exec) {
                 self.gone(index, Some(&entry.file));
-                self.changed();
                 taken.push(entry.file);
             }
         }
@@ -151,8 +148,12 @@ impl FdTable {
     /// Takes out and returns all (exit).
     pub fn take_all(&self) -> Vec<Arc<OpenFile>> {
         self.never_direct();
-        self.changed();
-        let files: Vec<_> = std::mem::take(&mut *self.entries.write()).into_iter().flatten().map(|entry| entry.file).collect();
+        let entries = {
+            let mut entries = self.entries.write();
+            self.changed();
+            std::mem::take(&mut *entries)
+        };
+        let files: Vec<_> = entries.into_iter().flatten().map(|entry| entry.file).collect();
         files.iter().for_each(|file| file.operations.end_loan());
         files
     }
@@ -160,6 +161,7 @@ impl FdTable {
     /// A descriptor, of `file`, is about to be another one or none. With the entries' lock held, so that no process uses what
     /// it was.
     fn gone(&self, index: usize, file: Option<&OpenFile>) {
+        self.changed();
         if let Some(file) = file {
             file.operations.end_loan();
         }

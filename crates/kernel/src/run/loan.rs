@@ -568,14 +568,12 @@ impl Engine {
             _ => None,
         }
         .unwrap_or_default();
-        if let Some((descriptor, name, metadata)) = linked_to(context) {
+        let linked = linked_to(context);
+        let linked = linked.as_ref().map(|(descriptor, name, metadata)| (*descriptor, &name[..], metadata));
+        let next = ahead.next.as_ref().map(|(name, metadata)| (ahead.opened.directory as i32, &name[..], metadata));
+        for (descriptor, name, metadata) in linked.into_iter().chain(next) {
             if let Ok(status) = Status::try_from(metadata.stat().as_bytes()) {
                 names.add(descriptor, name, &status, room);
-            }
-        }
-        if let Some((name, metadata)) = &ahead.next {
-            if let Ok(status) = <[u8; loan::STATUS]>::try_from(metadata.stat().as_bytes()) {
-                names.add(ahead.opened.directory as i32, name, &status, room);
             }
         }
         if asks {
@@ -586,7 +584,7 @@ impl Engine {
         }
         let mut ends = Until::default();
         if let Some((said, its)) = known::said(thread, context) {
-            names.set_known(std::iter::once(&said), room - names.records.len());
+            names.set_known(&said, room - names.records.len());
             ends = its;
         }
         let room = room - names.records.len();
