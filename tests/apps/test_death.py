@@ -1,7 +1,10 @@
-"""SIGKILL of the caller, of the sentry and of an application process at random moments: nothing is left on the host."""
+"""SIGKILL of the caller, of the sentry and of an application process at random moments: nothing is left on the host. The sentry
+that is stopped in between goes on with what it did.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -228,6 +231,33 @@ def test_processes_that_wait_for_a_program_are_killed(caller: harness.Caller, un
             (work / "go").write_text("")
             assert running.process.wait(30) == 7, running.process.stderr.read()
             assert harness.eventually(lambda: not running.left()), running.left()
+        finally:
+            running.end()
+
+
+def test_a_stopped_sentry_goes_on_where_it_was(caller: harness.Caller) -> None:
+    """The host breaks off what it waits for, as it does when a container is frozen: who was to be given a descriptor just then gets it."""
+    if reason := harness.missing("gcc"):
+        pytest.skip(reason)
+    with caller.workspace() as work:
+        program = work / "stopped"
+        source = Path(__file__).parent / "programs" / "stopped.c"
+        subprocess.run(["gcc", "-O1", "-Wall", "-Wextra", "-o", program, source, "-pthread"], check=True)
+        assert caller.native([program], cwd=work).returncode == 0
+        running = Running(caller, "exec ./stopped", work)
+        try:
+            until_it_runs(running)
+            sentries = [pid for pid in running.look() if is_sentry(pid)]
+            stops = 0
+            while running.process.poll() is None:
+                for sentry in sentries:
+                    for number in (signal.SIGSTOP, signal.SIGCONT):
+                        with contextlib.suppress(ProcessLookupError):
+                            os.kill(sentry, number)
+                stops += 1
+                time.sleep(0.0002)
+            assert running.process.returncode == 0, running.process.stderr.read()
+            assert stops > 100
         finally:
             running.end()
 

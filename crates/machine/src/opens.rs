@@ -42,7 +42,9 @@ fn open(asked: &Notification, listener: &Listener) -> Result<(), Errno> {
     if !listener.is_valid(asked.id) {
         return Err(Errno::SRCH);
     }
-    let answered = listener.inject_and_answer(asked.id, std::os::fd::AsFd::as_fd(&file), Features::default());
+    // In two steps: who asks would not know 0, which it would be told where we are stopped in the midst of one, from a number.
+    let features = Features { addfd_send: false, ..Features::default() };
+    let answered = listener.inject_and_answer(asked.id, std::os::fd::AsFd::as_fd(&file), features);
     answered.map_err(|error| Errno::from_io_error(&error.source).unwrap_or(Errno::IO))
 }
 

@@ -639,6 +639,12 @@ impl Channel {
         unsafe { std::ptr::write_volatile(&raw mut (*self.pages.as_ptr()).clone, *order) }
     }
 
+    /// Says whose it is, before its thread has it.
+    pub fn set_token(&self, token: [u64; 2]) {
+        // SAFETY: inside the mapping.
+        unsafe { std::ptr::write_volatile(&raw mut (*self.pages.as_ptr()).token, token) }
+    }
+
     /// Says how the thread that this channel is for begins: one of `BEGIN_...`.
     pub fn set_beginning(&self, beginning: u32) {
         // SAFETY: inside the mapping, aligned.

@@ -75,6 +75,13 @@ const SYNC_WAKE_UP: u64 = 1;
 const RESPONSE_CONTINUE: u32 = 1;
 const ADDFD_SEND: u32 = 2;
 
+/// Whether an answer with a descriptor has failed because the thread waits no more. It may be dead; or it goes on, with 0 for the
+/// descriptor's number: we were stopped or frozen while we waited for it to take that, and when the host tried once more it
+/// had been answered.
+pub fn went_without(error: &HostError) -> bool {
+    matches!(error.source.raw_os_error(), Some(libc::EINPROGRESS | libc::ENOENT))
+}
+
 impl Listener {
     pub fn new(descriptor: OwnedFd, features: Features) -> Listener {
         if features.sync_wake_up {
@@ -166,10 +173,14 @@ impl Listener {
         self.add_descriptor(id, source, 0)
     }
 
-    /// As [`Listener::inject`], and the ring returns the number.
+    /// As [`Listener::inject`], and the ring returns the number. See [`Listener::answer_with_descriptor`] for what may become of that.
     pub fn inject_and_answer(&self, id: u64, source: BorrowedFd<'_>, features: Features) -> Result<(), HostError> {
-        if features.addfd_send && self.answer_with_descriptor(id, source).is_ok() {
-            return Ok(());
+        if features.addfd_send {
+            match self.answer_with_descriptor(id, source) {
+                Ok(_) => return Ok(()),
+                Err(error) if went_without(&error) => return Err(error),
+                Err(_) => {}
+            }
         }
         let number = self.add_descriptor(id, source, 0)?;
         if self.answer(id, number.into()) {
@@ -179,8 +190,8 @@ impl Listener {
         }
     }
 
-    /// As [`Listener::inject`], and the ring returns the number, in one step. Nothing has been answered where that fails;
-    /// it always does where [`Features::addfd_send`] is not there.
+    /// As [`Listener::inject`], and the ring returns the number, in one step. Nothing has been answered where that fails, but for
+    /// [`went_without`]; it always does where [`Features::addfd_send`] is not there.
     pub fn answer_with_descriptor(&self, id: u64, source: BorrowedFd<'_>) -> Result<i32, HostError> {
         self.add_descriptor(id, source, ADDFD_SEND)
     }

@@ -356,17 +356,32 @@ pub fn map_slot(slot: u64) -> Result<&'static mut ThreadBlock, i64> {
 
 /// Presents the token, and maps the channel that comes for it. A thread without one cannot be waited for by anybody.
 pub fn enrol(thread: &mut ThreadBlock) {
-    let descriptor = call!(number::GETPPID, layout::DOORBELL_MAGIC, layout::DOORBELL_ENROL, thread.token[0], thread.token[1]);
-    if descriptor < 0 {
-        host::crash();
-    }
     let address = thread.channel() as u64;
-    let mapped = call!(number::MMAP, address, layout::CHANNEL_SIZE, PROT_READ_WRITE, MAP_SHARED_FIXED, descriptor, 0);
-    call!(number::CLOSE, descriptor);
-    if mapped != address as i64 || call!(number::MADVISE, address, layout::CHANNEL_SIZE, MADV_DONTFORK) < 0 {
-        host::crash();
+    loop {
+        let descriptor =
+            call!(number::GETPPID, layout::DOORBELL_MAGIC, layout::DOORBELL_ENROL, thread.token[0], thread.token[1]);
+        if descriptor < 0 {
+            host::crash();
+        }
+        let mapped = call!(number::MMAP, address, layout::CHANNEL_SIZE, PROT_READ_WRITE, MAP_SHARED_FIXED, descriptor, 0);
+        if descriptor == 0 && !(mapped == address as i64 && has_token(thread)) {
+            // None has come, as the sentry was stopped while it waited for us to take it: it gives it once more.
+            continue;
+        }
+        call!(number::CLOSE, descriptor);
+        if mapped != address as i64 || call!(number::MADVISE, address, layout::CHANNEL_SIZE, MADV_DONTFORK) < 0 {
+            host::crash();
+        }
+        break;
     }
     thread.sequence = 0;
+}
+
+/// Whether what lies where the thread's channel goes is that.
+fn has_token(thread: &ThreadBlock) -> bool {
+    // SAFETY: only the address is made.
+    let token = unsafe { &raw const (*thread.channel()).token } as u64;
+    host::load(token) == Some(thread.token[0]) && host::load(token + 8) == Some(thread.token[1])
 }
 
 fn clone(thread: &mut ThreadBlock, context: &mut Context, wanted: &CloneOrder) -> i64 {

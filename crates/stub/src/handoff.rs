@@ -8,7 +8,7 @@
 
 use crate::call;
 use crate::host::{self, number};
-use crate::layout::{self, action, line_state, Phase, Reply, SPIN_TICKS};
+use crate::layout::{self, action, line_state, operation, Phase, Reply, SPIN_TICKS};
 use crate::thread::ThreadBlock;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
@@ -30,12 +30,37 @@ pub fn hand_over(thread: &mut ThreadBlock) {
         thread.request.rings = true;
         publish(thread);
     }
-    thread.injected = ring();
-    while reply(thread).action == action::RING {
-        // An answer from when it was not clear yet that we ring has taken the request's place.
-        publish(thread);
+    loop {
         thread.injected = ring();
+        let answer = reply(thread);
+        // An answer from when it was not clear yet that we ring has taken the request's place. Or the sentry was stopped while it
+        // waited for us to take a descriptor, and the host has let us go on without: it answers once more.
+        let without = thread.injected == 0 && came_without(thread, &answer);
+        if answer.action != action::RING && !without {
+            return;
+        }
+        publish(thread);
     }
+}
+
+/// Whether the answer's operations are about a descriptor that the ring should have brought: it has returned 0, which nothing that stays
+/// has for a number. What has come before it is closed then, as it comes once more, too.
+fn came_without(thread: &ThreadBlock, answer: &Reply) -> bool {
+    let count = (answer.operations as usize).min(layout::MAXIMUM_OPERATIONS);
+    // SAFETY: within the channel.
+    let operations =
+        (0..count).map(|index| unsafe { core::ptr::read_volatile(&raw const (*thread.channel()).operations[index]) });
+    if answer.action != action::NATIVE || !operations.clone().any(|one| one.kind & operation::INJECTED != 0) {
+        return false;
+    }
+    let others = operations.filter(|one| one.kind == operation::ALWAYS);
+    if host::is_open(0) && !others.clone().any(|one| one.arguments[0] == 0) {
+        return false;
+    }
+    for one in others {
+        host::call_array(one.number, &one.arguments);
+    }
+    true
 }
 
 /// A copy of the reply.

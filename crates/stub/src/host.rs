@@ -361,6 +361,13 @@ pub fn call_array(number: u64, arguments: &[u64]) -> i64 {
     unsafe { host_call(number, at(0), at(1), at(2), at(3), at(4), at(5)) }
 }
 
+/// Whether the host's descriptor is open: nothing is mapped by a call without a length, but what it would map is looked for first.
+pub fn is_open(descriptor: u64) -> bool {
+    const EBADF: i64 = -9;
+    const MAP_PRIVATE: u64 = 2;
+    call!(number::MMAP, 0, 0, 0, MAP_PRIVATE, descriptor, 0) != EBADF
+}
+
 /// Ends the calling thread. Of a process that has others the sentry ends those, or the host does so behind the sentry.
 pub fn exit(status: u64) -> ! {
     loop {

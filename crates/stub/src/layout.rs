@@ -666,6 +666,8 @@ pub struct ChannelLayout {
     pub detail: RequestDetail,
     pub frame: Frame,
     pub clone: CloneOrder,
+    /// Whose it is: what the thread has presented for it. Only the sentry writes it.
+    pub token: [u64; 2],
     /// How the thread that gets this channel begins. Only the sentry writes it.
     pub beginning: u32,
     /// With it: the host descriptors that a fork's child may have copies of are below this number.

@@ -8,7 +8,7 @@ use crate::fs::file::OpenFile;
 use crate::Kernel;
 use skerry_abi::raw::general as linux;
 use skerry_platform::layout::{operation, Operation};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
@@ -92,12 +92,9 @@ impl Engine {
             thread.space.has_direct.store(true, Ordering::Release);
         }
         let own = match own {
-            Some((host, rights)) => match thread.listener.listener.inject(ring, host.descriptor.as_fd()) {
-                Ok(descriptor) => {
-                    thread.process.was_given(descriptor);
-                    Some((descriptor, rights))
-                }
-                Err(_) => return,
+            Some((host, rights)) => match self.inject_to_stay(thread, ring, host.descriptor.as_fd(), operations) {
+                Some(descriptor) => Some((descriptor, rights)),
+                None => return,
             },
             None => None,
         };
@@ -109,6 +106,28 @@ impl Engine {
                 table.close_later(descriptor);
             }
         }
+    }
+
+    /// A descriptor that stays does not have the number 0: a ring that returns 0 has brought nothing if that is not open
+    /// (`handoff.rs` in the stub).
+    fn inject_to_stay(
+        &self,
+        thread: &GuestThread,
+        ring: u64,
+        source: BorrowedFd<'_>,
+        operations: &mut Vec<Operation>,
+    ) -> Option<i32> {
+        let inject = || {
+            let descriptor = thread.listener.listener.inject(ring, source).ok()?;
+            thread.process.was_given(descriptor);
+            Some(descriptor)
+        };
+        let first = inject()?;
+        if first != 0 {
+            return Some(first);
+        }
+        operations.push(operation(operation::ALWAYS, linux::__NR_close, 0));
+        inject()
     }
 
     fn inject_table(&self, thread: &GuestThread, ring: u64, memory: &OwnedFd, operations: &mut Vec<Operation>) -> bool {

@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use skerry_platform::channel::Channel;
 use skerry_platform::engine::{HostProcess, HostThread};
 use skerry_platform::layout::{CLONE_PROCESS, CLONE_THREAD, CLONE_VFORK};
-use skerry_platform::listener::Notification;
+use skerry_platform::listener::{went_without, Notification};
 use skerry_platform::memory::GuestMemory;
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -176,8 +176,7 @@ impl Engine {
         let token = [notification.arguments[2], notification.arguments[3]];
         let enrolment = self.enrolments.lock().remove(&token);
         let Some(enrolment) = enrolment.filter(|enrolment| Arc::ptr_eq(&enrolment.door, holder.door)) else {
-            holder.door.listener.answer(notification.id, Errno::EPERM.as_return_value());
-            return;
+            return self.enrol_again(holder, notification);
         };
         if self.take_in(&enrolment, notification).is_err() {
             // Whoever rings is alive until it is answered, so that this is its number.
@@ -237,6 +236,7 @@ impl Engine {
             process: process.clone(),
             channel: channel.clone(),
             memory: (!is_thread).then(|| memory.clone()),
+            undelivered: Mutex::new(Some(memory.clone())),
             listener: enrolment.door.clone(),
             space: space.clone(),
             slot: enrolment.slot,
@@ -257,6 +257,7 @@ impl Engine {
             state: Mutex::new(ThreadState { task: enrolment.child.clone(), ..ThreadState::default() }),
         });
         // Whatever it was given before it was made, and so the child has too, counts by now.
+        channel.set_token(enrolment.token);
         channel.set_descriptors(parent.map_or(0, |parent| parent.process.descriptors_end()));
         self.threads.write().insert(notification.tid, thread.clone());
         if let Some(child) = &enrolment.child {
@@ -276,7 +277,30 @@ impl Engine {
         } else {
             self.reaper.watch(process, enrolment.door.clone(), None);
         }
-        enrolment.door.listener.inject_and_answer(notification.id, memory.as_fd(), self.zygote.features())
+        let delivered = enrolment.door.listener.inject_and_answer(notification.id, memory.as_fd(), self.zygote.features());
+        match delivered {
+            // It asks again.
+            Err(error) if went_without(&error) => Ok(()),
+            _ => {
+                thread.undelivered.lock().take();
+                delivered
+            }
+        }
+    }
+
+    /// A thread that has been taken in asks for its channel, which it has not been given.
+    fn enrol_again(&self, holder: &Holder, notification: &Notification) {
+        let thread = self.threads.read().get(&notification.tid).cloned();
+        let thread = thread.filter(|thread| Arc::ptr_eq(&thread.listener, holder.door));
+        let mut undelivered = thread.as_ref().map(|thread| thread.undelivered.lock());
+        let Some(memory) = undelivered.as_mut().and_then(|memory| memory.as_ref()) else {
+            holder.door.listener.answer(notification.id, Errno::EPERM.as_return_value());
+            return;
+        };
+        // After an error it does not wait any more, or asks once more.
+        if holder.door.listener.inject_and_answer(notification.id, memory.as_fd(), self.zygote.features()).is_ok() {
+            undelivered.as_mut().and_then(|memory| memory.take());
+        }
     }
 
     /// The caller's stub reports how its host clone(2) went.

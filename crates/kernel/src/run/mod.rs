@@ -114,6 +114,8 @@ pub(crate) struct GuestThread {
     channel: Arc<Channel>,
     /// Of the first thread of a process: the channel's memory, for [`channels`].
     memory: Option<Arc<OwnedFd>>,
+    /// The channel's memory, until the thread has it.
+    undelivered: Mutex<Option<Arc<OwnedFd>>>,
     listener: Arc<Door>,
     space: Arc<AddressSpace>,
     slot: u64,

@@ -15,7 +15,7 @@ use skerry_platform::engine::{NativeCall, NativeKind};
 use skerry_platform::layout::{
     self, action, deferred, objects, operation, request, streams, CloneOrder, Frame, Operation, Reply, Request, CLONE_THREAD,
 };
-use skerry_platform::listener::Notification;
+use skerry_platform::listener::{went_without, Notification};
 use skerry_platform::processor::nanoseconds_of_ticks;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::Ordering;
@@ -348,7 +348,9 @@ impl Engine {
             }
             state.ring
         };
-        let (operations, last) = self.inject_all(thread, ring, &plan.calls, self.zygote.features().addfd_send)?;
+        // Whether the ring's answer has brought a descriptor is not to be seen where other threads may have others just then.
+        let keep_last = self.zygote.features().addfd_send && context.process().threads.lock().len() == 1;
+        let (operations, last) = self.inject_all(thread, ring, &plan.calls, keep_last)?;
         if !thread.channel.put_operations(&operations) {
             return Err(Errno::ENOMEM);
         }
@@ -363,7 +365,10 @@ impl Engine {
         let reply =
             Reply { action: action::NATIVE, operations: operations.len() as u32, then: then as u32, entry, ..Reply::default() };
         match last {
-            Some(descriptor) => self.answer_with_descriptor(thread, reply, descriptor.as_fd()),
+            Some(descriptor) => {
+                let descriptor = descriptor.clone();
+                self.answer_with_descriptor(thread, reply, descriptor.as_fd(), plan.calls)
+            }
             None => {
                 self.answer(thread, reply);
                 Ok(())
@@ -372,16 +377,32 @@ impl Engine {
     }
 
     /// As [`Engine::answer`] to a thread that has rung, with a descriptor that the ring returns: one switch to the thread
-    /// instead of two, and one back. After an error the call is still in service.
-    fn answer_with_descriptor(&self, thread: &GuestThread, reply: Reply, descriptor: BorrowedFd) -> Result<()> {
+    /// instead of two, and one back. After an error the call is still in service. A thread that goes on without the descriptor
+    /// rings again, and is asked to make `calls` once more.
+    fn answer_with_descriptor(
+        &self,
+        thread: &GuestThread,
+        reply: Reply,
+        descriptor: BorrowedFd,
+        calls: Vec<NativeCall>,
+    ) -> Result<()> {
         // Held until it is there: the thread's next request comes after what is written here, or there is none.
         let mut state = thread.state.lock();
         let ring = state.ring.ok_or(Errno::ESRCH)?;
         thread.channel.put_reply(state.sequence, &reply);
-        let Ok(number) = thread.listener.listener.answer_with_descriptor(ring, descriptor) else {
-            // Its table is full, or it is gone.
-            state.continuation = None;
-            return Err(Errno::ENFILE);
+        let number = match thread.listener.listener.answer_with_descriptor(ring, descriptor) {
+            Ok(number) => number,
+            Err(error) if went_without(&error) => {
+                let then = state.continuation.take();
+                state.when_rung = Some(Box::new(NativePlan { calls, then }));
+                state.ring = None;
+                return Ok(());
+            }
+            Err(_) => {
+                // Its table is full, or it is gone.
+                state.continuation = None;
+                return Err(Errno::ENFILE);
+            }
         };
         thread.process.was_given(number);
         state.in_service = false;
