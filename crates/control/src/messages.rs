@@ -211,6 +211,20 @@ pub struct Machine {
     /// What the monitor is told besides its arguments.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub conversation: Option<Conversation>,
+    /// What the guest's network ends at (`network` is `user`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gateway: Option<Gateway>,
+}
+
+/// The program between a guest's network card and the host's network, outside of the jail. The monitor gets the other end of its
+/// socket as descriptor 3: each frame with its length before it, as 4 bytes, big endian.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Gateway {
+    /// An absolute path on the host.
+    pub program: Bytes,
+    /// Its standard input: what may be reached, as one JSON object.
+    pub configuration: serde_json::Value,
 }
 
 /// QEMU's protocol (QMP) on the monitor's control socket.
@@ -380,6 +394,8 @@ pub enum Network {
     None,
     /// lo is up, inside the sandbox only.
     Loopback,
+    /// And a card, whose frames go to a gateway on the host (a machine's guest only: `Machine::gateway`).
+    User,
 }
 
 /// `None` (absent) = no limit of its own.
@@ -640,6 +656,9 @@ pub enum Event {
     PidsLimit { limit: u32 },
     /// Access to a host object in the tree was refused: a socket, a FIFO, a device.
     Denied { process: u32, what: String, path: Bytes },
+    /// The gateway let nothing through to there (once for each difference). `clause`: of the policy; `address`: a name, where
+    /// the protocol is dns.
+    NetworkDenied { protocol: String, address: String, port: u16, clause: String },
     /// A rule denied a system call, or was to tell of it: at the time it happens, before the program goes on. `action`: what
     /// the rule says; `path`: the file or the address, where the agent was asked about one.
     Call {
