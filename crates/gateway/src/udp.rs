@@ -1,0 +1,152 @@
+//! UDP: the guest's ports are sockets of the host's, each for as long as it is used. Only who was sent to may answer.
+
+use crate::config::Transport;
+use crate::context::{Context, Source};
+use crate::packet::{self, Packet, Unreachable};
+use crate::policy::Protocol;
+use rustix::event::epoll::EventFlags;
+use rustix::io::Errno;
+use rustix::net::{recvfrom, sendto, AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
+use smoltcp::time::{Duration, Instant};
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+
+const MOST: usize = 256;
+/// Of whom one port of the guest's sends to.
+const MOST_PEERS: usize = 64;
+/// RFC 4787: two minutes; those of whom nothing came are shorter.
+const IDLE: Duration = Duration::from_secs(120);
+const UNANSWERED: Duration = Duration::from_secs(30);
+const LONGEST: usize = 65535;
+/// Datagrams that are read of one socket before the others have their turn.
+const TURN: usize = 64;
+
+pub struct Flows {
+    ids: HashMap<SocketAddr, u64>,
+    all: HashMap<u64, Flow>,
+    next: u64,
+    buffer: Vec<u8>,
+    mtu: u16,
+}
+
+struct Flow {
+    guest: SocketAddr,
+    socket: OwnedFd,
+    /// Who may answer; when they were last sent to.
+    peers: HashMap<SocketAddr, Instant>,
+    used: Instant,
+    answered: bool,
+}
+
+impl Flow {
+    fn until(&self) -> Instant {
+        self.used + if self.answered { IDLE } else { UNANSWERED }
+    }
+}
+
+impl Flows {
+    pub fn new(mtu: u16) -> Flows {
+        Flows { ids: HashMap::new(), all: HashMap::new(), next: 0, buffer: vec![0; LONGEST], mtu }
+    }
+
+    /// A datagram from the guest to somebody outside.
+    pub fn datagram(&mut self, context: &mut Context, packet: &Packet, guest: SocketAddr, to: SocketAddr, payload: &[u8]) {
+        if let Err(why) = self.send(context, guest, to, payload) {
+            packet::unreachable(&mut context.out, why, packet);
+        }
+    }
+
+    fn send(&mut self, context: &mut Context, guest: SocketAddr, to: SocketAddr, payload: &[u8]) -> Result<(), Unreachable> {
+        let known = self.ids.get(&guest).and_then(|id| self.all.get_mut(id)).filter(|flow| flow.peers.contains_key(&to));
+        let flow = match known {
+            Some(flow) => flow,
+            None => {
+                let protocol = Protocol::Transport(Transport::Udp);
+                if let Err(clause) = context.policy.check(protocol, to, context.now) {
+                    context.reports.denied(protocol, to, clause, context.now);
+                    return Err(Unreachable::Prohibited);
+                }
+                self.flow(context, guest).map_err(|_| Unreachable::Host)?
+            }
+        };
+        flow.used = context.now;
+        if flow.peers.len() >= MOST_PEERS && !flow.peers.contains_key(&to) {
+            let oldest = flow.peers.iter().min_by_key(|(_, used)| **used).map(|(peer, _)| *peer);
+            oldest.map(|oldest| flow.peers.remove(&oldest));
+        }
+        flow.peers.insert(to, context.now);
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        loop {
+            return match rustix::io::retry_on_intr(|| sendto(&flow.socket, payload, flags, &to)) {
+                Ok(_) => Ok(()),
+                Err(Errno::NETUNREACH | Errno::HOSTUNREACH) => Err(Unreachable::Host),
+                Err(Errno::ACCESS | Errno::PERM) => Err(Unreachable::Prohibited),
+                // It is lost, as datagrams may be.
+                Err(_) => Ok(()),
+            };
+        }
+    }
+
+    /// The flow of a port of the guest's; when there are too many, the one that was not used for longest goes.
+    fn flow(&mut self, context: &mut Context, guest: SocketAddr) -> Result<&mut Flow, Errno> {
+        let id = match self.ids.get(&guest) {
+            Some(id) => *id,
+            None => {
+                if self.all.len() >= MOST {
+                    let oldest = self.all.iter().min_by_key(|(_, flow)| flow.used).map(|(id, _)| *id);
+                    oldest.into_iter().for_each(|id| self.remove(id));
+                }
+                let family = if guest.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+                let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+                let socket = rustix::net::socket_with(family, SocketType::DGRAM, flags, None)?;
+                let id = self.next;
+                self.next += 1;
+                context.watch(&socket, Source::Udp(id), EventFlags::IN)?;
+                let flow = Flow { guest, socket, peers: HashMap::new(), used: context.now, answered: false };
+                self.all.insert(id, flow);
+                self.ids.insert(guest, id);
+                id
+            }
+        };
+        self.all.get_mut(&id).ok_or(Errno::BADF)
+    }
+
+    /// A socket has something.
+    pub fn event(&mut self, context: &mut Context, id: u64) {
+        let Some(flow) = self.all.get_mut(&id) else { return };
+        for _ in 0..TURN {
+            let received = rustix::io::retry_on_intr(|| recvfrom(&flow.socket, &mut self.buffer[..], RecvFlags::DONTWAIT));
+            let (count, from) = match received {
+                Ok((_, count, from)) => (count, from),
+                Err(Errno::AGAIN) => return,
+                // Somebody was not there, and we are not told who.
+                Err(_) => continue,
+            };
+            let Some(from) = from.and_then(|from| SocketAddr::try_from(from).ok()) else { continue };
+            let headers = if from.is_ipv4() { 28 } else { 48 };
+            // What the guest does not read, and what its link does not carry, is lost.
+            if flow.peers.contains_key(&from) && !context.out.is_full() && count + headers <= usize::from(self.mtu) {
+                (flow.used, flow.answered) = (context.now, true);
+                packet::udp(&mut context.out, from, flow.guest, &self.buffer[..count]);
+            }
+        }
+    }
+
+    pub fn next(&self) -> Option<Instant> {
+        self.all.values().map(Flow::until).min()
+    }
+
+    pub fn run(&mut self, context: &mut Context) {
+        let over = |(id, flow): (&u64, &Flow)| (flow.until() <= context.now).then_some(*id);
+        for id in self.all.iter().filter_map(over).collect::<Vec<_>>() {
+            self.remove(id);
+        }
+    }
+
+    fn remove(&mut self, id: u64) {
+        if let Some(flow) = self.all.remove(&id) {
+            self.ids.remove(&flow.guest);
+        }
+    }
+}
