@@ -657,8 +657,18 @@ pub enum Event {
     /// Access to a host object in the tree was refused: a socket, a FIFO, a device.
     Denied { process: u32, what: String, path: Bytes },
     /// The gateway let nothing through to there (once for each difference). `clause`: of the policy; `address`: a name, where
-    /// the protocol is dns.
-    NetworkDenied { protocol: String, address: String, port: u16, clause: String },
+    /// the protocol is dns; `reason`: of what is denied because it is the host's own, or its link's; `untold`: so many others were
+    /// not told.
+    NetworkDenied {
+        protocol: String,
+        address: String,
+        port: u16,
+        clause: String,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
+        #[serde(default, skip_serializing_if = "is_default")]
+        untold: u64,
+    },
     /// A rule denied a system call, or was to tell of it: at the time it happens, before the program goes on. `action`: what
     /// the rule says; `path`: the file or the address, where the agent was asked about one.
     Call {

@@ -192,7 +192,9 @@ fn denial(line: &[u8]) -> Option<Event> {
     let text = |name: &str| Some(denied.get(name)?.as_str()?.to_owned());
     let port = denied.get("port").and_then(Value::as_u64).and_then(|port| u16::try_from(port).ok()).unwrap_or(0);
     let address = text("address").or_else(|| text("name"))?;
-    Some(Event::NetworkDenied { protocol: text("protocol")?, address, port, clause: text("clause")? })
+    let (protocol, clause) = (text("protocol")?, text("clause")?);
+    let untold = denied.get("untold").and_then(Value::as_u64).unwrap_or(0);
+    Some(Event::NetworkDenied { protocol, address, port, clause, reason: text("reason"), untold })
 }
 
 #[cfg(test)]
@@ -202,7 +204,7 @@ mod tests {
     #[test]
     fn reports_are_read_and_what_is_none_is_not() {
         let line = br#"{"denied": {"protocol": "tcp", "address": "192.0.2.1", "port": 25, "clause": "network.connect"}}"#;
-        let Some(Event::NetworkDenied { protocol, address, port, clause }) = denial(line) else { panic!("it is a denial") };
+        let Some(Event::NetworkDenied { protocol, address, port, clause, .. }) = denial(line) else { panic!("it is a denial") };
         assert_eq!((&protocol[..], &address[..], port, &clause[..]), ("tcp", "192.0.2.1", 25, "network.connect"));
         for other in [&b"{}"[..], b"skerry-gateway: no", b"{\"denied\": 1}", b"{\"denied\": {\"protocol\": 1}}", b"\xff"] {
             assert!(denial(other).is_none());

@@ -232,12 +232,14 @@ class Explainer:
     def _network_denied(self, event: Mapping[str, Any]) -> None:
         """By the gateway of a guest that has a network."""
         protocol, address, port = str(event.get("protocol")), str(event.get("address")), event.get("port")
-        clause, what = str(event.get("clause")), f"{protocol} to {address}:{port} was let nowhere"
+        clause, reason = str(event.get("clause")), event.get("reason")
+        of_host = f" ({reason})" if isinstance(reason, str) else ""
+        what = f"{protocol} to {address}:{port}{of_host} was let nowhere"
         change = {
             "network.addresses": f'add "{address}" to network.addresses',
             "network.connect": f'add "{protocol}:{port}" to network.connect',
             "network.domains": f'add "{address}" to network.domains',
-        }.get(clause, f'it is the host\'s own, or its link\'s: name it (network.addresses = ["{address}"])')
+        }.get(clause, f"it is the host's own, or its link's: name it (network.addresses = [\"{address}\"])")
         if protocol == "dns":
             what = f"the name {address} was not resolved"
         self._add(what, "the gateway", clause, "policy", change, event)

@@ -355,7 +355,7 @@ class _Learner:
         for policy in merge:
             network = policy["network"]
             if network["mode"] == "user":
-                why = 'is not learnt: it is run in the guest kernel, which has no network outside; say mode = "user" in the result'
+                why = 'cannot be learnt: the guest kernel has no network outside; say mode = "user" in what comes of it'
                 raise PolicyError(why, policy.source, "network.mode")
             if network["mode"] == "loopback":
                 loopback = True

@@ -124,7 +124,9 @@ def _plug_image(path: str) -> list[Request]:
 _PLUG_CARD = [
     Request("netdev_add", "", {"type": "socket", "id": "frames", "fd": FRAMES}),
     # Nothing starts from it.
-    Request("device_add", "", {"driver": "virtio-net-pci", "id": "card", "bus": "plug-card", "netdev": "frames", "romfile": ""}),
+    Request(
+        "device_add", "", {"driver": "virtio-net-pci", "id": "card", "bus": "plug-card", "netdev": "frames", "romfile": ""}
+    ),
 ]
 
 _PLUG = Request(
