@@ -169,7 +169,9 @@ pub fn build(wanted: &Boot, privileged: bool) -> Result<Tree, Failure> {
     }
     if wanted.network == Network::User {
         let made = builder.file(NAME_SERVERS.as_bytes(), 0o444);
-        special.name_servers = Some(made.map_err(|error| host_error(NAME_SERVERS_AT, error))?);
+        let made = made.map_err(|error| host_error(NAME_SERVERS_AT, error))?;
+        restrict(made.as_fd(), NO_WRITES | QUIET, false)?;
+        special.name_servers = Some(made);
     }
     builder.finish(special)
 }
