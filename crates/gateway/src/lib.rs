@@ -64,8 +64,15 @@ pub fn main() -> ExitCode {
 }
 
 fn run() -> Result<(), Error> {
-    if std::env::args_os().len() > 1 {
-        return Err(Error::Usage("there are no arguments: descriptor 3 is the line, standard input the configuration"));
+    match std::env::args_os().nth(1) {
+        None => {}
+        Some(word) if word == "--version" => {
+            println!("skerry-gateway {}", env!("CARGO_PKG_VERSION"));
+            return Ok(());
+        }
+        Some(_) => {
+            return Err(Error::Usage("there are no arguments: descriptor 3 is the line, standard input the configuration"))
+        }
     }
     skerry_platform::foreground::close_all_but(0..=LINE);
     let guest = skerry_platform::own::take_descriptor(LINE).map_err(Error::Line)?;

@@ -18,7 +18,7 @@ const MOST_TIME: u32 = 3600;
 const ALWAYS: &[(&str, &[Network])] = &[
     (LOOPBACK, &[Network::v4(127, 0, 0, 0, 8), Network::v6([0, 0, 0, 0, 0, 0, 0, 1], 128)]),
     (
-        "always.unspecified",
+        "unspecified",
         &[
             Network::v4(0, 0, 0, 0, 8),
             // IPv4 in another form: on no wire, and here it would lead past what is said of IPv4.
@@ -27,7 +27,7 @@ const ALWAYS: &[(&str, &[Network])] = &[
         ],
     ),
     (
-        "always.metadata",
+        "metadata",
         &[
             // Clouds tell a machine its secrets there: AWS and most others, Azure, Alibaba, Oracle; AWS and Google by IPv6.
             Network::v4(169, 254, 169, 254, 32),
@@ -38,16 +38,33 @@ const ALWAYS: &[(&str, &[Network])] = &[
             Network::v6([0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254], 128),
         ],
     ),
-    ("always.link_local", &[Network::v4(169, 254, 0, 0, 16), Network::v6([0xfe80, 0, 0, 0, 0, 0, 0, 0], 10)]),
+    ("link_local", &[Network::v4(169, 254, 0, 0, 16), Network::v6([0xfe80, 0, 0, 0, 0, 0, 0, 0], 10)]),
     // 240.0.0.0/4 besides: nobody's, with everybody's address at its end.
-    ("always.multicast", &[Network::v4(224, 0, 0, 0, 3), Network::v6([0xff00, 0, 0, 0, 0, 0, 0, 0], 8)]),
-    ("always.guest_network", &[Network::v4(10, 0, 2, 0, 24), Network::v6([0xfd00, 0x5ce, 0, 0, 0, 0, 0, 0], 64)]),
+    ("multicast", &[Network::v4(224, 0, 0, 0, 3), Network::v6([0xff00, 0, 0, 0, 0, 0, 0, 0], 8)]),
+    ("guest_network", &[Network::v4(10, 0, 2, 0, 24), Network::v6([0xfd00, 0x5ce, 0, 0, 0, 0, 0, 0], 64)]),
 ];
-const LOOPBACK: &str = "always.loopback";
-const HOST: &str = "always.host";
+const LOOPBACK: &str = "loopback";
+const HOST: &str = "host";
 
-/// What denies; as the policy calls it, where it is one of its clauses.
-pub type Clause = &'static str;
+/// What denies: a clause of the policy. `network.mode` is what a network of its own means: the host's is not the guest's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Clause {
+    pub name: &'static str,
+    /// What is always denied, of those.
+    pub reason: Option<&'static str>,
+}
+
+const fn clause(name: &'static str) -> Clause {
+    Clause { name, reason: None }
+}
+
+const fn always(reason: &'static str) -> Clause {
+    Clause { name: "network.mode", reason: Some(reason) }
+}
+
+const ADDRESSES: Clause = clause("network.addresses");
+const CONNECT: Clause = clause("network.connect");
+const DOMAINS: Clause = clause("network.domains");
 
 pub struct Policy {
     addresses: Option<Vec<Network>>,
@@ -81,8 +98,8 @@ impl Policy {
         match (&self.addresses, &self.domains) {
             (None, None) => Ok(()),
             _ if listed || named() => Ok(()),
-            (_, Some(_)) => Err("network.domains"),
-            (Some(_), None) => Err("network.addresses"),
+            (_, Some(_)) => Err(DOMAINS),
+            (Some(_), None) => Err(ADDRESSES),
         }
     }
 
@@ -91,20 +108,20 @@ impl Policy {
             let named = |listed: &Network| listed.contains(address) && denied.covers(listed);
             self.addresses.iter().flatten().any(named)
         };
-        let denied = |(clause, networks): &(Clause, &[Network])| {
-            networks.iter().find(|network| network.contains(address)).map(|network| (*clause, *network))
+        let denied = |(reason, networks): &(&'static str, &[Network])| {
+            networks.iter().find(|network| network.contains(address)).map(|network| (*reason, *network))
         };
         // In order, the narrower one first: whoever names 169.254.0.0/16 has not named the place of a cloud's secrets.
         match ALWAYS.iter().find_map(denied) {
             Some((LOOPBACK, network)) if named(&network) => return Ok(()),
             Some((_, network)) if named(&network) => {}
-            Some((clause, _)) => return Err(clause),
+            Some((reason, _)) => return Err(always(reason)),
             None => {}
         }
         // The host's own are named one by one: whoever names a network means others there.
         let alone = Network::new(address, if address.is_ipv4() { 32 } else { 128 });
         if self.routes.is_own(address) && !named(&alone) {
-            return Err(HOST);
+            return Err(always(HOST));
         }
         Ok(())
     }
@@ -112,7 +129,7 @@ impl Policy {
     fn check_ports(&self, protocol: Protocol, port: u16) -> Result<(), Clause> {
         let listed = |ports: &Ports| matches!(protocol, Protocol::Transport(transport) if ports.contain(transport, port));
         match &self.connect {
-            Some(connect) if !connect.iter().any(listed) => Err("network.connect"),
+            Some(connect) if !connect.iter().any(listed) => Err(CONNECT),
             _ => Ok(()),
         }
     }
@@ -129,7 +146,7 @@ impl Policy {
     /// Whether this name may be asked for.
     pub fn check_name(&self, name: &Name) -> Result<(), Clause> {
         match &self.domains {
-            Some(patterns) if !patterns.iter().any(|pattern| pattern.matches(name)) => Err("network.domains"),
+            Some(patterns) if !patterns.iter().any(|pattern| pattern.matches(name)) => Err(DOMAINS),
             _ => Ok(()),
         }
     }

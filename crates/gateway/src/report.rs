@@ -1,6 +1,7 @@
 //! What is denied is told to who started us: a line of JSON on standard error each, and not too many.
 
 use crate::config::Transport;
+use crate::dns::{self, Name};
 use crate::policy::{Clause, Protocol};
 use rustix::event::{poll, PollFd, PollFlags};
 use serde_json::json;
@@ -28,14 +29,14 @@ impl Reports {
             Protocol::Transport(Transport::Udp) => "udp",
             Protocol::Echo => "icmp",
         };
-        self.tell(json!({"protocol": protocol, "address": to.ip().to_string(), "port": to.port(), "clause": clause}), now);
+        self.tell(protocol, to.ip().to_string(), to.port(), clause, now);
     }
 
-    pub fn denied_name(&mut self, name: String, clause: Clause, now: Instant) {
-        self.tell(json!({"protocol": "dns", "name": name, "clause": clause}), now);
+    pub fn denied_name(&mut self, name: &Name, clause: Clause, now: Instant) {
+        self.tell("dns", name.to_string(), dns::PORT, clause, now);
     }
 
-    fn tell(&mut self, mut denied: serde_json::Value, now: Instant) {
+    fn tell(&mut self, protocol: &str, address: String, port: u16, clause: Clause, now: Instant) {
         while self.told > 0 && now >= self.since + INTERVAL {
             self.told -= 1;
             self.since += INTERVAL;
@@ -46,6 +47,10 @@ impl Reports {
         if self.told >= BURST {
             self.untold += 1;
             return;
+        }
+        let mut denied = json!({"protocol": protocol, "address": address, "port": port, "clause": clause.name});
+        if let Some(reason) = clause.reason {
+            denied["reason"] = reason.into();
         }
         if self.untold > 0 {
             denied["untold"] = self.untold.into();

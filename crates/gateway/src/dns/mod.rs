@@ -24,7 +24,7 @@ fn check(message: &[u8], context: &mut Context) -> Result<Question, Option<Vec<u
         Asked::Question(question) => match context.policy.check_name(&question.name) {
             Ok(()) => Ok(question),
             Err(clause) => {
-                context.reports.denied_name(question.name.to_string(), clause, context.now);
+                context.reports.denied_name(&question.name, clause, context.now);
                 Err(Some(refusal(message, Rcode::Refused)))
             }
         },
