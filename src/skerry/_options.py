@@ -162,11 +162,7 @@ class Options:
         #: What the caller has asked for by name, the option's name first: an engine must enforce it, or refuse.
         self.given = tuple(name for name, value in named if value)
         if policy is not None:
-            self.given += tuple(policy.clauses())
-            # Clauses that go with one kind of network only.
-            outside, beside = network == "user", (" with user" if network == "user" else " without user")
-            of_network = ("network.bind",) if outside else ("network.addresses", "network.domains")
-            self.given += tuple(f"{name}{beside}" for name in of_network if name in self.given)
+            self.given += tuple(_compile.clauses(policy, network))
             if policy["files"]["private_or"] == "read_only":  # less is good enough
                 self.given = tuple(name for name in self.given if name != "files.private")
 

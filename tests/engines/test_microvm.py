@@ -326,7 +326,7 @@ def test_the_network_reaches_what_the_policy_names(served: tuple[str, int], reso
     resolver["skerry.test"] = own
     said = {"mode": "user", "addresses": [own], "domains": ["skerry.test"], "connect": [f"tcp:{port}"]}
     events: list[Mapping[str, Any]] = []
-    with make(policy=skerry.Policy(network=said), events=events.append) as sandbox:
+    with make(policy=skerry.Policy(network=said), events=events.append, cpus=1) as sandbox:
         # Root inside cannot take it away, nor widen it: it is not its own.
         script = "ip link set eth0 down; ip route add 192.0.2.99 dev lo; echo 9.9.9.9 > /etc/resolv.conf; cat /etc/resolv.conf"
         assert sandbox.run(["bash", "-c", script], text=True).stdout == "nameserver 10.0.2.3\n"
@@ -354,6 +354,8 @@ def test_the_network_reaches_what_the_policy_names(served: tuple[str, int], reso
         assert Path(f"/proc/{gateway}/environ").read_bytes() == b""
         assert int(held["CapPrm"], 16) == int(held["CapEff"], 16) == 0 and (held["NoNewPrivs"], held["Seccomp"]) == ("1", "2")
         assert os.geteuid() != 0 or "0" not in held["Uid"].split()
+        groups = {Path(f"/proc/{processes(sandbox)[who]}/cgroup").read_text() for who in ("gateway", "monitor")}
+        assert len(groups) == 1 and os.sched_getaffinity(gateway) == os.sched_getaffinity(processes(sandbox)["monitor"])
         found = skerry_explained(events)
         assert 'add "tcp:9" to network.connect' in found and 'add "other.test" to network.domains' in found, found
 
@@ -389,7 +391,7 @@ def test_what_the_network_cannot_be_is_refused_by_name(tree: Path, monkeypatch: 
     with pytest.raises(skerry.Unenforceable, match=r"network\.bind.*nobody outside"):
         make(policy=skerry.Policy(network={"mode": "user", "bind": ["tcp:80"]})).start()
     # What the gateway does not take, it says.
-    monkeypatch.setattr(microvm, "_resolvers", lambda: ["nowhere"])
+    monkeypatch.setattr(microvm, "host_resolvers", lambda: ["nowhere"])
     with pytest.raises(skerry.SkerryError, match="network user cannot be had here: its gateway ended with status 1: .*nowhere"):
         make(network="user").start()
 

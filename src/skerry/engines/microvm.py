@@ -380,11 +380,11 @@ def _reached(options: Options) -> dict[str, Any]:
     """What the gateway is told."""
     from ..policy import _compile
 
-    return {**_compile.gateway(options.policy), "resolvers": _resolvers(), "hosts": {}}
+    return {**_compile.gateway(options.policy), "resolvers": host_resolvers(), "hosts": {}}
 
 
-def _resolvers() -> list[str]:
-    """Of the host; without any no name is resolved."""
+def host_resolvers() -> list[str]:
+    """The servers that the host asks for names; without any the guest's are not resolved."""
     import ipaddress
 
     found = []

@@ -308,6 +308,15 @@ def _ports(endpoints: Sequence[str] | None, protocol: str) -> list[int]:
     return sorted(set(numbers))
 
 
+def clauses(policy: Policy, network: str | None) -> list[str]:
+    """What it says, with what that means in a network: some clauses go with one kind only."""
+    said = policy.clauses()
+    besides = {"network.addresses": "without user", "network.domains": "without user"}
+    if network == "user":
+        besides = {"network.bind": "with user"}
+    return [*said, *(f"{name} {beside}" for name, beside in besides.items() if name in said)]
+
+
 def gateway(policy: Policy | None) -> dict[str, Any]:
     """What may be reached outside, for the gateway; None: all but the host itself."""
     said: Mapping[str, Any] = {} if policy is None else policy["network"]
