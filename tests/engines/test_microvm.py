@@ -21,6 +21,7 @@ import harness
 import skerry
 from skerry import vmm
 from skerry.engines import microvm
+from skerry.policy import _verify
 from skerry.vmm import accel, image
 
 
@@ -364,6 +365,23 @@ def skerry_explained(events: list[Mapping[str, Any]]) -> list[str]:
     from skerry.policy._explain import Explainer
 
     return [finding.allow for finding in Explainer({"engine": "microvm"}).explain(events)]
+
+
+def test_its_clauses_are_verified(served: tuple[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """And one that is taken out on purpose is found."""
+    own, port = served
+    said = {"mode": "user", "addresses": [own], "domains": ["skerry.test"], "connect": [f"tcp:{port}"]}
+    monkeypatch.setenv(_verify.TEST_SWITCH, "network.connect")
+    rows = _verify.verify(skerry.Policy(network=said), ["microvm"])
+    held = {(row.clause, row.expected): row.held for row in rows if row.probe.startswith(("connect", "ask"))}
+    assert held == {
+        ("network.mode", "denied"): True,
+        ("network.addresses", "denied"): True,
+        ("network.addresses", "not denied"): True,
+        ("network.connect", "denied"): False,
+        ("network.domains", "denied"): True,
+        ("network.domains", "not denied"): True,
+    }, [row.as_dict() for row in rows]
 
 
 @pytest.mark.parametrize(

@@ -656,19 +656,8 @@ pub enum Event {
     PidsLimit { limit: u32 },
     /// Access to a host object in the tree was refused: a socket, a FIFO, a device.
     Denied { process: u32, what: String, path: Bytes },
-    /// The gateway let nothing through to there (once for each difference). `clause`: of the policy; `address`: a name, where
-    /// the protocol is dns; `reason`: of what is denied because it is the host's own, or its link's; `untold`: so many others were
-    /// not told.
-    NetworkDenied {
-        protocol: String,
-        address: String,
-        port: u16,
-        clause: String,
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        reason: Option<String>,
-        #[serde(default, skip_serializing_if = "is_default")]
-        untold: u64,
-    },
+    /// The gateway let nothing through to there (once for each).
+    NetworkDenied(NetworkDenied),
     /// A rule denied a system call, or was to tell of it: at the time it happens, before the program goes on. `action`: what
     /// the rule says; `path`: the file or the address, where the agent was asked about one.
     Call {
@@ -686,6 +675,24 @@ pub enum Event {
     Tasks { count: u32 },
     /// One system call (with `trace`).
     Trace { process: u32, thread: u32, text: String },
+}
+
+/// What a guest wanted of the network outside.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct NetworkDenied {
+    /// "tcp", "udp", "icmp", "dns".
+    pub protocol: String,
+    /// A name, where the protocol is dns.
+    pub address: String,
+    pub port: u16,
+    /// Of the policy.
+    pub clause: String,
+    /// Of what is denied because it is the host's own, or its link's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// So many more were denied and are not told.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub untold: u64,
 }
 
 /// One call and one thing that it is about.

@@ -12,7 +12,7 @@ use serde_json::Value;
 use skerry_confine::cgroup::ControlGroups;
 use skerry_confine::connection::Sender;
 use skerry_confine::{cpus, guardian};
-use skerry_control::{Event, Failure, FailureKind, Gateway};
+use skerry_control::{Event, Failure, FailureKind, Gateway, NetworkDenied};
 use skerry_platform::agent::{die_with_parent, execute, fork, hand_on_as, kill, leave, reset_signals};
 use std::collections::HashSet;
 use std::ffi::CString;
@@ -79,7 +79,7 @@ pub fn start(wanted: &Gateway, groups: &mut ControlGroups, most_cpus: Option<f64
             skerry_platform::foreground::close_all_but([0, 1, 2, 3]);
             reset_signals();
             if handed && own.len() == 4 && rustix::process::chdir("/").is_ok() && rustix::process::setsid().is_ok() {
-                let error = execute(&program, &[program.clone()], &[]);
+                let error = execute(&program, std::slice::from_ref(&program), &[]);
                 let _ = rustix::io::write(rustix::stdio::stderr(), format!("{error}\n").as_bytes());
             }
             leave(126)
@@ -153,13 +153,17 @@ impl Held {
     pub fn follow(self, sender: Sender, monitor: Monitor) -> std::io::Result<()> {
         std::thread::Builder::new().stack_size(STACK).spawn(move || {
             let Held { said, mut end, .. } = self;
-            let (mut said, mut told, mut last) = (BufReader::new(said), HashSet::new(), String::new());
+            let (mut said, mut last) = (BufReader::new(said), String::new());
+            let (mut told, mut untold) = (HashSet::new(), 0);
             let mut line = Vec::new();
             while matches!((&mut said).take(LONGEST).read_until(b'\n', &mut line), Ok(1..)) {
                 match denial(&line) {
-                    Some(event) => {
-                        if told.len() < MOST && told.insert(std::mem::take(&mut line)) {
-                            sender.event(&event);
+                    Some(denial) => {
+                        untold += denial.untold;
+                        let same = (denial.protocol.clone(), denial.address.clone(), denial.port);
+                        if told.len() < MOST && told.insert(same) {
+                            let untold = std::mem::take(&mut untold);
+                            sender.event(&Event::NetworkDenied(NetworkDenied { untold, ..denial }));
                         }
                     }
                     None => last = String::from_utf8_lossy(&line).trim().to_owned(),
@@ -186,7 +190,7 @@ fn worded(how: &str, last: &str) -> String {
 }
 
 /// One line of its reports, if it is one.
-fn denial(line: &[u8]) -> Option<Event> {
+fn denial(line: &[u8]) -> Option<NetworkDenied> {
     let report: Value = serde_json::from_slice(line).ok()?;
     let denied = report.get("denied")?;
     let text = |name: &str| Some(denied.get(name)?.as_str()?.to_owned());
@@ -194,7 +198,7 @@ fn denial(line: &[u8]) -> Option<Event> {
     let address = text("address").or_else(|| text("name"))?;
     let (protocol, clause) = (text("protocol")?, text("clause")?);
     let untold = denied.get("untold").and_then(Value::as_u64).unwrap_or(0);
-    Some(Event::NetworkDenied { protocol, address, port, clause, reason: text("reason"), untold })
+    Some(NetworkDenied { protocol, address, port, clause, reason: text("reason"), untold })
 }
 
 #[cfg(test)]
@@ -204,8 +208,9 @@ mod tests {
     #[test]
     fn reports_are_read_and_what_is_none_is_not() {
         let line = br#"{"denied": {"protocol": "tcp", "address": "192.0.2.1", "port": 25, "clause": "network.connect"}}"#;
-        let Some(Event::NetworkDenied { protocol, address, port, clause, .. }) = denial(line) else { panic!("it is a denial") };
-        assert_eq!((&protocol[..], &address[..], port, &clause[..]), ("tcp", "192.0.2.1", 25, "network.connect"));
+        let found = denial(line).unwrap();
+        let words = (&found.protocol[..], &found.address[..], found.port, &found.clause[..]);
+        assert_eq!(words, ("tcp", "192.0.2.1", 25, "network.connect"));
         for other in [&b"{}"[..], b"skerry-gateway: no", b"{\"denied\": 1}", b"{\"denied\": {\"protocol\": 1}}", b"\xff"] {
             assert!(denial(other).is_none());
         }
