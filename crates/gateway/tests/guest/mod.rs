@@ -9,7 +9,7 @@ use smoltcp::time::Instant;
 use smoltcp::wire::{HardwareAddress, IpCidr, IpProtocol, Ipv4Packet, Ipv4Repr, UdpPacket, UdpRepr};
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
@@ -20,6 +20,7 @@ use std::time::Duration;
 pub const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 15);
 pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
 pub const NAMES: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 3);
+pub const ADDRESS_IPV6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x5ce, 0, 0, 0, 0, 0, 0x15);
 const OWN: [u8; 6] = [2, 0, 0, 0, 0, 1];
 const GATEWAY_ETHERNET: [u8; 6] = [0x52, 0x55, 0x0a, 0, 2, 2];
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -115,7 +116,10 @@ impl Guest {
         let mut settings = Config::new(HardwareAddress::Ip);
         settings.random_seed = std::process::id().into();
         let mut interface = Interface::new(settings, &mut link, Instant::from_micros(0));
-        interface.update_ip_addrs(|addresses| addresses.push(IpCidr::new(IpAddr::V4(ADDRESS).into(), 0)).unwrap());
+        interface.update_ip_addrs(|addresses| {
+            addresses.push(IpCidr::new(IpAddr::V4(ADDRESS).into(), 0)).unwrap();
+            addresses.push(IpCidr::new(IpAddr::V6(ADDRESS_IPV6).into(), 0)).unwrap();
+        });
         let sockets = SocketSet::new(Vec::new());
         let started = std::time::Instant::now();
         let (received, others) = (Vec::new(), VecDeque::new());
