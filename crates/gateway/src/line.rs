@@ -114,6 +114,11 @@ impl Output {
         result
     }
 
+    /// The IP packet, where it is all that is there.
+    pub fn only_packet(&self) -> Option<&[u8]> {
+        self.bytes.get(LENGTH + ethernet::HEADER..)
+    }
+
     /// A frame that is no IP packet.
     pub fn frame(&mut self, kind: u16, payload: &[u8]) {
         let start = self.header(payload.len());

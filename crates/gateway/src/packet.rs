@@ -165,6 +165,15 @@ pub fn unreachable(out: &mut Output, why: Unreachable, packet: &Packet) {
     icmp(out, says, packet.from, &message);
 }
 
+/// The same for a datagram that the guest has sent before.
+pub fn datagram_unreachable(out: &mut Output, why: Unreachable, guest: SocketAddr, to: SocketAddr, payload: &[u8]) {
+    let mut again = Output::default();
+    udp(&mut again, guest, to, &payload[..payload.len().min(QUOTED)]);
+    if let Some(packet) = again.only_packet().and_then(Packet::parse) {
+        unreachable(out, why, &packet);
+    }
+}
+
 pub fn is_unicast(address: IpAddr) -> bool {
     IpAddress::from(address).is_unicast()
 }

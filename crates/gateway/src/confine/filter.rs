@@ -54,6 +54,8 @@ const NARROW: &[(libc::c_long, Arguments)] = &[
     (libc::SYS_socket, &[(0, IPV6), (1, DATAGRAM), (2, libc::IPPROTO_ICMPV6 as u64)]),
     (libc::SYS_setsockopt, &[(1, libc::IPPROTO_TCP as u64), (2, libc::TCP_NODELAY as u64)]),
     (libc::SYS_setsockopt, &[(1, SOCKET), (2, libc::SO_LINGER as u64)]),
+    (libc::SYS_setsockopt, &[(1, libc::IPPROTO_IP as u64), (2, libc::IP_RECVERR as u64)]),
+    (libc::SYS_setsockopt, &[(1, libc::IPPROTO_IPV6 as u64), (2, libc::IPV6_RECVERR as u64)]),
     (libc::SYS_getsockopt, &[(1, SOCKET), (2, libc::SO_ERROR as u64)]),
     // Before each close, in a build with assertions.
     (libc::SYS_fcntl, &[(1, libc::F_GETFD as u64)]),
