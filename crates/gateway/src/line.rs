@@ -159,12 +159,6 @@ impl Output {
         self.start = 0;
         Ok(())
     }
-
-    #[cfg(test)]
-    pub fn take(&mut self) -> Vec<u8> {
-        self.start = 0;
-        std::mem::take(&mut self.bytes)
-    }
 }
 
 #[cfg(test)]

@@ -103,8 +103,11 @@ mod tests {
     use rustix::process::{waitpid, Pid, Signal, WaitOptions};
     use skerry_platform::agent::{fork, leave};
 
+    /// Whether they were answered.
+    type Calls = fn() -> bool;
+
     /// How a process behind the filter ends that makes these calls.
-    fn end(calls: fn() -> bool) -> Result<i32, i32> {
+    fn end(calls: Calls) -> Result<i32, i32> {
         let program = program().unwrap();
         let Some(pid) = fork().unwrap() else {
             // Nothing here takes memory: other threads may have had its lock.
@@ -120,7 +123,7 @@ mod tests {
     #[test]
     fn a_call_that_is_not_on_the_list_ends_it() {
         let killed = Err(Signal::SYS.as_raw());
-        let cases: [(&str, fn() -> bool); 9] = [
+        let cases: [(&str, Calls); 9] = [
             ("open", || rustix::fs::open("/dev/null", rustix::fs::OFlags::RDONLY, rustix::fs::Mode::empty()).is_ok()),
             ("a socket of this host", || socket(AddressFamily::UNIX, SocketType::STREAM, None).is_ok()),
             ("a raw socket", || socket_with(AddressFamily::INET, SocketType::RAW, FLAGS, None).is_ok()),

@@ -221,7 +221,7 @@ impl Host<'_> {
             let mut went_on = false;
             while endpoint.socket().can_recv() && stream.takes_more() {
                 let count = endpoint.socket().recv_slice(&mut piece).unwrap_or(0);
-                stream.from_guest(&piece[..count], context).map_err(|_| Errno::PROTO)?;
+                stream.take_from_guest(&piece[..count], context).map_err(|_| Errno::PROTO)?;
                 went_on = true;
             }
             while *self.writable && !stream.to_host().is_empty() {
@@ -236,7 +236,7 @@ impl Host<'_> {
                 match self.receive(&mut piece)? {
                     Some(0) => *host_ended = true,
                     Some(count) => {
-                        stream.from_host(&piece[..count], context).map_err(|_| Errno::PROTO)?;
+                        stream.take_from_host(&piece[..count], context).map_err(|_| Errno::PROTO)?;
                         went_on = true;
                     }
                     None => {}

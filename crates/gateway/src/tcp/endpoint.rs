@@ -98,7 +98,7 @@ impl Device for Wire<'_> {
     }
 
     fn transmit(&mut self, _: Instant) -> Option<Goes<'_>> {
-        (!self.out.is_full()).then(|| Goes(self.out))
+        (!self.out.is_full()).then_some(Goes(self.out))
     }
 
     fn capabilities(&self) -> DeviceCapabilities {
