@@ -10,16 +10,8 @@ use std::time::{Duration, Instant};
 
 const BYTES: usize = 512 << 20;
 
-/// Seconds of a processor that the process has had.
-fn worked(pid: u32) -> f64 {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-    let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
-    fields[11..13].iter().map(|ticks| ticks.parse::<f64>().unwrap()).sum::<f64>() / 100.0
-}
-
 fn measure(mtu: usize) {
     let mut guest = Guest::start_with(&format!(r#"{{"addresses": ["127.0.0.0/8"], "mtu": {mtu}}}"#), mtu, 1 << 20);
-    let pid = guest.gateway.child.id();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let server = std::thread::spawn(move || {
@@ -32,8 +24,8 @@ fn measure(mtu: usize) {
         while up.read(&mut piece).unwrap() > 0 {}
     });
     let mut piece = vec![0; 1 << 20];
-    let told = |what: &str, since: Instant, before: f64| {
-        let (seconds, work) = (since.elapsed().as_secs_f64(), worked(pid) - before);
+    let told = |guest: &Guest, what: &str, since: Instant, before: f64| {
+        let (seconds, work) = (since.elapsed().as_secs_f64(), guest.gateway.worked() - before);
         let megabytes = BYTES as f64 / 1e6;
         println!(
             "mtu {mtu}: {what} {:.0} MB/s, the gateway works {:.2} s for a gigabyte",
@@ -41,7 +33,7 @@ fn measure(mtu: usize) {
             work / megabytes * 1000.0
         );
     };
-    let (since, before) = (Instant::now(), worked(pid));
+    let (since, before) = (Instant::now(), guest.gateway.worked());
     let connection = guest.connect(address).unwrap();
     loop {
         match guest.socket(connection).recv_slice(&mut piece) {
@@ -50,9 +42,9 @@ fn measure(mtu: usize) {
             Err(_) => break,
         }
     }
-    told("down", since, before);
+    told(&guest, "down", since, before);
     guest.socket(connection).close();
-    let (since, before) = (Instant::now(), worked(pid));
+    let (since, before) = (Instant::now(), guest.gateway.worked());
     let connection = guest.connect(address).unwrap();
     let mut left = BYTES;
     while left > 0 {
@@ -63,7 +55,7 @@ fn measure(mtu: usize) {
     }
     guest.socket(connection).close();
     guest.until("the end", |_| server.is_finished().then_some(()));
-    told("up", since, before);
+    told(&guest, "up", since, before);
 }
 
 #[test]

@@ -121,6 +121,86 @@ fn not_everything_is_told() {
     assert!(line["denied"]["untold"].as_u64().unwrap() >= 150, "{line}");
 }
 
+/// Segments of a connection that is there, with anything in them, between those that are right.
+#[test]
+fn hostile_segments_do_not_end_it() {
+    let mut guest = Guest::start(r#"{"addresses": ["127.0.0.1"]}"#);
+    let mut state = 4u64;
+    let mut random = move |end: usize| {
+        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (state >> 33) as usize % end
+    };
+    for _ in 0..40 {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = std::thread::spawn(move || {
+            let mut stream = listener.accept().unwrap().0;
+            let _ = stream.write_all(&[1; 300_000]);
+            let _ = stream.set_read_timeout(Some(Duration::from_millis(100)));
+            while stream.read(&mut [0; 4096]).is_ok_and(|count| count > 0) {}
+        });
+        let connection = guest.connect(address).unwrap();
+        let ours = guest.socket(connection).local_endpoint().unwrap().port;
+        for _ in 0..200 {
+            let mut segment = vec![0; 20 + random(11) * 4 + random(2) * random(1500)];
+            segment.iter_mut().for_each(|byte| *byte = random(256) as u8);
+            segment[..2].copy_from_slice(&ours.to_be_bytes());
+            segment[2..4].copy_from_slice(&address.port().to_be_bytes());
+            segment[12] = ((5 + random((segment.len() / 4).clamp(6, 15) - 5)) as u8) << 4;
+            // Seldom a reset, which would be the end of it.
+            segment[13] &= if random(20) > 0 { 0x3b } else { 0x3f };
+            // Near to what is expected, so that it is looked at.
+            if let Some(known) = guest.last_segment(ours) {
+                let near = |number: u32, random: &mut dyn FnMut(usize) -> usize| {
+                    number.wrapping_add(random(4096) as u32).wrapping_sub(random(4096) as u32).to_be_bytes()
+                };
+                segment[4..8].copy_from_slice(&near(known.1, &mut random));
+                segment[8..12].copy_from_slice(&near(known.0, &mut random));
+            }
+            let mut packet = smoltcp::wire::TcpPacket::new_unchecked(&mut segment[..]);
+            packet.fill_checksum(&ADDRESS.into(), &Ipv4Addr::LOCALHOST.into());
+            guest.send_frame(0x0800, &ipv4(Ipv4Addr::LOCALHOST, IpProtocol::Tcp, &segment));
+            if random(4) == 0 {
+                guest.step(Duration::ZERO);
+                let _ = guest.socket(connection).recv_slice(&mut [0; 10_000]);
+            }
+        }
+        guest.socket(connection).abort();
+        guest.until("its end", |_| server.is_finished().then_some(()));
+        server.join().unwrap();
+    }
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    assert!(guest.connect(listener.local_addr().unwrap()).is_ok());
+}
+
+#[test]
+fn it_does_nothing_while_nothing_happens() {
+    let mut guest = Guest::start(r#"{"addresses": ["127.0.0.1"]}"#);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let _quiet = guest.connect(address).unwrap();
+    let (_first, _) = listener.accept().unwrap();
+    // One side of each of these has ended, and one has more than is read.
+    let guest_ended = guest.connect(address).unwrap();
+    let (_second, _) = listener.accept().unwrap();
+    guest.socket(guest_ended).close();
+    let _host_ended = guest.connect(address).unwrap();
+    listener.accept().unwrap().0.shutdown(std::net::Shutdown::Write).unwrap();
+    let _full = guest.connect(address).unwrap();
+    let mut full = listener.accept().unwrap().0;
+    full.set_write_timeout(Some(Duration::from_millis(100))).unwrap();
+    let writer = std::thread::spawn(move || {
+        while full.write(&[0; 65536]).is_ok() {}
+        full
+    });
+    guest.until("a full way", |_| writer.is_finished().then_some(()));
+    (0..20).for_each(|_| guest.step(Duration::from_millis(10)));
+    let before = guest.gateway.worked();
+    std::thread::sleep(Duration::from_secs(1));
+    let worked = guest.gateway.worked() - before;
+    assert!(worked < 0.1, "{worked}");
+}
+
 fn status_of(gateway: &Gateway, key: &str) -> String {
     let status = std::fs::read_to_string(format!("/proc/{}/status", gateway.child.id())).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':')).unwrap();

@@ -7,7 +7,7 @@ use smoltcp::phy::{self, ChecksumCapabilities, DeviceCapabilities, Medium};
 use smoltcp::socket::tcp::{Socket, SocketBuffer, State};
 use smoltcp::time::Instant;
 use smoltcp::wire::{HardwareAddress, IpCidr, IpProtocol, Ipv4Packet, Ipv4Repr, UdpPacket, UdpRepr};
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsRawFd;
@@ -74,6 +74,13 @@ impl Gateway {
         self.errors.recv_timeout(Duration::from_millis(100)).is_err()
     }
 
+    /// Seconds of a processor that it has had.
+    pub fn worked(&self) -> f64 {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
+        let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+        fields[11..13].iter().map(|ticks| ticks.parse::<f64>().unwrap()).sum::<f64>() / 100.0
+    }
+
     pub fn wait(&mut self) -> ExitStatus {
         self.child.wait().unwrap()
     }
@@ -95,6 +102,8 @@ pub struct Guest {
     received: Vec<u8>,
     /// Packets that are not of TCP.
     others: VecDeque<Vec<u8>>,
+    /// The sequence and acknowledgement numbers that each of our ports was sent last.
+    segments: HashMap<u16, (u32, u32)>,
     started: std::time::Instant,
     next_port: u16,
     buffer: usize,
@@ -122,8 +131,8 @@ impl Guest {
         });
         let sockets = SocketSet::new(Vec::new());
         let started = std::time::Instant::now();
-        let (received, others) = (Vec::new(), VecDeque::new());
-        Guest { gateway, line, interface, sockets, link, received, others, started, next_port: 40000, buffer }
+        let (received, others, segments) = (Vec::new(), VecDeque::new(), HashMap::new());
+        Guest { gateway, line, interface, sockets, link, received, others, segments, started, next_port: 40000, buffer }
     }
 
     /// Frames in and out; waits for at most so long for the first.
@@ -155,7 +164,13 @@ impl Guest {
             let packet = frame[14..].to_vec();
             let is_tcp = frame[12..14] == [8, 0] && packet[9] == 6 || frame[12..14] == [0x86, 0xdd] && packet[6] == 6;
             match is_tcp {
-                true => self.link.input.push_back(packet),
+                true => {
+                    let word = |at: usize| u32::from_be_bytes(packet[at..at + 4].try_into().unwrap());
+                    if packet.len() >= 40 && packet[0] == 0x45 {
+                        self.segments.insert(word(20) as u16, (word(24), word(28)));
+                    }
+                    self.link.input.push_back(packet);
+                }
                 false => self.others.push_back(frame[12..].to_vec()),
             }
         }
@@ -181,6 +196,10 @@ impl Guest {
 
     pub fn socket(&mut self, handle: SocketHandle) -> &mut Socket<'static> {
         self.sockets.get_mut(handle)
+    }
+
+    pub fn last_segment(&self, port: u16) -> Option<(u32, u32)> {
+        self.segments.get(&port).copied()
     }
 
     /// Begins to connect.
