@@ -178,9 +178,9 @@ pub fn is_unicast(address: IpAddr) -> bool {
     IpAddress::from(address).is_unicast()
 }
 
-/// Answers a segment with a reset (RFC 9293, 3.10.7.1), unless it is one.
+/// Answers a segment with a reset (RFC 9293, 3.10.7.1), unless it is one, or was for nobody who could.
 pub fn reset(out: &mut Output, packet: &Packet, segment: &TcpPacket<&[u8]>) {
-    if segment.rst() {
+    if segment.rst() || !is_unicast(packet.to) {
         return;
     }
     let (seq_number, ack_number) = match segment.ack() {

@@ -193,6 +193,39 @@ fn nobody_is_sent_more_than_is_read() {
     assert!(server.join().unwrap() == bytes[..count]);
 }
 
+/// The guest has ended everything, and its system has forgotten the connection; the host reads late.
+#[test]
+fn what_was_sent_before_the_end_arrives_late() {
+    let mut guest = Guest::start(LOOPBACK);
+    let (tell, told) = std::sync::mpsc::channel::<()>();
+    let (address, server) = serve(move |mut stream| {
+        stream.shutdown(Shutdown::Write).unwrap();
+        told.recv().unwrap();
+        let mut bytes = Vec::new();
+        stream.read_to_end(&mut bytes).map(|_| bytes)
+    });
+    let connection = guest.connect(address).unwrap();
+    assert_eq!(guest.read_all(connection), b"");
+    let bytes = pattern(32 << 20);
+    let port = guest.socket(connection).local_endpoint().unwrap().port;
+    let window = |guest: &Guest| guest.last_segment(port).unwrap().window;
+    let (widest, mut count) = (window(&guest), 0);
+    // Until some of it has to stay with the gateway.
+    while window(&guest) > widest / 4 * 3 {
+        count += guest.socket(connection).send_slice(&bytes[count..count + 8192]).unwrap();
+        guest.until("its arrival", |guest| (guest.socket(connection).send_queue() == 0).then_some(()));
+    }
+    guest.socket(connection).close();
+    // Longer than TCP waits at its end.
+    let early = std::time::Instant::now();
+    while early.elapsed() < Duration::from_secs(12) {
+        guest.step(Duration::from_millis(50));
+    }
+    tell.send(()).unwrap();
+    guest.until("the rest", |_| server.is_finished().then_some(()));
+    assert!(server.join().unwrap().unwrap() == bytes[..count]);
+}
+
 #[test]
 fn many_at_once() {
     let mut guest = Guest::start_with(LOOPBACK, 1500, 4096);

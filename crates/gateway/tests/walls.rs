@@ -154,8 +154,8 @@ fn hostile_segments_do_not_end_it() {
                 let near = |number: u32, random: &mut dyn FnMut(usize) -> usize| {
                     number.wrapping_add(random(4096) as u32).wrapping_sub(random(4096) as u32).to_be_bytes()
                 };
-                segment[4..8].copy_from_slice(&near(known.1, &mut random));
-                segment[8..12].copy_from_slice(&near(known.0, &mut random));
+                segment[4..8].copy_from_slice(&near(known.acknowledged, &mut random));
+                segment[8..12].copy_from_slice(&near(known.sequence, &mut random));
             }
             let mut packet = smoltcp::wire::TcpPacket::new_unchecked(&mut segment[..]);
             packet.fill_checksum(&ADDRESS.into(), &Ipv4Addr::LOCALHOST.into());

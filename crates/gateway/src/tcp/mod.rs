@@ -56,11 +56,10 @@ impl Connections {
         let guest = SocketAddr::new(packet.from, segment.src_port());
         let remote = SocketAddr::new(packet.to, segment.dst_port());
         let tuple = Tuple { guest, remote };
-        if let Some(id) = self.ids.get(&tuple) {
-            if let Some(connection) = self.all.get_mut(id) {
-                connection.take(context, packet.bytes);
-                self.due.insert(*id);
-            }
+        let known = self.ids.get(&tuple).and_then(|id| self.all.get_mut(id)).filter(|connection| !connection.is_over());
+        if let Some(connection) = known {
+            connection.take(context, packet.bytes);
+            self.due.insert(connection.id());
             return;
         }
         let is_first = segment.syn() && !segment.ack() && !segment.rst() && !segment.fin();
@@ -174,7 +173,10 @@ impl Connections {
 
     fn remove(&mut self, id: u64) {
         if let Some(connection) = self.all.remove(&id) {
-            self.ids.remove(&connection.tuple());
+            // The guest may have another by now, between the same ports.
+            if self.ids.get(&connection.tuple()) == Some(&id) {
+                self.ids.remove(&connection.tuple());
+            }
             if let Some(at) = connection.wakes {
                 self.timers.remove(&(at, id));
             }

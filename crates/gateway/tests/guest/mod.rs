@@ -102,11 +102,20 @@ pub struct Guest {
     received: Vec<u8>,
     /// Packets that are not of TCP.
     others: VecDeque<Vec<u8>>,
-    /// The sequence and acknowledgement numbers that each of our ports was sent last.
-    segments: HashMap<u16, (u32, u32)>,
+    /// What each of our ports was sent last.
+    segments: HashMap<u16, Segment>,
     started: std::time::Instant,
     next_port: u16,
     buffer: usize,
+}
+
+/// Of its header.
+#[derive(Clone, Copy, Debug)]
+pub struct Segment {
+    pub sequence: u32,
+    pub acknowledged: u32,
+    /// As it is scaled.
+    pub window: u16,
 }
 
 /// How a connection failed.
@@ -167,7 +176,9 @@ impl Guest {
                 true => {
                     let word = |at: usize| u32::from_be_bytes(packet[at..at + 4].try_into().unwrap());
                     if packet.len() >= 40 && packet[0] == 0x45 {
-                        self.segments.insert(word(20) as u16, (word(24), word(28)));
+                        let window = (word(32) & 0xffff) as u16;
+                        let segment = Segment { sequence: word(24), acknowledged: word(28), window };
+                        self.segments.insert(word(20) as u16, segment);
                     }
                     self.link.input.push_back(packet);
                 }
@@ -198,7 +209,7 @@ impl Guest {
         self.sockets.get_mut(handle)
     }
 
-    pub fn last_segment(&self, port: u16) -> Option<(u32, u32)> {
+    pub fn last_segment(&self, port: u16) -> Option<Segment> {
         self.segments.get(&port).copied()
     }
 
