@@ -168,3 +168,43 @@ impl Flows {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::context::tests::context;
+
+    #[test]
+    fn flows_end_when_they_are_not_used() {
+        let mut context = context(r#"{"addresses": ["127.0.0.1"]}"#);
+        let mut flows = Flows::new(1500);
+        let server = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let to = server.local_addr().unwrap();
+        let guest = |port| SocketAddr::from(([10, 0, 2, 15], port));
+        flows.send(&mut context, guest(1), to, b"x").unwrap();
+        flows.send(&mut context, guest(2), to, b"y").unwrap();
+        server.recv_from(&mut [0; 1]).unwrap();
+        let (_, from) = server.recv_from(&mut [0; 1]).unwrap();
+        server.send_to(b"answer", from).unwrap();
+        flows.event(&mut context, 1);
+        context.now += UNANSWERED;
+        assert_eq!(flows.next(), Some(context.now));
+        flows.run(&mut context);
+        assert_eq!(flows.ids.keys().collect::<Vec<_>>(), [&guest(2)]);
+        context.now = Instant::ZERO + IDLE;
+        flows.run(&mut context);
+        assert!(flows.ids.is_empty() && flows.all.is_empty());
+    }
+
+    #[test]
+    fn a_port_has_as_many_peers_as_it_may() {
+        let mut context = context(r#"{"addresses": ["127.0.0.0/8"]}"#);
+        let mut flows = Flows::new(1500);
+        for last in 0..=255u8 {
+            context.now += Duration::from_millis(1);
+            let to = SocketAddr::from(([127, 9, 9, last], 9));
+            flows.send(&mut context, SocketAddr::from(([10, 0, 2, 15], 1)), to, b"x").unwrap();
+            assert!(flows.all[&0].peers.len() <= MOST_PEERS && flows.all[&0].peers.contains_key(&to));
+        }
+    }
+}
