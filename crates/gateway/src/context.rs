@@ -69,3 +69,26 @@ impl Context {
         u64::from_ne_bytes(bytes)
     }
 }
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+    use crate::config::Config;
+    use crate::host::Routes;
+
+    /// One whose guest has this policy.
+    pub fn context(config: &str) -> Context {
+        let policy = Policy::new(Config::parse(config.as_bytes()).unwrap(), Routes::open().unwrap());
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).unwrap();
+        let now = Instant::ZERO;
+        Context { epoll, out: Output::default(), policy, reports: Reports::new(now), now }
+    }
+
+    #[test]
+    fn sources_are_told_apart() {
+        for source in [Source::Guest, Source::Tcp(0), Source::Udp(7), Source::Dns(NUMBER), Source::Echo(1)] {
+            assert_eq!(Source::unpack(source.pack()), Some(source));
+        }
+        assert_eq!(Source::unpack(5 << KIND), None);
+    }
+}

@@ -114,6 +114,11 @@ impl Output {
         result
     }
 
+    /// The IP packet, where it is all that is there.
+    pub fn only_packet(&self) -> Option<&[u8]> {
+        self.bytes.get(LENGTH + ethernet::HEADER..)
+    }
+
     /// A frame that is no IP packet.
     pub fn frame(&mut self, kind: u16, payload: &[u8]) {
         let start = self.header(payload.len());
@@ -153,12 +158,6 @@ impl Output {
         self.bytes.clear();
         self.start = 0;
         Ok(())
-    }
-
-    #[cfg(test)]
-    pub fn take(&mut self) -> Vec<u8> {
-        self.start = 0;
-        std::mem::take(&mut self.bytes)
     }
 }
 

@@ -165,13 +165,22 @@ pub fn unreachable(out: &mut Output, why: Unreachable, packet: &Packet) {
     icmp(out, says, packet.from, &message);
 }
 
+/// The same for a datagram that the guest has sent before.
+pub fn datagram_unreachable(out: &mut Output, why: Unreachable, guest: SocketAddr, to: SocketAddr, payload: &[u8]) {
+    let mut again = Output::default();
+    udp(&mut again, guest, to, &payload[..payload.len().min(QUOTED)]);
+    if let Some(packet) = again.only_packet().and_then(Packet::parse) {
+        unreachable(out, why, &packet);
+    }
+}
+
 pub fn is_unicast(address: IpAddr) -> bool {
     IpAddress::from(address).is_unicast()
 }
 
-/// Answers a segment with a reset (RFC 9293, 3.10.7.1), unless it is one.
+/// Answers a segment with a reset (RFC 9293, 3.10.7.1), unless it is one, or was for nobody who could.
 pub fn reset(out: &mut Output, packet: &Packet, segment: &TcpPacket<&[u8]>) {
-    if segment.rst() {
+    if segment.rst() || !is_unicast(packet.to) {
         return;
     }
     let (seq_number, ack_number) = match segment.ack() {

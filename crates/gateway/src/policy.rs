@@ -170,3 +170,71 @@ impl Policy {
         *known = until.max(*known);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn policy(config: &str) -> Policy {
+        Policy::new(Config::parse(config.as_bytes()).unwrap(), Routes::open().unwrap())
+    }
+
+    fn checked(policy: &Policy, to: &str, now: Instant) -> Result<(), Clause> {
+        policy.check(Protocol::Transport(Transport::Tcp), to.parse().unwrap(), now)
+    }
+
+    #[test]
+    fn an_answer_is_good_for_a_while() {
+        let mut policy = policy(r#"{"domains": ["example.org"]}"#);
+        let to = "198.51.100.1:1";
+        let at = |seconds| Instant::from_secs(seconds);
+        assert_eq!(checked(&policy, to, at(0)), Err(DOMAINS));
+        policy.learn("198.51.100.1".parse().unwrap(), 0, at(0));
+        assert_eq!((checked(&policy, to, at(59)), checked(&policy, to, at(60))), (Ok(()), Err(DOMAINS)));
+        policy.learn("198.51.100.1".parse().unwrap(), u32::MAX, at(100));
+        policy.learn("198.51.100.1".parse().unwrap(), 1, at(100));
+        assert_eq!((checked(&policy, to, at(3699)), checked(&policy, to, at(3700))), (Ok(()), Err(DOMAINS)));
+    }
+
+    #[test]
+    fn as_many_are_known_as_there_may_be() {
+        let mut policy = policy(r#"{"domains": []}"#);
+        let address = |number: u32| IpAddr::from((0xc633_0000 + number).to_be_bytes());
+        for number in 0..2 * MOST_LEARNED as u32 {
+            policy.learn(address(number), 100 + number % 7, Instant::ZERO);
+            assert!(policy.learned.len() <= MOST_LEARNED);
+        }
+        assert!(policy.learned.contains_key(&address(2 * MOST_LEARNED as u32 - 1)));
+    }
+
+    #[test]
+    fn what_is_always_denied_has_to_be_named() {
+        let denied = |config: &str, to: &str| {
+            checked(&policy(config), to, Instant::ZERO).err().map(|clause| (clause.name, clause.reason))
+        };
+        let always = |reason| Some(("network.mode", Some(reason)));
+        assert_eq!(denied("{}", "169.254.169.254:80"), always("metadata"));
+        assert_eq!(denied(r#"{"addresses": ["169.254.0.0/16"]}"#, "169.254.169.254:80"), always("metadata"));
+        assert_eq!(denied(r#"{"addresses": ["169.254.169.254"]}"#, "169.254.169.254:80"), None);
+        assert_eq!(denied(r#"{"addresses": ["128.0.0.0/1"]}"#, "169.254.9.9:80"), always("link_local"));
+        assert_eq!(denied(r#"{"addresses": ["127.0.0.0/7"]}"#, "127.0.0.1:80"), always("loopback"));
+        for (address, reason) in [
+            ("[::1]:80", "loopback"),
+            ("[::]:80", "unspecified"),
+            ("[::ffff:127.0.0.1]:80", "unspecified"),
+            ("[::7f00:1]:80", "unspecified"),
+            ("[fe80::1]:80", "link_local"),
+            ("[ff02::1]:80", "multicast"),
+            ("[fd00:ec2::254]:80", "metadata"),
+            ("[fd00:5ce::7]:80", "guest_network"),
+        ] {
+            assert_eq!(denied(r#"{"addresses": ["::/0"]}"#, address), always(reason), "{address}");
+        }
+    }
+
+    #[test]
+    fn an_echo_has_no_port_that_could_be_listed() {
+        let policy = policy(r#"{"connect": ["tcp:0-1023"]}"#);
+        assert_eq!(policy.check(Protocol::Echo, "198.51.100.1:0".parse().unwrap(), Instant::ZERO), Err(CONNECT));
+    }
+}

@@ -10,7 +10,7 @@ use rustix::net::{recvfrom, sendto, AddressFamily, RecvFlags, SendFlags, SocketF
 use smoltcp::time::{Duration, Instant};
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 const MOST: usize = 256;
 /// Of whom one port of the guest's sends to.
@@ -19,6 +19,8 @@ const MOST_PEERS: usize = 64;
 const IDLE: Duration = Duration::from_secs(120);
 const UNANSWERED: Duration = Duration::from_secs(30);
 const LONGEST: usize = 65535;
+/// Of a datagram that has come back.
+const QUOTED: usize = 512;
 /// Datagrams that are read of one socket before the others have their turn.
 const TURN: usize = 64;
 
@@ -42,6 +44,23 @@ struct Flow {
 impl Flow {
     fn until(&self) -> Instant {
         self.used + if self.answered { IDLE } else { UNANSWERED }
+    }
+
+    /// What has come back of what was sent: nobody was there, or there was no way. The guest hears of it as if it had sent that itself.
+    fn tell_errors(&self, context: &mut Context) {
+        let mut buffer = [0; QUOTED];
+        let flags = RecvFlags::DONTWAIT | RecvFlags::ERRQUEUE;
+        for _ in 0..TURN {
+            let Ok((_, count, to)) = rustix::io::retry_on_intr(|| recvfrom(&self.socket, &mut buffer[..], flags)) else {
+                return;
+            };
+            let Some(to) = to.and_then(|to| SocketAddr::try_from(to).ok()) else { continue };
+            // The host says why by the next call on the socket, which is not told apart here: most often nobody is there.
+            if self.peers.contains_key(&to) && !context.out.is_full() {
+                let sent = &buffer[..count.min(buffer.len())];
+                packet::datagram_unreachable(&mut context.out, Unreachable::Port, self.guest, to, sent);
+            }
+        }
     }
 }
 
@@ -76,15 +95,13 @@ impl Flows {
             oldest.map(|oldest| flow.peers.remove(&oldest));
         }
         flow.peers.insert(to, context.now);
+        flow.tell_errors(context);
         let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-        loop {
-            return match rustix::io::retry_on_intr(|| sendto(&flow.socket, payload, flags, &to)) {
-                Ok(_) => Ok(()),
-                Err(Errno::NETUNREACH | Errno::HOSTUNREACH) => Err(Unreachable::Host),
-                Err(Errno::ACCESS | Errno::PERM) => Err(Unreachable::Prohibited),
-                // It is lost, as datagrams may be.
-                Err(_) => Ok(()),
-            };
+        match rustix::io::retry_on_intr(|| sendto(&flow.socket, payload, flags, &to)) {
+            Err(Errno::NETUNREACH | Errno::HOSTUNREACH) => Err(Unreachable::Host),
+            Err(Errno::ACCESS | Errno::PERM) => Err(Unreachable::Prohibited),
+            // Sent, or lost, as datagrams may be.
+            _ => Ok(()),
         }
     }
 
@@ -103,6 +120,7 @@ impl Flows {
                 let id = self.next;
                 self.next += 1;
                 context.watch(&socket, Source::Udp(id), EventFlags::IN)?;
+                skerry_platform::own::keep_errors(socket.as_fd(), family).map_err(|_| Errno::NOPROTOOPT)?;
                 let flow = Flow { guest, socket, peers: HashMap::new(), used: context.now, answered: false };
                 self.all.insert(id, flow);
                 self.ids.insert(guest, id);
@@ -119,8 +137,7 @@ impl Flows {
             let received = rustix::io::retry_on_intr(|| recvfrom(&flow.socket, &mut self.buffer[..], RecvFlags::DONTWAIT));
             let (count, from) = match received {
                 Ok((_, count, from)) => (count, from),
-                Err(Errno::AGAIN) => return,
-                // Somebody was not there, and we are not told who.
+                Err(Errno::AGAIN) => break,
                 Err(_) => continue,
             };
             let Some(from) = from.and_then(|from| SocketAddr::try_from(from).ok()) else { continue };
@@ -131,6 +148,7 @@ impl Flows {
                 packet::udp(&mut context.out, from, flow.guest, &self.buffer[..count]);
             }
         }
+        flow.tell_errors(context);
     }
 
     pub fn next(&self) -> Option<Instant> {
@@ -147,6 +165,46 @@ impl Flows {
     fn remove(&mut self, id: u64) {
         if let Some(flow) = self.all.remove(&id) {
             self.ids.remove(&flow.guest);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::context::tests::context;
+
+    #[test]
+    fn flows_end_when_they_are_not_used() {
+        let mut context = context(r#"{"addresses": ["127.0.0.1"]}"#);
+        let mut flows = Flows::new(1500);
+        let server = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let to = server.local_addr().unwrap();
+        let guest = |port| SocketAddr::from(([10, 0, 2, 15], port));
+        flows.send(&mut context, guest(1), to, b"x").unwrap();
+        flows.send(&mut context, guest(2), to, b"y").unwrap();
+        server.recv_from(&mut [0; 1]).unwrap();
+        let (_, from) = server.recv_from(&mut [0; 1]).unwrap();
+        server.send_to(b"answer", from).unwrap();
+        flows.event(&mut context, 1);
+        context.now += UNANSWERED;
+        assert_eq!(flows.next(), Some(context.now));
+        flows.run(&mut context);
+        assert_eq!(flows.ids.keys().collect::<Vec<_>>(), [&guest(2)]);
+        context.now = Instant::ZERO + IDLE;
+        flows.run(&mut context);
+        assert!(flows.ids.is_empty() && flows.all.is_empty());
+    }
+
+    #[test]
+    fn a_port_has_as_many_peers_as_it_may() {
+        let mut context = context(r#"{"addresses": ["127.0.0.0/8"]}"#);
+        let mut flows = Flows::new(1500);
+        for last in 0..=255u8 {
+            context.now += Duration::from_millis(1);
+            let to = SocketAddr::from(([127, 9, 9, last], 9));
+            flows.send(&mut context, SocketAddr::from(([10, 0, 2, 15], 1)), to, b"x").unwrap();
+            assert!(flows.all[&0].peers.len() <= MOST_PEERS && flows.all[&0].peers.contains_key(&to));
         }
     }
 }

@@ -54,6 +54,8 @@ const NARROW: &[(libc::c_long, Arguments)] = &[
     (libc::SYS_socket, &[(0, IPV6), (1, DATAGRAM), (2, libc::IPPROTO_ICMPV6 as u64)]),
     (libc::SYS_setsockopt, &[(1, libc::IPPROTO_TCP as u64), (2, libc::TCP_NODELAY as u64)]),
     (libc::SYS_setsockopt, &[(1, SOCKET), (2, libc::SO_LINGER as u64)]),
+    (libc::SYS_setsockopt, &[(1, libc::IPPROTO_IP as u64), (2, libc::IP_RECVERR as u64)]),
+    (libc::SYS_setsockopt, &[(1, libc::IPPROTO_IPV6 as u64), (2, libc::IPV6_RECVERR as u64)]),
     (libc::SYS_getsockopt, &[(1, SOCKET), (2, libc::SO_ERROR as u64)]),
     // Before each close, in a build with assertions.
     (libc::SYS_fcntl, &[(1, libc::F_GETFD as u64)]),
@@ -101,8 +103,11 @@ mod tests {
     use rustix::process::{waitpid, Pid, Signal, WaitOptions};
     use skerry_platform::agent::{fork, leave};
 
+    /// Whether they were answered.
+    type Calls = fn() -> bool;
+
     /// How a process behind the filter ends that makes these calls.
-    fn end(calls: fn() -> bool) -> Result<i32, i32> {
+    fn end(calls: Calls) -> Result<i32, i32> {
         let program = program().unwrap();
         let Some(pid) = fork().unwrap() else {
             // Nothing here takes memory: other threads may have had its lock.
@@ -118,7 +123,7 @@ mod tests {
     #[test]
     fn a_call_that_is_not_on_the_list_ends_it() {
         let killed = Err(Signal::SYS.as_raw());
-        let cases: [(&str, fn() -> bool); 9] = [
+        let cases: [(&str, Calls); 9] = [
             ("open", || rustix::fs::open("/dev/null", rustix::fs::OFlags::RDONLY, rustix::fs::Mode::empty()).is_ok()),
             ("a socket of this host", || socket(AddressFamily::UNIX, SocketType::STREAM, None).is_ok()),
             ("a raw socket", || socket_with(AddressFamily::INET, SocketType::RAW, FLAGS, None).is_ok()),

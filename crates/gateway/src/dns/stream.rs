@@ -42,7 +42,7 @@ impl Stream {
         self.to_guest.drain(..count);
     }
 
-    pub fn from_guest(&mut self, bytes: &[u8], context: &mut Context) -> Result<(), Broken> {
+    pub fn take_from_guest(&mut self, bytes: &[u8], context: &mut Context) -> Result<(), Broken> {
         self.guest.extend_from_slice(bytes);
         while let Some(message) = take(&mut self.guest) {
             match super::check(&message, context) {
@@ -58,7 +58,7 @@ impl Stream {
         Ok(())
     }
 
-    pub fn from_host(&mut self, bytes: &[u8], context: &mut Context) -> Result<(), Broken> {
+    pub fn take_from_host(&mut self, bytes: &[u8], context: &mut Context) -> Result<(), Broken> {
         self.host.extend_from_slice(bytes);
         while let Some(message) = take(&mut self.host) {
             // What nobody has asked for is not passed on.

@@ -23,9 +23,7 @@ pub struct Connection {
     /// The host's socket may have something, or take something: not known otherwise until it says so again.
     readable: bool,
     writable: bool,
-    /// Nothing more comes from the host; it has heard that nothing more comes from the guest.
-    host_ended: bool,
-    guest_ended: bool,
+    ends: Ends,
     /// Where what is said is looked at.
     stream: Option<Stream>,
     used: Instant,
@@ -38,6 +36,26 @@ enum Side {
     /// Its first packet, until the host's connection is there.
     Waits(Vec<u8>),
     Open(Box<Endpoint>),
+    /// It has ended, as the host's has; what it has sent before that the host has not taken yet.
+    Over(Vec<u8>),
+}
+
+/// Which of the two directions is over.
+#[derive(Default)]
+struct Ends {
+    /// Nothing more comes from the host.
+    host: bool,
+    /// Nothing more comes from the guest.
+    guest: bool,
+    /// The host has heard of that, behind all that came before.
+    passed: bool,
+}
+
+impl Ends {
+    /// Both sides have ended, and the host has not had all of it.
+    fn leave_a_rest(&self) -> bool {
+        self.host && self.guest && !self.passed
+    }
 }
 
 /// What is to come after a run.
@@ -51,9 +69,9 @@ pub enum Step {
 impl Connection {
     /// `first`: the packet that asks for it.
     pub fn new(id: u64, tuple: Tuple, socket: OwnedFd, stream: Option<Stream>, first: &[u8], now: Instant) -> Connection {
-        let [readable, writable, host_ended, guest_ended] = [false; 4];
-        let side = Side::Waits(first.to_vec());
-        Connection { id, tuple, socket, side, readable, writable, host_ended, guest_ended, stream, used: now, wakes: None }
+        let [readable, writable] = [false; 2];
+        let (side, ends) = (Side::Waits(first.to_vec()), Ends::default());
+        Connection { id, tuple, socket, side, readable, writable, ends, stream, used: now, wakes: None }
     }
 
     pub fn id(&self) -> u64 {
@@ -91,16 +109,15 @@ impl Connection {
                 return step;
             }
         }
-        let Side::Open(endpoint) = &mut self.side else { return Step::End };
+        let endpoint = match &mut self.side {
+            Side::Open(endpoint) => endpoint,
+            Side::Over(_) => return self.finish(),
+            Side::Waits(_) => return Step::End,
+        };
+        let mut host = Host { socket: &self.socket, readable: &mut self.readable, writable: &mut self.writable };
         let moved = match &mut self.stream {
-            None => {
-                let mut host = Host { socket: &self.socket, readable: &mut self.readable, writable: &mut self.writable };
-                host.move_all(endpoint, &mut self.host_ended, &mut self.guest_ended)
-            }
-            Some(stream) => {
-                let mut host = Host { socket: &self.socket, readable: &mut self.readable, writable: &mut self.writable };
-                host.move_messages(endpoint, stream, context, &mut self.host_ended, &mut self.guest_ended)
-            }
+            None => host.move_all(endpoint, &mut self.ends),
+            Some(stream) => host.move_messages(endpoint, stream, context, &mut self.ends),
         };
         match moved {
             Ok(true) => self.used = context.now,
@@ -109,18 +126,44 @@ impl Connection {
         }
         endpoint.send(&mut context.out, context.now);
         match endpoint.state() {
+            // smoltcp forgets what it has when its time to wait is over. Messages that are looked at nobody waits for any more.
+            State::Closed | State::TimeWait if self.ends.leave_a_rest() && moved.is_ok() && self.stream.is_none() => {
+                let mut rest = vec![0; endpoint.socket().recv_queue()];
+                let count = endpoint.socket().recv_slice(&mut rest).unwrap_or(0);
+                rest.truncate(count);
+                self.side = Side::Over(rest);
+                self.finish()
+            }
             State::Closed => {
-                let finished = self.host_ended && self.guest_ended;
-                if !finished {
+                if !self.ends.passed {
                     self.reset_host();
                 }
                 Step::End
             }
             // Nothing is lost on the guest's link: that its end was heard of is sent, and not asked for again.
-            State::TimeWait if self.guest_ended && !context.out.is_full() => Step::End,
+            State::TimeWait if self.ends.passed && !context.out.is_full() => Step::End,
             _ if context.out.is_full() => Step::WaitForRoom,
             _ => Step::Wait(endpoint.next(context.now)),
         }
+    }
+
+    /// The host gets what is left, and hears of the end.
+    fn finish(&mut self) -> Step {
+        let Side::Over(rest) = &mut self.side else { return Step::End };
+        let mut host = Host { socket: &self.socket, readable: &mut self.readable, writable: &mut self.writable };
+        while !rest.is_empty() {
+            match host.send(rest) {
+                Ok(0) => return Step::Wait(None),
+                Ok(count) => drop(rest.drain(..count)),
+                Err(_) => return Step::End,
+            }
+        }
+        Step::End
+    }
+
+    /// Nothing more is for it.
+    pub fn is_over(&self) -> bool {
+        matches!(self.side, Side::Over(_))
     }
 
     /// The host's connection is there, or it is not; `None`: it is, and the guest hears of it.
@@ -178,7 +221,7 @@ struct Host<'a> {
 
 impl Host<'_> {
     /// Whether anything was moved.
-    fn move_all(&mut self, endpoint: &mut Endpoint, host_ended: &mut bool, guest_ended: &mut bool) -> Result<bool, Errno> {
+    fn move_all(&mut self, endpoint: &mut Endpoint, ends: &mut Ends) -> Result<bool, Errno> {
         let mut moved = false;
         while *self.writable && endpoint.socket().can_recv() {
             let sent = endpoint.socket().recv(|bytes| {
@@ -187,19 +230,19 @@ impl Host<'_> {
             });
             moved |= sent.unwrap_or(Ok(0))? > 0;
         }
-        self.pass_end(endpoint, guest_ended)?;
-        while *self.readable && !*host_ended && endpoint.socket().can_send() {
+        self.pass_end(endpoint, ends)?;
+        while *self.readable && !ends.host && endpoint.socket().can_send() {
             let came = endpoint.socket().send(|place| {
                 let came = self.receive(place);
                 (came.map_or(0, |came| came.unwrap_or(0)), came)
             });
             match came.unwrap_or(Ok(None))? {
-                Some(0) => *host_ended = true,
+                Some(0) => ends.host = true,
                 Some(_) => moved = true,
                 None => {}
             }
         }
-        if *host_ended {
+        if ends.host {
             endpoint.socket().close();
             self.check_end()?;
         }
@@ -212,8 +255,7 @@ impl Host<'_> {
         endpoint: &mut Endpoint,
         stream: &mut Stream,
         context: &mut Context,
-        host_ended: &mut bool,
-        guest_ended: &mut bool,
+        ends: &mut Ends,
     ) -> Result<bool, Errno> {
         let mut moved = false;
         let mut piece = [0; PIECE];
@@ -221,7 +263,7 @@ impl Host<'_> {
             let mut went_on = false;
             while endpoint.socket().can_recv() && stream.takes_more() {
                 let count = endpoint.socket().recv_slice(&mut piece).unwrap_or(0);
-                stream.from_guest(&piece[..count], context).map_err(|_| Errno::PROTO)?;
+                stream.take_from_guest(&piece[..count], context).map_err(|_| Errno::PROTO)?;
                 went_on = true;
             }
             while *self.writable && !stream.to_host().is_empty() {
@@ -230,13 +272,13 @@ impl Host<'_> {
                 went_on |= count > 0;
             }
             if stream.to_host().is_empty() {
-                self.pass_end(endpoint, guest_ended)?;
+                self.pass_end(endpoint, ends)?;
             }
-            while *self.readable && !*host_ended && stream.takes_more() && endpoint.socket().may_send() {
+            while *self.readable && !ends.host && stream.takes_more() && endpoint.socket().may_send() {
                 match self.receive(&mut piece)? {
-                    Some(0) => *host_ended = true,
+                    Some(0) => ends.host = true,
                     Some(count) => {
-                        stream.from_host(&piece[..count], context).map_err(|_| Errno::PROTO)?;
+                        stream.take_from_host(&piece[..count], context).map_err(|_| Errno::PROTO)?;
                         went_on = true;
                     }
                     None => {}
@@ -252,7 +294,7 @@ impl Host<'_> {
             }
             moved = true;
         }
-        if *host_ended && stream.to_guest().is_empty() {
+        if ends.host && stream.to_guest().is_empty() {
             endpoint.socket().close();
             self.check_end()?;
         }
@@ -260,10 +302,10 @@ impl Host<'_> {
     }
 
     /// When the guest has ended its side and the host has all of it, the host hears of that.
-    fn pass_end(&self, endpoint: &mut Endpoint, guest_ended: &mut bool) -> Result<(), Errno> {
-        let ended = matches!(endpoint.state(), State::CloseWait | State::LastAck | State::Closing | State::TimeWait);
-        if ended && !*guest_ended && endpoint.socket().recv_queue() == 0 {
-            *guest_ended = true;
+    fn pass_end(&self, endpoint: &mut Endpoint, ends: &mut Ends) -> Result<(), Errno> {
+        ends.guest |= matches!(endpoint.state(), State::CloseWait | State::LastAck | State::Closing | State::TimeWait);
+        if ends.guest && !ends.passed && endpoint.socket().recv_queue() == 0 {
+            ends.passed = true;
             match shutdown(self.socket, Shutdown::Write) {
                 // It is gone already.
                 Ok(()) | Err(Errno::NOTCONN) => {}

@@ -56,11 +56,10 @@ impl Connections {
         let guest = SocketAddr::new(packet.from, segment.src_port());
         let remote = SocketAddr::new(packet.to, segment.dst_port());
         let tuple = Tuple { guest, remote };
-        if let Some(id) = self.ids.get(&tuple) {
-            if let Some(connection) = self.all.get_mut(id) {
-                connection.take(context, packet.bytes);
-                self.due.insert(*id);
-            }
+        let known = self.ids.get(&tuple).and_then(|id| self.all.get_mut(id)).filter(|connection| !connection.is_over());
+        if let Some(connection) = known {
+            connection.take(context, packet.bytes);
+            self.due.insert(connection.id());
             return;
         }
         let is_first = segment.syn() && !segment.ack() && !segment.rst() && !segment.fin();
@@ -174,7 +173,10 @@ impl Connections {
 
     fn remove(&mut self, id: u64) {
         if let Some(connection) = self.all.remove(&id) {
-            self.ids.remove(&connection.tuple());
+            // The guest may have another by now, between the same ports.
+            if self.ids.get(&connection.tuple()) == Some(&id) {
+                self.ids.remove(&connection.tuple());
+            }
             if let Some(at) = connection.wakes {
                 self.timers.remove(&(at, id));
             }
@@ -213,5 +215,62 @@ fn connect(to: SocketAddr) -> Result<(OwnedFd, bool), Refused> {
         Ok(()) => Ok((socket, true)),
         Err(Errno::INPROGRESS) => Ok((socket, false)),
         Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::context::tests::context;
+    use smoltcp::phy::ChecksumCapabilities;
+    use smoltcp::wire::{IpProtocol, TcpControl, TcpPacket, TcpRepr, TcpSeqNumber};
+    use std::net::TcpListener;
+
+    /// The first segment of a connection.
+    fn first(context: &mut Context, connections: &mut Connections, source: u16, to: SocketAddr) {
+        let segment = TcpRepr {
+            src_port: source,
+            dst_port: to.port(),
+            control: TcpControl::Syn,
+            seq_number: TcpSeqNumber(7),
+            ack_number: None,
+            window_len: 1000,
+            window_scale: None,
+            max_seg_size: None,
+            sack_permitted: false,
+            sack_ranges: [None; 3],
+            timestamp: None,
+            payload: &[],
+        };
+        let guest = IpAddr::from([10, 0, 2, 15]);
+        let mut bytes = vec![0; segment.buffer_len()];
+        let mut packet = TcpPacket::new_unchecked(&mut bytes[..]);
+        segment.emit(&mut packet, &guest.into(), &to.ip().into(), &ChecksumCapabilities::default());
+        let packet = Packet { from: guest, to: to.ip(), protocol: IpProtocol::Tcp, payload: &bytes, bytes: &bytes };
+        connections.segment(context, &packet);
+    }
+
+    #[test]
+    fn a_place_comes_free_where_nothing_happened_for_long() {
+        let mut context = context(r#"{"addresses": ["127.0.0.1"]}"#);
+        let mut connections = Connections::new(Vec::new(), 1500);
+        // Nobody accepts them, which is all the same here.
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let to = listener.local_addr().unwrap();
+        let port = |number: usize| 1000 + number as u16;
+        (0..MOST).for_each(|number| first(&mut context, &mut connections, port(number), to));
+        assert_eq!((connections.all.len(), context.out.len()), (MOST, 0));
+        context.now += IDLE;
+        first(&mut context, &mut connections, port(MOST), to);
+        assert_eq!(connections.all.len(), MOST);
+        assert!(!context.out.is_empty(), "a reset");
+        // One that was used is not the one that goes.
+        first(&mut context, &mut connections, port(0), to);
+        context.now += Duration::from_micros(1);
+        first(&mut context, &mut connections, port(MOST), to);
+        let guest = |number| SocketAddr::new(IpAddr::from([10, 0, 2, 15]), port(number));
+        assert_eq!(connections.all.len(), MOST);
+        assert!(connections.ids.contains_key(&Tuple { guest: guest(MOST), remote: to }));
+        assert!(connections.ids.contains_key(&Tuple { guest: guest(0), remote: to }));
     }
 }

@@ -7,9 +7,9 @@ use smoltcp::phy::{self, ChecksumCapabilities, DeviceCapabilities, Medium};
 use smoltcp::socket::tcp::{Socket, SocketBuffer, State};
 use smoltcp::time::Instant;
 use smoltcp::wire::{HardwareAddress, IpCidr, IpProtocol, Ipv4Packet, Ipv4Repr, UdpPacket, UdpRepr};
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
@@ -20,6 +20,7 @@ use std::time::Duration;
 pub const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 15);
 pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
 pub const NAMES: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 3);
+pub const ADDRESS_IPV6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x5ce, 0, 0, 0, 0, 0, 0x15);
 const OWN: [u8; 6] = [2, 0, 0, 0, 0, 1];
 const GATEWAY_ETHERNET: [u8; 6] = [0x52, 0x55, 0x0a, 0, 2, 2];
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -73,6 +74,13 @@ impl Gateway {
         self.errors.recv_timeout(Duration::from_millis(100)).is_err()
     }
 
+    /// Seconds of a processor that it has had.
+    pub fn worked(&self) -> f64 {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
+        let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+        fields[11..13].iter().map(|ticks| ticks.parse::<f64>().unwrap()).sum::<f64>() / 100.0
+    }
+
     pub fn wait(&mut self) -> ExitStatus {
         self.child.wait().unwrap()
     }
@@ -94,9 +102,20 @@ pub struct Guest {
     received: Vec<u8>,
     /// Packets that are not of TCP.
     others: VecDeque<Vec<u8>>,
+    /// What each of our ports was sent last.
+    segments: HashMap<u16, Segment>,
     started: std::time::Instant,
     next_port: u16,
     buffer: usize,
+}
+
+/// Of its header.
+#[derive(Clone, Copy, Debug)]
+pub struct Segment {
+    pub sequence: u32,
+    pub acknowledged: u32,
+    /// As it is scaled.
+    pub window: u16,
 }
 
 /// How a connection failed.
@@ -115,11 +134,14 @@ impl Guest {
         let mut settings = Config::new(HardwareAddress::Ip);
         settings.random_seed = std::process::id().into();
         let mut interface = Interface::new(settings, &mut link, Instant::from_micros(0));
-        interface.update_ip_addrs(|addresses| addresses.push(IpCidr::new(IpAddr::V4(ADDRESS).into(), 0)).unwrap());
+        interface.update_ip_addrs(|addresses| {
+            addresses.push(IpCidr::new(IpAddr::V4(ADDRESS).into(), 0)).unwrap();
+            addresses.push(IpCidr::new(IpAddr::V6(ADDRESS_IPV6).into(), 0)).unwrap();
+        });
         let sockets = SocketSet::new(Vec::new());
         let started = std::time::Instant::now();
-        let (received, others) = (Vec::new(), VecDeque::new());
-        Guest { gateway, line, interface, sockets, link, received, others, started, next_port: 40000, buffer }
+        let (received, others, segments) = (Vec::new(), VecDeque::new(), HashMap::new());
+        Guest { gateway, line, interface, sockets, link, received, others, segments, started, next_port: 40000, buffer }
     }
 
     /// Frames in and out; waits for at most so long for the first.
@@ -151,7 +173,15 @@ impl Guest {
             let packet = frame[14..].to_vec();
             let is_tcp = frame[12..14] == [8, 0] && packet[9] == 6 || frame[12..14] == [0x86, 0xdd] && packet[6] == 6;
             match is_tcp {
-                true => self.link.input.push_back(packet),
+                true => {
+                    let word = |at: usize| u32::from_be_bytes(packet[at..at + 4].try_into().unwrap());
+                    if packet.len() >= 40 && packet[0] == 0x45 {
+                        let window = (word(32) & 0xffff) as u16;
+                        let segment = Segment { sequence: word(24), acknowledged: word(28), window };
+                        self.segments.insert(word(20) as u16, segment);
+                    }
+                    self.link.input.push_back(packet);
+                }
                 false => self.others.push_back(frame[12..].to_vec()),
             }
         }
@@ -177,6 +207,10 @@ impl Guest {
 
     pub fn socket(&mut self, handle: SocketHandle) -> &mut Socket<'static> {
         self.sockets.get_mut(handle)
+    }
+
+    pub fn last_segment(&self, port: u16) -> Option<Segment> {
+        self.segments.get(&port).copied()
     }
 
     /// Begins to connect.
