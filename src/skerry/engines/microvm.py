@@ -380,7 +380,7 @@ def _reached(options: Options) -> dict[str, Any]:
     """What the gateway is told."""
     from ..policy import _compile
 
-    return {**_compile.gateway(options.policy), "resolvers": host_resolvers(), "hosts": {}}
+    return {**_compile.gateway(options.policy), "resolvers": host_resolvers(), "mtu": vmm.MTU}
 
 
 def host_resolvers() -> list[str]:

@@ -20,6 +20,8 @@ CONTROL, CHANNEL, SHARE, MEMORY = "@CONTROL@", "@CHANNEL@", "@SHARE@", "@MEMORY@
 
 #: A monitor's descriptor of its network card (crates/control: Gateway).
 FRAMES = "3"
+#: Bytes of one frame's packet: no wire is in between, and larger ones are fewer.
+MTU = 65520
 
 
 class Machine:

@@ -8,7 +8,7 @@ Under tcg the processor is QEMU's own work: no hardware holds the guest, so its 
 
 from __future__ import annotations
 
-from . import CHANNEL, CONTROL, FRAMES, MEMORY, SHARE, Monitor, Plan, Request
+from . import CHANNEL, CONTROL, FRAMES, MEMORY, MTU, SHARE, Monitor, Plan, Request
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -82,7 +82,12 @@ class Qemu(Monitor):
             if self._pci:
                 requests += _PLUG_CARD
             else:
-                words += ["-netdev", f"socket,id=frames,fd={FRAMES}", "-device", "virtio-net-device,netdev=frames"]
+                words += [
+                    "-netdev",
+                    f"socket,id=frames,fd={FRAMES}",
+                    "-device",
+                    f"virtio-net-device,netdev=frames,host_mtu={MTU}",
+                ]
         return Plan([self.program, *words], requests=requests, protocol="qmp")
 
     @staticmethod
@@ -121,12 +126,11 @@ def _plug_image(path: str) -> list[Request]:
     ]
 
 
+# Nothing starts from it.
+_CARD = {"driver": "virtio-net-pci", "id": "card", "bus": "plug-card", "netdev": "frames", "host_mtu": MTU, "romfile": ""}
 _PLUG_CARD = [
     Request("netdev_add", "", {"type": "socket", "id": "frames", "fd": FRAMES}),
-    # Nothing starts from it.
-    Request(
-        "device_add", "", {"driver": "virtio-net-pci", "id": "card", "bus": "plug-card", "netdev": "frames", "romfile": ""}
-    ),
+    Request("device_add", "", _CARD),
 ]
 
 _PLUG = Request(
