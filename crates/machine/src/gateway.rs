@@ -137,6 +137,9 @@ impl Held {
         if heard == READY {
             return Ok(());
         }
+        if heard.len() == READY.len() {
+            return Err(unsupported("its gateway does not say that it is ready"));
+        }
         // It has ended, and said why; the guardian says how.
         let last = BufReader::new((&mut self.said).take(LONGEST)).lines().map_while(Result::ok).last().unwrap_or_default();
         let mut how = String::new();
