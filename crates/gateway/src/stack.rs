@@ -129,11 +129,15 @@ impl Stack {
     /// What the guest has sent.
     fn read(&mut self) -> Result<(), Error> {
         for _ in 0..READS {
-            if self.parts.context.out.is_overfull() || !self.input.read(&self.guest)? {
+            if self.parts.context.out.is_overfull() {
                 break;
             }
+            let more = self.input.read(&self.guest)?;
             while let Some(frame) = self.input.frame()? {
                 self.parts.frame(frame);
+            }
+            if !more {
+                break;
             }
         }
         Ok(())

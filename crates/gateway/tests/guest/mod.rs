@@ -224,6 +224,11 @@ impl Guest {
         self.sockets.add(socket)
     }
 
+    /// Forgets one, whatever it is at.
+    pub fn forget(&mut self, handle: SocketHandle) {
+        self.sockets.remove(handle);
+    }
+
     pub fn connect(&mut self, to: SocketAddr) -> Result<SocketHandle, Refused> {
         let handle = self.begin(to);
         self.until("a connection", |guest| match guest.socket(handle).state() {
