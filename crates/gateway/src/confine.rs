@@ -110,3 +110,46 @@ fn restrict(limits: &Limits) -> Result<(), RulesetError> {
     let ports = limits.ports.iter().flatten().map(|port| Ok::<_, RulesetError>(NetPort::new(*port, AccessNet::ConnectTcp)));
     ruleset.scope(Scope::from_all(LANDLOCK))?.create()?.add_rules(ports)?.restrict_self().map(drop)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::net::{AddressFamily, SocketType};
+    use rustix::process::{waitpid, Pid, WaitOptions};
+    use skerry_platform::agent::{fork, landlock_abi, leave};
+    use std::net::TcpListener;
+
+    #[test]
+    fn ports_that_are_not_listed_are_held_besides() {
+        let [listed, other] = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap());
+        let connect = |to| {
+            let socket = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None)?;
+            rustix::net::connect(&socket, &to)
+        };
+        let limits = Limits { ports: Some(BTreeSet::from([listed.port()])) };
+        let Some(pid) = fork().unwrap() else {
+            let restricted = restrict(&limits).is_ok();
+            let held = (connect(listed), connect(other)) == (Err(Errno::CONNREFUSED), Err(Errno::ACCESS));
+            let files = rustix::fs::open("/", rustix::fs::OFlags::RDONLY, rustix::fs::Mode::empty()).is_err();
+            leave(i32::from(restricted) + 2 * i32::from(held) + 4 * i32::from(files));
+        };
+        let (_, status) = waitpid(Pid::from_raw(pid), WaitOptions::empty()).unwrap().unwrap();
+        let wanted = match landlock_abi() {
+            0 => 1,
+            1..4 => 5,
+            4.. => 7,
+        };
+        assert_eq!(status.exit_status(), Some(wanted));
+    }
+
+    #[test]
+    fn ports_are_those_of_the_policy_and_of_names() {
+        let of = |text: &str| Limits::of(&Config::parse(text.as_bytes()).unwrap()).ports;
+        assert_eq!(of("{}"), None);
+        let text = r#"{"connect": ["tcp:443", "udp:9", "tcp:80-81"], "resolvers": ["127.0.0.1"]}"#;
+        assert_eq!(of(text), Some(BTreeSet::from([53, 80, 81, 443])));
+        assert_eq!(of(r#"{"connect": ["udp:9"]}"#), Some(BTreeSet::new()));
+        let many: Vec<String> = (0..9).map(|one| format!("tcp:{}-{}", one * 1024, one * 1024 + 1023)).collect();
+        assert_eq!(of(&serde_json::json!({ "connect": many }).to_string()), None);
+    }
+}

@@ -9,6 +9,7 @@
 //! [`report`] (what was denied), [`stack`] (the loop), [`confine`] (what this program may ask of the host).
 #![forbid(unsafe_code)]
 
+mod checksum;
 mod config;
 mod confine;
 mod context;

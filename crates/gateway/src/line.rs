@@ -40,7 +40,7 @@ impl Default for Input {
 }
 
 impl Input {
-    /// Reads once; false: there was nothing.
+    /// Reads once; true: there may be more.
     pub fn read(&mut self, socket: &OwnedFd) -> Result<bool, Error> {
         self.bytes.copy_within(self.start..self.end, 0);
         (self.start, self.end) = (0, self.end - self.start);
@@ -48,7 +48,7 @@ impl Input {
             Ok((_, 0)) | Err(Errno::CONNRESET) => Err(Error::End),
             Ok((_, count)) => {
                 self.end += count;
-                Ok(true)
+                Ok(self.end == self.bytes.len())
             }
             Err(Errno::AGAIN) => Ok(false),
             Err(error) => Err(Error::Socket(error)),

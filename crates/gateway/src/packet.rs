@@ -1,14 +1,17 @@
 //! IP packets: hostile bytes become a checked view, and answers are written.
 
+use crate::checksum;
 use crate::line::Output;
 use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::wire::{
-    checksum, IpAddress, IpProtocol, Ipv4Packet, Ipv4Repr, Ipv6Packet, Ipv6Repr, TcpControl, TcpPacket, TcpRepr, TcpSeqNumber,
-    UdpPacket, UdpRepr,
+    IpAddress, IpProtocol, Ipv4Packet, Ipv4Repr, Ipv6Packet, Ipv6Repr, TcpControl, TcpPacket, TcpRepr, TcpSeqNumber, UdpPacket,
+    UdpRepr,
 };
 use std::net::{IpAddr, SocketAddr};
 
 const HOPS: u8 = 64;
+/// Without options.
+const IPV4_HEADER: u8 = 20;
 /// RFC 1812: as much as fits into 576 bytes, and for IPv6 into 1,280; this much is enough to know a packet by.
 const QUOTED: usize = 512;
 
@@ -28,7 +31,11 @@ impl<'a> Packet<'a> {
         match bytes.first()? >> 4 {
             4 => {
                 let packet = Ipv4Packet::new_checked(bytes).ok()?;
-                if !packet.verify_checksum() || packet.more_frags() || packet.frag_offset() != 0 {
+                if packet.header_len() < IPV4_HEADER
+                    || !packet.verify_checksum()
+                    || packet.more_frags()
+                    || packet.frag_offset() != 0
+                {
                     return None;
                 }
                 Some(Packet {
@@ -76,15 +83,12 @@ impl<'a> Packet<'a> {
 
     /// A message of ICMP of the address's kind, with a right checksum.
     pub fn icmp(&self) -> Option<&'a [u8]> {
-        let sum = match (self.from, self.to, self.protocol) {
-            (IpAddr::V4(_), IpAddr::V4(_), IpProtocol::Icmp) => checksum::data(self.payload),
-            (IpAddr::V6(from), IpAddr::V6(to), IpProtocol::Icmpv6) => checksum::combine(&[
-                checksum::pseudo_header_v6(&from, &to, IpProtocol::Icmpv6, self.payload.len() as u32),
-                checksum::data(self.payload),
-            ]),
+        let wrong = match (self.from, self.to, self.protocol) {
+            (IpAddr::V4(_), IpAddr::V4(_), IpProtocol::Icmp) => checksum::of(self.payload),
+            (IpAddr::V6(from), IpAddr::V6(to), IpProtocol::Icmpv6) => checksum::of_icmpv6(from, to, self.payload),
             _ => return None,
         };
-        (sum == 0xffff && self.payload.len() >= 8).then_some(self.payload)
+        (wrong == 0 && self.payload.len() >= 8).then_some(self.payload)
     }
 }
 
@@ -130,13 +134,10 @@ pub fn icmp(out: &mut Output, from: IpAddr, to: IpAddr, message: &[u8]) {
         bytes.copy_from_slice(message);
         bytes[2..4].fill(0);
         let sum = match (from, to) {
-            (IpAddr::V6(from), IpAddr::V6(to)) => checksum::combine(&[
-                checksum::pseudo_header_v6(&from, &to, protocol, bytes.len() as u32),
-                checksum::data(bytes),
-            ]),
-            _ => checksum::data(bytes),
+            (IpAddr::V6(from), IpAddr::V6(to)) => checksum::of_icmpv6(from, to, bytes),
+            _ => checksum::of(bytes),
         };
-        bytes[2..4].copy_from_slice(&(!sum).to_be_bytes());
+        bytes[2..4].copy_from_slice(&sum.to_be_bytes());
     });
 }
 

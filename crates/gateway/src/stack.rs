@@ -129,11 +129,15 @@ impl Stack {
     /// What the guest has sent.
     fn read(&mut self) -> Result<(), Error> {
         for _ in 0..READS {
-            if self.parts.context.out.is_overfull() || !self.input.read(&self.guest)? {
+            if self.parts.context.out.is_overfull() {
                 break;
             }
+            let more = self.input.read(&self.guest)?;
             while let Some(frame) = self.input.frame()? {
                 self.parts.frame(frame);
+            }
+            if !more {
+                break;
             }
         }
         Ok(())
@@ -192,5 +196,108 @@ impl Parts {
     /// When something is to be done without an event.
     fn next(&self) -> Option<Instant> {
         [self.tcp.next(), self.udp.next(), self.dns.next(), self.echo.next()].into_iter().flatten().min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checksum;
+    use crate::fuzz_tests::Random;
+    use crate::packet;
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
+
+    const GUEST: [u8; 4] = [10, 0, 2, 15];
+    const LOCAL: [u8; 4] = [127, 0, 0, 1];
+
+    fn written(write: impl FnOnce(&mut Output)) -> Vec<u8> {
+        let mut out = Output::default();
+        write(&mut out);
+        out.only_packet().unwrap().to_vec()
+    }
+
+    /// A segment to this host.
+    fn segment(flags: u8) -> Vec<u8> {
+        let mut segment = [0, 9, 0, 9, 0, 0, 0, 1, 0, 0, 0, 0, 0x50, flags, 9, 9, 0, 0, 0, 0];
+        let sum = checksum::of(&[&GUEST[..], &LOCAL, &[0, 6, 0, 20], &segment].concat());
+        segment[16..18].copy_from_slice(&sum.to_be_bytes());
+        let mut packet = written(|out| packet::icmp(out, GUEST.into(), LOCAL.into(), &segment));
+        packet[9] = 6;
+        packet[20..].copy_from_slice(&segment);
+        correct(&mut packet);
+        assert!(Packet::parse(&packet).unwrap().tcp().is_some());
+        packet
+    }
+
+    /// Packets as a guest sends them, to us and to this host.
+    fn good() -> Vec<Vec<u8>> {
+        let guest = SocketAddr::from((GUEST, 7));
+        let question = [1, 2, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 1, b'a', 0, 0, 1, 0, 1];
+        let own = IpAddr::from([0xfd00, 0x5ce, 0, 0, 0, 0, 0, 0x15]);
+        let names = IpAddr::from([0xfd00, 0x5ce, 0, 0, 0, 0, 0, 3]);
+        let asked = [&[135, 0, 0, 0, 0, 0, 0, 0, 0xfd, 0, 5, 0xce][..], &[0; 11], &[2]].concat();
+        vec![
+            written(|out| packet::udp(out, guest, SocketAddr::from(([10, 0, 2, 3], 53)), &question)),
+            written(|out| packet::udp(out, guest, SocketAddr::from((LOCAL, 9)), b"datagram")),
+            written(|out| packet::udp(out, guest, SocketAddr::from(([198, 51, 100, 1], 9)), b"denied")),
+            written(|out| packet::icmp(out, GUEST.into(), [10, 0, 2, 2].into(), &[8, 0, 0, 0, 0, 1, 0, 1, 9])),
+            written(|out| packet::icmp(out, own, names, &asked)),
+            written(|out| packet::udp(out, SocketAddr::new(own, 8), SocketAddr::new(names, 53), &question)),
+            segment(2),
+            segment(0x11),
+        ]
+    }
+
+    /// Makes the sum of an IP header right.
+    fn correct(packet: &mut [u8]) {
+        let header = packet.first().map_or(0, |first| usize::from(first & 15) * 4);
+        if packet.len() >= header && header >= 20 {
+            packet[10..12].fill(0);
+            let sum = checksum::of(&packet[..header]);
+            packet[10..12].copy_from_slice(&sum.to_be_bytes());
+        }
+    }
+
+    /// The line as a whole: right frames, spoiled ones and noise, cut anywhere.
+    #[test]
+    fn anything_may_come_in_any_pieces() {
+        let (mut ours, theirs) = UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        let config = Config::parse(br#"{"addresses": ["127.0.0.0/8"]}"#).unwrap();
+        let mut stack = Stack::new(theirs.into(), config, Routes::open().unwrap()).unwrap();
+        let mut random = Random(7);
+        let (good, mut stream, mut answers) = (good(), Vec::new(), 0);
+        for round in 0..30_000 {
+            let mut packet = good[random.below(good.len())].clone();
+            let kind = if packet[0] >> 4 == 6 { [0x86, 0xdd] } else { [8, 0] };
+            if random.below(4) > 0 {
+                packet.truncate(random.below(2 * packet.len()));
+                (0..random.below(4)).for_each(|_| {
+                    if !packet.is_empty() {
+                        let at = random.below(packet.len());
+                        packet[at] = random.next() as u8;
+                    }
+                });
+                correct(&mut packet);
+            }
+            let header = [&ethernet::GATEWAY[..], &[2, 0, 0, 0, 0, 1], &kind].concat();
+            let mut frame = [header, packet].concat();
+            if random.below(10) == 0 {
+                frame = (0..random.below(100)).map(|_| random.next() as u8).collect();
+            }
+            stream.extend((frame.len() as u32).to_be_bytes());
+            stream.extend(frame);
+            let piece = random.below(stream.len() + 1);
+            ours.write_all(&stream[..piece]).unwrap();
+            stream.drain(..piece);
+            stack.parts.context.now = Instant::from_millis(round);
+            stack.read().unwrap();
+            stack.parts.run();
+            stack.parts.context.out.write(&stack.guest).unwrap();
+            answers += ours.read(&mut [0; 1 << 16]).unwrap_or(0);
+        }
+        assert!(answers > 100_000, "{answers}");
+        assert!(stack.parts.next().is_some());
     }
 }

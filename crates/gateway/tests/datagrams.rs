@@ -2,8 +2,8 @@
 
 mod guest;
 
-use guest::{ipv4, Guest, GATEWAY, NAMES};
-use smoltcp::wire::{checksum, IpProtocol};
+use guest::{checksum, ipv4, Guest, GATEWAY, NAMES};
+use smoltcp::wire::IpProtocol;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::time::Duration;
@@ -96,11 +96,9 @@ fn the_gateway_answers_for_everybody_but_the_guest() {
     message.extend([1, 1, 2, 0, 0, 0, 0, 1]);
     let own: std::net::Ipv6Addr = "fe80::1".parse().unwrap();
     let group: std::net::Ipv6Addr = "ff02::1:ff00:2".parse().unwrap();
-    let sum = checksum::combine(&[
-        checksum::pseudo_header_v6(&own, &group, IpProtocol::Icmpv6, message.len() as u32),
-        checksum::data(&message),
-    ]);
-    message[2..4].copy_from_slice(&(!sum).to_be_bytes());
+    let length = message.len() as u8;
+    let sum = checksum(&[&own.octets()[..], &group.octets(), &[0, 0, 0, length, 0, 0, 0, 58], &message].concat());
+    message[2..4].copy_from_slice(&sum.to_be_bytes());
     let header = [&[0x60, 0, 0, 0, 0, message.len() as u8, 58, 255][..], &own.octets(), &group.octets()].concat();
     guest.send_frame(0x86dd, &[header, message].concat());
     let answer = guest.other();
@@ -111,7 +109,7 @@ fn the_gateway_answers_for_everybody_but_the_guest() {
 fn echo_request(to: Ipv4Addr) -> Vec<u8> {
     let mut message = vec![8, 0, 0, 0, 0x12, 0x34, 0, 1];
     message.extend(b"are you there?");
-    let sum = !checksum::data(&message);
+    let sum = checksum(&message);
     message[2..4].copy_from_slice(&sum.to_be_bytes());
     ipv4(to, IpProtocol::Icmp, &message)
 }

@@ -255,6 +255,36 @@ fn many_at_once() {
 }
 
 #[test]
+fn one_after_the_other() {
+    let mut guest = Guest::start_with(LOOPBACK, 1500, 4096);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let server = std::thread::spawn(move || {
+        for number in 0..1500u32 {
+            let mut stream = listener.accept().unwrap().0;
+            stream.write_all(&number.to_be_bytes()).unwrap();
+            // Every other time the guest ends first.
+            let _ = (number % 2 > 0).then(|| stream.read(&mut [0; 1]));
+        }
+    });
+    for number in 0..1500u32 {
+        let connection = guest.connect(address).unwrap();
+        assert_eq!(guest.read_exactly(connection, 4), number.to_be_bytes());
+        guest.socket(connection).close();
+        assert_eq!(guest.read_all(connection), b"");
+        guest.until("the end", |guest| (guest.socket(connection).send_queue() == 0).then_some(()));
+        guest.step(Duration::ZERO);
+        guest.forget(connection);
+    }
+    server.join().unwrap();
+    // Nothing is left of them but what the guest forgot too early.
+    if let Ok(open) = std::fs::read_dir(format!("/proc/{}/fd", guest.gateway.child.id())) {
+        let open = open.count();
+        assert!(open < 100, "{open}");
+    }
+}
+
+#[test]
 fn large_packets() {
     let mut guest = Guest::start_with(r#"{"addresses": ["127.0.0.0/8"], "mtu": 65520}"#, 65520, 1 << 20);
     let bytes = pattern(20 << 20);

@@ -2,7 +2,7 @@
 
 mod guest;
 
-use guest::{ipv4, start, Gateway, Guest, Refused, ADDRESS};
+use guest::{checksum, ipv4, start, Gateway, Guest, Refused, ADDRESS};
 use serde_json::{json, Value};
 use smoltcp::wire::IpProtocol;
 use std::io::{Read, Write};
@@ -147,6 +147,12 @@ fn hostile_segments_do_not_end_it() {
             segment[..2].copy_from_slice(&ours.to_be_bytes());
             segment[2..4].copy_from_slice(&address.port().to_be_bytes());
             segment[12] = ((5 + random((segment.len() / 4).clamp(6, 15) - 5)) as u8) << 4;
+            // Now and then with a selective acknowledgement, or a scale and a size, in its options.
+            if segment[12] >> 4 >= 8 && random(2) == 0 {
+                let kinds: [&[u8]; 2] = [&[1, 1, 5, 10], &[3, 3, 200, 2, 4, 0, 0, 1]];
+                let option = kinds[random(2)];
+                segment[20..20 + option.len()].copy_from_slice(option);
+            }
             // Seldom a reset, which would be the end of it.
             segment[13] &= if random(20) > 0 { 0x3b } else { 0x3f };
             // Near to what is expected, so that it is looked at.
@@ -305,7 +311,7 @@ fn hostile_frames_do_not_end_it() {
             let header = usize::from(bytes[0] & 15) * 4;
             if (20..bytes.len()).contains(&header) {
                 bytes[10..12].fill(0);
-                let sum = !smoltcp::wire::checksum::data(&bytes[..header]);
+                let sum = checksum(&bytes[..header]);
                 bytes[10..12].copy_from_slice(&sum.to_be_bytes());
                 let to: Ipv4Addr = <[u8; 4]>::try_from(&bytes[16..20]).unwrap().into();
                 if bytes[9] == 6 && bytes.len() >= header + 20 {

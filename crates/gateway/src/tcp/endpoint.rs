@@ -2,7 +2,7 @@
 //! what it costs does not depend on how many there are; the interface has the address that the guest has connected to.
 
 use crate::line::Output;
-use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
+use smoltcp::iface::{Config, Interface, PollResult, SocketHandle, SocketSet};
 use smoltcp::phy::{Device, DeviceCapabilities, Medium, RxToken, TxToken};
 use smoltcp::socket::tcp::{Socket, SocketBuffer};
 use smoltcp::time::Instant;
@@ -62,7 +62,7 @@ impl Endpoint {
     /// Sends what is to be sent, as long as there is room.
     pub fn send(&mut self, out: &mut Output, now: Instant) {
         let mut wire = Wire { input: None, out, mtu: self.mtu };
-        self.interface.poll(now, &mut wire, &mut self.sockets);
+        while self.interface.poll_egress(now, &mut wire, &mut self.sockets) == PollResult::SocketStateChanged {}
     }
 
     /// When there is something to send next, if nothing comes before.
