@@ -1,5 +1,6 @@
-//! Links `skerry-agent` and `skerry-tender` statically: the agent is the init of guests whose files are not the host's, and the
-//! start of every guest of the engines `namespace` and `rules`; the tender of every unikernel. The compiler's own switch (`-C target-feature=+crt-static`) is one for a whole build, and
+//! Links `skerry-agent`, `skerry-tender` and `skerry-gateway` statically: the agent is the init of guests whose files are not the
+//! host's, and the start of every guest of the engines `namespace` and `rules`; the tender of every unikernel; the gateway runs where
+//! there are no files. The compiler's own switch (`-C target-feature=+crt-static`) is one for a whole build, and
 //! asks for a target of its own; so the linker is told where the libraries that it is asked for are: in their archives.
 //!
 //! A host that has no archive of the C library gets a program as others are, and hears of it.
@@ -28,7 +29,7 @@ fn main() {
         println!("cargo:warning=skerry-agent is linked dynamically, and cannot be the init of a virtual machine: there is no {missing}");
         return;
     }
-    for program in ["skerry-agent", "skerry-tender"] {
+    for program in ["skerry-agent", "skerry-tender", "skerry-gateway"] {
         println!("cargo:rustc-link-arg-bin={program}=-static-pie");
         println!("cargo:rustc-link-arg-bin={program}=-L{}", output.display());
     }

@@ -87,7 +87,7 @@ class Options:
             timeout, memory = timeout or said["timeout"], memory or said["memory"]
             cpus, disk = cpus or said["cpus"], said["disk"]
             pids = said["pids"] or pids if pids == DEFAULT_PIDS else pids
-            network = network or ("none" if policy["network"]["mode"] == "none" else None)
+            network = network or (policy["network"]["mode"] if policy["network"]["mode"] != "loopback" else None)
             inherit_env = policy["environment"]["inherit"] if inherit_env == "kept" else inherit_env
             env = {**_compile.environment(policy), **(env or {})}
         read_only, read_write = _many(read_only, "read_only"), _many(read_write, "read_write")
@@ -141,6 +141,7 @@ class Options:
             ("pids", pids not in (None, DEFAULT_PIDS)),
             ("network", network),
             ("network loopback", network == "loopback"),
+            ("network user", network == "user"),
             ("accel", accel != "auto"),
             ("vmm", vmm != "qemu"),
             ("snapshot", snapshot != "auto"),
@@ -161,7 +162,7 @@ class Options:
         #: What the caller has asked for by name, the option's name first: an engine must enforce it, or refuse.
         self.given = tuple(name for name, value in named if value)
         if policy is not None:
-            self.given += tuple(policy.clauses())
+            self.given += tuple(_compile.clauses(policy, network))
             if policy["files"]["private_or"] == "read_only":  # less is good enough
                 self.given = tuple(name for name in self.given if name != "files.private")
 
@@ -175,7 +176,7 @@ class Options:
 
             of_policy, mounts, links = _compile.files(self.policy)
             root = root if of_policy["type"] == "overlay" else of_policy
-            rules = _compile.rules(self.policy)
+            rules = _compile.rules(self.policy, self.network)
             if self.probes and rules and "files" in rules:
                 rules["files"].append(messages.file_rule(self.probes, ["execute"]))
             placed += mounts + _compile.secret_files(self.policy)

@@ -64,7 +64,8 @@ class Sandbox:
     timeout, memory, cpus, pids
         Default timeout of `run`; limits for the whole sandbox, as numbers or text such as "512m".
     network
-        "none" or "loopback" (the default where the engine has it).
+        "none", "loopback" (the default where the engine has it), or "user": also what is outside, as far as
+        the policy goes (engine `microvm`).
     engine, min_isolation, require
         The wall ("auto": the highest level that can run this here); the least level, 1 to 4 (`skerry engines` lists them);
         layers that must be in force (else `LayerUnavailable`). What an engine cannot enforce is `Unenforceable`.

@@ -51,13 +51,19 @@ VARIANTS = {
 NO_KERNEL = "no kernel of its own"
 NO_KERNEL_OF_OURS = "its kernel is Linux's own"
 NO_NAMESPACE = "no namespace of its own"
+NO_CARD = "no network card"
 
 ENGINES = [
-    Traits("sentry"),
-    Traits("namespace", {"trace": NO_KERNEL, "profile": NO_KERNEL}),
+    Traits("sentry", {"network user": NO_CARD}),
+    Traits("namespace", {"trace": NO_KERNEL, "profile": NO_KERNEL, "network user": NO_CARD}),
     Traits(
         "uml",
-        {"trace": NO_KERNEL_OF_OURS, "profile": NO_KERNEL_OF_OURS, "overlay_dir": "hostfs has no extended attributes"},
+        {
+            "trace": NO_KERNEL_OF_OURS,
+            "profile": NO_KERNEL_OF_OURS,
+            "overlay_dir": "hostfs has no extended attributes",
+            "network user": NO_CARD,
+        },
         boots=True,
     ),
     Traits(
@@ -81,6 +87,7 @@ ENGINES = [
             "tmpfs": NO_NAMESPACE,
             "overlay_dir": NO_NAMESPACE,
             "network loopback": NO_NAMESPACE,
+            "network user": NO_CARD,
             # The rest.
             "a tree of its own": "it is the host's, read-only",
             "numbers of its own": "processes and terminals have the host's",

@@ -360,6 +360,7 @@ def test_what_it_cannot_do_it_refuses_by_name(traits, make, tmp_path: Path) -> N
         "tmpfs": {"tmpfs": ["/mnt"]},
         "overlay_dir": {"overlay_dir": tmp_path},
         "network loopback": {"network": "loopback"},
+        "network user": {"network": "user"},
     }
     for name, option in options.items():
         if name in traits.cannot:

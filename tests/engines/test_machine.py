@@ -6,13 +6,14 @@ The machine's monitor is a script in the jail: its standard input is the line.
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import re
 import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ import pytest
 import harness
 import skerry
 from skerry.control import frame, messages
-from skerry.engines import _machine
+from skerry.engines import _machine, namespace
 from skerry.engines.sentry import ProgramGuest
 
 pytestmark = pytest.mark.sandbox
@@ -51,7 +52,8 @@ class Machine:
     def __init__(self, script: str, patience: float = 10, program: dict[str, object] | None = None, **more: object) -> None:
         self.ended = threading.Event()
         self.error: skerry.SkerryError | None = None
-        self.guest: ProgramGuest = _machine.start_machine("uml", lambda event: None, self.on_end)
+        self.events: list[Mapping[str, object]] = []
+        self.guest: ProgramGuest = _machine.start_machine("uml", self.events.append, self.on_end)
         boot = messages.boot(
             mounts=[messages.mount_overlay("/", "/0")], hostname="rock", network="none", identity="caller_is_root"
         )
@@ -326,3 +328,93 @@ def test_what_of_the_host_a_guest_gets(tmp_path: Path) -> None:
     ]  # fmt: skip
     assert _machine.writes_back(guest) and not _machine.writes_back(guest[:3])
     assert _machine.interpreter_of(sys.executable) in (None, "/lib64/ld-linux-x86-64.so.2")
+
+
+# --- a gateway: a script outside of the jail, with the monitor's frames as descriptor 3 ---
+
+GATEWAY = r"""#!/usr/bin/python3 -IS
+import json, os, socket, sys
+told = json.load(sys.stdin)
+frames = socket.socket(fileno=3)
+"""
+
+
+class Networked(Machine):
+    """A machine whose network ends at a script."""
+
+    def __init__(self, directory: Path, gateway: str, script: str, patience: float = 10) -> None:
+        program = directory / "gateway"
+        program.write_text(GATEWAY + gateway)
+        program.chmod(0o755)
+        super().__init__(script, patience, gateway=messages.gateway(program, {"addresses": ["192.0.2.0/24"]}))
+        self.message["network"] = "user"
+
+
+def test_a_gateway_is_outside_of_the_jail_and_has_nothing_of_the_callers(machine, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("SKERRY_TEST_SECRET", "secret")
+    gateway = r"""
+open = sorted(os.listdir("/proc/self/fd"), key=int)[:-1]
+facts = [told, dict(os.environ), open, os.getcwd(), os.readlink("/proc/self/ns/net"), os.readlink("/proc/self/ns/pid")]
+print("ready", flush=True)
+for port in (25, 25, 26):
+    denied = {"protocol": "tcp", "address": "192.0.2.1", "port": port, "clause": "network.connect"}
+    print(json.dumps({"denied": denied}), "no report", '{"denied": 7}', sep="\n", file=sys.stderr, flush=True)
+frames.sendall(frames.recv(100) + json.dumps(facts).encode())
+frames.recv(1)
+"""
+    script = r"""
+boot()
+frames = socket.socket(fileno=3)
+frames.sendall(b"frame")
+while True:
+    kind, _, data = frame()
+    if kind == 2: say({"id": json.loads(data[4:])["id"], "ok": {"data": frames.recv(4096).decode(), "end": True}})
+"""
+    with Networked(tmp_path, gateway, script) as one:
+        one.boot()
+        reply = one.guest.client.call("file", {"operation": "read", "path": "/", "offset": 0, "length": 1}, timeout=30)
+        assert isinstance(reply, dict) and reply["data"].startswith("frame")
+        told, environment, descriptors, directory, *spaces = json.loads(reply["data"].removeprefix("frame"))
+        assert told == {"addresses": ["192.0.2.0/24"]} and descriptors == ["0", "1", "2", "3"] and directory == "/"
+        assert not set(environment) - {"LC_CTYPE"}, "Python's own"
+        assert spaces == [os.readlink("/proc/self/ns/net"), os.readlink("/proc/self/ns/pid")]
+        assert harness.eventually(lambda: len(one.events) >= 2)
+        assert [(event["event"], event["port"]) for event in one.events] == [("network_denied", 25), ("network_denied", 26)]
+
+
+def test_what_becomes_of_a_gateway_is_told(machine, tmp_path: Path) -> None:
+    ends = "print('ready', flush=True); frames.recv(1); print('no room', file=sys.stderr); sys.exit(7)"
+    with Networked(tmp_path, ends, "boot(); os.write(3, b'x'); time.sleep(60)") as one:
+        one.boot()
+        assert one.ended.wait(30) and re.search("its gateway ended with status 7: no room", str(one.error)), one.error
+    for gateway, told in (
+        ("sys.exit('no such network')", "network user cannot be had here: its gateway ended with status 1: no such network"),
+        ("print('reads', flush=True); frames.recv(1)", "does not say that it is ready"),
+        ("os.kill(os.getpid(), 9)", "its gateway was killed by signal 9"),
+        ("import time; time.sleep(60)", "does not come up"),
+    ):
+        with Networked(tmp_path, gateway, "time.sleep(60)", patience=3) as one, pytest.raises(skerry.SkerryError, match=told):
+            one.boot()
+    with Machine("boot(); time.sleep(60)") as one:
+        one.message["machine"]["gateway"] = messages.gateway("/nonexistent/gateway", {})
+        with pytest.raises(skerry.SkerryError, match="go together"):
+            one.boot()
+        one.message["network"] = "user"
+    with Networked(tmp_path, "", "") as one:
+        one.message["machine"]["gateway"]["program"] = "/nonexistent/gateway"
+        with pytest.raises(skerry.SkerryError, match="ended with status 126: No such file"):
+            one.boot()
+
+
+@pytest.mark.parametrize("engine", ["namespace", "rules"])
+def test_only_a_machine_has_a_card(machine, engine: str) -> None:
+    """Whatever asks: in `namespace` it would be the host's network."""
+    guest = namespace.start_agent(engine, "init", lambda event: None, lambda error: None)
+    try:
+        boot = messages.boot(
+            mounts=[messages.mount_host("/", "/", writable=False)], hostname="rock", network="user", identity="caller_is_root"
+        )
+        with pytest.raises(skerry.SkerryError, match="network: user cannot be had from the engine"):
+            guest.client.call("boot", boot, timeout=30)
+    finally:
+        guest.close()

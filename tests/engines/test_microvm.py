@@ -5,10 +5,14 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
+import struct
 import subprocess
 import threading
 import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from test_engine import Watched
@@ -16,6 +20,8 @@ from test_engine import Watched
 import harness
 import skerry
 from skerry import vmm
+from skerry.engines import microvm
+from skerry.policy import _verify
 from skerry.vmm import accel, image
 
 
@@ -83,7 +89,7 @@ def named(pids: list[int]) -> dict[str, int]:
         name = Path(f"/proc/{pid}/comm").read_text().strip()
         if name.startswith("skerry-machine"):
             name = "relay" if "guardian" in found else "guardian"
-        found[{"qemu-system-x86": "monitor", "virtiofsd": "server"}.get(name, name)] = pid
+        found[{"qemu-system-x86": "monitor", "virtiofsd": "server", "skerry-gateway": "gateway"}.get(name, name)] = pid
     return found
 
 
@@ -233,6 +239,255 @@ def test_the_caller_as_itself(caller: harness.Caller) -> None:
         uid = caller.owner[0]
         assert (done.stdout, done.returncode) == (f"{uid}\n{uid} 640\n", 0), done
         assert (work / "file").stat().st_uid == (work / "directory").stat().st_uid == uid
+
+
+# --- the network ---
+
+
+@pytest.fixture
+def served() -> Iterator[tuple[str, int]]:
+    """A server at an address of the host's that is not loopback: says hello and no more."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asked:
+        try:
+            asked.connect(("192.0.2.1", 9))  # nothing is sent
+        except OSError as error:
+            pytest.skip(f"the host has no network: {error.strerror}")
+        own = asked.getsockname()[0]
+    listener = socket.create_server((own, 0))
+
+    def serve() -> None:
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            with connection:
+                connection.sendall(b"hello\n")
+
+    threading.Thread(target=serve, daemon=True).start()
+    yield own, listener.getsockname()[1]
+    listener.shutdown(socket.SHUT_RDWR)
+    listener.close()
+
+
+@pytest.fixture
+def resolver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, str]]:
+    """A server of the names that the test puts into it, which the gateway finds as the host's programs find theirs."""
+    names: dict[str, str] = {}
+    asked = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    try:
+        asked.bind(("127.0.0.77", 53))
+    except OSError as error:
+        pytest.skip(f"a server of names takes port 53: {error.strerror}")
+
+    def serve() -> None:
+        while True:
+            try:
+                query, who = asked.recvfrom(512)
+            except OSError:
+                return
+            if len(query) < 17:
+                return
+            end = query.index(b"\0", 12)
+            labels, at = [], 12
+            while at < end:
+                labels.append(query[at + 1 : at + 1 + query[at]].decode())
+                at += 1 + query[at]
+            address = names.get(".".join(labels).lower())
+            is_four = query[end + 1 : end + 3] == b"\0\1"
+            flags, count = (0x8180, int(is_four)) if address else (0x8183, 0)
+            answer = query[:2] + struct.pack(">5H", flags, 1, count, 0, 0) + query[12 : end + 5]
+            if count:
+                answer += struct.pack(">HHHIH", 0xC00C, 1, 1, 60, 4) + socket.inet_aton(str(address))
+            asked.sendto(answer, who)
+
+    file = tmp_path / "resolv.conf"
+    file.write_text("# of the test\nsearch secret.example\nnameserver 127.0.0.77\n")
+    monkeypatch.setattr(microvm, "RESOLVERS", str(file))
+    thread = threading.Thread(target=serve)
+    thread.start()
+    yield names
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as last:
+        last.sendto(b"end", ("127.0.0.77", 53))
+    thread.join(10)
+    asked.close()
+
+
+#: Programs that start soon: QEMU's tcg takes ten seconds for a Python that imports something.
+HELLO = "exec 3<>/dev/tcp/{}/{} && cat <&3"
+
+
+def denials(events: list[Mapping[str, Any]]) -> set[tuple[object, ...]]:
+    found = [event for event in events if event["event"] == "network_denied"]
+    return {(event["protocol"], event["address"], event["clause"]) for event in found}
+
+
+def test_the_network_reaches_what_the_policy_names(served: tuple[str, int], resolver: dict[str, str]) -> None:
+    own, port = served
+    resolver["skerry.test"] = own
+    said = {"mode": "user", "addresses": [own], "domains": ["skerry.test"], "connect": [f"tcp:{port}"]}
+    events: list[Mapping[str, Any]] = []
+    with make(policy=skerry.Policy(network=said), events=events.append, cpus=1) as sandbox:
+        # Root inside cannot take it away, nor widen it: it is not its own.
+        script = "ip link set eth0 down; ip route add 192.0.2.99 dev lo; echo 9.9.9.9 > /etc/resolv.conf; cat /etc/resolv.conf"
+        assert sandbox.run(["bash", "-c", script], text=True).stdout == "nameserver 10.0.2.3\n"
+        names = sandbox.run(["sh", "-c", "tail -n +3 /proc/net/dev | cut -d: -f1"], text=True).stdout.split()
+        assert sorted(names) == ["eth0", "lo"]
+        for name in (own, "skerry.test"):
+            assert sandbox.run(["bash", "-c", HELLO.format(name, port)], text=True, timeout=60).stdout == "hello\n", name
+        assert sandbox.run(["getent", "ahostsv4", "other.test"], timeout=60).returncode == 2
+        assert sandbox.run(["getent", "ahostsv4", "skerry.test"], timeout=60, text=True).stdout.startswith(own)
+        others = [(own, 9), ("192.0.2.9", port), ("169.254.169.254", port), ("10.0.2.2", port), ("127.0.0.1", port)]
+        script = "; ".join(f"timeout 30 bash -c ': > /dev/tcp/{host}/{number}' && echo reached" for host, number in others)
+        assert sandbox.run(["bash", "-c", script], text=True, timeout=200).stdout == ""
+        expected = {
+            ("dns", "other.test", "network.domains"),
+            ("tcp", own, "network.connect"),
+            ("tcp", "192.0.2.9", "network.domains"),
+            ("tcp", "169.254.169.254", "network.mode"),
+            ("tcp", "10.0.2.2", "network.mode"),
+        }
+        assert harness.eventually(lambda: denials(events) == expected, within=10), denials(events)
+        assert sandbox.info().machine["network"].startswith("user")
+        assert "virtio_net" in sandbox.info().machine["virtual devices"]
+        gateway = processes(sandbox)["gateway"]
+        held = status(gateway)
+        assert Path(f"/proc/{gateway}/environ").read_bytes() == b""
+        assert int(held["CapPrm"], 16) == int(held["CapEff"], 16) == 0 and (held["NoNewPrivs"], held["Seccomp"]) == ("1", "2")
+        assert os.geteuid() != 0 or "0" not in held["Uid"].split()
+        groups = {Path(f"/proc/{processes(sandbox)[who]}/cgroup").read_text() for who in ("gateway", "monitor")}
+        assert len(groups) == 1 and os.sched_getaffinity(gateway) == os.sched_getaffinity(processes(sandbox)["monitor"])
+        found = skerry_explained(events)
+        assert 'add "tcp:9" to network.connect' in found and 'add "other.test" to network.domains' in found, found
+
+
+def skerry_explained(events: list[Mapping[str, Any]]) -> list[str]:
+    from skerry.policy._explain import Explainer
+
+    return [finding.allow for finding in Explainer({"engine": "microvm"}).explain(events)]
+
+
+def test_its_clauses_are_verified(served: tuple[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """And one that is taken out on purpose is found."""
+    own, port = served
+    said = {"mode": "user", "addresses": [own], "domains": ["skerry.test"], "connect": [f"tcp:{port}"]}
+    monkeypatch.setenv(_verify.TEST_SWITCH, "network.connect")
+    rows = _verify.verify(skerry.Policy(network=said), ["microvm"])
+    held = {(row.clause, row.expected): row.held for row in rows if row.probe.startswith(("connect", "ask"))}
+    assert held == {
+        ("network.mode", "denied"): True,
+        ("network.addresses", "denied"): True,
+        ("network.addresses", "not denied"): True,
+        ("network.connect", "denied"): False,
+        ("network.domains", "denied"): True,
+        ("network.domains", "not denied"): True,
+    }, [row.as_dict() for row in rows]
+
+
+@pytest.mark.parametrize(
+    "options", [{"snapshot": "never"}, {"vmm": "qemu-microvm", "memory": "256m"}], ids=["booted", "qemu-microvm"]
+)
+def test_the_network_of_machines_that_boot(served: tuple[str, int], options: dict[str, str]) -> None:
+    """And its own host is out of reach where it is not named."""
+    own, port = served
+    events: list[Mapping[str, Any]] = []
+    policy = skerry.Policy(network={"mode": "user", "addresses": [own]})
+    with make(policy=policy, **options) as sandbox:
+        assert sandbox.run(["bash", "-c", HELLO.format(own, port)], text=True, timeout=60).stdout == "hello\n"
+    with make(network="user", events=events.append, **options) as sandbox:
+        assert sandbox.run(["bash", "-c", HELLO.format(own, port)], timeout=60).returncode == 1
+        assert harness.eventually(lambda: denials(events) == {("tcp", own, "network.mode")}, within=10), events
+
+
+def test_what_the_network_cannot_be_is_refused_by_name(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for monitor in ("firecracker", "cloud-hypervisor", "xen"):
+        with pytest.raises(skerry.Unenforceable, match=f"network.*cards of {monitor} are taps"):
+            make(vmm=monitor, network="user").start()
+    for clause, value in (("addresses", ["192.0.2.0/24"]), ("domains", ["example.org"])):
+        with pytest.raises(skerry.Unenforceable, match=rf'network\.{clause}.*mode = "user"'):
+            make(policy=skerry.Policy(network={clause: value})).start()
+    with pytest.raises(skerry.Unenforceable, match=r"network\.bind.*nobody outside"):
+        make(policy=skerry.Policy(network={"mode": "user", "bind": ["tcp:80"]})).start()
+    # What the gateway does not take, it says.
+    monkeypatch.setattr(microvm, "host_resolvers", lambda: ["nowhere"])
+    with pytest.raises(skerry.SkerryError, match="network user cannot be had here: its gateway ended with status 1: .*nowhere"):
+        make(network="user").start()
+
+
+def test_the_network_of_an_image_and_of_a_name_that_leads_elsewhere(tree: Path) -> None:
+    if reason := harness.missing("mkfs.erofs"):
+        pytest.skip(reason)
+    (tree / "etc/resolv.conf").symlink_to("../run/somebody/stub.conf")
+    with make(root_image=tree, network="user") as sandbox:
+        assert sandbox.run(["cat", "/etc/resolv.conf"], text=True).stdout == "nameserver 10.0.2.3\n"
+
+
+@pytest.mark.parametrize("who", ["gateway", *TOLD])
+def test_a_kill_where_there_is_a_network_is_told_and_leaves_nothing(who: str) -> None:
+    watched = Watched()
+    told = TOLD.get(who, "its gateway was killed by signal 9")
+    with make(network="user") as sandbox:
+        process = sandbox.spawn(["sleep", watched.marker], **NOTHING)
+        watched.see(sandbox._guest.pid)
+        os.kill(processes(sandbox)[who], signal.SIGKILL)
+        with pytest.raises(skerry.SandboxError, match=told):
+            process.wait(60)
+    assert harness.eventually(lambda: not watched.left(), within=30), watched.left()
+
+
+@pytest.mark.parametrize("who", ["gateway", "guardian", "relay", "monitor"])
+def test_a_kill_while_a_network_comes_up_leaves_nothing(who: str) -> None:
+    watched = Watched()
+    errors: list[BaseException] = []
+    booting = make(snapshot="never", network="user")
+
+    def start() -> None:
+        try:
+            booting.start()
+        except skerry.SkerryError as error:
+            errors.append(error)
+
+    before = set(harness.descendants(os.getpid()))
+    thread = threading.Thread(target=start)
+    thread.start()
+    found = harness.eventually(lambda: started_since(before), within=60)
+    assert found, "it does not start"
+    for pid in found.values():
+        watched.see(pid)
+    os.kill(found[who], signal.SIGKILL)
+    thread.join(60)
+    assert len(errors) == 1 and TOLD.get(who, "its gateway was killed by signal 9") in str(errors[0]), errors
+    assert harness.eventually(lambda: not watched.left(), within=30), watched.left()
+
+
+def test_the_network_of_a_caller(caller: harness.Caller, served: tuple[str, int]) -> None:
+    """Who has no privileges has a gateway too; it ends with a caller that is killed."""
+    own, port = served
+    watched = Watched()
+    with caller.workspace() as work:
+        (work / "policy.toml").write_text(f'[network]\nmode = "user"\naddresses = ["{own}"]\n')
+        words = [*caller.command, "do", "--engine", "microvm", "--accel", "tcg", "--policy", str(work / "policy.toml"), "--"]
+        words += ["bash", "-c", f"{HELLO.format(own, port)}; sleep {watched.marker}"]
+        process = subprocess.Popen(words, cwd="/", env=caller.environment(work), stdout=subprocess.PIPE)
+        assert process.stdout is not None and process.stdout.readline() == b"hello\n"
+        assert "skerry-gateway" in [Path(f"/proc/{pid}/comm").read_text().strip() for pid in watched.see(process.pid)]
+        process.kill()
+        process.wait(30)
+        process.stdout.close()
+        assert harness.eventually(lambda: not watched.left(), within=30), watched.left()
+
+
+def test_a_real_download() -> None:
+    """By the names and certificates of the world."""
+    if reason := harness.missing("curl"):
+        pytest.skip(reason)
+    words = ["curl", "-fsS", "-m", "60", "-o", "/dev/null", "-w", "%{http_code}\n", "https://pypi.org/simple/pip/"]
+    outside = subprocess.run(words, capture_output=True, text=True, timeout=100)
+    if outside.returncode:
+        pytest.skip(f"the host reaches nothing: {outside.stderr.strip()}")
+    with make(network="user", inherit_env="all") as sandbox:
+        done = sandbox.run(words, text=True, timeout=100)
+        assert done.stdout == "200\n", done
 
 
 # --- the tree on a disk ---

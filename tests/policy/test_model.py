@@ -10,7 +10,7 @@ import sys
 import pytest
 
 import skerry
-from skerry.policy import READY, _calls, _compile, _model
+from skerry.policy import READY, _calls, _compile, _explain, _model
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -30,7 +30,7 @@ WRONG = [
     ("[files]\nread_only = ['/usr/../etc']", "files.read_only[0]", "write where that leads"),
     ("[files]\nread_only = '/usr'", "files.read_only", "write [...]"),
     ("[files]\ndefault = 'open'", "files.default", "hidden, read_only, private"),
-    ("[network]\nmode = 'host'", "network.mode", "none, loopback"),
+    ("[network]\nmode = 'host'", "network.mode", "none, loopback, user"),
     ("[network]\nbind = ['80']", "network.bind[0]", "as in tcp:8080"),
     ("[network]\nconnect = ['tcp:90-80']", "network.connect[0]", "the lower one first"),
     ("[network]\naddresses = ['10.0.0.0/99']", "network.addresses[0]", "as in 10.0.0.0/8"),
@@ -165,3 +165,32 @@ def test_the_schema_knows_each_clause() -> None:
     for section, clauses in _model.SECTIONS.items():
         known = properties if section == "" else properties[section]["properties"]
         assert set(clauses) <= set(known)
+
+
+def test_what_leaves_the_sandbox_is_the_gateways_to_hold() -> None:
+    policy = skerry.Policy(network={"mode": "user", "addresses": [], "connect": ["tcp:443"], "bind": ["tcp:1"]})
+    assert _compile.gateway(policy) == {"addresses": [], "connect": ["tcp:443"], "domains": None}
+    assert _compile.gateway(None) == {"addresses": None, "connect": None, "domains": None}
+    assert _compile.rules(policy, "user") is None
+    inside = _compile.rules(policy, "loopback")
+    assert inside is not None and inside["ports"]["connect_tcp"] == [443]
+    outside = ["network.addresses", "network.mode", "network.connect", "network.bind"]
+    assert sorted(_compile.clauses(policy, "user")) == sorted([*outside, "network.bind with user"])
+    assert sorted(_compile.clauses(policy, "loopback")) == sorted([*outside, "network.addresses without user"])
+
+
+def test_denials_of_a_gateway_are_explained() -> None:
+    told = [
+        ("tcp", "192.0.2.1", 25, "network.addresses", None, 'add "192.0.2.1" to network.addresses'),
+        ("udp", "192.0.2.1", 53, "network.connect", None, 'add "udp:53" to network.connect'),
+        ("dns", "example.org", 53, "network.domains", None, 'add "example.org" to network.domains'),
+        ("tcp", "169.254.169.254", 80, "network.mode", "metadata", 'name it (network.addresses = ["169.254.169.254"])'),
+    ]
+    events = [
+        {"event": "network_denied", "protocol": protocol, "address": address, "port": port, "clause": clause, "reason": reason}
+        for protocol, address, port, clause, reason, _ in told
+    ]
+    found = _explain.Explainer({"engine": "microvm"}).explain(events)
+    assert [(finding.clause, finding.layer) for finding in found] == [(row[3], "the gateway") for row in told]
+    assert all(finding.allow.endswith(row[5]) for finding, row in zip(found, told, strict=True)), found
+    assert found[2].what == "the name example.org was not resolved" and "(metadata)" in found[3].what

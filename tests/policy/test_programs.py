@@ -176,6 +176,9 @@ def test_learning_twice_keeps_both_and_generalisations_can_be_refused(work: path
     said = skerry.Policy.from_text(exact.stdout.partition("}\n")[2])
     assert f"{work}/main.c" in said["files"]["read_only"] and str(work) not in said["files"]["read_only"]
     assert "preadv2" not in said["system_calls"]["allow"] and said["resources"]["memory"] == "64m"
+    (tmp_path / "outside.toml").write_text('[network]\nmode = "user"\n')
+    done = run("learn", "--out", "-", "--merge", str(tmp_path / "outside.toml"), "--", "true")
+    assert done.returncode == 2 and "network.mode: cannot be learnt" in done.stderr
     assert run("learn", "--no-generalise", "everything", "--", "true").returncode == 2
     assert run("learn").returncode == 2
 

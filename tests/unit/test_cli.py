@@ -63,7 +63,7 @@ def test_options_end_at_the_command() -> None:
         (["--cpus", "none", "--", "true"], 2, "--cpus: 'none' is not a number of CPUs"),
         (["--pids", "0", "--", "true"], 2, "--pids: '0' is not a whole number"),
         (["--user", "root", "--", "true"], 2, "--user: 'root' is not a user"),
-        (["--network", "host", "--", "true"], 2, "--network: 'host' is none of none, loopback"),
+        (["--network", "host", "--", "true"], 2, "--network: 'host' is none of none, loopback, user"),
         (["--engine", "kvm", "--", "true"], 2, "--engine: the engine 'kvm' is not built yet"),
         (["--engine", "wall", "--", "true"], 2, "--engine: there is no engine 'wall'"),
         (["--min-isolation", "4", "--", "true"], 2, "--min-isolation: the engine 'sentry' cannot enforce it: its level is 3"),

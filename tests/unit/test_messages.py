@@ -127,6 +127,21 @@ REQUESTS: dict[str, tuple[str, Any]] = {
             ),
         },
     ),
+    "request-boot-gateway": (
+        "boot",
+        {
+            **messages.boot(
+                mounts=[messages.mount_overlay("/", "/0")], hostname="skerry", network="user", identity="caller_is_root"
+            ),
+            "machine": messages.machine(
+                monitor=messages.host_program(["/usr/bin/qemu"]),
+                mounts=[messages.mount_plain("/", "skeleton")],
+                memory_files=64 << 20,
+                patience_ms=60_000,
+                gateway=messages.gateway("/usr/bin/gateway", {"addresses": ["10.0.0.0/8"], "domains": None}),
+            ),
+        },
+    ),
     "request-spawn-descriptors": (
         "spawn",
         messages.spawn(

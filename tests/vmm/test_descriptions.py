@@ -203,3 +203,18 @@ def test_the_configuration_for_xen_fits_its_manual() -> None:
     assert lines["memory"] == "257" and lines["vcpus"] == "2"
     with pytest.raises(skerry.Unenforceable, match="cannot be written"):
         vmm.monitor("xen").plan(vmm.Machine(kernel="/k", initramfs="/i", memory=1 << 28, command_line='a="b"'))
+
+
+def test_a_card_of_qemus_is_plugged_in_later_so_that_one_snapshot_serves_guests_with_and_without() -> None:
+    def plan(name: str, has_card: bool) -> vmm.Plan:
+        machine = vmm.Machine(kernel="/kernel", initramfs="/first", memory=1 << 30, shares_root=True, has_card=has_card)
+        return vmm.monitor(name).plan(machine)
+
+    with_card, without = plan("qemu", True), plan("qemu", False)
+    assert with_card.argv == without.argv
+    added = [request.method for request in with_card.requests[len(without.requests) :]]
+    assert added == ["netdev_add", "device_add"]
+    # Of the small machine nothing can be plugged in.
+    words = plan("qemu-microvm", True).argv
+    assert words[words.index("-netdev") + 1] == "socket,id=frames,fd=3" and "-netdev" not in plan("qemu-microvm", False).argv
+    assert [name for name in vmm.MONITORS if vmm.monitor(name).has_cards] == ["qemu", "qemu-microvm"]

@@ -14,7 +14,7 @@ use skerry_confine::connection::Connection;
 use skerry_confine::cpus;
 use skerry_confine::guardian;
 use skerry_confine::layers::Layers;
-use skerry_control::{Boot, Booted, Call, Failure, FailureKind, Layer, Profile};
+use skerry_control::{Boot, Booted, Call, Failure, FailureKind, Layer, Network, Profile};
 use std::collections::BTreeMap;
 use std::process::ExitCode;
 
@@ -56,7 +56,7 @@ pub fn serve(
         return refuse(&connection, failure(FailureKind::Unenforceable, message));
     }
     let split = match engine {
-        Engine::Namespace | Engine::Guest => namespace::split(wanted).map(Split::Namespace),
+        Engine::Namespace | Engine::Guest => namespace::split(wanted, engine).map(Split::Namespace),
         Engine::Rules => rules::split(wanted).map(Split::Rules),
     };
     let rights = guardian::rights_over(groups.any());
@@ -109,6 +109,9 @@ fn check(wanted: &Boot, engine: Engine) -> Result<(), Failure> {
     };
     if wanted.trace {
         return refuse("trace", "the host's kernel answers system calls, and tells nobody of them");
+    }
+    if wanted.network == Network::User && engine != Engine::Guest {
+        return refuse("network: user", "its card is a machine's");
     }
     if wanted.profile == Profile::Strict {
         return refuse("the profile strict", "there is no guest kernel between programs and the host's files");

@@ -15,8 +15,9 @@ use rustix::termios::{tcgetattr, tcsetattr, OptionalActions};
 use skerry_confine::connection::Connection;
 use skerry_confine::mux::wire::{Frame, Kind, FROM_GUEST, GREETING, LONGEST, TO_GUEST};
 use skerry_confine::mux::{Mux, Receiver};
-use skerry_control::{base64, Boot, Failure, FailureKind};
+use skerry_control::{base64, Boot, Failure, FailureKind, Network};
 use std::ffi::CString;
+use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -167,9 +168,45 @@ fn arrive(wanted: &Boot) -> std::result::Result<(), Failure> {
         rustix::time::clock_settime(rustix::time::ClockId::Realtime, time)
             .map_err(|error| unsupported(format!("the guest's clock: {error}")))?;
     }
-    let Some(tree) = &wanted.tree else { return Ok(()) };
-    let (kind, source) = tree.split_once(':').unwrap_or((tree, ""));
-    find_tree(kind, source).map_err(|error| unsupported(format!("the guest's tree ({tree}): {error}")))
+    let has_card = wanted.network == Network::User;
+    // They are in the first tree.
+    if has_card && Path::new(NETWORK_MODULES).is_dir() {
+        load(Path::new(NETWORK_MODULES)).map_err(|error| unsupported(error.to_string()))?;
+    }
+    if let Some(tree) = &wanted.tree {
+        let (kind, source) = tree.split_once(':').unwrap_or((tree, ""));
+        find_tree(kind, source).map_err(|error| unsupported(format!("the guest's tree ({tree}): {error}")))?;
+    }
+    if has_card {
+        find_card().map_err(|error| unsupported(format!("the guest's network card: {error}")))?;
+    }
+    Ok(())
+}
+
+/// Loaded where there is a card only.
+const NETWORK_MODULES: &str = "/network";
+
+/// As the gateway (`skerry-gateway`) has it: nobody is asked.
+const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 15);
+const ADDRESS_BITS: u8 = 24;
+const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 2);
+
+/// Brings up the card, which may have been plugged in just now.
+fn find_card() -> Result<()> {
+    let deadline = Instant::now() + TREE_PATIENCE;
+    let name = loop {
+        let names = std::fs::read_dir("/sys/class/net")?.flatten().map(|entry| entry.file_name());
+        // What has a device behind it: lo, and others that a kernel makes by itself, have none.
+        let card = names.into_iter().find(|name| Path::new("/sys/class/net").join(name).join("device").exists());
+        match card.and_then(|name| name.into_string().ok()) {
+            Some(name) => break name,
+            None if Instant::now() > deadline => return Err("it has not appeared; has the guest's kernel virtio_net?".into()),
+            None => std::thread::sleep(Duration::from_millis(2)),
+        }
+    };
+    // There is nobody to ask for an address of the sixth version, and programs need not try.
+    let _ = std::fs::write(format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6"), "1");
+    Ok(skerry_platform::agent::raise_card(&name, ADDRESS, ADDRESS_BITS, GATEWAY)?)
 }
 
 /// Where the host's files are put, before they are the root.

@@ -13,7 +13,12 @@ use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 
-pub use namespace::{split, Init, Split};
+pub use namespace::{Init, Split};
+
+/// Splits into the guardian and the jail's first process. To be called with one thread.
+pub fn split(wanted: &Boot) -> Result<Split, Failure> {
+    namespace::split(wanted, Engine::Namespace)
+}
 
 /// What a server of files may keep. They count in the jail's own user namespace only.
 const KEEPABLE: CapabilitySet = namespace::KEPT.union(CapabilitySet::SETPCAP);
@@ -64,8 +69,9 @@ impl Jail {
         self.user.filter(|_| program.own_user).map_or(ours, |user| (user, user))
     }
 
-    /// Starts a program with nothing but these descriptors, and says when it runs. While there is one thread.
-    pub fn start(&self, program: &HostProgram, descriptors: [OwnedFd; 3]) -> Result<Started, Failure> {
+    /// Starts a program with nothing but these descriptors (`further`: from 3 on), and says when it runs. While there is one
+    /// thread.
+    pub fn start(&self, program: &HostProgram, descriptors: [OwnedFd; 3], further: Vec<OwnedFd>) -> Result<Started, Failure> {
         let (uid, gid) = self.user_of(program);
         let has_own = self.user == Some(uid);
         let wanted = Spawn {
@@ -96,7 +102,7 @@ impl Jail {
             dies_first: false,
             fixed_addresses: program.fixed_addresses,
         };
-        let started = spawn::start(&wanted, Streams { descriptors, terminal: false }, &around);
+        let started = spawn::start(&wanted, Streams { descriptors, terminal: false, further }, &around);
         started.map_err(|error| failure(FailureKind::Unsupported, error.message))
     }
 

@@ -421,7 +421,7 @@ impl Server {
             Stdio::Descriptors(indices) => {
                 let one = |index: Option<usize>| index.map_or_else(spawn::null, take);
                 let descriptors = [one(indices[0])?, one(indices[1])?, one(indices[2])?];
-                Ok((Streams { descriptors, terminal: false }, None))
+                Ok((Streams { descriptors, terminal: false, further: Vec::new() }, None))
             }
             Stdio::Terminal { input, output, error, columns, rows } => {
                 let (terminal, peer) =
@@ -434,7 +434,8 @@ impl Server {
                     Some(index) => take(*index)?,
                     None => copy(&peer)?,
                 };
-                Ok((Streams { descriptors: [copy(&peer)?, peer, error], terminal: true }, Some(terminal)))
+                let descriptors = [copy(&peer)?, peer, error];
+                Ok((Streams { descriptors, terminal: true, further: Vec::new() }, Some(terminal)))
             }
         }
     }

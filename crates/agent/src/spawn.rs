@@ -14,7 +14,7 @@ use skerry_control::{Failure, FailureKind, Spawn};
 use skerry_platform::agent::{execute, fork, install_filter, leave, reset_signals};
 use skerry_platform::listener::{Features, Listener};
 use std::ffi::CString;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, OnceLock};
@@ -42,7 +42,12 @@ pub struct Surroundings<'a> {
 pub struct Streams {
     pub descriptors: [OwnedFd; 3],
     pub terminal: bool,
+    /// Its descriptors from 3 on.
+    pub further: Vec<OwnedFd>,
 }
+
+/// Descriptors of a fork's own are from here on, where it hands on more than three.
+const FAR: i32 = 64;
 
 /// A program that runs: its pid, and what tells of its denials.
 pub struct Started {
@@ -69,6 +74,10 @@ pub fn start(spawn: &Spawn, streams: Streams, around: &Surroundings) -> Result<S
     }
     let internal = |what: &str, error: &dyn std::fmt::Display| failure(FailureKind::Internal, format!("{what}: {error}"));
     let (told, tell) = UnixStream::pair().map_err(|error| internal("socket pair", &error))?;
+    let mut tell = OwnedFd::from(tell);
+    if !streams.further.is_empty() {
+        tell = rustix::io::fcntl_dupfd_cloexec(&tell, FAR).map_err(|error| internal("socket pair", &error))?;
+    }
     match fork() {
         Err(error) => Err(failure(
             FailureKind::Internal,
@@ -81,7 +90,6 @@ pub fn start(spawn: &Spawn, streams: Streams, around: &Surroundings) -> Result<S
         }
         Ok(None) => {
             drop(told);
-            let tell = OwnedFd::from(tell);
             let failure = become_program(spawn, ids, &arguments, &environment, streams, around, &tell);
             let _ =
                 std::io::Write::write_all(&mut std::fs::File::from(tell), &serde_json::to_vec(&failure).unwrap_or_default());
@@ -170,8 +178,15 @@ fn become_program(
         rustix::stdio::dup2_stderr(&error)?;
         // Nothing of the init's is left before anything of the guest's is touched: no directory, no socket.
         drop((input, output, error));
+        let mut open = vec![0, 1, 2, tell.as_raw_fd()];
+        // From far away, so that none is in another one's place.
+        let further = streams.further.iter().map(|one| rustix::io::fcntl_dupfd_cloexec(one, FAR));
+        for (number, one) in (3..).zip(further.collect::<Result<Vec<_>, _>>()?) {
+            skerry_platform::agent::hand_on_as(one.as_fd(), number).map_err(|_| Errno::BADF)?;
+            open.push(number);
+        }
         if !weaken::is_out("descriptors") {
-            skerry_platform::foreground::close_all_but([0, 1, 2, tell.as_raw_fd()]);
+            skerry_platform::foreground::close_all_but(open);
         }
         rustix::process::setsid()?;
         if terminal {

@@ -385,7 +385,8 @@ fn address(asked: &Notification, listener: &Listener, watch: &Watch, memory: &Gu
 fn refusal(address: SocketAddr, access: Access, protocol: &str, watch: &Watch) -> Option<Errno> {
     let binds = access == Access::Bind;
     let ip = address.ip().to_canonical();
-    let reachable = ip.is_loopback() || ip.is_unspecified();
+    // What a gateway denies, it tells.
+    let reachable = ip.is_loopback() || ip.is_unspecified() || watch.network == Network::User;
     if watch.network == Network::None && !(binds && ip.is_unspecified()) || !reachable {
         return Some(if binds { Errno::ADDRNOTAVAIL } else { Errno::NETUNREACH });
     }

@@ -9,6 +9,16 @@ use std::process::ExitCode;
 ///
 /// From here on we need no right but to wait, and to kill what has our own user id; `kept`: what the two acts need besides.
 pub fn guard(child: Pid, kept: CapabilitySet, end_rest: impl FnOnce(), remove_groups: impl FnOnce()) -> Option<WaitStatus> {
+    guard_by(|| wait(child), kept, end_rest, remove_groups)
+}
+
+/// The same, where who waits has others to wait for meanwhile.
+pub fn guard_by(
+    wait: impl FnOnce() -> Option<WaitStatus>,
+    kept: CapabilitySet,
+    end_rest: impl FnOnce(),
+    remove_groups: impl FnOnce(),
+) -> Option<WaitStatus> {
     let _ = rustix::thread::set_no_new_privs(true);
     let permitted = rustix::thread::capabilities(None).map_or(CapabilitySet::empty(), |sets| sets.permitted);
     let kept = permitted & kept;
@@ -18,7 +28,7 @@ pub fn guard(child: Pid, kept: CapabilitySet, end_rest: impl FnOnce(), remove_gr
     };
     have(none);
     skerry_platform::own::return_code();
-    let status = wait(child);
+    let status = wait();
     have(kept);
     end_rest();
     remove_groups();

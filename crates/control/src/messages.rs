@@ -211,6 +211,20 @@ pub struct Machine {
     /// What the monitor is told besides its arguments.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub conversation: Option<Conversation>,
+    /// What the guest's network ends at (`network` is `user`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gateway: Option<Gateway>,
+}
+
+/// The program between a guest's network card and the host's network, outside of the jail. The monitor gets the other end of its
+/// socket as descriptor 3: each frame with its length before it, as 4 bytes, big endian.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Gateway {
+    /// An absolute path on the host.
+    pub program: Bytes,
+    /// Its standard input: what may be reached, as one JSON object.
+    pub configuration: serde_json::Value,
 }
 
 /// QEMU's protocol (QMP) on the monitor's control socket.
@@ -380,6 +394,8 @@ pub enum Network {
     None,
     /// lo is up, inside the sandbox only.
     Loopback,
+    /// And a card, whose frames go to a gateway on the host (a machine's guest only: `Machine::gateway`).
+    User,
 }
 
 /// `None` (absent) = no limit of its own.
@@ -640,6 +656,8 @@ pub enum Event {
     PidsLimit { limit: u32 },
     /// Access to a host object in the tree was refused: a socket, a FIFO, a device.
     Denied { process: u32, what: String, path: Bytes },
+    /// The gateway let nothing through to there (once for each).
+    NetworkDenied(NetworkDenied),
     /// A rule denied a system call, or was to tell of it: at the time it happens, before the program goes on. `action`: what
     /// the rule says; `path`: the file or the address, where the agent was asked about one.
     Call {
@@ -657,6 +675,24 @@ pub enum Event {
     Tasks { count: u32 },
     /// One system call (with `trace`).
     Trace { process: u32, thread: u32, text: String },
+}
+
+/// What a guest wanted of the network outside.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct NetworkDenied {
+    /// "tcp", "udp", "icmp", "dns".
+    pub protocol: String,
+    /// A name, where the protocol is dns.
+    pub address: String,
+    pub port: u16,
+    /// Of the policy.
+    pub clause: String,
+    /// Of what is denied because it is the host's own, or its link's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// So many more were denied and are not told.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub untold: u64,
 }
 
 /// One call and one thing that it is about.

@@ -3,14 +3,17 @@
 use crate::conversation::Talk;
 use crate::copy;
 use crate::failure;
+use crate::gateway::{self, Held, Watched};
 use crate::monitor::Monitor;
 use crate::opens;
 use crate::relay::{self, Guest};
 use rustix::event::{poll, PollFd, PollFlags, Timespec};
 use rustix::fs::{Gid, Uid};
+use rustix::process::{Pid, WaitStatus};
+use rustix::thread::CapabilitySet;
 use skerry_agent::jail::{self, Jail, Split};
 use skerry_confine::cgroup::{ControlGroups, Needs};
-use skerry_confine::connection::Connection;
+use skerry_confine::connection::{Connection, Sender};
 use skerry_confine::layers::Layers;
 use skerry_confine::mux::wire::{Kind, GREETING};
 use skerry_confine::mux::Receiver;
@@ -18,6 +21,7 @@ use skerry_confine::{cpus, guardian};
 use skerry_control::{
     base64, Boot, Bytes, Call, Failure, FailureKind, Layer, Limits, Machine, Network, Profile, Resumed, Rules,
 };
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -51,25 +55,40 @@ pub fn serve(mut connection: Connection, engine: &str) -> Result<ExitCode, Box<d
         let message = format!("trace and profile cannot be had from the engine {engine}: the guest's kernel is Linux's own");
         return refuse(&connection, failure(FailureKind::Unenforceable, message));
     }
+    let keeps = machine.conversation.as_ref().is_some_and(|conversation| conversation.keeps.is_some());
+    if (wanted.network == Network::User && !keeps) != machine.gateway.is_some() {
+        return refuse(&connection, failure(FailureKind::Invalid, "the network user and a gateway go together"));
+    }
     // Memory and processes are the guest's own matter; the host holds its time.
     let limits = Limits { cpus: wanted.limits.cpus.take(), ..Limits::default() };
     let needs = Needs { limits: &limits, spare_tasks: SPARE_TASKS };
     let switched_off = wanted.without.iter().any(|name| name == "cgroups");
     let mut groups = ControlGroups::make(&needs, wanted.require.contains(&Layer::Cgroup), switched_off);
     let around = jail_of(&wanted, &machine);
+    // It is none of the jail's.
+    let (watched, gateway) = match machine.gateway.as_ref().map(|wanted| gateway::start(wanted, &mut groups, limits.cpus)) {
+        None => (None, None),
+        Some(Ok((watched, held))) => (Some(watched), Some(held)),
+        Some(Err(failure)) => {
+            groups.end();
+            return refuse(&connection, failure);
+        }
+    };
     let init = match jail::split(&around) {
         Err(failure) => {
+            watched.iter().for_each(Watched::end);
             groups.end();
             return refuse(&connection, failure);
         }
         Ok(Split::Guardian { init, maps }) => {
+            drop(gateway);
             maps.serve(init);
             connection.let_go();
-            let status = guardian::guard(init, guardian::rights_over(groups.any()), || {}, || groups.end());
-            return Ok(guardian::end_as(status, GUARDED));
+            return Ok(guardian::end_as(guard(init, watched, groups), GUARDED));
         }
         Ok(Split::Init(init)) => init,
     };
+    drop(watched);
     groups.join();
     groups.take_in_guests(0);
     let host_pid = init.host_pid;
@@ -86,7 +105,7 @@ pub fn serve(mut connection: Connection, engine: &str) -> Result<ExitCode, Box<d
             }
             layers.refuse_missing(&std::mem::take(&mut wanted.require), "the engine has no such layer")?;
             machine.copies.iter().try_for_each(copy::sparsely)?;
-            let (monitor, channel) = start(&jail, &machine)?;
+            let (monitor, channel) = start(&jail, &machine, gateway, connection.sender())?;
             let deadline = Instant::now() + Duration::from_millis(machine.patience_ms);
             let not_started = |why| failure(FailureKind::Unsupported, format!("the machine cannot be started: {why}"));
             let talk = machine.conversation.as_ref().map(|wanted| Ok((wanted, Talk::begin(wanted, &monitor, deadline)?)));
@@ -128,6 +147,16 @@ pub fn serve(mut connection: Connection, engine: &str) -> Result<ExitCode, Box<d
         Ok(guest) => relay::serve(connection, id, wanted, guest),
         Err(failure) => refuse(&connection, failure),
     }
+}
+
+/// The guardian's life.
+fn guard(init: Pid, watched: Option<Watched>, groups: ControlGroups) -> Option<WaitStatus> {
+    let mut rights = guardian::rights_over(groups.any());
+    let Some(watched) = watched else { return guardian::guard(init, rights, || {}, || groups.end()) };
+    // Over who has become somebody else.
+    rights |= CapabilitySet::KILL;
+    let watched = RefCell::new(watched);
+    guardian::guard_by(|| watched.borrow_mut().wait_beside(init), rights, || watched.borrow().end(), || groups.end())
 }
 
 /// The host's, for one guest.
@@ -172,7 +201,7 @@ fn held_limits(limits: &Limits, groups: &ControlGroups) -> Result<BTreeMap<Strin
 }
 
 /// Starts the jail's programs; gives our end of the channel.
-fn start(jail: &Jail, machine: &Machine) -> Result<(Monitor, OwnedFd), Failure> {
+fn start(jail: &Jail, machine: &Machine, mut gateway: Option<Held>, sender: Sender) -> Result<(Monitor, OwnedFd), Failure> {
     let internal = |error: &dyn std::fmt::Display| failure(FailureKind::Internal, error);
     let deadline = Instant::now() + Duration::from_millis(machine.patience_ms);
     let (console, output) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|error| internal(&error))?;
@@ -186,7 +215,7 @@ fn start(jail: &Jail, machine: &Machine) -> Result<(Monitor, OwnedFd), Failure> 
     let null = || std::fs::File::open("/dev/null").map(OwnedFd::from).map_err(|error| internal(&error));
     let (mut listeners, mut helpers) = (Vec::new(), Vec::new());
     for program in &machine.helpers {
-        let started = jail.start(program, [null()?, copy()?, copy()?])?;
+        let started = jail.start(program, [null()?, copy()?, copy()?], Vec::new())?;
         let name = String::from_utf8_lossy(&program.arguments[0].0).into_owned();
         helpers.push((started.pid, format!("its helper {name}")));
         let Some(made) = &program.makes else {
@@ -215,13 +244,21 @@ fn start(jail: &Jail, machine: &Machine) -> Result<(Monitor, OwnedFd), Failure> 
         std::fs::write(REGISTERS_AT, REGISTERS).map_err(|error| internal(&error))?;
         monitor.environment.push(format!("LD_PRELOAD={REGISTERS_AT}").as_str().into());
     }
-    let pid = jail.start(&monitor, [theirs.into(), copy()?, copy()?])?.pid;
+    let mut frames = Vec::new();
+    if let Some(gateway) = &mut gateway {
+        gateway.wait_ready(deadline)?;
+        frames.push(gateway.take_frames()?);
+    }
+    let pid = jail.start(&monitor, [theirs.into(), copy()?, copy()?], frames)?.pid;
     // From here on there may be threads.
     for listener in listeners {
         std::thread::Builder::new().spawn(move || opens::serve(&listener)).map_err(|error| internal(&error))?;
     }
     drop(output);
     let monitor = Monitor::watch(pid, helpers, console).map_err(|error| internal(&error))?;
+    if let Some(gateway) = gateway {
+        gateway.follow(sender, monitor.clone()).map_err(|error| internal(&error))?;
+    }
     Ok((monitor, ours.into()))
 }
 

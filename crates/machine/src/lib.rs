@@ -3,7 +3,7 @@
 //! machine monitor (or User Mode Linux) and what that needs; in the guest the agent answers, over one serial line.
 //!
 //! Parts: `boot` (from the `boot` message to a guest that answers), `relay` (requests and their descriptors, replies, ends),
-//! `monitor` (the jail's programs: their console and their end), `conversation` (what a
+//! `monitor` (the jail's programs: their console and their end), `gateway` (what the guest's network ends at), `conversation` (what a
 //! monitor is told), `copy` (the memory of one that is kept), `opens` (files of others). The line's own protocol is `skerry_confine::mux`.
 //!
 //! What comes from the guest is hostile: it is taken apart into messages of the protocol before anybody hears of it, and what
@@ -13,6 +13,7 @@
 mod boot;
 mod conversation;
 mod copy;
+mod gateway;
 mod monitor;
 mod opens;
 mod relay;

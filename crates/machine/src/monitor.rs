@@ -91,6 +91,11 @@ impl Monitor {
         }
     }
 
+    /// As good as ended: what it needs is gone.
+    pub fn ends_without(&self, how: String) {
+        self.shared.end(how);
+    }
+
     /// Readable when it has ended: its children may keep what it had open.
     pub fn end_signal(&self) -> &OwnedFd {
         &self.shared.signal

@@ -5,7 +5,8 @@ use crate::HostError;
 use rustix::thread::UnshareFlags;
 use std::ffi::{CStr, CString};
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::net::Ipv4Addr;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
 /// Leaves for new namespaces (CLONE_NEW* flags only), with one thread.
@@ -52,6 +53,53 @@ pub fn raise_loopback() -> io::Result<()> {
         if libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &request) != 0 {
             return Err(io::Error::last_os_error());
         }
+    }
+    Ok(())
+}
+
+/// A network card of ours gets an address in a network of so many bits, is up, and leads to everywhere else by a gateway in it.
+pub fn raise_card(name: &str, address: Ipv4Addr, bits: u8, gateway: Ipv4Addr) -> io::Result<()> {
+    let inet = |address: Ipv4Addr| {
+        // SAFETY: a plain structure; all zero is a value of it.
+        let mut inet: libc::sockaddr_in = unsafe { std::mem::zeroed() };
+        inet.sin_family = libc::AF_INET as libc::sa_family_t;
+        inet.sin_addr.s_addr = u32::from(address).to_be();
+        // SAFETY: `sockaddr_in` is one of the structures that a `sockaddr` stands for, and as long.
+        unsafe { std::mem::transmute::<libc::sockaddr_in, libc::sockaddr>(inet) }
+    };
+    let mask = Ipv4Addr::from(u32::MAX.checked_shl(32 - u32::from(bits.min(32))).unwrap_or(0));
+    // SAFETY: a socket of ours; requests are plain structures, whose names end with a zero.
+    unsafe {
+        let socket = libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0);
+        if socket < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let socket = OwnedFd::from_raw_fd(socket);
+        let done = |result: libc::c_int| if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) };
+        let mut request: libc::ifreq = std::mem::zeroed();
+        for (to, from) in request.ifr_name.iter_mut().zip(name.bytes().take(libc::IFNAMSIZ - 1)) {
+            *to = from as libc::c_char;
+        }
+        request.ifr_ifru.ifru_addr = inet(address);
+        done(libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFADDR, &request))?;
+        request.ifr_ifru.ifru_netmask = inet(mask);
+        done(libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFNETMASK, &request))?;
+        request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
+        done(libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &request))?;
+        let mut route: libc::rtentry = std::mem::zeroed();
+        route.rt_dst = inet(Ipv4Addr::UNSPECIFIED);
+        route.rt_genmask = inet(Ipv4Addr::UNSPECIFIED);
+        route.rt_gateway = inet(gateway);
+        route.rt_flags = (libc::RTF_UP | libc::RTF_GATEWAY) as libc::c_ushort;
+        done(libc::ioctl(socket.as_raw_fd(), libc::SIOCADDRT, &route))
+    }
+}
+
+/// In a fork that is to execute: a descriptor is handed on, as that number. What was there is closed.
+pub fn hand_on_as(descriptor: BorrowedFd, number: RawFd) -> io::Result<()> {
+    // SAFETY: numbers only; whoever had that number has no more use for it before the program.
+    if unsafe { libc::dup2(descriptor.as_raw_fd(), number) } < 0 {
+        return Err(io::Error::last_os_error());
     }
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use crate::HostError;
 use rustix::process::Pid;
-use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 /// Takes over a descriptor that the caller left open for us.
 ///
@@ -14,6 +14,22 @@ pub fn take_descriptor(number: RawFd) -> Result<OwnedFd, HostError> {
     }
     // SAFETY: it is open, and this process has no other owner for it: it comes from the command line.
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// Errors that come back for datagrams of this socket are kept, with the address that they are of (ip(7), IP_RECVERR), to be read
+/// with MSG_ERRQUEUE.
+pub fn keep_errors(socket: BorrowedFd, family: rustix::net::AddressFamily) -> Result<(), HostError> {
+    let (level, option) = match family {
+        rustix::net::AddressFamily::INET6 => (libc::IPPROTO_IPV6, libc::IPV6_RECVERR),
+        _ => (libc::IPPROTO_IP, libc::IP_RECVERR),
+    };
+    let on: libc::c_int = 1;
+    let size = std::mem::size_of_val(&on) as libc::socklen_t;
+    // SAFETY: the host reads one int.
+    match unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, (&raw const on).cast(), size) } {
+        0 => Ok(()),
+        _ => Err(HostError::last("IP_RECVERR")),
+    }
 }
 
 /// Which side of a fork this is.

@@ -5,7 +5,7 @@ use crate::limits::{self, MemoryUse};
 use skerry_confine::cgroup::{ControlGroups, Controller};
 use skerry_confine::cpus;
 use skerry_confine::layers::Layers;
-use skerry_control::{Boot, Booted, Event, Failure, FailureKind, Identity, Layer, MountKind, Profile};
+use skerry_control::{Boot, Booted, Event, Failure, FailureKind, Identity, Layer, MountKind, Network, Profile};
 use skerry_kernel::fs::host::IdMap;
 use skerry_kernel::fs::{self, Services};
 use skerry_kernel::policy::Policy;
@@ -41,6 +41,10 @@ pub fn boot(
     events: Box<dyn Fn(Event) + Send + Sync>,
 ) -> Result<Sandbox, Failure> {
     let internal = |error: &dyn std::fmt::Display| failure(FailureKind::Internal, error);
+    if boot.network == Network::User {
+        let message = "network: user cannot be had from the engine sentry: its card is a machine's";
+        return Err(failure(FailureKind::Unenforceable, message));
+    }
     let mut features = Features::default();
     let (mut suspension, mut parking, mut marshalling) = (true, true, true);
     let mut spinning = true;

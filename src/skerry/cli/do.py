@@ -44,7 +44,9 @@ OPTIONS = [
     Option("--memory", "memory", "SIZE", "memory limit: 512m, 2g"),
     Option("--cpus", "cpus", "N", "CPU limit: 1.5"),
     Option("--pids", "pids", "N", "limit of processes and threads (default: 4096)"),
-    Option("--network", "network", "none|loopback", "loopback (the default) stays inside the sandbox"),
+    Option(
+        "--network", "network", "none|loopback|user", "loopback (the default) stays inside; user also reaches out (microvm)"
+    ),
     Option("--block", "block", "NAME=FILE[,ro]", "a unikernel's block device (also ,size=BYTES: of its blocks)", many=True),
     Option("--net", "net", "NAME=tap:IFACE", "a unikernel's net device (also ,mac=ADDRESS)", many=True),
     Option("--engine", "engine", "NAME", "the wall, or auto ('skerry engines' lists them; default: sentry)"),

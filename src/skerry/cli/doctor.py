@@ -302,6 +302,7 @@ def check_monitors() -> tuple[str, str, str]:
     import shutil
 
     from .._options import MONITORS
+    from ..engines.microvm import host_resolvers
     from ..engines.unikernel import UnikernelEngine
     from ..vmm import kernel, monitor
 
@@ -315,6 +316,8 @@ def check_monitors() -> tuple[str, str, str]:
         driver = monitor(name)
         there = "there" if shutil.which(driver.program) else "not installed"
         texts.append(f"{name}: {there}" + ("" if driver.run_on_hardware else ", its driver was not run on hardware"))
+    names = ", ".join(host_resolvers()) or "nobody: the host's /etc/resolv.conf names no server"
+    texts.append(f"with --network user names are asked of {names}")
     trouble = UnikernelEngine().hvt_trouble()
     texts.append(f"unikernels for hvt: {f'not usable: {trouble}' if trouble else 'usable'}")
     texts.append("kvm was run by us in a machine of QEMU's tcg only, never on hardware")

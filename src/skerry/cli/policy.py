@@ -41,14 +41,17 @@ def run(arguments: Sequence[str]) -> int:
 
 def _refusals(policy: object, engines: Sequence[str]) -> list[str]:
     from ..engines.base import engine
-    from ..policy import Policy
+    from ..policy import Policy, _compile
 
     assert isinstance(policy, Policy)
+    mode = policy["network"]["mode"]
+    wanted = [(clause.split()[0], clause) for clause in _compile.clauses(policy, mode)]
+    wanted += [("network.mode", "network user")] if mode == "user" else []
     found = []
     for name in engines:
         refuses = engine(name).capabilities.refuses
-        for clause in policy.clauses():
-            why = next((why for option, why in refuses.items() if clause == option or clause.startswith(f"{option}.")), None)
+        for clause, words in wanted:
+            why = next((why for option, why in refuses.items() if option == words or words.startswith(f"{option}.")), None)
             if why is not None:
                 found.append(f"{clause}: the engine {name!r} cannot enforce it: {why}")
     return found

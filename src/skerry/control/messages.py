@@ -23,7 +23,7 @@ LAYERS = (
     "no_capabilities",
 )  # fmt: skip
 
-NETWORKS = ("none", "loopback")
+NETWORKS = ("none", "loopback", "user")
 PROFILES = ("default", "strict")
 
 #: Rights on files (crates/control/src/rules.rs), and what is meant by reading and by writing.
@@ -127,6 +127,7 @@ def machine(
     writes_back: bool = False,
     copies: Sequence[tuple[str, str]] = (),
     conversation: Mapping[str, Any] | None = None,
+    gateway: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The machine that a guest runs in, and the jail around it (`boot`'s `machine`; for `skerry-machine`)."""
     return {
@@ -141,7 +142,13 @@ def machine(
         "writes_back": writes_back,
         **({"copies": [{"from": source, "to": target} for source, target in copies]} if copies else {}),
         **({} if conversation is None else {"conversation": dict(conversation)}),
+        **({} if gateway is None else {"gateway": dict(gateway)}),
     }
+
+
+def gateway(program: str | bytes, configuration: Mapping[str, Any]) -> dict[str, Any]:
+    """What the guest's network ends at; `configuration`: what may be reached, for the program."""
+    return {"program": write_bytes(program), "configuration": dict(configuration)}
 
 
 def conversation(

@@ -84,6 +84,14 @@ class Probe:
         self.mend = mend
 
 
+#: Refused by engines that have no network but their own.
+NO_NETWORK_OUTSIDE = {
+    "network user": "there is no network outside of the sandbox; use the engine 'microvm'",
+    "network.domains": "there is no network outside of the sandbox, so no name is resolved; use the engine 'microvm'",
+    "network.addresses": "there is no network outside of the sandbox; use the engine 'microvm'",
+}
+
+
 def told_where_asked(boot: dict[str, Any], options: Options) -> dict[str, Any]:
     """Where the host's kernel answers the calls, they are looked at only if somebody listens: it costs each of them time."""
     if not options.listened:
@@ -183,7 +191,7 @@ def _refusal(found: Engine, given: Collection[str], min_isolation: int) -> Unenf
     refuses = can.refuses if found.name == "microvm" else {**can.refuses, **_OF_MACHINES}
     for option, why in refuses.items():
         if option in given or any(clause.startswith(f"{option}.") for clause in given):
-            return Unenforceable(option if "." in option else option.split()[0], found.name, why)
+            return Unenforceable(option.split()[0], found.name, why)
     return None
 
 

@@ -28,6 +28,12 @@ if TYPE_CHECKING:
     from .._options import Options
 
 AGENT = "skerry-agent"
+GATEWAY = "skerry-gateway"
+
+#: Who resolves names for the host, and so for the gateway.
+RESOLVERS = "/etc/resolv.conf"
+#: resolv.conf(5) has no more.
+_MOST_RESOLVERS = 3
 
 #: Of a guest whose memory nobody has asked for.
 DEFAULT_MEMORY = 1 << 30
@@ -57,8 +63,9 @@ _PATIENCE_MS = {"kvm": 15_000, "tcg": 60_000}
 
 _REFUSES = {
     "trace": "the guest's kernel is Linux's own, and tells nobody of system calls",
-    "network.domains": "there is no network outside of the sandbox yet, so no name is resolved",
-    "network.addresses": "there is no network outside of the sandbox yet",
+    "network.domains without user": 'it is about the network outside: say mode = "user" beside it, or --network user',
+    "network.addresses without user": 'it is about the network outside: say mode = "user" beside it, or --network user',
+    "network.bind with user": "nobody outside reaches the sandbox's sockets; leave it out",
     "profile": "there is no guest kernel of ours between programs and the host's files",
     "overlay_dir": "what is written is kept in the guest's memory; name the directories to write to (read_write)",
 }
@@ -127,15 +134,19 @@ class MicrovmEngine:
 
         def archive() -> bytes:
             with open(agent, "rb") as file:
-                return initramfs.build(file.read(), found.modules, modules, _MORE_MODULES)
+                return initramfs.build(file.read(), found.modules, modules, _MORE_MODULES, _NETWORK_MODULES)
 
         modules = (*self._monitor.modules, *_MODULES)
         of_agent = (agent, status.st_ino, status.st_size, status.st_mtime_ns)
-        name = store.name_of(_FORM, identity, *of_agent, *modules, *_MORE_MODULES)
+        name = store.name_of(_FORM, identity, *of_agent, *modules, *_MORE_MODULES, *_NETWORK_MODULES)
         return store.made("kernel", store.name_of(identity), unpacked), store.made("initramfs", name, archive)
 
     def boot(self, options: Options) -> dict[str, Any]:
         """As the options have it, for the guest's own tree; and the machine around it."""
+        has_card = options.network == "user"
+        if has_card and not self._monitor.has_cards:
+            why = f"the network cards of {self._monitor.name} are taps of the host's, which root has to make; use --vmm qemu"
+            raise errors.Unenforceable("network", self.name, why)
         if not self._monitor.run_on_hardware:
             raise errors.EngineUnavailable(
                 f"machines of {self._monitor.name} are not started: its driver is checked by the published description only, "
@@ -172,6 +183,7 @@ class MicrovmEngine:
             accel=choice.accel,
             most_cpus=_cpus_of_host() if self._monitor.grows else 0,
             most_memory=_host.host_memory() >> 30 << 30 if self._monitor.grows else 0,
+            has_card=has_card,
         )
         self._machine_now, self._cpus = machine, machine.cpus
         state = self._kept(boot, machine, files) if self._monitor.keeps and self._snapshot == "auto" else None
@@ -197,14 +209,23 @@ class MicrovmEngine:
             "start": "boot" if state is None else "snapshot",
             "tree": tree,
         }
-        boot["machine"] = self._machine(plan, machine, files, talk)
+        gateway = None
+        if has_card:
+            gateway = messages.gateway(find_beside(GATEWAY), _reached(options))
+            boot["about"]["network"] = f"user: what leaves the guest passes {GATEWAY}"
+        boot["machine"] = self._machine(plan, machine, files, talk, gateway)
         boot["machine"]["helpers"] = helpers
         boot["machine"]["mounts"] += shown
         boot["machine"]["writes_back"] = _machine.writes_back(boot["mounts"])
         return boot
 
     def _machine(
-        self, plan: vmm.Plan, machine: vmm.Machine, files: Mapping[str, str], talk: Mapping[str, Any]
+        self,
+        plan: vmm.Plan,
+        machine: vmm.Machine,
+        files: Mapping[str, str],
+        talk: Mapping[str, Any],
+        gateway: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
         """The jail with the monitor in it."""
         program = self._program()
@@ -238,12 +259,13 @@ class MicrovmEngine:
             patience_ms=int(accel.patient(_PATIENCE_MS[machine.accel])),
             copies=[(f"{_FILES}/memory", _MEMORY)] if "memory" in files else [],
             conversation=talk,
+            gateway=gateway,
         )
 
     def _kept(self, boot: Mapping[str, Any], machine: vmm.Machine, files: Mapping[str, str]) -> str | None:
         """The snapshot of such a machine that has booted, made where there is none; None where it cannot be."""
         plain = vmm.Machine(**{name: getattr(machine, name) for name in machine.__slots__})
-        plain.shares_root, plain.images = False, ()
+        plain.shares_root, plain.images, plain.has_card = False, (), False
         files = {name: path for name, path in files.items() if name != "tree"}
         plan = self._monitor.plan(plain)
         processor = _processor() if machine.accel == "kvm" else ""
@@ -260,7 +282,8 @@ class MicrovmEngine:
                 messages.step(command("query-migrate"), until="completed"),
             ]
             talk = messages.conversation(_CONTROL, after=save, keeps=(_MEMORY, f"{_FILES}/memory"))
-            making = {**boot, "machine": self._machine(plan, plain, files, talk), "require": [], "limits": {}}
+            of_all = {"require": [], "limits": {}, "network": "none"}
+            making = {**boot, **of_all, "machine": self._machine(plan, plain, files, talk)}
             making["machine"]["mounts"] += [
                 messages.mount_host(f"{_FILES}/state", part, writable=True),
                 messages.mount_host(f"{_FILES}/memory", f"{part}.memory", writable=True),
@@ -339,16 +362,44 @@ class MicrovmEngine:
 
 
 #: Changes when the contents of the first file system do for another reason than its parts.
-_FORM = "1"
+_FORM = "2"
 
 #: What every guest's tree takes.
 _MODULES = ("overlay",)
 #: What some take, where the kernel has it.
 _MORE_MODULES = ("erofs", "ext4")
+#: What a network card takes.
+_NETWORK_MODULES = ("virtio_net",)
 
 
 #: The guest's kernel takes memory in blocks of that size.
 _BLOCK = 128 << 20
+
+
+def _reached(options: Options) -> dict[str, Any]:
+    """What the gateway is told."""
+    from ..policy import _compile
+
+    return {**_compile.gateway(options.policy), "resolvers": host_resolvers(), "mtu": vmm.MTU}
+
+
+def host_resolvers() -> list[str]:
+    """The servers that the host asks for names; without any the guest's are not resolved."""
+    import ipaddress
+
+    found = []
+    try:
+        with open(RESOLVERS, encoding="utf-8", errors="replace") as file:
+            words = [line.split() for line in file]
+    except OSError:
+        return []
+    for line in words:
+        if line[:1] == ["nameserver"] and len(line) > 1:
+            try:
+                found.append(str(ipaddress.ip_address(line[1].partition("%")[0])))
+            except ValueError:
+                continue  # what the host's own programs pass over
+    return found[:_MOST_RESOLVERS]
 
 
 def _cpus(options: Options) -> int:

@@ -7,7 +7,7 @@ import sys
 
 from .. import errors
 from ..control import messages
-from .base import Capabilities, Probe, probe_by_boot, told_where_asked
+from .base import NO_NETWORK_OUTSIDE, Capabilities, Probe, probe_by_boot, told_where_asked
 from .sentry import ProgramGuest, find_beside
 
 TYPE_CHECKING = False
@@ -28,8 +28,7 @@ class NamespaceEngine:
         level=2,
         refuses={
             "trace": "the host's kernel answers system calls, and tells nobody of them",
-            "network.domains": "there is no network outside of the sandbox yet, so no name is resolved",
-            "network.addresses": "there is no network outside of the sandbox yet",
+            **NO_NETWORK_OUTSIDE,
             "profile": "there is no guest kernel between programs and the host's files",
         },
     )

@@ -48,6 +48,7 @@ class RulesEngine:
             "tmpfs": "it takes a mount namespace",
             "overlay_dir": "it takes a mount namespace; writes are denied outside of 'read_write'",
             "hostname": "it takes a namespace",
+            "network user": "there are no sockets but for the TCP ports that a policy grants; use the engine 'microvm'",
             "network.domains": "there are no sockets but for the TCP ports that a policy grants",
             "network.addresses": "there are no sockets but for the TCP ports that a policy grants",
             "network loopback without ports": "an interface of its own takes a namespace",

@@ -16,7 +16,7 @@ import time
 from .. import errors
 from ..control import messages
 from ..control.client import Client
-from .base import Capabilities, Probe, probe_by_boot
+from .base import NO_NETWORK_OUTSIDE, Capabilities, Probe, probe_by_boot
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -120,13 +120,7 @@ class SentryEngine:
     """Starts sentries."""
 
     name = "sentry"
-    capabilities = Capabilities(
-        level=3,
-        refuses={
-            "network.domains": "there is no network outside of the sandbox yet, so no name is resolved",
-            "network.addresses": "there is no network outside of the sandbox yet",
-        },
-    )
+    capabilities = Capabilities(level=3, refuses=NO_NETWORK_OUTSIDE)
 
     def boot(self, options: Options) -> dict[str, Any]:
         """As the options have it."""

@@ -12,7 +12,7 @@ import re
 from .. import _host, errors
 from ..control import messages
 from . import _machine
-from .base import Capabilities, Probe, probe_by_boot, told_where_asked
+from .base import NO_NETWORK_OUTSIDE, Capabilities, Probe, probe_by_boot, told_where_asked
 from .sentry import ProgramGuest, find_beside
 
 TYPE_CHECKING = False
@@ -73,8 +73,7 @@ class UmlEngine:
             "trace": "the guest's kernel answers system calls, and tells nobody of them",
             "profile": "there is no guest kernel of ours",
             "overlay_dir": "hostfs has no extended attributes, which an overlay's upper directory takes",
-            "network.domains": "there is no network outside of the sandbox yet, so no name is resolved",
-            "network.addresses": "there is no network outside of the sandbox yet",
+            **NO_NETWORK_OUTSIDE,
         },
     )
 

@@ -61,6 +61,7 @@ class UnikernelEngine:
             "hostname": "a unikernel has none",
             "pty": "a unikernel writes to its console and reads nothing",
             "network loopback": _NO_NETWORK,
+            "network user": _NO_NETWORK,
             "network.connect": _NO_NETWORK,
             "network.bind": _NO_NETWORK,
             "network.domains": _NO_NETWORK,

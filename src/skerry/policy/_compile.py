@@ -277,11 +277,13 @@ def is_below(path: str, place: str) -> bool:
 # --- Rules ----------------------------------------------------------------------------------------------------------
 
 
-def rules(policy: Policy) -> dict[str, Any] | None:
-    """The control protocol's `rules`: None where the policy says nothing of calls, ports and programs."""
+def rules(policy: Policy, mode: str | None = None) -> dict[str, Any] | None:
+    """The control protocol's `rules`: None where the policy says nothing of calls, ports and programs. `mode`: the network that
+    there is; what leaves the sandbox is its gateway's to hold (`gateway`).
+    """
     network = policy["network"]
     ports = None
-    if network["connect"] is not None or network["bind"] is not None:
+    if mode != "user" and (network["connect"] is not None or network["bind"] is not None):
         ports = {"connect_tcp": _ports(network["connect"], "tcp"), "bind_tcp": _ports(network["bind"], "tcp")}
         ports |= {"connect_udp": _ports(network["connect"], "udp"), "bind_udp": _ports(network["bind"], "udp")}
     execute = policy["files"]["execute"]
@@ -304,6 +306,21 @@ def _ports(endpoints: Sequence[str] | None, protocol: str) -> list[int]:
             first, _, last = ports.partition("-")
             numbers += range(int(first), int(last or first) + 1)
     return sorted(set(numbers))
+
+
+def clauses(policy: Policy, network: str | None) -> list[str]:
+    """What it says, with what that means in a network: some clauses go with one kind only."""
+    said = policy.clauses()
+    besides = {"network.addresses": "without user", "network.domains": "without user"}
+    if network == "user":
+        besides = {"network.bind": "with user"}
+    return [*said, *(f"{name} {beside}" for name, beside in besides.items() if name in said)]
+
+
+def gateway(policy: Policy | None) -> dict[str, Any]:
+    """What may be reached outside, for the gateway; None: all but the host itself."""
+    said: Mapping[str, Any] = {} if policy is None else policy["network"]
+    return {key: said.get(key) for key in ("addresses", "connect", "domains")}
 
 
 def call_names(entries: Iterable[str]) -> list[str]:

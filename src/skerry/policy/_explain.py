@@ -222,11 +222,27 @@ class Explainer:
                 self._add(what, "network", "network.mode", "policy", 'say mode = "loopback"', event)
             else:
                 clause = "network.mode" if mode == "none" else ""
-                self._add(what, "network", clause, "engine", "no engine has a network outside of the sandbox yet", event)
+                why = 'only microvm has a network outside of the sandbox: --engine microvm --network user (mode = "user")'
+                self._add(what, "network", clause, "engine", why, event)
         elif number == _errno.ECONNREFUSED:
             self._add(what, "network", "", "program", "nobody listens there inside; the host's servers are out of reach", event)
         elif number in (_errno.EACCES, _errno.EPERM):
             self._add(what, "permissions", "", "program", "", event)
+
+    def _network_denied(self, event: Mapping[str, Any]) -> None:
+        """By the gateway of a guest that has a network."""
+        protocol, address, port = str(event.get("protocol")), str(event.get("address")), event.get("port")
+        clause, reason = str(event.get("clause")), event.get("reason")
+        of_host = f" ({reason})" if isinstance(reason, str) else ""
+        what = f"{protocol} to {address}:{port}{of_host} was let nowhere"
+        change = {
+            "network.addresses": f'add "{address}" to network.addresses',
+            "network.connect": f'add "{protocol}:{port}" to network.connect',
+            "network.domains": f'add "{address}" to network.domains',
+        }.get(clause, f"it is the host's own, or its link's: name it (network.addresses = [\"{address}\"])")
+        if protocol == "dns":
+            what = f"the name {address} was not resolved"
+        self._add(what, "the gateway", clause, "policy", change, event)
 
     def _file(self, event: Mapping[str, Any], name: str, access: str, path: str, number: int) -> None:
         path = os.path.normpath(path)

@@ -16,6 +16,7 @@ from __future__ import annotations
 import os
 import re
 
+from ..errors import PolicyError
 from . import Policy, _compile
 from ._calls import NUMBERS, PROCESS
 
@@ -353,6 +354,9 @@ class _Learner:
         loopback = bool(connect or bind)
         for policy in merge:
             network = policy["network"]
+            if network["mode"] == "user":
+                why = 'cannot be learnt: the guest kernel has no network outside; say mode = "user" in what comes of it'
+                raise PolicyError(why, policy.source, "network.mode")
             if network["mode"] == "loopback":
                 loopback = True
                 connect.update(network["connect"] or ())
@@ -396,7 +400,7 @@ def surface(policy: Policy) -> str:
     files, network, calls = policy["files"], policy["network"], policy["system_calls"]
     allowed = len(_compile.call_names(calls["allow"])) if calls["default"] in ("errno", "kill") else len(NUMBERS)
     writable = sum(len(files[key]) for key in ("private", "read_write", "temporary")) + (files["default"] == "private")
-    ports = [*(network["connect"] or ()), *(network["bind"] or ())] if network["mode"] == "loopback" else []
+    ports = [*(network["connect"] or ()), *(network["bind"] or ())] if network["mode"] != "none" else []
     programs = "any program" if files["execute"] is None else f"{len(files['execute'])} programs or directories of them"
     everything = " and all the rest" if files["default"] != "hidden" else ""
     return (

@@ -213,13 +213,17 @@ SECTIONS: dict[str, dict[str, Clause]] = {
     },
     "network": {
         "mode": Clause(
-            _choice("none", "loopback"), "loopback", {"enum": ["none", "loopback"]}, "no interface at all, or one of its own"
+            _choice("none", "loopback", "user"), "loopback", {"enum": ["none", "loopback", "user"]},
+            "no interface at all, one of its own, or a way out beside that (microvm)",
         ),
         "connect": Clause(_list(_endpoint), None, _ENDPOINTS, "where sockets may connect and send to"),
         "bind": Clause(_list(_endpoint), None, _ENDPOINTS, "what sockets may be bound to"),
-        "domains": Clause(_list(_domain), [], {"type": "array", "items": _TEXT}, "names that may be reached (no engine yet)"),
+        "domains": Clause(
+            _list(_domain), None, {"type": "array", "items": _TEXT}, "names that may be reached (mode user); without it all"
+        ),
         "addresses": Clause(
-            _list(_address), [], {"type": "array", "items": _TEXT}, "networks that may be reached (no engine yet)"
+            _list(_address), None, {"type": "array", "items": _TEXT},
+            "networks that may be reached (mode user); without it all but the host itself, and its link",
         ),
     },
     "system_calls": {

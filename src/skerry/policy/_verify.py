@@ -58,7 +58,7 @@ class Row:
 
 
 class _Probe:
-    __slots__ = ("calls", "clause", "expected", "judge", "number", "text", "zero")
+    __slots__ = ("calls", "clause", "expected", "judge", "number", "reaches", "text", "zero")
 
     def __init__(
         self,
@@ -78,6 +78,8 @@ class _Probe:
         self.judge = judge
         self.zero = zero
         self.number = 0
+        #: What the gateway would tell of: address and port, or a name.
+        self.reaches: tuple[str, int] | None = None
 
 
 def verify(policy: Policy, engines: Iterable[str]) -> list[Row]:
@@ -98,8 +100,16 @@ def _in_engine(policy: Policy, engine: str) -> list[Row]:
     rows: list[Row] = []
     try:
         with _Place(policy, engine, programs) as place:
-            with place.sandbox() as sandbox:
-                rows += [_row(sandbox, engine, probe, policy, place.listed) for probe in probes]
+            events: list[Mapping[str, Any]] = []
+            sandbox = place.sandbox()
+            sandbox._on_event_now = events.append
+            with sandbox:
+                rows += [
+                    _row(sandbox, engine, probe, policy, place.listed)
+                    if probe.reaches is None
+                    else _told_row(sandbox, engine, probe, events, place.listed)
+                    for probe in probes
+                ]
                 rows += _programs(sandbox, engine, policy, place)
             rows += _resources(engine, policy, place)
             rows += _environment(sandbox, engine, policy)
@@ -202,6 +212,34 @@ def _row(sandbox: Any, engine: str, probe: _Probe, policy: Policy, place: str) -
         else:
             held = None
     return Row(engine, probe.clause, probe.text, probe.expected, found, held)
+
+
+#: How long a denial of the gateway's may take to us; how long none is waited for.
+_TOLD_S, _UNTOLD_S = 5.0, 1.0
+
+
+def _told_row(sandbox: Any, engine: str, probe: _Probe, events: Sequence[Mapping[str, Any]], place: str) -> Row:
+    """What leaves the sandbox: the program hears that it was refused, as from many a server; the gateway says who did it."""
+    assert probe.reaches is not None
+    denied = probe.expected == "denied"
+    before = len(events)
+    sandbox.run([f"{place}/{probe.number}"], timeout=30)
+    deadline = time.monotonic() + (_TOLD_S if denied else _UNTOLD_S)
+    while True:
+        told = [event for event in events[before:] if event.get("event") == "network_denied"]
+        found = next((str(event["clause"]) for event in told if _is_about(event, probe.reaches)), None)
+        if found or time.monotonic() > deadline:
+            break
+        time.sleep(0.02)
+    # Of two that deny an address the gateway names one.
+    either = {probe.clause, *(("network.addresses", "network.domains") if probe.clause == "network.addresses" else ())}
+    held = found in either if denied else found is None
+    return Row(engine, probe.clause, probe.text, probe.expected, f"denied by {found}" if found else "not denied", held)
+
+
+def _is_about(event: Mapping[str, Any], reaches: tuple[str, int]) -> bool:
+    address, port = reaches
+    return event.get("address") == address and (event.get("protocol") == "dns" or event.get("port") == port)
 
 
 def _may_call(policy: Policy, name: str) -> bool:
@@ -373,6 +411,9 @@ def _network(policy: Policy, engine: str) -> list[_Probe]:
     def outside(status: int, number: int | None) -> bool:
         return number is None and status not in (0, _errno.EINPROGRESS)
 
+    if said["mode"] == "user":
+        add("network.mode", "bind 127.0.0.1", "works", "bind", "127.0.0.1", 0, _works)
+        return [*probes, *_outside(policy)]
     add("network.mode", f"connect to {_OUTSIDE}:9", "fails", "connect", _OUTSIDE, 9, outside)
     named = said["connect"] is not None or said["bind"] is not None
     # In `rules` loopback is the host's, at the ports that are named: without, there is none.
@@ -389,6 +430,64 @@ def _network(policy: Policy, engine: str) -> list[_Probe]:
             if usable:
                 text = f"{key} tcp:{usable[0]}"
                 add(f"network.{key}", text, "not denied", call, "127.0.0.1", usable[0], _not_with("EACCES", "EPERM"))
+    return probes
+
+
+#: Networks for documentation, and where clouds keep a machine's secrets.
+_NOBODY = (_OUTSIDE, "198.51.100.1", "203.0.113.1")
+_METADATA = "169.254.169.254"
+#: The gateway's server of names (crates/gateway).
+_NAMES = "10.0.2.3"
+
+
+def _outside(policy: Policy) -> list[_Probe]:
+    """Where there is a way out: tried by what is sent, of which the gateway tells what it denies."""
+    import ipaddress
+
+    said = policy["network"]
+    probes: list[_Probe] = []
+
+    def add(clause: str, expected: str, address: str, port: int) -> None:
+        target = _to(address, port)
+        stream = ("socket", socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK, 0)
+        calls = [stream, ("connect", RESULT, target, len(target))]
+        probe = _Probe(clause, f"connect to {address}:{port}", expected, calls, _works)
+        probe.reaches = (address, port)
+        probes.append(probe)
+
+    def add_name(expected: str, name: str) -> None:
+        words = b"".join(bytes([len(label)]) + label.encode() for label in name.split("."))
+        question = struct.pack(">6H", 1, 0x100, 1, 0, 0, 0) + words + b"\0" + struct.pack(">2H", 1, 1)
+        target = _to(_NAMES, 53)
+        datagram = ("socket", socket.AF_INET, socket.SOCK_DGRAM, 0)
+        calls = [datagram, ("sendto", RESULT, question, len(question), 0, target, len(target))]
+        probe = _Probe("network.domains", f"ask for {name}", expected, calls, _works)
+        probe.reaches = (name, 53)
+        probes.append(probe)
+
+    networks = None if said["addresses"] is None else [ipaddress.ip_network(one, strict=False) for one in said["addresses"]]
+    ports = _compile._ports(said["connect"], "tcp") if said["connect"] is not None else [80]
+
+    def listed(address: str) -> bool:
+        return any(ipaddress.ip_address(address) in network for network in networks or ())
+
+    if not listed(_METADATA):
+        add("network.mode", "denied", _METADATA, 80)
+    unlisted = next((address for address in _NOBODY if not listed(address)), None)
+    if ports and unlisted and (networks is not None or said["domains"] is not None):
+        add("network.domains" if networks is None else "network.addresses", "denied", unlisted, ports[0])
+    own = [str(next(iter(network.hosts()))) for network in networks or () if network.version == 4]
+    if ports and own:
+        add("network.addresses", "not denied", own[0], ports[0])
+    if said["connect"] is not None:
+        free = next(port for port in (49151, 49150, 49149, 49148) if port not in ports)
+        add("network.connect", "denied", own[0] if own else _OUTSIDE, free)
+    if said["domains"] is not None:
+        patterns = [str(one).lower() for one in said["domains"]]
+        if not any(one in ("*.invalid", "skerry-verify.invalid") for one in patterns):
+            add_name("denied", "skerry-verify.invalid")
+        for name in patterns[:1]:
+            add_name("not denied", name.replace("*", "skerry-verify"))
     return probes
 
 

@@ -18,6 +18,11 @@ if TYPE_CHECKING:
 #: Whoever starts the machine puts the paths and descriptors in their places.
 CONTROL, CHANNEL, SHARE, MEMORY = "@CONTROL@", "@CHANNEL@", "@SHARE@", "@MEMORY@"
 
+#: A monitor's descriptor of its network card (crates/control: Gateway).
+FRAMES = "3"
+#: Bytes of one frame's packet: no wire is in between, and larger ones are fewer.
+MTU = 65520
+
 
 class Machine:
     """What a machine is made of. Sizes in bytes, paths of the host; `shares_root`: its tree comes by virtio-fs."""
@@ -26,6 +31,7 @@ class Machine:
         "accel",
         "command_line",
         "cpus",
+        "has_card",
         "images",
         "initramfs",
         "kernel",
@@ -50,6 +56,7 @@ class Machine:
         name: str = "skerry",
         most_cpus: int = 0,
         most_memory: int = 0,
+        has_card: bool = False,
     ) -> None:
         self.kernel = kernel
         self.initramfs = initramfs
@@ -60,6 +67,8 @@ class Machine:
         self.shares_root = shares_root
         self.accel = accel
         self.name = name
+        #: It has a network card, whose frames go through the descriptor FRAMES.
+        self.has_card = has_card
         #: As much as may be plugged in while it runs.
         self.most_cpus = max(most_cpus, cpus)
         self.most_memory = max(most_memory, memory)
@@ -118,6 +127,8 @@ class Monitor:
     keeps = False
     #: Whether they take more CPUs and memory while they run, as `plug_cpu` and `plug_memory` say.
     grows = False
+    #: Whether a machine's network card can be one whose frames go through a socket.
+    has_cards = False
 
     def plan(self, machine: Machine) -> Plan:
         """What to start, and what to say."""

@@ -15,15 +15,28 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 MODULES = "modules"
+#: And those for a network card (crates/agent/src/init.rs).
+NETWORK_MODULES = "network"
 
 
-def build(agent: bytes, modules_directory: str, wanted: Iterable[str], welcome: Iterable[str] = ()) -> bytes:
+def build(
+    agent: bytes,
+    modules_directory: str,
+    wanted: Iterable[str],
+    welcome: Iterable[str] = (),
+    of_network: Iterable[str] = (),
+) -> bytes:
     """The archive. `wanted`: modules by name, in any order; those that are built into the kernel are left out, and of those
-    that are only `welcome` those that it does not have.
+    that are only `welcome` those that it does not have, as of those that are loaded where there is a network card.
     """
     files = [("init", stripped(agent), 0o100755), ("dev", b"", 0o040755), (MODULES, b"", 0o040755)]
     for number, (name, content) in enumerate(modules(modules_directory, wanted, welcome)):
         files.append((f"{MODULES}/{number:02}-{name}.ko", content, 0o100600))
+    there = {name for name, _, _ in files}
+    files.append((NETWORK_MODULES, b"", 0o040755))
+    for number, (name, content) in enumerate(modules(modules_directory, (), of_network)):
+        if not any(one.endswith(f"-{name}.ko") for one in there):
+            files.append((f"{NETWORK_MODULES}/{number:02}-{name}.ko", content, 0o100600))
     return cpio(files)
 
 

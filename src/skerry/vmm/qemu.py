@@ -8,7 +8,7 @@ Under tcg the processor is QEMU's own work: no hardware holds the guest, so its 
 
 from __future__ import annotations
 
-from . import CHANNEL, CONTROL, MEMORY, SHARE, Monitor, Plan, Request
+from . import CHANNEL, CONTROL, FRAMES, MEMORY, MTU, SHARE, Monitor, Plan, Request
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ class Qemu(Monitor):
     """Run by us, under tcg in every test."""
 
     program = "qemu-system-x86_64"
-    run_on_hardware = True
+    run_on_hardware = has_cards = True
     channel = "port:skerry"
 
     def __init__(self, name: str) -> None:
@@ -65,6 +65,7 @@ class Qemu(Monitor):
         requests = []
         if self._pci:
             words += ["-device", "pcie-root-port,id=plug,chassis=1,slot=1"]
+            words += ["-device", "pcie-root-port,id=plug-card,chassis=2,slot=2"]
             requests += [request for path in machine.images for request in _plug_image(path)]
         else:
             for number, path in enumerate(machine.images):
@@ -77,6 +78,16 @@ class Qemu(Monitor):
                 requests.append(_PLUG)
             else:
                 words += ["-device", "vhost-user-fs-device,chardev=share,tag=root,queue-size=1024"]
+        if machine.has_card:
+            if self._pci:
+                requests += _PLUG_CARD
+            else:
+                words += [
+                    "-netdev",
+                    f"socket,id=frames,fd={FRAMES}",
+                    "-device",
+                    f"virtio-net-device,netdev=frames,host_mtu={MTU}",
+                ]
         return Plan([self.program, *words], requests=requests, protocol="qmp")
 
     @staticmethod
@@ -114,6 +125,13 @@ def _plug_image(path: str) -> list[Request]:
         Request("device_add", "", {"driver": "virtio-blk-pci", "id": "tree", "bus": "plug", "drive": "tree"}),
     ]
 
+
+# Nothing starts from it.
+_CARD = {"driver": "virtio-net-pci", "id": "card", "bus": "plug-card", "netdev": "frames", "host_mtu": MTU, "romfile": ""}
+_PLUG_CARD = [
+    Request("netdev_add", "", {"type": "socket", "id": "frames", "fd": FRAMES}),
+    Request("device_add", "", _CARD),
+]
 
 _PLUG = Request(
     "device_add",

@@ -77,7 +77,10 @@ impl Maps {
 }
 
 /// Splits into guardian and init, which is in new namespaces. To be called with one thread.
-pub fn split(wanted: &Boot) -> Result<Split, Failure> {
+///
+/// A guest that has a network card is in the network namespace of its own kernel, where that is: nobody else is there, and nobody
+/// inside has a right over it.
+pub fn split(wanted: &Boot, engine: Engine) -> Result<Split, Failure> {
     let internal = |error: rustix::io::Errno| failure(FailureKind::Internal, format!("pipe: {error}"));
     let without_user_namespace = wanted.without.iter().any(|name| name == "user_namespace");
     let privileged = rustix::thread::capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::SYS_ADMIN));
@@ -87,8 +90,10 @@ pub fn split(wanted: &Boot) -> Result<Split, Failure> {
     let pipe = || rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(internal);
     let ((asked, ask), (answer, done)) = (pipe()?, pipe()?);
     let ids = (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw());
-    let mut flags =
-        UnshareFlags::NEWNS | UnshareFlags::NEWPID | UnshareFlags::NEWNET | UnshareFlags::NEWIPC | UnshareFlags::NEWUTS;
+    let mut flags = UnshareFlags::NEWNS | UnshareFlags::NEWPID | UnshareFlags::NEWIPC | UnshareFlags::NEWUTS;
+    if !has_card(wanted, engine) {
+        flags |= UnshareFlags::NEWNET;
+    }
     if !privileged {
         flags |= UnshareFlags::NEWUSER;
     }
@@ -107,6 +112,10 @@ pub fn split(wanted: &Boot) -> Result<Split, Failure> {
             Ok(Split::Init(Init { privileged, host_pid, ask, answer }))
         }
     }
+}
+
+fn has_card(wanted: &Boot, engine: Engine) -> bool {
+    wanted.network == Network::User && engine == Engine::Guest
 }
 
 fn refused(why: &str) -> Failure {
@@ -140,7 +149,7 @@ pub fn enter(wanted: &Boot, init: Init, engine: Engine, layers: &mut Layers) -> 
     unshare(UnshareFlags::NEWCGROUP).map_err(|error| host("cgroup namespace", error))?;
     let tree = tree::build(wanted, init.privileged)?;
     rustix::system::sethostname(wanted.hostname.as_bytes()).map_err(|error| host("host name", error.into()))?;
-    if wanted.network == Network::Loopback {
+    if wanted.network != Network::None {
         raise_loopback().map_err(|error| host("loopback interface", error))?;
     }
     let only_id = if init.privileged && weaken::is_out("user_namespace") {
@@ -185,6 +194,7 @@ pub fn enter(wanted: &Boot, init: Init, engine: Engine, layers: &mut Layers) -> 
         match layer {
             Layer::Seccomp if weaken::is_out("seccomp") => layers.miss(layer, weaken::REASON),
             Layer::UserNamespace if weaken::is_out("user_namespace") => layers.miss(layer, weaken::REASON),
+            Layer::NetworkNamespace if has_card(wanted, engine) => layers.miss(layer, "it is its kernel's own"),
             _ => layers.add(layer),
         }
     }

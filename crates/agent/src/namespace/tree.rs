@@ -13,7 +13,7 @@ use rustix::mount::{
     fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount_change, move_mount, open_tree, unmount,
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
 };
-use skerry_control::{base64, Boot, Failure, FailureKind, Mount, MountKind};
+use skerry_control::{base64, Boot, Failure, FailureKind, Mount, MountKind, Network};
 use skerry_platform::agent::set_mount_attributes;
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
@@ -92,6 +92,8 @@ const OF_THE_KERNEL: &[&str] = &[
 /// How many mounts of the host's are taken over below one that is shown; how many entries of one directory one by one.
 const MOST_MOUNTS: usize = 256;
 const MOST_ENTRIES: usize = 512;
+/// Linux follows no more.
+const MOST_LINKS: usize = 40;
 
 const QUIET: u64 = 0x2 | 0x4; // MOUNT_ATTR_NOSUID, MOUNT_ATTR_NODEV
 const NO_WRITES: u64 = 0x1;
@@ -161,9 +163,15 @@ pub fn build(wanted: &Boot, privileged: bool) -> Result<Tree, Failure> {
         host,
         covered,
     };
-    let mut special = Special { process: Some(process), system, devices, terminals: None };
+    let mut special = Special { process: Some(process), system, devices, terminals: None, name_servers: None };
     for (mount, source) in wanted.mounts.iter().zip(sources) {
         builder.add(mount, source, &mut special)?;
+    }
+    if wanted.network == Network::User {
+        let made = builder.file(NAME_SERVERS.as_bytes(), 0o444);
+        let made = made.map_err(|error| host_error(NAME_SERVERS_AT, error))?;
+        restrict(made.as_fd(), NO_WRITES | QUIET, false)?;
+        special.name_servers = Some(made);
     }
     builder.finish(special)
 }
@@ -174,7 +182,13 @@ struct Special {
     system: Option<OwnedFd>,
     devices: Vec<(&'static str, OwnedFd)>,
     terminals: Option<OwnedFd>,
+    /// What tells programs who resolves names, where somebody does.
+    name_servers: Option<OwnedFd>,
 }
+
+/// The gateway's, and nothing of what the host's says: its servers are out of reach, and its domains are nobody's business.
+const NAME_SERVERS: &str = "nameserver 10.0.2.3\n";
+const NAME_SERVERS_AT: &str = "/etc/resolv.conf";
 
 fn stage_size(wanted: &Boot) -> String {
     wanted.limits.memory_files.or(wanted.limits.memory).map_or("50%".into(), |bytes| bytes.to_string())
@@ -316,10 +330,7 @@ impl Builder<'_> {
             (MountKind::File { content, mode }, _) => {
                 let content = base64::decode(content)
                     .ok_or_else(|| failure(FailureKind::Invalid, "the content of a file is not base64"))?;
-                let path = self.fresh("file");
-                std::fs::write(&path, content).map_err(|error| host_error(target.display(), error))?;
-                rustix::fs::chmod(&path, Mode::from_raw_mode(mode & 0o777)).map_err(told)?;
-                let tree = clone_tree(&path, false).map_err(told)?;
+                let tree = self.file(&content, *mode).map_err(told)?;
                 if mode & 0o222 == 0 {
                     restrict(tree.as_fd(), NO_WRITES | QUIET, false)?;
                 }
@@ -360,6 +371,14 @@ impl Builder<'_> {
             (_, None) => return Err(failure(FailureKind::Internal, "a mount without its source")),
         }
         Ok(())
+    }
+
+    /// One in memory, with this content.
+    fn file(&mut self, content: &[u8], mode: u32) -> Result<OwnedFd, Errno> {
+        let path = self.fresh("file");
+        std::fs::write(&path, content).map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
+        rustix::fs::chmod(&path, Mode::from_raw_mode(mode & 0o777))?;
+        clone_tree(&path, false)
     }
 
     /// What is missing there may be on the host.
@@ -606,6 +625,9 @@ impl Builder<'_> {
                 failure(FailureKind::Invalid, format!("{}: nothing can be mounted there: {error}", target.display()))
             })?;
         }
+        if let Some(file) = &special.name_servers {
+            put_name_servers(file).map_err(|error| host_error(NAME_SERVERS_AT, error))?;
+        }
         if self.skeleton {
             restrict(root.as_fd(), NO_WRITES | QUIET, false)?;
         }
@@ -626,6 +648,20 @@ impl Builder<'_> {
         }
         let terminals = special.terminals.ok_or_else(|| failure(FailureKind::Invalid, "there is no /dev"))?;
         Ok(Tree { stage: self.stage, terminals, made: self.in_memory })
+    }
+}
+
+/// Over the file that programs read, wherever its name leads: on many hosts that is a link to what a service keeps in /run.
+fn put_name_servers(file: &OwnedFd) -> Result<(), Errno> {
+    let mut place = PathBuf::from(NAME_SERVERS_AT);
+    for _ in 0..MOST_LINKS {
+        let Ok(link) = std::fs::read_link(&place) else { break };
+        place = place.parent().unwrap_or(Path::new("/")).join(link);
+    }
+    match place_for(&place, false).and_then(|()| attach(file.as_fd(), &place)) {
+        // A tree that is read only, and has none: there are no names then, as on the host.
+        Err(Errno::ROFS) => Ok(()),
+        done => done,
     }
 }
 
