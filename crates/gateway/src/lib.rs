@@ -64,7 +64,16 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// In a line. The usual way looks up where it came from in files that are out of reach then.
+fn tell_panics() {
+    std::panic::set_hook(Box::new(|information| {
+        let text = information.to_string().replace('\n', " ");
+        let _ = writeln!(std::io::stderr(), "skerry-gateway: {text}");
+    }));
+}
+
 fn run() -> Result<(), Error> {
+    tell_panics();
     match std::env::args_os().nth(1) {
         None => {}
         Some(word) if word == "--version" => {
