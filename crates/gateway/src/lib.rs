@@ -6,7 +6,8 @@
 //!
 //! Parts: [`line`] (frames on a stream), [`ethernet`] (the link: everybody is us), [`packet`] (IP, hostile, becomes a checked view),
 //! [`tcp`], [`udp`], [`echo`] and [`dns`] (what packets are of), [`policy`] (where they may go), [`host`] (what is the host's own),
-//! [`report`] (what was denied), [`stack`] (the loop), [`confine`] (what this program may ask of the host).
+//! [`report`] (what was denied), [`stack`] (the loop),
+//! [`confine`] (what this program may ask of the host).
 #![forbid(unsafe_code)]
 
 mod checksum;
