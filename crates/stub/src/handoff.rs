@@ -114,7 +114,7 @@ pub fn ticks() -> u64 {
 
 /// The CPU that runs us, as Linux keeps it in the limit of a segment for user space (and the vDSO reads it).
 #[inline(always)]
-fn current_cpu() -> u32 {
+pub fn current_cpu() -> u32 {
     const CPU_SEGMENT: u32 = 0x7b;
     const CPU_BITS: u32 = 0xfff;
     let limit: u32;

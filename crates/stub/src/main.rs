@@ -34,6 +34,7 @@ mod marshal;
 mod native;
 mod objects;
 mod park;
+mod pipes;
 mod registers;
 mod serve;
 mod streams;

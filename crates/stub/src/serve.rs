@@ -13,6 +13,7 @@ use crate::marshal;
 use crate::native;
 use crate::objects;
 use crate::park;
+use crate::pipes;
 use crate::registers::Registers;
 use crate::streams;
 use crate::thread::ThreadBlock;
@@ -75,6 +76,9 @@ fn serve(thread: &mut ThreadBlock, registers: &mut Registers, kind: u32) -> Outc
         }
         if let Some(result) = objects::try_object(thread, registers.rax, &registers.arguments()) {
             return Outcome::Return(result);
+        }
+        if let Some(outcome) = pipes::try_pipe(thread, registers) {
+            return outcome;
         }
         if let Some(result) = loan::try_loan(thread, registers.rax, &registers.arguments()) {
             return Outcome::Return(result);
