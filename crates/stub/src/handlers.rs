@@ -143,6 +143,14 @@ fn interrupted_native(thread: &mut ThreadBlock, context: &mut Context) -> (i64, 
     if at < host::native_call_address() || at >= host::native_end_address() {
         return (0, Place::OwnCode);
     }
+    let done = pipes::take_done(thread);
+    if done != 0 {
+        // A write that has got so far.
+        restore_arguments(thread, context);
+        context.rip = thread.resume;
+        context.rax = done;
+        return (0, Place::OwnCode);
+    }
     let undone = at == host::native_call_address() || (at == host::native_done_address() && context.rax as i64 == EINTR);
     if undone {
         return (thread.native_error, Place::Native);

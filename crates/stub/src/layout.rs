@@ -541,7 +541,7 @@ pub mod objects {
 }
 
 /// A pipe that one process reads and one writes (or the same), in memory that these and the sentry share (ADR 48). Its
-/// bytes lie behind it, [`pipes::DATA`] of them.
+/// bytes lie from the next page on, [`pipes::DATA`] of them.
 #[repr(C, align(64))]
 pub struct PipeRing {
     /// See [`pipes`]; changed by compare-and-exchange only, or by atomic operations on single bits.
@@ -556,8 +556,8 @@ pub mod pipes {
     pub const MOST: usize = 8;
     /// What a pipe holds: as much as one that is not shared.
     pub const DATA: usize = 0x1_0000;
-    pub const DATA_OFFSET: usize = size_of::<super::PipeRing>();
-    pub const SIZE: usize = DATA + 0x1000;
+    pub const DATA_OFFSET: usize = 0x1000;
+    pub const SIZE: usize = DATA_OFFSET + DATA;
     pub const STRIDE: u64 = 0x2_0000;
     /// In the place of a descriptor: there is none.
     pub const NONE: u64 = u64::MAX;
@@ -587,7 +587,7 @@ pub mod pipes {
     pub const NUMBER: u32 = 48;
     pub const NUMBER_MASK: u64 = 0xffff << NUMBER;
 
-    const _: () = assert!(DATA_OFFSET + DATA <= SIZE && SIZE as u64 <= STRIDE);
+    const _: () = assert!(SIZE as u64 <= STRIDE);
     const _: () = assert!((DATA as u64 - 1) << START == START_MASK);
 }
 

@@ -9,6 +9,9 @@
 //! ordinary wait of the host's (`native.rs`), behind which the call is made again. What takes longer is the sentry's, as is what
 //! fails or is odd.
 //!
+//! A write that is larger than a pipe goes in pieces. What is done of it is kept while the thread waits for room, and if the rest
+//! is the sentry's; a signal ends it there, as on Linux. No code of the guest's runs meanwhile.
+//!
 //! The other side is hostile: the word can say anything at any time. What is copied stays within the ring, attempts are
 //! counted, and sleep has an end.
 
@@ -17,7 +20,7 @@ use crate::direct;
 use crate::handoff::{current_cpu, ticks};
 use crate::host::{self, number, HIGHEST};
 use crate::layout::pipes::*;
-use crate::layout::{self, PipeRing};
+use crate::layout::{self, action, PipeRing, Reply};
 use crate::native;
 use crate::registers::Registers;
 use crate::serve::Outcome;
@@ -39,6 +42,11 @@ struct Place {
 static ANY: AtomicBool = AtomicBool::new(false);
 #[link_section = ".data"]
 static MAY_SPIN: AtomicBool = AtomicBool::new(false);
+
+/// Writes of so many bytes are not torn apart (limits.h).
+const PIPE_BUF: u64 = 4096;
+/// Larger calls are the sentry's.
+const MOST_BYTES: u64 = 1 << 24;
 
 const PROT_READ_WRITE: u64 = 3;
 const MAP_SHARED_FIXED: u64 = 0x11;
@@ -112,7 +120,7 @@ fn serve(thread: &mut ThreadBlock, registers: &mut Registers) -> Option<Outcome>
     if answers.load(Ordering::Acquire) == 0 || thread.gs_taken != 0 || direct::is_off(thread) {
         return None;
     }
-    if address > HIGHEST || count == 0 {
+    if address > HIGHEST || count == 0 || count > MOST_BYTES {
         return None;
     }
     let wanted = (descriptor & 0xffff_ffff) + 1;
@@ -121,7 +129,8 @@ fn serve(thread: &mut ThreadBlock, registers: &mut Registers) -> Option<Outcome>
         (told & 0xffff_ffff == wanted).then_some(told >> 32)
     };
     let (index, pipe_number) = PLACES.iter().enumerate().find_map(|(index, place)| Some((index, find(place)?)))?;
-    let side = Side { ring: ring_address(index) as *mut PipeRing, number: pipe_number << NUMBER, writes };
+    let in_pieces = writes && count > DATA as u64;
+    let side = Side { ring: ring_address(index) as *mut PipeRing, number: pipe_number << NUMBER, writes, in_pieces };
     side.transfer(thread, registers, address, count)
 }
 
@@ -131,6 +140,8 @@ struct Side {
     /// As the word has it.
     number: u64,
     writes: bool,
+    /// A write that is larger than the ring.
+    in_pieces: bool,
 }
 
 impl Side {
@@ -160,13 +171,16 @@ impl Side {
         word & (VALID | NUMBER_MASK) == VALID | self.number && word & FILL <= DATA as u64
     }
 
-    /// How many of `count` bytes can go now. Writes go whole.
-    fn possible(&self, word: u64, count: u64) -> u64 {
+    /// How many of `left` bytes can go now. Writes go whole, but for those that are larger than the ring.
+    fn possible(&self, word: u64, left: u64) -> u64 {
         let fill = word & FILL;
+        let room = DATA as u64 - fill;
         if !self.writes {
-            count.min(fill)
-        } else if count <= DATA as u64 - fill {
-            count
+            left.min(fill)
+        } else if left <= room {
+            left
+        } else if self.in_pieces && room >= PIPE_BUF {
+            room
         } else {
             0
         }
@@ -175,45 +189,55 @@ impl Side {
     fn transfer(&self, thread: &mut ThreadBlock, registers: &mut Registers, address: u64, count: u64) -> Option<Outcome> {
         let word = self.word();
         let since = core::mem::take(&mut thread.pipe_waits.since);
+        let mut done = core::mem::take(&mut thread.pipe_waits.done).min(count);
         let here = current_cpu() + 1;
         let (own_cpu, other_cpu) = self.cpus();
         if own_cpu.load(Ordering::Relaxed) != here {
             own_cpu.store(here, Ordering::Relaxed);
         }
-        let mut spun = false;
-        for _ in 0..ATTEMPTS {
+        let (mut spun, mut attempts) = (false, 0);
+        while attempts < ATTEMPTS {
+            attempts += 1;
             let before = word.load(Ordering::Acquire);
             if !self.is_lent(before) || before & self.busy() != 0 {
-                return None;
+                break;
             }
-            let length = self.possible(before, count);
-            if length == 0 {
-                let nonblocking = self.pick(READER_NONBLOCKING, WRITER_NONBLOCKING);
+            let is_nonblocking = before & self.pick(READER_NONBLOCKING, WRITER_NONBLOCKING) != 0;
+            let length = self.possible(before, count - done);
+            if length == 0 || is_nonblocking && self.in_pieces {
                 let is_long = since != 0 && ticks().wrapping_sub(since) > LONG;
-                if before & nonblocking != 0 || count > DATA as u64 && self.writes || is_long {
-                    return None;
+                if is_nonblocking || is_long {
+                    break;
                 }
-                if !core::mem::replace(&mut spun, true) && other_cpu.load(Ordering::Relaxed) != here {
-                    if self.spin(&mut thread.pipe_waits, count) {
-                        continue;
-                    }
+                if !core::mem::replace(&mut spun, true)
+                    && other_cpu.load(Ordering::Relaxed) != here
+                    && self.spin(&mut thread.pipe_waits, count - done)
+                {
+                    continue;
                 }
                 let waiting = before | self.pick(READER_WAITS, WRITER_WAITS);
                 if word.compare_exchange(before, waiting, Ordering::AcqRel, Ordering::Relaxed).is_err() {
                     continue;
                 }
-                thread.pipe_waits.since = if since != 0 { since } else { ticks() | 1 };
+                // Who gets on with it does not wait for long.
+                thread.pipe_waits.since = if since != 0 && !self.in_pieces { since } else { ticks() | 1 };
+                thread.pipe_waits.done = done;
                 return Some(native::wait_and_call_again(thread, registers, word.as_ptr() as u64, waiting as u32, SLEEP));
             }
             if word.compare_exchange_weak(before, before | self.busy(), Ordering::AcqRel, Ordering::Relaxed).is_err() {
                 continue;
             }
-            if !self.copy(before, address, length) || !self.publish(length) {
+            if !self.copy(before, address + done, length) || !self.publish(length) {
                 word.fetch_and(!self.busy(), Ordering::Release);
-                return None;
+                break;
             }
-            return Some(Outcome::Return(length as i64));
+            done += length;
+            if !self.in_pieces || done == count {
+                return Some(Outcome::Return(done as i64));
+            }
+            (spun, attempts) = (false, 0);
         }
+        thread.pipe_waits.done = done;
         None
     }
 
@@ -296,6 +320,24 @@ impl Side {
                 return false;
             }
         }
+    }
+}
+
+/// What is done of the write that the sentry is asked to go on with, or that ends here.
+pub fn take_done(thread: &mut ThreadBlock) -> u64 {
+    core::mem::take(&mut thread.pipe_waits.done)
+}
+
+/// The sentry's answer to a call on what `done` has left of a write, as that to the whole one: what has gone counts, whatever
+/// comes of the rest, and is not written once more.
+pub fn amend(answer: &mut Reply, done: u64) {
+    let together = |rest: i64| done as i64 + rest.max(0);
+    match (answer.action, answer.resume) {
+        (action::RETURN, _) => answer.value = together(answer.value),
+        (action::RESTART | action::AS_IS, _) => (answer.action, answer.value) = (action::RETURN, together(0)),
+        (action::HANDLER, action::RETURN) => answer.value = together(answer.value),
+        (action::HANDLER, _) => (answer.resume, answer.value) = (action::RETURN, together(0)),
+        _ => {}
     }
 }
 

@@ -88,6 +88,8 @@ pub struct ThreadBlock {
 pub struct PipeWaits {
     /// When the call that is made again began to wait, by the processor's clock; 0: it has not.
     pub since: u64,
+    /// How much it has written before that.
+    pub done: u64,
     /// How long spinning takes until there is something, on average.
     pub spins: u64,
     /// Waits without spinning since the last one with.
