@@ -1,8 +1,8 @@
 //! What a system call handler is given: who calls, its memory, and how to wait.
 
-use crate::ipc::pipe::PipeEnd;
 use crate::fs::file::{OpenFile, StatusFlags, Transfer};
 use crate::fs::inode::Metadata;
+use crate::ipc::pipe::PipeEnd;
 use crate::marshal::Marshalled;
 use crate::sync::Waiter;
 use crate::task::{Process, Task};

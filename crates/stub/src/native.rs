@@ -262,7 +262,13 @@ pub fn wait_for_the_rest(thread: &mut ThreadBlock, nanoseconds: u64) {
 
 /// Has a call wait until the word at `address` is not `value` any more, or for `time`, and then be made again. Only a thread
 /// whose gs is the stub's can.
-pub fn wait_and_call_again(thread: &mut ThreadBlock, registers: &mut Registers, address: u64, value: u32, time: [u64; 2]) -> Outcome {
+pub fn wait_and_call_again(
+    thread: &mut ThreadBlock,
+    registers: &mut Registers,
+    address: u64,
+    value: u32,
+    time: [u64; 2],
+) -> Outcome {
     thread.native_error = ERESTARTSYS;
     thread.waits_since = 0;
     thread.deadline = time;

@@ -156,11 +156,19 @@ impl Side {
         let (reader, writer) = unsafe {
             (AtomicU32::from_ptr(&raw mut (*self.ring).reader_cpu), AtomicU32::from_ptr(&raw mut (*self.ring).writer_cpu))
         };
-        if self.writes { (writer, reader) } else { (reader, writer) }
+        if self.writes {
+            (writer, reader)
+        } else {
+            (reader, writer)
+        }
     }
 
     fn pick(&self, if_reader: u64, if_writer: u64) -> u64 {
-        if self.writes { if_writer } else { if_reader }
+        if self.writes {
+            if_writer
+        } else {
+            if_reader
+        }
     }
 
     fn busy(&self) -> u64 {

@@ -146,6 +146,24 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn two_get_a_loan_after_some_calls_of_both() {
+        let usage = Usage::default();
+        let calls_until_a_loan = || {
+            (1..).find(|call| {
+                usage.note(call % 2, 3, Transfer::Read);
+                usage.is_worth_sharing()
+            })
+        };
+        assert_eq!(calls_until_a_loan(), Some(8));
+        usage.note_loan(3);
+        assert_eq!(calls_until_a_loan(), Some(8));
+        usage.note_loan(2);
+        assert_eq!(calls_until_a_loan(), Some(16));
+        usage.start_over();
+        assert_eq!(calls_until_a_loan(), Some(16));
+    }
+
+    #[test]
     fn loans_that_are_not_used_become_rare() {
         let usage = Usage::default();
         let calls_until_a_loan = || (1..).find(|call| usage.note(7, 3, [Transfer::Write, Transfer::Read][call % 2]).is_some());

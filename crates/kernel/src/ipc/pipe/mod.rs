@@ -24,11 +24,11 @@ use crate::fs::lending::{Lend, Lender, LentState, Usage};
 use crate::sync::WaitQueue;
 use crate::{Context, Errno, Result};
 use parking_lot::{Mutex, MutexGuard};
+use sharing::{RingLoan, SharedRing, Sharing, User};
 use skerry_abi::raw::ioctl::FIONREAD;
 use skerry_abi::structs::TimeSpec;
 use skerry_platform::channel::LentObject;
 use skerry_platform::layout::objects;
-use sharing::{RingLoan, SharedRing, Sharing, User};
 use skerry_platform::layout::pipes;
 use skerry_platform::pipe_ring::Nonblocking;
 use slots::{Layout, Slots, PAGE_SIZE};
@@ -357,7 +357,11 @@ impl PipeEnd {
         if !self.pipe.sharing.note(side, user) {
             self.pipe.usage.start_over();
         }
-        if self.pipe.usage.is_worth_sharing() { self.pipe.sharing.users() } else { None }
+        if self.pipe.usage.is_worth_sharing() {
+            self.pipe.sharing.users()
+        } else {
+            None
+        }
     }
 
     /// The memory in which these two have it, or are to have it.
