@@ -360,7 +360,7 @@ print(calls() - before)
 @pytest.mark.sandbox
 @pytest.mark.parametrize("processes", [False, True], ids=["threads", "processes"])
 @pytest.mark.parametrize(
-    ("without", "most"), [("", 400), ("spinning", 400), ("lending", 99999)], ids=["default", "sleeping", "without"]
+    ("without", "most"), [("", 2000), ("spinning", 2000), ("lending", 99999)], ids=["default", "sleeping", "without"]
 )
 def test_who_shares_a_pipe_does_not_ask_the_sentry(
     caller: harness.Caller, monkeypatch: pytest.MonkeyPatch, without: str, most: int, processes: bool
