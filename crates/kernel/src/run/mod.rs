@@ -80,6 +80,8 @@ pub struct Engine {
     loans: loan::Loans,
     /// How many memories for pipes there have been.
     pipes_made: AtomicU32,
+    /// Each that there is has one of these.
+    pipes_shared: Arc<()>,
     /// Host processes that nobody has any more and that are not dead yet.
     leaving: AtomicUsize,
     /// Guest memory that comes with a call is used, and results go with its answer.
@@ -244,6 +246,7 @@ impl Engine {
             channels: channels::Channels::default(),
             loans: loan::Loans::default(),
             pipes_made: AtomicU32::new(0),
+            pipes_shared: Arc::default(),
             leaving: AtomicUsize::new(0),
             marshalling: AtomicBool::new(true),
             parked: AtomicUsize::new(0),

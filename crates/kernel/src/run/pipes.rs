@@ -17,6 +17,9 @@ use std::os::fd::AsFd;
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
+/// How many there are at once: each has a descriptor of ours, and 68 KiB.
+const MOST_SHARED: usize = 256;
+
 /// What an address space has of them, by place.
 pub(super) type Places = [Option<Arc<SharedRing>>; pipes::MOST];
 
@@ -44,8 +47,12 @@ impl Engine {
         let Some((reader, writer)) = end.users(side, user) else { return };
         let make = || {
             let number = (self.pipes_made.fetch_add(1, Ordering::Relaxed) % u32::from(u16::MAX)) as u16 + 1;
+            let counted = self.pipes_shared.clone();
+            if Arc::strong_count(&counted) > MOST_SHARED {
+                return None;
+            }
             let (ring, memory) = PipeRing::create(number).ok()?;
-            Some(SharedRing::new(ring, memory, &reader, &writer))
+            Some(SharedRing::new(ring, memory, &reader, &writer, counted))
         };
         let Some(ring) = end.ring_of(&reader, &writer, make) else { return };
         if !ring.is_had_by(side) && !self.give_pipe(thread, context, &ring, operations) {

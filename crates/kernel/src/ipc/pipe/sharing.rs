@@ -53,10 +53,12 @@ pub(crate) struct SharedRing {
     writer_has_it: AtomicBool,
     /// No pipe lies there any more, nor will.
     retired: AtomicBool,
+    _counted: Arc<()>,
 }
 
 impl SharedRing {
-    pub fn new(ring: PipeRing, memory: OwnedFd, reader: &User, writer: &User) -> Arc<SharedRing> {
+    /// `counted` is kept as long as it is there.
+    pub fn new(ring: PipeRing, memory: OwnedFd, reader: &User, writer: &User, counted: Arc<()>) -> Arc<SharedRing> {
         Arc::new(SharedRing {
             ring,
             memory,
@@ -65,6 +67,7 @@ impl SharedRing {
             reader_has_it: AtomicBool::new(false),
             writer_has_it: AtomicBool::new(false),
             retired: AtomicBool::new(false),
+            _counted: counted,
         })
     }
 

@@ -176,7 +176,7 @@ fn user(space: &Arc<AddressSpace>, file: &Arc<OpenFile>) -> User {
 
 fn ring((reader, writer): &Ends, spaces: [&Arc<AddressSpace>; 2]) -> Arc<SharedRing> {
     let (ring, memory) = PipeRing::create(1).unwrap();
-    SharedRing::new(ring, memory, &user(spaces[0], reader), &user(spaces[1], writer))
+    SharedRing::new(ring, memory, &user(spaces[0], reader), &user(spaces[1], writer), Arc::default())
 }
 
 fn share((reader, _): &Ends, ring: &Arc<SharedRing>) -> bool {
