@@ -1,4 +1,4 @@
-"""Calls on what is lent are answered in the process (ADR 26, 27, 44, 45): nobody can tell, whatever others do."""
+"""Calls on what is lent are answered in the process (ADR 26, 27, 44, 45, 48): nobody can tell, whatever others do."""
 
 from __future__ import annotations
 
@@ -45,6 +45,11 @@ def streams(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build("alone", tmp_path_factory.mktemp("alone"))
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build("shared", tmp_path_factory.mktemp("shared"))
 
 
 def fill(caller: harness.Caller, work: Path, lent: Path) -> Path:
@@ -306,3 +311,63 @@ print(calls() - before)
         result = caller.do([], ["/usr/bin/python3", "-c", script], cwd=work)
     assert result.returncode == 0, str(result)
     assert (int(result.stdout) < most) and (int(result.stdout) > 999 or not without), str(result)
+
+
+def test_shared_native(caller: harness.Caller, shared: Path) -> None:
+    holds_natively(caller, lambda work: place(shared, work))
+
+
+@pytest.mark.sandbox
+@pytest.mark.parametrize(
+    ("without", "options"),
+    [("", ()), ("spinning", ()), ("load,pace", ()), ("lending", ()), ("", ("--profile", "strict"))],
+    ids=["default", "sleeping", "spinning", "without", "strict"],
+)
+def test_shared(
+    caller: harness.Caller, shared: Path, monkeypatch: pytest.MonkeyPatch, without: str, options: tuple[str, ...]
+) -> None:
+    """Pipes between two threads or processes lie in memory that these share (ADR 48): nobody can tell, whatever others do."""
+    monkeypatch.setitem(harness.PLAIN_ENVIRONMENT, "SKERRY_TEST_WITHOUT", without)
+    holds_inside(caller, lambda work: place(shared, work), options)
+
+
+SHARED = """
+import os, threading
+there, back = os.pipe(), os.pipe()
+calls = lambda: int(next(line for line in open("/proc/stat") if line.startswith("ctxt")).split()[1])
+def echo(rounds):
+    for _ in range(rounds):
+        os.write(back[1], os.read(there[0], 8))
+def ping(rounds):
+    for number in range(rounds):
+        os.write(there[1], number.to_bytes(8, "little"))
+        assert os.read(back[0], 8) == number.to_bytes(8, "little")
+if {processes}:
+    if os.fork() == 0:
+        os.close(there[1]); os.close(back[0])
+        echo(1040)
+        os._exit(0)
+    os.close(there[0]); os.close(back[1])
+else:
+    threading.Thread(target=echo, args=(1040,)).start()
+ping(40)
+before = calls()
+ping(1000)
+print(calls() - before)
+"""
+
+
+@pytest.mark.sandbox
+@pytest.mark.parametrize("processes", [False, True], ids=["threads", "processes"])
+@pytest.mark.parametrize(
+    ("without", "most"), [("", 2000), ("spinning", 2000), ("lending", 99999)], ids=["default", "sleeping", "without"]
+)
+def test_who_shares_a_pipe_does_not_ask_the_sentry(
+    caller: harness.Caller, monkeypatch: pytest.MonkeyPatch, without: str, most: int, processes: bool
+) -> None:
+    """/proc/stat's ctxt counts the calls that the sentry has served."""
+    monkeypatch.setitem(harness.PLAIN_ENVIRONMENT, "SKERRY_TEST_WITHOUT", without)
+    with caller.workspace() as work:
+        result = caller.do([], ["/usr/bin/python3", "-c", SHARED.format(processes=processes)], cwd=work)
+    assert result.returncode == 0, str(result)
+    assert int(result.stdout) < most and (int(result.stdout) > 3999 or without != "lending"), str(result)

@@ -2,6 +2,7 @@
 
 use crate::fs::file::{OpenFile, StatusFlags, Transfer};
 use crate::fs::inode::Metadata;
+use crate::ipc::pipe::PipeEnd;
 use crate::marshal::Marshalled;
 use crate::sync::Waiter;
 use crate::task::{Process, Task};
@@ -66,6 +67,8 @@ pub struct Context<'a> {
     pub(crate) to_read: Vec<(i32, Weak<OpenFile>)>,
     /// The descriptors by which the thread, and nobody else of late, reads and writes the eventfd or pipe that it has just used.
     pub(crate) used_alone: Option<(i32, i32)>,
+    /// The pipe that the call has read or written, by which descriptor.
+    pub(crate) used_pipe: Option<(i32, Arc<OpenFile>, Transfer)>,
     /// The stub may put off the next call like this one, as far as the objects are concerned that it is about.
     pub(crate) may_be_deferred: bool,
 }
@@ -162,6 +165,7 @@ impl<'a> Context<'a> {
             no_link: None,
             to_read: Vec::new(),
             used_alone: None,
+            used_pipe: None,
             may_be_deferred: false,
         }
     }
@@ -408,9 +412,12 @@ impl<'a> Context<'a> {
 
     /// The caller has read or written by `fd`; of some objects, it may get what they hold to use by itself
     /// ([`crate::fs::lending`]).
-    pub(crate) fn note_use(&mut self, fd: i32, file: &OpenFile, direction: Transfer) {
+    pub(crate) fn note_use(&mut self, fd: i32, file: &Arc<OpenFile>, direction: Transfer) {
         if let Some(usage) = file.operations.usage() {
             self.used_alone = usage.note(self.task.tid(), fd, direction);
+            if file.operations.as_any().is::<PipeEnd>() {
+                self.used_pipe = Some((fd, file.clone(), direction));
+            }
         }
     }
 

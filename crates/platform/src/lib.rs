@@ -10,6 +10,7 @@
 //! - [`fiber`]: stacks that change threads, for calls that wait.
 //! - [`engine`]: host threads and processes: kick, kill, wait. [`cpu_clock`]: their CPU time. [`host`]: the host's /proc.
 //! - [`unikernel`]: what `skerry-tender` needs of the host: the memory of a unikernel, and the jump into it.
+//! - [`pipe_ring`]: the memory of pipes that their users share. [`direct`]: the table of files that a process uses by itself.
 //! - [`virtual_machine`]: the same for a unikernel behind KVM.
 //! - [`processor`]: the CPU that runs us, and how busy the host's are.
 //!
@@ -32,6 +33,7 @@ pub mod listener;
 pub mod mappings;
 pub mod memory;
 pub mod own;
+pub mod pipe_ring;
 pub mod processor;
 pub mod unikernel;
 pub mod virtual_machine;

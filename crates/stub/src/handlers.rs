@@ -12,8 +12,9 @@ use crate::entry::{self, Interrupted};
 use crate::handoff;
 use crate::host::{self, number};
 use crate::layout::{self, action, operation, request, CloneOrder, Reply, Request};
-use crate::native;
+use crate::native::{self, ALWAYS_AGAIN};
 use crate::park;
+use crate::pipes;
 use crate::registers::Registers;
 use crate::serve::{self, Outcome};
 use crate::thread::{self, ThreadBlock};
@@ -142,20 +143,29 @@ fn interrupted_native(thread: &mut ThreadBlock, context: &mut Context) -> (i64, 
     if at < host::native_call_address() || at >= host::native_end_address() {
         return (0, Place::OwnCode);
     }
+    let done = pipes::take_done(thread);
+    if done != 0 {
+        // A write that has got so far.
+        restore_arguments(thread, context);
+        context.rip = thread.resume;
+        context.rax = done;
+        return (0, Place::OwnCode);
+    }
     let undone = at == host::native_call_address() || (at == host::native_done_address() && context.rax as i64 == EINTR);
     if undone {
         return (thread.native_error, Place::Native);
     }
     restore_arguments(thread, context);
     context.rip = thread.resume;
-    if thread.call_again != 0 && context.rax as i64 != ETIMEDOUT {
+    if thread.call_again == ALWAYS_AGAIN || thread.call_again != 0 && context.rax as i64 != ETIMEDOUT {
         context.rip -= 2;
-        context.rax = thread.native_number;
+        context.rax = thread.own_number;
     }
     (0, Place::OwnCode)
 }
 
 fn restore_arguments(thread: &ThreadBlock, context: &mut Context) {
+    context.rdi = thread.original_rdi;
     context.rsi = thread.original_rsi;
     context.rdx = thread.original_rdx;
     context.r10 = thread.original_r10;
@@ -277,7 +287,7 @@ fn resume(thread: &mut ThreadBlock, context: &mut Context, place: Place, how: u3
         (Place::Native, _) => {
             restore_arguments(thread, context);
             context.rip = thread.resume - 2;
-            context.rax = thread.native_number;
+            context.rax = thread.own_number;
         }
         (_, action::RETURN) => context.rax = value as u64,
         // rax still holds the number: the handler of SIGSYS put it there.
@@ -311,6 +321,7 @@ pub fn run_operations(thread: &ThreadBlock, count: u32) -> i64 {
             }
             operation::VALUE if !failed => result = one.arguments[0] as i64,
             operation::DIRECT_TABLE => direct::map_table(one.arguments[0]),
+            operation::PIPE => pipes::map(&one.arguments),
             operation::ALWAYS => {
                 host::call_array(one.number, &one.arguments);
             }
@@ -475,6 +486,7 @@ fn start_child(thread: &mut ThreadBlock, context: &mut Context) {
     enrol_child(thread);
     // SAFETY: within the channel.
     direct::forked(thread, unsafe { core::ptr::read_volatile(&raw const (*thread.channel()).descriptors) });
+    pipes::forked();
     begin(thread, context);
 }
 

@@ -70,6 +70,16 @@ pub fn reply(thread: &ThreadBlock) -> Reply {
     Reply::from_words(unsafe { core::ptr::read_volatile((&raw const (*thread.channel()).line.words).cast::<[u64; 4]>()) })
 }
 
+/// Changes the reply, which is in the thread's own memory.
+pub fn amend(thread: &ThreadBlock, change: impl FnOnce(&mut Reply)) {
+    let mut answer = reply(thread);
+    change(&mut answer);
+    // SAFETY: as above; the sentry reads nothing back from there.
+    unsafe {
+        core::ptr::write_volatile((&raw mut (*thread.channel()).line.words).cast::<[u64; 4]>(), answer.to_words());
+    }
+}
+
 fn state(thread: &ThreadBlock) -> &AtomicU64 {
     // SAFETY: within the channel, aligned, and accessed atomically only.
     unsafe { AtomicU64::from_ptr(&raw mut (*thread.channel()).line.state) }
@@ -139,7 +149,7 @@ pub fn ticks() -> u64 {
 
 /// The CPU that runs us, as Linux keeps it in the limit of a segment for user space (and the vDSO reads it).
 #[inline(always)]
-fn current_cpu() -> u32 {
+pub fn current_cpu() -> u32 {
     const CPU_SEGMENT: u32 = 0x7b;
     const CPU_BITS: u32 = 0xfff;
     let limit: u32;

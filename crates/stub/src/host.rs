@@ -38,21 +38,28 @@ native_call:
     syscall
     .globl native_done
 native_done:
+    mov rdi, gs:[0xb8]
     mov rsi, gs:[0x40]
     mov rdx, gs:[0x48]
     mov r10, gs:[0x50]
     mov r9, gs:[0x58]
     mov rcx, gs:[0x68]
     jrcxz 1f
-    // Without touching the flags, as `syscall` does: -110 is ETIMEDOUT, and 202 is futex.
+    // Without touching the flags, as `syscall` does: -110 is ETIMEDOUT.
+    lea rcx, [rcx - 2]
+    jrcxz 2f
     lea rcx, [rax + 110]
     jrcxz 1f
-    mov eax, 202
+    mov rax, gs:[0xc0]
     mov rcx, gs:[0x60]
     lea rcx, [rcx - 2]
     jmp rcx
 1:  mov rcx, gs:[0x60]
     jmp rcx
+    // As if its site were patched.
+2:  mov rax, gs:[0xc0]
+    mov rcx, gs:[0x60]
+    jmp direct_entry
     .globl native_end
 native_end:
 

@@ -16,6 +16,8 @@ pub const SLOTS_BASE: u64 = 0x7000_0010_0000;
 pub const SLOT_SIZE: u64 = 0x4_0000;
 /// Threads that one address space can have.
 pub const MAXIMUM_SLOTS: u64 = 16384;
+/// Where the pipes lie that a process shares ([`PipeRing`]), each in its own stretch of [`pipes::STRIDE`] bytes.
+pub const PIPES_BASE: u64 = 0x7010_0000_0000;
 /// The guest may map nothing between STUB_BASE and here.
 pub const RESERVED_END: u64 = 0x7020_0000_0000;
 
@@ -108,6 +110,9 @@ pub mod operation {
     /// A host call whose first argument counts from the last CALL's result; its own result is passed over. Not made after
     /// an error.
     pub const OVER_LAST: u64 = 6;
+    /// Map a shared pipe: its descriptor, which is closed then; its place; its number; the guest's descriptors by which this
+    /// process reads and writes it, or [`super::pipes::NONE`]; whether it may spin.
+    pub const PIPE: u64 = 7;
     /// Added to a kind: the descriptor that the ring has returned is an argument, which one is said above [`ARGUMENT`].
     pub const INJECTED: u64 = 1 << 8;
     pub const ARGUMENT: u32 = 16;
@@ -533,6 +538,57 @@ pub mod objects {
         let calls = if word & CALLS == CALLS { CALLS } else { (word & CALLS) + CALL };
         word & !(CALLS | VALUE) | calls | value & VALUE
     }
+}
+
+/// A pipe that one process reads and one writes (or the same), in memory that these and the sentry share (ADR 48). Its
+/// bytes lie from the next page on, [`pipes::DATA`] of them.
+#[repr(C, align(64))]
+pub struct PipeRing {
+    /// See [`pipes`]; changed by compare-and-exchange only, or by atomic operations on single bits.
+    pub word: u64,
+    /// One more than the CPU on which each side ran last; 0: not known.
+    pub reader_cpu: u32,
+    pub writer_cpu: u32,
+}
+
+pub mod pipes {
+    /// How many a process can have.
+    pub const MOST: usize = 8;
+    /// What a pipe holds: as much as one that is not shared.
+    pub const DATA: usize = 0x1_0000;
+    pub const DATA_OFFSET: usize = 0x1000;
+    pub const SIZE: usize = DATA_OFFSET + DATA;
+    pub const STRIDE: u64 = 0x2_0000;
+    /// In the place of a descriptor: there is none.
+    pub const NONE: u64 = u64::MAX;
+
+    // The word. Its lower half, which is what threads wait on, has all that they may wait for.
+    /// How many bytes are in it.
+    pub const FILL: u64 = 0x1_ffff;
+    /// It is lent: reads and writes may be made here.
+    pub const VALID: u64 = 1 << 17;
+    /// A thread copies bytes out, or in.
+    pub const READING: u64 = 1 << 18;
+    pub const WRITING: u64 = 1 << 19;
+    /// A thread sleeps until there are bytes, or room.
+    pub const READER_WAITS: u64 = 1 << 20;
+    pub const WRITER_WAITS: u64 = 1 << 21;
+    pub const WAITS: u64 = READER_WAITS | WRITER_WAITS;
+    /// How many calls were answered, up to three.
+    pub const CALL: u64 = 1 << 22;
+    pub const CALLS: u64 = 3 * CALL;
+    /// O_NONBLOCK: who would have to wait asks the sentry.
+    pub const READER_NONBLOCKING: u64 = 1 << 24;
+    pub const WRITER_NONBLOCKING: u64 = 1 << 25;
+    /// Above the lower half: where the first byte is.
+    pub const START: u32 = 32;
+    pub const START_MASK: u64 = 0xffff << START;
+    /// Above that, the number under which the processes have been told of it.
+    pub const NUMBER: u32 = 48;
+    pub const NUMBER_MASK: u64 = 0xffff << NUMBER;
+
+    const _: () = assert!(SIZE as u64 <= STRIDE);
+    const _: () = assert!((DATA as u64 - 1) << START == START_MASK);
 }
 
 pub mod loan {

@@ -19,6 +19,10 @@ const ERESTARTSYS: i64 = 512;
 /// With a timeout: EINTR if a handler runs, else the wait goes on.
 const ERESTARTNOHAND: i64 = 514;
 
+/// In `ThreadBlock::call_again`: the guest makes its own call again behind the native one, and 2: even where a time is up.
+const AGAIN: u64 = 1;
+pub const ALWAYS_AGAIN: u64 = 2;
+
 const ARCH_SET_GS: u64 = 0x1001;
 const ARCH_SET_FS: u64 = 0x1002;
 const ARCH_GET_FS: u64 = 0x1003;
@@ -256,6 +260,30 @@ pub fn wait_for_the_rest(thread: &mut ThreadBlock, nanoseconds: u64) {
     thread.waits_since = now;
 }
 
+/// Has a call wait until the word at `address` is not `value` any more, or for `time`, and then be made again. Only a thread
+/// whose gs is the stub's can.
+pub fn wait_and_call_again(
+    thread: &mut ThreadBlock,
+    registers: &mut Registers,
+    address: u64,
+    value: u32,
+    time: [u64; 2],
+) -> Outcome {
+    thread.native_error = ERESTARTSYS;
+    thread.waits_since = 0;
+    thread.deadline = time;
+    thread.call_again = ALWAYS_AGAIN;
+    let timeout = &raw const thread.deadline as u64;
+    let outcome = wait_natively(thread, registers, FUTEX_WAIT, value.into(), timeout, 0);
+    registers.rdi = address;
+    outcome
+}
+
+/// Wakes all who wait so.
+pub fn wake_all(address: u64) {
+    call!(number::FUTEX, address, FUTEX_WAKE, i32::MAX);
+}
+
 /// A wait by the gadget; what it replaces in the registers is put back behind it.
 fn wait_natively(
     thread: &mut ThreadBlock,
@@ -266,11 +294,14 @@ fn wait_natively(
     bitset: u64,
 ) -> Outcome {
     thread.native_number = number::FUTEX;
+    thread.own_number = registers.rax;
+    thread.original_rdi = registers.rdi;
     thread.original_rsi = registers.rsi;
     thread.original_rdx = registers.rdx;
     thread.original_r10 = registers.r10;
     thread.original_r9 = registers.r9;
     thread.resume = registers.rip;
+    registers.rax = number::FUTEX;
     registers.rsi = operation;
     registers.rdx = value;
     registers.r10 = timeout;
@@ -329,7 +360,7 @@ mod owned {
         let clock = if command == FUTEX_LOCK_PI { FUTEX_CLOCK_REALTIME } else { operation & FUTEX_CLOCK_REALTIME };
         thread.native_error = ERESTARTNOINTR;
         thread.waits_since = 0;
-        thread.call_again = 1;
+        thread.call_again = AGAIN;
         wait_natively(thread, registers, FUTEX_WAIT_BITSET | private | clock, seen.into(), timeout, BITSET_MATCH_ANY)
     }
 

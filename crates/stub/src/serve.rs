@@ -13,6 +13,7 @@ use crate::marshal;
 use crate::native;
 use crate::objects;
 use crate::park;
+use crate::pipes;
 use crate::registers::Registers;
 use crate::streams;
 use crate::thread::ThreadBlock;
@@ -76,11 +77,19 @@ fn serve(thread: &mut ThreadBlock, registers: &mut Registers, kind: u32) -> Outc
         if let Some(result) = objects::try_object(thread, registers.rax, &registers.arguments()) {
             return Outcome::Return(result);
         }
+        if let Some(outcome) = pipes::try_pipe(thread, registers) {
+            return outcome;
+        }
         if let Some(result) = loan::try_loan(thread, registers.rax, &registers.arguments()) {
             return Outcome::Return(result);
         }
     }
-    let (call_number, arguments) = (registers.rax, registers.arguments());
+    let (call_number, mut arguments) = (registers.rax, registers.arguments());
+    let done = pipes::take_done(thread);
+    if done != 0 {
+        arguments[1] += done;
+        arguments[2] -= done;
+    }
     if kind == request::SYSCALL {
         if let Some(result) = deferred::try_defer(thread, call_number, &arguments) {
             return Outcome::Return(result);
@@ -99,6 +108,9 @@ fn serve(thread: &mut ThreadBlock, registers: &mut Registers, kind: u32) -> Outc
     }
     handlers::ring(thread);
     loop {
+        if done != 0 {
+            handoff::amend(thread, |answer| pipes::amend(answer, done));
+        }
         let answer = handoff::reply(thread);
         match answer.action {
             action::RETURN => {
@@ -114,8 +126,11 @@ fn serve(thread: &mut ThreadBlock, registers: &mut Registers, kind: u32) -> Outc
                 return Outcome::Return(applied.err().unwrap_or(answer.value));
             }
             action::NATIVE => {
-                let result = run_operations(thread, answer.operations);
+                let mut result = run_operations(thread, answer.operations);
                 if answer.then == 0 {
+                    if done != 0 {
+                        result = done as i64 + result.max(0);
+                    }
                     thread.has_loan = loan::lent(answer.entry);
                     return Outcome::Return(result);
                 }

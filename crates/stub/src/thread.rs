@@ -28,7 +28,7 @@ pub struct ThreadBlock {
     pub original_r9: u64,
     /// Where the guest goes on behind a native call.
     pub resume: u64,
-    /// Not 0: behind the native call the guest makes its own call again, but for a time that is up.
+    /// Not 0: behind the native call the guest makes its own call again; 1: but for a time that is up.
     pub call_again: u64,
     /// For a new thread: what it needs to enrol, and its first frame.
     pub token: [u64; 2],
@@ -43,7 +43,11 @@ pub struct ThreadBlock {
     pub injected: u64,
     /// The processor's clock when a native wait for `deadline` began; 0: that is not a length but a point in time.
     pub waits_since: u64,
-    _reserved_to_0x100: [u64; 9],
+    /// As those above it.
+    pub original_rdi: u64,
+    /// The number of the guest's call, which may be another one than the native one's.
+    pub own_number: u64,
+    _reserved_to_0x100: [u64; 7],
     /// The direct entry, where patched call sites jump to (`entry.rs`, which knows the offsets of all that follows).
     pub direct_entry: u64,
     /// The stack that it uses.
@@ -76,6 +80,20 @@ pub struct ThreadBlock {
     pub has_streams: u64,
     /// Not 0: there may be eventfds and pipes that are lent (`objects.rs`).
     pub has_objects: u64,
+    /// Waiting for shared pipes (`pipes.rs`).
+    pub pipe_waits: PipeWaits,
+}
+
+#[repr(C)]
+pub struct PipeWaits {
+    /// When the call that is made again began to wait, by the processor's clock; 0: it has not.
+    pub since: u64,
+    /// How much it has written before that.
+    pub done: u64,
+    /// How long spinning takes until there is something, on average.
+    pub spins: u64,
+    /// Waits without spinning since the last one with.
+    pub skipped: u64,
 }
 
 #[repr(C)]
@@ -101,6 +119,8 @@ const _: () = assert!(core::mem::offset_of!(ThreadBlock, original_r10) == 0x50);
 const _: () = assert!(core::mem::offset_of!(ThreadBlock, original_r9) == 0x58);
 const _: () = assert!(core::mem::offset_of!(ThreadBlock, resume) == 0x60);
 const _: () = assert!(core::mem::offset_of!(ThreadBlock, call_again) == 0x68);
+const _: () = assert!(core::mem::offset_of!(ThreadBlock, original_rdi) == 0xb8);
+const _: () = assert!(core::mem::offset_of!(ThreadBlock, own_number) == 0xc0);
 const _: () = assert!(core::mem::offset_of!(ThreadBlock, direct_entry) == 0x100);
 const _: () = assert!(core::mem::offset_of!(ThreadBlock, direct_stack) == 0x108);
 const _: () = assert!(core::mem::offset_of!(ThreadBlock, direct) == 0x110);

@@ -36,7 +36,9 @@ enum Direct {
 impl FdTable {
     /// A copy for fork(2).
     pub fn fork(&self) -> FdTable {
-        FdTable { entries: RwLock::new(self.entries.read().clone()), ..FdTable::default() }
+        let entries = self.entries.read().clone();
+        entries.iter().flatten().for_each(|entry| entry.file.operations.passed_on());
+        FdTable { entries: RwLock::new(entries), ..FdTable::default() }
     }
 
     /// Another number than before, if any descriptor has become another one meanwhile.
@@ -211,9 +213,15 @@ impl FdTable {
 
     /// Several processes share this table, or one has several: nothing is direct any more.
     pub fn never_direct(&self) {
+        self.entries.read().iter().flatten().for_each(|entry| entry.file.operations.end_loan());
         if let Direct::Table(table) = std::mem::replace(&mut *self.direct.write(), Direct::Never) {
             table.clear_all();
         }
+    }
+
+    /// It is the table of exactly one process, as far as is known.
+    pub fn may_be_direct(&self) -> bool {
+        !matches!(&*self.direct.read(), Direct::Never)
     }
 
     /// All goes through the sentry until it is made direct again.

@@ -218,6 +218,8 @@ pub trait FileOperations: Send + Sync + Any {
     }
     /// Nothing that it has lent so is lent any more: a descriptor does not stand for it any longer, or it is another object now.
     fn end_loan(&self) {}
+    /// Another process gets it, too.
+    fn passed_on(&self) {}
     /// Called at each close(2) of a descriptor (not only the last): releases POSIX locks, flushes.
     fn flush(&self, file: &OpenFile) {}
     /// Status flags were changed by fcntl(F_SETFL).

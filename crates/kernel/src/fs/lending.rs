@@ -43,6 +43,8 @@ struct Uses {
     thread: i32,
     /// Its calls since somebody else's.
     in_a_row: u32,
+    /// Calls of everybody since the last loan.
+    calls: u32,
     /// Its descriptors, once it has read and written.
     reader: Option<i32>,
     writer: Option<i32>,
@@ -52,7 +54,7 @@ struct Uses {
 
 impl Default for Uses {
     fn default() -> Uses {
-        Uses { thread: 0, in_a_row: 0, reader: None, writer: None, wanted: Usage::FEWEST }
+        Uses { thread: 0, in_a_row: 0, calls: 0, reader: None, writer: None, wanted: Usage::FEWEST }
     }
 }
 
@@ -66,9 +68,10 @@ impl Usage {
     pub fn note(&self, thread: i32, fd: i32, direction: Transfer) -> Option<(i32, i32)> {
         let mut uses = self.0.lock();
         if uses.thread != thread {
-            *uses = Uses { thread, in_a_row: 0, reader: None, writer: None, wanted: uses.wanted };
+            *uses = Uses { thread, in_a_row: 0, reader: None, writer: None, ..*uses };
         }
         uses.in_a_row = uses.in_a_row.saturating_add(1);
+        uses.calls = uses.calls.saturating_add(1);
         match direction {
             Transfer::Read => uses.reader = Some(fd),
             Transfer::Write => uses.writer = Some(fd),
@@ -76,9 +79,21 @@ impl Usage {
         uses.reader.zip(uses.writer).filter(|_| uses.in_a_row >= uses.wanted)
     }
 
+    /// There have been enough calls, whoever made them, that a pipe is lent to who makes them.
+    pub fn is_worth_sharing(&self) -> bool {
+        let uses = self.0.lock();
+        uses.calls >= 2 * uses.wanted
+    }
+
+    /// It is used by somebody else now.
+    pub fn start_over(&self) {
+        self.0.lock().calls = 0;
+    }
+
     /// A loan has ended, or could not be made.
     pub fn note_loan(&self, calls: u32) {
         let mut uses = self.0.lock();
+        uses.calls = 0;
         if calls >= Usage::WORTH {
             uses.wanted = Usage::FEWEST;
         } else {
@@ -128,6 +143,24 @@ pub(crate) mod tests {
         assert_eq!(usage.note(7, 4, Transfer::Read), None);
         assert_eq!(usage.note(7, 3, Transfer::Write), None);
         assert_eq!(usage.note(7, 4, Transfer::Read), Some((4, 3)));
+    }
+
+    #[test]
+    fn two_get_a_loan_after_some_calls_of_both() {
+        let usage = Usage::default();
+        let calls_until_a_loan = || {
+            (1..).find(|call| {
+                usage.note(call % 2, 3, Transfer::Read);
+                usage.is_worth_sharing()
+            })
+        };
+        assert_eq!(calls_until_a_loan(), Some(8));
+        usage.note_loan(3);
+        assert_eq!(calls_until_a_loan(), Some(8));
+        usage.note_loan(2);
+        assert_eq!(calls_until_a_loan(), Some(16));
+        usage.start_over();
+        assert_eq!(calls_until_a_loan(), Some(16));
     }
 
     #[test]

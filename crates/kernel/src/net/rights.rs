@@ -38,6 +38,7 @@ impl InFlight {
             .0
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |present| Some(present + number).filter(|&sum| sum <= limit))
             .map_err(|_| Errno::ETOOMANYREFS)?;
+        files.iter().for_each(|file| file.operations.passed_on());
         Ok(InFlight { files, count: Some(count.clone()) })
     }
 

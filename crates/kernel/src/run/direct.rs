@@ -23,6 +23,7 @@ impl Engine {
     /// What the thread is to do for its process's direct descriptors before its call returns `value`; nothing, usually.
     pub(super) fn direct_operations(&self, thread: &GuestThread, context: &mut Context, value: i64) -> Vec<Operation> {
         let mut operations = Vec::new();
+        self.share_pipe(thread, context, &mut operations);
         if let Some((fd, file)) = context.direct_offer.take() {
             self.make_direct(thread, context, fd, &file, &mut operations);
         }

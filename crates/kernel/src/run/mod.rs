@@ -5,7 +5,7 @@
 //! call, from request to reply), `enrol` (new threads and processes present themselves), `pool` (processes that wait for a
 //! program), `reaper` (deaths), `space` (what is known of an address space), `program` (ELF images and stacks), `exec` (giving a
 //! process its program), `loan` (what stubs answer about the file that was used last), `ahead` (and about the names that come
-//! next), `known` (and that it has asked about), `no_links` (and that are no links), `attributes` (and how long that can be believed), `streams` (and sockets that it was told of), `objects` (and eventfds and pipes), `files` (file operations from outside).
+//! next), `known` (and that it has asked about), `no_links` (and that are no links), `attributes` (and how long that can be believed), `streams` (and sockets that it was told of), `objects` (and eventfds and pipes), `pipes` (and pipes that two share), `files` (file operations from outside).
 //!
 //! Exactly one thread receives on each listener; a call that has to wait leaves it to that, and whoever is about to block
 //! it in host work passes the receiving on first ([`crate::context::Lead`]). Lock order: `Engine::threads` > `GuestThread::state`; both are released before a handler runs.
@@ -26,6 +26,7 @@ mod objects;
 mod opens;
 mod park;
 mod patch;
+mod pipes;
 mod pool;
 pub(crate) mod program;
 mod reaper;
@@ -61,7 +62,7 @@ use skerry_platform::HostError;
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
 /// The host's side of a sandbox.
@@ -77,6 +78,10 @@ pub struct Engine {
     reaper: reaper::Reaper,
     channels: channels::Channels,
     loans: loan::Loans,
+    /// How many memories for pipes there have been.
+    pipes_made: AtomicU32,
+    /// Each that there is has one of these.
+    pipes_shared: Arc<()>,
     /// Host processes that nobody has any more and that are not dead yet.
     leaving: AtomicUsize,
     /// Guest memory that comes with a call is used, and results go with its answer.
@@ -242,6 +247,8 @@ impl Engine {
             reaper,
             channels: channels::Channels::default(),
             loans: loan::Loans::default(),
+            pipes_made: AtomicU32::new(0),
+            pipes_shared: Arc::default(),
             leaving: AtomicUsize::new(0),
             marshalling: AtomicBool::new(true),
             parked: AtomicUsize::new(0),

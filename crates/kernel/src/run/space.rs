@@ -1,6 +1,7 @@
 //! What the sentry knows of an address space: which slots have threads, and the heap's end. The mappings themselves are
 //! the host's.
 
+use super::pipes::Places;
 use crate::event::aio::AioContexts;
 use crate::image::Plain;
 use parking_lot::Mutex;
@@ -19,6 +20,8 @@ pub struct AddressSpace {
     pub(crate) has_barriers: AtomicBool,
     /// Its stub has a table of direct descriptors.
     pub(super) has_direct: AtomicBool,
+    /// Shared pipes that its stub has been told of.
+    pub(super) pipes: Mutex<Places>,
     pub brk: Mutex<Brk>,
     pub aio: AioContexts,
     /// A host clone that makes a process has been let through here.

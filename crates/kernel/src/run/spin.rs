@@ -165,6 +165,11 @@ impl Spinner {
         }
     }
 
+    /// Whether anybody may spin here, as far as CPUs go.
+    pub fn is_possible(&self) -> bool {
+        self.demand.is_some() && !self.off.load(Ordering::Relaxed)
+    }
+
     /// Never spins from now on.
     pub fn switch_off(&self) {
         self.off.store(true, Ordering::Relaxed);

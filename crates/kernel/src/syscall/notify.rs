@@ -133,6 +133,7 @@ pub fn pidfd_getfd(context: &mut Context, pidfd: i32, target: i32, flags: u32) -
         return Err(Errno::EPERM);
     }
     let taken = task.files().get(target)?;
+    taken.operations.passed_on();
     context.install(taken, true)
 }
 

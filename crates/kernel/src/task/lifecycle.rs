@@ -328,6 +328,11 @@ fn copy_task(caller: &Task, request: &CloneRequest) -> TaskParts {
         caller.files().never_direct();
     }
     let files = if request.has(linux::CLONE_FILES) { caller.files() } else { Arc::new(caller.files().fork()) };
+    if request.has(linux::CLONE_THREAD) && !request.has(linux::CLONE_FILES) {
+        // One process with two tables.
+        caller.files().never_direct();
+        files.never_direct();
+    }
     let fs = if request.has(linux::CLONE_FS) { caller.fs_cell() } else { Arc::new(RwLock::new(caller.fs())) };
     TaskParts {
         name: caller.name.read().clone(),

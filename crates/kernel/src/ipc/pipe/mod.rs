@@ -6,11 +6,13 @@
 //! Wake-ups: readers are woken when the pipe stops being empty, writers when it stops being full; once anybody has polled
 //! the pipe, at every change, since edge-triggered epoll(7) users count on hearing of each write.
 //!
-//! What is in a pipe can be lent to the one thread that uses it ([`crate::fs::lending`]): whoever locks the state ends that.
+//! What is in a pipe can be lent to the one thread that uses it ([`crate::fs::lending`]), or to the two processes that do
+//! ([`sharing`]): whoever locks the state ends that.
 //!
 //! Lock order: `Pipe::state` of two pipes by address (transfer); wait queues are woken with it released.
 
 pub mod fifo;
+pub(crate) mod sharing;
 mod slots;
 pub mod transfer;
 
@@ -22,10 +24,13 @@ use crate::fs::lending::{Lend, Lender, LentState, Usage};
 use crate::sync::WaitQueue;
 use crate::{Context, Errno, Result};
 use parking_lot::{Mutex, MutexGuard};
+use sharing::{RingLoan, SharedRing, Sharing, User};
 use skerry_abi::raw::ioctl::FIONREAD;
 use skerry_abi::structs::TimeSpec;
 use skerry_platform::channel::LentObject;
 use skerry_platform::layout::objects;
+use skerry_platform::layout::pipes;
+use skerry_platform::pipe_ring::Nonblocking;
 use slots::{Layout, Slots, PAGE_SIZE};
 use std::any::Any;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -74,6 +79,7 @@ pub struct Pipe {
     /// Somebody has asked for readiness.
     polled: AtomicBool,
     usage: Usage,
+    sharing: Sharing,
     account: Arc<PipeAccount>,
     inode: u64,
     owner: (u32, u32),
@@ -89,8 +95,10 @@ struct State {
     /// How often a reader or writer has come (FIFOs).
     reader_opens: u64,
     writer_opens: u64,
-    /// What is in `slots`, and will be, is with the one thread that uses the pipe.
+    /// What is in `slots`, and will be, is with who uses the pipe.
     lent: Option<Box<dyn Lender>>,
+    /// These are two processes.
+    lent_to_two: bool,
 }
 
 impl Pipe {
@@ -112,6 +120,7 @@ impl Pipe {
                 reader_opens: 0,
                 writer_opens: 0,
                 lent: None,
+                lent_to_two: false,
             }),
             read_queue: WaitQueue::new(),
             write_queue: WaitQueue::new(),
@@ -119,6 +128,7 @@ impl Pipe {
             open_queue: WaitQueue::new(),
             polled: AtomicBool::new(false),
             usage: Usage::default(),
+            sharing: Sharing::default(),
             account,
             inode,
             owner,
@@ -134,6 +144,11 @@ impl Pipe {
     /// The state, with nothing lent any more.
     fn lock(&self) -> MutexGuard<'_, State> {
         let mut state = self.state.lock();
+        self.take_back(&mut state);
+        state
+    }
+
+    fn take_back(&self, state: &mut State) {
         if let Some(lender) = state.lent.take() {
             let returned = lender.take_back();
             let calls = returned.as_ref().map_or(0, |returned| returned.calls);
@@ -143,21 +158,44 @@ impl Pipe {
                 state.slots.replace(&bytes);
             }
         }
-        state
+    }
+
+    /// Nobody waits for either end, or watches it.
+    fn is_quiet(&self) -> bool {
+        [&self.read_queue, &self.write_queue, &self.both_queue].into_iter().all(WaitQueue::is_empty)
     }
 
     /// Lends what is in it, if nobody waits for it or watches it, and plain reads and writes are all that it is about.
     fn lend(&self, lend: Lend) -> bool {
         let mut state = self.lock();
         let length = state.slots.len();
-        let is_quiet = [&self.read_queue, &self.write_queue, &self.both_queue].into_iter().all(WaitQueue::is_empty);
         // Half of the room is to be free: a loan that is full at once is of no use.
-        if !is_quiet || length > objects::DATA / 2 || state.slots.limit() < MINIMUM_SLOTS || state.slots.has_packets() {
+        if !self.is_quiet() || length > objects::DATA / 2 || state.slots.limit() < MINIMUM_SLOTS || state.slots.has_packets() {
             return false;
         }
         let mut bytes = [0; objects::DATA / 2];
         state.slots.peek(&mut bytes[..length]);
         state.lent = Some(lend(LentObject::Pipe { bytes: &bytes[..length] }));
+        state.lent_to_two = false;
+        true
+    }
+
+    /// The same by a ring, which holds exactly what the pipe does: who finds that full waits as it would here.
+    fn lend_shared(&self, ring: &Arc<SharedRing>, how: Nonblocking) -> bool {
+        let mut state = self.state.lock();
+        let is_open = state.readers > 0 && state.writers > 0 && (ring.is_one_process() || state.readers + state.writers == 2);
+        let length = state.slots.len();
+        let fits = state.slots.limit() * PAGE_SIZE == pipes::DATA && length <= pipes::DATA && !state.slots.has_packets();
+        if state.lent.is_some() || !is_open || !fits || !self.is_quiet() {
+            return false;
+        }
+        let mut bytes = vec![0; length];
+        state.slots.peek(&mut bytes);
+        if !ring.ring.lend(&bytes, how) {
+            return false;
+        }
+        state.lent = Some(Box::new(RingLoan(ring.clone())));
+        state.lent_to_two = !ring.is_one_process();
         true
     }
 
@@ -313,6 +351,37 @@ impl PipeEnd {
     pub fn side(&self) -> Side {
         self.side
     }
+
+    /// `user` has used this end. The users of both, where it is worth lending the pipe to them.
+    pub(crate) fn users(&self, side: Side, user: User) -> Option<(User, User)> {
+        if !self.pipe.sharing.note(side, user) {
+            self.pipe.usage.start_over();
+        }
+        if self.pipe.usage.is_worth_sharing() {
+            self.pipe.sharing.users()
+        } else {
+            None
+        }
+    }
+
+    /// The memory in which these two have it, or are to have it.
+    pub(crate) fn ring_of(
+        &self,
+        reader: &User,
+        writer: &User,
+        make: impl FnOnce() -> Option<Arc<SharedRing>>,
+    ) -> Option<Arc<SharedRing>> {
+        self.pipe.sharing.ring_of(reader, writer, make)
+    }
+
+    /// Lends it to them. False: not now.
+    pub(crate) fn lend_shared(&self, ring: &Arc<SharedRing>, how: Nonblocking) -> bool {
+        self.pipe.lend_shared(ring, how)
+    }
+
+    pub(crate) fn end_shared(&self) {
+        drop(self.pipe.lock());
+    }
 }
 
 impl Drop for PipeEnd {
@@ -400,6 +469,13 @@ impl FileOperations for PipeEnd {
 
     fn end_loan(&self) {
         drop(self.pipe.lock());
+    }
+
+    fn passed_on(&self) {
+        let mut state = self.pipe.state.lock();
+        if state.lent_to_two {
+            self.pipe.take_back(&mut state);
+        }
     }
 
     fn flags_changed(&self, _flags: StatusFlags) {

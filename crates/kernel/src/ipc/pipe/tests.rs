@@ -1,7 +1,10 @@
 use super::*;
 use crate::fs::lending::tests::Says;
+use crate::run::AddressSpace;
 use crate::sync::Waiter;
+use skerry_platform::pipe_ring::PipeRing;
 use std::sync::atomic::AtomicU32;
+use std::sync::Weak;
 use std::time::{Duration, Instant};
 
 type Ends = (Arc<OpenFile>, Arc<OpenFile>);
@@ -165,4 +168,70 @@ fn nothing_is_lent_that_others_wait_for_or_that_is_odd() {
     assert!(lend(&ends, 0, b"").is_some());
     set_capacity(&ends.1, 4096).unwrap();
     assert!(lend(&ends, 0, b"").is_none());
+}
+
+fn user(space: &Arc<AddressSpace>, file: &Arc<OpenFile>) -> User {
+    User { space: Arc::downgrade(space), files: Weak::new(), file: Arc::downgrade(file), fd: 3 }
+}
+
+fn ring((reader, writer): &Ends, spaces: [&Arc<AddressSpace>; 2]) -> Arc<SharedRing> {
+    let (ring, memory) = PipeRing::create(1).unwrap();
+    SharedRing::new(ring, memory, &user(spaces[0], reader), &user(spaces[1], writer), Arc::default())
+}
+
+fn share((reader, _): &Ends, ring: &Arc<SharedRing>) -> bool {
+    reader.downcast::<PipeEnd>().unwrap().lend_shared(ring, Nonblocking::default())
+}
+
+#[test]
+fn a_shared_pipe_is_everybodys_again_once_somebody_else_looks() {
+    let ends = pipe();
+    let space = Arc::new(AddressSpace::default());
+    let ring = ring(&ends, [&space, &space]);
+    write(&ends.1, b"abc").unwrap();
+    assert!(share(&ends, &ring));
+    // Not twice; and what goes to another process too may stay with one that has both ends.
+    assert!(!share(&ends, &ring));
+    ends.0.operations.passed_on();
+    assert!(!share(&ends, &ring));
+    assert_eq!(read(&ends.0, 2).unwrap(), b"ab");
+    assert_eq!(ring.ring.take_back(), None);
+    assert!(share(&ends, &ring));
+    ends.1.operations.flags_changed(StatusFlags::NONBLOCK);
+    assert_eq!(ring.ring.take_back(), None);
+    assert_eq!(read(&ends.0, 2).unwrap(), b"c");
+}
+
+#[test]
+fn what_two_processes_share_is_theirs_alone() {
+    let ends = pipe();
+    let spaces = [(); 2].map(|()| Arc::new(AddressSpace::default()));
+    let ring = ring(&ends, [&spaces[0], &spaces[1]]);
+    assert!(share(&ends, &ring));
+    ends.0.operations.passed_on();
+    assert_eq!(ring.ring.take_back(), None);
+    // A third one reads.
+    let third = PipeEnd::new(ends.0.downcast::<PipeEnd>().unwrap().pipe.clone(), Side::Read, None);
+    assert!(!share(&ends, &ring));
+    drop(third);
+    assert!(share(&ends, &ring));
+}
+
+#[test]
+fn a_pipe_is_shared_only_where_the_ring_holds_as_much_and_nobody_waits() {
+    let ends = pipe();
+    let space = Arc::new(AddressSpace::default());
+    let ring = ring(&ends, [&space, &space]);
+    let registration = ends.0.operations.wait_queue().unwrap().register(Waiter::new());
+    assert!(!share(&ends, &ring));
+    drop(registration);
+    set_capacity(&ends.0, 2 << 16).unwrap();
+    assert!(!share(&ends, &ring));
+    set_capacity(&ends.0, 1 << 16).unwrap();
+    write(&ends.1, &[1; 65536]).unwrap();
+    assert!(share(&ends, &ring));
+    assert_eq!(read(&ends.0, 70000).unwrap(), [1; 65536]);
+    ends.1.set_flags(StatusFlags::WRONLY | StatusFlags::DIRECT);
+    write(&ends.1, b"packet").unwrap();
+    assert!(!share(&ends, &ring));
 }

@@ -1,0 +1,168 @@
+//! Who uses a pipe's two ends, as far as that is one process each; and the memory that it lies in when these use it by
+//! themselves (ADR 48).
+
+use super::Side;
+use crate::fs::fd_table::FdTable;
+use crate::fs::file::OpenFile;
+use crate::fs::lending::{Lender, LentState, Returned};
+use crate::run::AddressSpace;
+use parking_lot::Mutex;
+use skerry_platform::pipe_ring::PipeRing;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+
+/// By what an end was used last.
+#[derive(Clone)]
+pub(crate) struct User {
+    pub space: Weak<AddressSpace>,
+    pub files: Weak<FdTable>,
+    pub file: Weak<OpenFile>,
+    pub fd: i32,
+}
+
+impl User {
+    /// The same descriptor of the same process.
+    fn is(&self, other: &User) -> bool {
+        self.fd == other.fd
+            && Weak::ptr_eq(&self.space, &other.space)
+            && Weak::ptr_eq(&self.file, &other.file)
+            && Weak::ptr_eq(&self.files, &other.files)
+    }
+
+    pub fn is_in(&self, space: &Arc<AddressSpace>) -> bool {
+        std::ptr::eq(self.space.as_ptr(), Arc::as_ptr(space))
+    }
+
+    /// The open file, if the descriptor still stands for it, in a table that is the one of exactly one process.
+    pub fn open_file(&self) -> Option<Arc<OpenFile>> {
+        let (files, file) = (self.files.upgrade()?, self.file.upgrade()?);
+        let is_it = files.get(self.fd).is_ok_and(|now| Arc::ptr_eq(&now, &file));
+        (is_it && files.may_be_direct()).then_some(file)
+    }
+}
+
+/// A pipe's memory, and for whom it is.
+pub(crate) struct SharedRing {
+    pub ring: PipeRing,
+    pub memory: OwnedFd,
+    pub reader: User,
+    pub writer: User,
+    /// Their stubs have been told of it.
+    reader_has_it: AtomicBool,
+    writer_has_it: AtomicBool,
+    /// No pipe lies there any more, nor will.
+    retired: AtomicBool,
+    _counted: Arc<()>,
+}
+
+impl SharedRing {
+    /// `counted` is kept as long as it is there.
+    pub fn new(ring: PipeRing, memory: OwnedFd, reader: &User, writer: &User, counted: Arc<()>) -> Arc<SharedRing> {
+        Arc::new(SharedRing {
+            ring,
+            memory,
+            reader: reader.clone(),
+            writer: writer.clone(),
+            reader_has_it: AtomicBool::new(false),
+            writer_has_it: AtomicBool::new(false),
+            retired: AtomicBool::new(false),
+            _counted: counted,
+        })
+    }
+
+    /// One process has both ends: whatever it says of the pipe it could have brought about by calls.
+    pub fn is_one_process(&self) -> bool {
+        Weak::ptr_eq(&self.reader.space, &self.writer.space)
+    }
+
+    pub fn is_had_by(&self, side: Side) -> bool {
+        let has_it = if side == Side::Read { &self.reader_has_it } else { &self.writer_has_it };
+        has_it.load(Ordering::Acquire)
+    }
+
+    pub fn is_had_by_both(&self) -> bool {
+        self.is_had_by(Side::Read) && self.is_had_by(Side::Write)
+    }
+
+    /// The process behind `space` is told of it.
+    pub fn given_to(&self, space: &Arc<AddressSpace>) {
+        for (user, has_it) in [(&self.reader, &self.reader_has_it), (&self.writer, &self.writer_has_it)] {
+            if user.is_in(space) {
+                has_it.store(true, Ordering::Release);
+            }
+        }
+    }
+
+    /// A process that has it may have something else in its place.
+    pub fn is_free(&self) -> bool {
+        self.retired.load(Ordering::Acquire) && !self.ring.is_busy()
+    }
+}
+
+/// What is lent by a [`SharedRing`].
+pub(super) struct RingLoan(pub Arc<SharedRing>);
+
+impl Lender for RingLoan {
+    fn take_back(&self) -> Option<Returned> {
+        let returned = self.0.ring.take_back()?;
+        Some(Returned { calls: returned.calls, state: LentState::Bytes(returned.bytes) })
+    }
+}
+
+#[derive(Default)]
+pub(crate) struct Sharing {
+    parties: Mutex<Parties>,
+}
+
+#[derive(Default)]
+struct Parties {
+    reader: Option<User>,
+    writer: Option<User>,
+    ring: Option<Arc<SharedRing>>,
+}
+
+impl Sharing {
+    /// `user` has used the end of this `side`. False: it was another one before.
+    pub fn note(&self, side: Side, user: User) -> bool {
+        let mut parties = self.parties.lock();
+        let place = if side == Side::Read { &mut parties.reader } else { &mut parties.writer };
+        let is_same = place.as_ref().is_some_and(|present| present.is(&user));
+        if !is_same {
+            *place = Some(user);
+        }
+        is_same
+    }
+
+    /// Both, once they are known.
+    pub fn users(&self) -> Option<(User, User)> {
+        let parties = self.parties.lock();
+        parties.reader.clone().zip(parties.writer.clone())
+    }
+
+    /// Where the pipe lies for these two; made by `make`, if need be.
+    pub fn ring_of(
+        &self,
+        reader: &User,
+        writer: &User,
+        make: impl FnOnce() -> Option<Arc<SharedRing>>,
+    ) -> Option<Arc<SharedRing>> {
+        let mut parties = self.parties.lock();
+        if let Some(ring) = parties.ring.as_ref().filter(|ring| ring.reader.is(reader) && ring.writer.is(writer)) {
+            return Some(ring.clone());
+        }
+        let made = make()?;
+        if let Some(before) = parties.ring.replace(made.clone()) {
+            before.retired.store(true, Ordering::Release);
+        }
+        Some(made)
+    }
+}
+
+impl Drop for Sharing {
+    fn drop(&mut self) {
+        if let Some(ring) = &self.parties.get_mut().ring {
+            ring.retired.store(true, Ordering::Release);
+        }
+    }
+}

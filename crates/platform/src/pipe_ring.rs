@@ -1,0 +1,183 @@
+//! The memory of a pipe that its users share: see the stub's `pipes.rs` for the other side.
+//!
+//! That is hostile: the word can say anything at any time. It is copied once, and the bytes that it speaks of lie within the
+//! ring whatever it says.
+
+use crate::layout::{pipes, PipeRing as Layout};
+use crate::HostError;
+use rustix::fs::{fcntl_add_seals, ftruncate, memfd_create, MemfdFlags, SealFlags};
+use rustix::mm::{mmap, munmap, MapFlags, ProtFlags};
+use rustix::thread::futex;
+use std::os::fd::OwnedFd;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+/// How a shared pipe's ends are open.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Nonblocking {
+    pub reader: bool,
+    pub writer: bool,
+}
+
+/// What has become of a pipe that was lent.
+#[derive(Debug, PartialEq, Eq)]
+pub struct ReturnedPipe {
+    /// How many calls were answered, up to three.
+    pub calls: u32,
+    pub bytes: Vec<u8>,
+}
+
+/// The sentry's mapping of one ring.
+pub struct PipeRing {
+    pages: NonNull<Layout>,
+    number: u16,
+}
+
+// SAFETY: the pages are plain memory shared with other processes anyway; all access is by raw, atomic or bounded copies.
+unsafe impl Send for PipeRing {}
+// SAFETY: as above.
+unsafe impl Sync for PipeRing {}
+
+impl PipeRing {
+    /// A new one, of which the processes are told under this number, and the descriptor to be mapped by their stubs.
+    pub fn create(number: u16) -> Result<(PipeRing, OwnedFd), HostError> {
+        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+        let memory = memfd_create(c"skerry-pipe", flags | MemfdFlags::NOEXEC_SEAL)
+            .or_else(|_| memfd_create(c"skerry-pipe", flags))
+            .map_err(|error| HostError::new("memfd_create for a pipe", error))?;
+        ftruncate(&memory, pipes::SIZE as u64).map_err(|error| HostError::new("ftruncate of a pipe", error))?;
+        fcntl_add_seals(&memory, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)
+            .map_err(|error| HostError::new("sealing a pipe", error))?;
+        // SAFETY: a fresh mapping at an address of the host's choice; its size cannot change any more (sealed).
+        let pages = unsafe {
+            mmap(std::ptr::null_mut(), pipes::SIZE, ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED, &memory, 0)
+        }
+        .map_err(|error| HostError::new("mmap of a pipe", error))?;
+        let pages = NonNull::new(pages.cast()).ok_or_else(|| HostError::last("mmap of a pipe"))?;
+        Ok((PipeRing { pages, number }, memory))
+    }
+
+    pub fn number(&self) -> u16 {
+        self.number
+    }
+
+    fn word(&self) -> &AtomicU64 {
+        // SAFETY: inside the mapping, aligned, and only ever accessed atomically.
+        unsafe { AtomicU64::from_ptr(&raw mut (*self.pages.as_ptr()).word) }
+    }
+
+    fn data(&self) -> *mut u8 {
+        // SAFETY: inside the mapping; no reference is made.
+        unsafe { self.pages.as_ptr().cast::<u8>().add(pipes::DATA_OFFSET) }
+    }
+
+    /// A thread of its users' copies bytes, as they say: then nothing else may come to lie there.
+    pub fn is_busy(&self) -> bool {
+        self.word().load(Ordering::Acquire) & (pipes::READING | pipes::WRITING) != 0
+    }
+
+    /// Lends the pipe to its users, with `bytes` in it. False: one of them is still busy with what it was lent before.
+    pub fn lend(&self, bytes: &[u8], nonblocking: Nonblocking) -> bool {
+        if self.is_busy() {
+            return false;
+        }
+        let length = bytes.len().min(pipes::DATA);
+        // SAFETY: inside the mapping, at most `DATA` bytes; no reference into it is made.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.data(), length) }
+        let mut word = u64::from(self.number) << pipes::NUMBER | pipes::VALID | length as u64;
+        if nonblocking.reader {
+            word |= pipes::READER_NONBLOCKING;
+        }
+        if nonblocking.writer {
+            word |= pipes::WRITER_NONBLOCKING;
+        }
+        self.word().store(word, Ordering::Release);
+        true
+    }
+
+    /// Takes it back; who sleeps there is woken, and asks the sentry. `None`: it does not say that it is lent.
+    pub fn take_back(&self) -> Option<ReturnedPipe> {
+        let word = self.word().fetch_and(!(pipes::VALID | pipes::WAITS), Ordering::AcqRel);
+        // Whatever it says of who sleeps there.
+        if word & pipes::WAITS != 0 || word & pipes::VALID == 0 {
+            self.wake_all();
+        }
+        if word & pipes::VALID == 0 {
+            return None;
+        }
+        let length = ((word & pipes::FILL) as usize).min(pipes::DATA);
+        let start = ((word & pipes::START_MASK) >> pipes::START) as usize % pipes::DATA;
+        let first = length.min(pipes::DATA - start);
+        let mut bytes = vec![0; length];
+        // SAFETY: inside the mapping: `first` bytes from `start` on, then the rest from the beginning, into a buffer with room
+        // for both, byte by byte as they are at that time; no reference into the mapping is made.
+        unsafe {
+            std::ptr::copy_nonoverlapping(self.data().add(start), bytes.as_mut_ptr(), first);
+            std::ptr::copy_nonoverlapping(self.data(), bytes.as_mut_ptr().add(first), length - first);
+        }
+        Some(ReturnedPipe { calls: ((word & pipes::CALLS) / pipes::CALL) as u32, bytes })
+    }
+
+    fn wake_all(&self) {
+        // SAFETY: the word's lower half, inside the mapping and aligned; accessed atomically.
+        let lower = unsafe { AtomicU32::from_ptr(self.word().as_ptr().cast()) };
+        let _ = futex::wake(lower, futex::Flags::empty(), i32::MAX as u32);
+    }
+}
+
+impl Drop for PipeRing {
+    fn drop(&mut self) {
+        // SAFETY: unmaps exactly what `create` mapped; no reference into it exists.
+        let _ = unsafe { munmap(self.pages.as_ptr().cast(), pipes::SIZE) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lent(bytes: &[u8]) -> PipeRing {
+        let (ring, memory) = PipeRing::create(7).unwrap();
+        assert!(ftruncate(&memory, 0).is_err());
+        assert!(ring.lend(bytes, Nonblocking::default()));
+        ring
+    }
+
+    #[test]
+    fn what_was_lent_comes_back_once() {
+        let ring = lent(b"abc");
+        // A read of one byte.
+        let word = ring.word().load(Ordering::Relaxed);
+        ring.word().store(word - 1 + (1 << pipes::START) + pipes::CALL, Ordering::Relaxed);
+        assert_eq!(ring.take_back(), Some(ReturnedPipe { calls: 1, bytes: b"bc".to_vec() }));
+        assert_eq!(ring.take_back(), None);
+    }
+
+    #[test]
+    fn nothing_is_lent_while_somebody_is_busy() {
+        let ring = lent(b"");
+        ring.word().fetch_or(pipes::WRITING, Ordering::Relaxed);
+        assert_eq!(ring.take_back().unwrap().bytes, b"");
+        assert!(!ring.lend(b"x", Nonblocking::default()));
+        ring.word().fetch_and(!pipes::WRITING, Ordering::Relaxed);
+        assert!(ring.lend(b"x", Nonblocking::default()));
+    }
+
+    /// Whatever the word says, no more comes back than a pipe holds, and from within.
+    #[test]
+    fn a_hostile_word_stays_within_the_ring() {
+        let ring = lent(&vec![1; 2 * pipes::DATA]);
+        assert_eq!(ring.take_back().unwrap().bytes.len(), pipes::DATA);
+        let mut word = 0x9e37_79b9_7f4a_7c15u64;
+        for _ in 0..10_000 {
+            word ^= word << 13;
+            word ^= word >> 7;
+            word ^= word << 17;
+            ring.word().store(word, Ordering::Relaxed);
+            match ring.take_back() {
+                Some(returned) => assert!(returned.bytes.len() <= pipes::DATA && word & pipes::VALID != 0),
+                None => assert!(word & pipes::VALID == 0),
+            }
+        }
+    }
+}
