@@ -190,8 +190,13 @@ pub struct HostProcess {
 
 impl HostProcess {
     /// Takes hold of a child of ours that has not been waited for.
-    pub fn new(pid: i32, watch: Option<Arc<OwnedFd>>) -> HostProcess {
-        HostProcess { pid, pidfd: OnceLock::new(), watch, is_watched: AtomicBool::new(false), descriptors: AtomicU32::new(0) }
+    /// An error where `pid` is no such child, but a thread's number, say: who rings may present what is another's.
+    pub fn new(pid: i32, watch: Option<Arc<OwnedFd>>) -> Result<HostProcess, HostError> {
+        let id = Pid::from_raw(pid).ok_or_else(|| HostError::new("looking for a child", rustix::io::Errno::SRCH))?;
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        waitid(WaitId::Pid(id), options).map_err(|error| HostError::new("looking for a child", error))?;
+        let is_watched = AtomicBool::new(false);
+        Ok(HostProcess { pid, pidfd: OnceLock::new(), watch, is_watched, descriptors: AtomicU32::new(0) })
     }
 
     /// It was given the descriptor `number`.
@@ -375,6 +380,34 @@ pub fn interrupt(thread: &HostThread) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_children_are_taken_hold_of_and_their_death_is_told_once_they_are_watched() {
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let epoll = Arc::new(epoll::create(epoll::CreateFlags::CLOEXEC).unwrap());
+        let host = HostProcess::new(child.id() as i32, Some(epoll.clone())).unwrap();
+        let told = |timeout: i64| {
+            let mut events = Vec::with_capacity(4);
+            let timeout = rustix::time::Timespec { tv_sec: timeout, tv_nsec: 0 };
+            epoll::wait(&*epoll, rustix::buffer::spare_capacity(&mut events), Some(&timeout)).unwrap();
+            events.iter().map(|event| event.data.u64()).collect::<Vec<_>>()
+        };
+        assert!(host.status().is_none() && !host.wait_until_dead(0) && !host.wait_until_dead(10));
+        host.be_watched();
+        host.be_watched();
+        assert!(told(0).is_empty());
+        host.kill();
+        assert_eq!(told(10), [u64::from(child.id())]);
+        assert!(host.wait_until_dead(0) && host.final_usage().is_some());
+        assert_eq!(host.status().and_then(|status| status.terminating_signal()), Some(libc::SIGKILL));
+        drop(host);
+        // It has been waited for.
+        assert!(child.try_wait().is_err());
+        let thread = std::thread::spawn(|| current_thread().tid).join().unwrap();
+        for nobodys in [std::process::id() as i32, thread, 0] {
+            assert!(HostProcess::new(nobodys, None).is_err());
+        }
+    }
 
     #[test]
     fn living_children_are_those_that_are_not_dead() {

@@ -216,7 +216,7 @@ impl Engine {
             Some(parent) if is_thread => (HostThread::new(parent.host.pid, notification.tid), parent.process.clone()),
             _ => (
                 HostThread::new(notification.tid, notification.tid),
-                Arc::new(HostProcess::new(notification.tid, Some(self.reaper.epoll()))),
+                Arc::new(HostProcess::new(notification.tid, Some(self.reaper.epoll()))?),
             ),
         };
         let host = Arc::new(host);
