@@ -133,6 +133,17 @@ class TestOfItsOwn:
         done = caller.do(["--hostname", "rock"], ["sh", "-c", f'cat /etc/hostname; /usr/bin/python3 -c "{script}"'])
         assert done.stdout == "rock\nrock 127.0.1.1\n127.0.1.1\n", done
 
+    def test_preloads_are_found_as_soon_as_they_are_there(self, caller: harness.Caller) -> None:
+        script = (
+            "true; /bin/true; echo /no/such.so > /etc/ld.so.preload; /bin/true; rm /etc/ld.so.preload; /bin/true; "
+            "ln -s /preloads /etc/ld.so.preload; /bin/true; echo /other.so > /preloads; /bin/true; echo end"
+        )
+        done = caller.sandbox(["sh", "-c", script])
+        assert done.stdout == "end\n", done
+        told = [line for line in done.stderr.splitlines() if "cannot be preloaded" in line]
+        # rm and ln of coreutils are programs, too.
+        assert ["/no/such.so" in line for line in told] == [True, True, False], done
+
     def test_uname(self, caller: harness.Caller) -> None:
         assert caller.sandbox(["uname", "-sm"]).stdout == "Linux x86_64\n"
 

@@ -105,8 +105,8 @@ pub enum After {
     Clone(Box<ClonePlan>),
     /// The thread does not go on (exit).
     Gone,
-    /// The task goes on in another host process (exec), which has been told already.
-    Replaced,
+    /// The task goes on in another host process (exec), whose program begins; or that is dead already.
+    Replaced(Option<Box<crate::run::Beginning>>),
     /// A fresh process starts its program.
     Run { entry: u64, stack: u64 },
 }
@@ -145,6 +145,8 @@ pub type Continuation = Box<dyn FnOnce(&mut Context, i64) -> Result<u64> + Send>
 pub struct NativePlan {
     pub calls: Vec<skerry_platform::engine::NativeCall>,
     pub then: Option<Continuation>,
+    /// What the call returns where nothing has failed: then `then` need not be asked.
+    pub value: Option<u64>,
 }
 
 impl<'a> Context<'a> {
@@ -428,7 +430,19 @@ impl<'a> Context<'a> {
         calls: Vec<skerry_platform::engine::NativeCall>,
         then: Option<Continuation>,
     ) -> Result<u64> {
-        self.after = After::Native(Box::new(NativePlan { calls, then }));
+        self.after = After::Native(Box::new(NativePlan { calls, then, value: None }));
+        Ok(0)
+    }
+
+    /// As [`Context::run_native`], for a call that returns `value` where none of them fails; only otherwise `after_error` says
+    /// what it returns.
+    pub(crate) fn run_native_for(
+        &mut self,
+        calls: Vec<skerry_platform::engine::NativeCall>,
+        value: u64,
+        after_error: Continuation,
+    ) -> Result<u64> {
+        self.after = After::Native(Box::new(NativePlan { calls, then: Some(after_error), value: Some(value) }));
         Ok(0)
     }
 }

@@ -5,7 +5,7 @@
 
 use crate::layout::{
     line_state, loan, marshal, objects, shelf, streams, ChannelLayout, CloneOrder, Frame, Identity, Line, Loan, Local, Object,
-    Operation, Phase, Reply, Request, RequestDetail, Stream, CHANNEL_SIZE, MAXIMUM_OPERATIONS, SHELF_OFFSET,
+    Operation, Phase, Reply, Request, RequestDetail, Stream, CHANNEL_SIZE, LIMITS, MAXIMUM_OPERATIONS, SHELF_OFFSET,
 };
 use crate::HostError;
 use rustix::fs::{fcntl_add_seals, ftruncate, memfd_create, MemfdFlags, SealFlags};
@@ -604,6 +604,40 @@ impl Channel {
 
     pub fn set_robust_list(&self, head: u64) {
         self.robust_list_word().store(head, Ordering::Release);
+    }
+
+    fn clear_child_tid_word(&self) -> &AtomicU64 {
+        // SAFETY: as above.
+        unsafe { AtomicU64::from_ptr(&raw mut (*self.local()).clear_child_tid) }
+    }
+
+    /// Which word is cleared when the thread ends, as it says.
+    pub fn clear_child_tid(&self) -> u64 {
+        self.clear_child_tid_word().load(Ordering::Acquire)
+    }
+
+    pub fn set_clear_child_tid(&self, address: u64) {
+        self.clear_child_tid_word().store(address, Ordering::Release);
+    }
+
+    /// Where the heap ends, as long as only this thread can move that; 0: nothing is said.
+    pub fn set_heap_end(&self, end: u64) {
+        // SAFETY: as above.
+        unsafe { AtomicU64::from_ptr(&raw mut (*self.local()).heap_end) }.store(end, Ordering::Release);
+    }
+
+    /// The process's limits. Of several threads of ours only one may be here.
+    pub fn set_limits(&self, limits: &[[u64; 2]; LIMITS]) {
+        // SAFETY: inside the mapping, aligned; the version is only ever accessed atomically here.
+        unsafe {
+            let told = &raw mut (*self.pages.as_ptr()).limits;
+            let version = AtomicU64::from_ptr(&raw mut (*told).version);
+            // A hostile version only makes the stub read what nobody has written completely.
+            version.fetch_or(1, Ordering::AcqRel);
+            std::sync::atomic::fence(Ordering::Release);
+            std::ptr::write_volatile(&raw mut (*told).limits, *limits);
+            version.fetch_add(1, Ordering::AcqRel);
+        }
     }
 
     /// Whether the stub may make dispositions the default that are so already.

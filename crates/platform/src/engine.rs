@@ -1,10 +1,11 @@
 //! Host threads and processes behind guest ones: kick, kill, wait, account.
 
 use crate::HostError;
+use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::event::{poll, PollFd, PollFlags};
-use rustix::process::{kill_process, pidfd_open, pidfd_send_signal, waitid, Pid, PidfdFlags, Signal, WaitId, WaitIdOptions};
+use rustix::process::{kill_process, pidfd_open, waitid, Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitIdStatus};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
@@ -28,6 +29,9 @@ pub enum NativeKind {
     Zero,
     /// `arguments[0]` counts from the last `Call`'s result, and its own result is of no interest.
     OverLast,
+    /// Not a call: the program is about to make this one itself, and what is before it in the list has done so already;
+    /// `arguments[0]` as for `OverLast`.
+    Expect,
 }
 
 impl NativeCall {
@@ -44,6 +48,11 @@ impl NativeCall {
     /// from its start.
     pub fn over_last(number: u32, arguments: [u64; 6], index: usize, descriptor: Arc<OwnedFd>) -> NativeCall {
         NativeCall { kind: NativeKind::OverLast, ..NativeCall::with_descriptor(number, arguments, index, descriptor) }
+    }
+
+    /// The mmap(2) that the program will make next: see [`NativeKind::Expect`].
+    pub fn expect(arguments: [u64; 6]) -> NativeCall {
+        NativeCall { arguments, kind: NativeKind::Expect, ..NativeCall::default() }
     }
 
     pub fn zero(address: u64, length: u64) -> NativeCall {
@@ -164,21 +173,30 @@ impl HostUsage {
     }
 }
 
-/// The host process behind a guest process. The sentry is its parent, whoever cloned it.
+/// The host process behind a guest process. The sentry is its parent, whoever cloned it: until that has waited for it (see the
+/// `Drop`) its pid is no other process's.
+///
+/// Most processes end before anybody needs a pidfd of them, so that they have none until then.
 #[derive(Debug)]
 pub struct HostProcess {
     pub pid: i32,
-    pidfd: OwnedFd,
+    pidfd: OnceLock<OwnedFd>,
+    /// Where its death is to be told once somebody waits for that: see [`HostProcess::be_watched`].
+    watch: Option<Arc<OwnedFd>>,
+    is_watched: AtomicBool,
     /// Every descriptor that it was ever given is below this number.
     descriptors: AtomicU32,
 }
 
 impl HostProcess {
     /// Takes hold of a child of ours that has not been waited for.
-    pub fn new(pid: i32) -> Result<HostProcess, HostError> {
-        let id = Pid::from_raw(pid).ok_or_else(|| HostError::new("pidfd_open", rustix::io::Errno::SRCH))?;
-        let pidfd = pidfd_open(id, PidfdFlags::empty()).map_err(|error| HostError::new("pidfd_open", error))?;
-        Ok(HostProcess { pid, pidfd, descriptors: AtomicU32::new(0) })
+    /// An error where `pid` is no such child, but a thread's number, say: who rings may present what is another's.
+    pub fn new(pid: i32, watch: Option<Arc<OwnedFd>>) -> Result<HostProcess, HostError> {
+        let id = Pid::from_raw(pid).ok_or_else(|| HostError::new("looking for a child", rustix::io::Errno::SRCH))?;
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        waitid(WaitId::Pid(id), options).map_err(|error| HostError::new("looking for a child", error))?;
+        let is_watched = AtomicBool::new(false);
+        Ok(HostProcess { pid, pidfd: OnceLock::new(), watch, is_watched, descriptors: AtomicU32::new(0) })
     }
 
     /// It was given the descriptor `number`.
@@ -192,33 +210,69 @@ impl HostProcess {
     }
 
     /// Readable once the process is dead.
-    pub fn death(&self) -> BorrowedFd<'_> {
-        self.pidfd.as_fd()
+    fn death(&self) -> Result<BorrowedFd<'_>, HostError> {
+        if let Some(pidfd) = self.pidfd.get() {
+            return Ok(pidfd.as_fd());
+        }
+        let id = Pid::from_raw(self.pid).ok_or_else(|| HostError::new("pidfd_open", rustix::io::Errno::SRCH))?;
+        let pidfd = pidfd_open(id, PidfdFlags::empty()).map_err(|error| HostError::new("pidfd_open", error))?;
+        Ok(self.pidfd.get_or_init(|| pidfd).as_fd())
     }
 
-    /// Ends the host process; its death is then reported by the engine.
+    /// From now on the epoll that it was made with tells of its death, once, by its pid.
+    pub fn be_watched(&self) {
+        let Some(epoll) = self.watch.as_ref().filter(|_| !self.is_watched.swap(true, Ordering::AcqRel)) else { return };
+        let data = EventData::new_u64(self.pid as u64);
+        // Fails only for want of memory or descriptors; somebody asks again, or it is reaped when the sentry ends.
+        let watched =
+            self.death().is_ok_and(|death| epoll::add(epoll, death, data, EventFlags::IN | EventFlags::ONESHOT).is_ok());
+        self.is_watched.store(watched, Ordering::Release);
+    }
+
+    /// Its death is not to be told any more.
+    pub fn be_left_alone(&self) {
+        if let (Some(epoll), Some(pidfd), true) = (&self.watch, self.pidfd.get(), self.is_watched.load(Ordering::Acquire)) {
+            let _ = epoll::delete(epoll, pidfd);
+        }
+    }
+
+    /// Ends the host process; its death is then told.
     pub fn kill(&self) {
-        let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
+        kill(self.pid);
+        self.be_watched();
+    }
+
+    /// Ends the host process; nobody waits for its death.
+    pub fn end(&self) {
+        kill(self.pid);
     }
 
     /// Waits until the process is dead. False after `timeout_ms`.
     pub fn wait_until_dead(&self, timeout_ms: u32) -> bool {
+        if timeout_ms == 0 {
+            return self.status().is_some();
+        }
+        let Ok(death) = self.death() else { return false };
         let timeout =
             rustix::time::Timespec { tv_sec: i64::from(timeout_ms / 1000), tv_nsec: i64::from(timeout_ms % 1000) * 1_000_000 };
-        let wait = || poll(&mut [PollFd::new(&self.pidfd, PollFlags::IN)], Some(&timeout));
+        let wait = || poll(&mut [PollFd::new(&death, PollFlags::IN)], Some(&timeout));
         matches!(rustix::io::retry_on_intr(wait), Ok(1..))
+    }
+
+    /// How it has ended, once it is dead.
+    pub fn status(&self) -> Option<WaitIdStatus> {
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        waitid(WaitId::Pid(Pid::from_raw(self.pid)?), options).ok().flatten()
     }
 
     /// What it has used, once it is dead and has not been reaped; `None` otherwise.
     pub fn final_usage(&self) -> Option<HostUsage> {
-        use std::os::fd::AsRawFd;
-        // SAFETY: both structures are plain and ours; the host fills them. The descriptor is open.
+        // SAFETY: both structures are plain and ours; the host fills them.
         unsafe {
             let mut information: libc::siginfo_t = std::mem::zeroed();
             let mut usage: libc::rusage = std::mem::zeroed();
             let options = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
-            let pidfd = self.pidfd.as_raw_fd();
-            if libc::syscall(libc::SYS_waitid, libc::P_PIDFD, pidfd, &mut information, options, &mut usage) != 0
+            if libc::syscall(libc::SYS_waitid, libc::P_PID, self.pid, &mut information, options, &mut usage) != 0
                 || information.si_pid() == 0
             {
                 return None;
@@ -271,7 +325,9 @@ impl Drop for HostProcess {
     /// Takes the dead process off the host's table. Not before: as long as anyone may still name the process by its pid
     /// (to read its memory, say), the pid must not become that of a process outside.
     fn drop(&mut self) {
-        let _ = waitid(WaitId::PidFd(self.pidfd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
+        if let Some(pid) = Pid::from_raw(self.pid) {
+            let _ = waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
+        }
     }
 }
 
@@ -324,6 +380,34 @@ pub fn interrupt(thread: &HostThread) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_children_are_taken_hold_of_and_their_death_is_told_once_they_are_watched() {
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let epoll = Arc::new(epoll::create(epoll::CreateFlags::CLOEXEC).unwrap());
+        let host = HostProcess::new(child.id() as i32, Some(epoll.clone())).unwrap();
+        let told = |timeout: i64| {
+            let mut events = Vec::with_capacity(4);
+            let timeout = rustix::time::Timespec { tv_sec: timeout, tv_nsec: 0 };
+            epoll::wait(&*epoll, rustix::buffer::spare_capacity(&mut events), Some(&timeout)).unwrap();
+            events.iter().map(|event| event.data.u64()).collect::<Vec<_>>()
+        };
+        assert!(host.status().is_none() && !host.wait_until_dead(0) && !host.wait_until_dead(10));
+        host.be_watched();
+        host.be_watched();
+        assert!(told(0).is_empty());
+        host.kill();
+        assert_eq!(told(10), [u64::from(child.id())]);
+        assert!(host.wait_until_dead(0) && host.final_usage().is_some());
+        assert_eq!(host.status().and_then(|status| status.terminating_signal()), Some(libc::SIGKILL));
+        drop(host);
+        // It has been waited for.
+        assert!(child.try_wait().is_err());
+        let thread = std::thread::spawn(|| current_thread().tid).join().unwrap();
+        for nobodys in [std::process::id() as i32, thread, 0] {
+            assert!(HostProcess::new(nobodys, None).is_err());
+        }
+    }
 
     #[test]
     fn living_children_are_those_that_are_not_dead() {

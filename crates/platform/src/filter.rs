@@ -38,6 +38,8 @@ const FUTEX_OPERATIONS: &[u32] = &[0, 1, 3, 4, 5, 9, 10];
 /// PRIVATE, CLOCK_REALTIME.
 const FUTEX_MODIFIERS: u32 = 128 | 256;
 const ARCH_PRCTL_CODES: &[u32] = &[0x1001, 0x1002, 0x1003, 0x1004];
+/// Their lower halves; the host, and who lets a clone through, look at no other.
+const CLONE_FLAGS: [u32; 3] = [layout::CLONE_FLAGS[0] as u32, layout::CLONE_FLAGS[1] as u32, layout::CLONE_FLAGS[2] as u32];
 const PR_SET_PDEATHSIG: u64 = 1;
 const SIGKILL: u64 = 9;
 
@@ -90,9 +92,7 @@ fn rules(needs: Needs) -> Vec<Rule> {
         rule(nr::__NR_close, &[]),
         rule(nr::__NR_exit, &[]),
     ]);
-    for flags in layout::CLONE_FLAGS {
-        rules.push(rule(nr::__NR_clone, &[(0, Equal(flags))]));
-    }
+    rules.push(rule(nr::__NR_clone, &[(0, OneOf(&CLONE_FLAGS))]));
     rules
 }
 
@@ -109,7 +109,7 @@ fn argument_at(index: u32) -> u32 {
     16 + 8 * index
 }
 
-/// A BPF program under construction. Jumps are forward and short: every check that fails skips to the end of its rule.
+/// A BPF program under construction. Jumps are forward and short.
 #[derive(Default)]
 struct Program {
     instructions: Vec<Instruction>,
@@ -189,20 +189,28 @@ pub fn strict(gadget: (u64, u64), needs: Needs) -> Vec<Instruction> {
     program.jump_greater(gadget.0 as u32, 0, 1);
     program.jump_greater(gadget.1 as u32, 0, 1);
     program.give(TRAP);
-    for rule in rules(needs) {
-        // Conditions from the last to the first, each knowing how much follows it.
+    program.load(NUMBER_AT);
+    // Rules and conditions from the last to the first, each knowing how much follows it. Each process has the host translate
+    // this once: it is as short as it can be.
+    let mut behind = Program::default();
+    behind.give(TRAP);
+    for rule in rules(needs).iter().rev() {
         let mut tail = Program::default();
         tail.give(ALLOW);
         for (index, condition) in rule.conditions.iter().rev() {
-            let mut code = condition_code(*index, condition, tail.instructions.len());
+            // A call has one rule: there is no other that could let it through.
+            let to_the_end = tail.instructions.len() + behind.instructions.len() - 1;
+            let mut code = condition_code(*index, condition, to_the_end);
             code.append(tail);
             tail = code;
         }
-        program.load(NUMBER_AT);
-        program.jump_equal(rule.number, 0, tail.instructions.len() as u8);
-        program.append(tail);
+        let mut whole = Program::default();
+        whole.jump_equal(rule.number, 0, tail.instructions.len() as u8);
+        whole.append(tail);
+        whole.append(behind);
+        behind = whole;
     }
-    program.give(TRAP);
+    program.append(behind);
     program.instructions
 }
 

@@ -9,9 +9,10 @@ use crate::copies;
 use crate::cpuid;
 use crate::direct;
 use crate::entry::{self, Interrupted};
+use crate::expected;
 use crate::handoff;
 use crate::host::{self, number};
-use crate::layout::{self, action, operation, request, CloneOrder, Reply, Request};
+use crate::layout::{self, action, operation, request, then, CloneOrder, Reply, Request};
 use crate::native::{self, ALWAYS_AGAIN};
 use crate::park;
 use crate::pipes;
@@ -24,6 +25,7 @@ use core::sync::atomic::{AtomicBool, Ordering};
 const AUDIT_ARCH_X86_64: u32 = 0xc000_003e;
 const ENOSYS: i64 = -38;
 const EINTR: i64 = -4;
+const EFAULT: i64 = -14;
 const ETIMEDOUT: i64 = -110;
 const SIGTRAP: i32 = 5;
 const TRAP_TRACE: i32 = 2;
@@ -193,6 +195,7 @@ pub fn new_request(thread: &mut ThreadBlock, instruction_pointer: u64, stack_poi
     // Whatever a kick before this was about, the sentry looks at it on the way out of this request.
     thread.kicked = 0;
     thread.has_loan = 0;
+    expected::forget(thread);
     let filled = &mut thread.request;
     filled.kind = kind;
     filled.sequence = thread.sequence;
@@ -236,7 +239,7 @@ fn carry_out(thread: &mut ThreadBlock, context: &mut Context, place: Place) {
             }
             action::NATIVE => {
                 let result = run_operations(thread, answer.operations);
-                if answer.then == 0 {
+                if !asks_again(answer.then, result) {
                     context.rax = result as u64;
                     return;
                 }
@@ -296,10 +299,20 @@ fn resume(thread: &mut ThreadBlock, context: &mut Context, place: Place, how: u3
     }
 }
 
+/// Whether the sentry is to hear of the result of native operations.
+pub fn asks_again(when: u32, result: i64) -> bool {
+    match when {
+        then::NEVER => false,
+        then::AFTER_AN_ERROR => result < 0,
+        _ => true,
+    }
+}
+
 /// Carries out the channel's first `count` operations. The result is the last CALL's, or the first error.
-pub fn run_operations(thread: &ThreadBlock, count: u32) -> i64 {
+pub fn run_operations(thread: &mut ThreadBlock, count: u32) -> i64 {
     let mut result = 0;
     let mut failed = false;
+    let mut is_incomplete = false;
     for index in 0..(count as usize).min(layout::MAXIMUM_OPERATIONS) {
         // SAFETY: within the channel.
         let mut one = unsafe { core::ptr::read_volatile(&raw const (*thread.channel()).operations[index]) };
@@ -328,7 +341,19 @@ pub fn run_operations(thread: &ThreadBlock, count: u32) -> i64 {
             operation::OVER_LAST if !failed => {
                 let mut arguments = one.arguments;
                 arguments[0] = arguments[0].wrapping_add(result as u64);
-                host::call_array(one.number, &arguments);
+                is_incomplete |= host::call_array(one.number, &arguments) < 0;
+            }
+            operation::EXPECT if !failed && !is_incomplete => {
+                let mut arguments = one.arguments;
+                arguments[0] = arguments[0].wrapping_add(result as u64);
+                expected::add(thread, &arguments);
+            }
+            operation::COPY if !failed => {
+                let [address, length, ..] = one.arguments;
+                // SAFETY: within the channel, as is what is copied.
+                let area = unsafe { &raw const (*thread.channel()).area as u64 };
+                failed = !host::copy(address, area, length.min(layout::marshal::AREA as u64));
+                result = if failed { EFAULT } else { result };
             }
             operation::ZERO if !failed => {
                 // SAFETY: a fault here ends the process, as it may: the range was mapped by the calls before it.
@@ -543,6 +568,8 @@ pub fn wait_for_program(thread: &mut ThreadBlock) -> ! {
             action::RUN if run_operations(thread, answer.operations) >= 0 => unsafe {
                 core::ptr::write_volatile(&raw mut thread.sequence, thread.sequence);
                 core::ptr::write_volatile(&raw mut thread.tid, answer.value as u64);
+                let has_loan = if answer.results != 0 { layout::loan::LENT } else { 0 };
+                core::ptr::write_volatile(&raw mut thread.has_loan, has_loan);
                 host::start_program(answer.entry, answer.stack)
             },
             _ => host::exit(1),

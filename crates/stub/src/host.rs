@@ -306,6 +306,7 @@ pub mod number {
     pub const MMAP: u64 = 9;
     pub const MPROTECT: u64 = 10;
     pub const MUNMAP: u64 = 11;
+    pub const BRK: u64 = 12;
     pub const RT_SIGACTION: u64 = 13;
     pub const RT_SIGPROCMASK: u64 = 14;
     pub const RT_SIGRETURN: u64 = 15;
@@ -322,8 +323,10 @@ pub mod number {
     pub const VFORK: u64 = 58;
     pub const EXECVE: u64 = 59;
     pub const EXIT: u64 = 60;
+    pub const EXIT_GROUP: u64 = 231;
     pub const FCNTL: u64 = 72;
     pub const GETPID: u64 = 39;
+    pub const GETRLIMIT: u64 = 97;
     pub const GETUID: u64 = 102;
     pub const GETGID: u64 = 104;
     pub const GETEUID: u64 = 107;
@@ -344,6 +347,7 @@ pub mod number {
     pub const SET_TID_ADDRESS: u64 = 218;
     pub const RESTART_SYSCALL: u64 = 219;
     pub const SET_ROBUST_LIST: u64 = 273;
+    pub const PRLIMIT64: u64 = 302;
     pub const EPOLL_CTL: u64 = 233;
     pub const UNSHARE: u64 = 272;
     pub const DUP3: u64 = 292;

@@ -95,6 +95,13 @@ pub mod action {
     pub const PARK: u32 = 11;
 }
 
+/// When a thread asks again behind native operations.
+pub mod then {
+    pub const NEVER: u32 = 0;
+    pub const ALWAYS: u32 = 1;
+    pub const AFTER_AN_ERROR: u32 = 2;
+}
+
 /// Kinds of [`Operation`].
 pub mod operation {
     /// A host call; an error ends the list (but for ALWAYS ones).
@@ -113,6 +120,11 @@ pub mod operation {
     /// Map a shared pipe: its descriptor, which is closed then; its place; its number; the guest's descriptors by which this
     /// process reads and writes it, or [`super::pipes::NONE`]; whether it may spin.
     pub const PIPE: u64 = 7;
+    /// No call: the program is about to make an mmap(2) with these `arguments`, the first of which counts from the last CALL's
+    /// result, and what is before this in the list has done so already. Nothing is said where an OVER_LAST call has failed.
+    pub const EXPECT: u64 = 8;
+    /// Copy `arguments[1]` bytes from the channel's area to `arguments[0]`; an error ends the list.
+    pub const COPY: u64 = 9;
     /// Added to a kind: the descriptor that the ring has returned is an argument, which one is said above [`ARGUMENT`].
     pub const INJECTED: u64 = 1 << 8;
     pub const ARGUMENT: u32 = 16;
@@ -174,8 +186,8 @@ pub struct Watch {
     pub cpu: u32,
 }
 
-/// What a stub answers by itself (see the stub's `local.rs`). Only the sentry writes it, but for `mask`, `robust_list` and
-/// `reset`; a program that writes here deceives itself alone.
+/// What a stub answers by itself (see the stub's `local.rs`). Only the sentry writes it, but for `mask`, `robust_list`,
+/// `clear_child_tid` and `reset`; a program that writes here deceives itself alone.
 #[repr(C, align(128))]
 pub struct Local {
     /// 0: every call is the sentry's.
@@ -191,6 +203,10 @@ pub struct Local {
     pub actions: u64,
     /// What the thread has told set_robust_list(2).
     pub robust_list: u64,
+    /// What it has told set_tid_address(2), or clone(2).
+    pub clear_child_tid: u64,
+    /// Not 0: the heap's end, which nobody but the thread can move.
+    pub heap_end: u64,
     /// Not 0: nobody but the thread has its dispositions.
     pub may_reset: u64,
     /// Signals whose disposition, which is the default, was made so once more, with SA_RESTORER and `reset_restorer`. The
@@ -198,6 +214,18 @@ pub struct Local {
     pub reset: u64,
     pub reset_restorer: u64,
 }
+
+/// The limits of a thread's process (getrlimit(2)), for its stub to tell. Only the sentry writes here.
+#[repr(C)]
+pub struct Limits {
+    /// Odd while they change.
+    pub version: u64,
+    /// By their numbers, each with its maximum.
+    pub limits: [[u64; 2]; LIMITS],
+}
+
+/// RLIM_NLIMITS.
+pub const LIMITS: usize = 16;
 
 /// Who a thread is, as the id calls tell.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -339,9 +367,10 @@ pub struct Reply {
     pub value: i64,
     /// How many of the channel's operations are to be carried out.
     pub operations: u32,
-    /// With RETURN: bytes of the channel's area that hold records to be written to the guest's memory first.
+    /// With RETURN: bytes of the channel's area that hold records to be written to the guest's memory first. With RUN: not 0 where
+    /// something is lent ([`loan`]).
     pub results: u32,
-    /// With NATIVE: 1 = ask again with NATIVE_DONE.
+    /// With NATIVE: whether to ask again with NATIVE_DONE ([`then`]).
     pub then: u32,
     pub entry: u64,
     pub stack: u64,
@@ -381,7 +410,7 @@ pub struct Operation {
 }
 
 /// How many operations one reply can have.
-pub const MAXIMUM_OPERATIONS: usize = 128;
+pub const MAXIMUM_OPERATIONS: usize = 120;
 
 /// The records of marshalled memory in a channel's area: two words each, then the bytes of those that have any, filled up
 /// to whole words.
@@ -718,6 +747,7 @@ pub struct ChannelLayout {
     pub watch: Watch,
     pub loan: Loan,
     pub local: Local,
+    pub limits: Limits,
     /// Written with every request, read for some.
     pub detail: RequestDetail,
     pub frame: Frame,

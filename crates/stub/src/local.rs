@@ -1,5 +1,6 @@
 //! Calls that are answered here, from what the sentry has laid down in the channel: who the thread is, its signal mask,
-//! which signals have the disposition that a process begins with; and where its list of robust futexes is.
+//! which signals have the disposition that a process begins with, its limits, where its heap ends; and where its list of
+//! robust futexes is, and the word that is cleared when it ends.
 //!
 //! The mask is the one thing that is changed here. The sentry reads it whenever it looks for a thread that takes a signal,
 //! and says first what is pending; here the new mask is written first, and then it is looked at what is pending. So one of
@@ -7,7 +8,7 @@
 //! returns.
 
 use crate::host::{self, number};
-use crate::layout::Local;
+use crate::layout::{Local, LIMITS};
 use crate::registers::Registers;
 use crate::thread::ThreadBlock;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -57,6 +58,15 @@ pub fn try_local(thread: &mut ThreadBlock, registers: &Registers) -> Option<i64>
         number::RT_SIGPROCMASK if is_enabled() => Some(change_mask(thread, local, registers)),
         number::RT_SIGACTION if is_enabled() => action(local, registers),
         number::SET_ROBUST_LIST if is_enabled() => Some(set_robust_list(local, registers)),
+        number::SET_TID_ADDRESS if is_enabled() => {
+            set_tid_address(thread, local, registers.rdi);
+            field!(tid)
+        }
+        number::BRK if registers.rdi == 0 && is_enabled() => heap_end(local),
+        number::GETRLIMIT if is_enabled() => limit(thread, registers.rdi, registers.rsi),
+        number::PRLIMIT64 if registers.rdi as u32 == 0 && registers.rdx == 0 && is_enabled() => {
+            limit(thread, registers.rsi, registers.r10)
+        }
         _ => None,
     }
 }
@@ -105,6 +115,53 @@ fn set_robust_list(local: *mut Local, registers: &Registers) -> i64 {
     // SAFETY: within the channel, aligned, and accessed atomically only.
     unsafe { AtomicU64::from_ptr(&raw mut (*local).robust_list) }.store(registers.rdi, Ordering::Release);
     0
+}
+
+/// set_tid_address(2): the stub itself clears the word when the thread ends, but for memory that is another process's.
+fn set_tid_address(thread: &mut ThreadBlock, local: *mut Local, address: u64) {
+    thread.parking.clear_child_tid = address;
+    // SAFETY: within the channel, aligned, and accessed atomically only.
+    unsafe { AtomicU64::from_ptr(&raw mut (*local).clear_child_tid) }.store(address, Ordering::Release);
+}
+
+/// The thread is about to end: the sentry need not look for robust futexes where there are none.
+pub fn forget_empty_robust_list(thread: &ThreadBlock) {
+    /// What has been taken or let go just now, in a `struct robust_list_head`.
+    const PENDING: u64 = 16;
+    // SAFETY: within the channel, aligned, and accessed atomically only.
+    let list = unsafe { AtomicU64::from_ptr(&raw mut (*thread.channel()).local.robust_list) };
+    let head = list.load(Ordering::Relaxed);
+    if head != 0 && host::load(head) == Some(head) && host::load(head.wrapping_add(PENDING)) == Some(0) {
+        list.store(0, Ordering::Release);
+    }
+}
+
+/// brk(2) that only asks.
+fn heap_end(local: *mut Local) -> Option<i64> {
+    // SAFETY: within the channel, aligned, and accessed atomically only.
+    let end = unsafe { AtomicU64::from_ptr(&raw mut (*local).heap_end) }.load(Ordering::Acquire);
+    (end != 0).then_some(end as i64)
+}
+
+/// getrlimit(2).
+fn limit(thread: &ThreadBlock, resource: u64, address: u64) -> Option<i64> {
+    let index = resource as u32 as usize;
+    if index >= LIMITS {
+        return None;
+    }
+    // SAFETY: within the channel; this makes no access yet.
+    let limits = unsafe { &raw mut (*thread.channel()).limits };
+    // SAFETY: as above, aligned, and accessed atomically only.
+    let version = || unsafe { AtomicU64::from_ptr(&raw mut (*limits).version) }.load(Ordering::Acquire);
+    let before = version();
+    // SAFETY: within the channel.
+    let limit = unsafe { core::ptr::read_volatile(&raw const (*limits).limits[index]) };
+    core::sync::atomic::fence(Ordering::Acquire);
+    if before % 2 != 0 || version() != before || address == 0 {
+        return None;
+    }
+    let written = host::store(address, limit[0]) && host::store(address.wrapping_add(8), limit[1]);
+    Some(if written { 0 } else { EFAULT })
 }
 
 /// rt_sigaction(2) of a signal that nobody has ever said anything about: what only asks, and what makes its disposition the

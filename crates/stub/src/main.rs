@@ -6,7 +6,7 @@
 //! from a patched site ([`entry`]); [`serve`] has a call's way from there, [`local`] what is answered here, [`native`] the
 //! calls that the host serves directly, [`direct`] reads and writes of open files, [`marshal`] what travels with a call,
 //! [`deferred`] calls that go along with later ones, [`loan`] calls on the file that was used last, [`objects`] eventfds and pipes that nobody else uses, [`pipes`] pipes that two share, [`park`] threads that are kept for later, [`handoff`] the last step to the
-//! sentry, [`context`] signal frames, [`bases`] thread pointers, [`cpuid`] what the processor would say.
+//! sentry, [`context`] signal frames, [`bases`] thread pointers, [`expected`] mappings that were made before they are asked for, [`cpuid`] what the processor would say.
 //!
 //! What is written to lies in `.data`, zeros too: each mapping that a process has is copied by its forks.
 //!
@@ -23,6 +23,7 @@ mod cpuid;
 mod deferred;
 mod direct;
 mod entry;
+mod expected;
 mod handlers;
 mod handoff;
 mod host;

@@ -4,6 +4,7 @@
 use crate::bases;
 use crate::call;
 use crate::copies;
+use crate::expected;
 use crate::handoff;
 use crate::host::{self, number};
 use crate::layout::{RESERVED_END, STUB_BASE};
@@ -65,8 +66,9 @@ pub fn try_native(thread: &mut ThreadBlock, registers: &mut Registers) -> Option
     let result = match call_number {
         number::MMAP => {
             if d & MAP_ANONYMOUS == 0 {
-                return None;
+                return expected::take(thread, &[a, b, c, d, e, f]).map(Outcome::Return);
             }
+            expected::forget(thread);
             let flags = d & !MAP_DROPPED;
             if flags & !MAP_NATIVE != 0 || !matches!(flags & MAP_TYPE, MAP_SHARED | 2) {
                 return None;
@@ -157,7 +159,7 @@ pub fn try_native(thread: &mut ThreadBlock, registers: &mut Registers) -> Option
             }
         }
         number::SET_TID_ADDRESS => {
-            // The stub does it itself, when the thread ends.
+            // As in `local.rs`, where that is not to be answered here.
             thread.parking.clear_child_tid = a;
             return None;
         }

@@ -3,6 +3,7 @@
 
 use crate::deferred;
 use crate::direct;
+use crate::expected;
 use crate::handlers::{self, new_request, run_operations};
 use crate::handoff;
 use crate::host::{self, number};
@@ -64,6 +65,9 @@ pub fn serve_trapped(thread: &mut ThreadBlock, registers: &mut Registers) -> Out
 
 /// Serves what is not answered here: natively, or by a request of this kind.
 fn serve(thread: &mut ThreadBlock, registers: &mut Registers, kind: u32) -> Outcome {
+    if registers.rax != number::MMAP {
+        expected::forget(thread);
+    }
     if let Some(outcome) = native::try_native(thread, registers) {
         return outcome;
     }
@@ -96,6 +100,9 @@ fn serve(thread: &mut ThreadBlock, registers: &mut Registers, kind: u32) -> Outc
         }
     }
     deferred::before(call_number, &arguments);
+    if matches!(call_number, number::EXIT | number::EXIT_GROUP) {
+        local::forget_empty_robust_list(thread);
+    }
     thread.has_loan = 0;
     let marshalled = marshal::gather(thread, call_number, &arguments);
     let marshalled = deferred::append(thread, marshalled);
@@ -127,7 +134,7 @@ fn serve(thread: &mut ThreadBlock, registers: &mut Registers, kind: u32) -> Outc
             }
             action::NATIVE => {
                 let mut result = run_operations(thread, answer.operations);
-                if answer.then == 0 {
+                if !handlers::asks_again(answer.then, result) {
                     if done != 0 {
                         result = done as i64 + result.max(0);
                     }

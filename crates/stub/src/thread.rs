@@ -1,6 +1,7 @@
 //! The thread block at the end of each slot.
 
 use crate::deferred::Queue;
+use crate::expected::Expected;
 use crate::layout::{
     ChannelLayout, Request, BLOCK_OFFSET, BLOCK_SIZE, CHANNEL_OFFSET, SLOTS_BASE, SLOT_SIZE, STACK_OFFSET, STACK_SIZE,
 };
@@ -70,7 +71,8 @@ pub struct ThreadBlock {
     _reserved_to_0x500: [u64; 0x60 - core::mem::size_of::<Request>() / 8],
     /// Of a thread that is parked, and what it begins with when it is used again (`park.rs`).
     pub parking: Parking,
-    _reserved_to_0x600: [u64; 0x20 - core::mem::size_of::<Parking>() / 8],
+    pub expected: Expected,
+    _reserved_to_0x600: [u64; 0x20 - (core::mem::size_of::<Parking>() + core::mem::size_of::<Expected>()) / 8],
     /// Calls that go along with the next request.
     pub deferred: Queue,
     /// Not 0: the channel's loan and area are as the last answer left them (`loan.rs`). Its bits say which direct calls end that

@@ -1,6 +1,44 @@
 /* brk(2), sbrk(3): growing, shrinking, refusal, zeros, inheritance. */
 #include "check.h"
 #include <sys/mman.h>
+#include <sys/resource.h>
+
+/* Where the heap ends is the same for whoever shares it. */
+static void *grow(void *by)
+{
+    char *end = (char *)syscall(SYS_brk, 0);
+    CHECK_EQ(syscall(SYS_brk, end + (long)by), (long)(end + (long)by));
+    return (void *)syscall(SYS_brk, 0);
+}
+
+static void check_shared(long page)
+{
+    pthread_t thread;
+    void *seen;
+    MUST(pthread_create(&thread, NULL, grow, (void *)page) == 0);
+    MUST(pthread_join(thread, &seen) == 0);
+    char *end = (char *)syscall(SYS_brk, 0);
+    CHECK(seen == end);
+    end[-1] = 's';
+    pid_t pid = vfork();
+    if (pid == 0) {
+        syscall(SYS_brk, end + 2 * page);
+        _exit(0);
+    }
+    CHECK_CHILD(pid);
+    CHECK_EQ(syscall(SYS_brk, 0), (long)(end + 2 * page));
+    end[2 * page - 1] = 's';
+    CHECK_EQ(syscall(SYS_brk, end), (long)end);
+    CHECK_EQ(syscall(SYS_brk, 0), (long)end);
+    /* What cannot be changes nothing, also for who only asks. */
+    struct rlimit unlimited, small = { 1 << 20, RLIM_INFINITY };
+    MUST(getrlimit(RLIMIT_DATA, &unlimited) == 0);
+    small.rlim_max = unlimited.rlim_max;
+    CHECK_EQ(setrlimit(RLIMIT_DATA, &small), 0);
+    CHECK_EQ(syscall(SYS_brk, end + (64 << 20)), (long)end);
+    CHECK_EQ(syscall(SYS_brk, 0), (long)end);
+    CHECK_EQ(setrlimit(RLIMIT_DATA, &unlimited), 0);
+}
 
 int main(void)
 {
@@ -37,5 +75,6 @@ int main(void)
         CHECK_ERR(brk(start + 200 * page), ENOMEM);
         CHECK_EQ(munmap(wall, page), 0);
     }
+    check_shared(page);
     return check_result();
 }

@@ -64,6 +64,13 @@ pub struct Plain {
     version: Version,
 }
 
+/// Whether there is an image of a file.
+enum Found {
+    Image(Arc<Image>),
+    NotYet,
+    Never,
+}
+
 /// What has become of a file that was mapped without its image.
 pub enum Later {
     /// It may still get one.
@@ -135,11 +142,12 @@ impl Images {
         let descriptor = file.unchanging_descriptor()?;
         let (identity, version) = identify(&rustix::fs::fstat(&descriptor).ok()?);
         match self.of(&descriptor, identity, version) {
-            Some(image) => {
+            Found::Image(image) => {
                 image.lay_over(offset, length, protection, calls);
                 None
             }
-            None => Some(Plain { identity, version }),
+            Found::NotYet => Some(Plain { identity, version }),
+            Found::Never => None,
         }
     }
 
@@ -181,7 +189,7 @@ impl Images {
     }
 
     /// The image of a file, if there is one; being asked again and again brings it about.
-    fn of(self: &Arc<Self>, file: &Arc<OwnedFd>, identity: (u64, u64), version: Version) -> Option<Arc<Image>> {
+    fn of(self: &Arc<Self>, file: &Arc<OwnedFd>, identity: (u64, u64), version: Version) -> Found {
         let mut state = self.state.lock();
         if state.files.len() >= MAXIMUM_FILES && !state.files.contains_key(&identity) {
             state.files.retain(|_, known| matches!(known.stage, Stage::Ready(_)));
@@ -194,17 +202,18 @@ impl Images {
         }
         known.used = now;
         match &mut known.stage {
-            Stage::Ready(image) => return Some(image.clone()),
+            Stage::Ready(image) => return Found::Image(image.clone()),
             Stage::Seen(uses) => {
                 *uses = uses.saturating_add(1);
                 if *uses < USES_BEFORE || !version.is_settled() {
-                    return None;
+                    return Found::NotYet;
                 }
             }
-            Stage::Waiting | Stage::Plain => return None,
+            Stage::Waiting => return Found::NotYet,
+            Stage::Plain => return Found::Never,
         }
         self.order(&mut state, identity);
-        None
+        Found::NotYet
     }
 
     /// Has the image of a known file made.

@@ -89,7 +89,15 @@ impl Image {
     /// The host calls that lay the patched pages over a mapping of the file, of `length` bytes from `offset` on, that the
     /// call before them makes.
     pub fn lay_over(&self, offset: u64, length: u64, protection: u64, calls: &mut Vec<NativeCall>) {
-        for run in self.runs_within(offset, offset.saturating_add(length)) {
+        let end = offset.saturating_add(length.next_multiple_of(PAGE));
+        for run in self.runs_within(offset, end) {
+            // All of it is patched: then the file need not be mapped first.
+            if let Some((_, descriptor)) =
+                calls.last_mut().and_then(|call| call.descriptor.as_mut()).filter(|_| (run.start, run.end) == (offset, end))
+            {
+                *descriptor = self.pages.clone();
+                continue;
+            }
             let arguments = Image::arguments(*run, run.start - offset, protection);
             calls.push(NativeCall::over_last(skerry_abi::raw::general::__NR_mmap, arguments, 4, self.pages.clone()));
         }

@@ -51,7 +51,7 @@ const DIRECT: [u32; 9] = [
 ];
 
 /// What the stub answers (stub/src/local.rs).
-const LOCAL: [u32; 13] = [
+const LOCAL: [u32; 16] = [
     linux::__NR_rt_sigaction,
     linux::__NR_rt_sigprocmask,
     linux::__NR_getpid,
@@ -65,17 +65,23 @@ const LOCAL: [u32; 13] = [
     linux::__NR_getgid,
     linux::__NR_getegid,
     linux::__NR_set_robust_list,
+    linux::__NR_brk,
+    linux::__NR_getrlimit,
+    linux::__NR_prlimit64,
 ];
 
 /// What the stub puts off (stub/src/deferred.rs).
 const DEFERRED: [u32; 1] = [linux::__NR_epoll_ctl];
 
 /// What the stub answers about what is lent (stub/src/loan.rs, streams.rs, objects.rs).
-const LENT: [u32; 16] = [
+const LENT: [u32; 19] = [
     linux::__NR_open,
     linux::__NR_openat,
     linux::__NR_mmap,
+    linux::__NR_stat,
     linux::__NR_lstat,
+    linux::__NR_access,
+    linux::__NR_faccessat,
     linux::__NR_fcntl,
     linux::__NR_getdents64,
     linux::__NR_read,
@@ -380,12 +386,16 @@ mod tests {
         let rules = calls(Action::Allow, &[("getppid", Action::Errno(1))]);
         let with_rule = policy(Some(Actions::new(&rules).unwrap()));
         assert!(with_rule.needs_local_calls() && !with_rule.needs_deferred_calls());
+        for call in ["brk", "getrlimit", "prlimit64"] {
+            let rules = calls(Action::Allow, &[(call, Action::Errno(1))]);
+            assert!(policy(Some(Actions::new(&rules).unwrap())).needs_local_calls());
+        }
         let rules = calls(Action::Allow, &[("epoll_ctl", Action::Kill)]);
         assert!(policy(Some(Actions::new(&rules).unwrap())).needs_deferred_calls());
         let rules = calls(Action::Allow, &[("fstat", Action::Log)]);
         let with_rule = policy(Some(Actions::new(&rules).unwrap()));
         assert!(with_rule.needs_lent_calls() && !with_rule.needs_deferred_calls());
-        for call in ["read", "write", "recvfrom", "readlink"] {
+        for call in ["read", "write", "recvfrom", "readlink", "stat", "access"] {
             let rules = calls(Action::Allow, &[(call, Action::Log)]);
             assert!(policy(Some(Actions::new(&rules).unwrap())).needs_lent_calls());
         }

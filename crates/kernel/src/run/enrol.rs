@@ -213,7 +213,10 @@ impl Engine {
         let parent = enrolment.parent.as_ref();
         let (host, process) = match parent {
             Some(parent) if is_thread => (HostThread::new(parent.host.pid, notification.tid), parent.process.clone()),
-            _ => (HostThread::new(notification.tid, notification.tid), Arc::new(HostProcess::new(notification.tid)?)),
+            _ => (
+                HostThread::new(notification.tid, notification.tid),
+                Arc::new(HostProcess::new(notification.tid, Some(self.reaper.epoll()))?),
+            ),
         };
         let host = Arc::new(host);
         let space = match &enrolment.space {
@@ -272,6 +275,9 @@ impl Engine {
                 if child.process().signals.lock().group_exit.is_some() {
                     task::kill_host(child.process());
                 }
+            }
+            if enrolment.flags == CLONE_PROCESS {
+                child.tell_heap_end(thread.space.brk.lock().current);
             }
             thread.begin(child);
         } else {

@@ -4,18 +4,20 @@ use super::pool::PreparedStack;
 use super::program::{Executable, Image, StackLayout};
 use super::space::Brk;
 use super::{Engine, GuestThread, PlainCode};
-use crate::context::{After, NativePlan};
+use crate::context::{After, Looked, NativePlan};
 use crate::fs::file::{OpenFile, StatusFlags};
 use crate::fs::inode::{FileType, Metadata};
 use crate::fs::mount::MountFlags;
 use crate::fs::path::Path;
 use crate::fs::text::Text;
-use crate::fs::walk::{self, Follow};
+use crate::fs::walk::{self, Follow, Resolved};
 use crate::task::{self, AccessMode, Dying, ExecFile, ExitStatus, Program};
 use crate::{Context, Errno, Result};
 use skerry_abi::raw::{auxvec, general as linux};
 use skerry_abi::signal::Signal;
 use skerry_platform::engine::NativeCall;
+use skerry_platform::layout::loan::known;
+use skerry_platform::layout::marshal;
 use skerry_platform::memory::GuestMemory;
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
@@ -32,6 +34,8 @@ const PAGE: u64 = 4096;
 /// The largest stack that is mapped, however high RLIMIT_STACK is.
 const MAXIMUM_STACK: u64 = 1 << 30;
 const DEFAULT_UNLIMITED_STACK: u64 = 64 << 20;
+/// What lies on a stack goes through the channel's area up to so many bytes; some room is left for names.
+const MOST_ALONG: usize = marshal::AREA - 1024;
 /// How long a killed host process may take to die.
 const DEATH_TIMEOUT_MS: u32 = 10_000;
 
@@ -79,27 +83,43 @@ pub fn execute(context: &mut Context, mut execution: Execution) -> Result<()> {
     let mut program = plan.program;
     program.executable = Some(text);
     task::exec_reset(context.task, &execution.name, program, &exec_file, credentials);
-    let started = if !is_alive {
-        Err(Errno::ESRCH)
-    } else if plan.has_prepared_stack {
-        start_at_once(&engine, &pool_thread, context, &plan.start, &plan.calls)
-    } else {
-        start_when_mapped(&engine, &pool_thread, context, plan.start, plan.calls)
-    };
+    let Plan { calls, has_prepared_stack, start, .. } = plan;
+    let beginning = Beginning { thread: pool_thread, calls, has_prepared_stack, start };
+    context.after = After::Replaced(is_alive.then(|| Box::new(beginning)));
     if !is_alive {
         // The host has ended it while it waited for its program.
         task::host_gone(context.process(), Some(ExitStatus::Signaled(Signal::SIGKILL, false)));
-    } else if started.is_err() {
-        // Past the point of no return: as Linux, which kills such a process.
-        task::kill_group(context.process(), ExitStatus::Signaled(Signal::SIGKILL, false));
     }
-    context.after = After::Replaced;
-    engine.pool.refill(&engine);
     Ok(())
 }
 
-/// The stack is mapped already: what lies on it is written first, and the process goes on from its mappings to the program
-/// without another call.
+/// What is left of [`execute`] once all that it has changed is known: the program begins.
+pub struct Beginning {
+    thread: Arc<GuestThread>,
+    calls: Vec<NativeCall>,
+    /// The stack is where the fresh process has one already.
+    has_prepared_stack: bool,
+    start: Start,
+}
+
+impl Beginning {
+    pub(super) fn begin(self, engine: &Arc<Engine>, context: &mut Context) {
+        let Beginning { thread, calls, has_prepared_stack, start } = self;
+        let started = if has_prepared_stack {
+            start_at_once(engine, &thread, context, &start, &calls)
+        } else {
+            start_when_mapped(engine, &thread, context, start, calls)
+        };
+        if started.is_err() {
+            // Past the point of no return: as Linux, which kills such a process.
+            task::kill_group(context.process(), ExitStatus::Signaled(Signal::SIGKILL, false));
+        }
+        engine.pool.refill(engine);
+    }
+}
+
+/// The stack is mapped already: what lies on it goes along, or is written first where it is much, and the process goes on from
+/// its mappings to the program without another call.
 fn start_at_once(
     engine: &Arc<Engine>,
     thread: &Arc<GuestThread>,
@@ -107,10 +127,29 @@ fn start_at_once(
     start: &Start,
     calls: &[NativeCall],
 ) -> Result<()> {
-    if context.memory().write(start.stack_pointer, &start.stack) != start.stack.len() {
+    let Start { entry, stack_pointer, ref stack } = *start;
+    let goes_along = stack.len() <= MOST_ALONG;
+    if !goes_along && context.memory().write(stack_pointer, stack) != stack.len() {
         return Err(Errno::EFAULT);
     }
-    engine.run_program(thread, context, calls, start.entry, start.stack_pointer)
+    look_for_preloads(context);
+    engine.run_program(thread, context, calls, entry, stack_pointer, if goes_along { stack } else { &[] })
+}
+
+/// The dynamic linker asks for a file that hardly anybody has before anything else (ld.so(8)). That it is not there is told with
+/// the program's begin.
+fn look_for_preloads(context: &mut Context) {
+    const NAME: &[u8] = b"/etc/ld.so.preload";
+    if context.process().program.read().has_interpreter {
+        let credentials = context.task.credentials();
+        let Resolved { found, is_steady } =
+            walk::resolve_with_metadata(context.task, &credentials, linux::AT_FDCWD, NAME, Follow::Yes);
+        if is_steady && found.is_err_and(|errno| errno == Errno::ENOENT) {
+            let kind = known::ACCESS | linux::R_OK;
+            let answer = Err(Errno::ENOENT);
+            context.looked = Some(Looked { directory: linux::AT_FDCWD, name: NAME.to_vec(), kind, answer });
+        }
+    }
 }
 
 /// The process maps its stack among the rest; then that is written.
@@ -130,7 +169,7 @@ fn start_when_mapped(
         }
         Ok(0)
     };
-    engine.ask_native(thread, context, NativePlan { calls, then: Some(Box::new(then)) })
+    engine.ask_native(thread, context, NativePlan { calls, then: Some(Box::new(then)), value: None })
 }
 
 /// Where the host's maps do not show an image's name, because a copy is mapped.

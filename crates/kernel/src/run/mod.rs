@@ -38,7 +38,7 @@ mod streams;
 mod wake;
 mod worker;
 
-pub use exec::{execute, Execution, MAXIMUM_STRING};
+pub use exec::{execute, Beginning, Execution, MAXIMUM_STRING};
 pub use files::{Entry, OutsideFiles};
 pub(crate) use loan::Watch;
 pub use space::AddressSpace;
@@ -149,7 +149,7 @@ impl GuestThread {
     /// Whether what the host does when the thread ends may be seen by others than its own process, so that nobody must
     /// go on before.
     fn must_be_seen_dead(&self, task: &Task) -> bool {
-        self.borrows_memory && task.clear_child_tid.load(Ordering::Relaxed) != 0
+        self.borrows_memory && task.clear_child_tid() != 0
     }
 
     /// Whether its stub may do by itself what calls are there for, and put off what can be: not where each call is to be seen

@@ -36,7 +36,7 @@ impl Engine {
             ..0 => context.run_native(undoing, Some(Box::new(move |context, status| end_if_failed(&before, context, status)))),
             _ => Err(Errno::ERESTARTNOINTR),
         });
-        self.ask_native(thread, context, NativePlan { calls, then: Some(then) }).is_ok()
+        self.ask_native(thread, context, NativePlan { calls, then: Some(then), value: None }).is_ok()
     }
 
     fn late_patches(&self, thread: &GuestThread, context: &Context) -> Patches {

@@ -59,7 +59,7 @@ pub(crate) const PF_W: u32 = 2;
 const PF_R: u32 = 4;
 
 /// A checked ELF file, ready to be mapped.
-pub(super) struct Image {
+pub(crate) struct Image {
     pub(super) file: Arc<OpenFile>,
     headers: Vec<ProgramHeader>,
     pub position_independent: bool,
@@ -72,7 +72,7 @@ pub(super) struct Image {
 }
 
 /// A file that is to be executed, and its start: what the headers of most programs fit into.
-pub(super) struct Executable {
+pub(crate) struct Executable {
     pub file: Arc<OpenFile>,
     start: Vec<u8>,
 }
@@ -215,6 +215,31 @@ impl Image {
         self.headers.len() as u64
     }
 
+    /// Pages between its segments that none of them has.
+    fn has_gaps(&self) -> bool {
+        let loads = self.headers.iter().filter(|header| header.kind == PT_LOAD && header.memory_size > 0);
+        let mut end = self.low;
+        for load in loads {
+            if load.address / PAGE * PAGE != end {
+                return true;
+            }
+            end = (load.address + load.memory_size).next_multiple_of(PAGE);
+        }
+        end != self.high
+    }
+
+    /// What the dynamic linker (ld.so(8)) maps behind an mmap(2) of `length` bytes from `offset` on with `protection`, as glibc's
+    /// does: the whole range of the library first, and then over that, one after the other, each segment but the first. `None`:
+    /// this is another mapping.
+    pub fn segments_behind(&self, offset: u64, length: u64, protection: u64) -> Option<Vec<Segment>> {
+        let loads: Vec<ProgramHeader> = self.headers.iter().filter(|header| header.kind == PT_LOAD).copied().collect();
+        if self.position_independent {
+            segments_behind(&loads, offset, length, protection)
+        } else {
+            None
+        }
+    }
+
     /// The host calls that map it. ENOEXEC where it would lie over the stub.
     /// What of it has no image goes to `plain`.
     pub fn map(&self, bias: u64, images: &Arc<Images>, calls: &mut Vec<NativeCall>, plain: &mut Vec<PlainCode>) -> Result<()> {
@@ -224,10 +249,16 @@ impl Image {
             return Err(Errno::ENOEXEC);
         }
         let private = linux::MAP_PRIVATE as u64;
-        let anonymous = (linux::MAP_PRIVATE | linux::MAP_ANONYMOUS | linux::MAP_FIXED) as u64;
-        // The whole range first, so that nothing else is between the segments and nothing of the stub is replaced.
-        let reserve = (linux::MAP_PRIVATE | linux::MAP_ANONYMOUS | linux::MAP_FIXED_NOREPLACE | linux::MAP_NORESERVE) as u64;
-        calls.push(NativeCall::new(linux::__NR_mmap, [start, end - start, 0, reserve, u64::MAX, 0]));
+        let anonymous = (linux::MAP_PRIVATE | linux::MAP_ANONYMOUS) as u64;
+        // The whole range first, so that nothing else is between the segments and nothing of the stub is replaced. Where they leave
+        // nothing free it is enough that none may replace anything: what is mapped over other mappings costs more.
+        let fixed = if self.has_gaps() {
+            let reserve = linux::MAP_PRIVATE | linux::MAP_ANONYMOUS | linux::MAP_FIXED_NOREPLACE | linux::MAP_NORESERVE;
+            calls.push(NativeCall::new(linux::__NR_mmap, [start, end - start, 0, reserve.into(), u64::MAX, 0]));
+            u64::from(linux::MAP_FIXED)
+        } else {
+            u64::from(linux::MAP_FIXED_NOREPLACE)
+        };
         for load in self.headers.iter().filter(|header| header.kind == PT_LOAD && header.memory_size > 0) {
             let protection = protection(load.flags);
             let address = load.address.wrapping_add(bias);
@@ -243,7 +274,7 @@ impl Image {
                     length: file_pages_end - page,
                 };
                 let descriptor = self.file.operations.mapping_descriptor(request)?;
-                let arguments = [page, file_pages_end - page, protection, private | linux::MAP_FIXED as u64, 0, request.offset];
+                let arguments = [page, file_pages_end - page, protection, private | fixed, 0, request.offset];
                 calls.push(NativeCall::with_descriptor(linux::__NR_mmap, arguments, 4, descriptor));
                 if load.flags & PF_X != 0 && load.flags & PF_W == 0 {
                     let (offset, length) = (request.offset, request.length);
@@ -259,12 +290,50 @@ impl Image {
             if zero_end > zero_start {
                 calls.push(NativeCall::new(
                     linux::__NR_mmap,
-                    [zero_start, zero_end - zero_start, protection, anonymous, u64::MAX, 0],
+                    [zero_start, zero_end - zero_start, protection, anonymous | fixed, u64::MAX, 0],
                 ));
             }
         }
         Ok(())
     }
+}
+
+/// A part of a library, as it is mapped.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Segment {
+    /// From the library's first address on.
+    pub start: u64,
+    pub length: u64,
+    pub protection: u64,
+    pub offset: u64,
+}
+
+/// [`Image::segments_behind`], of the headers that are loaded.
+fn segments_behind(loads: &[ProgramHeader], offset: u64, length: u64, protection: u64) -> Option<Vec<Segment>> {
+    let (first, last) = (loads.first()?, loads.last()?);
+    let page = |address: u64| address / PAGE * PAGE;
+    let is_first = offset == page(first.offset)
+        && length == last.address + last.memory_size - page(first.address)
+        && protection == self::protection(first.flags)
+        && loads.iter().all(|load| load.alignment <= PAGE);
+    // The linker protects the holes that it finds before it goes on.
+    let has_holes = loads.windows(2).any(|pair| file_pages_end(&pair[0]) != page(pair[1].address));
+    if !is_first || has_holes {
+        return None;
+    }
+    let segment = |load: &ProgramHeader| Segment {
+        start: page(load.address) - page(first.address),
+        length: file_pages_end(load) - page(load.address),
+        protection: self::protection(load.flags),
+        offset: page(load.offset),
+    };
+    let segments: Vec<Segment> = loads[1..].iter().map(segment).collect();
+    segments.iter().all(|segment| segment.length > 0).then_some(segments)
+}
+
+/// Where what is mapped of the file for it ends. Checked when it was parsed.
+fn file_pages_end(load: &ProgramHeader) -> u64 {
+    (load.address + load.file_size).next_multiple_of(PAGE)
 }
 
 fn protection(flags: u32) -> u64 {
@@ -378,6 +447,34 @@ impl StackLayout<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn load(flags: u32, (offset, file_size): (u64, u64), (address, memory_size): (u64, u64)) -> ProgramHeader {
+        ProgramHeader { kind: PT_LOAD, flags, offset, address, physical: 0, file_size, memory_size, alignment: PAGE }
+    }
+
+    #[test]
+    fn a_librarys_segments_are_what_the_linker_maps_behind_its_first_one() {
+        let loads = [
+            load(PF_R, (0, 0x25ac8), (0, 0x25ac8)),
+            load(PF_R | PF_X, (0x26000, 0x155a00), (0x26000, 0x155a00)),
+            load(PF_R | PF_W, (0x17b8d0, 0x4f30), (0x17c8d0, 0x10f30)),
+        ];
+        let read = u64::from(linux::PROT_READ);
+        let whole = 0x17c8d0 + 0x10f30;
+        let segment = |start, length, protection: u32, offset| Segment { start, length, protection: protection.into(), offset };
+        let expected = vec![
+            segment(0x26000, 0x156000, linux::PROT_READ | linux::PROT_EXEC, 0x26000),
+            segment(0x17c000, 0x6000, linux::PROT_READ | linux::PROT_WRITE, 0x17b000),
+        ];
+        assert_eq!(segments_behind(&loads, 0, whole, read), Some(expected));
+        // Others map the whole file, or a part of it, or to write there.
+        assert_eq!(segments_behind(&loads, 0, 0x180800, read), None);
+        assert_eq!(segments_behind(&loads, 0x1000, whole, read), None);
+        assert_eq!(segments_behind(&loads, 0, whole, read | u64::from(linux::PROT_WRITE)), None);
+        let with_hole = [loads[0], load(PF_R | PF_X, (0x26000, 0x155a00), (0x27000, 0x155a00)), loads[2]];
+        assert_eq!(segments_behind(&with_hole, 0, whole, read), None);
+        assert_eq!(segments_behind(&[], 0, 0, read), None);
+    }
 
     #[test]
     fn a_stack_is_aligned_and_its_pointers_lead_to_the_strings() {

@@ -11,7 +11,6 @@ use crate::task::{self, Dying, ExitStatus, Process};
 use parking_lot::Mutex;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::event::{eventfd, EventfdFlags, Timespec};
-use rustix::process::{waitid, WaitId, WaitIdOptions};
 use skerry_abi::signal::Signal;
 use skerry_platform::engine::{living_children, HostProcess};
 use skerry_platform::HostError;
@@ -31,7 +30,7 @@ const FEW: usize = 4;
 const BELL: u64 = 0;
 
 pub(super) struct Reaper {
-    epoll: OwnedFd,
+    epoll: Arc<OwnedFd>,
     watched: Mutex<HashMap<i32, Watched>>,
     /// Rung when there begins to be something left.
     bell: OwnedFd,
@@ -48,6 +47,10 @@ struct Watched {
 struct Left {
     /// Oldest first.
     processes: Vec<LeftProcess>,
+    /// Host processes that nobody watches yet, and that were here already when it was looked last: most end before somebody
+    /// would have to.
+    young: Vec<i32>,
+    adolescent: Vec<i32>,
     /// Doors that nobody can ring any more, and whose receivers may not have noticed.
     closing: Vec<Arc<Door>>,
     doubtful: Vec<Doubtful>,
@@ -90,7 +93,11 @@ impl Doubtful {
 
 impl Left {
     fn is_empty(&self) -> bool {
-        self.processes.is_empty() && self.closing.is_empty() && self.doubtful.is_empty()
+        self.processes.is_empty()
+            && self.closing.is_empty()
+            && self.doubtful.is_empty()
+            && self.young.is_empty()
+            && self.adolescent.is_empty()
     }
 }
 
@@ -103,7 +110,7 @@ impl Reaper {
         // Every write tells of itself, so nobody has to read it.
         epoll::add(&epoll, &bell, EventData::new_u64(BELL), EventFlags::IN | EventFlags::ET)
             .map_err(|error| HostError { what: "epoll_ctl for the reaper", source: error.into() })?;
-        Ok(Reaper { epoll, watched: Mutex::default(), bell, left: Mutex::default() })
+        Ok(Reaper { epoll: Arc::new(epoll), watched: Mutex::default(), bell, left: Mutex::default() })
     }
 
     pub fn run(engine: &Arc<Engine>) -> Result<(), HostError> {
@@ -115,13 +122,18 @@ impl Reaper {
         Ok(())
     }
 
-    /// Tells `process` (if it is one already) of the death of `host`.
+    /// Where the deaths of host processes are told.
+    pub fn epoll(&self) -> Arc<OwnedFd> {
+        self.epoll.clone()
+    }
+
+    /// Tells `process` (if it is one already) of the death of `host`; a little late where that comes soon and of itself.
     pub fn watch(&self, host: Arc<HostProcess>, door: Arc<Door>, process: Option<Arc<Process>>) {
         let pid = host.pid;
-        self.watched.lock().insert(pid, Watched { host: host.clone(), door, process });
-        let data = EventData::new_u64(pid as u64);
-        // Fails only for want of memory; the process is then reaped when the sentry ends.
-        let _ = epoll::add(&self.epoll, host.death(), data, EventFlags::IN | EventFlags::ONESHOT);
+        self.watched.lock().insert(pid, Watched { host, door, process });
+        let mut left = self.left.lock();
+        left.young.push(pid);
+        self.look_later(&mut left);
     }
 
     /// The pool process `pid` has become `process`. False: it is dead already, and nobody will hear of it from us.
@@ -133,6 +145,17 @@ impl Reaper {
             }
             None => false,
         }
+    }
+
+    /// Those that are still here after a while are watched from now on.
+    fn watch_adolescents(&self) {
+        let grown = {
+            let mut left = self.left.lock();
+            let young = std::mem::take(&mut left.young);
+            std::mem::replace(&mut left.adolescent, young)
+        };
+        let watched = self.watched.lock();
+        grown.iter().filter_map(|pid| watched.get(pid)).for_each(|watched| watched.host.be_watched());
     }
 
     /// Has left processes and closing doors looked at after a while.
@@ -169,7 +192,7 @@ fn reap(engine: &Arc<Engine>) {
             let nanoseconds = at.saturating_duration_since(Instant::now()).as_nanos() as i64;
             Timespec { tv_sec: 0, tv_nsec: nanoseconds.min(LATER.as_nanos() as i64) }
         });
-        match epoll::wait(&engine.reaper.epoll, rustix::buffer::spare_capacity(&mut events), timeout.as_ref()) {
+        match epoll::wait(&*engine.reaper.epoll, rustix::buffer::spare_capacity(&mut events), timeout.as_ref()) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(_) => return,
         }
@@ -189,6 +212,7 @@ fn reap(engine: &Arc<Engine>) {
             // Receivers are told until they have noticed.
             engine.reaper.left.lock().closing.retain(|door| Workers::dismiss(door));
             engine.settle_doubts(now);
+            engine.reaper.watch_adolescents();
             look_at = None;
         }
         let mut left = engine.reaper.left.lock();
@@ -202,8 +226,7 @@ fn reap(engine: &Arc<Engine>) {
 impl Engine {
     fn buried(&self, watched: &Watched) {
         let host = &watched.host;
-        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
-        let status = waitid(WaitId::PidFd(host.death()), options).ok().flatten();
+        let status = host.status();
         self.forget_process(host);
         if watched.process.is_none() {
             self.pool.died(host.pid);
@@ -230,8 +253,8 @@ impl Engine {
             dying.settle();
             return;
         };
-        let _ = epoll::delete(&self.reaper.epoll, host.death());
-        host.kill();
+        host.be_left_alone();
+        host.end();
         self.bury_left(FEW);
         self.leaving.fetch_add(1, Ordering::AcqRel);
         // Who serves its last call is its door's receiver most often, and sees that the door is closed right afterwards.

@@ -13,7 +13,8 @@ use skerry_abi::signal::{Signal, SignalInfo, SignalSet, SignalStack};
 use skerry_platform::channel::Channel;
 use skerry_platform::engine::{NativeCall, NativeKind};
 use skerry_platform::layout::{
-    self, action, deferred, objects, operation, request, streams, CloneOrder, Frame, Operation, Reply, Request, CLONE_THREAD,
+    self, action, deferred, loan, objects, operation, request, streams, then, CloneOrder, Frame, Operation, Reply, Request,
+    CLONE_PROCESS, CLONE_THREAD,
 };
 use skerry_platform::listener::{went_without, Notification};
 use skerry_platform::processor::nanoseconds_of_ticks;
@@ -211,7 +212,7 @@ impl Engine {
     /// The way out of a call: what the thread is told to do next.
     pub(super) fn finish(self: &Arc<Self>, thread: &Arc<GuestThread>, context: &mut Context, result: Option<Result<u64>>) {
         let result = match (context.has_results(), &context.after) {
-            (false, _) | (_, After::Replaced) => result,
+            (false, _) | (_, After::Replaced(_)) => result,
             (true, After::Nothing) if !context.task.is_interrupted() => result,
             // It may not return now, or only after something else.
             _ => context.write_results().map_or_else(|errno| Some(Err(errno)), |()| result),
@@ -228,7 +229,12 @@ impl Engine {
                     Some(Err(errno))
                 }
             },
-            (After::Replaced, _) => return,
+            (After::Replaced(beginning), _) => {
+                if let Some(beginning) = beginning {
+                    beginning.begin(self, context);
+                }
+                return;
+            }
             (After::Run { entry, stack }, _) => {
                 let reply = match signal::prepare_return(context, None) {
                     Return::Gone => return self.end(thread, context),
@@ -350,24 +356,35 @@ impl Engine {
         };
         // Whether the ring's answer has brought a descriptor is not to be seen where other threads may have others just then.
         let keep_last = self.zygote.features().addfd_send && context.process().threads.lock().len() == 1;
-        let (operations, last) = self.inject_all(thread, ring, &plan.calls, keep_last)?;
+        let (mut operations, last) = self.inject_all(thread, ring, &plan.calls, keep_last)?;
+        if let Some(value) = plan.value {
+            operations.push(Operation { kind: operation::VALUE, arguments: [value, 0, 0, 0, 0, 0], ..Operation::default() });
+        }
         if !thread.channel.put_operations(&operations) {
             return Err(Errno::ENOMEM);
         }
         let mut continuation = plan.then;
-        if continuation.is_none() && !signal::try_leave(context.task) {
+        let then = if continuation.is_some() && plan.value.is_none() {
+            then::ALWAYS
+        } else if !signal::try_leave(context.task) {
             // A signal is to be looked at afterwards.
-            continuation = Some(Box::new(|_, result| if result < 0 { Err(Errno(-result as i32)) } else { Ok(result as u64) }));
-        }
-        let then = continuation.is_some();
+            continuation.get_or_insert_with(|| {
+                Box::new(|_, result| if result < 0 { Err(Errno(-result as i32)) } else { Ok(result as u64) })
+            });
+            then::ALWAYS
+        } else if continuation.is_some() {
+            then::AFTER_AN_ERROR
+        } else {
+            then::NEVER
+        };
         thread.state.lock().continuation = continuation;
-        let entry = if then { 0 } else { self.lend(thread, context, 0, 0) };
-        let reply =
-            Reply { action: action::NATIVE, operations: operations.len() as u32, then: then as u32, entry, ..Reply::default() };
+        let entry = if then == then::NEVER { self.lend(thread, context, 0, 0) } else { 0 };
+        let reply = Reply { action: action::NATIVE, operations: operations.len() as u32, then, entry, ..Reply::default() };
         match last {
             Some(descriptor) => {
                 let descriptor = descriptor.clone();
-                self.answer_with_descriptor(thread, reply, descriptor.as_fd(), plan.calls)
+                let again = NativePlan { calls: plan.calls, then: None, value: plan.value };
+                self.answer_with_descriptor(thread, reply, descriptor.as_fd(), again)
             }
             None => {
                 self.answer(thread, reply);
@@ -378,13 +395,13 @@ impl Engine {
 
     /// As [`Engine::answer`] to a thread that has rung, with a descriptor that the ring returns: one switch to the thread
     /// instead of two, and one back. After an error the call is still in service. A thread that goes on without the descriptor
-    /// rings again, and is asked to make `calls` once more.
+    /// rings again, and is asked to carry out `again` with the same continuation.
     fn answer_with_descriptor(
         &self,
         thread: &GuestThread,
         reply: Reply,
         descriptor: BorrowedFd,
-        calls: Vec<NativeCall>,
+        again: NativePlan,
     ) -> Result<()> {
         // Held until it is there: the thread's next request comes after what is written here, or there is none.
         let mut state = thread.state.lock();
@@ -394,7 +411,7 @@ impl Engine {
             Ok(number) => number,
             Err(error) if went_without(&error) => {
                 let then = state.continuation.take();
-                state.when_rung = Some(Box::new(NativePlan { calls, then }));
+                state.when_rung = Some(Box::new(NativePlan { then, ..again }));
                 state.ring = None;
                 return Ok(());
             }
@@ -430,6 +447,7 @@ impl Engine {
                 NativeKind::Call => operation::CALL,
                 NativeKind::Zero => operation::ZERO,
                 NativeKind::OverLast => operation::OVER_LAST,
+                NativeKind::Expect => operation::EXPECT,
             };
             let mut one = Operation { kind, number: call.number, arguments: call.arguments };
             if let Some((index, _)) =
@@ -479,7 +497,8 @@ impl Engine {
         Ok((operations, kept))
     }
 
-    /// Has a fresh process make `calls`, and start its program when they went well; else it ends.
+    /// Has a fresh process make `calls`, lay down what is on its `stack`, unless that is there, and start its program when they went
+    /// well; else it ends.
     pub(super) fn run_program(
         self: &Arc<Self>,
         thread: &Arc<GuestThread>,
@@ -487,9 +506,16 @@ impl Engine {
         calls: &[NativeCall],
         entry: u64,
         stack: u64,
+        laid_down: &[u8],
     ) -> Result<()> {
         let ring = thread.state.lock().ring;
-        let (operations, _) = self.inject_all(thread, ring, calls, false)?;
+        let (mut operations, _) = self.inject_all(thread, ring, calls, false)?;
+        thread.channel.put_results(laid_down);
+        operations.push(Operation {
+            kind: operation::COPY,
+            arguments: [stack, laid_down.len() as u64, 0, 0, 0, 0],
+            ..Operation::default()
+        });
         if !thread.channel.put_operations(&operations) {
             return Err(Errno::ENOMEM);
         }
@@ -497,7 +523,10 @@ impl Engine {
             Return::Gone => self.end(thread, context),
             _ => {
                 let (operations, value) = (operations.len() as u32, context.task.tid().into());
-                self.answer(thread, Reply { action: action::RUN, value, operations, entry, stack, ..Reply::default() });
+                context.task.tell_heap_end(thread.space.brk.lock().current);
+                let lent = (self.lend(thread, context, Errno::ENOENT.as_return_value(), laid_down.len()) == loan::LENT).into();
+                let reply = Reply { action: action::RUN, value, operations, entry, stack, results: lent, ..Reply::default() };
+                self.answer(thread, reply);
             }
         }
         Ok(())
@@ -514,6 +543,10 @@ impl Engine {
         };
         // Whoever makes a process waits until that has presented itself.
         let then = plan.host_flags != CLONE_THREAD || !signal::try_leave(context.task);
+        if plan.host_flags != CLONE_PROCESS {
+            // From now on another one can move it.
+            context.task.tell_heap_end(0);
+        }
         if let Some(enrolment) = &enrolment {
             enrolment.reports.store(then, Ordering::Release);
         }

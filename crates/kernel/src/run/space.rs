@@ -86,7 +86,7 @@ impl AddressSpace {
     }
 
     /// Nobody but one thread is there, or about to be.
-    pub(super) fn has_one_thread(&self) -> bool {
+    pub(crate) fn has_one_thread(&self) -> bool {
         let is_there = |slot: &&Slot| match slot {
             Slot::Free => false,
             Slot::Reserved => true,

@@ -1,7 +1,7 @@
 //! Starting a program from outside (the control protocol's `spawn`).
 
 use super::exec::{execute, Execution};
-use crate::context::{Call, NoLead};
+use crate::context::{After, Call, NoLead};
 use crate::fs::fd_table::FdTable;
 use crate::fs::file::OpenFile;
 use crate::fs::inode::FileType;
@@ -92,7 +92,11 @@ fn start(task: &Arc<Task>, program: &[u8], arguments: Vec<Vec<u8>>, environment:
     let path = walk::resolve(task, AT_FDCWD, &name, Follow::Yes).map_err(|_| SpawnError::NotFound)?;
     let mut context = Context::new(task, &NoLead, Call::default());
     let execution = Execution { path, name, arguments, environment };
-    execute(&mut context, execution).map_err(|errno| match errno {
+    let executed = execute(&mut context, execution);
+    if let (Some(engine), After::Replaced(Some(beginning))) = (context.kernel().engine(), std::mem::take(&mut context.after)) {
+        beginning.begin(&engine, &mut context);
+    }
+    executed.map_err(|errno| match errno {
         // The file itself was found: what is missing is what it names.
         Errno::ENOENT => SpawnError::NoInterpreter,
         Errno::EACCES | Errno::ENOEXEC | Errno::ELIBBAD | Errno::EISDIR | Errno::EPERM | Errno::ELOOP => {

@@ -4,27 +4,46 @@
 use super::UserAddress;
 use crate::context::Continuation;
 use crate::fs::file::MappingRequest;
+use crate::fs::file::OpenFile;
 use crate::fs::host_file::HostFile;
-use crate::image::Plain;
+use crate::fs::mount::MountFlags;
+use crate::run::program::{Executable, Image, Segment};
 use crate::run::{AddressSpace, PlainCode};
+use crate::task::Task;
 use crate::{Context, Errno, Result};
 use skerry_abi::raw::general as linux;
 use skerry_platform::engine::NativeCall;
 use skerry_platform::layout::{RESERVED_END, STUB_BASE};
+use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
 const PAGE: u64 = 4096;
 pub(super) const ADDRESS_END: u64 = 0x7fff_ffff_f000;
 
-/// Notes where code lies that may be patched later.
-fn remember_plain_code(file: Plain, space: Arc<AddressSpace>, offset: u64, length: u64, protection: u64) -> Continuation {
+/// Notes where code lies that may be patched later; its addresses count from where the host puts the mapping.
+fn remember_plain_code(plain: Vec<PlainCode>, space: Arc<AddressSpace>) -> Continuation {
     Box::new(move |_, result| {
         if result < 0 {
             return Err(Errno(-result as i32));
         }
-        space.add_plain_code(PlainCode { file, address: result as u64, offset, length, protection });
+        for code in plain {
+            space.add_plain_code(PlainCode { address: code.address.wrapping_add(result as u64), ..code });
+        }
         Ok(result as u64)
     })
+}
+
+/// The segments that the dynamic linker is about to map over the mapping of `file` that a call asks for. Only where nobody sees
+/// that they are there before, and nobody else can do anything in between.
+fn segments_behind(context: &Context, file: &Arc<OpenFile>, is_code_allowed: bool) -> Option<Vec<Segment>> {
+    let [address, length, protection, flags, _, offset] = context.call.arguments;
+    let expected = u64::from(linux::MAP_PRIVATE | linux::MAP_DENYWRITE);
+    let is_alone = || context.task.address_space().is_some_and(|space| space.has_one_thread());
+    let may_be = context.kernel().lending.load(Ordering::Relaxed) && is_code_allowed && !context.task.is_watched();
+    if flags as u32 != expected as u32 || address != 0 || !may_be || !is_alone() {
+        return None;
+    }
+    Image::parse(&Executable::new(file.clone()).ok()?).ok()?.segments_behind(offset, length, protection)
 }
 
 /// mmap(2) of a file (and of anonymous memory with flags that the stub does not know).
@@ -85,11 +104,9 @@ pub fn mmap(
     if !file.is_readable() || shared && wants_write && !file.is_writable() {
         return Err(Errno::EACCES);
     }
-    if let Some(path) = &file.path {
-        use crate::fs::mount::MountFlags;
-        if protection & linux::PROT_EXEC != 0 && path.mount.flags().contains(MountFlags::NOEXEC) {
-            return Err(Errno::EPERM);
-        }
+    let may_execute = file.path.as_ref().is_none_or(|path| !path.mount.flags().contains(MountFlags::NOEXEC));
+    if protection & linux::PROT_EXEC != 0 && !may_execute {
+        return Err(Errno::EPERM);
     }
     // A shared mapping of a writable file may become writable later.
     let request = MappingRequest { shared, writable: shared && file.is_writable(), offset, length };
@@ -105,11 +122,33 @@ pub fn mmap(
     let mut calls = vec![NativeCall::with_descriptor(linux::__NR_mmap, arguments, 4, descriptor)];
     // A static program that maps the code of others reads and translates it (Valgrind): it gets what the file has.
     let links = context.process().program.read().has_interpreter;
-    let is_code = !shared && protection & linux::PROT_EXEC != 0 && !wants_write && links;
+    let may_have_image = !shared && links;
     let images = &context.kernel().images;
-    let plain = is_code.then(|| images.lay_over(&*file.operations, (offset, length), protection.into(), &mut calls)).flatten();
-    let then = match (plain, context.task.address_space()) {
-        (Some(file), Some(space)) => Some(remember_plain_code(file, space, offset, length, protection.into())),
+    let mut plain = Vec::new();
+    let mut lay_over = |segment: &Segment, calls: &mut Vec<NativeCall>| {
+        let Segment { start, length, protection, offset } = *segment;
+        if may_have_image && protection & u64::from(linux::PROT_EXEC | linux::PROT_WRITE) == u64::from(linux::PROT_EXEC) {
+            let first = calls.len();
+            let file = images.lay_over(&*file.operations, (offset, length), protection, calls);
+            calls[first..].iter_mut().for_each(|call| call.arguments[0] += start);
+            plain.extend(file.map(|file| PlainCode { file, address: start, offset, length, protection }));
+        }
+    };
+    lay_over(&Segment { start: 0, length, protection: protection.into(), offset }, &mut calls);
+    let ahead = if may_have_image { segments_behind(context, &file, may_execute) } else { None };
+    for segment in ahead.unwrap_or_default() {
+        let Segment { start, length, protection, offset } = segment;
+        let request = MappingRequest { shared: false, writable: false, offset, length };
+        let Ok(descriptor) = file.operations.mapping_descriptor(request) else { break };
+        let flags = linux::MAP_PRIVATE | linux::MAP_FIXED;
+        let arguments = [start, length, protection, flags.into(), 0, offset];
+        calls.push(NativeCall::over_last(linux::__NR_mmap, arguments, 4, descriptor));
+        lay_over(&segment, &mut calls);
+        let expected = [start, length, protection, (flags | linux::MAP_DENYWRITE).into(), fd as u32 as u64, offset];
+        calls.push(NativeCall::expect(expected));
+    }
+    let then = match context.task.address_space() {
+        Some(space) if !plain.is_empty() => Some(remember_plain_code(plain, space)),
         _ => None,
     };
     context.run_native(calls, then)
@@ -124,16 +163,21 @@ pub fn brk(context: &mut Context, wanted: u64) -> Result<u64> {
     if wanted < brk.start || wanted >= STUB_BASE || wanted - brk.start > limit {
         return Ok(brk.current);
     }
-    let set: Continuation = Box::new(move |_, result| {
-        let mut brk = space.brk.lock();
-        if result >= 0 {
-            brk.current = wanted;
-        }
-        Ok(brk.current)
-    });
+    // Only its stub knows better where the heap ends, and only as long as nobody else can move that.
+    let tell = |task: &Task, space: &AddressSpace, end| task.tell_heap_end(if space.has_one_thread() { end } else { 0 });
+    space.brk.lock().current = wanted;
+    tell(context.task, &space, wanted);
     if new_end == old_end {
-        return set(context, 0);
+        return Ok(wanted);
     }
+    let keep: Continuation = Box::new(move |context, result| {
+        if result < 0 {
+            space.brk.lock().current = brk.current;
+            tell(context.task, &space, brk.current);
+            return Ok(brk.current);
+        }
+        Ok(wanted)
+    });
     let call = if new_end > old_end {
         let flags = linux::MAP_PRIVATE | linux::MAP_ANONYMOUS | linux::MAP_FIXED_NOREPLACE;
         let protection = linux::PROT_READ | linux::PROT_WRITE;
@@ -141,7 +185,7 @@ pub fn brk(context: &mut Context, wanted: u64) -> Result<u64> {
     } else {
         NativeCall::new(linux::__NR_munmap, [new_end, old_end - new_end, 0, 0, 0, 0])
     };
-    context.run_native(vec![call], Some(set))
+    context.run_native_for(vec![call], wanted, keep)
 }
 
 fn page_up(address: u64) -> u64 {

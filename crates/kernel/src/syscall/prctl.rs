@@ -109,7 +109,7 @@ pub fn prctl(context: &mut Context, what: u32, a: u64, b: u64, c: u64, d: u64) -
             _ => Err(Errno::EINVAL),
         },
         option::PR_SET_MM => Err(Errno::EPERM),
-        option::PR_GET_TID_ADDRESS => context.write(a, &task.clear_child_tid.load(Ordering::Relaxed)).and_then(done),
+        option::PR_GET_TID_ADDRESS => context.write(a, &task.clear_child_tid()).and_then(done),
         option::PR_SET_THP_DISABLE => {
             unused(&[b, c, d])?;
             process.huge_pages_disabled.store(a != 0, Ordering::Relaxed);

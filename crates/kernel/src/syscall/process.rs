@@ -6,7 +6,6 @@ use crate::task::wait::{wait, Select, WaitOptions, Waited};
 use crate::task::{exit_group as end_process, exit_thread, job_control, ExitStatus, Process};
 use crate::{Context, Errno, Result};
 use skerry_abi::signal::Signal;
-use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
 pub fn getpid(context: &mut Context) -> Result<i32> {
@@ -62,7 +61,7 @@ pub fn exit_group(context: &mut Context, status: i32) -> Result<()> {
 }
 
 pub fn set_tid_address(context: &mut Context, address: UserAddress) -> Result<i32> {
-    context.task.clear_child_tid.store(address.0, Ordering::Relaxed);
+    context.task.set_clear_child_tid(address.0);
     Ok(context.task.tid())
 }
 

@@ -77,6 +77,7 @@ fn change_limit(context: &Context, process: &Arc<Process>, number: u32, new: RLi
         }
         *present = new;
     }
+    process.tell_limits();
     match number {
         linux::RLIMIT_AS => limits::apply_to_host(process),
         // Who writes by itself does not heed it: from now on nobody does.

@@ -268,7 +268,7 @@ rows! {
     214 epoll_ctl_old crate::syscall::system::absent, Kernel Refused "";
     215 epoll_wait_old crate::syscall::system::absent, Kernel Refused "";
     217 getdents64 crate::syscall::directory::getdents64, Kernel Full "";
-    218 set_tid_address crate::syscall::process::set_tid_address, Kernel Full "";
+    218 set_tid_address crate::syscall::process::set_tid_address, Local Full "";
     219 restart_syscall crate::syscall::time::restart_syscall, Kernel Full "";
     220 semtimedop crate::syscall::sysv::semtimedop, Kernel Full "";
     221 fadvise64 crate::syscall::data::fadvise64, Kernel Partial "checked only";

@@ -170,7 +170,7 @@ pub fn exec_reset(task: &Arc<Task>, name: &[u8], program: Program, file: &ExecFi
         }
     }
     *task.restart.lock() = None;
-    task.clear_child_tid.store(0, Ordering::Relaxed);
+    task.set_clear_child_tid(0);
     task.set_robust_list(0);
     if privileged {
         task.parent_death_signal.store(0, Ordering::Relaxed);

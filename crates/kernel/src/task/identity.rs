@@ -203,15 +203,21 @@ impl Task {
             let mut cell = self.channel.lock();
             let head = cell.as_ref().map_or_else(|| self.robust_list.load(Ordering::Relaxed), |old| old.robust_list());
             channel.set_robust_list(head);
+            let cleared =
+                cell.as_ref().map_or_else(|| self.clear_child_tid.load(Ordering::Relaxed), |old| old.clear_child_tid());
+            channel.set_clear_child_tid(cleared);
+            channel.set_heap_end(0);
             *cell = Some(channel.clone());
         }
         self.tell_identity();
+        self.tell_limits();
     }
 
     /// The channel is another task's from now on, or nobody's: nothing is said there of this one any more.
     pub(crate) fn leave_channel(&self) {
         if let Some(channel) = self.channel.lock().take() {
             self.robust_list.store(channel.robust_list(), Ordering::Relaxed);
+            self.clear_child_tid.store(channel.clear_child_tid(), Ordering::Relaxed);
         }
         self.signals.lock().leave_channel();
     }
@@ -229,6 +235,36 @@ impl Task {
             Some(channel) => channel.set_robust_list(head),
             None => self.robust_list.store(head, Ordering::Relaxed),
         }
+    }
+
+    /// set_tid_address(2). As above.
+    pub(crate) fn clear_child_tid(&self) -> u64 {
+        match &*self.channel.lock() {
+            Some(channel) => channel.clear_child_tid(),
+            None => self.clear_child_tid.load(Ordering::Relaxed),
+        }
+    }
+
+    pub(crate) fn set_clear_child_tid(&self, address: u64) {
+        match &*self.channel.lock() {
+            Some(channel) => channel.set_clear_child_tid(address),
+            None => self.clear_child_tid.store(address, Ordering::Relaxed),
+        }
+    }
+
+    /// The stub may say where the heap ends, as long as nobody but the thread can move that; 0: it may not.
+    pub(crate) fn tell_heap_end(&self, end: u64) {
+        if let Some(channel) = &*self.channel.lock() {
+            channel.set_heap_end(end);
+        }
+    }
+
+    /// The stub is to know the process's limits. To be called after each change of them, as [`Task::tell_identity`].
+    fn tell_limits(&self) {
+        let cell = self.channel.lock();
+        let Some(channel) = &*cell else { return };
+        let limits = *self.process().rlimits.read();
+        channel.set_limits(&limits.map(|limit| [limit.current, limit.maximum]));
     }
 
     /// The stub is to know who the thread is now. To be called after each change of it: whoever comes last has seen all of
@@ -250,12 +286,16 @@ impl Task {
             gid: credentials.rgid,
             effective_gid: credentials.egid,
         };
+        channel.set_identity(&identity, self.kernel().local_answers.load(Ordering::Relaxed) && !self.is_watched());
+    }
+
+    /// Somebody is to see each call that it makes.
+    pub(crate) fn is_watched(&self) -> bool {
         let kernel = self.kernel();
-        let everything_is_seen = kernel.trace
+        kernel.trace
             || kernel.policy.get().is_some_and(|policy| policy.needs_local_calls())
             || self.traced.load(Ordering::Relaxed)
-            || self.seccomp.is_some();
-        channel.set_identity(&identity, kernel.local_answers.load(Ordering::Relaxed) && !everything_is_seen);
+            || self.seccomp.is_some()
     }
 }
 
@@ -264,6 +304,12 @@ impl Process {
     pub(super) fn tell_identity(&self) {
         let threads = self.threads.lock().clone();
         threads.iter().for_each(|task| task.tell_identity());
+    }
+
+    /// As [`Task::tell_limits`], for all its threads.
+    pub(crate) fn tell_limits(&self) {
+        let threads = self.threads.lock().clone();
+        threads.iter().for_each(|task| task.tell_limits());
     }
 }
 

@@ -45,7 +45,7 @@ pub struct Task {
     /// A signal is to be delivered, or the task is to die: sleeping ends. Kept by [`crate::signal`].
     pub(crate) interrupted: AtomicBool,
     /// set_tid_address(2).
-    pub clear_child_tid: AtomicU64,
+    pub(super) clear_child_tid: AtomicU64,
     pub(super) robust_list: AtomicU64,
     pub timer_slack_ns: AtomicU64,
     /// What PR_SET_TIMERSLACK with 0 goes back to: its maker's at that time.
