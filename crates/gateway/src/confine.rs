@@ -1,5 +1,5 @@
 //! What is left to this program before it serves a byte: sockets of the internet, and nothing else of the host. Whoever takes it over
-//! by a packet has no files, no privileges, no other processes, and thirty system calls; where it may connect to is then the
+//! by a packet has no files, no privileges, no other processes, and twenty-nine system calls; where it may connect to is then the
 //! host's to say, as far as Landlock holds ports (ADR 51).
 
 mod filter;

@@ -6,7 +6,8 @@
 //!
 //! Parts: [`line`] (frames on a stream), [`ethernet`] (the link: everybody is us), [`packet`] (IP, hostile, becomes a checked view),
 //! [`tcp`], [`udp`], [`echo`] and [`dns`] (what packets are of), [`policy`] (where they may go), [`host`] (what is the host's own),
-//! [`report`] (what was denied), [`stack`] (the loop), [`confine`] (what this program may ask of the host).
+//! [`report`] (what was denied), [`stack`] (the loop),
+//! [`confine`] (what this program may ask of the host).
 #![forbid(unsafe_code)]
 
 mod checksum;
@@ -64,7 +65,16 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// In a line. The usual way looks up where it came from in files that are out of reach then.
+fn tell_panics() {
+    std::panic::set_hook(Box::new(|information| {
+        let text = information.to_string().replace('\n', " ");
+        let _ = writeln!(std::io::stderr(), "skerry-gateway: {text}");
+    }));
+}
+
 fn run() -> Result<(), Error> {
+    tell_panics();
     match std::env::args_os().nth(1) {
         None => {}
         Some(word) if word == "--version" => {

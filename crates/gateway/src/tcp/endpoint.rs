@@ -8,6 +8,7 @@ use smoltcp::socket::tcp::{Socket, SocketBuffer};
 use smoltcp::time::Instant;
 use smoltcp::wire::{HardwareAddress, IpCidr};
 use std::net::SocketAddr;
+use std::panic::{catch_unwind, AssertUnwindSafe};
 
 /// Of bytes that wait each way: what the guest has not taken, and what the host has not.
 const BUFFER: usize = 128 << 10;
@@ -55,14 +56,28 @@ impl Endpoint {
 
     /// Takes a packet that is the connection's; at most one goes out for it.
     pub fn take(&mut self, packet: &[u8], out: &mut Output, now: Instant) {
-        let mut wire = Wire { input: Some(packet), out, mtu: self.mtu };
-        self.interface.poll_ingress_single(now, &mut wire, &mut self.sockets);
+        self.guarded(|endpoint| {
+            let mut wire = Wire { input: Some(packet), out, mtu: endpoint.mtu };
+            endpoint.interface.poll_ingress_single(now, &mut wire, &mut endpoint.sockets);
+        });
     }
 
     /// Sends what is to be sent, as long as there is room.
     pub fn send(&mut self, out: &mut Output, now: Instant) {
-        let mut wire = Wire { input: None, out, mtu: self.mtu };
-        while self.interface.poll_egress(now, &mut wire, &mut self.sockets) == PollResult::SocketStateChanged {}
+        self.guarded(|endpoint| {
+            let mut wire = Wire { input: None, out, mtu: endpoint.mtu };
+            while endpoint.interface.poll_egress(now, &mut wire, &mut endpoint.sockets) == PollResult::SocketStateChanged {}
+        });
+    }
+
+    /// No panic of smoltcp's is known that a packet could bring about. Should there be one, it is the end of this connection, and not
+    /// of all: its socket is another one then, which is closed.
+    fn guarded(&mut self, act: impl FnOnce(&mut Endpoint)) {
+        if catch_unwind(AssertUnwindSafe(|| act(self))).is_err() {
+            let empty = || SocketBuffer::new(Vec::new());
+            self.sockets = SocketSet::new(Vec::new());
+            self.handle = self.sockets.add(Socket::new(empty(), empty()));
+        }
     }
 
     /// When there is something to send next, if nothing comes before.
@@ -118,5 +133,23 @@ impl RxToken for Came<'_> {
 impl TxToken for Goes<'_> {
     fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, length: usize, fill: F) -> R {
         self.0.packet(length, fill)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_is_the_end_of_one_connection() {
+        let mut endpoint = Endpoint::new(SocketAddr::from(([127, 0, 0, 1], 9)), 1500, 1, Instant::ZERO);
+        assert_eq!(endpoint.state(), State::Listen);
+        endpoint.guarded(|_| panic!("this is told, and not the end"));
+        assert_eq!(endpoint.state(), State::Closed);
+        endpoint.socket().close();
+        endpoint.socket().abort();
+        endpoint.take(&[0x45; 40], &mut Output::default(), Instant::ZERO);
+        endpoint.send(&mut Output::default(), Instant::ZERO);
+        assert!(!endpoint.socket().can_recv() && !endpoint.socket().can_send());
     }
 }
