@@ -389,7 +389,7 @@ def test_what_becomes_of_a_gateway_is_told(machine, tmp_path: Path) -> None:
         assert one.ended.wait(30) and re.search("its gateway ended with status 7: no room", str(one.error)), one.error
     for gateway, told in (
         ("sys.exit('no such network')", "network user cannot be had here: its gateway ended with status 1: no such network"),
-        ("print('reads', flush=True); frames.recv(1)", "does not say that it is ready"),
+        ("print('reads more', flush=True); frames.recv(1)", "does not say that it is ready"),
         ("os.kill(os.getpid(), 9)", "its gateway was killed by signal 9"),
         ("import time; time.sleep(60)", "does not come up"),
     ):

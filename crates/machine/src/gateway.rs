@@ -137,7 +137,7 @@ impl Held {
         if heard == READY {
             return Ok(());
         }
-        if heard.len() == READY.len() {
+        if heard.len() >= READY.len() {
             return Err(unsupported("its gateway does not say that it is ready"));
         }
         // It has ended, and said why; the guardian says how.
