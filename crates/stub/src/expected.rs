@@ -4,10 +4,8 @@
 //! these calls, knows the others from the file's headers, has all of it mapped at once, and says what to expect. Each of
 //! the calls that follow has its result here, as long as they are these, and nothing else has happened in between.
 
+use crate::layout::MAXIMUM_EXPECTED;
 use crate::thread::ThreadBlock;
-
-/// How many of a library's mappings can be expected.
-const MOST: usize = 4;
 
 /// What a thread is about to map, and has mapped.
 #[repr(C)]
@@ -16,7 +14,7 @@ pub struct Expected {
     count: u32,
     done: u32,
     /// Arguments of mmap(2).
-    calls: [[u64; 6]; MOST],
+    calls: [[u64; 6]; MAXIMUM_EXPECTED],
 }
 
 /// One more is expected, behind those that are.
@@ -37,7 +35,7 @@ pub fn forget(thread: &mut ThreadBlock) {
 /// The result of an mmap(2) that was expected.
 pub fn take(thread: &mut ThreadBlock, arguments: &[u64; 6]) -> Option<i64> {
     let expected = &mut thread.expected;
-    let (count, done) = ((expected.count as usize).min(MOST), expected.done as usize);
+    let (count, done) = ((expected.count as usize).min(MAXIMUM_EXPECTED), expected.done as usize);
     let next = expected.calls[..count].get(done)?;
     // Of the protection, the flags and the descriptor the host takes 32 bits.
     let is_same = |index: usize| match index {

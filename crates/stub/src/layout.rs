@@ -409,6 +409,9 @@ pub struct Operation {
     pub arguments: [u64; 6],
 }
 
+/// How many mappings one reply can say to expect ([`operation::EXPECT`]).
+pub const MAXIMUM_EXPECTED: usize = 4;
+
 /// How many operations one reply can have.
 pub const MAXIMUM_OPERATIONS: usize = 120;
 

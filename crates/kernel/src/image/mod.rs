@@ -89,7 +89,7 @@ impl Image {
     /// The host calls that lay the patched pages over a mapping of the file, of `length` bytes from `offset` on, that the
     /// call before them makes.
     pub fn lay_over(&self, offset: u64, length: u64, protection: u64, calls: &mut Vec<NativeCall>) {
-        let end = offset.saturating_add(length.next_multiple_of(PAGE));
+        let end = offset.saturating_add(length);
         for run in self.runs_within(offset, end) {
             // All of it is patched: then the file need not be mapped first.
             if let Some((_, descriptor)) =

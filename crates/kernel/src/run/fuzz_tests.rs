@@ -68,6 +68,9 @@ fn damaged_programs_are_refused_or_stay_in_their_place() {
         file.operations.write(&file, &headers, 0).unwrap();
         let Ok(image) = Executable::new(file.clone()).and_then(|file| Image::parse(&file)) else { continue };
         parsed += 1;
+        for protection in 0..8 {
+            let _ = image.segments_behind(0, image.end(0), protection);
+        }
         for base in [0x1000, 0x5555_5555_4000, 0x7f00_0000_0000, ADDRESS_END - 0x1000] {
             let bias = image.bias(base);
             let _ = (image.entry(bias), image.headers_address(bias), image.end(bias), image.header_count());
@@ -76,18 +79,25 @@ fn damaged_programs_are_refused_or_stay_in_their_place() {
                 continue;
             }
             mapped += 1;
-            let reserved = calls[0].arguments;
+            let first = calls[0].arguments;
             assert_eq!(calls[0].number, u64::from(linux::__NR_mmap));
-            let end = reserved[0].checked_add(reserved[1]).unwrap();
-            assert!(reserved[0] >= 0x1000 && end <= ADDRESS_END, "{reserved:x?}");
-            // Every later step lies in what the first one has reserved.
-            for call in calls.iter().skip(1).filter(|call| call.number == u64::from(linux::__NR_mmap)) {
-                let [start, length, ..] = call.arguments;
+            let is_reserved = first[3] & u64::from(linux::MAP_NORESERVE) != 0;
+            let end = if is_reserved { first[0].checked_add(first[1]).unwrap() } else { image.end(bias) };
+            assert!(first[0] >= 0x1000 && end <= ADDRESS_END, "{first:x?}");
+            // Every later step lies in what the first one has reserved, or takes a place behind the one before it that is free.
+            let mut free = first[0];
+            let steps = calls.iter().skip(usize::from(is_reserved));
+            for call in steps.filter(|call| call.number == u64::from(linux::__NR_mmap)) {
+                let [start, length, _, flags, ..] = call.arguments;
+                let replaces = flags & u64::from(linux::MAP_FIXED_NOREPLACE) == 0;
+                let begin = if is_reserved { first[0] } else { free };
                 assert!(
-                    length > 0 && start >= reserved[0] && start.checked_add(length).is_some_and(|stop| stop <= end),
-                    "{:x?} in {reserved:x?}",
+                    length > 0 && start >= begin && start.checked_add(length).is_some_and(|stop| stop <= end),
+                    "{:x?} in {begin:x}-{end:x}",
                     call.arguments
                 );
+                assert_eq!(replaces, is_reserved, "{:x?}", call.arguments);
+                free = start + length;
             }
         }
     }

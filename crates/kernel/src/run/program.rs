@@ -8,7 +8,7 @@ use crate::run::PlainCode;
 use crate::{Errno, Result};
 use skerry_abi::raw::{auxvec, general as linux};
 use skerry_platform::engine::NativeCall;
-use skerry_platform::layout::{RESERVED_END, STUB_BASE};
+use skerry_platform::layout::{MAXIMUM_EXPECTED, RESERVED_END, STUB_BASE};
 use std::sync::Arc;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -328,7 +328,8 @@ fn segments_behind(loads: &[ProgramHeader], offset: u64, length: u64, protection
         offset: page(load.offset),
     };
     let segments: Vec<Segment> = loads[1..].iter().map(segment).collect();
-    segments.iter().all(|segment| segment.length > 0).then_some(segments)
+    let are_plain = segments.len() <= MAXIMUM_EXPECTED && segments.iter().all(|segment| segment.length > 0);
+    are_plain.then_some(segments)
 }
 
 /// Where what is mapped of the file for it ends. Checked when it was parsed.
