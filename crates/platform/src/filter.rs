@@ -17,6 +17,8 @@ enum Condition {
     Equal(u64),
     /// Any of these 32-bit values; the upper half is ignored, as the host ignores it.
     OneOf(&'static [u32]),
+    /// No bit in the upper half.
+    NoUpperHalf,
     /// No bit outside of this mask in the lower half.
     Within(u32),
     /// Any of these after the bits of the mask (second) are taken away, in the lower half.
@@ -38,7 +40,7 @@ const FUTEX_OPERATIONS: &[u32] = &[0, 1, 3, 4, 5, 9, 10];
 /// PRIVATE, CLOCK_REALTIME.
 const FUTEX_MODIFIERS: u32 = 128 | 256;
 const ARCH_PRCTL_CODES: &[u32] = &[0x1001, 0x1002, 0x1003, 0x1004];
-/// Their lower halves; the host, and who lets a clone through, look at no other.
+/// All of each: the upper halves are zero.
 const CLONE_FLAGS: [u32; 3] = [layout::CLONE_FLAGS[0] as u32, layout::CLONE_FLAGS[1] as u32, layout::CLONE_FLAGS[2] as u32];
 const PR_SET_PDEATHSIG: u64 = 1;
 const SIGKILL: u64 = 9;
@@ -92,7 +94,7 @@ fn rules(needs: Needs) -> Vec<Rule> {
         rule(nr::__NR_close, &[]),
         rule(nr::__NR_exit, &[]),
     ]);
-    rules.push(rule(nr::__NR_clone, &[(0, OneOf(&CLONE_FLAGS))]));
+    rules.push(rule(nr::__NR_clone, &[(0, OneOf(&CLONE_FLAGS)), (0, NoUpperHalf)]));
     rules
 }
 
@@ -151,6 +153,10 @@ fn condition_code(index: u32, condition: &Condition, rest: usize) -> Program {
             code.jump_equal(*value as u32, 0, (2 + rest) as u8);
             code.load(low + 4);
             code.jump_equal((*value >> 32) as u32, 0, rest as u8);
+        }
+        Condition::NoUpperHalf => {
+            code.load(low + 4);
+            code.jump_equal(0, 0, rest as u8);
         }
         Condition::Within(mask) => {
             code.load(low);

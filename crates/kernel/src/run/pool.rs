@@ -245,7 +245,9 @@ impl Pool {
             {
                 let mut state = self.state.lock();
                 // One may be dead without the reaper's having looked.
-                while state.idle.pop_if(|thread| thread.process.status().is_some()).is_some() {}
+                while state.idle.last().is_some_and(|thread| thread.process.status().is_some()) {
+                    state.idle.pop();
+                }
                 if let Some(thread) = state.idle.pop() {
                     // They go as fast as they come: more at a time.
                     if state.idle.is_empty() {
