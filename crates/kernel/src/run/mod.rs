@@ -3,7 +3,7 @@
 //! [`Engine`] holds what is about the host: the zygote and its pool, every guest thread with its channel, the listeners.
 //! Parts: `worker` (threads that receive and serve), `spin` (serving without rings), `wake` (where woken calls go on), `serve` (one
 //! call, from request to reply), `enrol` (new threads and processes present themselves), `pool` (processes that wait for a
-//! program), `reaper` (deaths), `space` (what is known of an address space), `program` (ELF images and stacks), `exec` (giving a
+//! program), `reaper` (deaths), `space` (what is known of an address space), `patch` (code that is patched while it runs), `hold` (and who waits meanwhile), `program` (ELF images and stacks), `exec` (giving a
 //! process its program), `loan` (what stubs answer about the file that was used last), `ahead` (and about the names that come
 //! next), `known` (and that it has asked about), `no_links` (and that are no links), `attributes` (and how long that can be believed), `streams` (and sockets that it was told of), `objects` (and eventfds and pipes), `pipes` (and pipes that two share), `files` (file operations from outside).
 //!
@@ -19,6 +19,7 @@ mod exec;
 mod files;
 #[cfg(test)]
 mod fuzz_tests;
+mod hold;
 mod known;
 mod loan;
 mod no_links;
@@ -180,6 +181,9 @@ struct ThreadState {
     /// What is to be done once it has rung.
     when_rung: Option<Box<NativePlan>>,
     in_service: bool,
+    /// Its requests are not answered now; what the answer will be ([`hold`]).
+    is_held: bool,
+    held_back: Option<Reply>,
     /// The answer to `sequence`, once there is one.
     reply: Option<Reply>,
     /// What NATIVE_DONE goes on with.

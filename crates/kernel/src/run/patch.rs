@@ -1,14 +1,14 @@
 //! Patched pages for processes that run already: laid over code that was mapped before its image was there, when many
 //! calls of the process have trapped ([`crate::image`]).
 //!
-//! This happens only while nobody else runs in the address space: the calling thread waits in its call, so that what was
-//! looked at stays as it is until its stub has mapped the pages. What they replace must be, byte for byte, what the file
-//! has there; and what replaces it leaves an instruction wherever the thread or a frame on its stack may stand
-//! ([`Later::Ready`]).
+//! This happens only while nobody else runs in the address space: the calling thread waits in its call, and all others are held in
+//! theirs ([`super::hold`]), so that what was looked at stays as it is until its stub has mapped the pages. What they replace must be,
+//! byte for byte, what the file has there; and what replaces it leaves an instruction wherever a thread or a frame on its stack may
+//! stand ([`Later::Ready`]).
 //!
 //! The call that told of the traps has not begun by then; it is made once more behind it.
 
-use super::{Engine, GuestThread, PlainCode};
+use super::{AddressSpace, Engine, GuestThread, PlainCode};
 use crate::context::{After, Continuation, NativePlan};
 use crate::image::{Image, Images, Later};
 use crate::task::{self, ExitStatus};
@@ -27,45 +27,62 @@ impl Engine {
     /// Has a thread, which has trapped often, lay patched pages over its code. False: there are none, and its call is to be
     /// served.
     pub(super) fn patch_late(self: &Arc<Self>, thread: &Arc<GuestThread>, context: &Context) -> bool {
-        let Patches { calls, undoing, before } = self.late_patches(thread, context);
+        let space = &thread.space;
+        let images = &context.kernel().images;
+        let may_be = space.owner == thread.process.pid && !context.task.traced.load(Ordering::Relaxed);
+        if !may_be || !space.plain_code().iter().any(|code| matches!(images.later(code.file), Later::Ready { .. })) {
+            return false;
+        }
+        let held = if space.has_one_thread() {
+            None
+        } else {
+            let Some(held) = self.hold_others(thread, context) else { return false };
+            Some(held)
+        };
+        let Patches { calls, undoing, before } = late_patches(space, context);
         if calls.is_empty() {
             return false;
         }
         let then: Continuation = Box::new(move |context, status| match status {
             // Sites of pages that are there may lead to some that are not.
-            ..0 => context.run_native(undoing, Some(Box::new(move |context, status| end_if_failed(&before, context, status)))),
-            _ => Err(Errno::ERESTARTNOINTR),
+            ..0 => {
+                let then: Continuation = Box::new(move |context, status| {
+                    let result = end_if_failed(&before, context, status);
+                    drop(held);
+                    result
+                });
+                context.run_native(undoing, Some(then))
+            }
+            _ => {
+                drop(held);
+                Err(Errno::ERESTARTNOINTR)
+            }
         });
         self.ask_native(thread, context, NativePlan { calls, then: Some(then), value: None }).is_ok()
     }
+}
 
-    fn late_patches(&self, thread: &GuestThread, context: &Context) -> Patches {
-        let mut patches = Patches::default();
-        let space = &thread.space;
-        let is_alone = space.owner == thread.process.pid && space.has_one_thread();
-        if !is_alone || context.task.traced.load(Ordering::Relaxed) {
-            return patches;
+fn late_patches(space: &AddressSpace, context: &Context) -> Patches {
+    let mut patches = Patches::default();
+    let images = &context.kernel().images;
+    for code in space.take_plain_code() {
+        if patches.calls.len() >= CALLS_AT_ONCE {
+            space.add_plain_code(code);
+            continue;
         }
-        let images = &context.kernel().images;
-        for code in space.take_plain_code() {
-            if patches.calls.len() >= CALLS_AT_ONCE {
-                space.add_plain_code(code);
-                continue;
-            }
-            match images.later(code.file) {
-                Later::NotYet => space.add_plain_code(code),
-                Later::Never => {}
-                Later::Ready { image, pages, file } => {
-                    for (call, bytes) in replace(context, &code, &image, &pages, &file).unwrap_or_default() {
-                        patches.undoing.push(plain(&call, &file));
-                        patches.before.push((call.arguments[0], bytes));
-                        patches.calls.push(call);
-                    }
+        match images.later(code.file) {
+            Later::NotYet => space.add_plain_code(code),
+            Later::Never => {}
+            Later::Ready { image, pages, file } => {
+                for (call, bytes) in replace(context, &code, &image, &pages, &file).unwrap_or_default() {
+                    patches.undoing.push(plain(&call, &file));
+                    patches.before.push((call.arguments[0], bytes));
+                    patches.calls.push(call);
                 }
             }
         }
-        patches
     }
+    patches
 }
 
 /// What is to be mapped over a thread's code, what puts that back as it was, and what is there before, by address.

@@ -330,6 +330,10 @@ impl Engine {
     pub(super) fn answer(&self, thread: &GuestThread, reply: Reply) {
         let ring = {
             let mut state = thread.state.lock();
+            if state.is_held {
+                state.held_back = Some(reply);
+                return;
+            }
             thread.channel.put_reply(state.sequence, &reply);
             state.in_service = false;
             state.reply = Some(reply);

@@ -7,7 +7,7 @@ use crate::image::Plain;
 use parking_lot::Mutex;
 use skerry_platform::engine::HostThread;
 use skerry_platform::layout::MAXIMUM_SLOTS;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::Arc;
 
 /// One address space; shared by the threads of a process, and with a vfork(2) child.
@@ -28,6 +28,9 @@ pub struct AddressSpace {
     pub(super) has_made_process: AtomicBool,
     /// Host tids of its parked threads.
     pub(super) parked: Mutex<Vec<i32>>,
+    /// One thread holds all others; how often that was tried in vain.
+    pub(super) is_held: AtomicBool,
+    pub(super) held_in_vain: AtomicU32,
     /// Code that was mapped without its image.
     plain_code: Mutex<Vec<PlainCode>>,
 }
@@ -83,6 +86,15 @@ impl AddressSpace {
 
     pub(super) fn take_plain_code(&self) -> Vec<PlainCode> {
         std::mem::take(&mut self.plain_code.lock())
+    }
+
+    pub(super) fn plain_code(&self) -> Vec<PlainCode> {
+        self.plain_code.lock().clone()
+    }
+
+    /// A thread is about to be there.
+    pub(super) fn awaits_thread(&self) -> bool {
+        self.slots.lock().iter().any(|slot| matches!(slot, Slot::Reserved))
     }
 
     /// Nobody but one thread is there, or about to be.

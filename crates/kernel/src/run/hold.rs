@@ -1,0 +1,104 @@
+//! Holding all other threads of a process in calls of theirs, so that one of them may replace the code that they all run.
+//!
+//! A thread whose request is in service waits in its stub until that is answered. So it is enough not to answer: whoever is not in a
+//! call is kicked, which makes it ask what it is to do. What has been answered meanwhile is published when they are let go.
+
+use super::{Engine, GuestThread};
+use crate::Context;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+/// For all of them to come. One that the host does not run by then comes too late.
+const PATIENCE: Duration = Duration::from_millis(4);
+const PAUSE: Duration = Duration::from_micros(30);
+/// After so many attempts in vain the process is let be.
+const MOST_IN_VAIN: u32 = 8;
+
+/// Others that wait until this is dropped.
+pub(super) struct Held {
+    engine: Weak<Engine>,
+    holder: Arc<GuestThread>,
+    threads: Vec<Arc<GuestThread>>,
+}
+
+impl Engine {
+    /// `None`: they do not come, threads are being made, somebody else holds them, or the memory is another process's too.
+    pub(super) fn hold_others(&self, thread: &Arc<GuestThread>, context: &Context) -> Option<Held> {
+        let space = &thread.space;
+        if space.held_in_vain.load(Ordering::Relaxed) >= MOST_IN_VAIN || space.is_held.swap(true, Ordering::AcqRel) {
+            return None;
+        }
+        let mut held = Held { engine: self.this.clone(), holder: thread.clone(), threads: Vec::new() };
+        // They ring where we receive.
+        context.before_slow_host_call();
+        let all_are_there = self.hold_all(&mut held);
+        // Nobody of those could make one from here on.
+        if all_are_there && !space.awaits_thread() {
+            return Some(held);
+        }
+        space.held_in_vain.fetch_add(1, Ordering::Relaxed);
+        None
+    }
+
+    fn hold_all(&self, held: &mut Held) -> bool {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let others: Vec<Arc<GuestThread>> = {
+                let threads = self.threads.read();
+                threads.values().filter(|other| held.lacks(other)).cloned().collect()
+            };
+            if others.iter().any(|other| other.process.pid != held.holder.process.pid) {
+                return false;
+            }
+            for other in others {
+                let is_in_service = {
+                    let mut state = other.state.lock();
+                    state.is_held = true;
+                    state.in_service
+                };
+                if !is_in_service {
+                    other.host.kick();
+                }
+                held.threads.push(other);
+            }
+            // Those that ended themselves come no more.
+            let is_there = |other: &Arc<GuestThread>| other.retired.load(Ordering::Acquire) || other.state.lock().in_service;
+            while !held.threads.iter().all(is_there) {
+                if Instant::now() > deadline {
+                    return false;
+                }
+                std::thread::sleep(PAUSE);
+            }
+            if !self.threads.read().values().any(|other| held.lacks(other)) {
+                return true;
+            }
+        }
+    }
+}
+
+impl Held {
+    /// Whether it runs code of the same memory's, and is not here. A parked thread runs none, and is woken by one of the others only.
+    fn lacks(&self, other: &Arc<GuestThread>) -> bool {
+        Arc::ptr_eq(&other.space, &self.holder.space)
+            && !Arc::ptr_eq(other, &self.holder)
+            && !self.threads.iter().any(|present| Arc::ptr_eq(present, other))
+            && !other.state.lock().is_parked
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        for thread in &self.threads {
+            let reply = {
+                let mut state = thread.state.lock();
+                state.is_held = false;
+                state.held_back.take()
+            };
+            if let (Some(reply), Some(engine)) = (reply, self.engine.upgrade()) {
+                engine.answer(thread, reply);
+            }
+        }
+        self.holder.space.is_held.store(false, Ordering::Release);
+    }
+}
