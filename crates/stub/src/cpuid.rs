@@ -84,7 +84,9 @@ pub fn fill() {
 }
 
 fn ask(leaf: u32, subleaf: u32) -> Answer {
-    let answer = __cpuid_count(leaf, subleaf);
+    // SAFETY: x86-64 has the instruction. Newer compilers need not be told.
+    #[allow(unused_unsafe)]
+    let answer = unsafe { __cpuid_count(leaf, subleaf) };
     Answer { leaf, subleaf, eax: answer.eax, ebx: answer.ebx, ecx: answer.ecx, edx: answer.edx }
 }
 
