@@ -145,16 +145,9 @@ fn interrupted_native(thread: &mut ThreadBlock, context: &mut Context) -> (i64, 
     if at < host::native_call_address() || at >= host::native_end_address() {
         return (0, Place::OwnCode);
     }
-    let done = pipes::take_done(thread);
-    if done != 0 {
-        // A write that has got so far.
-        restore_arguments(thread, context);
-        context.rip = thread.resume;
-        context.rax = done;
-        return (0, Place::OwnCode);
-    }
     let undone = at == host::native_call_address() || (at == host::native_done_address() && context.rax as i64 == EINTR);
-    if undone {
+    // A write to a pipe that has got some way ends there if a handler runs; else it goes on (see `resume`).
+    if undone || thread.pipe_waits.done != 0 {
         return (thread.native_error, Place::Native);
     }
     restore_arguments(thread, context);
@@ -282,15 +275,14 @@ fn resume(thread: &mut ThreadBlock, context: &mut Context, place: Place, how: u3
             context.rip = host::native_call_address();
             context.rax = thread.native_number;
         }
-        (Place::Native, action::RETURN) => {
-            restore_arguments(thread, context);
-            context.rip = thread.resume;
-            context.rax = value as u64;
-        }
         (Place::Native, _) => {
             restore_arguments(thread, context);
-            context.rip = thread.resume - 2;
-            context.rax = thread.own_number;
+            let done = pipes::take_done(thread);
+            (context.rip, context.rax) = match how {
+                _ if done != 0 => (thread.resume, done),
+                action::RETURN => (thread.resume, value as u64),
+                _ => (thread.resume - 2, thread.own_number),
+            };
         }
         (_, action::RETURN) => context.rax = value as u64,
         // rax still holds the number: the handler of SIGSYS put it there.

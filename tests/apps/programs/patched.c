@@ -14,11 +14,11 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { CODE = 64 };
+enum { CODE = 64, PARTS = 10, MUCH = 300000 };
 
 static atomic_int over, faults, handled;
-static atomic_long rounds[8];
-static int blocked[2], echo[2][2];
+static atomic_long rounds[PARTS];
+static int blocked[2], echo[2][2], much[2];
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t changed = PTHREAD_COND_INITIALIZER;
 static int turn;
@@ -96,6 +96,27 @@ static void *shouts(void *mine) {
     return NULL;
 }
 
+/* More than a pipe holds at once: waits again and again, and is whole all the same, as no handler runs here. */
+static void *pours(void *mine) {
+    static char bytes[MUCH];
+    while (!over) {
+        if (write(much[1], bytes, MUCH) != MUCH) wrong("a large write");
+        atomic_fetch_add((atomic_long *)mine, 1);
+    }
+    close(much[1]);
+    return NULL;
+}
+
+static void *drains(void *mine) {
+    char bytes[4096];
+    volatile int spent = 0;
+    while (read(much[0], bytes, sizeof bytes) > 0) {
+        for (int i = 0; i < 3000; i++) spent += i;
+        atomic_fetch_add((atomic_long *)mine, 1);
+    }
+    return NULL;
+}
+
 static void handle(int number) {
     if (syscall(SYS_getppid) < 0 || number != SIGUSR1) wrong("a handler");
     atomic_fetch_add(&handled, 1);
@@ -126,10 +147,10 @@ int main(int count, char **words) {
     memcpy(before, code, CODE);
     struct sigaction action = {.sa_handler = handle, .sa_flags = SA_RESTART};
     sigaction(SIGUSR1, &action, NULL);
-    if (pipe(blocked) || pipe(echo[0]) || pipe(echo[1])) wrong("pipe");
-    void *(*const parts[])(void *) = {takes_turns, takes_turns, asks, computes, waits, echoes, shouts, is_signalled};
-    pthread_t threads[8];
-    for (int i = 0; i < 8; i++)
+    if (pipe(blocked) || pipe(echo[0]) || pipe(echo[1]) || pipe(much)) wrong("pipe");
+    void *(*const parts[PARTS])(void *) = {takes_turns, takes_turns, asks, computes, waits, echoes, shouts, is_signalled, pours, drains};
+    pthread_t threads[PARTS];
+    for (int i = 0; i < PARTS; i++)
         if (pthread_create(&threads[i], NULL, parts[i], &rounds[i])) wrong("pthread_create");
     int patched = 0;
     long made = 0;
@@ -141,7 +162,7 @@ int main(int count, char **words) {
         made++;
         if (!patched && memcmp(before, code, CODE)) {
             patched = 1;
-            for (int i = 0; i < 8; i++) atomic_store(&rounds[i], 0);
+            for (int i = 0; i < PARTS; i++) atomic_store(&rounds[i], 0);
             end = now() + 0.2;
         }
     }
@@ -149,8 +170,8 @@ int main(int count, char **words) {
     over = 1;
     if (write(blocked[1], "x", 1) != 1) wrong("the write");
     pthread_cond_broadcast(&changed);
-    for (int i = 0; i < 8; i++) pthread_join(threads[i], NULL);
-    for (int i = 0; i < 8; i++)
+    for (int i = 0; i < PARTS; i++) pthread_join(threads[i], NULL);
+    for (int i = 0; i < PARTS; i++)
         if (patched && rounds[i] == 0) {
             fprintf(stderr, "patched: part %d has not gone on\n", i);
             faults++;
