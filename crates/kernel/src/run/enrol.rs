@@ -176,7 +176,14 @@ impl Engine {
         let token = [notification.arguments[2], notification.arguments[3]];
         let enrolment = self.enrolments.lock().remove(&token);
         let Some(enrolment) = enrolment.filter(|enrolment| Arc::ptr_eq(&enrolment.door, holder.door)) else {
-            return self.enrol_again(holder, notification);
+            // Or it has been taken in, and asks once more.
+            let thread = self.thread(notification.tid).filter(|thread| Arc::ptr_eq(&thread.listener, holder.door));
+            match thread {
+                // After an error it is gone.
+                Some(thread) => drop(self.deliver(&thread, notification.id)),
+                None => drop(holder.door.listener.answer(notification.id, Errno::EPERM.as_return_value())),
+            }
+            return;
         };
         if self.take_in(&enrolment, notification).is_err() {
             // Whoever rings is alive until it is answered, so that this is its number.
@@ -283,29 +290,22 @@ impl Engine {
         } else {
             self.reaper.watch(process, enrolment.door.clone(), None);
         }
-        let delivered = enrolment.door.listener.inject_and_answer(notification.id, memory.as_fd(), self.zygote.features());
-        match delivered {
-            // It asks again.
+        self.deliver(&thread, notification.id)
+    }
+
+    /// Gives a thread that presents itself its channel's memory. One that goes on without it asks once more.
+    fn deliver(&self, thread: &GuestThread, ring: u64) -> Result<(), skerry_platform::HostError> {
+        let listener = &thread.listener.listener;
+        let Some(memory) = thread.undelivered.lock().clone() else {
+            listener.answer(ring, Errno::EPERM.as_return_value());
+            return Ok(());
+        };
+        match listener.inject_and_answer(ring, memory.as_fd(), self.zygote.features()) {
             Err(error) if went_without(&error) => Ok(()),
-            _ => {
+            delivered => {
                 thread.undelivered.lock().take();
                 delivered
             }
-        }
-    }
-
-    /// A thread that has been taken in asks for its channel, which it has not been given.
-    fn enrol_again(&self, holder: &Holder, notification: &Notification) {
-        let thread = self.threads.read().get(&notification.tid).cloned();
-        let thread = thread.filter(|thread| Arc::ptr_eq(&thread.listener, holder.door));
-        let mut undelivered = thread.as_ref().map(|thread| thread.undelivered.lock());
-        let Some(memory) = undelivered.as_mut().and_then(|memory| memory.as_ref()) else {
-            holder.door.listener.answer(notification.id, Errno::EPERM.as_return_value());
-            return;
-        };
-        // After an error it does not wait any more, or asks once more.
-        if holder.door.listener.inject_and_answer(notification.id, memory.as_fd(), self.zygote.features()).is_ok() {
-            undelivered.as_mut().and_then(|memory| memory.take());
         }
     }
 
