@@ -8,6 +8,7 @@ import signal
 import socket
 import struct
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -134,13 +135,13 @@ TOLD = {
     "relay": "was killed by SIGKILL",
     "monitor": "its monitor was killed by signal 9",
     "server": "virtiofsd was killed by signal 9",
+    "gateway": "its gateway was killed by signal 9",
 }
 
 
-@pytest.mark.parametrize("who", TOLD)
-def test_a_kill_while_it_runs_is_told_and_leaves_nothing(who: str) -> None:
+def kill_while_it_runs(who: str, **options: Any) -> None:
     watched = Watched()
-    with make() as sandbox:
+    with make(**options) as sandbox:
         process = sandbox.spawn(["sleep", watched.marker], **NOTHING)
         watched.see(sandbox._guest.pid)
         os.kill(processes(sandbox)[who], signal.SIGKILL)
@@ -150,21 +151,20 @@ def test_a_kill_while_it_runs_is_told_and_leaves_nothing(who: str) -> None:
     assert harness.eventually(lambda: not watched.left(), within=30), watched.left()
 
 
-@pytest.mark.parametrize("who", ["relay", "monitor", "server"])
-def test_a_kill_while_it_boots_or_ends_is_told_and_leaves_nothing(who: str, tmp_path: Path) -> None:
+def kill_while_it_boots(who: str, **options: Any) -> None:
+    """Without a snapshot that takes seconds."""
     watched = Watched()
     errors: list[BaseException] = []
+    booting = make(snapshot="never", **options)
 
-    def start(sandbox: skerry.Sandbox) -> None:
+    def start() -> None:
         try:
-            sandbox.start()
+            booting.start()
         except skerry.SkerryError as error:
             errors.append(error)
 
-    # Without a snapshot it takes seconds.
-    booting = make(snapshot="never")
     before = set(harness.descendants(os.getpid()))
-    thread = threading.Thread(target=start, args=[booting])
+    thread = threading.Thread(target=start)
     thread.start()
     found = harness.eventually(lambda: started_since(before), within=60)
     assert found, "it does not start"
@@ -174,6 +174,17 @@ def test_a_kill_while_it_boots_or_ends_is_told_and_leaves_nothing(who: str, tmp_
     thread.join(60)
     assert len(errors) == 1 and TOLD[who] in str(errors[0]), errors
     assert harness.eventually(lambda: not watched.left(), within=30), watched.left()
+
+
+@pytest.mark.parametrize("who", ["guardian", "relay", "monitor", "server"])
+def test_a_kill_while_it_runs_is_told_and_leaves_nothing(who: str) -> None:
+    kill_while_it_runs(who)
+
+
+@pytest.mark.parametrize("who", ["relay", "monitor", "server"])
+def test_a_kill_while_it_boots_or_ends_is_told_and_leaves_nothing(who: str, tmp_path: Path) -> None:
+    kill_while_it_boots(who)
+    watched = Watched()
     # It is asked to end, and given time, where it may hold writes to the host's files.
     ending = make(read_write=[tmp_path]).start()
     assert ending.run(["sh", "-c", f"echo kept > {tmp_path}/file; sync"]).returncode == 0
@@ -422,42 +433,14 @@ def test_the_network_of_an_image_and_of_a_name_that_leads_elsewhere(tree: Path) 
         assert sandbox.run(["cat", "/etc/resolv.conf"], text=True).stdout == "nameserver 10.0.2.3\n"
 
 
-@pytest.mark.parametrize("who", ["gateway", *TOLD])
+@pytest.mark.parametrize("who", TOLD)
 def test_a_kill_where_there_is_a_network_is_told_and_leaves_nothing(who: str) -> None:
-    watched = Watched()
-    told = TOLD.get(who, "its gateway was killed by signal 9")
-    with make(network="user") as sandbox:
-        process = sandbox.spawn(["sleep", watched.marker], **NOTHING)
-        watched.see(sandbox._guest.pid)
-        os.kill(processes(sandbox)[who], signal.SIGKILL)
-        with pytest.raises(skerry.SandboxError, match=told):
-            process.wait(60)
-    assert harness.eventually(lambda: not watched.left(), within=30), watched.left()
+    kill_while_it_runs(who, network="user")
 
 
 @pytest.mark.parametrize("who", ["gateway", "guardian", "relay", "monitor"])
 def test_a_kill_while_a_network_comes_up_leaves_nothing(who: str) -> None:
-    watched = Watched()
-    errors: list[BaseException] = []
-    booting = make(snapshot="never", network="user")
-
-    def start() -> None:
-        try:
-            booting.start()
-        except skerry.SkerryError as error:
-            errors.append(error)
-
-    before = set(harness.descendants(os.getpid()))
-    thread = threading.Thread(target=start)
-    thread.start()
-    found = harness.eventually(lambda: started_since(before), within=60)
-    assert found, "it does not start"
-    for pid in found.values():
-        watched.see(pid)
-    os.kill(found[who], signal.SIGKILL)
-    thread.join(60)
-    assert len(errors) == 1 and TOLD.get(who, "its gateway was killed by signal 9") in str(errors[0]), errors
-    assert harness.eventually(lambda: not watched.left(), within=30), watched.left()
+    kill_while_it_boots(who, network="user")
 
 
 def test_the_network_of_a_caller(caller: harness.Caller, served: tuple[str, int]) -> None:
@@ -478,10 +461,12 @@ def test_the_network_of_a_caller(caller: harness.Caller, served: tuple[str, int]
 
 
 def test_a_real_download() -> None:
-    """By the names and certificates of the world."""
+    """By the names and certificates of the world: what pip asks for by itself."""
     if reason := harness.missing("curl"):
         pytest.skip(reason)
-    words = ["curl", "-fsS", "-m", "60", "-o", "/dev/null", "-w", "%{http_code}\n", "https://pypi.org/simple/pip/"]
+    asked = [sys.executable, "-c", "from pip._internal.models.index import PyPI; print(PyPI.simple_url)"]
+    index = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
+    words = ["curl", "-fsS", "-m", "60", "-o", "/dev/null", "-w", "%{http_code}\n", f"{index}/pip/"]
     outside = subprocess.run(words, capture_output=True, text=True, timeout=100)
     if outside.returncode:
         pytest.skip(f"the host reaches nothing: {outside.stderr.strip()}")
