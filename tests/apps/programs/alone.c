@@ -1,17 +1,11 @@
 /* Eventfds and pipes that one thread reads and writes, and who else reads, looks, closes, waits and watches.
  * With arguments: the second half of `across_exec`. */
-#include "check.h"
+#include "lending.h"
 #include <limits.h>
-#include <linux/audit.h>
-#include <linux/filter.h>
-#include <linux/seccomp.h>
 #include <poll.h>
-#include <stddef.h>
-#include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
-#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
 
@@ -549,14 +543,6 @@ static void *polls(void *unused)
     return NULL;
 }
 
-static uint32_t told(int epoll, int timeout)
-{
-    struct epoll_event event = {0};
-    int count = epoll_wait(epoll, &event, 1, timeout);
-    MUST(count >= 0);
-    return count ? event.events : 0;
-}
-
 static void *waits_for_events(void *unused)
 {
     (void)unused;
@@ -693,16 +679,9 @@ static void a_filter_comes(void)
     pid_t child = child_fork();
     if (child == 0) {
         char buffer[8];
-        struct sock_filter program[] = {
-            BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
-            BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, __NR_read, 0, 1),
-            BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EXDEV),
-            BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
-        };
-        struct sock_fprog filter = {sizeof program / sizeof *program, program};
         use(it);
         MUST(put(it, 3) == 8);
-        MUST(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 && prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter) == 0);
+        filter_reads();
         CHECK_ERR(read(it.ends[0], buffer, 8), EXDEV);
         child_exit();
     }

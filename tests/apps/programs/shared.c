@@ -1,15 +1,9 @@
 /* Pipes that one thread or process writes and another one reads, and who else reads, looks, closes, signals and waits meanwhile.
  * With arguments: a partner after execve(2), with the descriptors that it reads and writes. */
-#include "check.h"
-#include <linux/audit.h>
-#include <linux/filter.h>
-#include <linux/seccomp.h>
+#include "lending.h"
 #include <poll.h>
-#include <stddef.h>
-#include <sys/epoll.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
-#include <sys/prctl.h>
 #include <sys/select.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
@@ -79,14 +73,7 @@ static bool serve(int in, int out)
         _exit(1);
     }
     case FILTER: {
-        struct sock_filter program[] = {
-            BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
-            BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, __NR_read, 0, 1),
-            BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EXDEV),
-            BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
-        };
-        struct sock_fprog filter = {sizeof program / sizeof *program, program};
-        MUST(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 && prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter) == 0);
+        filter_reads();
         uint64_t value;
         CHECK_ERR(read(in, &value, sizeof value), EXDEV);
         put(out, order);
@@ -508,14 +495,6 @@ static void children(void)
         }
     }
     end(it);
-}
-
-static uint32_t told(int epoll, int timeout)
-{
-    struct epoll_event event = {0};
-    int count = epoll_wait(epoll, &event, 1, timeout);
-    MUST(count >= 0);
-    return count ? event.events : 0;
 }
 
 static void *waits_for_events(void *argument)

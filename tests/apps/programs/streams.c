@@ -1,17 +1,11 @@
 /* Reading what epoll_wait(2) has told of, and who else reads, looks, closes and waits: over unix sockets and TCP.
  * With an argument: the second half of `across_exec`. */
-#include "check.h"
+#include "lending.h"
 #include <arpa/inet.h>
-#include <linux/audit.h>
-#include <linux/filter.h>
-#include <linux/seccomp.h>
 #include <netinet/in.h>
 #include <poll.h>
-#include <stddef.h>
-#include <sys/epoll.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
-#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
 
@@ -44,7 +38,7 @@ static int watch(int fd, uint32_t events)
 }
 
 /* The events that are told within so many milliseconds; 0: none. */
-static uint32_t told(int epoll, int timeout)
+static uint32_t told_of_it(int epoll, int timeout)
 {
     struct epoll_event events[4];
     int count = epoll_wait(epoll, events, 4, timeout);
@@ -61,7 +55,7 @@ static struct both begin(const char *text, uint32_t events)
     connect_ends(it.ends);
     it.epoll = watch(it.ends[0], events);
     MUST(write(it.ends[1], text, strlen(text)) == (ssize_t)strlen(text));
-    CHECK_EQ(told(it.epoll, 2000), EPOLLIN);
+    CHECK_EQ(told_of_it(it.epoll, 2000), EPOLLIN);
     return it;
 }
 
@@ -94,22 +88,22 @@ static void in_pieces(void)
     CHECK(memcmp(buffer, "34", 2) == 0);
     CHECK_EQ(ioctl(it.ends[0], FIONREAD, &waiting), 0);
     CHECK_EQ(waiting, 5);
-    CHECK_EQ(told(it.epoll, 2000), EPOLLIN);
+    CHECK_EQ(told_of_it(it.epoll, 2000), EPOLLIN);
     CHECK_EQ(recv(it.ends[0], buffer, 1, MSG_DONTWAIT | MSG_NOSIGNAL), 1);
     CHECK_EQ(buffer[0], '5');
     CHECK_EQ(read(it.ends[0], buffer, 0), 0);
     READS(it.ends[0], 64, "6789");
-    CHECK_EQ(told(it.epoll, 0), 0);
+    CHECK_EQ(told_of_it(it.epoll, 0), 0);
     CHECK_ERR(recv(it.ends[0], buffer, 1, MSG_DONTWAIT), EAGAIN);
     /* More comes behind what was told of. */
     MUST(write(it.ends[1], "ab", 2) == 2);
-    CHECK_EQ(told(it.epoll, 2000), EPOLLIN);
+    CHECK_EQ(told_of_it(it.epoll, 2000), EPOLLIN);
     READS(it.ends[0], 1, "a");
     MUST(write(it.ends[1], "cd", 2) == 2);
     READS(it.ends[0], 64, "bcd");
     /* The other end looks at what is not read yet (of TCP it need not show). */
     MUST(write(it.ends[1], "xyz", 3) == 3);
-    CHECK_EQ(told(it.epoll, 2000), EPOLLIN);
+    CHECK_EQ(told_of_it(it.epoll, 2000), EPOLLIN);
     READS(it.ends[0], 2, "xy");
     if (family == AF_UNIX) CHECK_EQ(ioctl(it.ends[1], TIOCOUTQ, &waiting), 0);
     struct iovec piece = {buffer, sizeof buffer};
@@ -125,7 +119,7 @@ static void bad_memory(void)
     struct both it = begin("0123456789", EPOLLIN);
     CHECK_ERR(read(it.ends[0], page + 4096, 4), EFAULT);
     CHECK_ERR(read(it.ends[0], page + 4094, 4), EFAULT);
-    CHECK_EQ(told(it.epoll, 2000), EPOLLIN);
+    CHECK_EQ(told_of_it(it.epoll, 2000), EPOLLIN);
     READS(it.ends[0], 64, "0123456789");
     munmap(page, 8192);
     end(it);
@@ -182,7 +176,7 @@ static void the_descriptor_becomes_another(void)
 {
     char buffer[8];
     struct both it = begin("0123456789", EPOLLIN), other = begin("abcdefghij", EPOLLIN);
-    CHECK_EQ(told(it.epoll, 2000), EPOLLIN);
+    CHECK_EQ(told_of_it(it.epoll, 2000), EPOLLIN);
     int kept = dup(it.ends[0]);
     CHECK_EQ(dup2(other.ends[0], it.ends[0]), it.ends[0]);
     READS(it.ends[0], 2, "ab");
@@ -191,7 +185,7 @@ static void the_descriptor_becomes_another(void)
     CHECK_EQ(close(kept), 0);
     CHECK_ERR(read(kept, buffer, 1), EBADF);
     end(it);
-    CHECK_EQ(told(other.epoll, 2000), EPOLLIN);
+    CHECK_EQ(told_of_it(other.epoll, 2000), EPOLLIN);
     int number = other.ends[0], empty = open("/dev/null", O_RDONLY);
     CHECK_EQ(close(number), 0);
     CHECK_EQ(fcntl(empty, F_DUPFD, number), number);
@@ -205,7 +199,7 @@ static void options_change_meanwhile(void)
 {
     const int many = 100, on = 1;
     struct both it = begin("0123456789", EPOLLIN), other = begin("abcdefghij", EPOLLIN);
-    CHECK_EQ(told(it.epoll, 2000), EPOLLIN);
+    CHECK_EQ(told_of_it(it.epoll, 2000), EPOLLIN);
     READS(it.ends[0], 1, "0");
     CHECK_EQ(setsockopt(it.ends[0], SOL_SOCKET, SO_RCVLOWAT, &many, sizeof many), 0);
     if (family == AF_UNIX) CHECK_EQ(setsockopt(it.ends[0], SOL_SOCKET, SO_PASSCRED, &on, sizeof on), 0);
@@ -237,7 +231,7 @@ static void a_thread_closes_it(void)
     atomic_store(word, 0);
     struct both it = begin("0123456789", EPOLLIN);
     MUST(pthread_create(&thread, NULL, closes, &it.ends[0]) == 0);
-    CHECK_EQ(told(it.epoll, 2000), EPOLLIN);
+    CHECK_EQ(told_of_it(it.epoll, 2000), EPOLLIN);
     READS(it.ends[0], 1, "0");
     atomic_store(word, 1);
     await(2);
@@ -259,7 +253,7 @@ static void it_ends(void)
     it = begin("0123", EPOLLIN);
     READS(it.ends[0], 1, "0");
     CHECK_EQ(shutdown(it.ends[0], SHUT_RD), 0);
-    CHECK(told(it.epoll, 2000) & EPOLLRDHUP || told(it.epoll, 0) & EPOLLIN);
+    CHECK(told_of_it(it.epoll, 2000) & EPOLLRDHUP || told_of_it(it.epoll, 0) & EPOLLIN);
     READS(it.ends[0], 64, "123");
     CHECK_EQ(read(it.ends[0], buffer, 64), 0);
     end(it);
@@ -281,13 +275,13 @@ static void edges(void)
 {
     struct both it = begin("0123", EPOLLIN | EPOLLET);
     READS(it.ends[0], 2, "01");
-    CHECK_EQ(told(it.epoll, 0), 0);
+    CHECK_EQ(told_of_it(it.epoll, 0), 0);
     READS(it.ends[0], 64, "23");
     MUST(write(it.ends[1], "45", 2) == 2);
-    CHECK_EQ(told(it.epoll, 2000), EPOLLIN);
+    CHECK_EQ(told_of_it(it.epoll, 2000), EPOLLIN);
     MUST(write(it.ends[1], "67", 2) == 2);
     READS(it.ends[0], 64, "4567");
-    CHECK_EQ(told(it.epoll, 0), 0);
+    CHECK_EQ(told_of_it(it.epoll, 0), 0);
     end(it);
 }
 
@@ -312,7 +306,7 @@ static void a_writer_waits(void)
     close(it.ends[1]);
     while (sum < sizeof data + 70000) {
         char buffer[1000];
-        CHECK(told(it.epoll, 5000) & EPOLLIN);
+        CHECK(told_of_it(it.epoll, 5000) & EPOLLIN);
         ssize_t count = read(it.ends[0], buffer, sum % 3 ? 1000 : 301);
         MUST(count > 0);
         sum += count;
@@ -334,14 +328,14 @@ static void passed_on(void)
     struct cmsghdr *header = CMSG_FIRSTHDR(&message);
     header->cmsg_level = SOL_SOCKET, header->cmsg_type = SCM_RIGHTS, header->cmsg_len = CMSG_LEN(sizeof(int));
     struct both it = begin("0123", EPOLLIN), carrier = begin("b", EPOLLIN);
-    CHECK_EQ(told(it.epoll, 2000), EPOLLIN);
+    CHECK_EQ(told_of_it(it.epoll, 2000), EPOLLIN);
     READS(it.ends[0], 1, "0");
     memcpy(CMSG_DATA(header), &it.ends[0], sizeof(int));
     CHECK_EQ(sendmsg(carrier.ends[1], &message, 0), 1);
     CHECK_EQ(close(it.ends[0]), 0);
-    CHECK_EQ(told(carrier.epoll, 2000), EPOLLIN);
+    CHECK_EQ(told_of_it(carrier.epoll, 2000), EPOLLIN);
     READS(carrier.ends[0], 1, "b");
-    CHECK_EQ(told(carrier.epoll, 2000), EPOLLIN);
+    CHECK_EQ(told_of_it(carrier.epoll, 2000), EPOLLIN);
     CHECK_EQ(recvmsg(carrier.ends[0], &message, 0), 1);
     memcpy(&it.ends[0], CMSG_DATA(CMSG_FIRSTHDR(&message)), sizeof(int));
     READS(it.ends[0], 9, "123");
@@ -367,7 +361,7 @@ static void another_waits(void)
     sleep_ms(20);
     MUST(write(it.ends[1], "late", 4) == 4);
     MUST(pthread_join(thread, NULL) == 0);
-    CHECK_EQ(told(it.epoll, 0), 0);
+    CHECK_EQ(told_of_it(it.epoll, 0), 0);
     end(it);
 }
 
@@ -377,15 +371,8 @@ static void a_filter_comes(void)
     pid_t child = child_fork();
     if (child == 0) {
         char buffer[8];
-        struct sock_filter program[] = {
-            BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
-            BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, __NR_read, 0, 1),
-            BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EXDEV),
-            BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
-        };
-        struct sock_fprog filter = {sizeof program / sizeof *program, program};
-        CHECK_EQ(told(it.epoll, 2000), EPOLLIN);
-        MUST(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 && prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter) == 0);
+        CHECK_EQ(told_of_it(it.epoll, 2000), EPOLLIN);
+        filter_reads();
         CHECK_ERR(read(it.ends[0], buffer, 1), EXDEV);
         CHECK_EQ(recv(it.ends[0], buffer, 1, 0), 1);
         child_exit();
@@ -402,7 +389,7 @@ static void across_exec(void)
     if (child == 0) {
         char number[16];
         snprintf(number, sizeof number, "%d", it.ends[0]);
-        CHECK_EQ(told(it.epoll, 2000), EPOLLIN);
+        CHECK_EQ(told_of_it(it.epoll, 2000), EPOLLIN);
         READS(it.ends[0], 1, "0");
         execl("/proc/self/exe", "streams", number, NULL);
         abort();
@@ -415,7 +402,7 @@ static void across_exec(void)
     atomic_store(word, 0);
     child = child_fork();
     if (child == 0) {
-        CHECK_EQ(told(it.epoll, 2000), EPOLLIN);
+        CHECK_EQ(told_of_it(it.epoll, 2000), EPOLLIN);
         READS(it.ends[0], 3, "012");
         atomic_store(word, 1);
         for (;;) __builtin_ia32_pause();
