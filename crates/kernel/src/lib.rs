@@ -19,6 +19,7 @@ pub mod kernel;
 mod marshal;
 pub mod net;
 pub mod policy;
+pub(crate) mod ptrace;
 pub mod run;
 pub mod signal;
 pub mod sync;

@@ -564,6 +564,12 @@ impl Channel {
         }
     }
 
+    /// Whether the thread is traced: then its stub says before and behind each call where its registers are.
+    pub fn set_traced(&self, is_traced: bool) {
+        // SAFETY: inside the mapping, aligned.
+        unsafe { AtomicU32::from_ptr(&raw mut (*self.local()).traced) }.store(is_traced.into(), Ordering::Release);
+    }
+
     fn mask_word(&self) -> &AtomicU64 {
         // SAFETY: inside the mapping, aligned, and only ever accessed atomically here.
         unsafe { AtomicU64::from_ptr(&raw mut (*self.local()).mask) }

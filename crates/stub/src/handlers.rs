@@ -19,6 +19,7 @@ use crate::pipes;
 use crate::registers::Registers;
 use crate::serve::{self, Outcome};
 use crate::thread::{self, ThreadBlock};
+use crate::tracing;
 use crate::trampoline;
 use core::sync::atomic::{AtomicBool, Ordering};
 
@@ -51,6 +52,8 @@ pub extern "C" fn on_syscall(_signal: i32, info: &Info, context: &mut Context) {
     }
     if entry::is_own_trap(context) {
         leave_directly(thread, context);
+    } else if tracing::is_own_trap(context) {
+        tracing::trapped(thread, context);
     } else {
         context.rax = u64::from(info.syscall as u32);
         serve_in_frame(thread, context);
@@ -58,12 +61,15 @@ pub extern "C" fn on_syscall(_signal: i32, info: &Info, context: &mut Context) {
     if core::mem::take(&mut thread.kicked) != 0 {
         // While the direct entry had the call, before this frame blocked it.
         new_request(thread, context.rip, context.rsp, request::KICKED);
-        ring(thread);
+        tracing::ask(thread, context);
         carry_out(thread, context, Place::OwnCode);
     }
 }
 
 fn serve_in_frame(thread: &mut ThreadBlock, context: &mut Context) {
+    if tracing::is_traced(thread) {
+        return tracing::serve(thread, context);
+    }
     if context.rax == number::RT_SIGRETURN {
         return signal_return(thread, context);
     }
@@ -102,11 +108,16 @@ pub extern "C" fn on_kick(_signal: i32, _info: &Info, context: &mut Context) {
 }
 
 /// Asks the sentry, in the middle of the guest's own code or of a native call.
-fn interrupt(thread: &mut ThreadBlock, context: &mut Context) {
-    let (status, place) = interrupted_native(thread, context);
-    let filled = new_request(thread, context.rip, context.rsp, request::KICKED);
-    filled.detail.status = status;
-    ring(thread);
+pub fn interrupt(thread: &mut ThreadBlock, context: &mut Context) {
+    let (status, mut place) = interrupted_native(thread, context);
+    if place == Place::Native && tracing::is_behind(thread.resume) {
+        // The call as the tracer knows it. It is made anew, if it goes on.
+        restore_arguments(thread, context);
+        (context.rip, context.rax) = (thread.tracing.resume, thread.own_number);
+        place = Place::Syscall;
+    }
+    new_request(thread, context.rip, context.rsp, request::KICKED).detail.status = status;
+    tracing::ask(thread, context);
     carry_out(thread, context, place);
 }
 
@@ -125,13 +136,13 @@ pub extern "C" fn on_fault(signal: i32, info: &Info, context: &mut Context) {
     filled.detail.fault_signal = signal;
     filled.detail.fault_code = info.code;
     filled.detail.fault_address = info.address;
-    ring(thread);
+    tracing::ask(thread, context);
     carry_out(thread, context, Place::OwnCode);
 }
 
 /// What the thread was doing when it was interrupted.
 #[derive(Clone, Copy, PartialEq)]
-enum Place {
+pub enum Place {
     /// In a call that was trapped: rip is behind it.
     Syscall,
     /// In a native call, which has to be made again or given up.
@@ -167,7 +178,7 @@ fn restore_arguments(thread: &ThreadBlock, context: &mut Context) {
     context.r9 = thread.original_r9;
 }
 
-fn signal_return(thread: &mut ThreadBlock, context: &mut Context) {
+pub fn signal_return(thread: &mut ThreadBlock, context: &mut Context) {
     let frame = context.pop_frame();
     let filled = new_request(
         thread,
@@ -178,7 +189,7 @@ fn signal_return(thread: &mut ThreadBlock, context: &mut Context) {
     if let Some((mask, stack)) = frame {
         filled.arguments = [mask, stack.base, stack.flags as u32 as u64, stack.size, 0, 0];
     }
-    ring(thread);
+    tracing::ask(thread, context);
     carry_out(thread, context, Place::OwnCode);
 }
 
@@ -194,6 +205,7 @@ pub fn new_request(thread: &mut ThreadBlock, instruction_pointer: u64, stack_poi
     filled.sequence = thread.sequence;
     filled.marshalled = 0;
     filled.detail.status = 0;
+    filled.detail.shown = 0;
     filled.detail.instruction_pointer = instruction_pointer;
     filled.detail.stack_pointer = stack_pointer;
     filled
@@ -210,7 +222,7 @@ fn reply(thread: &ThreadBlock) -> Reply {
 }
 
 /// Does what the sentry's reply says, until the guest can go on.
-fn carry_out(thread: &mut ThreadBlock, context: &mut Context, place: Place) {
+pub fn carry_out(thread: &mut ThreadBlock, context: &mut Context, place: Place) {
     loop {
         let answer = reply(thread);
         match answer.action {
@@ -227,7 +239,17 @@ fn carry_out(thread: &mut ThreadBlock, context: &mut Context, place: Place) {
                     return;
                 }
                 new_request(thread, context.rip, context.rsp, if built { request::KICKED } else { request::FRAME_FAILED });
-                ring(thread);
+                tracing::ask(thread, context);
+                return carry_out(thread, context, Place::OwnCode);
+            }
+            action::SHOW => {
+                resume(thread, context, place, answer.resume, answer.value, true);
+                if answer.entry != 0 {
+                    // The call that is made in place of the interrupted one.
+                    context.rax = answer.entry;
+                }
+                new_request(thread, context.rip, context.rsp, request::KICKED);
+                tracing::ask(thread, context);
                 return carry_out(thread, context, Place::OwnCode);
             }
             action::NATIVE => {
@@ -237,7 +259,7 @@ fn carry_out(thread: &mut ThreadBlock, context: &mut Context, place: Place) {
                     return;
                 }
                 new_request(thread, context.rip, context.rsp, request::NATIVE_DONE).detail.status = result;
-                ring(thread);
+                tracing::ask(thread, context);
             }
             action::CLONE => {
                 // SAFETY: as above.
@@ -258,7 +280,7 @@ fn carry_out(thread: &mut ThreadBlock, context: &mut Context, place: Place) {
                     return;
                 }
                 new_request(thread, context.rip, context.rsp, request::NATIVE_DONE).detail.status = result;
-                ring(thread);
+                tracing::ask(thread, context);
             }
             action::PARK => park::park(thread),
             action::EXIT_THREAD => park::end(thread),
@@ -528,7 +550,7 @@ fn begin(thread: &mut ThreadBlock, context: &mut Context) {
     let beginning = unsafe { core::ptr::read_volatile(&raw const (*thread.channel()).beginning) };
     if core::mem::take(&mut thread.kicked) != 0 || beginning != layout::BEGIN_AT_ONCE {
         new_request(thread, context.rip, context.rsp, request::KICKED);
-        ring(thread);
+        tracing::ask(thread, context);
         carry_out(thread, context, Place::OwnCode);
     }
 }
@@ -562,7 +584,9 @@ pub fn wait_for_program(thread: &mut ThreadBlock) -> ! {
                 core::ptr::write_volatile(&raw mut thread.tid, answer.value as u64);
                 let has_loan = if answer.results != 0 { layout::loan::LENT } else { 0 };
                 core::ptr::write_volatile(&raw mut thread.has_loan, has_loan);
-                host::start_program(answer.entry, answer.stack)
+                let is_traced = tracing::is_traced(thread);
+                let entry = if is_traced { tracing::program_start(thread, answer.entry) } else { answer.entry };
+                host::start_program(entry, answer.stack)
             },
             _ => host::exit(1),
         }

@@ -65,6 +65,10 @@ pub mod request {
     pub const IDLE: u32 = 6;
     /// The frame that was asked for could not be written to the guest's stack.
     pub const FRAME_FAILED: u32 = 7;
+    /// A traced thread is about to make the call in `number` and `arguments` (ptrace(2)).
+    pub const CALL_BEGINS: u32 = 8;
+    /// It has made the call, and the sentry has not been asked on the way out.
+    pub const CALL_ENDS: u32 = 9;
 }
 
 /// What a reply asks for.
@@ -93,6 +97,9 @@ pub mod action {
     /// This thread's program has ended it: wait, without running any of the guest's code, until another thread makes a new
     /// one of it.
     pub const PARK: u32 = 11;
+    /// Resume as `resume` says (by the call `entry`, unless that is 0), and ask again (KICKED) with all registers: somebody who
+    /// traces the thread is to see them.
+    pub const SHOW: u32 = 12;
 }
 
 /// When a thread asks again behind native operations.
@@ -192,6 +199,8 @@ pub struct Watch {
 pub struct Local {
     /// 0: every call is the sentry's.
     pub enabled: u32,
+    /// Not 0: the thread is traced (ptrace(2)), and says before and behind each call where its registers are.
+    pub traced: u32,
     pub identity: Identity,
     /// The thread's signal mask. Its stub writes here when it serves rt_sigprocmask(2) itself; the sentry while the
     /// thread is in a call.
@@ -270,6 +279,18 @@ pub struct RequestDetail {
     pub fault_signal: i32,
     pub fault_code: i32,
     pub fault_address: u64,
+    /// Where its [`Shown`] is; 0: nobody has asked for it, or it has no frame.
+    pub shown: u64,
+}
+
+/// What a traced thread shows, in its own memory. The sentry reads it, and writes it while the thread waits for an answer.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub struct Shown {
+    /// Where its frame is: a `ucontext_t`.
+    pub context: u64,
+    pub fs_base: u64,
+    pub gs_base: u64,
 }
 
 impl Request {

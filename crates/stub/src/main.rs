@@ -40,6 +40,7 @@ mod registers;
 mod serve;
 mod streams;
 mod thread;
+mod tracing;
 mod trampoline;
 mod zygote;
 

@@ -18,6 +18,7 @@ use crate::pipes;
 use crate::registers::Registers;
 use crate::streams;
 use crate::thread::ThreadBlock;
+use crate::tracing;
 
 const ARCH_SET_GS: u64 = 0x1001;
 
@@ -36,6 +37,9 @@ pub enum Outcome {
 /// Serves a call for which there is no frame yet.
 #[inline(always)]
 pub fn serve_directly(thread: &mut ThreadBlock, registers: &mut Registers) -> Outcome {
+    if tracing::is_traced(thread) {
+        return Outcome::NeedsFrame;
+    }
     if let Some(result) = local::try_local(thread, registers) {
         return Outcome::Return(result);
     }
@@ -57,6 +61,14 @@ pub fn serve_trapped(thread: &mut ThreadBlock, registers: &mut Registers) -> Out
         // Then the sentry answers what could be answered here, too.
         return serve(thread, registers, request::SYSCALL | request::OFTEN_TRAPPED);
     }
+    match local::try_local(thread, registers) {
+        Some(result) => Outcome::Return(result),
+        None => serve(thread, registers, request::SYSCALL),
+    }
+}
+
+/// Serves a call of a traced thread, which has begun for its tracer.
+pub fn serve_traced(thread: &mut ThreadBlock, registers: &mut Registers) -> Outcome {
     match local::try_local(thread, registers) {
         Some(result) => Outcome::Return(result),
         None => serve(thread, registers, request::SYSCALL),
@@ -106,11 +118,13 @@ fn serve(thread: &mut ThreadBlock, registers: &mut Registers, kind: u32) -> Outc
     thread.has_loan = 0;
     let marshalled = marshal::gather(thread, call_number, &arguments);
     let marshalled = deferred::append(thread, marshalled);
+    let shown = tracing::shown_in_call(thread);
     let filled = new_request(thread, registers.rip, registers.rsp, kind);
+    filled.detail.shown = shown;
     filled.number = call_number;
     filled.arguments = arguments;
     filled.marshalled = marshalled;
-    if kind != request::SYSCALL {
+    if kind & request::OFTEN_TRAPPED != 0 {
         thread.traps = 0;
     }
     handlers::ring(thread);
@@ -130,6 +144,7 @@ fn serve(thread: &mut ThreadBlock, registers: &mut Registers, kind: u32) -> Outc
                 if answer.entry == layout::objects::LENT {
                     thread.has_objects = 1;
                 }
+                thread.tracing.has_ended = 1;
                 return Outcome::Return(applied.err().unwrap_or(answer.value));
             }
             action::NATIVE => {
@@ -141,11 +156,12 @@ fn serve(thread: &mut ThreadBlock, registers: &mut Registers, kind: u32) -> Outc
                     thread.has_loan = loan::lent(answer.entry);
                     return Outcome::Return(result);
                 }
-                new_request(thread, registers.rip, registers.rsp, request::NATIVE_DONE).detail.status = result;
+                let filled = new_request(thread, registers.rip, registers.rsp, request::NATIVE_DONE);
+                (filled.detail.status, filled.detail.shown) = (result, shown);
                 handlers::ring(thread);
             }
             action::EXIT_THREAD => park::end(thread),
-            action::RESTART | action::AS_IS | action::HANDLER | action::CLONE | action::PARK => return Outcome::Reply,
+            action::RESTART | action::AS_IS | action::HANDLER | action::SHOW | action::CLONE | action::PARK => return Outcome::Reply,
             _ => host::exit(0),
         }
     }

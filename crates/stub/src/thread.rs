@@ -3,7 +3,7 @@
 use crate::deferred::Queue;
 use crate::expected::Expected;
 use crate::layout::{
-    ChannelLayout, Request, BLOCK_OFFSET, BLOCK_SIZE, CHANNEL_OFFSET, SLOTS_BASE, SLOT_SIZE, STACK_OFFSET, STACK_SIZE,
+    ChannelLayout, Request, Shown, BLOCK_OFFSET, BLOCK_SIZE, CHANNEL_OFFSET, SLOTS_BASE, SLOT_SIZE, STACK_OFFSET, STACK_SIZE,
 };
 use crate::registers::Registers;
 use core::sync::atomic::AtomicU32;
@@ -84,6 +84,23 @@ pub struct ThreadBlock {
     pub has_objects: u64,
     /// Waiting for shared pipes (`pipes.rs`).
     pub pipe_waits: PipeWaits,
+    /// Of a thread that is traced (`tracing.rs`).
+    pub tracing: Tracing,
+}
+
+#[repr(C)]
+pub struct Tracing {
+    pub shown: Shown,
+    /// What rax is behind the call, or at the program's start, that ends in `tracing.rs`'s trap.
+    pub kept: u64,
+    /// Where the guest goes on there.
+    pub resume: u64,
+    /// Not 0: there a program starts, and no call has been made.
+    pub starts: u64,
+    /// Not 0: a call has begun for the tracer, and what it shows is right.
+    pub in_call: u64,
+    /// Not 0: the sentry has answered the last request on the way out of its call.
+    pub has_ended: u64,
 }
 
 #[repr(C)]

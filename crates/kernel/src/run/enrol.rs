@@ -10,9 +10,11 @@ use super::wake::AfterWaking;
 use super::worker::Holder;
 use super::{AddressSpace, Door, Engine, GuestThread, ThreadState};
 use crate::context::{After, ClonePlan, NoLead};
+use crate::ptrace;
 use crate::task::{self, Task};
 use crate::{Context, Errno, Result};
 use parking_lot::Mutex;
+use skerry_abi::raw::ptrace::PTRACE_EVENT_VFORK_DONE;
 use skerry_platform::channel::Channel;
 use skerry_platform::engine::{HostProcess, HostThread};
 use skerry_platform::layout::{CLONE_PROCESS, CLONE_THREAD, CLONE_VFORK};
@@ -349,8 +351,12 @@ impl Engine {
 
     fn parent_returns(self: &Arc<Self>, thread: &Arc<GuestThread>, context: &mut Context, enrolment: &Enrolment) {
         let Some(child) = &enrolment.child else { return };
+        if context.task.traced.load(Ordering::Acquire) {
+            ptrace::child_made(context);
+        }
         if enrolment.vfork {
             wait_for_vfork(context, child);
+            ptrace::event(context, PTRACE_EVENT_VFORK_DONE, child.tid() as u64);
         }
         context.after = After::Nothing;
         self.finish(thread, context, Some(Ok(child.tid() as u64)));

@@ -11,6 +11,7 @@ use crate::fs::mount::MountFlags;
 use crate::fs::path::Path;
 use crate::fs::text::Text;
 use crate::fs::walk::{self, Follow, Resolved};
+use crate::ptrace;
 use crate::task::{self, AccessMode, Dying, ExecFile, ExitStatus, Program};
 use crate::{Context, Errno, Result};
 use skerry_abi::raw::{auxvec, general as linux};
@@ -57,7 +58,7 @@ pub fn execute(context: &mut Context, mut execution: Execution) -> Result<()> {
     let engine = kernel.engine().ok_or(Errno::ENOSYS)?;
     let (file, metadata, text) = find_program(context, &mut execution)?;
     let path = text.path();
-    let no_suid = path.mount.flags().contains(MountFlags::NOSUID);
+    let no_suid = path.mount.flags().contains(MountFlags::NOSUID) || ptrace::is_overlooked(context.task);
     let exec_file = ExecFile::new(&metadata, no_suid);
     let (credentials, secure) = exec_file.credentials(&context.task.credentials())?;
     let image = Image::parse(&file)?;
@@ -74,6 +75,7 @@ pub fn execute(context: &mut Context, mut execution: Execution) -> Result<()> {
     };
     let fresh = engine.pool.take(&engine, || context.before_slow_host_call())?;
     let plan = Plan::make(context, &engine, &execution, image, interpreter, &credentials, secure, fresh.thread().stack)?;
+    let former_tid = context.task.tid();
     task::kill_other_threads(context)?;
     let pool_thread = fresh.keep();
     task::robust::release(context.task);
@@ -83,6 +85,7 @@ pub fn execute(context: &mut Context, mut execution: Execution) -> Result<()> {
     let mut program = plan.program;
     program.executable = Some(text);
     task::exec_reset(context.task, &execution.name, program, &exec_file, credentials);
+    ptrace::executed(context.task, former_tid);
     let Plan { calls, has_prepared_stack, start, .. } = plan;
     let beginning = Beginning { thread: pool_thread, calls, has_prepared_stack, start };
     context.after = After::Replaced(is_alive.then(|| Box::new(beginning)));

@@ -5,6 +5,7 @@ use super::spin::is_left_to_ring;
 use super::worker::{wakes_at_home, Holder};
 use super::{Engine, GuestThread, ThreadState};
 use crate::context::{After, Call, ClonePlan, Continuation, Lead, NativePlan};
+use crate::ptrace;
 use crate::signal::{self, HandlerFrame, Resume, Return};
 use crate::task::{self, Dying, Task};
 use crate::{marshal, syscall, Context, Errno, Result};
@@ -129,6 +130,9 @@ impl Engine {
 
     fn serve_task(self: &Arc<Self>, lead: &dyn Lead, thread: &Arc<GuestThread>, task: &Arc<Task>, request: &Request) {
         task.in_kernel.store(true, Ordering::Release);
+        if task.traced.load(Ordering::Acquire) {
+            ptrace::request_came(task, thread.channel.detail().shown);
+        }
         let call = Call { number: request.number, arguments: request.arguments, ..Call::default() };
         let mut context = Context::of_channel(task, lead, call, &thread.channel);
         let has_trapped_often = request.kind == request::SYSCALL | request::OFTEN_TRAPPED;
@@ -171,6 +175,11 @@ impl Engine {
                 signal::force_signal(task, SignalInfo::fault(signal, fault.fault_code, fault.fault_address));
                 None
             }
+            request::CALL_BEGINS => match ptrace::call_begins(&mut context) {
+                Some(reply) => return self.answer(thread, reply),
+                None => return self.end(thread, &context),
+            },
+            request::CALL_ENDS => None,
             request::NATIVE_DONE => {
                 let status = thread.channel.detail().status;
                 return self.native_done(thread, context, status);
@@ -255,6 +264,10 @@ impl Engine {
                 thread.channel.put_frame(&channel_frame(&frame));
                 thread.state.lock().frame = Some(frame);
                 reply
+            }
+            Return::Show { resume, entry } => {
+                let (resume, value) = resume_words(resume);
+                Reply { action: action::SHOW, resume, value, entry, ..Reply::default() }
             }
             Return::Gone => {
                 let _ = context.write_results();
@@ -546,7 +559,8 @@ impl Engine {
             }
         };
         // Whoever makes a process waits until that has presented itself.
-        let then = plan.host_flags != CLONE_THREAD || !signal::try_leave(context.task);
+        let is_traced = context.task.traced.load(Ordering::Acquire);
+        let then = plan.host_flags != CLONE_THREAD || is_traced || !signal::try_leave(context.task);
         if plan.host_flags != CLONE_PROCESS {
             // From now on another one can move it.
             context.task.tell_heap_end(0);
@@ -578,12 +592,16 @@ fn is_synchronous(signal: Signal) -> bool {
     matches!(signal, Signal::SIGILL | Signal::SIGTRAP | Signal::SIGBUS | Signal::SIGFPE | Signal::SIGSEGV)
 }
 
-fn handler_reply(resume: Resume) -> Reply {
-    let (resume, value) = match resume {
+fn resume_words(resume: Resume) -> (u32, i64) {
+    match resume {
         Resume::Value(value) => (action::RETURN, value),
         Resume::Restart => (action::RESTART, 0),
         Resume::AsIs => (action::AS_IS, 0),
-    };
+    }
+}
+
+fn handler_reply(resume: Resume) -> Reply {
+    let (resume, value) = resume_words(resume);
     Reply { action: action::HANDLER, resume, value, ..Reply::default() }
 }
 

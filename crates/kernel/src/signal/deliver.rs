@@ -5,9 +5,10 @@ use super::action::{default_action, DefaultAction};
 use super::mask::{retarget, set_blocked};
 use super::send::{begin_stop, force_signal};
 use super::{HandlerFrame, Resume, Return, StopState, DISABLED_STACK};
+use crate::ptrace::{self, Due};
 use crate::task::{exit, job_control, ExitStatus, Task};
 use crate::{Context, Errno, Result};
-use skerry_abi::raw::general::RLIMIT_CORE;
+use skerry_abi::raw::general::{__NR_restart_syscall, RLIMIT_CORE};
 use skerry_abi::signal::{
     SigAction, Signal, SignalInfo, SignalSet, SignalStack, CLD_STOPPED, SA_NODEFER, SA_ONSTACK, SA_RESETHAND, SA_RESTART,
     SIG_DFL, SIG_IGN, SS_AUTODISARM,
@@ -21,6 +22,27 @@ enum Outcome {
     Interrupted(Errno),
 }
 
+impl Outcome {
+    /// What rax shows to a tracer; `None`: what lies in the thread's frame.
+    fn shown(&self) -> Option<u64> {
+        match self {
+            Outcome::Settled(Resume::Value(value)) => Some(*value as u64),
+            Outcome::Settled(Resume::AsIs | Resume::Restart) => None,
+            Outcome::Interrupted(errno) => Some(errno.as_return_value() as u64),
+        }
+    }
+
+    /// The thread's tracer has seen it, and may have set its registers.
+    fn take_over(&mut self, task: &Task, resumed: Option<ptrace::Resumed>) {
+        let Some(resumed) = resumed.filter(|resumed| resumed.changed) else { return };
+        let errno = Errno((resumed.rax as i64).wrapping_neg() as i32);
+        let goes_on = resumed.orig_rax as i64 >= 0 && errno.as_return_value() as u64 == resumed.rax && is_restart_code(errno);
+        let rax = if goes_on { resumed.orig_rax } else { resumed.rax };
+        resumed.set_rax(task, rax);
+        *self = if goes_on { Outcome::Interrupted(errno) } else { Outcome::Settled(Resume::AsIs) };
+    }
+}
+
 fn is_restart_code(errno: Errno) -> bool {
     matches!(errno, Errno::ERESTARTSYS | Errno::ERESTARTNOINTR | Errno::ERESTARTNOHAND | Errno::ERESTART_RESTARTBLOCK)
 }
@@ -30,12 +52,16 @@ fn is_restart_code(errno: Errno) -> bool {
 /// guest kernel when this returns: whoever sends a signal from then on kicks it.
 pub fn prepare_return(context: &mut Context, result: Option<Result<u64>>) -> Return {
     let task = context.task;
-    let outcome = match result {
+    let mut outcome = match result {
         None => Outcome::Settled(Resume::AsIs),
         Some(Ok(value)) => Outcome::Settled(Resume::Value(value as i64)),
         Some(Err(errno)) if is_restart_code(errno) => Outcome::Interrupted(errno),
         Some(Err(errno)) => Outcome::Settled(Resume::Value(errno.as_return_value())),
     };
+    if task.traced.load(Ordering::Acquire) {
+        let resumed = ptrace::on_return(context, outcome.shown());
+        outcome.take_over(task, resumed);
+    }
     if let Outcome::Settled(resume) = outcome {
         let signals = task.signals.lock();
         if !task.interrupted.load(Ordering::Acquire) && signals.saved_mask.is_none() {
@@ -49,6 +75,19 @@ pub fn prepare_return(context: &mut Context, result: Option<Result<u64>>) -> Ret
         }
     }
     look_at_signals(context, outcome)
+}
+
+/// The thread, or its whole process, is to end.
+pub(crate) fn is_dying(task: &Task) -> bool {
+    task.process().signals.lock().group_exit.is_some() || task.signals.lock().killed
+}
+
+/// Leaves the guest kernel for the call that the thread has shown to its tracer; whether a signal is to be looked at behind that.
+/// Its stub asks then in any case, so that nobody need kick it.
+pub(crate) fn leave_for_call(task: &Task) -> bool {
+    let _signals = task.signals.lock();
+    task.in_kernel.store(false, Ordering::Release);
+    task.interrupted.load(Ordering::Acquire)
 }
 
 /// Leaves the guest kernel if no signal is to be looked at; else nothing has changed, and `prepare_return` is due.
@@ -78,10 +117,38 @@ fn restore_mask(task: &Task) -> bool {
 
 fn look_at_signals(context: &mut Context, mut outcome: Outcome) -> Return {
     let task = context.task;
+    // A signal that the tracer lets through.
+    let mut injected = None;
     loop {
-        match next_step(task) {
+        match next_step(task, injected.take()) {
             Step::Gone => return Return::Gone,
+            Step::Show => {
+                let (resume, entry) = match outcome {
+                    Outcome::Settled(resume) => (resume, 0),
+                    Outcome::Interrupted(Errno::ERESTART_RESTARTBLOCK) => (Resume::Restart, __NR_restart_syscall.into()),
+                    Outcome::Interrupted(_) => (Resume::Restart, 0),
+                };
+                return Return::Show { resume, entry };
+            }
+            Step::Trap { stopped_by, group_stop, all_stopped } => {
+                if let Some(signal) = all_stopped {
+                    job_control::tell_parent(task.process(), CLD_STOPPED, signal);
+                }
+                let resumed = ptrace::trap(context, stopped_by, group_stop, outcome.shown());
+                outcome.take_over(task, resumed);
+            }
+            Step::ShowSignal(info) => {
+                let resumed = ptrace::signal_stop(context, info, outcome.shown());
+                injected = resumed.as_ref().and_then(|resumed| resumed.signal());
+                outcome.take_over(task, resumed);
+                // It may be another one now, which the thread blocks.
+                let blocked = task.signals.lock().blocked();
+                if injected.and_then(|info| info.signal()).is_some_and(|signal| blocked.contains(signal)) {
+                    injected.take().into_iter().for_each(|info| task.send_signal(info));
+                }
+            }
             Step::End(status) => {
+                ptrace::exiting(context, status);
                 exit::exit_group(task, status);
                 return Return::Gone;
             }
@@ -151,6 +218,17 @@ fn go_on(context: &mut Context, errno: Errno) -> Outcome {
 enum Step {
     Nothing,
     Gone,
+    /// There is something for the thread's tracer to see, for which it has to bring a frame.
+    Show,
+    /// It stops for its tracer: `stopped_by` what its process is stopped by, in its stop of this number. With `all_stopped` it
+    /// was the last one.
+    Trap {
+        stopped_by: Option<Signal>,
+        group_stop: u64,
+        all_stopped: Option<Signal>,
+    },
+    /// A signal that was taken is to be seen by the tracer first.
+    ShowSignal(SignalInfo),
     End(ExitStatus),
     /// The thread has been counted as stopped; with `all_stopped` as the last one, and the parent is to be told.
     Stop {
@@ -167,7 +245,10 @@ enum Step {
     },
 }
 
-fn next_step(task: &Task) -> Step {
+/// `injected`: the signal that is to be acted on first.
+fn next_step(task: &Task, mut injected: Option<SignalInfo>) -> Step {
+    let is_traced = task.traced.load(Ordering::Acquire);
+    let can_show = is_traced && ptrace::can_show(task);
     let process = task.process();
     let mut process_signals = process.signals.lock();
     let process_signals = &mut *process_signals;
@@ -177,15 +258,31 @@ fn next_step(task: &Task) -> Step {
         if process_signals.group_exit.is_some() || signals.killed {
             return Step::Gone;
         }
-        if process_signals.stop != StopState::Running {
+        let due = if is_traced { ptrace::due(task, process_signals.stop, process_signals.stops) } else { Due::Nothing };
+        if due != Due::Nothing && !can_show {
+            return Step::Show;
+        }
+        if matches!(due, Due::Group(_)) || !is_traced && process_signals.stop != StopState::Running {
             if !signals.stopped {
                 signals.stopped = true;
                 process_signals.stopped_threads += 1;
             }
-            return Step::Stop { all_stopped: complete_stop(process_signals, living) };
+            let all_stopped = complete_stop(process_signals, living);
+            return match due {
+                Due::Group(signal) => Step::Trap { stopped_by: Some(signal), group_stop: process_signals.stops, all_stopped },
+                _ => Step::Stop { all_stopped },
+            };
+        }
+        if let Due::Interrupt(stopped_by) = due {
+            return Step::Trap { stopped_by, group_stop: process_signals.stops, all_stopped: None };
         }
         let wanted = SignalSet::FULL.difference(signals.blocked());
-        let taken = signals.pending.take_synchronous(wanted);
+        let is_there = || !process_signals.pending.set.union(signals.pending.set).intersection(wanted).is_empty();
+        if is_traced && !can_show && injected.is_none() && is_there() {
+            return Step::Show;
+        }
+        let was_injected = injected.is_some();
+        let taken = injected.take().or_else(|| signals.pending.take_synchronous(wanted));
         let taken = taken.or_else(|| signals.pending.take(wanted)).or_else(|| process_signals.pending.take(wanted));
         let Some((info, signal)) = taken.and_then(|info| info.signal().map(|signal| (info, signal))) else {
             task.interrupted.store(false, Ordering::Release);
@@ -198,6 +295,9 @@ fn next_step(task: &Task) -> Step {
             }
             return Step::Nothing;
         };
+        if is_traced && !was_injected && signal != Signal::SIGKILL {
+            return Step::ShowSignal(info);
+        }
         let action = {
             let mut actions = process.actions.lock();
             let present = &mut actions[signal.number() as usize - 1];
@@ -239,7 +339,9 @@ fn sleep_while_stopped(context: &Context) {
         {
             let mut process_signals = task.process().signals.lock();
             let mut signals = task.signals.lock();
-            if process_signals.group_exit.is_some() || process_signals.stop == StopState::Running || !signals.stopped {
+            let is_over = process_signals.stop == StopState::Running || !signals.stopped;
+            // Who is traced stops for its tracer.
+            if process_signals.group_exit.is_some() || is_over || task.traced.load(Ordering::Acquire) {
                 return;
             }
             if signals.killed {

@@ -25,7 +25,7 @@ mod take;
 
 pub use action::{default_action, DefaultAction};
 pub use deliver::{after_signal_return, frame_failed, prepare_return};
-pub(crate) use deliver::{complete_stop, try_leave};
+pub(crate) use deliver::{complete_stop, is_dying, leave_for_call, try_leave};
 pub use mask::{look_again, set_blocked, set_temporary_mask};
 pub use pending::PendingSignals;
 pub(crate) use send::{begin_group_exit, hand_over_pending, interrupt, set_action, take_over_reset, tell_actions};
@@ -54,6 +54,8 @@ pub struct ProcessSignals {
     pub stop_untold: Option<Signal>,
     /// It has been continued and waitpid(WCONTINUED) has not told yet.
     pub continue_untold: bool,
+    /// How often it has been stopped.
+    pub stops: u64,
     /// How often SIGCONT has come; tells a stop that was decided on without the lock that it is out of date.
     pub continues: u64,
 }
@@ -80,6 +82,8 @@ pub struct TaskSignals {
     pub stack: SignalStack,
     /// The thread alone is to end (exit(2), or another one executes a program).
     pub(crate) killed: bool,
+    /// What it has given exit(2).
+    pub(crate) status: Option<ExitStatus>,
     /// It counts in [`ProcessSignals::stopped_threads`].
     pub(crate) stopped: bool,
 }
@@ -93,6 +97,7 @@ impl Default for TaskSignals {
             saved_mask: None,
             stack: DISABLED_STACK,
             killed: false,
+            status: None,
             stopped: false,
         }
     }
@@ -190,6 +195,8 @@ pub enum Return {
     /// A handler runs first; `resume` is the state that its frame saves. Once the frame is built, `prepare_return` is
     /// called again without a result: more handlers may follow, each on top of the last one's frame.
     Handler { resume: Resume, frame: HandlerFrame },
+    /// Fetches a frame, resuming so (by the call `entry`, if that is not 0), and asks again: its tracer is to see it.
+    Show { resume: Resume, entry: u64 },
     /// The process is ending: the thread must not run any more.
     Gone,
 }

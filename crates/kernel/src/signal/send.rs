@@ -203,6 +203,7 @@ pub(super) fn begin_stop(process: &Process, signals: &mut ProcessSignals, signal
         return;
     }
     signals.stop = StopState::Stopping(signal);
+    signals.stops = signals.stops.wrapping_add(1);
     signals.stopped_threads = 0;
     signals.continue_untold = false;
     for task in process.threads.lock().iter() {

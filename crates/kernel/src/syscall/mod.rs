@@ -25,6 +25,7 @@ pub mod path;
 pub mod poll;
 pub mod prctl;
 pub mod process;
+pub mod ptrace;
 pub mod read_write;
 pub mod resource;
 pub mod scheduling;

@@ -1,6 +1,7 @@
 //! Processes: ids, groups and sessions, exit(2), wait(2), prctl(2) lives in `prctl`.
 
 use crate::context::After;
+use crate::ptrace;
 use crate::syscall::UserAddress;
 use crate::task::wait::{wait, Select, WaitOptions, Waited};
 use crate::task::{exit_group as end_process, exit_thread, job_control, ExitStatus, Process};
@@ -49,12 +50,14 @@ pub fn setsid(context: &mut Context) -> Result<i32> {
 }
 
 pub fn exit(context: &mut Context, status: i32) -> Result<()> {
+    ptrace::exiting(context, ExitStatus::Exited(status as u8));
     exit_thread(context.task, status);
     context.after = After::Gone;
     Ok(())
 }
 
 pub fn exit_group(context: &mut Context, status: i32) -> Result<()> {
+    ptrace::exiting(context, ExitStatus::Exited(status as u8));
     end_process(context.task, ExitStatus::Exited(status as u8));
     context.after = After::Gone;
     Ok(())

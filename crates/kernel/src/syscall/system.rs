@@ -208,7 +208,7 @@ pub fn syslog(context: &mut Context, action: i32, buffer: UserAddress, length: i
 }
 
 /// Whether the caller may look into the process (ptrace(2), "Ptrace access mode checking", with real ids).
-pub(super) fn may_inspect(caller: &Task, target: &Process) -> bool {
+pub(crate) fn may_inspect(caller: &Task, target: &Process) -> bool {
     if std::ptr::eq(&**caller.process(), target) {
         return true;
     }

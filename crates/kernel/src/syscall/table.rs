@@ -155,7 +155,7 @@ rows! {
     98 getrusage crate::syscall::resource::getrusage, Kernel Full "";
     99 sysinfo crate::syscall::system::sysinfo, Kernel Partial "no swap; free memory is the host's";
     100 times crate::syscall::resource::times, Kernel Full "";
-    101 ptrace crate::syscall::system::forbidden, Kernel Refused "no tracing inside yet";
+    101 ptrace crate::syscall::ptrace::ptrace, Kernel Partial "no debug registers, no PTRACE_SYSEMU, no SECCOMP_RET_TRACE";
     102 getuid crate::syscall::credentials::getuid, Local Full "";
     103 syslog crate::syscall::system::syslog, Kernel Partial "the log is empty";
     104 getgid crate::syscall::credentials::getgid, Local Full "";

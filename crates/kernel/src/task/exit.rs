@@ -8,6 +8,7 @@
 use super::usage::Dying;
 use super::{job_control, ExitStatus, Process, Task};
 use crate::fs::fd_table::FdTable;
+use crate::ptrace;
 use crate::signal::{self, begin_group_exit};
 use crate::Kernel;
 use skerry_abi::signal::{Signal, SignalInfo, CLD_DUMPED, CLD_EXITED, CLD_KILLED, CLD_STOPPED, SA_NOCLDWAIT, SIG_IGN, SI_USER};
@@ -27,7 +28,10 @@ pub fn exit_thread(task: &Arc<Task>, code: i32) {
             process_signals.leader_status = Some(status);
         }
         let threads = process.threads.lock();
-        task.signals.lock().killed = true;
+        {
+            let mut signals = task.signals.lock();
+            (signals.killed, signals.status) = (true, Some(status));
+        }
         threads.iter().all(|other| Arc::ptr_eq(other, task) || other.signals.lock().killed)
     };
     if last {
@@ -155,6 +159,8 @@ pub(super) fn remove_thread(kernel: &Kernel, task: &Arc<Task>) {
         }
     };
     kernel.pids.remove_task(task.tid());
+    ptrace::tracer_gone(process, Some(task.tid()));
+    ptrace::thread_gone(task);
     let files = task.files();
     task.set_files(Arc::new(FdTable::default()));
     release_files(process, files);
@@ -231,6 +237,7 @@ fn finish_process(kernel: &Arc<Kernel>, process: &Arc<Process>, unexpected: Opti
         }
         *group.session.terminal.lock() = None;
     }
+    ptrace::tracer_gone(process, None);
     give_children_away(kernel, process);
     job_control::hang_up_if_orphaned(kernel, process, process.parent().as_ref());
     tell_parent_of_exit(kernel, process, status);

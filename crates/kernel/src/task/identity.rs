@@ -287,6 +287,7 @@ impl Task {
             effective_gid: credentials.egid,
         };
         channel.set_identity(&identity, self.kernel().local_answers.load(Ordering::Relaxed) && !self.is_watched());
+        channel.set_traced(self.traced.load(Ordering::Acquire));
     }
 
     /// Somebody is to see each call that it makes.

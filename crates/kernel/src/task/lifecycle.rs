@@ -240,6 +240,9 @@ pub fn clone_task(context: &Context, request: &CloneRequest) -> Result<Arc<Task>
     }
     kernel.pids.insert_task(task.clone());
     drop(tree);
+    if caller.traced.load(Ordering::Acquire) {
+        crate::ptrace::cloned(caller, &task, request.flags, request.exit_signal);
+    }
     if !request.has(linux::CLONE_THREAD) {
         super::limits::watch_cpu_time(&process);
     }
@@ -352,6 +355,7 @@ fn copy_task(caller: &Task, request: &CloneRequest) -> TaskParts {
 /// Undoes [`clone_task`]: the host could not make the thread, and nobody is to see that there was one.
 pub fn discard_clone(task: &Arc<Task>) {
     let kernel = task.kernel();
+    crate::ptrace::discarded(task);
     let _tree = kernel.tree.lock();
     let process = task.process();
     kernel.pids.remove_task(task.tid());

@@ -144,6 +144,10 @@ pub struct Process {
     pub(crate) dead: AtomicBool,
     /// Woken when a child changes state (wait4, waitid), and by own death (pidfd: `exit_queue`).
     pub child_queue: WaitQueue,
+    /// The threads that its threads trace (ptrace(2)).
+    pub(crate) tracees: Mutex<Vec<Arc<Task>>>,
+    /// Whose thread traces its leader, which hears of its end before its parent does.
+    pub(crate) tracer: Mutex<Weak<Process>>,
     pub exit_queue: WaitQueue,
     /// What to send the parent at exit (0 = nothing); SIGCHLD but for clone(2) with another.
     pub exit_signal: AtomicI32,
@@ -206,6 +210,8 @@ impl Process {
             exit_status: Mutex::new(None),
             dead: AtomicBool::new(false),
             child_queue: WaitQueue::new(),
+            tracees: Mutex::default(),
+            tracer: Mutex::default(),
             exit_queue: WaitQueue::new(),
             exit_signal: AtomicI32::new(parts.exit_signal),
             program: RwLock::new(parts.program),

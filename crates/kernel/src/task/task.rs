@@ -4,6 +4,7 @@ use super::{Credentials, Process};
 use crate::fs::fd_table::FdTable;
 use crate::fs::file::OpenFile;
 use crate::fs::path::Path;
+use crate::ptrace::Tracee;
 use crate::run::AddressSpace;
 use crate::signal::TaskSignals;
 use crate::sync::Waiter;
@@ -64,8 +65,9 @@ pub struct Task {
     pub scheduling: RwLock<Scheduling>,
     /// Of its own (seccomp(2)).
     pub seccomp: Filters,
-    /// Another task reads its calls (ptrace(2)); nothing sets it yet.
+    /// Another task traces it (ptrace(2)), as `ptrace` says.
     pub traced: AtomicBool,
+    pub(crate) ptrace: Tracee,
     /// The host thread is gone and the rest of its state has been let go.
     pub(crate) gone: AtomicBool,
     /// Where its stub reads who it is; see `identity`.
@@ -117,6 +119,7 @@ impl Task {
             scheduling: RwLock::new(parts.scheduling),
             seccomp: Filters::new(parts.seccomp),
             traced: AtomicBool::new(false),
+            ptrace: Tracee::default(),
             gone: AtomicBool::new(false),
             channel: Mutex::new(None),
         })

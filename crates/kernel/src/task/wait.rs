@@ -1,9 +1,10 @@
 //! wait(2): which child has what to tell.
 
 use super::usage::to_rusage;
-use super::{ExitStatus, Process};
+use super::{ExitStatus, Process, Task};
+use crate::ptrace;
 use crate::{Context, Errno, Kernel, Result};
-use skerry_abi::signal::{Signal, CLD_CONTINUED, CLD_DUMPED, CLD_EXITED, CLD_KILLED, CLD_STOPPED};
+use skerry_abi::signal::{Signal, CLD_CONTINUED, CLD_DUMPED, CLD_EXITED, CLD_KILLED, CLD_STOPPED, CLD_TRAPPED};
 use skerry_abi::structs::RUsage;
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
@@ -78,6 +79,13 @@ fn look(context: &Context, select: Select, options: WaitOptions) -> Result<Waite
             return Ok(waited);
         }
     }
+    let tracees = parent.tracees.lock().clone();
+    for tracee in tracees.iter().filter(|tracee| is_eligible_tracee(context, tracee, select, options)) {
+        error = Errno::EAGAIN;
+        if let Some(waited) = ask_tracee(parent, tracee, options) {
+            return Ok(waited);
+        }
+    }
     Err(error)
 }
 
@@ -93,6 +101,60 @@ fn is_eligible(context: &Context, child: &Process, select: Select, options: Wait
         && (!options.contains(WaitOptions::NOTHREAD) || child.relations.lock().parent_thread == context.task.tid())
 }
 
+fn is_eligible_tracee(context: &Context, tracee: &Task, select: Select, options: WaitOptions) -> bool {
+    let process = tracee.process();
+    let selected = match select {
+        Select::Any => true,
+        Select::Process(pid) => tracee.tid() == pid,
+        Select::Group(group) => process.group().id == group,
+    };
+    let is_clone_child = !tracee.is_leader() || process.exit_signal.load(Ordering::Relaxed) != Signal::SIGCHLD.number();
+    let is_own = || tracee.ptrace.lock().as_ref().is_some_and(|tracing| tracing.tracer_tid == context.task.tid());
+    selected
+        && (options.contains(WaitOptions::ALL) || is_clone_child == options.contains(WaitOptions::CLONE))
+        && (!options.contains(WaitOptions::NOTHREAD) || is_own())
+}
+
+/// What a tracee has to tell its tracer (ptrace(2)): that it has stopped, or its end, unless that is its parent's to wait for.
+fn ask_tracee(tracer: &Arc<Process>, tracee: &Arc<Task>, options: WaitOptions) -> Option<Waited> {
+    let consume = !options.contains(WaitOptions::NOWAIT);
+    let process = tracee.process();
+    let waited = |code: i32, value: i32, status: i32| Waited {
+        pid: tracee.tid(),
+        uid: tracee.credentials().ruid,
+        code,
+        value,
+        status,
+        child: process.clone(),
+    };
+    let (untold, ended) = {
+        let mut state = tracee.ptrace.lock();
+        let tracing = state.as_mut()?;
+        (if consume { tracing.untold.take() } else { tracing.untold }, tracing.ended)
+    };
+    if let Some(code) = untold {
+        return Some(waited(CLD_TRAPPED, code, code << 8 | 0x7f));
+    }
+    let is_leader = tracee.is_leader();
+    let parent = process.parent();
+    let is_parents = is_leader && parent.as_ref().is_some_and(|parent| Arc::ptr_eq(parent, tracer));
+    let is_over = !is_leader || process.is_dead();
+    let status = ended.filter(|_| is_over && !is_parents && options.contains(WaitOptions::EXITED))?;
+    let status = if is_leader { process.exit_status.lock().map_or(status, |status| status.wait_status()) } else { status };
+    if consume {
+        ptrace::detach(tracee);
+        if let Some(parent) = parent.filter(|_| is_leader) {
+            parent.child_queue.wake_all();
+        }
+    }
+    let (code, value) = match status & 0x7f {
+        0 => (CLD_EXITED, status >> 8),
+        signal if status & 0x80 != 0 => (CLD_DUMPED, signal),
+        signal => (CLD_KILLED, signal),
+    };
+    Some(waited(code, value, status))
+}
+
 /// What the child has to tell, which it then does not tell again (unless WNOWAIT).
 fn ask(kernel: &Kernel, parent: &Arc<Process>, child: &Arc<Process>, options: WaitOptions) -> Option<Waited> {
     let consume = !options.contains(WaitOptions::NOWAIT);
@@ -104,7 +166,12 @@ fn ask(kernel: &Kernel, parent: &Arc<Process>, child: &Arc<Process>, options: Wa
         status,
         child: child.clone(),
     };
+    let tracer = child.tracer.lock().upgrade();
     if child.is_dead() {
+        // Its tracer waits for it first.
+        if tracer.is_some_and(|tracer| !Arc::ptr_eq(&tracer, parent) && !tracer.is_dead()) {
+            return None;
+        }
         if !options.contains(WaitOptions::EXITED) {
             return None;
         }
@@ -120,6 +187,10 @@ fn ask(kernel: &Kernel, parent: &Arc<Process>, child: &Arc<Process>, options: Wa
             forget(kernel, parent, child);
         }
         return Some(answer);
+    }
+    // Of one that it traces it hears by that.
+    if tracer.is_some_and(|tracer| Arc::ptr_eq(&tracer, parent)) {
+        return None;
     }
     let mut signals = child.signals.lock();
     let stopped = signals.stop_untold.filter(|_| options.contains(WaitOptions::STOPPED));
@@ -144,5 +215,8 @@ fn ask(kernel: &Kernel, parent: &Arc<Process>, child: &Arc<Process>, options: Wa
 /// A dead child is waited for (or nobody will): its number is free. The caller holds `Kernel::tree`.
 pub(super) fn forget(kernel: &Kernel, parent: &Process, child: &Arc<Process>) {
     parent.relations.lock().children.retain(|other| !Arc::ptr_eq(other, child));
+    // Its leader, if it was traced.
+    let tracees = parent.tracees.lock().clone();
+    tracees.iter().filter(|tracee| tracee.is_leader() && Arc::ptr_eq(tracee.process(), child)).for_each(ptrace::detach);
     kernel.pids.remove_process(child.pid());
 }

@@ -3,6 +3,7 @@
 use crate::fs::file::{FileOperations, OpenFile};
 use crate::fs::inode::{Device, Metadata};
 use crate::fs::pseudo::{metadata, Attributes};
+use crate::ptrace::access;
 use crate::{Errno, Result};
 use skerry_platform::memory::GuestMemory;
 use std::any::Any;
@@ -27,17 +28,11 @@ impl MemoryFile {
 impl FileOperations for MemoryFile {
     fn read(&self, _file: &OpenFile, buffer: &mut [u8], offset: u64) -> Result<usize> {
         let length = buffer.len().min(TRANSFER_MAX);
-        match self.memory.read(offset, &mut buffer[..length]) {
-            0 if length != 0 => Err(Errno::EIO),
-            count => Ok(count),
-        }
+        access::read(&self.memory, offset, &mut buffer[..length])
     }
 
     fn write(&self, _file: &OpenFile, buffer: &[u8], offset: u64) -> Result<usize> {
-        match self.memory.write(offset, &buffer[..buffer.len().min(TRANSFER_MAX)]) {
-            0 if !buffer.is_empty() => Err(Errno::EIO),
-            count => Ok(count),
-        }
+        access::write(&self.memory, offset, &buffer[..buffer.len().min(TRANSFER_MAX)])
     }
 
     fn is_seekable(&self) -> bool {

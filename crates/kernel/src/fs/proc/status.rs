@@ -114,6 +114,7 @@ pub(super) fn status(view: &View, reader: &Arc<Task>) -> Result<Vec<u8>> {
     let parent = relations.parent.upgrade().map_or(0, |parent| parent.pid());
     let group = relations.group.clone();
     drop(relations);
+    let tracer = view.task.as_ref().and_then(|task| task.ptrace.tracer()).map_or(0, |tracer| tracer.pid());
     let (letter, word) = view.state(Some(reader));
 
     let mut text = b"Name:\t".to_vec();
@@ -123,7 +124,7 @@ pub(super) fn status(view: &View, reader: &Arc<Task>) -> Result<Vec<u8>> {
         let _ = writeln!(rest, "Umask:\t{:04o}", task.fs().umask);
     }
     let _ = write!(rest, "State:\t{letter} ({word})\nTgid:\t{}\nNgid:\t0\nPid:\t{}\n", process.pid(), view.id());
-    let _ = write!(rest, "PPid:\t{parent}\nTracerPid:\t0\n");
+    let _ = write!(rest, "PPid:\t{parent}\nTracerPid:\t{tracer}\n");
     let c = &credentials;
     let _ = writeln!(rest, "Uid:\t{}\t{}\t{}\t{}", c.ruid, c.euid, c.suid, c.fsuid);
     let _ = writeln!(rest, "Gid:\t{}\t{}\t{}\t{}", c.rgid, c.egid, c.sgid, c.fsgid);
