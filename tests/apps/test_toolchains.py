@@ -52,6 +52,49 @@ def test_gcc_and_make(compare, needs) -> None:
     )
 
 
+def test_strace(compare, needs) -> None:
+    """What is called does not differ by who answers it; addresses and the linker's own calls do."""
+    needs("strace")
+    compare(
+        r"strace -f -qq -e trace=write,exit_group -e signal=none sh -c 'echo hi > f; cat f; exit 3' 2>&1 | sed 's/\[pid *[0-9]*\] //' | sort; "
+        "sleep 1 & strace -qq -o t -p $! -e trace=exit_group; wait $!; echo $?; grep -c 'exit_group(0)' t; "
+        "strace -c -f -o s sh -c 'true | cat'; grep -c execve s",
+        timeout=60,
+    )
+
+
+DEBUGGED = r"""
+#include <pthread.h>
+#include <stdio.h>
+#include <unistd.h>
+int counter;
+static void *work(void *p) { for (int i = 0; i < 3; i++) counter++; return p; }
+static int add(int a, int b) { return a + b; }
+int main(int argc, char **arguments) {
+    pthread_t thread;
+    pthread_create(&thread, 0, work, 0);
+    pthread_join(thread, 0);
+    if (argc == 2) sleep(arguments[1][0] - 48);
+    printf("sum %d\n", add(counter, 4));
+    return argc > 2 ? *(int *)(long)(argc - 3) : 0;
+}
+"""
+
+
+def test_gdb(compare, needs) -> None:
+    """Breakpoints, steps, watched memory, threads, attaching; a program that crashes."""
+    needs("gcc", "gdb")
+    compare(
+        f"printf %s '{DEBUGGED}' > g.c; gcc -g -O0 -pthread -o g g.c; export DEBUGINFOD_URLS=; "
+        "gdb -nx -batch -ex 'set print frame-arguments none' -ex 'break add' -ex run -ex bt -ex 'print counter' -ex delete -ex finish -ex stepi "
+        "-ex 'set can-use-hw-watchpoints 0' -ex 'watch counter' -ex 'set var counter = 9' -ex continue -ex delete -ex continue g 2>&1 | "
+        r"grep -e '^#' -e '^\$' -e '^sum' -e 'New value' -e Value; "
+        "./g 5 & sleep 0.7; gdb -nx -batch -p $! -ex bt 2>&1 | grep -c -e ' main ' ; kill $!; wait $! 2> /dev/null; "
+        "gdb -nx -batch -ex run -ex bt --args ./g a b 2>&1 | grep -c -e SIGSEGV -e 'in main'",
+        timeout=90,
+    )
+
+
 def test_gdb_less_debugging_and_linking(compare, needs) -> None:
     needs("gcc")
     compare(

@@ -125,16 +125,14 @@ impl GuestMemory {
     /// As [`GuestMemory::read`], of memory that the guest itself cannot read, too.
     pub fn read_whatever(&self, address: u64, bytes: &mut [u8]) -> usize {
         let length = bytes.len();
-        self.file().map_or(0, |file| {
-            transfer(length, |done| file.read_at(&mut bytes[done..], address.wrapping_add(done as u64)))
-        })
+        self.file()
+            .map_or(0, |file| transfer(length, |done| file.read_at(&mut bytes[done..], address.wrapping_add(done as u64))))
     }
 
     /// As [`GuestMemory::write`], of memory that the guest itself cannot write, too: a private mapping gets its own copy.
     pub fn write_whatever(&self, address: u64, bytes: &[u8]) -> usize {
-        self.file().map_or(0, |file| {
-            transfer(bytes.len(), |done| file.write_at(&bytes[done..], address.wrapping_add(done as u64)))
-        })
+        self.file()
+            .map_or(0, |file| transfer(bytes.len(), |done| file.write_at(&bytes[done..], address.wrapping_add(done as u64))))
     }
 
     fn file(&self) -> Option<&File> {

@@ -161,7 +161,9 @@ fn serve(thread: &mut ThreadBlock, registers: &mut Registers, kind: u32) -> Outc
                 handlers::ring(thread);
             }
             action::EXIT_THREAD => park::end(thread),
-            action::RESTART | action::AS_IS | action::HANDLER | action::SHOW | action::CLONE | action::PARK => return Outcome::Reply,
+            action::RESTART | action::AS_IS | action::HANDLER | action::SHOW | action::CLONE | action::PARK => {
+                return Outcome::Reply
+            }
             _ => host::exit(0),
         }
     }

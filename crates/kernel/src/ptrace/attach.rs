@@ -1,8 +1,8 @@
 //! Who traces whom: PTRACE_TRACEME, PTRACE_ATTACH, PTRACE_SEIZE, children that are traced from their start, and ends.
 
 use super::{Mode, Tracing};
-use crate::syscall::system::may_inspect;
 use crate::sync::Wake;
+use crate::syscall::system::may_inspect;
 use crate::task::credentials::CAP_SYS_PTRACE;
 use crate::task::{ExitStatus, Process, Task};
 use crate::{Errno, Result};

@@ -19,7 +19,8 @@ mod stop;
 pub use attach::{attach, trace_me};
 pub(crate) use attach::{cloned, detach, discarded, executed, is_overlooked, thread_gone, tracer_gone, Options};
 pub(crate) use stop::{
-    call_begins, can_show, child_made, due, event, exiting, on_return, request_came, resume, signal_stop, trap, with_frame, Due, Resumed,
+    call_begins, can_show, child_made, due, event, exiting, on_return, request_came, resume, signal_stop, trap, with_frame,
+    Due, Resumed,
 };
 
 use crate::task::Process;

@@ -229,13 +229,7 @@ pub(crate) fn on_return(context: &mut Context, rax: Option<u64>) -> Option<Resum
 
 /// Stops with `code`, as a wait(2) status has it above its lowest byte, until the tracer or death ends that. `None`: nobody traces
 /// it, or it is to die.
-fn stop(
-    context: &mut Context,
-    code: i32,
-    info: Option<SignalInfo>,
-    at_call: AtCall,
-    rax: Option<u64>,
-) -> Option<Resumed> {
+fn stop(context: &mut Context, code: i32, info: Option<SignalInfo>, at_call: AtCall, rax: Option<u64>) -> Option<Resumed> {
     let task = context.task;
     let _ = context.write_results();
     context.forget_marshalled();
@@ -282,7 +276,7 @@ fn stop(
         match stopped {
             Stopped::Still => drop(context.sleep_uninterrupted(None)),
             Stopped::Resumed(stop, signal) => {
-                let Stop { info, rax, orig_rax, changed, shown, .. } = stop;
+                let Stop { info, rax, orig_rax, changed, shown, .. } = *stop;
                 return Some(Resumed { info, signal, rax, orig_rax, changed, shown, tracer: sender });
             }
         }
@@ -292,7 +286,7 @@ fn stop(
 
 enum Stopped {
     Still,
-    Resumed(Stop, i32),
+    Resumed(Box<Stop>, i32),
 }
 
 /// `None`: it is not stopped any more, and nobody has resumed it.
@@ -303,7 +297,7 @@ fn look(task: &Task) -> Option<Stopped> {
     let Some(tracing) = state.as_mut() else {
         let stop = task.ptrace.left.lock().take().filter(|_| !is_dying)?;
         let signal = stop.resumed.unwrap_or(0);
-        return Some(Stopped::Resumed(stop, signal));
+        return Some(Stopped::Resumed(Box::new(stop), signal));
     };
     if is_dying {
         (tracing.stop, tracing.untold) = (None, None);
@@ -317,7 +311,7 @@ fn look(task: &Task) -> Option<Stopped> {
         resumed => {
             tracing.interrupted |= has_news;
             let stop = tracing.stop.take()?;
-            Some(Stopped::Resumed(stop, resumed.unwrap_or(0)))
+            Some(Stopped::Resumed(Box::new(stop), resumed.unwrap_or(0)))
         }
     }
 }

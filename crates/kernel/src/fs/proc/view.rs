@@ -138,6 +138,10 @@ impl View {
     }
 
     fn stop_state(&self) -> Option<(char, &'static str)> {
+        let is_traced = |task: &Arc<Task>| task.ptrace.lock().as_ref().is_some_and(|tracing| tracing.stop.is_some());
+        if self.task.as_ref().is_some_and(is_traced) {
+            return Some(('t', "tracing stop"));
+        }
         matches!(self.process.signals.lock().stop, StopState::Stopped(_)).then_some(('T', "stopped"))
     }
 
