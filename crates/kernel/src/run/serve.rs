@@ -151,6 +151,8 @@ impl Engine {
             }
         }
         let result = match kind {
+            // The stub makes it, but has told of the traps first.
+            request::SYSCALL if has_trapped_often && syscall::table::is_native(request.number) => Some(Err(Errno::ERESTARTNOINTR)),
             request::SYSCALL => {
                 let result = syscall::dispatch(&mut context);
                 context.watch = Some(self.loans.behind(watch, thread, &context));
