@@ -12,21 +12,32 @@ import harness
 
 pytestmark = pytest.mark.sandbox
 
-SOURCE = Path(__file__).parent / "programs" / "patched.c"
+PROGRAMS = Path(__file__).parent / "programs"
+
+
+def compiled(name: str, directory: Path) -> Path:
+    if reason := harness.missing("gcc"):
+        pytest.skip(reason)
+    program = directory / name
+    source = PROGRAMS / f"{name}.c"
+    subprocess.run(["gcc", "-O1", "-Wall", "-Wextra", "-o", program, source, "-pthread"], check=True)
+    return program
 
 
 @pytest.fixture(scope="session")
 def patched(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    if reason := harness.missing("gcc"):
-        pytest.skip(reason)
-    program = tmp_path_factory.mktemp("patching") / "patched"
-    subprocess.run(["gcc", "-O1", "-Wall", "-Wextra", "-o", program, SOURCE, "-pthread"], check=True)
-    return program
+    return compiled("patched", tmp_path_factory.mktemp("patching"))
 
 
-def test_natively(patched: Path) -> None:
-    done = subprocess.run([patched, "0.3"], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout) == (0, "as it was\n"), done.stderr
+@pytest.fixture(scope="session")
+def maps(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return compiled("maps", tmp_path_factory.mktemp("patching"))
+
+
+def test_natively(patched: Path, maps: Path) -> None:
+    for program in (patched, maps):
+        done = subprocess.run([program, "0.3"], capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stdout) == (0, "as it was\n"), done.stderr
 
 
 @pytest.mark.parametrize("without", ["", "spinning", "pace", "marshalling"])
@@ -37,6 +48,17 @@ def test_threads_go_on_in_patched_code(
     with caller.workspace() as work:
         shutil.copy(patched, work)
         done = caller.sandbox(["./patched", "20"], cwd=work)
+    assert (done.returncode, done.stdout) == (0, "changed\n"), done
+
+
+@pytest.mark.parametrize("without", ["", "spinning", "marshalling"])
+def test_who_only_asks_the_host_for_memory_gets_patched_code_too(
+    caller: harness.Caller, maps: Path, without: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(harness.PLAIN_ENVIRONMENT, "SKERRY_TEST_WITHOUT", without)
+    with caller.workspace() as work:
+        shutil.copy(maps, work)
+        done = caller.sandbox(["./maps", "20"], cwd=work)
     assert (done.returncode, done.stdout) == (0, "changed\n"), done
 
 

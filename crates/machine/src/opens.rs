@@ -6,7 +6,7 @@
 use rustix::event::{poll, PollFd, PollFlags, Timespec};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use skerry_platform::listener::{Features, Listener, Notification};
+use skerry_platform::listener::{Features, GoesOn, Listener, Notification};
 use skerry_platform::memory::GuestMemory;
 
 /// Until nobody is left who could ask.
@@ -44,7 +44,7 @@ fn open(asked: &Notification, listener: &Listener) -> Result<(), Errno> {
     }
     // In two steps: who asks would not know 0, which it would be told where we are stopped in the midst of one, from a number.
     let features = Features { addfd_send: false, ..Features::default() };
-    let answered = listener.inject_and_answer(asked.id, std::os::fd::AsFd::as_fd(&file), features);
+    let answered = listener.inject_and_answer(asked.id, std::os::fd::AsFd::as_fd(&file), features, GoesOn::Anywhere);
     answered.map_err(|error| Errno::from_io_error(&error.source).unwrap_or(Errno::IO))
 }
 

@@ -18,6 +18,7 @@
 //! `skerry-kernel` above.
 
 pub mod agent;
+pub mod beside;
 pub mod channel;
 
 pub mod cpu_clock;

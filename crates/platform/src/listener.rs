@@ -1,7 +1,9 @@
 //! seccomp user notification (seccomp_unotify(2)): how an application's thread rings, and how descriptors reach it.
 
-use crate::HostError;
+use crate::processor::ticks;
+use crate::{beside, HostError};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
 
 /// A thread rang.
 #[derive(Clone, Copy, Debug)]
@@ -18,7 +20,16 @@ pub struct Notification {
 pub struct Listener {
     descriptor: OwnedFd,
     features: Features,
+    /// The last ring that was received, and whose it was.
+    last: (AtomicU64, AtomicI32),
+    /// So many descriptors more are to be handed over on one CPU.
+    together: AtomicU32,
 }
+
+/// Handing a descriptor over has woken another CPU if it takes longer, in ticks of the processor's clock.
+const WOKE_A_CPU: u64 = 40_000;
+/// Then so many are handed over on one CPU, until that is tried again.
+const TOGETHER: u32 = 15;
 
 /// What the host's kernel can do; found out once, or switched off by tests.
 #[derive(Clone, Copy, Debug)]
@@ -29,6 +40,15 @@ pub struct Features {
     pub wait_killable: bool,
     /// SECCOMP_ADDFD_FLAG_SEND (5.14).
     pub addfd_send: bool,
+}
+
+/// Where a thread goes on that has been given a descriptor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GoesOn {
+    /// On our CPU, as it does after an answer. Another one, where one is idle, would have to be woken, and so would ours again.
+    Here,
+    /// Where the host likes.
+    Anywhere,
 }
 
 impl Default for Features {
@@ -88,7 +108,7 @@ impl Listener {
             // SAFETY: a plain number; kernels that do not know it answer EINVAL, and the wake-up is only slower.
             unsafe { libc::ioctl(descriptor.as_raw_fd(), NOTIF_SET_FLAGS as _, SYNC_WAKE_UP) };
         }
-        Listener { descriptor, features }
+        Listener { descriptor, features, last: Default::default(), together: AtomicU32::new(0) }
     }
 
     /// Waits for a ring. `Ok(None)`: interrupted, or who rang is gone; look whether to go on, and call again. Errors:
@@ -105,6 +125,8 @@ impl Listener {
                 _ => Err(HostError::new("receiving a notification", error)),
             };
         }
+        self.last.1.store(raw.pid as i32, Ordering::Relaxed);
+        self.last.0.store(raw.id, Ordering::Relaxed);
         Ok(Some(Notification { id: raw.id, tid: raw.pid as i32, number: raw.number, arguments: raw.arguments }))
     }
 
@@ -170,19 +192,25 @@ impl Listener {
 
     /// Puts a copy of `source` into the ringing process, close-on-exec; returns its number there.
     pub fn inject(&self, id: u64, source: BorrowedFd<'_>) -> Result<i32, HostError> {
-        self.add_descriptor(id, source, 0)
+        self.add_descriptor(id, source, 0, GoesOn::Here)
     }
 
     /// As [`Listener::inject`], and the ring returns the number. See [`Listener::answer_with_descriptor`] for what may become of that.
-    pub fn inject_and_answer(&self, id: u64, source: BorrowedFd<'_>, features: Features) -> Result<(), HostError> {
+    pub fn inject_and_answer(
+        &self,
+        id: u64,
+        source: BorrowedFd<'_>,
+        features: Features,
+        goes_on: GoesOn,
+    ) -> Result<(), HostError> {
         if features.addfd_send {
-            match self.answer_with_descriptor(id, source) {
+            match self.add_descriptor(id, source, ADDFD_SEND, goes_on) {
                 Ok(_) => return Ok(()),
                 Err(error) if went_without(&error) => return Err(error),
                 Err(_) => {}
             }
         }
-        let number = self.add_descriptor(id, source, 0)?;
+        let number = self.add_descriptor(id, source, 0, goes_on)?;
         if self.answer(id, number.into()) {
             Ok(())
         } else {
@@ -193,15 +221,32 @@ impl Listener {
     /// As [`Listener::inject`], and the ring returns the number, in one step. Nothing has been answered where that fails, but for
     /// [`went_without`]; it always does where [`Features::addfd_send`] is not there.
     pub fn answer_with_descriptor(&self, id: u64, source: BorrowedFd<'_>) -> Result<i32, HostError> {
-        self.add_descriptor(id, source, ADDFD_SEND)
+        self.add_descriptor(id, source, ADDFD_SEND, GoesOn::Here)
     }
 
-    fn add_descriptor(&self, id: u64, source: BorrowedFd<'_>, flags: u32) -> Result<i32, HostError> {
+    /// The thread has to run to take the descriptor, and ours sleeps meanwhile.
+    fn add_descriptor(&self, id: u64, source: BorrowedFd<'_>, flags: u32, goes_on: GoesOn) -> Result<i32, HostError> {
         let request =
             SeccompNotifAddFd { id, flags, source: source.as_raw_fd() as u32, new: 0, new_flags: libc::O_CLOEXEC as u32 };
+        // The one that has rung last sleeps on our CPU.
+        let may_stay = self.features.sync_wake_up && self.last.0.load(Ordering::Relaxed) == id && goes_on == GoesOn::Here;
+        let left = self.together.load(Ordering::Relaxed);
+        if may_stay && left > 0 {
+            self.together.store(left - 1, Ordering::Relaxed);
+            return beside::together(self.last.1.load(Ordering::Relaxed), || self.request_descriptor(&request));
+        }
+        let began = ticks();
+        let added = self.request_descriptor(&request);
+        if may_stay && ticks().saturating_sub(began) > WOKE_A_CPU {
+            self.together.store(TOGETHER, Ordering::Relaxed);
+        }
+        added
+    }
+
+    fn request_descriptor(&self, request: &SeccompNotifAddFd) -> Result<i32, HostError> {
         loop {
             // SAFETY: the structure has the kernel's layout (24 bytes).
-            let number = unsafe { libc::ioctl(self.descriptor.as_raw_fd(), NOTIF_ADDFD as _, &request) };
+            let number = unsafe { libc::ioctl(self.descriptor.as_raw_fd(), NOTIF_ADDFD as _, request) };
             let error = HostError::last("injecting a descriptor");
             if number >= 0 {
                 return Ok(number);

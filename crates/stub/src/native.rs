@@ -158,11 +158,6 @@ pub fn try_native(thread: &mut ThreadBlock, registers: &mut Registers) -> Option
                 _ => EINVAL,
             }
         }
-        number::SET_TID_ADDRESS => {
-            // As in `local.rs`, where that is not to be answered here.
-            thread.parking.clear_child_tid = a;
-            return None;
-        }
         number::FUTEX => return futex(thread, registers),
         _ => return None,
     };

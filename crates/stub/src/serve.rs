@@ -58,7 +58,7 @@ const MANY_TRAPS: u64 = 64;
 pub fn serve_trapped(thread: &mut ThreadBlock, registers: &mut Registers) -> Outcome {
     thread.traps = thread.traps.saturating_add(1);
     if thread.traps >= MANY_TRAPS && thread.gs_taken == 0 {
-        // Then the sentry answers what could be answered here, too.
+        // Then the sentry answers what could be answered here, too, and has native calls made again.
         return serve(thread, registers, request::SYSCALL | request::OFTEN_TRAPPED);
     }
     match local::try_local(thread, registers) {
@@ -80,10 +80,10 @@ fn serve(thread: &mut ThreadBlock, registers: &mut Registers, kind: u32) -> Outc
     if registers.rax != number::MMAP {
         expected::forget(thread);
     }
-    if let Some(outcome) = native::try_native(thread, registers) {
-        return outcome;
-    }
     if kind == request::SYSCALL {
+        if let Some(outcome) = native::try_native(thread, registers) {
+            return outcome;
+        }
         if let Some(result) = direct::try_direct(thread, registers.rax, &registers.arguments()) {
             return Outcome::Return(result);
         }
@@ -112,8 +112,11 @@ fn serve(thread: &mut ThreadBlock, registers: &mut Registers, kind: u32) -> Outc
         }
     }
     deferred::before(call_number, &arguments);
-    if matches!(call_number, number::EXIT | number::EXIT_GROUP) {
-        local::forget_empty_robust_list(thread);
+    match call_number {
+        number::EXIT | number::EXIT_GROUP => local::forget_empty_robust_list(thread),
+        // As in `local.rs`, where that is not to be answered here.
+        number::SET_TID_ADDRESS => thread.parking.clear_child_tid = arguments[0],
+        _ => {}
     }
     thread.has_loan = 0;
     let marshalled = marshal::gather(thread, call_number, &arguments);

@@ -6,7 +6,7 @@
 
 use super::pool::PreparedStack;
 use super::spin::Pace;
-use super::wake::AfterWaking;
+use super::wake::{AfterWaking, FirstRun};
 use super::worker::Holder;
 use super::{AddressSpace, Door, Engine, GuestThread, ThreadState};
 use crate::context::{After, ClonePlan, NoLead};
@@ -15,10 +15,11 @@ use crate::task::{self, Task};
 use crate::{Context, Errno, Result};
 use parking_lot::Mutex;
 use skerry_abi::raw::ptrace::PTRACE_EVENT_VFORK_DONE;
+use skerry_platform::beside::{self, Bound};
 use skerry_platform::channel::Channel;
 use skerry_platform::engine::{HostProcess, HostThread};
 use skerry_platform::layout::{CLONE_PROCESS, CLONE_THREAD, CLONE_VFORK};
-use skerry_platform::listener::{went_without, Notification};
+use skerry_platform::listener::{went_without, GoesOn, Notification};
 use skerry_platform::memory::GuestMemory;
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -41,6 +42,8 @@ pub(crate) struct Enrolment {
     space: Option<Arc<AddressSpace>>,
     slot: u64,
     stack: Option<PreparedStack>,
+    /// The caller and its child are kept on one CPU until they have told of each other.
+    pub bound: Mutex<Option<Bound>>,
     progress: Mutex<Progress>,
 }
 
@@ -67,6 +70,7 @@ impl Enrolment {
             space: None,
             slot: 0,
             stack: Some(stack),
+            bound: Mutex::default(),
             progress: Mutex::default(),
         });
         engine.enrolments.lock().insert(token, enrolment.clone());
@@ -90,6 +94,7 @@ impl Enrolment {
             space: shares_memory.then(|| thread.space.clone()),
             slot,
             stack: None,
+            bound: Mutex::default(),
             progress: Mutex::default(),
         });
         engine.enrolments.lock().insert(token, enrolment.clone());
@@ -125,6 +130,9 @@ impl Engine {
         self.enrolments.lock().retain(|_, enrolment| {
             if !enrolment.is_made_by(maker.pid) {
                 return true;
+            }
+            if let Some(bound) = enrolment.bound.lock().as_mut() {
+                bound.forget_thread();
             }
             let may_come = enrolment.makes_process() && enrolment.made.swap(true, Ordering::AcqRel);
             if may_come {
@@ -182,12 +190,18 @@ impl Engine {
             let thread = self.thread(notification.tid).filter(|thread| Arc::ptr_eq(&thread.listener, holder.door));
             match thread {
                 // After an error it is gone.
-                Some(thread) => drop(self.deliver(&thread, notification.id)),
+                Some(thread) => drop(self.deliver(&thread, notification.id, GoesOn::Anywhere)),
                 None => drop(holder.door.listener.answer(notification.id, Errno::EPERM.as_return_value())),
             }
             return;
         };
-        if self.take_in(&enrolment, notification).is_err() {
+        let bound = enrolment.bound.lock().take();
+        let goes_on = if bound.is_some() { GoesOn::Here } else { GoesOn::Anywhere };
+        let is_taken_in = self.take_in(&enrolment, notification, goes_on);
+        if let Some(bound) = bound {
+            beside::let_run(notification.tid, &bound.usual());
+        }
+        if is_taken_in.is_err() {
             // Whoever rings is alive until it is answered, so that this is its number.
             skerry_platform::engine::kill(notification.tid);
             holder.door.listener.answer(notification.id, Errno::ENOMEM.as_return_value());
@@ -215,6 +229,7 @@ impl Engine {
         self: &Arc<Self>,
         enrolment: &Arc<Enrolment>,
         notification: &Notification,
+        goes_on: GoesOn,
     ) -> Result<(), skerry_platform::HostError> {
         let is_thread = enrolment.flags == CLONE_THREAD;
         let (channel, memory) = if is_thread { Channel::create()? } else { self.channels.get()? };
@@ -264,9 +279,14 @@ impl Engine {
             no_links: Default::default(),
             last_name: Default::default(),
             after_waking: AfterWaking::default(),
+            children: Default::default(),
             rings_for: AtomicU64::new(u64::MAX),
             retired: AtomicBool::new(false),
-            state: Mutex::new(ThreadState { task: enrolment.child.clone(), ..ThreadState::default() }),
+            state: Mutex::new(ThreadState {
+                task: enrolment.child.clone(),
+                first_run: parent.filter(|_| !is_thread).map(|parent| FirstRun::new(&parent.children)),
+                ..ThreadState::default()
+            }),
         });
         // Whatever it was given before it was made, and so the child has too, counts by now.
         channel.set_token(enrolment.token);
@@ -292,17 +312,17 @@ impl Engine {
         } else {
             self.reaper.watch(process, enrolment.door.clone(), None);
         }
-        self.deliver(&thread, notification.id)
+        self.deliver(&thread, notification.id, goes_on)
     }
 
     /// Gives a thread that presents itself its channel's memory. One that goes on without it asks once more.
-    fn deliver(&self, thread: &GuestThread, ring: u64) -> Result<(), skerry_platform::HostError> {
+    fn deliver(&self, thread: &GuestThread, ring: u64, goes_on: GoesOn) -> Result<(), skerry_platform::HostError> {
         let listener = &thread.listener.listener;
         let Some(memory) = thread.undelivered.lock().clone() else {
             listener.answer(ring, Errno::EPERM.as_return_value());
             return Ok(());
         };
-        match listener.inject_and_answer(ring, memory.as_fd(), self.zygote.features()) {
+        match listener.inject_and_answer(ring, memory.as_fd(), self.zygote.features(), goes_on) {
             Err(error) if went_without(&error) => Ok(()),
             delivered => {
                 thread.undelivered.lock().take();
@@ -321,6 +341,7 @@ impl Engine {
     ) {
         let made = enrolment.made.swap(true, Ordering::AcqRel);
         if status < 0 || !made {
+            enrolment.bound.lock().take();
             if made && enrolment.makes_process() {
                 // It says so.
                 self.reaper.doubt(vec![enrolment], None);

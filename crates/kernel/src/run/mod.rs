@@ -139,6 +139,7 @@ pub(crate) struct GuestThread {
     no_links: Mutex<no_links::NoLinks>,
     last_name: Mutex<known::LastName>,
     after_waking: wake::AfterWaking,
+    children: Arc<wake::Children>,
     /// The call on data that is to ring the next time, so that a host descriptor can be given to its process.
     rings_for: AtomicU64,
     /// Nothing that it still asks for is served.
@@ -190,6 +191,8 @@ struct ThreadState {
     continuation: Option<Continuation>,
     /// The handler's frame that it is building.
     frame: Option<crate::signal::HandlerFrame>,
+    /// Until the first request of a process.
+    first_run: Option<wake::FirstRun>,
     /// The clone(2) that it may make now.
     clone: Option<Arc<enrol::Enrolment>>,
 }

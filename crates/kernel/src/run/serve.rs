@@ -11,6 +11,7 @@ use crate::task::{self, Dying, Task};
 use crate::{marshal, syscall, Context, Errno, Result};
 use skerry_abi::raw::general as linux;
 use skerry_abi::signal::{Signal, SignalInfo, SignalSet, SignalStack};
+use skerry_platform::beside::Bound;
 use skerry_platform::channel::Channel;
 use skerry_platform::engine::{NativeCall, NativeKind};
 use skerry_platform::layout::{
@@ -69,6 +70,9 @@ impl Engine {
                     // It counts from here on, whatever becomes of its maker.
                     holder.door.add_user();
                     thread.space.has_made_process.store(true, Ordering::Release);
+                    if thread.children.are_brief() {
+                        *enrolment.bound.lock() = Bound::thread(notification.tid);
+                    }
                 }
                 listener.let_go_on(notification.id);
             }
@@ -155,6 +159,10 @@ impl Engine {
             }
         }
         let result = match kind {
+            // The stub makes it, but has told of the traps first.
+            request::SYSCALL if has_trapped_often && syscall::table::is_native(request.number) => {
+                Some(Err(Errno::ERESTARTNOINTR))
+            }
             request::SYSCALL => {
                 let result = syscall::dispatch(&mut context);
                 context.watch = Some(self.loans.behind(watch, thread, &context));
@@ -694,6 +702,9 @@ impl ThreadState {
     }
 
     fn begin(&mut self, sequence: u32, ring: Option<u64>) {
+        if let Some(first_run) = self.first_run.take() {
+            first_run.end();
+        }
         self.sequence = sequence;
         self.in_service = true;
         self.reply = None;

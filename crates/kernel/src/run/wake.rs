@@ -6,6 +6,7 @@
 
 use skerry_platform::processor::ticks;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
 
 /// In ticks of the processor's clock: about what it costs to wake an idle CPU.
 const WORTH_A_CPU: u64 = 70_000;
@@ -14,13 +15,29 @@ const LONGEST: u64 = 8 * WORTH_A_CPU;
 /// The last one's part of the average.
 const PART: u64 = 4;
 
+/// A time that is measured again and again, on average, in ticks.
+#[derive(Default)]
+struct Average(AtomicU64);
+
+impl Average {
+    fn count(&self, time: u64) {
+        let before = self.get();
+        let after = before - before / PART + time.min(LONGEST) / PART;
+        self.0.store(after, Ordering::Relaxed);
+    }
+
+    fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
 /// How a thread goes on after it has woken others.
 #[derive(Default)]
 pub(super) struct AfterWaking {
     /// When it first woke another one since it last waited; 0: it has not.
     woke: AtomicU64,
-    /// For how long it goes on then, on average.
-    goes_on: AtomicU64,
+    /// For how long it goes on then.
+    goes_on: Average,
 }
 
 impl AfterWaking {
@@ -30,7 +47,7 @@ impl AfterWaking {
         if let Some(waited) = waited {
             let woke = self.woke.swap(0, Ordering::Relaxed);
             if woke != 0 {
-                self.average(waited.saturating_sub(woke));
+                self.goes_on.count(waited.saturating_sub(woke));
             }
         }
         if !wakes {
@@ -42,17 +59,42 @@ impl AfterWaking {
             woke if now.saturating_sub(woke) > LONGEST => {
                 // It may never wait.
                 self.woke.store(now, Ordering::Relaxed);
-                self.average(LONGEST);
+                self.goes_on.count(LONGEST);
             }
             _ => {}
         }
-        self.goes_on.load(Ordering::Relaxed) > WORTH_A_CPU
+        self.goes_on.get() > WORTH_A_CPU
+    }
+}
+
+/// How the processes begin that a thread makes.
+#[derive(Default)]
+pub(super) struct Children {
+    /// For how long they run until they first call, be it to end.
+    first_run: Average,
+}
+
+impl Children {
+    /// They are done before another CPU would have been woken for them, or nearly so.
+    pub fn are_brief(&self) -> bool {
+        self.first_run.get() < 4 * WORTH_A_CPU
+    }
+}
+
+/// The beginning of a process.
+pub(super) struct FirstRun {
+    began: u64,
+    maker: Arc<Children>,
+}
+
+impl FirstRun {
+    pub fn new(maker: &Arc<Children>) -> FirstRun {
+        FirstRun { began: ticks(), maker: maker.clone() }
     }
 
-    fn average(&self, time: u64) {
-        let before = self.goes_on.load(Ordering::Relaxed);
-        let after = before - before / PART + time.min(LONGEST) / PART;
-        self.goes_on.store(after, Ordering::Relaxed);
+    /// Its first call is here.
+    pub fn end(self) {
+        self.maker.first_run.count(ticks().saturating_sub(self.began));
     }
 }
 
@@ -67,6 +109,20 @@ mod tests {
             assert!(!thread.count(true, None));
             thread.count(false, Some(ticks()));
         }
+    }
+
+    #[test]
+    fn children_are_brief_until_several_of_them_have_not_been() {
+        let maker = Arc::new(Children::default());
+        for _ in 0..3 {
+            assert!(maker.are_brief());
+            FirstRun { began: 0, maker: maker.clone() }.end();
+        }
+        assert!(!maker.are_brief());
+        for _ in 0..20 {
+            FirstRun::new(&maker).end();
+        }
+        assert!(maker.are_brief());
     }
 
     #[test]

@@ -424,6 +424,11 @@ pub fn find(number: u64) -> Option<&'static Row> {
     ROWS.get(usize::from(*INDEX.get(usize::try_from(number).ok()?)?))
 }
 
+/// Whether the stub makes a call, as a rule.
+pub(crate) fn is_native(number: u64) -> bool {
+    find(number).is_some_and(|row| row.class == Class::Host)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,0 +1,121 @@
+//! Keeping two threads on one CPU while one of them hands something to the other.
+//!
+//! The host's scheduler gives a thread that is woken an idle CPU, where there is one. That CPU has to be woken itself, which takes 20 to 80
+//! us in a virtual machine; and who has woken it sleeps by then, so that it has to be woken the same way for the answer. Where both
+//! wait for each other, nothing is gained by that.
+
+use crate::processor::current_cpu;
+use rustix::process::Pid;
+use rustix::thread::{sched_getaffinity, sched_setaffinity, CpuSet};
+use std::sync::OnceLock;
+
+/// A thread that may run on one CPU only, until this is dropped.
+pub struct Bound {
+    /// `None`: the calling one.
+    thread: Option<Pid>,
+    usual: CpuSet,
+    is_gone: bool,
+}
+
+impl Bound {
+    /// Binds the thread `tid` to the CPU of the calling thread, which may leave it at once.
+    pub fn thread(tid: i32) -> Option<Bound> {
+        Bound::to_this_cpu(Some(Pid::from_raw(tid)?))
+    }
+
+    fn to_this_cpu(thread: Option<Pid>) -> Option<Bound> {
+        let usual = sched_getaffinity(thread).ok()?;
+        let cpu = current_cpu() as usize;
+        // On a machine with one CPU there is nothing to be done.
+        if cpu >= CpuSet::MAX_CPU || usual.count() < 2 || !usual.is_set(cpu) {
+            return None;
+        }
+        let mut one = CpuSet::new();
+        one.set(cpu);
+        sched_setaffinity(thread, &one).ok()?;
+        Some(Bound { thread, usual: lasting(usual), is_gone: false })
+    }
+
+    /// The thread has ended: its number may be another one's before long.
+    pub fn forget_thread(&mut self) {
+        self.is_gone = true;
+    }
+
+    /// Where it, and whoever has come from it meanwhile, may run usually.
+    pub fn usual(&self) -> CpuSet {
+        self.usual
+    }
+}
+
+impl Drop for Bound {
+    fn drop(&mut self) {
+        if !self.is_gone {
+            let _ = sched_setaffinity(self.thread, &self.usual);
+        }
+    }
+}
+
+/// Lets the thread `tid` run on `cpus`.
+pub fn let_run(tid: i32, cpus: &CpuSet) {
+    if let Some(thread) = Pid::from_raw(tid) {
+        let _ = sched_setaffinity(Some(thread), cpus);
+    }
+}
+
+/// Has the calling thread and the thread `tid` stay on this CPU during `work`, in which they wait for each other.
+pub fn together<T>(tid: i32, work: impl FnOnce() -> T) -> T {
+    let _ours = Bound::to_this_cpu(None);
+    let _its = Bound::thread(tid);
+    work()
+}
+
+/// What a set of CPUs is given back as: where it is all that the host gives us, whatever it gives us later is meant, too.
+fn lasting(cpus: CpuSet) -> CpuSet {
+    static WHOLE: OnceLock<CpuSet> = OnceLock::new();
+    let mut all = CpuSet::new();
+    (0..CpuSet::MAX_CPU).for_each(|cpu| all.set(cpu));
+    let whole = WHOLE.get_or_init(|| {
+        let ours = sched_getaffinity(None).unwrap_or_default();
+        let _ = sched_setaffinity(None, &all);
+        let whole = sched_getaffinity(None).unwrap_or_default();
+        let _ = sched_setaffinity(None, &ours);
+        whole
+    });
+    if cpus == *whole {
+        all
+    } else {
+        cpus
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc::channel;
+
+    #[test]
+    fn both_are_on_this_cpu_and_run_where_they_did_afterwards() {
+        let (told, asked) = (channel(), channel::<()>());
+        let other = std::thread::spawn(move || {
+            told.0.send(rustix::thread::gettid().as_raw_nonzero().get()).unwrap();
+            let _ = asked.1.recv();
+        });
+        let tid = told.1.recv().unwrap();
+        let of = |tid: i32| sched_getaffinity(Pid::from_raw(tid)).unwrap();
+        let before = (of(0), of(tid));
+        together(tid, || {
+            let both = (of(0), of(tid));
+            assert!(both.0 == both.1 && both.0.count() == 1 && both.0.is_set(current_cpu() as usize));
+        });
+        assert!((of(0), of(tid)) == before);
+        if let Some(mut bound) = Bound::thread(tid) {
+            bound.forget_thread();
+            drop(bound);
+            assert_eq!(of(tid).count(), 1);
+            let_run(tid, &before.1);
+        }
+        assert!(of(tid) == before.1);
+        drop(asked.0);
+        other.join().unwrap();
+    }
+}
