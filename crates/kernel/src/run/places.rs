@@ -80,9 +80,12 @@ impl Places {
         leaves
     }
 
-    /// It has waited: whoever is where it was is not in its way.
+    /// It has waited: whoever is where it was has not been in its way.
     pub fn has_waited(standing: &Standing) {
-        standing.shares_since.store(0, Ordering::Relaxed);
+        let since = standing.shares_since.load(Ordering::Relaxed);
+        if ticks().wrapping_sub(since) as i64 > 0 {
+            standing.shares_since.store(0, Ordering::Relaxed);
+        }
     }
 
     /// It goes on on the CPU `here`.
@@ -152,9 +155,21 @@ mod tests {
         while ticks().wrapping_sub(start) < 2 * WORTH_A_CPU {}
         assert!(places.is_crowded(&other, 0));
         assert!(!places.is_crowded(&other, 0));
-        // Who waits in between does not leave at all.
+        // Not even if it waits in between.
         Places::has_waited(&other);
         assert!(!places.is_crowded(&other, 0));
+    }
+
+    #[test]
+    fn who_waits_again_and_again_does_not_leave() {
+        let (places, one, other) = (places(), Standing::default(), Standing::default());
+        for _ in 0..100 {
+            places.enter(&one, 0);
+            places.leave(&other, 1);
+            assert!(!places.is_crowded(&other, 0));
+            Places::has_waited(&other);
+            places.leave(&one, 1);
+        }
     }
 
     #[test]
