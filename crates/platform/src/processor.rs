@@ -61,6 +61,11 @@ impl Cpus {
         self.0.count()
     }
 
+    /// The number behind the last one's.
+    pub fn end(&self) -> usize {
+        (0..CpuSet::MAX_CPU).rev().find(|&number| self.0.is_set(number)).map_or(0, |last| last + 1)
+    }
+
     /// The calling thread runs on one of these from now on.
     pub fn take(&self) {
         // Where the host has taken some of them away meanwhile, it uses what is left.

@@ -131,7 +131,7 @@ fn spin(thread: &ThreadBlock) -> bool {
 /// Returns what the ring does.
 fn ring() -> u64 {
     loop {
-        match call!(number::GETPPID, layout::DOORBELL_MAGIC, layout::DOORBELL_REQUEST) {
+        match call!(number::GETPPID, layout::DOORBELL_MAGIC, layout::DOORBELL_REQUEST, u64::from(current_cpu()) + 1) {
             // A host signal that does not restart calls: the same request rings again.
             EINTR => {}
             error if error < 0 => host::exit(1),

@@ -39,7 +39,7 @@ pub const ZYGOTE_SOCKET: i32 = 3;
 
 /// First argument of the doorbell, a getppid(2) that ignores its arguments; the stub answers the guest's own getppid.
 pub const DOORBELL_MAGIC: u64 = 0x5a65_6b5f_524f_434b;
-/// Second argument: a request lies in the channel.
+/// Second argument: a request lies in the channel. The third is the CPU that rings, and one; 0: not known.
 pub const DOORBELL_REQUEST: u64 = 1;
 /// Second argument: a new thread presents its token (third and fourth); returns the descriptor of its channel.
 pub const DOORBELL_ENROL: u64 = 2;

@@ -4,6 +4,7 @@
 //! one-time token; the host reports that clone, and it is let through; the child rings with the token and gets its own
 //! channel; the caller reports the result, and its call returns once the child has presented itself.
 
+use super::places::Standing;
 use super::pool::PreparedStack;
 use super::spin::Pace;
 use super::wake::{AfterWaking, FirstRun};
@@ -270,6 +271,7 @@ impl Engine {
             stack: enrolment.stack,
             borrows_memory: enrolment.flags == CLONE_VFORK || is_thread && parent.is_some_and(|parent| parent.borrows_memory),
             pace: Pace::default(),
+            standing: Standing::default(),
             reading: Default::default(),
             listing: Default::default(),
             shelf: Default::default(),

@@ -1,7 +1,7 @@
 //! Running application processes: the loop that receives their calls, serves them, and answers.
 //!
 //! [`Engine`] holds what is about the host: the zygote and its pool, every guest thread with its channel, the listeners.
-//! Parts: `worker` (threads that receive and serve), `spin` (serving without rings), `wake` (where woken calls go on), `serve` (one
+//! Parts: `worker` (threads that receive and serve), `spin` (serving without rings), `wake` (where woken calls go on), `places` (and those that did not wait), `serve` (one
 //! call, from request to reply), `enrol` (new threads and processes present themselves), `pool` (processes that wait for a
 //! program), `reaper` (deaths), `space` (what is known of an address space), `patch` (code that is patched while it runs), `hold` (and who waits meanwhile), `program` (ELF images and stacks), `exec` (giving a
 //! process its program), `loan` (what stubs answer about the file that was used last), `ahead` (and about the names that come
@@ -28,6 +28,7 @@ mod opens;
 mod park;
 mod patch;
 mod pipes;
+mod places;
 mod pool;
 pub(crate) mod program;
 mod reaper;
@@ -76,6 +77,7 @@ pub struct Engine {
     pool: pool::Pool,
     workers: worker::Workers,
     spinner: spin::Spinner,
+    places: places::Places,
     reaper: reaper::Reaper,
     channels: channels::Channels,
     loans: loan::Loans,
@@ -130,6 +132,7 @@ pub(crate) struct GuestThread {
     /// Its memory is that of another process too (vfork(2)).
     borrows_memory: bool,
     pace: spin::Pace,
+    standing: places::Standing,
     reading: loan::Reading,
     listing: loan::Reading,
     shelf: loan::Shelf,
@@ -251,6 +254,7 @@ impl Engine {
             pool: pool::Pool::default(),
             workers: worker::Workers::default(),
             spinner: spin::Spinner::new(),
+            places: places::Places::new(),
             reaper,
             channels: channels::Channels::default(),
             loans: loan::Loans::default(),

@@ -1,8 +1,9 @@
 //! One ring: from what lies in the channel to the answer.
 
 use super::enrol::Enrolment;
+use super::places::Places;
 use super::spin::is_left_to_ring;
-use super::worker::{wakes_at_home, Holder};
+use super::worker::{received_last, wakes_at_home, Holder};
 use super::{Engine, GuestThread, ThreadState};
 use crate::context::{After, Call, ClonePlan, Continuation, Lead, NativePlan};
 use crate::ptrace;
@@ -19,7 +20,7 @@ use skerry_platform::layout::{
     CLONE_PROCESS, CLONE_THREAD,
 };
 use skerry_platform::listener::{went_without, Notification};
-use skerry_platform::processor::nanoseconds_of_ticks;
+use skerry_platform::processor::{current_cpu, nanoseconds_of_ticks};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
@@ -47,6 +48,7 @@ impl Engine {
             layout::DOORBELL_ENROL => self.enrol(holder, &notification),
             layout::DOORBELL_REQUEST => match self.thread(notification.tid) {
                 Some(thread) => {
+                    self.places.leave(&thread.standing, notification.arguments[2]);
                     self.serve_rung(holder, &thread, notification.id);
                     holder.count_wakes(&thread.after_waking);
                     self.spinner.after_ring(self, &thread, began, holder.is_alone());
@@ -362,7 +364,19 @@ impl Engine {
         };
         if let Some(ring) = ring {
             let listener = &thread.listener.listener;
-            let _ = if wakes_at_home(ring) { listener.answer_at_home(ring, 0) } else { listener.answer(ring, 0) };
+            let here = current_cpu();
+            let at_home = if received_last(ring) {
+                self.places.is_crowded(&thread.standing, here)
+            } else {
+                Places::has_waited(&thread.standing);
+                wakes_at_home()
+            };
+            if at_home {
+                listener.answer_at_home(ring, 0);
+            } else {
+                self.places.enter(&thread.standing, here);
+                listener.answer(ring, 0);
+            }
         }
     }
 

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
 
 /// In ticks of the processor's clock: about what it costs to wake an idle CPU.
-const WORTH_A_CPU: u64 = 70_000;
+pub(super) const WORTH_A_CPU: u64 = 70_000;
 /// A single time counts no more than this: what was long once is not for ever.
 const LONGEST: u64 = 8 * WORTH_A_CPU;
 /// The last one's part of the average.

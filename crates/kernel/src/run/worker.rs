@@ -98,11 +98,16 @@ thread_local! {
     static LAST: Cell<(u64, bool)> = const { Cell::new((0, false)) };
 }
 
-/// Whether the one that waits at `ring` is to go on where it was, not on our CPU.
+/// Whether `ring` is the one that the calling worker received last; else its call has waited.
 #[inline(never)]
-pub(super) fn wakes_at_home(ring: u64) -> bool {
-    let (last, at_home) = LAST.get();
-    at_home && ring != last
+pub(super) fn received_last(ring: u64) -> bool {
+    LAST.get().0 == ring
+}
+
+/// Whether those that the call which rang last has woken are to go on where they were, not on our CPU.
+#[inline(never)]
+pub(super) fn wakes_at_home() -> bool {
+    LAST.get().1
 }
 
 #[inline(never)]
