@@ -4,6 +4,8 @@ use crate::fs::file::{OpenFile, StatusFlags, Transfer};
 use crate::fs::inode::Metadata;
 use crate::ipc::pipe::PipeEnd;
 use crate::marshal::Marshalled;
+use crate::net::socket::SocketType;
+use crate::net::SocketFile;
 use crate::sync::Waiter;
 use crate::task::{Process, Task};
 use crate::{Errno, Kernel, Result};
@@ -67,8 +69,8 @@ pub struct Context<'a> {
     pub(crate) to_read: Vec<(i32, Weak<OpenFile>)>,
     /// The descriptors by which the thread, and nobody else of late, reads and writes the eventfd or pipe that it has just used.
     pub(crate) used_alone: Option<(i32, i32)>,
-    /// The pipe that the call has read or written, by which descriptor.
-    pub(crate) used_pipe: Option<(i32, Arc<OpenFile>, Transfer)>,
+    /// The pipe or stream socket that the call has read or written, by which descriptor.
+    pub(crate) used_pipe: Option<(i32, Arc<OpenFile>)>,
     /// The stub may put off the next call like this one, as far as the objects are concerned that it is about.
     pub(crate) may_be_deferred: bool,
 }
@@ -418,8 +420,17 @@ impl<'a> Context<'a> {
         if let Some(usage) = file.operations.usage() {
             self.used_alone = usage.note(self.task.tid(), fd, direction);
             if file.operations.as_any().is::<PipeEnd>() {
-                self.used_pipe = Some((fd, file.clone(), direction));
+                self.used_pipe = Some((fd, file.clone()));
             }
+        } else {
+            self.note_stream(fd, file);
+        }
+    }
+
+    /// The same of a stream socket.
+    pub(crate) fn note_stream(&mut self, fd: i32, file: &Arc<OpenFile>) {
+        if file.downcast::<SocketFile>().is_some_and(|file| file.socket.common().kind == SocketType::Stream) {
+            self.used_pipe = Some((fd, file.clone()));
         }
     }
 

@@ -1,15 +1,17 @@
-//! Reading and writing of pipes that lie in memory which their users share (ADR 48).
+//! Reading and writing of pipes and of connected stream sockets that lie in memory which their users share (ADR 48, 52).
 //!
 //! A pipe that one process writes and one reads, the same or another, has its bytes in a ring that both have mapped, and the
-//! sentry. One word says how many there are, and from where on. read(2) and write(2) take their side's bit in it, copy, and let
-//! it go with the new state, by compare-and-exchange. Whoever else looks at the pipe in the sentry takes the loan back before, by
-//! clearing a bit of the word: then nothing is answered here any more, and what was being copied does not count.
+//! sentry; a connection has two, one each way. One word says how many bytes there are, and from where on. Calls that read or
+//! write take their side's bit in it, copy, and let it go with the new state, by compare-and-exchange. Whoever else looks at the
+//! ring in the sentry takes the loan back before, by clearing a bit of the word: then nothing is answered here any more, and what
+//! was being copied does not count.
 //!
 //! Who has to wait looks at the word for a while, where the other side is on another CPU, and sleeps on it then. That is an
 //! ordinary wait of the host's (`native.rs`), behind which the call is made again. What takes longer is the sentry's, as is what
-//! fails or is odd.
+//! fails or is odd. A socket's buffer holds more than a ring: who finds that full sleeps only a little before the sentry takes
+//! the rest.
 //!
-//! A write that is larger than a pipe goes in pieces. What is done of it is kept while the thread waits for room, and if the rest
+//! A write that is larger than a ring goes in pieces. What is done of it is kept while the thread waits for room, and if the rest
 //! is the sentry's; a signal ends it there, as on Linux. No code of the guest's runs meanwhile.
 //!
 //! The other side is hostile: the word can say anything at any time. What is copied stays within the ring, attempts are
@@ -25,10 +27,10 @@ use crate::native;
 use crate::registers::Registers;
 use crate::serve::Outcome;
 use crate::thread::{PipeWaits, ThreadBlock};
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicU8, Ordering};
 
-/// By which descriptors this process reads and writes the pipe of each place: the descriptor plus one, the number under which
-/// the sentry knows that above it. 0: not at all.
+/// By which descriptors this process reads and writes the first ring of each place: the descriptor plus one, above it the number
+/// under which the sentry knows the place, and whether that is a connection. 0: not at all.
 #[link_section = ".data"]
 static PLACES: [Place; MOST] = [const { Place { reader: AtomicU64::new(0), writer: AtomicU64::new(0) } }; MOST];
 
@@ -37,13 +39,24 @@ struct Place {
     writer: AtomicU64,
 }
 
+const TOLD_NUMBER: u32 = 32;
+const TOLD_CONNECTION: u64 = 1 << 48;
+
+/// In which ring to look for a descriptor that reads, and for one that writes: its index plus one. What `PLACES` says counts.
+#[link_section = ".data"]
+static READ_BY: [AtomicU8; DESCRIPTORS] = [const { AtomicU8::new(0) }; DESCRIPTORS];
+#[link_section = ".data"]
+static WRITTEN_BY: [AtomicU8; DESCRIPTORS] = [const { AtomicU8::new(0) }; DESCRIPTORS];
+
+const _: () = assert!(MOST * RINGS < 256);
+
 /// There is something in there.
 #[link_section = ".data"]
 static ANY: AtomicBool = AtomicBool::new(false);
 #[link_section = ".data"]
 static MAY_SPIN: AtomicBool = AtomicBool::new(false);
 
-/// Writes of so many bytes are not torn apart (limits.h).
+/// Writes to pipes of so many bytes are not torn apart (limits.h).
 const PIPE_BUF: u64 = 4096;
 /// Larger calls are the sentry's.
 const MOST_BYTES: u64 = 1 << 24;
@@ -65,24 +78,45 @@ const SKIPS: u64 = 32;
 const SLEEP: [u64; 2] = [0, 50_000_000];
 /// The same in ticks: less than that, wherever the clock is a fast one.
 const LONG: u64 = 60_000_000;
+/// How long for room in a connection.
+const SLEEP_FOR_ROOM: [u64; 2] = [0, 2_000_000];
+const LONG_FOR_ROOM: u64 = 2_400_000;
 
-/// Maps a pipe, as an operation says.
+const MSG_DONTWAIT: u64 = 0x40;
+const MSG_NOSIGNAL: u64 = 0x4000;
+const EAGAIN: i64 = -11;
+
+/// Maps a pipe or connection, as an operation says.
 pub fn map(arguments: &[u64; 6]) {
-    let [descriptor, index, pipe_number, reader, writer, may_spin] = *arguments;
+    let [descriptor, index, place_number, reader, writer, told_how] = *arguments;
     let Some(place) = PLACES.get(index as usize) else { return };
     // What was there is lent no more, and nobody is in the middle of it.
     place.reader.store(0, Ordering::Relaxed);
     place.writer.store(0, Ordering::Relaxed);
-    let address = ring_address(index as usize);
-    let mapped = call!(number::MMAP, address, SIZE, PROT_READ_WRITE, MAP_SHARED_FIXED, descriptor, 0);
+    let is_connection = told_how & how::CONNECTION != 0;
+    let first = index as usize * RINGS;
+    let (address, size) = (ring_address(first), if is_connection { STRIDE + SIZE } else { SIZE });
+    let mapped = call!(number::MMAP, address, size, PROT_READ_WRITE, MAP_SHARED_FIXED, descriptor, 0);
     call!(number::CLOSE, descriptor);
-    if mapped != address as i64 || call!(number::MADVISE, address, SIZE, MADV_DONTFORK) < 0 {
+    if mapped != address as i64 || call!(number::MADVISE, address, size, MADV_DONTFORK) < 0 {
         return;
     }
-    MAY_SPIN.store(may_spin != 0, Ordering::Relaxed);
-    let told = |descriptor: u64| if descriptor == NONE { 0 } else { pipe_number << 32 | (descriptor + 1) & 0xffff_ffff };
+    MAY_SPIN.store(told_how & how::MAY_SPIN != 0, Ordering::Relaxed);
+    let kind = if is_connection { TOLD_CONNECTION } else { 0 };
+    let told = |by: u64| if by == NONE { 0 } else { kind | place_number << TOLD_NUMBER | (by + 1) & 0xffff_ffff };
     place.reader.store(told(reader), Ordering::Release);
     place.writer.store(told(writer), Ordering::Release);
+    let note = |table: &[AtomicU8; DESCRIPTORS], by: u64, ring: usize| {
+        if let Some(entry) = table.get(by as usize) {
+            entry.store(ring as u8 + 1, Ordering::Release);
+        }
+    };
+    note(&READ_BY, reader, first);
+    note(&WRITTEN_BY, writer, first);
+    if is_connection {
+        note(&READ_BY, writer, first + 1);
+        note(&WRITTEN_BY, reader, first + 1);
+    }
     ANY.store(true, Ordering::Release);
 }
 
@@ -99,22 +133,39 @@ pub fn forked() {
 }
 
 fn ring_address(index: usize) -> u64 {
-    layout::PIPES_BASE + index as u64 * layout::pipes::STRIDE
+    layout::PIPES_BASE + (index * STRIDE) as u64
 }
 
-/// Serves a call on a pipe that is shared. `None`: it is the sentry's.
+/// Serves a call on a pipe or connection that is shared. `None`: it is the sentry's.
 #[inline(always)]
 pub fn try_pipe(thread: &mut ThreadBlock, registers: &mut Registers) -> Option<Outcome> {
-    if registers.rax > number::WRITE || !ANY.load(Ordering::Acquire) {
+    let is_one = matches!(registers.rax, number::READ | number::WRITE | number::SENDTO | number::RECVFROM);
+    if !is_one || !ANY.load(Ordering::Acquire) {
         return None;
     }
     serve(thread, registers)
 }
 
+/// The ring that is read, or written, by a descriptor, as far as this process has been told of it.
+fn side_of(descriptor: u64, writes: bool) -> Option<Side> {
+    let table = if writes { &WRITTEN_BY } else { &READ_BY };
+    let index = usize::from(table.get(descriptor as usize)?.load(Ordering::Acquire)).checked_sub(1)?;
+    let place = PLACES.get(index / RINGS)?;
+    // Who reads a connection's first ring writes its second.
+    let by_reader = writes == (index % RINGS != 0);
+    let told = if by_reader { &place.reader } else { &place.writer }.load(Ordering::Acquire);
+    if told & 0xffff_ffff != descriptor + 1 {
+        return None;
+    }
+    let number = (told >> TOLD_NUMBER & 0xffff) << NUMBER;
+    let is_connection = told & TOLD_CONNECTION != 0;
+    Some(Side { ring: ring_address(index) as *mut PipeRing, number, writes, is_connection, in_pieces: false })
+}
+
 #[inline(never)]
 fn serve(thread: &mut ThreadBlock, registers: &mut Registers) -> Option<Outcome> {
-    let writes = registers.rax == number::WRITE;
-    let [descriptor, address, count, ..] = registers.arguments();
+    let writes = matches!(registers.rax, number::WRITE | number::SENDTO);
+    let [descriptor, address, count, flags, name, _] = registers.arguments();
     // SAFETY: within the channel, which is mapped as long as the thread lives; accessed atomically.
     let answers = unsafe { AtomicU32::from_ptr(&raw mut (*thread.channel()).local.enabled) };
     if answers.load(Ordering::Acquire) == 0 || thread.gs_taken != 0 || direct::is_off(thread) {
@@ -123,24 +174,26 @@ fn serve(thread: &mut ThreadBlock, registers: &mut Registers) -> Option<Outcome>
     if address > HIGHEST || count == 0 || count > MOST_BYTES {
         return None;
     }
-    let wanted = (descriptor & 0xffff_ffff) + 1;
-    let find = |place: &Place| {
-        let told = if writes { &place.writer } else { &place.reader }.load(Ordering::Acquire);
-        (told & 0xffff_ffff == wanted).then_some(told >> 32)
-    };
-    let (index, pipe_number) = PLACES.iter().enumerate().find_map(|(index, place)| Some((index, find(place)?)))?;
-    let in_pieces = writes && count > DATA as u64;
-    let side = Side { ring: ring_address(index) as *mut PipeRing, number: pipe_number << NUMBER, writes, in_pieces };
-    side.transfer(thread, registers, address, count)
+    let mut side = side_of(descriptor & 0xffff_ffff, writes)?;
+    let mut may_wait = true;
+    if matches!(registers.rax, number::SENDTO | number::RECVFROM) {
+        if !side.is_connection || name != 0 || flags & 0xffff_ffff & !(MSG_DONTWAIT | MSG_NOSIGNAL) != 0 {
+            return None;
+        }
+        may_wait = flags & MSG_DONTWAIT == 0;
+    }
+    side.in_pieces = writes && (side.is_connection || count > DATA as u64);
+    side.transfer(thread, registers, address, count, may_wait)
 }
 
-/// One end of a pipe.
+/// One end of a pipe, or of one direction of a connection.
 struct Side {
     ring: *mut PipeRing,
     /// As the word has it.
     number: u64,
     writes: bool,
-    /// A write that is larger than the ring.
+    is_connection: bool,
+    /// A write that may go in several pieces: one that is larger than a pipe, or any to a connection.
     in_pieces: bool,
 }
 
@@ -194,7 +247,23 @@ impl Side {
         }
     }
 
-    fn transfer(&self, thread: &mut ThreadBlock, registers: &mut Registers, address: u64, count: u64) -> Option<Outcome> {
+    /// What waiting for it is a matter of the sentry's, and after which time: of a sleep, and of all of them in ticks.
+    fn patience(&self) -> ([u64; 2], u64) {
+        if self.is_connection && self.writes {
+            (SLEEP_FOR_ROOM, LONG_FOR_ROOM)
+        } else {
+            (SLEEP, LONG)
+        }
+    }
+
+    fn transfer(
+        &self,
+        thread: &mut ThreadBlock,
+        registers: &mut Registers,
+        address: u64,
+        count: u64,
+        may_wait: bool,
+    ) -> Option<Outcome> {
         let word = self.word();
         let since = core::mem::take(&mut thread.pipe_waits.since);
         let mut done = core::mem::take(&mut thread.pipe_waits.done).min(count);
@@ -210,10 +279,15 @@ impl Side {
             if !self.is_lent(before) || before & self.busy() != 0 {
                 break;
             }
-            let is_nonblocking = before & self.pick(READER_NONBLOCKING, WRITER_NONBLOCKING) != 0;
+            let is_nonblocking = !may_wait || before & self.pick(READER_NONBLOCKING, WRITER_NONBLOCKING) != 0;
             let length = self.possible(before, count - done);
-            if length == 0 || is_nonblocking && self.in_pieces {
-                let is_long = since != 0 && ticks().wrapping_sub(since) > LONG;
+            if length == 0 || is_nonblocking && length < count - done && self.writes {
+                let (sleep, long) = self.patience();
+                let is_long = since != 0 && ticks().wrapping_sub(since) > long;
+                if is_nonblocking && !self.writes {
+                    // As long as it is lent, more can come.
+                    return Some(Outcome::Return(EAGAIN));
+                }
                 if is_nonblocking || is_long {
                     break;
                 }
@@ -230,7 +304,7 @@ impl Side {
                 // Who gets on with it does not wait for long.
                 thread.pipe_waits.since = if since != 0 && !self.in_pieces { since } else { ticks() | 1 };
                 thread.pipe_waits.done = done;
-                return Some(native::wait_and_call_again(thread, registers, word.as_ptr() as u64, waiting as u32, SLEEP));
+                return Some(native::wait_and_call_again(thread, registers, word.as_ptr() as u64, waiting as u32, sleep));
             }
             if word.compare_exchange_weak(before, before | self.busy(), Ordering::AcqRel, Ordering::Relaxed).is_err() {
                 continue;
@@ -264,6 +338,24 @@ impl Side {
 
     /// What was copied counts, and who waits for it is woken. False: the loan has ended meanwhile.
     fn publish(&self, length: u64) -> bool {
+        self.count(length);
+        let is_published = self.try_publish(length);
+        if !is_published {
+            self.count(length.wrapping_neg());
+        }
+        is_published
+    }
+
+    /// Whoever sees the bytes is to see them counted.
+    fn count(&self, length: u64) {
+        if self.writes {
+            // SAFETY: as the word; who has the busy bit is the only one who changes it.
+            let written = unsafe { AtomicU64::from_ptr(&raw mut (*self.ring).written) };
+            written.store(written.load(Ordering::Relaxed).wrapping_add(length), Ordering::Relaxed);
+        }
+    }
+
+    fn try_publish(&self, length: u64) -> bool {
         let word = self.word();
         for _ in 0..ATTEMPTS {
             let before = word.load(Ordering::Acquire);

@@ -79,6 +79,12 @@ impl Usage {
         uses.reader.zip(uses.writer).filter(|_| uses.in_a_row >= uses.wanted)
     }
 
+    /// Somebody has used it: for what only several use at once.
+    pub fn note_call(&self) {
+        let mut uses = self.0.lock();
+        uses.calls = uses.calls.saturating_add(1);
+    }
+
     /// There have been enough calls, whoever made them, that a pipe is lent to who makes them.
     pub fn is_worth_sharing(&self) -> bool {
         let uses = self.0.lock();

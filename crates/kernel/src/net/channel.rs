@@ -4,19 +4,25 @@
 //! bytes are copied into a ring once, the receiver's out of it once. A mark says that a message begins at a position of
 //! the stream, what it carries (descriptors), who sent it, and for packets how long it is.
 //!
-//! What lies ready can be lent to the stub of who is about to read it ([`Channel::lend`]). Whatever is done with a channel then, the
-//! loan ends first, and what was read counts as received: nobody can tell it from a receive.
+//! What lies ready can be lent to the stub of who is about to read it ([`Channel::lend`]), or all that is there and comes to the two
+//! processes that use the connection ([`Channel::lend_shared`], [`super::sharing`]). Whatever else is done with a channel then, the
+//! loan ends first, and what they did counts as sent and received: nobody can tell it from calls.
 //!
 //! Who waits for bytes waits on the receiving socket's queue, who waits for room on the sending socket's: a channel knows
 //! both. Lock order: a socket's state > `Channel::state` > wait queues; two channels are never locked at once.
 
 use super::rights::InFlight;
 use super::ring::{Budget, Ring};
+use super::sharing::Line;
 use super::socket::UserCredentials;
+use super::NetworkStack;
+use crate::fs::lending::{Lender as _, LentState};
+use crate::ipc::pipe::sharing::RingLoan;
 use crate::sync::WaitQueue;
 use crate::{Errno, Result};
 use parking_lot::{Mutex, MutexGuard};
-use skerry_platform::layout::streams;
+use skerry_platform::layout::{pipes, streams};
+use skerry_platform::pipe_ring::Nonblocking;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -65,6 +71,16 @@ struct State {
     urgent_inline: bool,
     /// All that is there is the receiver's to read without a call.
     lent: Option<LentBytes>,
+    /// What is in `ring`, and will be, is with who uses the connection.
+    shared: Option<SharedLoan>,
+}
+
+struct SharedLoan {
+    loan: RingLoan,
+    line: Arc<Line>,
+    /// What had been written by way of this ring before, and where it is counted.
+    written: u64,
+    network: Option<Arc<NetworkStack>>,
 }
 
 /// Where bytes are that are lent, and how they come back.
@@ -152,6 +168,7 @@ impl Channel {
                 urgent: None,
                 urgent_inline: false,
                 lent: None,
+                shared: None,
             }),
             reader,
             writer,
@@ -161,13 +178,7 @@ impl Channel {
     /// The state, with nothing lent any more. Where only flags are looked at, that can stay.
     fn lock(&self) -> MutexGuard<'_, State> {
         let mut state = self.state.lock();
-        if let Some(lent) = state.lent.take() {
-            let read = lent.lender.take_back().min(lent.length);
-            if read > 0 {
-                let taken = state.receive_bytes(&mut [0; streams::LONGEST][..read], ReceiveMode::default());
-                debug_assert!(taken.is_some_and(|taken| taken.count == read));
-            }
-        }
+        state.end_loans();
         state
     }
 
@@ -176,10 +187,60 @@ impl Channel {
         drop(self.lock());
     }
 
+    /// The connection has become somebody else's, too: nothing is lent any more to who must be alone with it.
+    pub fn passed_on(&self) {
+        let mut state = self.state.lock();
+        if let Some(shared) = state.shared.take_if(|shared| !shared.loan.shared.is_one_process()) {
+            state.take_back(shared);
+        }
+    }
+
+    /// Lends what is there and will be by a ring, if nobody waits for this direction or watches it, and plain bytes are all that
+    /// it is about.
+    pub(crate) fn lend_shared(
+        &self,
+        loan: RingLoan,
+        how: Nonblocking,
+        line: &Arc<Line>,
+        network: Option<&Arc<NetworkStack>>,
+    ) -> bool {
+        let mut state = self.state.lock();
+        // Who registers from here on looks behind that, with this lock.
+        if state.shared.is_some() || !self.reader.is_empty() || !self.writer.is_empty() {
+            return false;
+        }
+        state.end_loans();
+        let length = state.ring.len();
+        let is_plain = self.framing == Framing::Bytes
+            && state.urgent.is_none()
+            && state.marks.is_empty()
+            && state.error.is_none()
+            && !(state.write_closed || state.read_closed || state.failed);
+        // Less than a socket's buffer holds is with who finds the ring full.
+        if !is_plain || length > pipes::DATA || state.capacity < pipes::DATA || !state.ring.reserve(pipes::DATA) {
+            return false;
+        }
+        let mut bytes = vec![0; length];
+        state.ring.peek(0, &mut bytes);
+        let written = loan.ring().written();
+        if !loan.ring().lend(&bytes, how) {
+            state.ring.release(pipes::DATA);
+            return false;
+        }
+        line.begun();
+        state.writer_waiting = false;
+        state.shared = Some(SharedLoan { loan, line: line.clone(), written, network: network.cloned() });
+        true
+    }
+
     /// Lends all that is there, if it is not more than `room`, and a plain receive would get nothing but that. `lender` copies it.
     /// While it is lent nobody waits for room: there is enough.
     pub fn lend<L: Lender + 'static>(&self, room: usize, lender: impl FnOnce(&[u8]) -> L) -> Option<usize> {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
+        if state.shared.is_some() {
+            return None;
+        }
+        state.end_loans();
         let length = state.ring.len();
         if self.framing != Framing::Bytes
             || length == 0
@@ -389,8 +450,11 @@ impl Channel {
 
     /// For poll(2) of the sender. `ready`: there is room enough to say so. When not, the writer's queue is woken once there is.
     pub fn look_to_write(&self) -> Look {
-        // What is lent takes up little, read or not.
+        // What is lent to a reader takes up little, read or not.
         let mut state = self.state.lock();
+        if let Some(shared) = state.shared.take() {
+            state.take_back(shared);
+        }
         let ready = state.is_writable();
         // Of a closed one nobody asks.
         if !ready && !state.write_closed && !state.read_closed {
@@ -423,6 +487,33 @@ enum Urgency {
 const MAXIMUM_PACKETS: usize = 4096;
 
 impl State {
+    fn end_loans(&mut self) {
+        if let Some(shared) = self.shared.take() {
+            self.take_back(shared);
+        }
+        if let Some(lent) = self.lent.take() {
+            let read = lent.lender.take_back().min(lent.length);
+            if read > 0 {
+                let taken = self.receive_bytes(&mut [0; streams::LONGEST][..read], ReceiveMode::default());
+                debug_assert!(taken.is_some_and(|taken| taken.count == read));
+            }
+        }
+    }
+
+    fn take_back(&mut self, shared: SharedLoan) {
+        let returned = shared.loan.take_back();
+        let calls = returned.as_ref().map_or(0, |returned| returned.calls);
+        shared.line.ended(calls);
+        self.ring.release(pipes::DATA);
+        if let Some(LentState::Bytes(bytes)) = returned.map(|returned| returned.state).filter(|_| calls > 0) {
+            self.ring.replace(&bytes);
+        }
+        let written = shared.loan.ring().written().wrapping_sub(shared.written);
+        if let Some(network) = shared.network.filter(|_| written > 0) {
+            network.interface.count(written as usize);
+        }
+    }
+
     fn room(&self) -> usize {
         self.capacity.saturating_sub(self.ring.len())
     }

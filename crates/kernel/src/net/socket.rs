@@ -9,6 +9,7 @@ use super::address::Address;
 use super::channel::Channel;
 use super::options::Options;
 use super::rights::InFlight;
+use super::sharing::StreamEnd;
 use super::NetworkStack;
 use crate::fs::file::{Events, FileOperations, OpenFile, StatusFlags};
 use crate::fs::inode::{Device, FileType, Metadata};
@@ -213,8 +214,21 @@ pub trait Socket: Send + Sync + Any {
         None
     }
 
-    /// Nothing of what it receives is lent any more, whatever its options are now.
-    fn end_loan(&self) {}
+    /// This end of a connection, where plain reads and writes are all that it is about. What that depends on is changed before
+    /// the loan ends.
+    fn stream_end(&self) -> Option<StreamEnd> {
+        None
+    }
+
+    /// Both directions of a connection.
+    fn channels(&self) -> Option<[Arc<Channel>; 2]> {
+        None
+    }
+
+    /// Nothing of what it sends and receives is lent any more, whatever its options are now.
+    fn end_loan(&self) {
+        self.channels().iter().flatten().for_each(|channel| channel.end_loan());
+    }
 
     fn poll(&self) -> Events;
 
@@ -422,6 +436,18 @@ impl FileOperations for SocketFile {
 
     fn flush(&self, _file: &OpenFile) {
         // Who has lost the descriptor reads nothing by it.
+        self.socket.end_loan();
+    }
+
+    fn end_loan(&self) {
+        self.socket.end_loan();
+    }
+
+    fn passed_on(&self) {
+        self.socket.channels().iter().flatten().for_each(|channel| channel.passed_on());
+    }
+
+    fn flags_changed(&self, _flags: StatusFlags) {
         self.socket.end_loan();
     }
 

@@ -24,7 +24,7 @@ use crate::fs::lending::{Lend, Lender, LentState, Usage};
 use crate::sync::WaitQueue;
 use crate::{Context, Errno, Result};
 use parking_lot::{Mutex, MutexGuard};
-use sharing::{RingLoan, SharedRing, Sharing, User};
+use sharing::{RingLoan, Sharable, SharedRing, Sharing, User};
 use skerry_abi::raw::ioctl::FIONREAD;
 use skerry_abi::structs::TimeSpec;
 use skerry_platform::channel::LentObject;
@@ -191,10 +191,10 @@ impl Pipe {
         }
         let mut bytes = vec![0; length];
         state.slots.peek(&mut bytes);
-        if !ring.ring.lend(&bytes, how) {
+        if !ring.rings[0].lend(&bytes, how) {
             return false;
         }
-        state.lent = Some(Box::new(RingLoan(ring.clone())));
+        state.lent = Some(Box::new(RingLoan { shared: ring.clone(), index: 0 }));
         state.lent_to_two = !ring.is_one_process();
         true
     }
@@ -352,8 +352,10 @@ impl PipeEnd {
         self.side
     }
 
-    /// `user` has used this end. The users of both, where it is worth lending the pipe to them.
-    pub(crate) fn users(&self, side: Side, user: User) -> Option<(User, User)> {
+}
+
+impl Sharable for PipeEnd {
+    fn users(&self, side: Side, user: User) -> Option<(User, User)> {
         if !self.pipe.sharing.note(side, user) {
             self.pipe.usage.start_over();
         }
@@ -364,22 +366,19 @@ impl PipeEnd {
         }
     }
 
-    /// The memory in which these two have it, or are to have it.
-    pub(crate) fn ring_of(
-        &self,
-        reader: &User,
-        writer: &User,
-        make: impl FnOnce() -> Option<Arc<SharedRing>>,
-    ) -> Option<Arc<SharedRing>> {
+    fn ring_of(&self, reader: &User, writer: &User, make: &dyn Fn() -> Option<Arc<SharedRing>>) -> Option<Arc<SharedRing>> {
         self.pipe.sharing.ring_of(reader, writer, make)
     }
 
-    /// Lends it to them. False: not now.
-    pub(crate) fn lend_shared(&self, ring: &Arc<SharedRing>, how: Nonblocking) -> bool {
+    fn rings(&self) -> usize {
+        1
+    }
+
+    fn lend_shared(&self, ring: &Arc<SharedRing>, how: Nonblocking) -> bool {
         self.pipe.lend_shared(ring, how)
     }
 
-    pub(crate) fn end_shared(&self) {
+    fn end_shared(&self) {
         drop(self.pipe.lock());
     }
 }

@@ -1,5 +1,5 @@
-//! Who uses a pipe's two ends, as far as that is one process each; and the memory that it lies in when these use it by
-//! themselves (ADR 48).
+//! Who uses the two ends of a pipe or of a connection, as far as that is one process each; and the memory that it lies in when
+//! these use it by themselves (ADR 48, 52).
 
 use super::Side;
 use crate::fs::fd_table::FdTable;
@@ -7,8 +7,8 @@ use crate::fs::file::OpenFile;
 use crate::fs::lending::{Lender, LentState, Returned};
 use crate::run::AddressSpace;
 use parking_lot::Mutex;
-use skerry_platform::pipe_ring::PipeRing;
-use std::os::fd::OwnedFd;
+use skerry_platform::pipe_ring::{Nonblocking, PipeRing};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
@@ -42,10 +42,29 @@ impl User {
     }
 }
 
-/// A pipe's memory, and for whom it is.
+/// One end of what can lie in memory that the users of both ends share.
+pub(crate) trait Sharable {
+    /// `user` has used this end, which is the one of this `side`. The users of both, where it is worth lending to them.
+    fn users(&self, side: Side, user: User) -> Option<(User, User)>;
+
+    /// The memory in which these two have it, or are to have it; made by `make`, if need be.
+    fn ring_of(&self, reader: &User, writer: &User, make: &dyn Fn() -> Option<Arc<SharedRing>>) -> Option<Arc<SharedRing>>;
+
+    /// How many rings it needs.
+    fn rings(&self) -> usize;
+
+    /// Lends it to them. False: not now.
+    fn lend_shared(&self, ring: &Arc<SharedRing>, how: Nonblocking) -> bool;
+
+    fn end_shared(&self);
+}
+
+/// The memory of a pipe or of a connection, and for whom it is.
 pub(crate) struct SharedRing {
-    pub ring: PipeRing,
-    pub memory: OwnedFd,
+    /// One of a pipe; of a connection one that `reader` reads and one that `reader` writes.
+    pub rings: Vec<PipeRing>,
+    memory: OwnedFd,
+    /// Of a connection these are just its two ends.
     pub reader: User,
     pub writer: User,
     /// Their stubs have been told of it.
@@ -58,9 +77,15 @@ pub(crate) struct SharedRing {
 
 impl SharedRing {
     /// `counted` is kept as long as it is there.
-    pub fn new(ring: PipeRing, memory: OwnedFd, reader: &User, writer: &User, counted: Arc<()>) -> Arc<SharedRing> {
+    pub fn new(
+        rings: Vec<PipeRing>,
+        memory: OwnedFd,
+        reader: &User,
+        writer: &User,
+        counted: Arc<()>,
+    ) -> Arc<SharedRing> {
         Arc::new(SharedRing {
-            ring,
+            rings,
             memory,
             reader: reader.clone(),
             writer: writer.clone(),
@@ -69,6 +94,10 @@ impl SharedRing {
             retired: AtomicBool::new(false),
             _counted: counted,
         })
+    }
+
+    pub fn memory(&self) -> BorrowedFd<'_> {
+        self.memory.as_fd()
     }
 
     /// One process has both ends: whatever it says of the pipe it could have brought about by calls.
@@ -96,16 +125,25 @@ impl SharedRing {
 
     /// A process that has it may have something else in its place.
     pub fn is_free(&self) -> bool {
-        self.retired.load(Ordering::Acquire) && !self.ring.is_busy()
+        self.retired.load(Ordering::Acquire) && !self.rings.iter().any(PipeRing::is_busy)
     }
 }
 
-/// What is lent by a [`SharedRing`].
-pub(super) struct RingLoan(pub Arc<SharedRing>);
+/// What is lent by one ring of a [`SharedRing`].
+pub(crate) struct RingLoan {
+    pub shared: Arc<SharedRing>,
+    pub index: usize,
+}
+
+impl RingLoan {
+    pub fn ring(&self) -> &PipeRing {
+        &self.shared.rings[self.index]
+    }
+}
 
 impl Lender for RingLoan {
     fn take_back(&self) -> Option<Returned> {
-        let returned = self.0.ring.take_back()?;
+        let returned = self.ring().take_back()?;
         Some(Returned { calls: returned.calls, state: LentState::Bytes(returned.bytes) })
     }
 }
@@ -145,7 +183,7 @@ impl Sharing {
         &self,
         reader: &User,
         writer: &User,
-        make: impl FnOnce() -> Option<Arc<SharedRing>>,
+        make: &dyn Fn() -> Option<Arc<SharedRing>>,
     ) -> Option<Arc<SharedRing>> {
         let mut parties = self.parties.lock();
         if let Some(ring) = parties.ring.as_ref().filter(|ring| ring.reader.is(reader) && ring.writer.is(writer)) {
