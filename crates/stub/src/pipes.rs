@@ -58,6 +58,8 @@ static MAY_SPIN: AtomicBool = AtomicBool::new(false);
 
 /// Writes to pipes of so many bytes are not torn apart (limits.h).
 const PIPE_BUF: u64 = 4096;
+/// Calls with more pieces are the sentry's.
+const VECTORS: usize = 16;
 /// Larger calls are the sentry's.
 const MOST_BYTES: u64 = 1 << 24;
 
@@ -139,8 +141,11 @@ fn ring_address(index: usize) -> u64 {
 /// Serves a call on a pipe or connection that is shared. `None`: it is the sentry's.
 #[inline(always)]
 pub fn try_pipe(thread: &mut ThreadBlock, registers: &mut Registers) -> Option<Outcome> {
-    let is_one = matches!(registers.rax, number::READ | number::WRITE | number::SENDTO | number::RECVFROM);
-    if !is_one || !ANY.load(Ordering::Acquire) {
+    let is_transfer = matches!(
+        registers.rax,
+        number::READ | number::WRITE | number::READV | number::WRITEV | number::SENDTO | number::RECVFROM
+    );
+    if !is_transfer || !ANY.load(Ordering::Acquire) {
         return None;
     }
     serve(thread, registers)
@@ -164,26 +169,64 @@ fn side_of(descriptor: u64, writes: bool) -> Option<Side> {
 
 #[inline(never)]
 fn serve(thread: &mut ThreadBlock, registers: &mut Registers) -> Option<Outcome> {
-    let writes = matches!(registers.rax, number::WRITE | number::SENDTO);
+    let writes = matches!(registers.rax, number::WRITE | number::WRITEV | number::SENDTO);
     let [descriptor, address, count, flags, name, _] = registers.arguments();
     // SAFETY: within the channel, which is mapped as long as the thread lives; accessed atomically.
     let answers = unsafe { AtomicU32::from_ptr(&raw mut (*thread.channel()).local.enabled) };
     if answers.load(Ordering::Acquire) == 0 || thread.gs_taken != 0 || direct::is_off(thread) {
         return None;
     }
-    if address > HIGHEST || count == 0 || count > MOST_BYTES {
-        return None;
-    }
     let mut side = side_of(descriptor & 0xffff_ffff, writes)?;
     let mut may_wait = true;
+    let memory = match registers.rax {
+        number::READV | number::WRITEV => Memory::read(address, count)?,
+        _ => Memory::single(address, count),
+    };
     if matches!(registers.rax, number::SENDTO | number::RECVFROM) {
         if !side.is_connection || name != 0 || flags & 0xffff_ffff & !(MSG_DONTWAIT | MSG_NOSIGNAL) != 0 {
             return None;
         }
         may_wait = flags & MSG_DONTWAIT == 0;
     }
-    side.in_pieces = writes && (side.is_connection || count > DATA as u64);
-    side.transfer(thread, registers, address, count, may_wait)
+    let total = memory.total()?;
+    // What is done of one can only be told of memory that is one piece.
+    side.in_pieces = writes && memory.count == 1 && (side.is_connection || total > DATA as u64);
+    side.transfer(thread, registers, &memory, total, may_wait)
+}
+
+/// Where a call's bytes are in the guest.
+struct Memory {
+    /// Address and length of each piece.
+    pieces: [[u64; 2]; VECTORS],
+    count: usize,
+}
+
+impl Memory {
+    fn single(address: u64, length: u64) -> Memory {
+        let mut pieces = [[0; 2]; VECTORS];
+        pieces[0] = [address, length];
+        Memory { pieces, count: 1 }
+    }
+
+    fn read(address: u64, count: u64) -> Option<Memory> {
+        let mut pieces = [[0; 2]; VECTORS];
+        let is_there = (2..=VECTORS as u64).contains(&count)
+            && address <= HIGHEST
+            && host::copy(&raw mut pieces as u64, address, 16 * count);
+        is_there.then_some(Memory { pieces, count: count as usize })
+    }
+
+    /// The length of all; `None` where that is nothing, or the sentry's.
+    fn total(&self) -> Option<u64> {
+        let mut total = 0;
+        for &[address, length] in self.pieces.get(..self.count)? {
+            if address > HIGHEST || length > MOST_BYTES {
+                return None;
+            }
+            total += length;
+        }
+        (1..=MOST_BYTES).contains(&total).then_some(total)
+    }
 }
 
 /// One end of a pipe, or of one direction of a connection.
@@ -260,7 +303,7 @@ impl Side {
         &self,
         thread: &mut ThreadBlock,
         registers: &mut Registers,
-        address: u64,
+        memory: &Memory,
         count: u64,
         may_wait: bool,
     ) -> Option<Outcome> {
@@ -309,7 +352,7 @@ impl Side {
             if word.compare_exchange_weak(before, before | self.busy(), Ordering::AcqRel, Ordering::Relaxed).is_err() {
                 continue;
             }
-            if !self.copy(before, address + done, length) || !self.publish(length) {
+            if !self.copy(before, memory, done, length) || !self.publish(length) {
                 word.fetch_and(!self.busy(), Ordering::Release);
                 break;
             }
@@ -323,10 +366,23 @@ impl Side {
         None
     }
 
-    /// Copies out of the ring, or into it. False: the memory is not there.
-    fn copy(&self, word: u64, address: u64, length: u64) -> bool {
+    /// Copies out of the ring, or into it, from byte `from` of the memory on. False: that is not there.
+    fn copy(&self, word: u64, memory: &Memory, from: u64, length: u64) -> bool {
         let start = (word & START_MASK) >> START;
-        let at = if self.writes { (start + (word & FILL)) % DATA as u64 } else { start };
+        let mut at = if self.writes { start + (word & FILL) } else { start };
+        let (mut skip, mut left) = (from, length);
+        for &[address, available] in memory.pieces.iter().take(memory.count) {
+            let skipped = skip.min(available);
+            let now = left.min(available - skipped);
+            if !self.copy_piece(at % DATA as u64, address + skipped, now) {
+                return false;
+            }
+            (skip, left, at) = (skip - skipped, left - now, at + now);
+        }
+        left == 0
+    }
+
+    fn copy_piece(&self, at: u64, address: u64, length: u64) -> bool {
         let data = self.ring as u64 + DATA_OFFSET as u64;
         let first = length.min(DATA as u64 - at);
         if self.writes {
