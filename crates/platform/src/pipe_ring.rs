@@ -75,10 +75,9 @@ impl Mapping {
         fcntl_add_seals(&memory, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)
             .map_err(|error| HostError::new("sealing a pipe", error))?;
         // SAFETY: a fresh mapping at an address of the host's choice; its size cannot change any more (sealed).
-        let pages = unsafe {
-            mmap(std::ptr::null_mut(), size, ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED, &memory, 0)
-        }
-        .map_err(|error| HostError::new("mmap of a pipe", error))?;
+        let pages =
+            unsafe { mmap(std::ptr::null_mut(), size, ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED, &memory, 0) }
+                .map_err(|error| HostError::new("mmap of a pipe", error))?;
         let pages = NonNull::new(pages.cast()).ok_or_else(|| HostError::last("mmap of a pipe"))?;
         Ok((Mapping { pages, size }, memory))
     }
@@ -108,6 +107,11 @@ impl PipeRing {
     fn data(&self) -> *mut u8 {
         // SAFETY: inside the mapping; no reference is made.
         unsafe { self.layout().cast::<u8>().add(pipes::DATA_OFFSET) }
+    }
+
+    /// It is lent, as its users say.
+    pub fn is_lent(&self) -> bool {
+        self.word().load(Ordering::Acquire) & pipes::VALID != 0
     }
 
     /// A thread of its users' copies bytes, as they say: then nothing else may come to lie there.

@@ -178,55 +178,46 @@ fn serve(thread: &mut ThreadBlock, registers: &mut Registers) -> Option<Outcome>
     }
     let mut side = side_of(descriptor & 0xffff_ffff, writes)?;
     let mut may_wait = true;
-    let memory = match registers.rax {
-        number::READV | number::WRITEV => Memory::read(address, count)?,
-        _ => Memory::single(address, count),
-    };
+    if matches!(registers.rax, number::READV | number::WRITEV) {
+        return transfer_vectors(&side, thread, registers, address, count);
+    }
     if matches!(registers.rax, number::SENDTO | number::RECVFROM) {
         if !side.is_connection || name != 0 || flags & 0xffff_ffff & !(MSG_DONTWAIT | MSG_NOSIGNAL) != 0 {
             return None;
         }
         may_wait = flags & MSG_DONTWAIT == 0;
     }
-    let total = memory.total()?;
-    // What is done of one can only be told of memory that is one piece.
-    side.in_pieces = writes && memory.count == 1 && (side.is_connection || total > DATA as u64);
-    side.transfer(thread, registers, &memory, total, may_wait)
+    side.in_pieces = writes && (side.is_connection || count > DATA as u64);
+    side.transfer(thread, registers, &[[address, count]], may_wait)
 }
 
-/// Where a call's bytes are in the guest.
-struct Memory {
-    /// Address and length of each piece.
-    pieces: [[u64; 2]; VECTORS],
-    count: usize,
+/// readv(2) and writev(2). These go whole: what is done of one is only told of memory that is one piece.
+#[inline(never)]
+fn transfer_vectors(
+    side: &Side,
+    thread: &mut ThreadBlock,
+    registers: &mut Registers,
+    address: u64,
+    count: u64,
+) -> Option<Outcome> {
+    let mut pieces = [[0u64; 2]; VECTORS];
+    let given = pieces.get_mut(..count as usize)?;
+    if address > HIGHEST || !host::copy(given.as_mut_ptr() as u64, address, 16 * count) {
+        return None;
+    }
+    side.transfer(thread, registers, given, true)
 }
 
-impl Memory {
-    fn single(address: u64, length: u64) -> Memory {
-        let mut pieces = [[0; 2]; VECTORS];
-        pieces[0] = [address, length];
-        Memory { pieces, count: 1 }
-    }
-
-    fn read(address: u64, count: u64) -> Option<Memory> {
-        let mut pieces = [[0; 2]; VECTORS];
-        let is_there = (2..=VECTORS as u64).contains(&count)
-            && address <= HIGHEST
-            && host::copy(&raw mut pieces as u64, address, 16 * count);
-        is_there.then_some(Memory { pieces, count: count as usize })
-    }
-
-    /// The length of all; `None` where that is nothing, or the sentry's.
-    fn total(&self) -> Option<u64> {
-        let mut total = 0;
-        for &[address, length] in self.pieces.get(..self.count)? {
-            if address > HIGHEST || length > MOST_BYTES {
-                return None;
-            }
-            total += length;
+/// The length of these pieces of the guest's memory; `None` where it is nothing, or the sentry's.
+fn total(pieces: &[[u64; 2]]) -> Option<u64> {
+    let mut total = 0;
+    for &[address, length] in pieces {
+        if address > HIGHEST || length > MOST_BYTES {
+            return None;
         }
-        (1..=MOST_BYTES).contains(&total).then_some(total)
+        total += length;
     }
+    (1..=MOST_BYTES).contains(&total).then_some(total)
 }
 
 /// One end of a pipe, or of one direction of a connection.
@@ -303,10 +294,10 @@ impl Side {
         &self,
         thread: &mut ThreadBlock,
         registers: &mut Registers,
-        memory: &Memory,
-        count: u64,
+        memory: &[[u64; 2]],
         may_wait: bool,
     ) -> Option<Outcome> {
+        let count = total(memory)?;
         let word = self.word();
         let since = core::mem::take(&mut thread.pipe_waits.since);
         let mut done = core::mem::take(&mut thread.pipe_waits.done).min(count);
@@ -367,11 +358,11 @@ impl Side {
     }
 
     /// Copies out of the ring, or into it, from byte `from` of the memory on. False: that is not there.
-    fn copy(&self, word: u64, memory: &Memory, from: u64, length: u64) -> bool {
+    fn copy(&self, word: u64, memory: &[[u64; 2]], from: u64, length: u64) -> bool {
         let start = (word & START_MASK) >> START;
         let mut at = if self.writes { start + (word & FILL) } else { start };
         let (mut skip, mut left) = (from, length);
-        for &[address, available] in memory.pieces.iter().take(memory.count) {
+        for &[address, available] in memory {
             let skipped = skip.min(available);
             let now = left.min(available - skipped);
             if !self.copy_piece(at % DATA as u64, address + skipped, now) {

@@ -364,6 +364,29 @@ static void looks(void)
     end(it);
 }
 
+static unsigned long long through_loopback(void)
+{
+    char line[512];
+    unsigned long long bytes = 0;
+    FILE *counters = fopen("/proc/net/dev", "r");
+    MUST(counters != NULL);
+    while (fgets(line, sizeof line, counters)) sscanf(line, " lo: %llu", &bytes);
+    fclose(counters);
+    return bytes;
+}
+
+static void counted(void)
+{
+    if (!tcp) return;
+    struct line *it = begin();
+    for (int round = 0; round < 3; round++) {
+        unsigned long long before = through_loopback();
+        for (int turn = 0; turn < 10; turn++) use(it);
+        CHECK(through_loopback() >= before + 2 * 10 * 40 * 8);
+    }
+    end(it);
+}
+
 static void option(int fd, int level, int name, int value) { CHECK_EQ(setsockopt(fd, level, name, &value, sizeof value), 0); }
 
 static void options_change(void)
@@ -889,7 +912,7 @@ int main(int count, char **arguments)
         while (serve(atoi(arguments[1]))) {}
         return check_result();
     }
-    void (*parts[])(void) = {contents, room, looks, options_change, urgent, signals_come, somebody_ends, stops, descriptors_change,
+    void (*parts[])(void) = {contents, room, looks, counted, options_change, urgent, signals_come, somebody_ends, stops, descriptors_change,
         children, passed_on, crowds, many, stress, bad_memory, others_have_other_descriptors};
     for (int kind = 0; kind < 4; kind++) {
         processes = kind % 2;

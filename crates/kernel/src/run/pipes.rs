@@ -83,8 +83,10 @@ impl Engine {
         };
         let mut places = thread.space.pipes.lock();
         let free = places.iter().position(|present| present.is_free());
-        let Some(index) = free.or(Some(places.len()).filter(|&next| next < pipes::MOST)) else { return false };
-        let Ok(descriptor) = thread.listener.listener.inject(rung, ring.memory()) else { return false };
+        let next = Some(places.len()).filter(|&next| next < pipes::MOST);
+        let Some(index) = free.or(next).or_else(|| places.iter().position(|present| present.make_room())) else { return false };
+        let listener = &thread.listener.listener;
+        let Some(descriptor) = ring.with_memory(|memory| listener.inject(rung, memory).ok()) else { return false };
         thread.process.was_given(descriptor);
         let told = |user: &User| if user.is_in(&thread.space) { user.fd as u64 } else { pipes::NONE };
         let mut how = if self.spinner.is_possible() { pipes::how::MAY_SPIN } else { 0 };
@@ -117,7 +119,7 @@ fn lend(end: &dyn Sharable, ring: &Arc<SharedRing>) {
     };
     let Some(how) = nonblocking() else { return };
     // Who changes any of that from here on ends the loan.
-    if end.lend_shared(ring, how) && nonblocking() != Some(how) {
+    if ring.lend(|| end.lend_shared(ring, how)) && nonblocking() != Some(how) {
         end.end_shared();
     }
 }

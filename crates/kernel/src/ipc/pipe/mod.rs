@@ -351,7 +351,6 @@ impl PipeEnd {
     pub fn side(&self) -> Side {
         self.side
     }
-
 }
 
 impl Sharable for PipeEnd {

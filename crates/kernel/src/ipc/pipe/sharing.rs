@@ -63,41 +63,61 @@ pub(crate) trait Sharable {
 pub(crate) struct SharedRing {
     /// One of a pipe; of a connection one that `reader` reads and one that `reader` writes.
     pub rings: Vec<PipeRing>,
-    memory: OwnedFd,
     /// Of a connection these are just its two ends.
     pub reader: User,
     pub writer: User,
     /// Their stubs have been told of it.
     reader_has_it: AtomicBool,
     writer_has_it: AtomicBool,
-    /// No pipe lies there any more, nor will.
-    retired: AtomicBool,
+    /// `None`: nothing is lent there any more, nor will be.
+    standing: Mutex<Option<Standing>>,
+}
+
+struct Standing {
+    /// Until both have mapped it.
+    memory: Option<OwnedFd>,
     _counted: Arc<()>,
 }
 
 impl SharedRing {
-    /// `counted` is kept as long as it is there.
-    pub fn new(
-        rings: Vec<PipeRing>,
-        memory: OwnedFd,
-        reader: &User,
-        writer: &User,
-        counted: Arc<()>,
-    ) -> Arc<SharedRing> {
+    /// `counted` is kept as long as something may be lent there.
+    pub fn new(rings: Vec<PipeRing>, memory: OwnedFd, reader: &User, writer: &User, counted: Arc<()>) -> Arc<SharedRing> {
         Arc::new(SharedRing {
             rings,
-            memory,
             reader: reader.clone(),
             writer: writer.clone(),
             reader_has_it: AtomicBool::new(false),
             writer_has_it: AtomicBool::new(false),
-            retired: AtomicBool::new(false),
-            _counted: counted,
+            standing: Mutex::new(Some(Standing { memory: Some(memory), _counted: counted })),
         })
     }
 
-    pub fn memory(&self) -> BorrowedFd<'_> {
-        self.memory.as_fd()
+    /// Does something with the descriptor, if it is still to be mapped by somebody.
+    pub fn with_memory<T>(&self, give: impl FnOnce(BorrowedFd<'_>) -> Option<T>) -> Option<T> {
+        give(self.standing.lock().as_ref()?.memory.as_ref()?.as_fd())
+    }
+
+    /// Lends it, unless it has been given up. That is not while this goes on.
+    pub fn lend(&self, lend: impl FnOnce() -> bool) -> bool {
+        self.standing.lock().is_some() && lend()
+    }
+
+    fn is_given_up(&self) -> bool {
+        self.standing.lock().is_none()
+    }
+
+    fn give_up(&self) {
+        drop(self.standing.lock().take());
+    }
+
+    /// Gives it up where nothing is lent now: something else is wanted.
+    pub fn make_room(&self) -> bool {
+        let mut standing = self.standing.lock();
+        let is_idle = !self.rings.iter().any(|ring| ring.is_lent() || ring.is_busy());
+        if is_idle {
+            drop(standing.take());
+        }
+        is_idle
     }
 
     /// One process has both ends: whatever it says of the pipe it could have brought about by calls.
@@ -121,11 +141,16 @@ impl SharedRing {
                 has_it.store(true, Ordering::Release);
             }
         }
+        if self.is_had_by_both() {
+            if let Some(standing) = &mut *self.standing.lock() {
+                standing.memory = None;
+            }
+        }
     }
 
     /// A process that has it may have something else in its place.
     pub fn is_free(&self) -> bool {
-        self.retired.load(Ordering::Acquire) && !self.rings.iter().any(PipeRing::is_busy)
+        self.is_given_up() && !self.rings.iter().any(PipeRing::is_busy)
     }
 }
 
@@ -179,19 +204,15 @@ impl Sharing {
     }
 
     /// Where the pipe lies for these two; made by `make`, if need be.
-    pub fn ring_of(
-        &self,
-        reader: &User,
-        writer: &User,
-        make: &dyn Fn() -> Option<Arc<SharedRing>>,
-    ) -> Option<Arc<SharedRing>> {
+    pub fn ring_of(&self, reader: &User, writer: &User, make: &dyn Fn() -> Option<Arc<SharedRing>>) -> Option<Arc<SharedRing>> {
         let mut parties = self.parties.lock();
-        if let Some(ring) = parties.ring.as_ref().filter(|ring| ring.reader.is(reader) && ring.writer.is(writer)) {
+        let fits = |ring: &Arc<SharedRing>| ring.reader.is(reader) && ring.writer.is(writer) && !ring.is_given_up();
+        if let Some(ring) = parties.ring.as_ref().filter(|ring| fits(ring)) {
             return Some(ring.clone());
         }
         let made = make()?;
         if let Some(before) = parties.ring.replace(made.clone()) {
-            before.retired.store(true, Ordering::Release);
+            before.give_up();
         }
         Some(made)
     }
@@ -200,7 +221,7 @@ impl Sharing {
 impl Drop for Sharing {
     fn drop(&mut self) {
         if let Some(ring) = &self.parties.get_mut().ring {
-            ring.retired.store(true, Ordering::Release);
+            ring.give_up();
         }
     }
 }

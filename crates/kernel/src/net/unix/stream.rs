@@ -2,8 +2,8 @@
 
 use super::{BoundName, Named, WeakAnySocket};
 use crate::fs::file::Events;
-use crate::net::address::{Address, UnixName};
 use crate::ipc::pipe::Side;
+use crate::net::address::{Address, UnixName};
 use crate::net::channel::{Channel, Framing, ReceiveMode};
 use crate::net::sharing::{Line, StreamEnd};
 use crate::net::socket::{
