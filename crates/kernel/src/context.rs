@@ -427,9 +427,13 @@ impl<'a> Context<'a> {
         }
     }
 
-    /// The same of a stream socket.
+    /// The same of a stream socket, unless somebody waits for it or watches it: then it is not lent anyway.
     pub(crate) fn note_stream(&mut self, fd: i32, file: &Arc<OpenFile>) {
-        if file.downcast::<SocketFile>().is_some_and(|file| file.socket.common().kind == SocketType::Stream) {
+        let is_one = |file: &SocketFile| {
+            let common = file.socket.common();
+            common.kind == SocketType::Stream && common.queue.is_empty()
+        };
+        if file.downcast::<SocketFile>().is_some_and(is_one) {
             self.used_pipe = Some((fd, file.clone()));
         }
     }

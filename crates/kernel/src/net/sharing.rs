@@ -34,6 +34,14 @@ impl Line {
         self.loans.lock().count += 1;
     }
 
+    /// Nothing could be lent now.
+    fn put_off(&self) {
+        let loans = self.loans.lock();
+        if loans.count == 0 {
+            self.usage.note_loan(0);
+        }
+    }
+
     /// A direction is lent no more. Only both together show whether it was worth it.
     pub fn ended(&self, calls: u32) {
         let mut loans = self.loans.lock();
@@ -93,6 +101,10 @@ impl Sharable for StreamEnd {
         for (index, (channel, how)) in self.directions().into_iter().zip([how, back]).enumerate() {
             let loan = RingLoan { shared: ring.clone(), index };
             any |= channel.lend_shared(loan, how, &self.line, self.network.as_ref());
+        }
+        if !any {
+            // Somebody watches the other end, most often. That is not to be found out at each call.
+            self.line.put_off();
         }
         any
     }
