@@ -25,6 +25,8 @@ pub struct Nonblocking {
 pub struct ReturnedPipe {
     /// How many calls were answered, up to three.
     pub calls: u32,
+    /// Which of [`pipes::WATCHED`] are still to be told of a change.
+    pub watched: u64,
     pub bytes: Vec<u8>,
 }
 
@@ -119,15 +121,16 @@ impl PipeRing {
         self.word().load(Ordering::Acquire) & (pipes::READING | pipes::WRITING) != 0
     }
 
-    /// Lends the pipe to its users, with `bytes` in it. False: one of them is still busy with what it was lent before.
-    pub fn lend(&self, bytes: &[u8], nonblocking: Nonblocking) -> bool {
+    /// Lends the pipe to its users, with `bytes` in it; `watched` of [`pipes::WATCHED`] are to be told of a change. False: one of them
+    /// is still busy with what it was lent before.
+    pub fn lend(&self, bytes: &[u8], nonblocking: Nonblocking, watched: u64) -> bool {
         if self.is_busy() {
             return false;
         }
         let length = bytes.len().min(pipes::DATA);
         // SAFETY: inside the mapping, at most `DATA` bytes; no reference into it is made.
         unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.data(), length) }
-        let mut word = u64::from(self.number) << pipes::NUMBER | pipes::VALID | length as u64;
+        let mut word = u64::from(self.number) << pipes::NUMBER | pipes::VALID | watched & pipes::WATCHED | length as u64;
         if nonblocking.reader {
             word |= pipes::READER_NONBLOCKING;
         }
@@ -136,6 +139,17 @@ impl PipeRing {
         }
         self.word().store(word, Ordering::Release);
         true
+    }
+
+    /// How many bytes are in it, as long as it is lent. `watched` of [`pipes::WATCHED`] are to be told of the next change: in one step
+    /// with the look, so that there is none between the two.
+    pub fn look(&self, watched: u64) -> Option<usize> {
+        let watched = watched & pipes::WATCHED;
+        let mut word = self.word().load(Ordering::Acquire);
+        if word & watched != watched {
+            word = self.word().fetch_or(watched, Ordering::AcqRel);
+        }
+        (word & pipes::VALID != 0).then_some(((word & pipes::FILL) as usize).min(pipes::DATA))
     }
 
     /// Takes it back; who sleeps there is woken, and asks the sentry. `None`: it does not say that it is lent.
@@ -158,7 +172,8 @@ impl PipeRing {
             std::ptr::copy_nonoverlapping(self.data().add(start), bytes.as_mut_ptr(), first);
             std::ptr::copy_nonoverlapping(self.data(), bytes.as_mut_ptr().add(first), length - first);
         }
-        Some(ReturnedPipe { calls: ((word & pipes::CALLS) / pipes::CALL) as u32, bytes })
+        let calls = ((word & pipes::CALLS) / pipes::CALL) as u32;
+        Some(ReturnedPipe { calls, watched: word & pipes::WATCHED, bytes })
     }
 
     fn wake_all(&self) {
@@ -187,7 +202,7 @@ mod tests {
         let (mut rings, memory) = PipeRing::create(7, 1).unwrap();
         let ring = rings.remove(0);
         assert!(ftruncate(&memory, 0).is_err());
-        assert!(ring.lend(bytes, Nonblocking::default()));
+        assert!(ring.lend(bytes, Nonblocking::default(), 0));
         ring
     }
 
@@ -197,8 +212,22 @@ mod tests {
         // A read of one byte.
         let word = ring.word().load(Ordering::Relaxed);
         ring.word().store(word - 1 + (1 << pipes::START) + pipes::CALL, Ordering::Relaxed);
-        assert_eq!(ring.take_back(), Some(ReturnedPipe { calls: 1, bytes: b"bc".to_vec() }));
+        assert_eq!(ring.take_back(), Some(ReturnedPipe { calls: 1, watched: 0, bytes: b"bc".to_vec() }));
         assert_eq!(ring.take_back(), None);
+    }
+
+    #[test]
+    fn who_watches_is_told_once() {
+        let ring = lent(b"abc");
+        assert_eq!(ring.look(0), Some(3));
+        assert_eq!(ring.look(pipes::READER_WATCHED), Some(3));
+        assert_eq!(ring.look(pipes::WRITER_WATCHED | pipes::VALID), Some(3));
+        // A write that tells.
+        ring.word().fetch_and(!pipes::READER_WATCHED, Ordering::Relaxed);
+        assert_eq!(ring.take_back().unwrap().watched, pipes::WRITER_WATCHED);
+        assert_eq!(ring.look(pipes::READER_WATCHED), None);
+        assert!(ring.lend(b"", Nonblocking::default(), pipes::READER_WATCHED));
+        assert_eq!(ring.take_back().unwrap().watched, pipes::READER_WATCHED);
     }
 
     #[test]
@@ -206,9 +235,9 @@ mod tests {
         let ring = lent(b"");
         ring.word().fetch_or(pipes::WRITING, Ordering::Relaxed);
         assert_eq!(ring.take_back().unwrap().bytes, b"");
-        assert!(!ring.lend(b"x", Nonblocking::default()));
+        assert!(!ring.lend(b"x", Nonblocking::default(), 0));
         ring.word().fetch_and(!pipes::WRITING, Ordering::Relaxed);
-        assert!(ring.lend(b"x", Nonblocking::default()));
+        assert!(ring.lend(b"x", Nonblocking::default(), 0));
     }
 
     /// Whatever the word says, no more comes back than a pipe holds, and from within.

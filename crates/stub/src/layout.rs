@@ -53,6 +53,9 @@ pub mod request {
     pub const SYSCALL: u32 = 1;
     /// Beside SYSCALL: many calls of the thread have trapped since it last said so.
     pub const OFTEN_TRAPPED: u32 = 0x40;
+    /// `number` and `arguments`, of which nothing is left to do: a read or write that was made in a shared pipe which somebody in
+    /// the sentry watches ([`super::pipes::WATCHED`]).
+    pub const CHANGED: u32 = 8;
     /// The thread was kicked. `status`: 0 in its own code; else the error that its interrupted native call stands for.
     pub const KICKED: u32 = 2;
     /// A hardware fault: `fault_*`.
@@ -626,10 +629,12 @@ pub mod pipes {
     /// O_NONBLOCK: who would have to wait asks the sentry.
     pub const READER_NONBLOCKING: u64 = 1 << 24;
     pub const WRITER_NONBLOCKING: u64 = 1 << 25;
-    /// Somebody waits in the sentry for bytes, or room: who makes these is to tell it.
+    /// Somebody in the sentry is to be told, once, when there are more bytes, or room again.
     pub const READER_WATCHED: u64 = 1 << 26;
     pub const WRITER_WATCHED: u64 = 1 << 27;
     pub const WATCHED: u64 = READER_WATCHED | WRITER_WATCHED;
+    /// A pipe with less room than this is full for who watches it: none of its pages is free.
+    pub const ROOM: u64 = 0x1000;
     /// Above the lower half: where the first byte is.
     pub const START: u32 = 32;
     pub const START_MASK: u64 = 0xffff << START;

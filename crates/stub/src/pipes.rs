@@ -11,6 +11,9 @@
 //! fails or is odd. A socket's buffer holds more than a ring: who finds that full sleeps only a little before the sentry takes
 //! the rest.
 //!
+//! Who watches the ring in the sentry sets a bit of the word, and looks at it then. Whoever makes a change that is to be told of
+//! takes the bit away with it, in one step, and makes his call there all the same, with nothing left to do.
+//!
 //! A write that is larger than a ring goes in pieces. What is done of it is kept while the thread waits for room, and if the rest
 //! is the sentry's; a signal ends it there, as on Linux. No code of the guest's runs meanwhile.
 //!
@@ -318,8 +321,8 @@ impl Side {
             if length == 0 || is_nonblocking && length < count - done && self.writes {
                 let (sleep, long) = self.patience();
                 let is_long = since != 0 && ticks().wrapping_sub(since) > long;
-                if is_nonblocking && !self.writes {
-                    // As long as it is lent, more can come.
+                if is_nonblocking && (!self.writes || !self.is_connection && count <= PIPE_BUF) {
+                    // As long as it is lent, more can come, or go.
                     return Some(Outcome::Return(EAGAIN));
                 }
                 if is_nonblocking || is_long {
@@ -343,11 +346,17 @@ impl Side {
             if word.compare_exchange_weak(before, before | self.busy(), Ordering::AcqRel, Ordering::Relaxed).is_err() {
                 continue;
             }
-            if !self.copy(before, memory, done, length) || !self.publish(length) {
+            let published = if self.copy(before, memory, done, length) { self.publish(length) } else { None };
+            let Some(is_watched) = published else {
                 word.fetch_and(!self.busy(), Ordering::Release);
                 break;
-            }
+            };
             done += length;
+            if is_watched {
+                // What is left of it is the sentry's, too.
+                thread.pipe_waits.tells = (done == count || !self.in_pieces).into();
+                break;
+            }
             if !self.in_pieces || done == count {
                 return Some(Outcome::Return(done as i64));
             }
@@ -383,14 +392,14 @@ impl Side {
         }
     }
 
-    /// What was copied counts, and who waits for it is woken. False: the loan has ended meanwhile.
-    fn publish(&self, length: u64) -> bool {
+    /// What was copied counts, and who waits for it is woken; whether the sentry is to be told. `None`: the loan has ended meanwhile.
+    fn publish(&self, length: u64) -> Option<bool> {
         self.count(length);
-        let is_published = self.try_publish(length);
-        if !is_published {
+        let published = self.try_publish(length);
+        if published.is_none() {
             self.count(length.wrapping_neg());
         }
-        is_published
+        published
     }
 
     /// Whoever sees the bytes is to see them counted.
@@ -402,37 +411,42 @@ impl Side {
         }
     }
 
-    fn try_publish(&self, length: u64) -> bool {
+    fn try_publish(&self, length: u64) -> Option<bool> {
         let word = self.word();
         for _ in 0..ATTEMPTS {
             let before = word.load(Ordering::Acquire);
             if !self.is_lent(before) || before & self.busy() == 0 {
-                return false;
+                return None;
             }
-            let (fill, start) = (before & FILL, (before & START_MASK) >> START);
+            let (filled, start) = (before & FILL, (before & START_MASK) >> START);
             let (fill, start) = if self.writes {
-                (fill + length, start)
+                (filled + length, start)
             } else {
                 // Only a hostile writer has taken some of it away.
-                (fill.saturating_sub(length), (start + length) % DATA as u64)
+                (filled.saturating_sub(length), (start + length) % DATA as u64)
             };
             // What is used is kept small: an empty ring begins at its beginning.
             let start = if fill == 0 && before & WRITING == 0 { 0 } else { start };
             if fill > DATA as u64 {
-                return false;
+                return None;
             }
             let calls = if before & CALLS == CALLS { CALLS } else { (before & CALLS) + CALL };
             let waits = self.pick(WRITER_WAITS, READER_WAITS);
-            let kept = before & !(FILL | START_MASK | CALLS | self.busy() | waits);
+            // Who watches for bytes hears of each write, as edges count (epoll(7)); who watches for room, of the first that there is.
+            let has_room = |fill: u64| DATA as u64 - fill >= ROOM;
+            // How much of a connection is room the sentry knows.
+            let makes_room = !self.writes && (self.is_connection || !has_room(filled) && has_room(fill));
+            let watched = if self.writes { READER_WATCHED } else { u64::from(makes_room) * WRITER_WATCHED };
+            let kept = before & !(FILL | START_MASK | CALLS | self.busy() | waits | watched);
             let after = kept | fill | start << START | calls;
             if word.compare_exchange_weak(before, after, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
                 if before & waits != 0 {
                     native::wake_all(word.as_ptr() as u64);
                 }
-                return true;
+                return Some(before & watched != 0);
             }
         }
-        false
+        None
     }
 
     /// Looks at the word until something has changed for who wants `count` bytes. False: nothing has, for as long as it is worth.
@@ -470,13 +484,18 @@ impl Side {
     }
 }
 
-/// What is done of the write that the sentry is asked to go on with, or that ends here.
+/// The call is made already, and the sentry is only to be told of it.
+pub fn take_tells(thread: &mut ThreadBlock) -> bool {
+    core::mem::take(&mut thread.pipe_waits.tells) != 0
+}
+
+/// What is done of the call that the sentry is asked to go on with, or that ends here.
 pub fn take_done(thread: &mut ThreadBlock) -> u64 {
     core::mem::take(&mut thread.pipe_waits.done)
 }
 
-/// The sentry's answer to a call on what `done` has left of a write, as that to the whole one: what has gone counts, whatever
-/// comes of the rest, and is not written once more.
+/// The sentry's answer to a call on what `done` has left of it, as that to the whole one: what has gone counts, whatever comes of
+/// the rest, and does not go once more.
 pub fn amend(answer: &mut Reply, done: u64) {
     let together = |rest: i64| done as i64 + rest.max(0);
     match (answer.action, answer.resume) {

@@ -94,6 +94,7 @@ fn serve(thread: &mut ThreadBlock, registers: &mut Registers, kind: u32) -> Outc
         arguments[1] += done;
         arguments[2] -= done;
     }
+    let kind = if pipes::take_tells(thread) { request::CHANGED } else { kind };
     if kind == request::SYSCALL {
         if let Some(result) = deferred::try_defer(thread, call_number, &arguments) {
             return Outcome::Return(result);
@@ -110,7 +111,7 @@ fn serve(thread: &mut ThreadBlock, registers: &mut Registers, kind: u32) -> Outc
     filled.number = call_number;
     filled.arguments = arguments;
     filled.marshalled = marshalled;
-    if kind != request::SYSCALL {
+    if kind & request::OFTEN_TRAPPED != 0 {
         thread.traps = 0;
     }
     handlers::ring(thread);

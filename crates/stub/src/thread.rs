@@ -92,6 +92,8 @@ pub struct PipeWaits {
     pub since: u64,
     /// How much it has written before that.
     pub done: u64,
+    /// Not 0: that is all, and the sentry is to be told.
+    pub tells: u64,
     /// How long spinning takes until there is something, on average.
     pub spins: u64,
     /// Waits without spinning since the last one with.

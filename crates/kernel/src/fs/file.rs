@@ -218,6 +218,8 @@ pub trait FileOperations: Send + Sync + Any {
     }
     /// Nothing that it has lent so is lent any more: a descriptor does not stand for it any longer, or it is another object now.
     fn end_loan(&self) {}
+    /// Who it is lent to has made a change that somebody here waits for: by a read, or by a write.
+    fn changed_where_lent(&self, direction: Transfer) {}
     /// Another process gets it, too.
     fn passed_on(&self) {}
     /// Called at each close(2) of a descriptor (not only the last): releases POSIX locks, flushes.

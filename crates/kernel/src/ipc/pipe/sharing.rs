@@ -3,10 +3,11 @@
 
 use super::Side;
 use crate::fs::fd_table::FdTable;
-use crate::fs::file::OpenFile;
-use crate::fs::lending::{Lender, LentState, Returned};
+use crate::fs::file::{OpenFile, Transfer};
+use crate::fs::lending::{Lender, LentState, LentWatch, Returned, Watched};
 use crate::run::AddressSpace;
 use parking_lot::Mutex;
+use skerry_platform::layout::pipes;
 use skerry_platform::pipe_ring::{Nonblocking, PipeRing};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -169,7 +170,16 @@ impl RingLoan {
 impl Lender for RingLoan {
     fn take_back(&self) -> Option<Returned> {
         let returned = self.ring().take_back()?;
-        Some(Returned { calls: returned.calls, state: LentState::Bytes(returned.bytes) })
+        let watched = LentWatch::of(returned.watched);
+        Some(Returned { calls: returned.calls, state: LentState::Bytes(returned.bytes), watched })
+    }
+
+    fn look(&self, direction: Transfer, watched: Watched) -> Option<usize> {
+        self.ring().look(match (watched, direction) {
+            (Watched::No, _) => 0,
+            (Watched::Yes, Transfer::Read) => pipes::READER_WATCHED,
+            (Watched::Yes, Transfer::Write) => pipes::WRITER_WATCHED,
+        })
     }
 }
 
