@@ -1,5 +1,6 @@
 //! What a system call handler is given: who calls, its memory, and how to wait.
 
+use crate::event::epoll::Item;
 use crate::fs::file::{OpenFile, StatusFlags, Transfer};
 use crate::fs::inode::Metadata;
 use crate::ipc::pipe::PipeEnd;
@@ -67,6 +68,8 @@ pub struct Context<'a> {
     pub(crate) no_link: Option<Vec<u8>>,
     /// The descriptors that it has told of as readable, and what stands behind them.
     pub(crate) to_read: Vec<(i32, Weak<OpenFile>)>,
+    /// The interest list that it has waited on, by which descriptor, and what it was told of.
+    pub(crate) waited: Option<(i32, Arc<OpenFile>, Vec<Arc<Item>>)>,
     /// The descriptors by which the thread, and nobody else of late, reads and writes the eventfd or pipe that it has just used.
     pub(crate) used_alone: Option<(i32, i32)>,
     /// The pipe or stream socket that the call has read or written, by which descriptor.
@@ -170,6 +173,7 @@ impl<'a> Context<'a> {
             to_read: Vec::new(),
             used_alone: None,
             used_pipe: None,
+            waited: None,
             may_be_deferred: false,
         }
     }

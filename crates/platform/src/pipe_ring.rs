@@ -152,6 +152,11 @@ impl PipeRing {
         (word & pipes::VALID != 0).then_some(((word & pipes::FILL) as usize).min(pipes::DATA))
     }
 
+    /// These of [`pipes::WATCHED`] are not to be told of changes any more.
+    pub fn leave(&self, watched: u64) {
+        self.word().fetch_and(!(watched & pipes::WATCHED), Ordering::AcqRel);
+    }
+
     /// Takes it back; who sleeps there is woken, and asks the sentry. `None`: it does not say that it is lent.
     pub fn take_back(&self) -> Option<ReturnedPipe> {
         let word = self.word().fetch_and(!(pipes::VALID | pipes::WAITS | pipes::WATCHED), Ordering::AcqRel);

@@ -518,7 +518,7 @@ pub mod streams {
     /// How many at once.
     pub const MOST: usize = 48;
     /// Bytes of all together, and of one at most.
-    pub const DATA: usize = 3072;
+    pub const DATA: usize = 2304;
     pub const LONGEST: usize = 2048;
 }
 
@@ -573,6 +573,36 @@ pub mod objects {
         let calls = if word & CALLS == CALLS { CALLS } else { (word & CALLS) + CALL };
         word & !(CALLS | VALUE) | calls | value & VALUE
     }
+}
+
+/// What of an interest list lies in shared pipes of the thread's process: it may answer epoll_wait(2) from what these say (ADR 53).
+#[repr(C, align(64))]
+pub struct Events {
+    /// See [`events`].
+    pub word: u64,
+    /// Which of the interests the thread has told of since they were lent, by bits; only the thread changes it.
+    pub told: u64,
+    /// The guest's descriptor of the list.
+    pub epoll: u32,
+    pub count: u32,
+    pub interests: [Interest; events::MOST],
+}
+
+/// One of them.
+#[derive(Clone, Copy, Default)]
+#[repr(C)]
+pub struct Interest {
+    pub descriptor: u32,
+    /// As they were asked for (epoll_ctl(2)).
+    pub events: u32,
+    pub data: u64,
+}
+
+pub mod events {
+    /// In the word, which is 0 where there is none: it stands. Below, its number, so that an old one is never taken for it.
+    pub const VALID: u64 = 1 << 63;
+    /// How many at once.
+    pub const MOST: usize = 64;
 }
 
 /// A pipe that one process reads and one writes (or the same), in memory that these and the sentry share (ADR 48); or one
@@ -787,6 +817,7 @@ pub struct ChannelLayout {
     pub operations: [Operation; MAXIMUM_OPERATIONS],
     pub streams: Streams,
     pub objects: Objects,
+    pub events: Events,
 }
 
 const _: () = assert!(core::mem::offset_of!(ChannelLayout, line) == 0 && core::mem::size_of::<Line>() == 64);

@@ -29,7 +29,7 @@ use crate::layout::{self, action, PipeRing, Reply};
 use crate::native;
 use crate::registers::Registers;
 use crate::serve::Outcome;
-use crate::thread::{PipeWaits, ThreadBlock};
+use crate::thread::{Patience, ThreadBlock};
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicU8, Ordering};
 
 /// By which descriptors this process reads and writes the first ring of each place: the descriptor plus one, above it the number
@@ -330,7 +330,7 @@ impl Side {
                 }
                 if !core::mem::replace(&mut spun, true)
                     && other_cpu.load(Ordering::Relaxed) != here
-                    && self.spin(&mut thread.pipe_waits, count - done)
+                    && self.spin(&mut thread.pipe_waits.patience, count - done)
                 {
                     continue;
                 }
@@ -450,38 +450,66 @@ impl Side {
     }
 
     /// Looks at the word until something has changed for who wants `count` bytes. False: nothing has, for as long as it is worth.
-    fn spin(&self, waits: &mut PipeWaits, count: u64) -> bool {
-        if !MAY_SPIN.load(Ordering::Relaxed) {
+    fn spin(&self, patience: &mut Patience, count: u64) -> bool {
+        spin(patience, || {
+            let word = self.word().load(Ordering::Acquire);
+            !self.is_lent(word) || self.possible(word, count) != 0
+        })
+    }
+}
+
+/// Looks until something is there. False: nothing is, for as long as it is worth.
+pub fn spin(patience: &mut Patience, is_there: impl Fn() -> bool) -> bool {
+    if !MAY_SPIN.load(Ordering::Relaxed) {
+        return false;
+    }
+    if patience.spins > SPIN && patience.skipped < SKIPS {
+        patience.skipped += 1;
+        return false;
+    }
+    patience.skipped = 0;
+    let start = ticks();
+    let mut now = start;
+    loop {
+        for _ in 0..LOOKS {
+            if is_there() {
+                patience.count(now.wrapping_sub(start));
+                return true;
+            }
+            core::hint::spin_loop();
+        }
+        let before = core::mem::replace(&mut now, ticks());
+        if now.wrapping_sub(before) > PREEMPTED {
+            // Somebody else wants this CPU.
+            patience.spins = 8 * SPIN;
             return false;
         }
-        if waits.spins > SPIN && waits.skipped < SKIPS {
-            waits.skipped += 1;
+        if now.wrapping_sub(start) > SPIN {
+            patience.count(2 * SPIN);
             return false;
-        }
-        waits.skipped = 0;
-        let start = ticks();
-        let mut now = start;
-        loop {
-            for _ in 0..LOOKS {
-                let word = self.word().load(Ordering::Acquire);
-                if !self.is_lent(word) || self.possible(word, count) != 0 {
-                    waits.count(now.wrapping_sub(start));
-                    return true;
-                }
-                core::hint::spin_loop();
-            }
-            let before = core::mem::replace(&mut now, ticks());
-            if now.wrapping_sub(before) > PREEMPTED {
-                // Somebody else wants this CPU.
-                waits.spins = 8 * SPIN;
-                return false;
-            }
-            if now.wrapping_sub(start) > SPIN {
-                waits.count(2 * SPIN);
-                return false;
-            }
         }
     }
+}
+
+/// What can be seen of a ring by who reads it, or writes it, by `descriptor`.
+pub struct Seen {
+    pub is_ready: bool,
+    /// One more than the CPU on which the other side ran last; 0: not known.
+    pub other_cpu: u32,
+}
+
+/// As much of a connection that is full is room for whoever asks, however large the socket's buffer is that it stands for.
+const ROOMY: u64 = DATA as u64 * 2 / 3;
+
+/// `None`: that is the sentry's to say.
+pub fn look(descriptor: u64, writes: bool) -> Option<Seen> {
+    let side = side_of(descriptor, writes)?;
+    let word = side.word().load(Ordering::Acquire);
+    let fill = word & FILL;
+    let is_ready = if !writes { fill > 0 } else { DATA as u64 - fill.min(DATA as u64) >= ROOM };
+    let is_clear = !(writes && side.is_connection) || fill <= ROOMY;
+    let other_cpu = side.cpus().1.load(Ordering::Relaxed);
+    (side.is_lent(word) && is_clear).then_some(Seen { is_ready, other_cpu })
 }
 
 /// The call is made already, and the sentry is only to be told of it.
@@ -507,7 +535,7 @@ pub fn amend(answer: &mut Reply, done: u64) {
     }
 }
 
-impl PipeWaits {
+impl Patience {
     fn count(&mut self, time: u64) {
         self.spins = self.spins - self.spins / 4 + time / 4;
     }

@@ -8,9 +8,11 @@
 //! Only a thread that reads and writes gets one, so that whatever it says of the state it could have brought about by calls.
 
 use crate::fs::file::Transfer;
+use crate::run::AddressSpace;
 use parking_lot::Mutex;
 use skerry_platform::channel::LentObject;
 use skerry_platform::layout::pipes;
+use std::sync::Arc;
 
 /// Where the state of an object is that is lent, and how it comes back.
 pub trait Lender: Send + Sync {
@@ -21,6 +23,12 @@ pub trait Lender: Send + Sync {
     /// told of the next change, from this look on.
     fn look(&self, _direction: Transfer, _watched: Watched) -> Option<usize> {
         None
+    }
+
+    /// The process behind `space` sees that for itself, by `fd`: who uses it in this direction is told of changes no more. False: it
+    /// does not.
+    fn leave_to_look(&self, _direction: Transfer, _space: &Arc<AddressSpace>, _fd: i32) -> bool {
+        false
     }
 }
 
@@ -148,7 +156,6 @@ impl Usage {
 pub(crate) mod tests {
     use super::*;
     use std::sync::atomic::{AtomicU32, Ordering};
-    use std::sync::Arc;
 
     /// A stub that says what it likes.
     pub struct Says {

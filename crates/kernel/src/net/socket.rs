@@ -11,8 +11,9 @@ use super::options::Options;
 use super::rights::InFlight;
 use super::sharing::StreamEnd;
 use super::NetworkStack;
-use crate::fs::file::{Events, FileOperations, OpenFile, StatusFlags};
+use crate::fs::file::{Events, FileOperations, OpenFile, StatusFlags, Transfer};
 use crate::fs::inode::{Device, FileType, Metadata};
+use crate::run::AddressSpace;
 use crate::sync::WaitQueue;
 use crate::task::Credentials;
 use crate::{Context, Errno, Result};
@@ -441,6 +442,29 @@ impl FileOperations for SocketFile {
 
     fn end_loan(&self) {
         self.socket.end_loan();
+    }
+
+    fn left_to_look(&self, space: &Arc<AddressSpace>, fd: i32) -> bool {
+        let queue = &self.socket.common().queue;
+        // Who registers from here on looks behind that.
+        let Some([incoming, outgoing]) = self.socket.channels().filter(|_| queue.len() == 1) else { return false };
+        if !outgoing.leave_to_look(Transfer::Write, space, fd) {
+            return false;
+        }
+        let is_left = incoming.leave_to_look(Transfer::Read, space, fd);
+        if !is_left {
+            // One has been left, and whoever waits is to look again.
+            queue.wake_all();
+        }
+        is_left
+    }
+
+    fn changed_where_lent(&self, direction: Transfer) {
+        let Some([incoming, outgoing]) = self.socket.channels() else { return };
+        match direction {
+            Transfer::Read => incoming.has_left(),
+            Transfer::Write => outgoing.has_come(),
+        }
     }
 
     fn passed_on(&self) {

@@ -273,6 +273,7 @@ impl Engine {
 
     /// The call returns `value`, after what is to be done for direct descriptors.
     fn value_reply(&self, thread: &Arc<GuestThread>, context: &mut Context, value: i64) -> Reply {
+        self.lend_events(thread, context);
         let operations = self.direct_operations(thread, context, value);
         if operations.is_empty() {
             let results = context.take_results(|results| thread.channel.put_results(results));
@@ -320,6 +321,7 @@ impl Engine {
         task::robust::release(task);
         // Who gets its channel next may have other descriptors.
         thread.objects.end();
+        thread.events.end();
         let action = if self.park(thread, task, context.call.number) {
             action::PARK
         } else {
@@ -583,8 +585,8 @@ fn may_defer(thread: &GuestThread, context: &Context) -> bool {
 /// has such a descriptor.
 fn changed_where_lent(context: &Context) {
     let direction = match context.call.number as u32 {
-        linux::__NR_read => Transfer::Read,
-        linux::__NR_write => Transfer::Write,
+        linux::__NR_read | linux::__NR_recvfrom | linux::__NR_readv => Transfer::Read,
+        linux::__NR_write | linux::__NR_sendto | linux::__NR_writev => Transfer::Write,
         _ => return,
     };
     if let Ok(file) = context.task.files().get(context.call.arguments[0] as i32) {

@@ -119,6 +119,10 @@ impl WaitQueue {
         self.entries.lock().list.is_empty()
     }
 
+    pub fn len(&self) -> usize {
+        self.entries.lock().list.len()
+    }
+
     /// Whether all who are registered look again once they are woken ([`Wake::looks`]).
     pub fn all_look(&self) -> bool {
         self.entries.lock().list.iter().all(|entry| entry.waker.looks())

@@ -22,6 +22,7 @@ pub use fifo::{open_fifo, FifoState};
 use crate::fs::file::{Events, FileOperations, OpenFile, StatusFlags, Transfer};
 use crate::fs::inode::{Device, FileType, Metadata};
 use crate::fs::lending::{Lend, Lender, LentState, LentWatch, Usage, Watched};
+use crate::run::AddressSpace;
 use crate::sync::WaitQueue;
 use crate::{Context, Errno, Result};
 use parking_lot::{Mutex, MutexGuard};
@@ -385,13 +386,17 @@ impl PipeEnd {
         self.side
     }
 
+    fn direction(&self) -> Option<Transfer> {
+        match self.side {
+            Side::Read => Some(Transfer::Read),
+            Side::Write => Some(Transfer::Write),
+            Side::Both => None,
+        }
+    }
+
     /// What this end is ready for, where the pipe is lent and stays so: then both ends are there.
     fn look(&self) -> Option<Events> {
-        let direction = match self.side {
-            Side::Read => Transfer::Read,
-            Side::Write => Transfer::Write,
-            Side::Both => return None,
-        };
+        let direction = self.direction()?;
         // Who waits has registered before he looks.
         let watched = if self.wait_queue().is_some_and(WaitQueue::is_empty) { Watched::No } else { Watched::Yes };
         let length = self.pipe.look(&mut self.pipe.state.lock(), direction, watched)?;
@@ -520,6 +525,20 @@ impl FileOperations for PipeEnd {
 
     fn end_loan(&self) {
         drop(self.pipe.lock());
+    }
+
+    fn left_to_look(&self, space: &Arc<AddressSpace>, fd: i32) -> bool {
+        let Some(direction) = self.direction() else { return false };
+        let mut state = self.pipe.state.lock();
+        // Who registers from here on looks behind that.
+        let is_alone = self.wait_queue().is_some_and(|queue| queue.len() == 1);
+        let is_left = is_alone && state.lent.as_ref().is_some_and(|lent| lent.leave_to_look(direction, space, fd));
+        match direction {
+            _ if !is_left => {}
+            Transfer::Read => state.watched.reader = false,
+            Transfer::Write => state.watched.writer = false,
+        }
+        is_left
     }
 
     fn changed_where_lent(&self, direction: Transfer) {

@@ -181,6 +181,23 @@ impl Lender for RingLoan {
             (Watched::Yes, Transfer::Write) => pipes::WRITER_WATCHED,
         })
     }
+
+    fn leave_to_look(&self, direction: Transfer, space: &Arc<AddressSpace>, fd: i32) -> bool {
+        // Who reads a connection's first ring writes its second.
+        let (reader, writer) = match self.index {
+            0 => (&self.shared.reader, &self.shared.writer),
+            _ => (&self.shared.writer, &self.shared.reader),
+        };
+        let (user, watched) = match direction {
+            Transfer::Read => (reader, pipes::READER_WATCHED),
+            Transfer::Write => (writer, pipes::WRITER_WATCHED),
+        };
+        let is_it = user.is_in(space) && user.fd == fd;
+        if is_it {
+            self.ring().leave(watched);
+        }
+        is_it
+    }
 }
 
 #[derive(Default)]
