@@ -57,6 +57,11 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build("shared", tmp_path_factory.mktemp("shared"))
 
 
+@pytest.fixture(scope="session")
+def events(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build("events", tmp_path_factory.mktemp("events"))
+
+
 def fill(caller: harness.Caller, work: Path, lent: Path) -> Path:
     """The files that the program is to find."""
     digits = "0123456789"
@@ -441,3 +446,15 @@ def test_who_shares_a_connection_does_not_ask_the_sentry(
         result = caller.do([], ["/usr/bin/python3", "-c", script], cwd=work)
     assert result.returncode == 0, str(result)
     assert int(result.stdout) < most and (int(result.stdout) > 3999 or without != "lending"), str(result)
+
+
+def test_events_native(caller: harness.Caller, events: Path) -> None:
+    holds_natively(caller, lambda work: place(events, work))
+
+
+@pytest.mark.sandbox
+@pytest.mark.parametrize("without", ["", "spinning", "load,pace", "lending", "patching", "direct"])
+def test_events(caller: harness.Caller, events: Path, monkeypatch: pytest.MonkeyPatch, without: str) -> None:
+    """An event loop is told in its process of what that shares (ADR 53): nobody can tell, whatever others do."""
+    monkeypatch.setitem(harness.PLAIN_ENVIRONMENT, "SKERRY_TEST_WITHOUT", without)
+    holds_inside(caller, lambda work: place(events, work))

@@ -431,13 +431,9 @@ impl<'a> Context<'a> {
         }
     }
 
-    /// The same of a stream socket, unless somebody waits for it or watches it: then it is not lent anyway.
+    /// The same of a stream socket.
     pub(crate) fn note_stream(&mut self, fd: i32, file: &Arc<OpenFile>) {
-        let is_one = |file: &SocketFile| {
-            let common = file.socket.common();
-            common.kind == SocketType::Stream && common.queue.is_empty()
-        };
-        if file.downcast::<SocketFile>().is_some_and(is_one) {
+        if file.downcast::<SocketFile>().is_some_and(|file| file.socket.common().kind == SocketType::Stream) {
             self.used_pipe = Some((fd, file.clone()));
         }
     }

@@ -218,12 +218,21 @@ fn what_two_processes_share_is_theirs_alone() {
 }
 
 #[test]
-fn a_pipe_is_shared_only_where_the_ring_holds_as_much_and_nobody_waits() {
+fn a_pipe_is_shared_only_where_the_ring_holds_as_much_and_who_waits_is_told() {
     let ends = pipe();
     let space = Arc::new(AddressSpace::default());
     let ring = ring(&ends, [&space, &space]);
-    let registration = ends.0.operations.wait_queue().unwrap().register(Waiter::new());
-    assert!(!share(&ends, &ring));
+    let waiter = Waiter::new();
+    let registration = ends.0.operations.wait_queue().unwrap().register(waiter.clone());
+    assert!(share(&ends, &ring));
+    // Looking does not end it; and what was not told is told at its end.
+    assert_eq!(ends.0.operations.poll(), Events::empty());
+    assert!(!share(&ends, &ring) && !waiter.take_notice());
+    ends.1.operations.changed_where_lent(Transfer::Write);
+    assert!(waiter.take_notice());
+    ring.rings[0].leave(pipes::READER_WATCHED);
+    ends.0.operations.end_loan();
+    assert!(waiter.take_notice());
     drop(registration);
     set_capacity(&ends.0, 2 << 16).unwrap();
     assert!(!share(&ends, &ring));
