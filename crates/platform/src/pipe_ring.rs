@@ -197,8 +197,8 @@ mod tests {
     fn a_connection_has_two_rings() {
         let (rings, _memory) = PipeRing::create(7, 2).unwrap();
         let [forth, back] = &rings[..] else { panic!() };
-        assert!(forth.lend(&vec![1; pipes::DATA], Nonblocking::default()));
-        assert!(back.lend(&vec![2; pipes::DATA], Nonblocking::default()));
+        assert!(forth.lend(&vec![1; pipes::DATA], Nonblocking::default(), 0));
+        assert!(back.lend(&vec![2; pipes::DATA], Nonblocking::default(), 0));
         assert_eq!(forth.take_back().unwrap().bytes, vec![1; pipes::DATA]);
         assert_eq!(back.take_back().unwrap().bytes, vec![2; pipes::DATA]);
     }
