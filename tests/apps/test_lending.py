@@ -1,4 +1,4 @@
-"""Calls on what is lent are answered in the process (ADR 26, 27, 44, 45, 48): nobody can tell, whatever others do."""
+"""Calls on what is lent are answered in the process (ADR 26, 27, 44, 45, 48, 52): nobody can tell, whatever others do."""
 
 from __future__ import annotations
 
@@ -48,8 +48,18 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def connected(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build("connected", tmp_path_factory.mktemp("connected"))
+
+
+@pytest.fixture(scope="session")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build("shared", tmp_path_factory.mktemp("shared"))
+
+
+@pytest.fixture(scope="session")
+def events(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build("events", tmp_path_factory.mktemp("events"))
 
 
 def fill(caller: harness.Caller, work: Path, lent: Path) -> Path:
@@ -331,6 +341,24 @@ def test_shared(
     holds_inside(caller, lambda work: place(shared, work), options)
 
 
+def test_connected_native(caller: harness.Caller, connected: Path) -> None:
+    holds_natively(caller, lambda work: place(connected, work))
+
+
+@pytest.mark.sandbox
+@pytest.mark.parametrize(
+    ("without", "options"),
+    [("", ()), ("spinning", ()), ("load,pace", ()), ("patching", ()), ("lending", ()), ("", ("--profile", "strict"))],
+    ids=["default", "sleeping", "spinning", "trapping", "without", "strict"],
+)
+def test_connected(
+    caller: harness.Caller, connected: Path, monkeypatch: pytest.MonkeyPatch, without: str, options: tuple[str, ...]
+) -> None:
+    """Connections between two threads or processes lie in memory that these share (ADR 52): nobody can tell."""
+    monkeypatch.setitem(harness.PLAIN_ENVIRONMENT, "SKERRY_TEST_WITHOUT", without)
+    holds_inside(caller, lambda work: place(connected, work), options)
+
+
 SHARED = """
 import os, threading
 there, back = os.pipe(), os.pipe()
@@ -371,3 +399,62 @@ def test_who_shares_a_pipe_does_not_ask_the_sentry(
         result = caller.do([], ["/usr/bin/python3", "-c", SHARED.format(processes=processes)], cwd=work)
     assert result.returncode == 0, str(result)
     assert int(result.stdout) < most and (int(result.stdout) > 3999 or without != "lending"), str(result)
+
+
+CONNECTED = """
+import os, socket, threading
+calls = lambda: int(next(line for line in open("/proc/stat") if line.startswith("ctxt")).split()[1])
+if {tcp}:
+    listener = socket.create_server(("127.0.0.1", 0))
+    here = socket.create_connection(listener.getsockname())
+    there = listener.accept()[0]
+else:
+    here, there = socket.socketpair()
+def echo(rounds):
+    for _ in range(rounds):
+        there.sendall(there.recv(8))
+def ping(rounds):
+    for number in range(rounds):
+        here.sendall(number.to_bytes(8, "little"))
+        assert here.recv(8) == number.to_bytes(8, "little")
+if {processes}:
+    if os.fork() == 0:
+        here.close()
+        echo(1040)
+        os._exit(0)
+    there.close()
+else:
+    threading.Thread(target=echo, args=(1040,)).start()
+ping(40)
+before = calls()
+ping(1000)
+print(calls() - before)
+"""
+
+
+@pytest.mark.sandbox
+@pytest.mark.parametrize("tcp", [False, True], ids=["unix", "tcp"])
+@pytest.mark.parametrize("processes", [False, True], ids=["threads", "processes"])
+@pytest.mark.parametrize(("without", "most"), [("", 2000), ("lending", 99999)], ids=["default", "without"])
+def test_who_shares_a_connection_does_not_ask_the_sentry(
+    caller: harness.Caller, monkeypatch: pytest.MonkeyPatch, without: str, most: int, processes: bool, tcp: bool
+) -> None:
+    """As with pipes."""
+    monkeypatch.setitem(harness.PLAIN_ENVIRONMENT, "SKERRY_TEST_WITHOUT", without)
+    script = CONNECTED.format(processes=processes, tcp=tcp)
+    with caller.workspace() as work:
+        result = caller.do([], ["/usr/bin/python3", "-c", script], cwd=work)
+    assert result.returncode == 0, str(result)
+    assert int(result.stdout) < most and (int(result.stdout) > 3999 or without != "lending"), str(result)
+
+
+def test_events_native(caller: harness.Caller, events: Path) -> None:
+    holds_natively(caller, lambda work: place(events, work))
+
+
+@pytest.mark.sandbox
+@pytest.mark.parametrize("without", ["", "spinning", "load,pace", "lending", "patching", "direct"])
+def test_events(caller: harness.Caller, events: Path, monkeypatch: pytest.MonkeyPatch, without: str) -> None:
+    """An event loop is told in its process of what that shares (ADR 53): nobody can tell, whatever others do."""
+    monkeypatch.setitem(harness.PLAIN_ENVIRONMENT, "SKERRY_TEST_WITHOUT", without)
+    holds_inside(caller, lambda work: place(events, work))

@@ -1,9 +1,12 @@
 //! What a system call handler is given: who calls, its memory, and how to wait.
 
+use crate::event::epoll::Item;
 use crate::fs::file::{OpenFile, StatusFlags, Transfer};
 use crate::fs::inode::Metadata;
 use crate::ipc::pipe::PipeEnd;
 use crate::marshal::Marshalled;
+use crate::net::socket::SocketType;
+use crate::net::SocketFile;
 use crate::sync::Waiter;
 use crate::task::{Process, Task};
 use crate::{Errno, Kernel, Result};
@@ -65,10 +68,12 @@ pub struct Context<'a> {
     pub(crate) no_link: Option<Vec<u8>>,
     /// The descriptors that it has told of as readable, and what stands behind them.
     pub(crate) to_read: Vec<(i32, Weak<OpenFile>)>,
+    /// The interest list that it has waited on, by which descriptor, and what it was told of.
+    pub(crate) waited: Option<(i32, Arc<OpenFile>, Vec<Arc<Item>>)>,
     /// The descriptors by which the thread, and nobody else of late, reads and writes the eventfd or pipe that it has just used.
     pub(crate) used_alone: Option<(i32, i32)>,
-    /// The pipe that the call has read or written, by which descriptor.
-    pub(crate) used_pipe: Option<(i32, Arc<OpenFile>, Transfer)>,
+    /// The pipe or stream socket that the call has read or written, by which descriptor.
+    pub(crate) used_pipe: Option<(i32, Arc<OpenFile>)>,
     /// The stub may put off the next call like this one, as far as the objects are concerned that it is about.
     pub(crate) may_be_deferred: bool,
 }
@@ -168,6 +173,7 @@ impl<'a> Context<'a> {
             to_read: Vec::new(),
             used_alone: None,
             used_pipe: None,
+            waited: None,
             may_be_deferred: false,
         }
     }
@@ -418,8 +424,17 @@ impl<'a> Context<'a> {
         if let Some(usage) = file.operations.usage() {
             self.used_alone = usage.note(self.task.tid(), fd, direction);
             if file.operations.as_any().is::<PipeEnd>() {
-                self.used_pipe = Some((fd, file.clone(), direction));
+                self.used_pipe = Some((fd, file.clone()));
             }
+        } else {
+            self.note_stream(fd, file);
+        }
+    }
+
+    /// The same of a stream socket.
+    pub(crate) fn note_stream(&mut self, fd: i32, file: &Arc<OpenFile>) {
+        if file.downcast::<SocketFile>().is_some_and(|file| file.socket.common().kind == SocketType::Stream) {
+            self.used_pipe = Some((fd, file.clone()));
         }
     }
 

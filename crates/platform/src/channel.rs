@@ -4,8 +4,9 @@
 //! the sentry wrote is ever read back from the channel.
 
 use crate::layout::{
-    line_state, loan, marshal, objects, shelf, streams, ChannelLayout, CloneOrder, Frame, Identity, Line, Loan, Local, Object,
-    Operation, Phase, Reply, Request, RequestDetail, Stream, CHANNEL_SIZE, LIMITS, MAXIMUM_OPERATIONS, SHELF_OFFSET,
+    events, line_state, loan, marshal, objects, shelf, streams, ChannelLayout, CloneOrder, Events, Frame, Identity, Interest,
+    Line, Loan, Local, Object, Operation, Phase, Reply, Request, RequestDetail, Stream, CHANNEL_SIZE, LIMITS,
+    MAXIMUM_OPERATIONS, SHELF_OFFSET,
 };
 use crate::HostError;
 use rustix::fs::{fcntl_add_seals, ftruncate, memfd_create, MemfdFlags, SealFlags};
@@ -489,6 +490,41 @@ impl Channel {
         Some((taken & streams::READ) as usize)
     }
 
+    fn events(&self) -> *mut Events {
+        // SAFETY: inside the mapping; no reference is made.
+        unsafe { &raw mut (*self.pages.as_ptr()).events }
+    }
+
+    fn events_word(&self) -> &AtomicU64 {
+        // SAFETY: inside the mapping, aligned, and only ever accessed atomically here.
+        unsafe { AtomicU64::from_ptr(&raw mut (*self.events()).word) }
+    }
+
+    /// Lets the thread answer epoll_wait(2) on the guest's descriptor `epoll` from these interests, under this number. Nothing else is
+    /// lent so now.
+    pub fn lend_events(&self, number: u32, epoll: i32, interests: &[Interest]) {
+        let count = interests.len().min(events::MOST);
+        // SAFETY: inside the mapping, at most `MOST` of them; no reference into it is made.
+        unsafe {
+            let lent = self.events();
+            std::ptr::write_volatile(&raw mut (*lent).told, 0);
+            std::ptr::write_volatile(&raw mut (*lent).epoll, epoll as u32);
+            std::ptr::write_volatile(&raw mut (*lent).count, count as u32);
+            std::ptr::copy_nonoverlapping(interests.as_ptr(), (&raw mut (*lent).interests).cast::<Interest>(), count);
+        }
+        self.events_word().store(events::VALID | u64::from(number), Ordering::Release);
+    }
+
+    /// Ends what was lent under this number. Which of the interests the thread says that it has told of, by bits.
+    pub fn take_events_back(&self, number: u32) -> u64 {
+        let lent = events::VALID | u64::from(number);
+        if self.events_word().compare_exchange(lent, 0, Ordering::AcqRel, Ordering::Relaxed).is_err() {
+            return 0;
+        }
+        // SAFETY: inside the mapping.
+        unsafe { std::ptr::read_volatile(&raw const (*self.events()).told) }
+    }
+
     fn object(&self, index: usize) -> *mut Object {
         // SAFETY: inside the mapping, as the index is; no reference is made.
         unsafe { (&raw mut (*self.pages.as_ptr()).objects.objects).cast::<Object>().add(index.min(objects::MOST - 1)) }
@@ -757,6 +793,17 @@ mod tests {
         assert!(bytes.iter().all(|byte| *byte == 0));
         // Reading has made its pages.
         assert!(!channel.wipe(&memory));
+    }
+
+    #[test]
+    fn events_are_lent_under_one_number_at_a_time() {
+        let (channel, _memory) = Channel::create().unwrap();
+        channel.lend_events(7, 5, &[Interest::default(); events::MOST + 1]);
+        // SAFETY: inside the mapping, which nobody else has.
+        unsafe { (*channel.events()).told = 6 };
+        assert_eq!(channel.take_events_back(8), 0);
+        assert_eq!(channel.take_events_back(7), 6);
+        assert_eq!(channel.take_events_back(7), 0);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The memory of a pipe that its users share: see the stub's `pipes.rs` for the other side.
+//! The memory of a pipe or of a connection that its users share: see the stub's `pipes.rs` for the other side.
 //!
 //! That is hostile: the word can say anything at any time. It is copied once, and the bytes that it speaks of lie within the
 //! ring whatever it says.
@@ -11,6 +11,7 @@ use rustix::thread::futex;
 use std::os::fd::OwnedFd;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::Arc;
 
 /// How a shared pipe's ends are open.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -24,51 +25,95 @@ pub struct Nonblocking {
 pub struct ReturnedPipe {
     /// How many calls were answered, up to three.
     pub calls: u32,
+    /// Which of [`pipes::WATCHED`] are still to be told of a change.
+    pub watched: u64,
     pub bytes: Vec<u8>,
 }
 
-/// The sentry's mapping of one ring.
-pub struct PipeRing {
-    pages: NonNull<Layout>,
-    number: u16,
+/// The sentry's mapping of one ring or two.
+struct Mapping {
+    pages: NonNull<u8>,
+    size: usize,
 }
 
 // SAFETY: the pages are plain memory shared with other processes anyway; all access is by raw, atomic or bounded copies.
-unsafe impl Send for PipeRing {}
+unsafe impl Send for Mapping {}
 // SAFETY: as above.
-unsafe impl Sync for PipeRing {}
+unsafe impl Sync for Mapping {}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: unmaps exactly what `create` mapped; no ring of it is left.
+        let _ = unsafe { munmap(self.pages.as_ptr().cast(), self.size) };
+    }
+}
+
+/// One ring: a pipe, or one direction of a connection.
+pub struct PipeRing {
+    mapping: Arc<Mapping>,
+    offset: usize,
+    number: u16,
+}
 
 impl PipeRing {
-    /// A new one, of which the processes are told under this number, and the descriptor to be mapped by their stubs.
-    pub fn create(number: u16) -> Result<(PipeRing, OwnedFd), HostError> {
+    /// New ones, of which the processes are told under this number: one for a pipe, two for a connection. And the descriptor to
+    /// be mapped by their stubs.
+    pub fn create(number: u16, count: usize) -> Result<(Vec<PipeRing>, OwnedFd), HostError> {
+        let count = count.clamp(1, pipes::RINGS);
+        let (mapping, memory) = Mapping::create((count - 1) * pipes::STRIDE + pipes::SIZE)?;
+        let mapping = Arc::new(mapping);
+        let ring = |index| PipeRing { mapping: mapping.clone(), offset: index * pipes::STRIDE, number };
+        Ok(((0..count).map(ring).collect(), memory))
+    }
+}
+
+impl Mapping {
+    fn create(size: usize) -> Result<(Mapping, OwnedFd), HostError> {
         let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
         let memory = memfd_create(c"skerry-pipe", flags | MemfdFlags::NOEXEC_SEAL)
             .or_else(|_| memfd_create(c"skerry-pipe", flags))
             .map_err(|error| HostError::new("memfd_create for a pipe", error))?;
-        ftruncate(&memory, pipes::SIZE as u64).map_err(|error| HostError::new("ftruncate of a pipe", error))?;
+        ftruncate(&memory, size as u64).map_err(|error| HostError::new("ftruncate of a pipe", error))?;
         fcntl_add_seals(&memory, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)
             .map_err(|error| HostError::new("sealing a pipe", error))?;
         // SAFETY: a fresh mapping at an address of the host's choice; its size cannot change any more (sealed).
-        let pages = unsafe {
-            mmap(std::ptr::null_mut(), pipes::SIZE, ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED, &memory, 0)
-        }
-        .map_err(|error| HostError::new("mmap of a pipe", error))?;
+        let pages =
+            unsafe { mmap(std::ptr::null_mut(), size, ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED, &memory, 0) }
+                .map_err(|error| HostError::new("mmap of a pipe", error))?;
         let pages = NonNull::new(pages.cast()).ok_or_else(|| HostError::last("mmap of a pipe"))?;
-        Ok((PipeRing { pages, number }, memory))
+        Ok((Mapping { pages, size }, memory))
     }
+}
 
+impl PipeRing {
     pub fn number(&self) -> u16 {
         self.number
     }
 
+    fn layout(&self) -> *mut Layout {
+        // SAFETY: inside the mapping, as the sizes above say; no reference is made.
+        unsafe { self.mapping.pages.as_ptr().add(self.offset).cast() }
+    }
+
     fn word(&self) -> &AtomicU64 {
         // SAFETY: inside the mapping, aligned, and only ever accessed atomically.
-        unsafe { AtomicU64::from_ptr(&raw mut (*self.pages.as_ptr()).word) }
+        unsafe { AtomicU64::from_ptr(&raw mut (*self.layout()).word) }
+    }
+
+    /// How many bytes its writer says to have put in since it was made.
+    pub fn written(&self) -> u64 {
+        // SAFETY: as the word.
+        unsafe { AtomicU64::from_ptr(&raw mut (*self.layout()).written) }.load(Ordering::Acquire)
     }
 
     fn data(&self) -> *mut u8 {
         // SAFETY: inside the mapping; no reference is made.
-        unsafe { self.pages.as_ptr().cast::<u8>().add(pipes::DATA_OFFSET) }
+        unsafe { self.layout().cast::<u8>().add(pipes::DATA_OFFSET) }
+    }
+
+    /// It is lent, as its users say.
+    pub fn is_lent(&self) -> bool {
+        self.word().load(Ordering::Acquire) & pipes::VALID != 0
     }
 
     /// A thread of its users' copies bytes, as they say: then nothing else may come to lie there.
@@ -76,15 +121,16 @@ impl PipeRing {
         self.word().load(Ordering::Acquire) & (pipes::READING | pipes::WRITING) != 0
     }
 
-    /// Lends the pipe to its users, with `bytes` in it. False: one of them is still busy with what it was lent before.
-    pub fn lend(&self, bytes: &[u8], nonblocking: Nonblocking) -> bool {
+    /// Lends the pipe to its users, with `bytes` in it; `watched` of [`pipes::WATCHED`] are to be told of a change. False: one of them
+    /// is still busy with what it was lent before.
+    pub fn lend(&self, bytes: &[u8], nonblocking: Nonblocking, watched: u64) -> bool {
         if self.is_busy() {
             return false;
         }
         let length = bytes.len().min(pipes::DATA);
         // SAFETY: inside the mapping, at most `DATA` bytes; no reference into it is made.
         unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.data(), length) }
-        let mut word = u64::from(self.number) << pipes::NUMBER | pipes::VALID | length as u64;
+        let mut word = u64::from(self.number) << pipes::NUMBER | pipes::VALID | watched & pipes::WATCHED | length as u64;
         if nonblocking.reader {
             word |= pipes::READER_NONBLOCKING;
         }
@@ -95,9 +141,25 @@ impl PipeRing {
         true
     }
 
+    /// How many bytes are in it, as long as it is lent. `watched` of [`pipes::WATCHED`] are to be told of the next change: in one step
+    /// with the look, so that there is none between the two.
+    pub fn look(&self, watched: u64) -> Option<usize> {
+        let watched = watched & pipes::WATCHED;
+        let mut word = self.word().load(Ordering::Acquire);
+        if word & watched != watched {
+            word = self.word().fetch_or(watched, Ordering::AcqRel);
+        }
+        (word & pipes::VALID != 0).then_some(((word & pipes::FILL) as usize).min(pipes::DATA))
+    }
+
+    /// These of [`pipes::WATCHED`] are not to be told of changes any more.
+    pub fn leave(&self, watched: u64) {
+        self.word().fetch_and(!(watched & pipes::WATCHED), Ordering::AcqRel);
+    }
+
     /// Takes it back; who sleeps there is woken, and asks the sentry. `None`: it does not say that it is lent.
     pub fn take_back(&self) -> Option<ReturnedPipe> {
-        let word = self.word().fetch_and(!(pipes::VALID | pipes::WAITS), Ordering::AcqRel);
+        let word = self.word().fetch_and(!(pipes::VALID | pipes::WAITS | pipes::WATCHED), Ordering::AcqRel);
         // Whatever it says of who sleeps there.
         if word & pipes::WAITS != 0 || word & pipes::VALID == 0 {
             self.wake_all();
@@ -115,7 +177,8 @@ impl PipeRing {
             std::ptr::copy_nonoverlapping(self.data().add(start), bytes.as_mut_ptr(), first);
             std::ptr::copy_nonoverlapping(self.data(), bytes.as_mut_ptr().add(first), length - first);
         }
-        Some(ReturnedPipe { calls: ((word & pipes::CALLS) / pipes::CALL) as u32, bytes })
+        let calls = ((word & pipes::CALLS) / pipes::CALL) as u32;
+        Some(ReturnedPipe { calls, watched: word & pipes::WATCHED, bytes })
     }
 
     fn wake_all(&self) {
@@ -125,21 +188,26 @@ impl PipeRing {
     }
 }
 
-impl Drop for PipeRing {
-    fn drop(&mut self) {
-        // SAFETY: unmaps exactly what `create` mapped; no reference into it exists.
-        let _ = unsafe { munmap(self.pages.as_ptr().cast(), pipes::SIZE) };
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    /// What goes one way lies apart from what goes the other.
+    #[test]
+    fn a_connection_has_two_rings() {
+        let (rings, _memory) = PipeRing::create(7, 2).unwrap();
+        let [forth, back] = &rings[..] else { panic!() };
+        assert!(forth.lend(&vec![1; pipes::DATA], Nonblocking::default(), 0));
+        assert!(back.lend(&vec![2; pipes::DATA], Nonblocking::default(), 0));
+        assert_eq!(forth.take_back().unwrap().bytes, vec![1; pipes::DATA]);
+        assert_eq!(back.take_back().unwrap().bytes, vec![2; pipes::DATA]);
+    }
+
     fn lent(bytes: &[u8]) -> PipeRing {
-        let (ring, memory) = PipeRing::create(7).unwrap();
+        let (mut rings, memory) = PipeRing::create(7, 1).unwrap();
+        let ring = rings.remove(0);
         assert!(ftruncate(&memory, 0).is_err());
-        assert!(ring.lend(bytes, Nonblocking::default()));
+        assert!(ring.lend(bytes, Nonblocking::default(), 0));
         ring
     }
 
@@ -149,8 +217,22 @@ mod tests {
         // A read of one byte.
         let word = ring.word().load(Ordering::Relaxed);
         ring.word().store(word - 1 + (1 << pipes::START) + pipes::CALL, Ordering::Relaxed);
-        assert_eq!(ring.take_back(), Some(ReturnedPipe { calls: 1, bytes: b"bc".to_vec() }));
+        assert_eq!(ring.take_back(), Some(ReturnedPipe { calls: 1, watched: 0, bytes: b"bc".to_vec() }));
         assert_eq!(ring.take_back(), None);
+    }
+
+    #[test]
+    fn who_watches_is_told_once() {
+        let ring = lent(b"abc");
+        assert_eq!(ring.look(0), Some(3));
+        assert_eq!(ring.look(pipes::READER_WATCHED), Some(3));
+        assert_eq!(ring.look(pipes::WRITER_WATCHED | pipes::VALID), Some(3));
+        // A write that tells.
+        ring.word().fetch_and(!pipes::READER_WATCHED, Ordering::Relaxed);
+        assert_eq!(ring.take_back().unwrap().watched, pipes::WRITER_WATCHED);
+        assert_eq!(ring.look(pipes::READER_WATCHED), None);
+        assert!(ring.lend(b"", Nonblocking::default(), pipes::READER_WATCHED));
+        assert_eq!(ring.take_back().unwrap().watched, pipes::READER_WATCHED);
     }
 
     #[test]
@@ -158,9 +240,9 @@ mod tests {
         let ring = lent(b"");
         ring.word().fetch_or(pipes::WRITING, Ordering::Relaxed);
         assert_eq!(ring.take_back().unwrap().bytes, b"");
-        assert!(!ring.lend(b"x", Nonblocking::default()));
+        assert!(!ring.lend(b"x", Nonblocking::default(), 0));
         ring.word().fetch_and(!pipes::WRITING, Ordering::Relaxed);
-        assert!(ring.lend(b"x", Nonblocking::default()));
+        assert!(ring.lend(b"x", Nonblocking::default(), 0));
     }
 
     /// Whatever the word says, no more comes back than a pipe holds, and from within.

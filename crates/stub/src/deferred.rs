@@ -42,6 +42,12 @@ pub struct Queue {
     calls: [[u64; 3]; LIMIT],
 }
 
+impl Queue {
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+}
+
 /// What a record takes up in the channel.
 const RECORD: usize = HEADER + 24;
 

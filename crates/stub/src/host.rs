@@ -317,6 +317,7 @@ pub mod number {
     pub const DUP: u64 = 32;
     pub const DUP2: u64 = 33;
     pub const SENDMSG: u64 = 46;
+    pub const SENDTO: u64 = 44;
     pub const RECVFROM: u64 = 45;
     pub const CLONE: u64 = 56;
     pub const FORK: u64 = 57;
@@ -348,7 +349,9 @@ pub mod number {
     pub const RESTART_SYSCALL: u64 = 219;
     pub const SET_ROBUST_LIST: u64 = 273;
     pub const PRLIMIT64: u64 = 302;
+    pub const EPOLL_WAIT: u64 = 232;
     pub const EPOLL_CTL: u64 = 233;
+    pub const EPOLL_PWAIT: u64 = 281;
     pub const UNSHARE: u64 = 272;
     pub const DUP3: u64 = 292;
     pub const SENDMMSG: u64 = 307;

@@ -16,7 +16,7 @@ pub const SLOTS_BASE: u64 = 0x7000_0010_0000;
 pub const SLOT_SIZE: u64 = 0x4_0000;
 /// Threads that one address space can have.
 pub const MAXIMUM_SLOTS: u64 = 16384;
-/// Where the pipes lie that a process shares ([`PipeRing`]), each in its own stretch of [`pipes::STRIDE`] bytes.
+/// Where the pipes and connections lie that a process shares ([`PipeRing`]), each place a stretch of [`pipes::PLACE`] bytes.
 pub const PIPES_BASE: u64 = 0x7010_0000_0000;
 /// The guest may map nothing between STUB_BASE and here.
 pub const RESERVED_END: u64 = 0x7020_0000_0000;
@@ -53,6 +53,9 @@ pub mod request {
     pub const SYSCALL: u32 = 1;
     /// Beside SYSCALL: many calls of the thread have trapped since it last said so.
     pub const OFTEN_TRAPPED: u32 = 0x40;
+    /// `number` and `arguments`, of which nothing is left to do: a read or write that was made in a shared pipe which somebody in
+    /// the sentry watches ([`super::pipes::WATCHED`]).
+    pub const CHANGED: u32 = 8;
     /// The thread was kicked. `status`: 0 in its own code; else the error that its interrupted native call stands for.
     pub const KICKED: u32 = 2;
     /// A hardware fault: `fault_*`.
@@ -124,8 +127,8 @@ pub mod operation {
     /// A host call whose first argument counts from the last CALL's result; its own result is passed over. Not made after
     /// an error.
     pub const OVER_LAST: u64 = 6;
-    /// Map a shared pipe: its descriptor, which is closed then; its place; its number; the guest's descriptors by which this
-    /// process reads and writes it, or [`super::pipes::NONE`]; whether it may spin.
+    /// Map a shared pipe or connection: its descriptor, which is closed then; its place; its number; the guest's descriptors by
+    /// which this process reads and writes its first ring, or [`super::pipes::NONE`]; of [`super::pipes::how`].
     pub const PIPE: u64 = 7;
     /// No call: the program is about to make an mmap(2) with these `arguments`, the first of which counts from the last CALL's
     /// result, and what is before this in the list has done so already. Nothing is said where an OVER_LAST call has failed.
@@ -536,7 +539,7 @@ pub mod streams {
     /// How many at once.
     pub const MOST: usize = 48;
     /// Bytes of all together, and of one at most.
-    pub const DATA: usize = 3072;
+    pub const DATA: usize = 2304;
     pub const LONGEST: usize = 2048;
 }
 
@@ -593,8 +596,38 @@ pub mod objects {
     }
 }
 
-/// A pipe that one process reads and one writes (or the same), in memory that these and the sentry share (ADR 48). Its
-/// bytes lie from the next page on, [`pipes::DATA`] of them.
+/// What of an interest list lies in shared pipes of the thread's process: it may answer epoll_wait(2) from what these say (ADR 53).
+#[repr(C, align(64))]
+pub struct Events {
+    /// See [`events`].
+    pub word: u64,
+    /// Which of the interests the thread has told of since they were lent, by bits; only the thread changes it.
+    pub told: u64,
+    /// The guest's descriptor of the list.
+    pub epoll: u32,
+    pub count: u32,
+    pub interests: [Interest; events::MOST],
+}
+
+/// One of them.
+#[derive(Clone, Copy, Default)]
+#[repr(C)]
+pub struct Interest {
+    pub descriptor: u32,
+    /// As they were asked for (epoll_ctl(2)).
+    pub events: u32,
+    pub data: u64,
+}
+
+pub mod events {
+    /// In the word, which is 0 where there is none: it stands. Below, its number, so that an old one is never taken for it.
+    pub const VALID: u64 = 1 << 63;
+    /// How many at once.
+    pub const MOST: usize = 64;
+}
+
+/// A pipe that one process reads and one writes (or the same), in memory that these and the sentry share (ADR 48); or one
+/// direction of a connection (ADR 52). Its bytes lie from the next page on, [`pipes::DATA`] of them.
 #[repr(C, align(64))]
 pub struct PipeRing {
     /// See [`pipes`]; changed by compare-and-exchange only, or by atomic operations on single bits.
@@ -602,18 +635,32 @@ pub struct PipeRing {
     /// One more than the CPU on which each side ran last; 0: not known.
     pub reader_cpu: u32,
     pub writer_cpu: u32,
+    /// How many bytes have been put in here since it was made. Counted before they can be seen.
+    pub written: u64,
 }
 
 pub mod pipes {
-    /// How many a process can have.
-    pub const MOST: usize = 8;
+    /// How many places a process can have: each is a pipe, or a connection.
+    pub const MOST: usize = 64;
+    /// Descriptors from here on are not looked for.
+    pub const DESCRIPTORS: usize = 1024;
     /// What a pipe holds: as much as one that is not shared.
     pub const DATA: usize = 0x1_0000;
     pub const DATA_OFFSET: usize = 0x1000;
     pub const SIZE: usize = DATA_OFFSET + DATA;
-    pub const STRIDE: u64 = 0x2_0000;
+    /// From a connection's first ring to its second, which goes the other way.
+    pub const STRIDE: usize = 0x2_0000;
+    pub const RINGS: usize = 2;
+    pub const PLACE: usize = RINGS * STRIDE;
     /// In the place of a descriptor: there is none.
     pub const NONE: u64 = u64::MAX;
+
+    /// In the operation's last argument.
+    pub mod how {
+        pub const MAY_SPIN: u64 = 1;
+        /// It has two rings; who reads one writes the other.
+        pub const CONNECTION: u64 = 2;
+    }
 
     // The word. Its lower half, which is what threads wait on, has all that they may wait for.
     /// How many bytes are in it.
@@ -633,6 +680,12 @@ pub mod pipes {
     /// O_NONBLOCK: who would have to wait asks the sentry.
     pub const READER_NONBLOCKING: u64 = 1 << 24;
     pub const WRITER_NONBLOCKING: u64 = 1 << 25;
+    /// Somebody in the sentry is to be told, once, when there are more bytes, or room again.
+    pub const READER_WATCHED: u64 = 1 << 26;
+    pub const WRITER_WATCHED: u64 = 1 << 27;
+    pub const WATCHED: u64 = READER_WATCHED | WRITER_WATCHED;
+    /// A pipe with less room than this is full for who watches it: none of its pages is free.
+    pub const ROOM: u64 = 0x1000;
     /// Above the lower half: where the first byte is.
     pub const START: u32 = 32;
     pub const START_MASK: u64 = 0xffff << START;
@@ -640,7 +693,7 @@ pub mod pipes {
     pub const NUMBER: u32 = 48;
     pub const NUMBER_MASK: u64 = 0xffff << NUMBER;
 
-    const _: () = assert!(SIZE as u64 <= STRIDE);
+    const _: () = assert!(SIZE <= STRIDE);
     const _: () = assert!((DATA as u64 - 1) << START == START_MASK);
 }
 
@@ -785,6 +838,7 @@ pub struct ChannelLayout {
     pub operations: [Operation; MAXIMUM_OPERATIONS],
     pub streams: Streams,
     pub objects: Objects,
+    pub events: Events,
 }
 
 const _: () = assert!(core::mem::offset_of!(ChannelLayout, line) == 0 && core::mem::size_of::<Line>() == 64);

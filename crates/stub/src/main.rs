@@ -23,6 +23,7 @@ mod cpuid;
 mod deferred;
 mod direct;
 mod entry;
+mod events;
 mod expected;
 mod handlers;
 mod handoff;

@@ -1,15 +1,20 @@
-//! Reading and writing of pipes that lie in memory which their users share (ADR 48).
+//! Reading and writing of pipes and of connected stream sockets that lie in memory which their users share (ADR 48, 52).
 //!
 //! A pipe that one process writes and one reads, the same or another, has its bytes in a ring that both have mapped, and the
-//! sentry. One word says how many there are, and from where on. read(2) and write(2) take their side's bit in it, copy, and let
-//! it go with the new state, by compare-and-exchange. Whoever else looks at the pipe in the sentry takes the loan back before, by
-//! clearing a bit of the word: then nothing is answered here any more, and what was being copied does not count.
+//! sentry; a connection has two, one each way. One word says how many bytes there are, and from where on. Calls that read or
+//! write take their side's bit in it, copy, and let it go with the new state, by compare-and-exchange. Whoever else looks at the
+//! ring in the sentry takes the loan back before, by clearing a bit of the word: then nothing is answered here any more, and what
+//! was being copied does not count.
 //!
 //! Who has to wait looks at the word for a while, where the other side is on another CPU, and sleeps on it then. That is an
 //! ordinary wait of the host's (`native.rs`), behind which the call is made again. What takes longer is the sentry's, as is what
-//! fails or is odd.
+//! fails or is odd. A socket's buffer holds more than a ring: who finds that full sleeps only a little before the sentry takes
+//! the rest.
 //!
-//! A write that is larger than a pipe goes in pieces. What is done of it is kept while the thread waits for room, and if the rest
+//! Who watches the ring in the sentry sets a bit of the word, and looks at it then. Whoever makes a change that is to be told of
+//! takes the bit away with it, in one step, and makes his call there all the same, with nothing left to do.
+//!
+//! A write that is larger than a ring goes in pieces. What is done of it is kept while the thread waits for room, and if the rest
 //! is the sentry's; a signal ends it there, as on Linux. No code of the guest's runs meanwhile.
 //!
 //! The other side is hostile: the word can say anything at any time. What is copied stays within the ring, attempts are
@@ -24,11 +29,11 @@ use crate::layout::{self, action, PipeRing, Reply};
 use crate::native;
 use crate::registers::Registers;
 use crate::serve::Outcome;
-use crate::thread::{PipeWaits, ThreadBlock};
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use crate::thread::{Patience, ThreadBlock};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicU8, Ordering};
 
-/// By which descriptors this process reads and writes the pipe of each place: the descriptor plus one, the number under which
-/// the sentry knows that above it. 0: not at all.
+/// By which descriptors this process reads and writes the first ring of each place: the descriptor plus one, above it the number
+/// under which the sentry knows the place, and whether that is a connection. 0: not at all.
 #[link_section = ".data"]
 static PLACES: [Place; MOST] = [const { Place { reader: AtomicU64::new(0), writer: AtomicU64::new(0) } }; MOST];
 
@@ -37,14 +42,27 @@ struct Place {
     writer: AtomicU64,
 }
 
+const TOLD_NUMBER: u32 = 32;
+const TOLD_CONNECTION: u64 = 1 << 48;
+
+/// In which ring to look for a descriptor that reads, and for one that writes: its index plus one. What `PLACES` says counts.
+#[link_section = ".data"]
+static READ_BY: [AtomicU8; DESCRIPTORS] = [const { AtomicU8::new(0) }; DESCRIPTORS];
+#[link_section = ".data"]
+static WRITTEN_BY: [AtomicU8; DESCRIPTORS] = [const { AtomicU8::new(0) }; DESCRIPTORS];
+
+const _: () = assert!(MOST * RINGS < 256);
+
 /// There is something in there.
 #[link_section = ".data"]
 static ANY: AtomicBool = AtomicBool::new(false);
 #[link_section = ".data"]
 static MAY_SPIN: AtomicBool = AtomicBool::new(false);
 
-/// Writes of so many bytes are not torn apart (limits.h).
+/// Writes to pipes of so many bytes are not torn apart (limits.h).
 const PIPE_BUF: u64 = 4096;
+/// Calls with more pieces are the sentry's.
+const VECTORS: usize = 16;
 /// Larger calls are the sentry's.
 const MOST_BYTES: u64 = 1 << 24;
 
@@ -65,24 +83,45 @@ const SKIPS: u64 = 32;
 const SLEEP: [u64; 2] = [0, 50_000_000];
 /// The same in ticks: less than that, wherever the clock is a fast one.
 const LONG: u64 = 60_000_000;
+/// How long for room in a connection.
+const SLEEP_FOR_ROOM: [u64; 2] = [0, 2_000_000];
+const LONG_FOR_ROOM: u64 = 2_400_000;
 
-/// Maps a pipe, as an operation says.
+const MSG_DONTWAIT: u64 = 0x40;
+const MSG_NOSIGNAL: u64 = 0x4000;
+const EAGAIN: i64 = -11;
+
+/// Maps a pipe or connection, as an operation says.
 pub fn map(arguments: &[u64; 6]) {
-    let [descriptor, index, pipe_number, reader, writer, may_spin] = *arguments;
+    let [descriptor, index, place_number, reader, writer, told_how] = *arguments;
     let Some(place) = PLACES.get(index as usize) else { return };
     // What was there is lent no more, and nobody is in the middle of it.
     place.reader.store(0, Ordering::Relaxed);
     place.writer.store(0, Ordering::Relaxed);
-    let address = ring_address(index as usize);
-    let mapped = call!(number::MMAP, address, SIZE, PROT_READ_WRITE, MAP_SHARED_FIXED, descriptor, 0);
+    let is_connection = told_how & how::CONNECTION != 0;
+    let first = index as usize * RINGS;
+    let (address, size) = (ring_address(first), if is_connection { STRIDE + SIZE } else { SIZE });
+    let mapped = call!(number::MMAP, address, size, PROT_READ_WRITE, MAP_SHARED_FIXED, descriptor, 0);
     call!(number::CLOSE, descriptor);
-    if mapped != address as i64 || call!(number::MADVISE, address, SIZE, MADV_DONTFORK) < 0 {
+    if mapped != address as i64 || call!(number::MADVISE, address, size, MADV_DONTFORK) < 0 {
         return;
     }
-    MAY_SPIN.store(may_spin != 0, Ordering::Relaxed);
-    let told = |descriptor: u64| if descriptor == NONE { 0 } else { pipe_number << 32 | (descriptor + 1) & 0xffff_ffff };
+    MAY_SPIN.store(told_how & how::MAY_SPIN != 0, Ordering::Relaxed);
+    let kind = if is_connection { TOLD_CONNECTION } else { 0 };
+    let told = |by: u64| if by == NONE { 0 } else { kind | place_number << TOLD_NUMBER | (by + 1) & 0xffff_ffff };
     place.reader.store(told(reader), Ordering::Release);
     place.writer.store(told(writer), Ordering::Release);
+    let note = |table: &[AtomicU8; DESCRIPTORS], by: u64, ring: usize| {
+        if let Some(entry) = table.get(by as usize) {
+            entry.store(ring as u8 + 1, Ordering::Release);
+        }
+    };
+    note(&READ_BY, reader, first);
+    note(&WRITTEN_BY, writer, first);
+    if is_connection {
+        note(&READ_BY, writer, first + 1);
+        note(&WRITTEN_BY, reader, first + 1);
+    }
     ANY.store(true, Ordering::Release);
 }
 
@@ -99,48 +138,99 @@ pub fn forked() {
 }
 
 fn ring_address(index: usize) -> u64 {
-    layout::PIPES_BASE + index as u64 * layout::pipes::STRIDE
+    layout::PIPES_BASE + (index * STRIDE) as u64
 }
 
-/// Serves a call on a pipe that is shared. `None`: it is the sentry's.
+/// Serves a call on a pipe or connection that is shared. `None`: it is the sentry's.
 #[inline(always)]
 pub fn try_pipe(thread: &mut ThreadBlock, registers: &mut Registers) -> Option<Outcome> {
-    if registers.rax > number::WRITE || !ANY.load(Ordering::Acquire) {
+    let is_transfer = matches!(
+        registers.rax,
+        number::READ | number::WRITE | number::READV | number::WRITEV | number::SENDTO | number::RECVFROM
+    );
+    if !is_transfer || !ANY.load(Ordering::Acquire) {
         return None;
     }
     serve(thread, registers)
 }
 
+/// The ring that is read, or written, by a descriptor, as far as this process has been told of it.
+fn side_of(descriptor: u64, writes: bool) -> Option<Side> {
+    let table = if writes { &WRITTEN_BY } else { &READ_BY };
+    let index = usize::from(table.get(descriptor as usize)?.load(Ordering::Acquire)).checked_sub(1)?;
+    let place = PLACES.get(index / RINGS)?;
+    // Who reads a connection's first ring writes its second.
+    let by_reader = writes == (index % RINGS != 0);
+    let told = if by_reader { &place.reader } else { &place.writer }.load(Ordering::Acquire);
+    if told & 0xffff_ffff != descriptor + 1 {
+        return None;
+    }
+    let number = (told >> TOLD_NUMBER & 0xffff) << NUMBER;
+    let is_connection = told & TOLD_CONNECTION != 0;
+    Some(Side { ring: ring_address(index) as *mut PipeRing, number, writes, is_connection, in_pieces: false })
+}
+
 #[inline(never)]
 fn serve(thread: &mut ThreadBlock, registers: &mut Registers) -> Option<Outcome> {
-    let writes = registers.rax == number::WRITE;
-    let [descriptor, address, count, ..] = registers.arguments();
+    let writes = matches!(registers.rax, number::WRITE | number::WRITEV | number::SENDTO);
+    let [descriptor, address, count, flags, name, _] = registers.arguments();
     // SAFETY: within the channel, which is mapped as long as the thread lives; accessed atomically.
     let answers = unsafe { AtomicU32::from_ptr(&raw mut (*thread.channel()).local.enabled) };
     if answers.load(Ordering::Acquire) == 0 || thread.gs_taken != 0 || direct::is_off(thread) {
         return None;
     }
-    if address > HIGHEST || count == 0 || count > MOST_BYTES {
-        return None;
+    let mut side = side_of(descriptor & 0xffff_ffff, writes)?;
+    let mut may_wait = true;
+    if matches!(registers.rax, number::READV | number::WRITEV) {
+        return transfer_vectors(&side, thread, registers, address, count);
     }
-    let wanted = (descriptor & 0xffff_ffff) + 1;
-    let find = |place: &Place| {
-        let told = if writes { &place.writer } else { &place.reader }.load(Ordering::Acquire);
-        (told & 0xffff_ffff == wanted).then_some(told >> 32)
-    };
-    let (index, pipe_number) = PLACES.iter().enumerate().find_map(|(index, place)| Some((index, find(place)?)))?;
-    let in_pieces = writes && count > DATA as u64;
-    let side = Side { ring: ring_address(index) as *mut PipeRing, number: pipe_number << NUMBER, writes, in_pieces };
-    side.transfer(thread, registers, address, count)
+    if matches!(registers.rax, number::SENDTO | number::RECVFROM) {
+        if !side.is_connection || name != 0 || flags & 0xffff_ffff & !(MSG_DONTWAIT | MSG_NOSIGNAL) != 0 {
+            return None;
+        }
+        may_wait = flags & MSG_DONTWAIT == 0;
+    }
+    side.in_pieces = writes && (side.is_connection || count > DATA as u64);
+    side.transfer(thread, registers, &[[address, count]], may_wait)
 }
 
-/// One end of a pipe.
+/// readv(2) and writev(2). These go whole: what is done of one is only told of memory that is one piece.
+#[inline(never)]
+fn transfer_vectors(
+    side: &Side,
+    thread: &mut ThreadBlock,
+    registers: &mut Registers,
+    address: u64,
+    count: u64,
+) -> Option<Outcome> {
+    let mut pieces = [[0u64; 2]; VECTORS];
+    let given = pieces.get_mut(..count as usize)?;
+    if address > HIGHEST || !host::copy(given.as_mut_ptr() as u64, address, 16 * count) {
+        return None;
+    }
+    side.transfer(thread, registers, given, true)
+}
+
+/// The length of these pieces of the guest's memory; `None` where it is nothing, or the sentry's.
+fn total(pieces: &[[u64; 2]]) -> Option<u64> {
+    let mut total = 0;
+    for &[address, length] in pieces {
+        if address > HIGHEST || length > MOST_BYTES {
+            return None;
+        }
+        total += length;
+    }
+    (1..=MOST_BYTES).contains(&total).then_some(total)
+}
+
+/// One end of a pipe, or of one direction of a connection.
 struct Side {
     ring: *mut PipeRing,
     /// As the word has it.
     number: u64,
     writes: bool,
-    /// A write that is larger than the ring.
+    is_connection: bool,
+    /// A write that may go in several pieces: one that is larger than a pipe, or any to a connection.
     in_pieces: bool,
 }
 
@@ -194,7 +284,23 @@ impl Side {
         }
     }
 
-    fn transfer(&self, thread: &mut ThreadBlock, registers: &mut Registers, address: u64, count: u64) -> Option<Outcome> {
+    /// What waiting for it is a matter of the sentry's, and after which time: of a sleep, and of all of them in ticks.
+    fn patience(&self) -> ([u64; 2], u64) {
+        if self.is_connection && self.writes {
+            (SLEEP_FOR_ROOM, LONG_FOR_ROOM)
+        } else {
+            (SLEEP, LONG)
+        }
+    }
+
+    fn transfer(
+        &self,
+        thread: &mut ThreadBlock,
+        registers: &mut Registers,
+        memory: &[[u64; 2]],
+        may_wait: bool,
+    ) -> Option<Outcome> {
+        let count = total(memory)?;
         let word = self.word();
         let since = core::mem::take(&mut thread.pipe_waits.since);
         let mut done = core::mem::take(&mut thread.pipe_waits.done).min(count);
@@ -210,16 +316,21 @@ impl Side {
             if !self.is_lent(before) || before & self.busy() != 0 {
                 break;
             }
-            let is_nonblocking = before & self.pick(READER_NONBLOCKING, WRITER_NONBLOCKING) != 0;
+            let is_nonblocking = !may_wait || before & self.pick(READER_NONBLOCKING, WRITER_NONBLOCKING) != 0;
             let length = self.possible(before, count - done);
-            if length == 0 || is_nonblocking && self.in_pieces {
-                let is_long = since != 0 && ticks().wrapping_sub(since) > LONG;
+            if length == 0 || is_nonblocking && length < count - done && self.writes {
+                let (sleep, long) = self.patience();
+                let is_long = since != 0 && ticks().wrapping_sub(since) > long;
+                if is_nonblocking && (!self.writes || !self.is_connection && count <= PIPE_BUF) {
+                    // As long as it is lent, more can come, or go.
+                    return Some(Outcome::Return(EAGAIN));
+                }
                 if is_nonblocking || is_long {
                     break;
                 }
                 if !core::mem::replace(&mut spun, true)
                     && other_cpu.load(Ordering::Relaxed) != here
-                    && self.spin(&mut thread.pipe_waits, count - done)
+                    && self.spin(&mut thread.pipe_waits.patience, count - done)
                 {
                     continue;
                 }
@@ -230,16 +341,22 @@ impl Side {
                 // Who gets on with it does not wait for long.
                 thread.pipe_waits.since = if since != 0 && !self.in_pieces { since } else { ticks() | 1 };
                 thread.pipe_waits.done = done;
-                return Some(native::wait_and_call_again(thread, registers, word.as_ptr() as u64, waiting as u32, SLEEP));
+                return Some(native::wait_and_call_again(thread, registers, word.as_ptr() as u64, waiting as u32, sleep));
             }
             if word.compare_exchange_weak(before, before | self.busy(), Ordering::AcqRel, Ordering::Relaxed).is_err() {
                 continue;
             }
-            if !self.copy(before, address + done, length) || !self.publish(length) {
+            let published = if self.copy(before, memory, done, length) { self.publish(length) } else { None };
+            let Some(is_watched) = published else {
                 word.fetch_and(!self.busy(), Ordering::Release);
                 break;
-            }
+            };
             done += length;
+            if is_watched {
+                // What is left of it is the sentry's, too.
+                thread.pipe_waits.tells = (done == count || !self.in_pieces).into();
+                break;
+            }
             if !self.in_pieces || done == count {
                 return Some(Outcome::Return(done as i64));
             }
@@ -249,10 +366,23 @@ impl Side {
         None
     }
 
-    /// Copies out of the ring, or into it. False: the memory is not there.
-    fn copy(&self, word: u64, address: u64, length: u64) -> bool {
+    /// Copies out of the ring, or into it, from byte `from` of the memory on. False: that is not there.
+    fn copy(&self, word: u64, memory: &[[u64; 2]], from: u64, length: u64) -> bool {
         let start = (word & START_MASK) >> START;
-        let at = if self.writes { (start + (word & FILL)) % DATA as u64 } else { start };
+        let mut at = if self.writes { start + (word & FILL) } else { start };
+        let (mut skip, mut left) = (from, length);
+        for &[address, available] in memory {
+            let skipped = skip.min(available);
+            let now = left.min(available - skipped);
+            if !self.copy_piece(at % DATA as u64, address + skipped, now) {
+                return false;
+            }
+            (skip, left, at) = (skip - skipped, left - now, at + now);
+        }
+        left == 0
+    }
+
+    fn copy_piece(&self, at: u64, address: u64, length: u64) -> bool {
         let data = self.ring as u64 + DATA_OFFSET as u64;
         let first = length.min(DATA as u64 - at);
         if self.writes {
@@ -262,82 +392,138 @@ impl Side {
         }
     }
 
-    /// What was copied counts, and who waits for it is woken. False: the loan has ended meanwhile.
-    fn publish(&self, length: u64) -> bool {
+    /// What was copied counts, and who waits for it is woken; whether the sentry is to be told. `None`: the loan has ended meanwhile.
+    fn publish(&self, length: u64) -> Option<bool> {
+        self.count(length);
+        let published = self.try_publish(length);
+        if published.is_none() {
+            self.count(length.wrapping_neg());
+        }
+        published
+    }
+
+    /// Whoever sees the bytes is to see them counted.
+    fn count(&self, length: u64) {
+        if self.writes {
+            // SAFETY: as the word; who has the busy bit is the only one who changes it.
+            let written = unsafe { AtomicU64::from_ptr(&raw mut (*self.ring).written) };
+            written.store(written.load(Ordering::Relaxed).wrapping_add(length), Ordering::Relaxed);
+        }
+    }
+
+    fn try_publish(&self, length: u64) -> Option<bool> {
         let word = self.word();
         for _ in 0..ATTEMPTS {
             let before = word.load(Ordering::Acquire);
             if !self.is_lent(before) || before & self.busy() == 0 {
-                return false;
+                return None;
             }
-            let (fill, start) = (before & FILL, (before & START_MASK) >> START);
+            let (filled, start) = (before & FILL, (before & START_MASK) >> START);
             let (fill, start) = if self.writes {
-                (fill + length, start)
+                (filled + length, start)
             } else {
                 // Only a hostile writer has taken some of it away.
-                (fill.saturating_sub(length), (start + length) % DATA as u64)
+                (filled.saturating_sub(length), (start + length) % DATA as u64)
             };
             // What is used is kept small: an empty ring begins at its beginning.
             let start = if fill == 0 && before & WRITING == 0 { 0 } else { start };
             if fill > DATA as u64 {
-                return false;
+                return None;
             }
             let calls = if before & CALLS == CALLS { CALLS } else { (before & CALLS) + CALL };
             let waits = self.pick(WRITER_WAITS, READER_WAITS);
-            let kept = before & !(FILL | START_MASK | CALLS | self.busy() | waits);
+            // Who watches for bytes hears of each write, as edges count (epoll(7)); who watches for room, of the first that there is.
+            let has_room = |fill: u64| DATA as u64 - fill >= ROOM;
+            // How much of a connection is room the sentry knows.
+            let makes_room = !self.writes && (self.is_connection || !has_room(filled) && has_room(fill));
+            let watched = if self.writes { READER_WATCHED } else { u64::from(makes_room) * WRITER_WATCHED };
+            let kept = before & !(FILL | START_MASK | CALLS | self.busy() | waits | watched);
             let after = kept | fill | start << START | calls;
             if word.compare_exchange_weak(before, after, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
                 if before & waits != 0 {
                     native::wake_all(word.as_ptr() as u64);
                 }
-                return true;
+                return Some(before & watched != 0);
             }
         }
-        false
+        None
     }
 
     /// Looks at the word until something has changed for who wants `count` bytes. False: nothing has, for as long as it is worth.
-    fn spin(&self, waits: &mut PipeWaits, count: u64) -> bool {
-        if !MAY_SPIN.load(Ordering::Relaxed) {
+    fn spin(&self, patience: &mut Patience, count: u64) -> bool {
+        spin(patience, || {
+            let word = self.word().load(Ordering::Acquire);
+            !self.is_lent(word) || self.possible(word, count) != 0
+        })
+    }
+}
+
+/// Looks until something is there. False: nothing is, for as long as it is worth.
+pub fn spin(patience: &mut Patience, is_there: impl Fn() -> bool) -> bool {
+    if !MAY_SPIN.load(Ordering::Relaxed) {
+        return false;
+    }
+    if patience.spins > SPIN && patience.skipped < SKIPS {
+        patience.skipped += 1;
+        return false;
+    }
+    patience.skipped = 0;
+    let start = ticks();
+    let mut now = start;
+    loop {
+        for _ in 0..LOOKS {
+            if is_there() {
+                patience.count(now.wrapping_sub(start));
+                return true;
+            }
+            core::hint::spin_loop();
+        }
+        let before = core::mem::replace(&mut now, ticks());
+        if now.wrapping_sub(before) > PREEMPTED {
+            // Somebody else wants this CPU.
+            patience.spins = 8 * SPIN;
             return false;
         }
-        if waits.spins > SPIN && waits.skipped < SKIPS {
-            waits.skipped += 1;
+        if now.wrapping_sub(start) > SPIN {
+            patience.count(2 * SPIN);
             return false;
-        }
-        waits.skipped = 0;
-        let start = ticks();
-        let mut now = start;
-        loop {
-            for _ in 0..LOOKS {
-                let word = self.word().load(Ordering::Acquire);
-                if !self.is_lent(word) || self.possible(word, count) != 0 {
-                    waits.count(now.wrapping_sub(start));
-                    return true;
-                }
-                core::hint::spin_loop();
-            }
-            let before = core::mem::replace(&mut now, ticks());
-            if now.wrapping_sub(before) > PREEMPTED {
-                // Somebody else wants this CPU.
-                waits.spins = 8 * SPIN;
-                return false;
-            }
-            if now.wrapping_sub(start) > SPIN {
-                waits.count(2 * SPIN);
-                return false;
-            }
         }
     }
 }
 
-/// What is done of the write that the sentry is asked to go on with, or that ends here.
+/// What can be seen of a ring by who reads it, or writes it, by `descriptor`.
+pub struct Seen {
+    pub is_ready: bool,
+    /// One more than the CPU on which the other side ran last; 0: not known.
+    pub other_cpu: u32,
+}
+
+/// As much of a connection that is full is room for whoever asks, however large the socket's buffer is that it stands for.
+const ROOMY: u64 = DATA as u64 * 2 / 3;
+
+/// `None`: that is the sentry's to say.
+pub fn look(descriptor: u64, writes: bool) -> Option<Seen> {
+    let side = side_of(descriptor, writes)?;
+    let word = side.word().load(Ordering::Acquire);
+    let fill = word & FILL;
+    let is_ready = if !writes { fill > 0 } else { DATA as u64 - fill.min(DATA as u64) >= ROOM };
+    let is_clear = !(writes && side.is_connection) || fill <= ROOMY;
+    let other_cpu = side.cpus().1.load(Ordering::Relaxed);
+    (side.is_lent(word) && is_clear).then_some(Seen { is_ready, other_cpu })
+}
+
+/// The call is made already, and the sentry is only to be told of it.
+pub fn take_tells(thread: &mut ThreadBlock) -> bool {
+    core::mem::take(&mut thread.pipe_waits.tells) != 0
+}
+
+/// What is done of the call that the sentry is asked to go on with, or that ends here.
 pub fn take_done(thread: &mut ThreadBlock) -> u64 {
     core::mem::take(&mut thread.pipe_waits.done)
 }
 
-/// The sentry's answer to a call on what `done` has left of a write, as that to the whole one: what has gone counts, whatever
-/// comes of the rest, and is not written once more.
+/// The sentry's answer to a call on what `done` has left of it, as that to the whole one: what has gone counts, whatever comes of
+/// the rest, and does not go once more.
 pub fn amend(answer: &mut Reply, done: u64) {
     let together = |rest: i64| done as i64 + rest.max(0);
     match (answer.action, answer.resume) {
@@ -349,7 +535,7 @@ pub fn amend(answer: &mut Reply, done: u64) {
     }
 }
 
-impl PipeWaits {
+impl Patience {
     fn count(&mut self, time: u64) {
         self.spins = self.spins - self.spins / 4 + time / 4;
     }

@@ -3,6 +3,7 @@
 
 use crate::deferred;
 use crate::direct;
+use crate::events;
 use crate::expected;
 use crate::handlers::{self, new_request, run_operations};
 use crate::handoff;
@@ -96,13 +97,19 @@ fn serve(thread: &mut ThreadBlock, registers: &mut Registers, kind: u32) -> Outc
         if let Some(outcome) = pipes::try_pipe(thread, registers) {
             return outcome;
         }
+        if let Some(result) = events::try_wait(thread, registers) {
+            return Outcome::Return(result);
+        }
         if let Some(result) = loan::try_loan(thread, registers.rax, &registers.arguments()) {
             return Outcome::Return(result);
         }
     }
     let (call_number, mut arguments) = (registers.rax, registers.arguments());
     let done = pipes::take_done(thread);
-    if done != 0 {
+    let kind = if pipes::take_tells(thread) { request::CHANGED } else { kind };
+    if kind == request::CHANGED {
+        arguments = [arguments[0], 0, 0, 0, 0, 0];
+    } else if done != 0 {
         arguments[1] += done;
         arguments[2] -= done;
     }

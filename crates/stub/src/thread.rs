@@ -84,6 +84,9 @@ pub struct ThreadBlock {
     pub has_objects: u64,
     /// Waiting for shared pipes (`pipes.rs`).
     pub pipe_waits: PipeWaits,
+    /// Waiting for events (`events.rs`), and which of them comes first the next time.
+    pub event_patience: Patience,
+    pub next_event: u64,
     /// Of a thread that is traced (`tracing.rs`).
     pub tracing: Tracing,
 }
@@ -109,7 +112,15 @@ pub struct PipeWaits {
     pub since: u64,
     /// How much it has written before that.
     pub done: u64,
-    /// How long spinning takes until there is something, on average.
+    /// Not 0: that is all, and the sentry is to be told.
+    pub tells: u64,
+    pub patience: Patience,
+}
+
+/// Whether spinning pays for a thread that waits.
+#[repr(C)]
+pub struct Patience {
+    /// How long it takes until there is something, on average.
     pub spins: u64,
     /// Waits without spinning since the last one with.
     pub skipped: u64,

@@ -11,6 +11,7 @@ use crate::fs::lending::{Lend, Usage};
 use crate::fs::path::Path;
 use crate::fs::position::{HandedOver, Position};
 use crate::fs::text::Counted;
+use crate::run::AddressSpace;
 use crate::sync::WaitQueue;
 use crate::{Context, Errno, Result};
 use parking_lot::{Mutex, RwLock};
@@ -218,6 +219,13 @@ pub trait FileOperations: Send + Sync + Any {
     }
     /// Nothing that it has lent so is lent any more: a descriptor does not stand for it any longer, or it is another object now.
     fn end_loan(&self) {}
+    /// Who it is lent to has made a change that somebody here waits for: by a read, or by a write.
+    fn changed_where_lent(&self, direction: Transfer) {}
+    /// The process behind `space` sees for itself, where this is lent to it under `fd`, what poll(2) would tell of it: whoever is
+    /// registered is told of changes no more, until he looks again. False: it does not, or there are several who are.
+    fn left_to_look(&self, space: &Arc<AddressSpace>, fd: i32) -> bool {
+        false
+    }
     /// Another process gets it, too.
     fn passed_on(&self) {}
     /// Called at each close(2) of a descriptor (not only the last): releases POSIX locks, flushes.

@@ -8,13 +8,35 @@
 //! Only a thread that reads and writes gets one, so that whatever it says of the state it could have brought about by calls.
 
 use crate::fs::file::Transfer;
+use crate::run::AddressSpace;
 use parking_lot::Mutex;
 use skerry_platform::channel::LentObject;
+use skerry_platform::layout::pipes;
+use std::sync::Arc;
 
 /// Where the state of an object is that is lent, and how it comes back.
 pub trait Lender: Send + Sync {
     /// Ends the loan. `None`: the thread has made it unrecognizable, and nothing of what it did counts.
     fn take_back(&self) -> Option<Returned>;
+
+    /// How many bytes are in it, where that can be seen without ending the loan. `watched`: who uses it in this direction is to be
+    /// told of the next change, from this look on.
+    fn look(&self, _direction: Transfer, _watched: Watched) -> Option<usize> {
+        None
+    }
+
+    /// The process behind `space` sees that for itself, by `fd`: who uses it in this direction is told of changes no more. False: it
+    /// does not.
+    fn leave_to_look(&self, _direction: Transfer, _space: &Arc<AddressSpace>, _fd: i32) -> bool {
+        false
+    }
+}
+
+/// Whether somebody waits for changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Watched {
+    Yes,
+    No,
 }
 
 /// Lends this in somebody's channel.
@@ -25,6 +47,27 @@ pub struct Returned {
     /// How many calls the stub has answered, up to three.
     pub calls: u32,
     pub state: LentState,
+    /// Who is to be told of the next change still.
+    pub watched: LentWatch,
+}
+
+/// For which ends of what is lent changes are watched.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LentWatch {
+    pub reader: bool,
+    pub writer: bool,
+}
+
+impl LentWatch {
+    /// In a ring's word.
+    pub fn bits(self) -> u64 {
+        let bit = |is_watched: bool, bit| if is_watched { bit } else { 0 };
+        bit(self.reader, pipes::READER_WATCHED) | bit(self.writer, pipes::WRITER_WATCHED)
+    }
+
+    pub fn of(bits: u64) -> LentWatch {
+        LentWatch { reader: bits & pipes::READER_WATCHED != 0, writer: bits & pipes::WRITER_WATCHED != 0 }
+    }
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -79,6 +122,12 @@ impl Usage {
         uses.reader.zip(uses.writer).filter(|_| uses.in_a_row >= uses.wanted)
     }
 
+    /// Somebody has used it: for what only several use at once.
+    pub fn note_call(&self) {
+        let mut uses = self.0.lock();
+        uses.calls = uses.calls.saturating_add(1);
+    }
+
     /// There have been enough calls, whoever made them, that a pipe is lent to who makes them.
     pub fn is_worth_sharing(&self) -> bool {
         let uses = self.0.lock();
@@ -107,7 +156,6 @@ impl Usage {
 pub(crate) mod tests {
     use super::*;
     use std::sync::atomic::{AtomicU32, Ordering};
-    use std::sync::Arc;
 
     /// A stub that says what it likes.
     pub struct Says {
@@ -126,7 +174,8 @@ pub(crate) mod tests {
     impl Lender for Says {
         fn take_back(&self) -> Option<Returned> {
             self.ended.fetch_add(1, Ordering::Relaxed);
-            self.state.lock().take().map(|state| Returned { calls: self.calls, state })
+            let watched = LentWatch::default();
+            self.state.lock().take().map(|state| Returned { calls: self.calls, state, watched })
         }
     }
 

@@ -21,6 +21,10 @@ impl Wake for Teller {
             tell(&kernel, &file, self.fd);
         }
     }
+
+    fn looks(&self) -> bool {
+        false
+    }
 }
 
 /// POLL_IN and its band (sigaction(2)). Readiness itself is not asked for here: the object may be locked.

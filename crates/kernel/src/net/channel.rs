@@ -4,19 +4,27 @@
 //! bytes are copied into a ring once, the receiver's out of it once. A mark says that a message begins at a position of
 //! the stream, what it carries (descriptors), who sent it, and for packets how long it is.
 //!
-//! What lies ready can be lent to the stub of who is about to read it ([`Channel::lend`]). Whatever is done with a channel then, the
-//! loan ends first, and what was read counts as received: nobody can tell it from a receive.
+//! What lies ready can be lent to the stub of who is about to read it ([`Channel::lend`]), or all that is there and comes to the two
+//! processes that use the connection ([`Channel::lend_shared`], [`super::sharing`]). Whatever else is done with a channel then, the
+//! loan ends first, and what they did counts as sent and received: nobody can tell it from calls.
 //!
 //! Who waits for bytes waits on the receiving socket's queue, who waits for room on the sending socket's: a channel knows
 //! both. Lock order: a socket's state > `Channel::state` > wait queues; two channels are never locked at once.
 
 use super::rights::InFlight;
 use super::ring::{Budget, Ring};
+use super::sharing::Line;
 use super::socket::UserCredentials;
+use super::NetworkStack;
+use crate::fs::file::Transfer;
+use crate::fs::lending::{Lender as _, LentState, LentWatch, Watched};
+use crate::ipc::pipe::sharing::RingLoan;
+use crate::run::AddressSpace;
 use crate::sync::WaitQueue;
 use crate::{Errno, Result};
 use parking_lot::{Mutex, MutexGuard};
-use skerry_platform::layout::streams;
+use skerry_platform::layout::{pipes, streams};
+use skerry_platform::pipe_ring::Nonblocking;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -65,6 +73,18 @@ struct State {
     urgent_inline: bool,
     /// All that is there is the receiver's to read without a call.
     lent: Option<LentBytes>,
+    /// What is in `ring`, and will be, is with who uses the connection.
+    shared: Option<SharedLoan>,
+}
+
+struct SharedLoan {
+    loan: RingLoan,
+    line: Arc<Line>,
+    /// What had been written by way of this ring before, and where it is counted.
+    written: u64,
+    network: Option<Arc<NetworkStack>>,
+    /// Who has been asked to tell of changes.
+    watched: LentWatch,
 }
 
 /// Where bytes are that are lent, and how they come back.
@@ -152,6 +172,7 @@ impl Channel {
                 urgent: None,
                 urgent_inline: false,
                 lent: None,
+                shared: None,
             }),
             reader,
             writer,
@@ -161,14 +182,26 @@ impl Channel {
     /// The state, with nothing lent any more. Where only flags are looked at, that can stay.
     fn lock(&self) -> MutexGuard<'_, State> {
         let mut state = self.state.lock();
-        if let Some(lent) = state.lent.take() {
-            let read = lent.lender.take_back().min(lent.length);
-            if read > 0 {
-                let taken = state.receive_bytes(&mut [0; streams::LONGEST][..read], ReceiveMode::default());
-                debug_assert!(taken.is_some_and(|taken| taken.count == read));
-            }
-        }
+        self.end_loans(&mut state);
         state
+    }
+
+    fn end_loans(&self, state: &mut State) {
+        if let Some(shared) = state.shared.take() {
+            self.take_back(state, shared);
+        }
+        state.end_loan();
+    }
+
+    fn take_back(&self, state: &mut State, shared: SharedLoan) {
+        // Who has made a change may be about to tell of it still, or have been killed before.
+        let unheard = state.take_back(shared);
+        if unheard.reader {
+            self.reader.wake_all();
+        }
+        if unheard.writer {
+            self.writer.wake_all();
+        }
     }
 
     /// Nothing is lent any more.
@@ -176,10 +209,90 @@ impl Channel {
         drop(self.lock());
     }
 
+    /// The connection has become somebody else's, too: nothing is lent any more to who must be alone with it.
+    pub fn passed_on(&self) {
+        let mut state = self.state.lock();
+        if let Some(shared) = state.shared.take_if(|shared| !shared.loan.shared.is_one_process()) {
+            self.take_back(&mut state, shared);
+        }
+    }
+
+    /// Lends what is there and will be by a ring, if plain bytes are all that this direction is about, and whoever waits for it looks
+    /// again when he is told of a change.
+    pub(crate) fn lend_shared(
+        &self,
+        loan: RingLoan,
+        how: Nonblocking,
+        line: &Arc<Line>,
+        network: Option<&Arc<NetworkStack>>,
+    ) -> bool {
+        let mut state = self.state.lock();
+        // Who registers from here on looks behind that, with this lock.
+        if state.shared.is_some() || !self.reader.all_look() || !self.writer.all_look() {
+            return false;
+        }
+        state.end_loan();
+        let length = state.ring.len();
+        let is_plain = self.framing == Framing::Bytes
+            && state.urgent.is_none()
+            && state.marks.is_empty()
+            && state.error.is_none()
+            && !(state.write_closed || state.read_closed || state.failed);
+        // Less than a socket's buffer holds is with who finds the ring full.
+        if !is_plain || length > pipes::DATA || state.capacity < pipes::DATA || !state.ring.reserve(pipes::DATA) {
+            return false;
+        }
+        let mut bytes = vec![0; length];
+        state.ring.peek(0, &mut bytes);
+        let written = loan.ring().written();
+        let watched = LentWatch { reader: !self.reader.is_empty(), writer: state.writer_waiting };
+        if !loan.ring().lend(&bytes, how, watched.bits()) {
+            state.ring.release(pipes::DATA);
+            return false;
+        }
+        line.begun();
+        state.shared = Some(SharedLoan { loan, line: line.clone(), written, network: network.cloned(), watched });
+        true
+    }
+
+    /// The process behind `space`, which it is lent to in this direction under `fd`, looks for itself: it is not told of changes any
+    /// more. False: it does not.
+    pub fn leave_to_look(&self, direction: Transfer, space: &Arc<AddressSpace>, fd: i32) -> bool {
+        let mut state = self.state.lock();
+        let Some(shared) = state.shared.as_mut().filter(|shared| shared.loan.leave_to_look(direction, space, fd)) else {
+            return false;
+        };
+        match direction {
+            Transfer::Read => shared.watched.reader = false,
+            Transfer::Write => shared.watched.writer = false,
+        }
+        true
+    }
+
+    /// Who it is lent to has sent by itself, and somebody waits for that.
+    pub fn has_come(&self) {
+        self.reader.wake_all();
+    }
+
+    /// Who it is lent to has received by itself, and somebody waits for room.
+    pub fn has_left(&self) {
+        let is_writable = {
+            let mut state = self.state.lock();
+            state.look_to_write()
+        };
+        if is_writable {
+            self.writer.wake_all();
+        }
+    }
+
     /// Lends all that is there, if it is not more than `room`, and a plain receive would get nothing but that. `lender` copies it.
     /// While it is lent nobody waits for room: there is enough.
     pub fn lend<L: Lender + 'static>(&self, room: usize, lender: impl FnOnce(&[u8]) -> L) -> Option<usize> {
-        let mut state = self.lock();
+        let mut state = self.state.lock();
+        if state.shared.is_some() {
+            return None;
+        }
+        state.end_loan();
         let length = state.ring.len();
         if self.framing != Framing::Bytes
             || length == 0
@@ -379,7 +492,11 @@ impl Channel {
 
     /// For poll(2) of the receiver. `ready`: something is there to receive (the end does not count).
     pub fn look_to_read(&self, low_water: usize) -> Look {
-        let state = self.lock();
+        let mut state = self.state.lock();
+        if let Some(length) = state.shared.as_mut().and_then(|shared| shared.look_to_read(&self.reader)) {
+            return state.look(length >= low_water.max(1));
+        }
+        self.end_loans(&mut state);
         let ready = match self.framing {
             Framing::Bytes => state.ordinary() >= low_water.clamp(1, state.capacity.max(1)),
             Framing::Packets => !state.marks.is_empty(),
@@ -389,13 +506,9 @@ impl Channel {
 
     /// For poll(2) of the sender. `ready`: there is room enough to say so. When not, the writer's queue is woken once there is.
     pub fn look_to_write(&self) -> Look {
-        // What is lent takes up little, read or not.
+        // What is lent to a reader takes up little, read or not.
         let mut state = self.state.lock();
-        let ready = state.is_writable();
-        // Of a closed one nobody asks.
-        if !ready && !state.write_closed && !state.read_closed {
-            state.writer_waiting = true;
-        }
+        let ready = state.look_to_write();
         state.look(ready)
     }
 
@@ -422,7 +535,71 @@ enum Urgency {
 /// Packets of no bytes need a bound of their own.
 const MAXIMUM_PACKETS: usize = 4096;
 
+fn has_room(capacity: usize, length: usize) -> bool {
+    capacity.saturating_sub(length) >= capacity / 3
+}
+
+impl SharedLoan {
+    /// How many bytes lie there; who is in the `queue` is told when there are more.
+    fn look_to_read(&mut self, queue: &WaitQueue) -> Option<usize> {
+        let watched = if queue.is_empty() { Watched::No } else { Watched::Yes };
+        self.watched.reader |= watched == Watched::Yes;
+        self.loan.look(Transfer::Read, watched)
+    }
+
+    fn look_to_write(&mut self, capacity: usize) -> bool {
+        let has_room = |watched| self.loan.look(Transfer::Write, watched).is_some_and(|length| has_room(capacity, length));
+        if has_room(Watched::No) {
+            return true;
+        }
+        self.watched.writer = true;
+        has_room(Watched::Yes)
+    }
+}
+
 impl State {
+    /// Of what lay ready.
+    fn end_loan(&mut self) {
+        if let Some(lent) = self.lent.take() {
+            let read = lent.lender.take_back().min(lent.length);
+            if read > 0 {
+                let taken = self.receive_bytes(&mut [0; streams::LONGEST][..read], ReceiveMode::default());
+                debug_assert!(taken.is_some_and(|taken| taken.count == read));
+            }
+        }
+    }
+
+    /// The result are those who have been told of a change, or will be.
+    fn take_back(&mut self, shared: SharedLoan) -> LentWatch {
+        let returned = shared.loan.take_back();
+        let left = returned.as_ref().map(|returned| returned.watched).unwrap_or_default();
+        let calls = returned.as_ref().map_or(0, |returned| returned.calls);
+        shared.line.ended(calls);
+        self.ring.release(pipes::DATA);
+        if let Some(LentState::Bytes(bytes)) = returned.map(|returned| returned.state).filter(|_| calls > 0) {
+            self.ring.replace(&bytes);
+        }
+        let written = shared.loan.ring().written().wrapping_sub(shared.written);
+        if let Some(network) = shared.network.filter(|_| written > 0) {
+            network.interface.count(written as usize);
+        }
+        let asked = shared.watched;
+        LentWatch { reader: asked.reader && !left.reader, writer: asked.writer && !left.writer }
+    }
+
+    /// Whether there is room enough to say so. When not, who receives is to tell of the next that there is.
+    fn look_to_write(&mut self) -> bool {
+        let ready = match &mut self.shared {
+            Some(shared) => shared.look_to_write(self.capacity),
+            None => self.is_writable(),
+        };
+        // Of a closed one nobody asks.
+        if !ready && !self.write_closed && !self.read_closed {
+            self.writer_waiting = true;
+        }
+        ready
+    }
+
     fn room(&self) -> usize {
         self.capacity.saturating_sub(self.ring.len())
     }
@@ -435,7 +612,7 @@ impl State {
 
     /// A third free: waking a writer for each byte that a reader takes would cost two switches a byte.
     fn is_writable(&self) -> bool {
-        self.room() >= self.capacity / 3 && self.marks.len() < MAXIMUM_PACKETS
+        has_room(self.capacity, self.ring.len()) && self.marks.len() < MAXIMUM_PACKETS
     }
 
     /// Bytes that an ordinary receive can have now: up to the urgent mark, or behind it where it comes next.

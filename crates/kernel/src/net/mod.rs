@@ -17,6 +17,7 @@ pub mod options;
 pub mod proc_net;
 pub mod rights;
 pub mod ring;
+pub mod sharing;
 pub mod socket;
 pub mod unix;
 
@@ -100,6 +101,13 @@ impl NetworkStack {
     /// All sockets, oldest first.
     pub fn sockets(&self) -> Vec<Arc<dyn Socket>> {
         self.sockets.lock().values().filter_map(Weak::upgrade).collect()
+    }
+
+    /// What went through lo: (bytes, packets).
+    pub(crate) fn passed_through(&self) -> (u64, u64) {
+        // What goes by memory that two processes share is counted when that ends.
+        self.sockets().iter().for_each(|socket| socket.end_loan());
+        self.interface.get()
     }
 
     /// Plain credentials for calls that come without their caller.

@@ -54,6 +54,11 @@ pub enum Timestamp {
 }
 
 impl Options {
+    /// SO_RCVTIMEO, SO_SNDTIMEO.
+    pub fn has_timeouts(&self) -> bool {
+        self.receive_timeout.is_some() || self.send_timeout.is_some()
+    }
+
     pub fn new(domain: u32, kind: SocketType) -> Options {
         let tcp = domain != linux::AF_UNIX && kind == SocketType::Stream;
         Options {

@@ -215,7 +215,7 @@ fn dev(network: &NetworkStack) -> String {
          face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets errs drop fifo colls carrier compressed\n",
     );
     if network.has_loopback() {
-        let (bytes, packets) = network.interface.get();
+        let (bytes, packets) = network.passed_through();
         let name = interface::NAME;
         let _ = writeln!(
             text,

@@ -129,6 +129,27 @@ impl Ring {
         true
     }
 
+    /// Counts so many bytes that are held for this ring elsewhere. False: the sandbox has no more.
+    pub fn reserve(&self, bytes: usize) -> bool {
+        self.budget.reserve(bytes)
+    }
+
+    pub fn release(&self, bytes: usize) {
+        self.budget.release(bytes);
+    }
+
+    /// Holds exactly `bytes`, whatever the budget says: they are there.
+    pub fn replace(&mut self, bytes: &[u8]) {
+        self.head = 0;
+        self.length = 0;
+        if self.storage.len() < bytes.len() {
+            let size = bytes.len().next_power_of_two().max(MINIMUM);
+            self.budget.force(size - self.storage.len());
+            self.storage = vec![0; size];
+        }
+        self.push(bytes, usize::MAX);
+    }
+
     /// Takes back the last `count` bytes that were pushed.
     pub fn truncate(&mut self, count: usize) {
         self.length = self.length.saturating_sub(count);
@@ -211,6 +232,20 @@ mod tests {
         let mut all = vec![0; 12_001];
         assert_eq!(ring.peek(0, &mut all), 12_000);
         assert_eq!((&all[..6000], &all[6000..12_000]), (&bytes[..], &bytes[..]));
+    }
+
+    #[test]
+    fn what_replaces_the_rest_is_all_there() {
+        let budget = Arc::new(Budget::default());
+        budget.set_limit(0);
+        let mut ring = Ring::new(budget.clone());
+        ring.push(b"before", usize::MAX);
+        ring.replace(&[7; 60_000]);
+        let mut all = vec![0; 70_000];
+        assert_eq!(ring.peek(0, &mut all), 60_000);
+        assert!(all[..60_000].iter().all(|&byte| byte == 7));
+        drop(ring);
+        assert_eq!(budget.used(), 0);
     }
 
     #[test]

@@ -9,9 +9,11 @@ use super::address::Address;
 use super::channel::Channel;
 use super::options::Options;
 use super::rights::InFlight;
+use super::sharing::StreamEnd;
 use super::NetworkStack;
-use crate::fs::file::{Events, FileOperations, OpenFile, StatusFlags};
+use crate::fs::file::{Events, FileOperations, OpenFile, StatusFlags, Transfer};
 use crate::fs::inode::{Device, FileType, Metadata};
+use crate::run::AddressSpace;
 use crate::sync::WaitQueue;
 use crate::task::Credentials;
 use crate::{Context, Errno, Result};
@@ -213,8 +215,21 @@ pub trait Socket: Send + Sync + Any {
         None
     }
 
-    /// Nothing of what it receives is lent any more, whatever its options are now.
-    fn end_loan(&self) {}
+    /// This end of a connection, where plain reads and writes are all that it is about. What that depends on is changed before
+    /// the loan ends.
+    fn stream_end(&self) -> Option<StreamEnd> {
+        None
+    }
+
+    /// Both directions of a connection.
+    fn channels(&self) -> Option<[Arc<Channel>; 2]> {
+        None
+    }
+
+    /// Nothing of what it sends and receives is lent any more, whatever its options are now.
+    fn end_loan(&self) {
+        self.channels().iter().flatten().for_each(|channel| channel.end_loan());
+    }
 
     fn poll(&self) -> Events;
 
@@ -422,6 +437,41 @@ impl FileOperations for SocketFile {
 
     fn flush(&self, _file: &OpenFile) {
         // Who has lost the descriptor reads nothing by it.
+        self.socket.end_loan();
+    }
+
+    fn end_loan(&self) {
+        self.socket.end_loan();
+    }
+
+    fn left_to_look(&self, space: &Arc<AddressSpace>, fd: i32) -> bool {
+        let queue = &self.socket.common().queue;
+        // Who registers from here on looks behind that.
+        let Some([incoming, outgoing]) = self.socket.channels().filter(|_| queue.len() == 1) else { return false };
+        if !outgoing.leave_to_look(Transfer::Write, space, fd) {
+            return false;
+        }
+        let is_left = incoming.leave_to_look(Transfer::Read, space, fd);
+        if !is_left {
+            // One has been left, and whoever waits is to look again.
+            queue.wake_all();
+        }
+        is_left
+    }
+
+    fn changed_where_lent(&self, direction: Transfer) {
+        let Some([incoming, outgoing]) = self.socket.channels() else { return };
+        match direction {
+            Transfer::Read => incoming.has_left(),
+            Transfer::Write => outgoing.has_come(),
+        }
+    }
+
+    fn passed_on(&self) {
+        self.socket.channels().iter().flatten().for_each(|channel| channel.passed_on());
+    }
+
+    fn flags_changed(&self, _flags: StatusFlags) {
         self.socket.end_loan();
     }
 

@@ -73,8 +73,8 @@ const LOCAL: [u32; 16] = [
 /// What the stub puts off (stub/src/deferred.rs).
 const DEFERRED: [u32; 1] = [linux::__NR_epoll_ctl];
 
-/// What the stub answers about what is lent (stub/src/loan.rs, streams.rs, objects.rs).
-const LENT: [u32; 19] = [
+/// What the stub answers about what is lent (stub/src/loan.rs, streams.rs, objects.rs, pipes.rs, events.rs).
+const LENT: [u32; 24] = [
     linux::__NR_open,
     linux::__NR_openat,
     linux::__NR_mmap,
@@ -87,6 +87,11 @@ const LENT: [u32; 19] = [
     linux::__NR_read,
     linux::__NR_write,
     linux::__NR_recvfrom,
+    linux::__NR_sendto,
+    linux::__NR_readv,
+    linux::__NR_writev,
+    linux::__NR_epoll_wait,
+    linux::__NR_epoll_pwait,
     linux::__NR_pread64,
     linux::__NR_readlink,
     linux::__NR_fstat,
@@ -395,7 +400,7 @@ mod tests {
         let rules = calls(Action::Allow, &[("fstat", Action::Log)]);
         let with_rule = policy(Some(Actions::new(&rules).unwrap()));
         assert!(with_rule.needs_lent_calls() && !with_rule.needs_deferred_calls());
-        for call in ["read", "write", "recvfrom", "readlink", "stat", "access"] {
+        for call in ["read", "write", "recvfrom", "sendto", "readv", "writev", "epoll_wait", "readlink", "stat", "access"] {
             let rules = calls(Action::Allow, &[(call, Action::Log)]);
             assert!(policy(Some(Actions::new(&rules).unwrap())).needs_lent_calls());
         }

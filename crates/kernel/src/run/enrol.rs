@@ -276,6 +276,7 @@ impl Engine {
             listing: Default::default(),
             shelf: Default::default(),
             streams: Default::default(),
+            events: Default::default(),
             objects: Default::default(),
             ahead: Default::default(),
             no_links: Default::default(),

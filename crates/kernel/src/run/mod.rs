@@ -5,7 +5,7 @@
 //! call, from request to reply), `enrol` (new threads and processes present themselves), `pool` (processes that wait for a
 //! program), `reaper` (deaths), `space` (what is known of an address space), `patch` (code that is patched while it runs), `hold` (and who waits meanwhile), `program` (ELF images and stacks), `exec` (giving a
 //! process its program), `loan` (what stubs answer about the file that was used last), `ahead` (and about the names that come
-//! next), `known` (and that it has asked about), `no_links` (and that are no links), `attributes` (and how long that can be believed), `streams` (and sockets that it was told of), `objects` (and eventfds and pipes), `pipes` (and pipes that two share), `files` (file operations from outside).
+//! next), `known` (and that it has asked about), `no_links` (and that are no links), `attributes` (and how long that can be believed), `streams` (and sockets that it was told of), `events` (and interest lists), `objects` (and eventfds and pipes), `pipes` (and pipes that two share), `files` (file operations from outside).
 //!
 //! Exactly one thread receives on each listener; a call that has to wait leaves it to that, and whoever is about to block
 //! it in host work passes the receiving on first ([`crate::context::Lead`]). Lock order: `Engine::threads` > `GuestThread::state`; both are released before a handler runs.
@@ -15,6 +15,7 @@ mod attributes;
 mod channels;
 mod direct;
 mod enrol;
+mod events;
 mod exec;
 mod files;
 #[cfg(test)]
@@ -137,6 +138,7 @@ pub(crate) struct GuestThread {
     listing: loan::Reading,
     shelf: loan::Shelf,
     streams: streams::Lent,
+    events: events::Lent,
     objects: objects::Lent,
     ahead: Mutex<ahead::Ahead>,
     no_links: Mutex<no_links::NoLinks>,

@@ -7,7 +7,7 @@ use super::loan::may_lend;
 use super::{Engine, GuestThread};
 use crate::context::Context;
 use crate::fs::file::OpenFile;
-use crate::fs::lending::{Lender, LentState, Returned};
+use crate::fs::lending::{Lender, LentState, LentWatch, Returned};
 use parking_lot::Mutex;
 use skerry_platform::channel::{Channel, LentObject};
 use skerry_platform::layout::objects;
@@ -65,7 +65,7 @@ impl Lender for Loan {
         } else {
             LentState::Counter(returned.counter())
         };
-        Some(Returned { calls: returned.calls, state })
+        Some(Returned { calls: returned.calls, state, watched: LentWatch::default() })
     }
 }
 

@@ -6,6 +6,7 @@ use super::spin::is_left_to_ring;
 use super::worker::{received_last, wakes_at_home, Holder};
 use super::{Engine, GuestThread, ThreadState};
 use crate::context::{After, Call, ClonePlan, Continuation, Lead, NativePlan};
+use crate::fs::file::Transfer;
 use crate::ptrace;
 use crate::signal::{self, HandlerFrame, Resume, Return};
 use crate::task::{self, Dying, Task};
@@ -145,8 +146,8 @@ impl Engine {
         let kind = request.kind & !request::OFTEN_TRAPPED;
         let watch = self.loans.before(thread, &context, kind);
         context.watch = Some(watch);
-        if kind == request::SYSCALL {
-            context.may_carry_operations = true;
+        if kind == request::SYSCALL || kind == request::CHANGED {
+            context.may_carry_operations = kind == request::SYSCALL;
             if request.marshalled != 0 {
                 let mut inputs = marshal::take_buffer();
                 thread.channel.copy_marshalled(request.marshalled, &mut inputs);
@@ -169,6 +170,10 @@ impl Engine {
                 let result = syscall::dispatch(&mut context);
                 context.watch = Some(self.loans.behind(watch, thread, &context));
                 Some(result)
+            }
+            request::CHANGED => {
+                changed_where_lent(&context);
+                Some(Ok(0))
             }
             request::KICKED => {
                 thread.state.lock().frame = None;
@@ -291,6 +296,7 @@ impl Engine {
 
     /// The call returns `value`, after what is to be done for direct descriptors.
     fn value_reply(&self, thread: &Arc<GuestThread>, context: &mut Context, value: i64) -> Reply {
+        self.lend_events(thread, context);
         let operations = self.direct_operations(thread, context, value);
         if operations.is_empty() {
             let results = context.take_results(|results| thread.channel.put_results(results));
@@ -338,6 +344,7 @@ impl Engine {
         task::robust::release(task);
         // Who gets its channel next may have other descriptors.
         thread.objects.end();
+        thread.events.end();
         let action = if self.park(thread, task, context.call.number) {
             action::PARK
         } else {
@@ -608,6 +615,19 @@ fn may_defer(thread: &GuestThread, context: &Context) -> bool {
         && context.process().threads.lock().len() == 1
         // The task's, and ours.
         && Arc::strong_count(&context.task.files()) == 2
+}
+
+/// The thread has read or written by itself what is lent to it, and somebody waits for that. It could have made that call here, if it
+/// has such a descriptor.
+fn changed_where_lent(context: &Context) {
+    let direction = match context.call.number as u32 {
+        linux::__NR_read | linux::__NR_recvfrom | linux::__NR_readv => Transfer::Read,
+        linux::__NR_write | linux::__NR_sendto | linux::__NR_writev => Transfer::Write,
+        _ => return,
+    };
+    if let Ok(file) = context.task.files().get(context.call.arguments[0] as i32) {
+        file.operations.changed_where_lent(direction);
+    }
 }
 
 fn is_synchronous(signal: Signal) -> bool {

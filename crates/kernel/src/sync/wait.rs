@@ -34,6 +34,11 @@ pub trait Wake: Send + Sync {
         self.wake();
         true
     }
+
+    /// Once woken it looks at the object before it has to hear of more. False: it is to hear of each change.
+    fn looks(&self) -> bool {
+        true
+    }
 }
 
 /// Who waits on an object. See the module's text.
@@ -112,6 +117,15 @@ impl WaitQueue {
 
     pub fn is_empty(&self) -> bool {
         self.entries.lock().list.is_empty()
+    }
+
+    pub fn len(&self) -> usize {
+        self.entries.lock().list.len()
+    }
+
+    /// Whether all who are registered look again once they are woken ([`Wake::looks`]).
+    pub fn all_look(&self) -> bool {
+        self.entries.lock().list.iter().all(|entry| entry.waker.looks())
     }
 }
 

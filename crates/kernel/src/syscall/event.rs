@@ -9,7 +9,7 @@ use crate::fs::file::{Events, FileOperations, OpenFile, StatusFlags};
 use crate::{Context, Errno, Result};
 use skerry_abi::raw::general as linux;
 use skerry_abi::structs::EpollEvent;
-use skerry_platform::layout::streams;
+use skerry_platform::layout::{events, streams};
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
@@ -130,10 +130,11 @@ fn control(context: &mut Context, epoll: i32, operation: i32, fd: i32, event: Ep
 /// Events told by one call, however many the caller has room for.
 const MOST_EVENTS: usize = 4096;
 
-fn wait_for_events(context: &mut Context, epoll: i32, events: UserAddress, count: i32, timeout: Timeout) -> Result<usize> {
+fn wait_for_events(context: &mut Context, epoll: i32, address: UserAddress, count: i32, timeout: Timeout) -> Result<usize> {
     const LARGEST_COUNT: usize = i32::MAX as usize / size_of::<EpollEvent>();
     let count = usize::try_from(count).ok().filter(|&count| count > 0 && count <= LARGEST_COUNT).ok_or(Errno::EINVAL)?;
-    let file = context.file(epoll)?;
+    let fd = epoll;
+    let file = context.file(fd)?;
     let epoll = file.downcast::<Epoll>().ok_or(Errno::EINVAL)?;
     let taken = match epoll.wait(context, count.min(MOST_EVENTS), timeout) {
         // Not restarted, with or without SA_RESTART (signal(7)).
@@ -141,10 +142,11 @@ fn wait_for_events(context: &mut Context, epoll: i32, events: UserAddress, count
         other => other?,
     };
     let told: Vec<EpollEvent> = taken.iter().map(|entry| entry.event()).collect();
-    if let Err(error) = context.write(events.0, told.as_slice()) {
+    if let Err(error) = context.write(address.0, told.as_slice()) {
         epoll.untake(taken);
         return Err(error);
     }
+    context.waited = Some((fd, file.clone(), taken.iter().take(events::MOST).map(|entry| entry.item().clone()).collect()));
     context.to_read = taken.iter().take(streams::MOST).filter_map(Taken::to_read).collect();
     Ok(told.len())
 }

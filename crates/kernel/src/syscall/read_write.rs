@@ -449,6 +449,7 @@ pub fn readv(context: &mut Context, fd: i32, vector: UserAddress, count: u64) ->
     let segments = Segments::from_guest(context, vector.0, count)?;
     let count = read_segments(context, &file, segments, At::Position, waiting_of(&file))?;
     context.offer_direct(fd, &file, count);
+    context.note_stream(fd, &file);
     Ok(count)
 }
 
@@ -457,6 +458,7 @@ pub fn writev(context: &mut Context, fd: i32, vector: UserAddress, count: u64) -
     let segments = Segments::from_guest(context, vector.0, count)?;
     let count = write_segments(context, &file, segments, At::Position, waiting_of(&file))?;
     context.offer_direct(fd, &file, count);
+    context.note_stream(fd, &file);
     Ok(count)
 }
 

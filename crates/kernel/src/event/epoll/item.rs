@@ -4,7 +4,7 @@ use super::Epoll;
 use crate::fs::file::{Events, FileOperations, OpenFile};
 use crate::sync::Wake;
 use parking_lot::Mutex;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU32};
 use std::sync::{Arc, Weak};
 
 /// What is asked for, and how (epoll_ctl(2)).
@@ -45,6 +45,8 @@ pub struct Item {
     pub(super) queued: AtomicBool,
     /// Woken since somebody last looked at it while it stayed in the list. Changed under the list's lock.
     pub(super) touched: AtomicBool,
+    /// How lately it was told of ([`super::lending`]); 0: long ago.
+    pub(super) heat: AtomicU32,
 }
 
 impl Wake for Item {

@@ -11,6 +11,9 @@
 //! of these locks held, but for `nesting`.
 
 mod item;
+mod lending;
+
+pub(crate) use lending::EventLender;
 
 pub use item::{FileItems, Item, Wanted, EPOLLET, EPOLLEXCLUSIVE, EPOLLONESHOT, EPOLLWAKEUP, PRIVATE_BITS};
 
@@ -19,12 +22,13 @@ use crate::fs::file::{Events, FileOperations, OpenFile};
 use crate::fs::inode::Metadata;
 use crate::sync::WaitQueue;
 use crate::{Context, Errno, Result};
+use lending::Lending;
 use parking_lot::Mutex;
 use skerry_abi::structs::EpollEvent;
 use std::any::Any;
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
 /// How many epolls may stand in a row (epoll_ctl(2), ELOOP): four links.
@@ -51,6 +55,7 @@ pub struct Epoll {
     queue: WaitQueue,
     /// The epolls that watch this one, once for each of their items.
     watchers: Mutex<Vec<Weak<Epoll>>>,
+    lending: Lending,
 }
 
 /// The key of an item. An item's weak reference keeps the address from being used again.
@@ -67,6 +72,7 @@ impl Epoll {
             ready: Mutex::new(VecDeque::new()),
             queue: WaitQueue::new(),
             watchers: Mutex::new(Vec::new()),
+            lending: Lending::default(),
         })
     }
 
@@ -97,6 +103,7 @@ impl Epoll {
                 wanted: Mutex::new(wanted),
                 queued: AtomicBool::new(false),
                 touched: AtomicBool::new(false),
+                heat: AtomicU32::new(0),
             });
             items.insert(key(fd, file), item.clone());
             item
@@ -135,6 +142,7 @@ impl Epoll {
             }
             *present = wanted;
         }
+        self.end_loan();
         self.enqueue_if_ready(&item, file);
         Ok(())
     }
@@ -160,10 +168,16 @@ impl Epoll {
         if found.is_some() {
             self.limits.watches.fetch_sub(1, Ordering::Relaxed);
         }
+        self.end_loan();
         let mut ready = self.ready.lock();
         if item.queued.swap(false, Ordering::Relaxed) {
             ready.retain(|entry| !std::ptr::eq(&**entry, item));
         }
+    }
+
+    fn has(&self, item: &Arc<Item>) -> bool {
+        let items = self.items.lock();
+        items.get(&(item.fd, item.file.as_ptr().addr())).is_some_and(|found| Arc::ptr_eq(found, item))
     }
 
     fn enqueue_if_ready(&self, item: &Arc<Item>, file: &OpenFile) {
@@ -182,6 +196,7 @@ impl Epoll {
             }
             ready.push_back(item.clone());
         }
+        self.end_loan();
         self.queue.wake_all();
     }
 
@@ -193,10 +208,11 @@ impl Epoll {
     fn item_woken(&self, item: &Item) {
         {
             // The common case of an item that is in the list already needs no look-up.
-            let _ready = self.ready.lock();
+            let ready = self.ready.lock();
             item.touched.store(true, Ordering::Relaxed);
             if item.queued.load(Ordering::Relaxed) {
-                return;
+                drop(ready);
+                return self.end_loan();
             }
         }
         if item.wanted.lock().accepted().is_empty() {
@@ -210,6 +226,7 @@ impl Epoll {
 
     /// Takes up to `limit` events; empty where nothing is ready now.
     pub fn take(&self, limit: usize) -> Vec<Taken> {
+        self.end_loan();
         let mut taken = Vec::new();
         let mut again = Vec::new();
         let mut budget = self.ready.lock().len();
@@ -308,6 +325,7 @@ impl Epoll {
 
     /// Whether some item is ready, without taking any; drops those that are not.
     fn has_ready(&self) -> bool {
+        self.end_loan();
         loop {
             let front = {
                 let ready = self.ready.lock();
@@ -370,6 +388,10 @@ pub struct Taken {
 }
 
 impl Taken {
+    pub fn item(&self) -> &Arc<Item> {
+        &self.item
+    }
+
     pub fn event(&self) -> EpollEvent {
         EpollEvent { events: self.ready.bits(), data: self.before.data }
     }
@@ -404,6 +426,10 @@ impl FileOperations for Epoll {
 
     fn wait_queue(&self) -> Option<&WaitQueue> {
         Some(&self.queue)
+    }
+
+    fn end_loan(&self) {
+        Epoll::end_loan(self);
     }
 
     fn metadata(&self) -> Result<Metadata> {

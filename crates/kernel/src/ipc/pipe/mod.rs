@@ -7,7 +7,8 @@
 //! the pipe, at every change, since edge-triggered epoll(7) users count on hearing of each write.
 //!
 //! What is in a pipe can be lent to the one thread that uses it ([`crate::fs::lending`]), or to the two processes that do
-//! ([`sharing`]): whoever locks the state ends that.
+//! ([`sharing`]): whoever locks the state ends that. Who only looks whether there are bytes, or room, does not end the second kind:
+//! if he waits, the two are asked to tell the sentry of their next change ([`LentWatch`]).
 //!
 //! Lock order: `Pipe::state` of two pipes by address (transfer); wait queues are woken with it released.
 
@@ -18,13 +19,14 @@ pub mod transfer;
 
 pub use fifo::{open_fifo, FifoState};
 
-use crate::fs::file::{Events, FileOperations, OpenFile, StatusFlags};
+use crate::fs::file::{Events, FileOperations, OpenFile, StatusFlags, Transfer};
 use crate::fs::inode::{Device, FileType, Metadata};
-use crate::fs::lending::{Lend, Lender, LentState, Usage};
+use crate::fs::lending::{Lend, Lender, LentState, LentWatch, Usage, Watched};
+use crate::run::AddressSpace;
 use crate::sync::WaitQueue;
 use crate::{Context, Errno, Result};
 use parking_lot::{Mutex, MutexGuard};
-use sharing::{RingLoan, SharedRing, Sharing, User};
+use sharing::{RingLoan, Sharable, SharedRing, Sharing, User};
 use skerry_abi::raw::ioctl::FIONREAD;
 use skerry_abi::structs::TimeSpec;
 use skerry_platform::channel::LentObject;
@@ -99,6 +101,8 @@ struct State {
     lent: Option<Box<dyn Lender>>,
     /// These are two processes.
     lent_to_two: bool,
+    /// Who has been asked to tell of changes.
+    watched: LentWatch,
 }
 
 impl Pipe {
@@ -121,6 +125,7 @@ impl Pipe {
                 writer_opens: 0,
                 lent: None,
                 lent_to_two: false,
+                watched: LentWatch::default(),
             }),
             read_queue: WaitQueue::new(),
             write_queue: WaitQueue::new(),
@@ -153,7 +158,15 @@ impl Pipe {
             let returned = lender.take_back();
             let calls = returned.as_ref().map_or(0, |returned| returned.calls);
             self.usage.note_loan(calls);
-            // Nobody waits for either end: who does has ended the loan by looking.
+            // Who has made a change may be about to tell of it still, or have been killed before.
+            let (asked, left) = (std::mem::take(&mut state.watched), returned.as_ref().map(|returned| returned.watched));
+            let left = left.unwrap_or_default();
+            if asked.reader && !left.reader {
+                self.wake_readers();
+            }
+            if asked.writer && !left.writer {
+                self.wake_writers();
+            }
             if let Some(LentState::Bytes(bytes)) = returned.map(|returned| returned.state).filter(|_| calls > 0) {
                 state.slots.replace(&bytes);
             }
@@ -180,21 +193,42 @@ impl Pipe {
         true
     }
 
+    /// The two may be watched: then they tell of changes.
+    fn watch(&self) -> Option<LentWatch> {
+        let queues = [&self.read_queue, &self.write_queue, &self.both_queue];
+        let watch = || LentWatch { reader: !self.read_queue.is_empty(), writer: !self.write_queue.is_empty() };
+        (queues.into_iter().all(WaitQueue::all_look) && self.both_queue.is_empty()).then(watch)
+    }
+
+    /// What one who reads or writes can do, where that can be seen while the pipe is lent. `watched`: he is woken when that changes.
+    fn look(&self, state: &mut State, direction: Transfer, watched: Watched) -> Option<usize> {
+        let found = state.lent.as_ref()?.look(direction, watched);
+        match direction {
+            _ if found.is_none() || watched == Watched::No => {}
+            Transfer::Read => state.watched.reader = true,
+            Transfer::Write => state.watched.writer = true,
+        }
+        found
+    }
+
     /// The same by a ring, which holds exactly what the pipe does: who finds that full waits as it would here.
     fn lend_shared(&self, ring: &Arc<SharedRing>, how: Nonblocking) -> bool {
         let mut state = self.state.lock();
         let is_open = state.readers > 0 && state.writers > 0 && (ring.is_one_process() || state.readers + state.writers == 2);
         let length = state.slots.len();
         let fits = state.slots.limit() * PAGE_SIZE == pipes::DATA && length <= pipes::DATA && !state.slots.has_packets();
-        if state.lent.is_some() || !is_open || !fits || !self.is_quiet() {
+        if state.lent.is_some() || !is_open || !fits {
             return false;
         }
+        // Whoever comes into a queue from here on looks behind that.
+        let Some(watched) = self.watch() else { return false };
         let mut bytes = vec![0; length];
         state.slots.peek(&mut bytes);
-        if !ring.ring.lend(&bytes, how) {
+        if !ring.rings[0].lend(&bytes, how, watched.bits()) {
             return false;
         }
-        state.lent = Some(Box::new(RingLoan(ring.clone())));
+        state.lent = Some(Box::new(RingLoan { shared: ring.clone(), index: 0 }));
+        state.watched = watched;
         state.lent_to_two = !ring.is_one_process();
         true
     }
@@ -352,8 +386,30 @@ impl PipeEnd {
         self.side
     }
 
-    /// `user` has used this end. The users of both, where it is worth lending the pipe to them.
-    pub(crate) fn users(&self, side: Side, user: User) -> Option<(User, User)> {
+    fn direction(&self) -> Option<Transfer> {
+        match self.side {
+            Side::Read => Some(Transfer::Read),
+            Side::Write => Some(Transfer::Write),
+            Side::Both => None,
+        }
+    }
+
+    /// What this end is ready for, where the pipe is lent and stays so: then both ends are there.
+    fn look(&self) -> Option<Events> {
+        let direction = self.direction()?;
+        // Who waits has registered before he looks.
+        let watched = if self.wait_queue().is_some_and(WaitQueue::is_empty) { Watched::No } else { Watched::Yes };
+        let length = self.pipe.look(&mut self.pipe.state.lock(), direction, watched)?;
+        Some(match direction {
+            Transfer::Read if length > 0 => Events::IN | Events::RDNORM,
+            Transfer::Write if pipes::DATA - length >= pipes::ROOM as usize => Events::OUT | Events::WRNORM,
+            _ => Events::empty(),
+        })
+    }
+}
+
+impl Sharable for PipeEnd {
+    fn users(&self, side: Side, user: User) -> Option<(User, User)> {
         if !self.pipe.sharing.note(side, user) {
             self.pipe.usage.start_over();
         }
@@ -364,22 +420,19 @@ impl PipeEnd {
         }
     }
 
-    /// The memory in which these two have it, or are to have it.
-    pub(crate) fn ring_of(
-        &self,
-        reader: &User,
-        writer: &User,
-        make: impl FnOnce() -> Option<Arc<SharedRing>>,
-    ) -> Option<Arc<SharedRing>> {
+    fn ring_of(&self, reader: &User, writer: &User, make: &dyn Fn() -> Option<Arc<SharedRing>>) -> Option<Arc<SharedRing>> {
         self.pipe.sharing.ring_of(reader, writer, make)
     }
 
-    /// Lends it to them. False: not now.
-    pub(crate) fn lend_shared(&self, ring: &Arc<SharedRing>, how: Nonblocking) -> bool {
+    fn rings(&self) -> usize {
+        1
+    }
+
+    fn lend_shared(&self, ring: &Arc<SharedRing>, how: Nonblocking) -> bool {
         self.pipe.lend_shared(ring, how)
     }
 
-    pub(crate) fn end_shared(&self) {
+    fn end_shared(&self) {
         drop(self.pipe.lock());
     }
 }
@@ -423,6 +476,9 @@ impl FileOperations for PipeEnd {
 
     fn poll(&self) -> Events {
         self.pipe.polled.store(true, Ordering::Relaxed);
+        if let Some(events) = self.look() {
+            return events;
+        }
         let state = self.pipe.lock();
         let mut events = Events::empty();
         if self.side.reads() {
@@ -469,6 +525,28 @@ impl FileOperations for PipeEnd {
 
     fn end_loan(&self) {
         drop(self.pipe.lock());
+    }
+
+    fn left_to_look(&self, space: &Arc<AddressSpace>, fd: i32) -> bool {
+        let Some(direction) = self.direction() else { return false };
+        let mut state = self.pipe.state.lock();
+        // Who registers from here on looks behind that.
+        let is_alone = self.wait_queue().is_some_and(|queue| queue.len() == 1);
+        let is_left = is_alone && state.lent.as_ref().is_some_and(|lent| lent.leave_to_look(direction, space, fd));
+        match direction {
+            _ if !is_left => {}
+            Transfer::Read => state.watched.reader = false,
+            Transfer::Write => state.watched.writer = false,
+        }
+        is_left
+    }
+
+    fn changed_where_lent(&self, direction: Transfer) {
+        match (direction, self.side) {
+            (Transfer::Write, Side::Write) => self.pipe.wake_readers(),
+            (Transfer::Read, Side::Read) => self.pipe.wake_writers(),
+            _ => {}
+        }
     }
 
     fn passed_on(&self) {

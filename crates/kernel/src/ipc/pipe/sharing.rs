@@ -1,14 +1,15 @@
-//! Who uses a pipe's two ends, as far as that is one process each; and the memory that it lies in when these use it by
-//! themselves (ADR 48).
+//! Who uses the two ends of a pipe or of a connection, as far as that is one process each; and the memory that it lies in when
+//! these use it by themselves (ADR 48, 52).
 
 use super::Side;
 use crate::fs::fd_table::FdTable;
-use crate::fs::file::OpenFile;
-use crate::fs::lending::{Lender, LentState, Returned};
+use crate::fs::file::{OpenFile, Transfer};
+use crate::fs::lending::{Lender, LentState, LentWatch, Returned, Watched};
 use crate::run::AddressSpace;
 use parking_lot::Mutex;
-use skerry_platform::pipe_ring::PipeRing;
-use std::os::fd::OwnedFd;
+use skerry_platform::layout::pipes;
+use skerry_platform::pipe_ring::{Nonblocking, PipeRing};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
@@ -42,33 +43,82 @@ impl User {
     }
 }
 
-/// A pipe's memory, and for whom it is.
+/// One end of what can lie in memory that the users of both ends share.
+pub(crate) trait Sharable {
+    /// `user` has used this end, which is the one of this `side`. The users of both, where it is worth lending to them.
+    fn users(&self, side: Side, user: User) -> Option<(User, User)>;
+
+    /// The memory in which these two have it, or are to have it; made by `make`, if need be.
+    fn ring_of(&self, reader: &User, writer: &User, make: &dyn Fn() -> Option<Arc<SharedRing>>) -> Option<Arc<SharedRing>>;
+
+    /// How many rings it needs.
+    fn rings(&self) -> usize;
+
+    /// Lends it to them. False: not now.
+    fn lend_shared(&self, ring: &Arc<SharedRing>, how: Nonblocking) -> bool;
+
+    fn end_shared(&self);
+}
+
+/// The memory of a pipe or of a connection, and for whom it is.
 pub(crate) struct SharedRing {
-    pub ring: PipeRing,
-    pub memory: OwnedFd,
+    /// One of a pipe; of a connection one that `reader` reads and one that `reader` writes.
+    pub rings: Vec<PipeRing>,
+    /// Of a connection these are just its two ends.
     pub reader: User,
     pub writer: User,
     /// Their stubs have been told of it.
     reader_has_it: AtomicBool,
     writer_has_it: AtomicBool,
-    /// No pipe lies there any more, nor will.
-    retired: AtomicBool,
+    /// `None`: nothing is lent there any more, nor will be.
+    standing: Mutex<Option<Standing>>,
+}
+
+struct Standing {
+    /// Until both have mapped it.
+    memory: Option<OwnedFd>,
     _counted: Arc<()>,
 }
 
 impl SharedRing {
-    /// `counted` is kept as long as it is there.
-    pub fn new(ring: PipeRing, memory: OwnedFd, reader: &User, writer: &User, counted: Arc<()>) -> Arc<SharedRing> {
+    /// `counted` is kept as long as something may be lent there.
+    pub fn new(rings: Vec<PipeRing>, memory: OwnedFd, reader: &User, writer: &User, counted: Arc<()>) -> Arc<SharedRing> {
         Arc::new(SharedRing {
-            ring,
-            memory,
+            rings,
             reader: reader.clone(),
             writer: writer.clone(),
             reader_has_it: AtomicBool::new(false),
             writer_has_it: AtomicBool::new(false),
-            retired: AtomicBool::new(false),
-            _counted: counted,
+            standing: Mutex::new(Some(Standing { memory: Some(memory), _counted: counted })),
         })
+    }
+
+    /// Does something with the descriptor, if it is still to be mapped by somebody.
+    pub fn with_memory<T>(&self, give: impl FnOnce(BorrowedFd<'_>) -> Option<T>) -> Option<T> {
+        give(self.standing.lock().as_ref()?.memory.as_ref()?.as_fd())
+    }
+
+    /// Lends it, unless it has been given up. That is not while this goes on.
+    pub fn lend(&self, lend: impl FnOnce() -> bool) -> bool {
+        self.standing.lock().is_some() && lend()
+    }
+
+    fn is_given_up(&self) -> bool {
+        self.standing.lock().is_none()
+    }
+
+    fn give_up(&self) {
+        drop(self.standing.lock().take());
+    }
+
+    /// Gives it up where nothing is lent now: something else is wanted.
+    pub fn make_room(&self) -> bool {
+        let mut standing = self.standing.lock();
+        let is_idle = !self.rings.iter().any(|ring| ring.is_lent() || ring.is_busy());
+        if is_idle {
+            drop(standing.take());
+        }
+        is_idle
     }
 
     /// One process has both ends: whatever it says of the pipe it could have brought about by calls.
@@ -92,21 +142,61 @@ impl SharedRing {
                 has_it.store(true, Ordering::Release);
             }
         }
+        if self.is_had_by_both() {
+            if let Some(standing) = &mut *self.standing.lock() {
+                standing.memory = None;
+            }
+        }
     }
 
     /// A process that has it may have something else in its place.
     pub fn is_free(&self) -> bool {
-        self.retired.load(Ordering::Acquire) && !self.ring.is_busy()
+        self.is_given_up() && !self.rings.iter().any(PipeRing::is_busy)
     }
 }
 
-/// What is lent by a [`SharedRing`].
-pub(super) struct RingLoan(pub Arc<SharedRing>);
+/// What is lent by one ring of a [`SharedRing`].
+pub(crate) struct RingLoan {
+    pub shared: Arc<SharedRing>,
+    pub index: usize,
+}
+
+impl RingLoan {
+    pub fn ring(&self) -> &PipeRing {
+        &self.shared.rings[self.index]
+    }
+}
 
 impl Lender for RingLoan {
     fn take_back(&self) -> Option<Returned> {
-        let returned = self.0.ring.take_back()?;
-        Some(Returned { calls: returned.calls, state: LentState::Bytes(returned.bytes) })
+        let returned = self.ring().take_back()?;
+        let watched = LentWatch::of(returned.watched);
+        Some(Returned { calls: returned.calls, state: LentState::Bytes(returned.bytes), watched })
+    }
+
+    fn look(&self, direction: Transfer, watched: Watched) -> Option<usize> {
+        self.ring().look(match (watched, direction) {
+            (Watched::No, _) => 0,
+            (Watched::Yes, Transfer::Read) => pipes::READER_WATCHED,
+            (Watched::Yes, Transfer::Write) => pipes::WRITER_WATCHED,
+        })
+    }
+
+    fn leave_to_look(&self, direction: Transfer, space: &Arc<AddressSpace>, fd: i32) -> bool {
+        // Who reads a connection's first ring writes its second.
+        let (reader, writer) = match self.index {
+            0 => (&self.shared.reader, &self.shared.writer),
+            _ => (&self.shared.writer, &self.shared.reader),
+        };
+        let (user, watched) = match direction {
+            Transfer::Read => (reader, pipes::READER_WATCHED),
+            Transfer::Write => (writer, pipes::WRITER_WATCHED),
+        };
+        let is_it = user.is_in(space) && user.fd == fd;
+        if is_it {
+            self.ring().leave(watched);
+        }
+        is_it
     }
 }
 
@@ -141,19 +231,15 @@ impl Sharing {
     }
 
     /// Where the pipe lies for these two; made by `make`, if need be.
-    pub fn ring_of(
-        &self,
-        reader: &User,
-        writer: &User,
-        make: impl FnOnce() -> Option<Arc<SharedRing>>,
-    ) -> Option<Arc<SharedRing>> {
+    pub fn ring_of(&self, reader: &User, writer: &User, make: &dyn Fn() -> Option<Arc<SharedRing>>) -> Option<Arc<SharedRing>> {
         let mut parties = self.parties.lock();
-        if let Some(ring) = parties.ring.as_ref().filter(|ring| ring.reader.is(reader) && ring.writer.is(writer)) {
+        let fits = |ring: &Arc<SharedRing>| ring.reader.is(reader) && ring.writer.is(writer) && !ring.is_given_up();
+        if let Some(ring) = parties.ring.as_ref().filter(|ring| fits(ring)) {
             return Some(ring.clone());
         }
         let made = make()?;
         if let Some(before) = parties.ring.replace(made.clone()) {
-            before.retired.store(true, Ordering::Release);
+            before.give_up();
         }
         Some(made)
     }
@@ -162,7 +248,7 @@ impl Sharing {
 impl Drop for Sharing {
     fn drop(&mut self) {
         if let Some(ring) = &self.parties.get_mut().ring {
-            ring.retired.store(true, Ordering::Release);
+            ring.give_up();
         }
     }
 }

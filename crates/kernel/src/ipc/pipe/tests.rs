@@ -175,8 +175,8 @@ fn user(space: &Arc<AddressSpace>, file: &Arc<OpenFile>) -> User {
 }
 
 fn ring((reader, writer): &Ends, spaces: [&Arc<AddressSpace>; 2]) -> Arc<SharedRing> {
-    let (ring, memory) = PipeRing::create(1).unwrap();
-    SharedRing::new(ring, memory, &user(spaces[0], reader), &user(spaces[1], writer), Arc::default())
+    let (rings, memory) = PipeRing::create(1, 1).unwrap();
+    SharedRing::new(rings, memory, &user(spaces[0], reader), &user(spaces[1], writer), Arc::default())
 }
 
 fn share((reader, _): &Ends, ring: &Arc<SharedRing>) -> bool {
@@ -195,10 +195,10 @@ fn a_shared_pipe_is_everybodys_again_once_somebody_else_looks() {
     ends.0.operations.passed_on();
     assert!(!share(&ends, &ring));
     assert_eq!(read(&ends.0, 2).unwrap(), b"ab");
-    assert_eq!(ring.ring.take_back(), None);
+    assert_eq!(ring.rings[0].take_back(), None);
     assert!(share(&ends, &ring));
     ends.1.operations.flags_changed(StatusFlags::NONBLOCK);
-    assert_eq!(ring.ring.take_back(), None);
+    assert_eq!(ring.rings[0].take_back(), None);
     assert_eq!(read(&ends.0, 2).unwrap(), b"c");
 }
 
@@ -209,7 +209,7 @@ fn what_two_processes_share_is_theirs_alone() {
     let ring = ring(&ends, [&spaces[0], &spaces[1]]);
     assert!(share(&ends, &ring));
     ends.0.operations.passed_on();
-    assert_eq!(ring.ring.take_back(), None);
+    assert_eq!(ring.rings[0].take_back(), None);
     // A third one reads.
     let third = PipeEnd::new(ends.0.downcast::<PipeEnd>().unwrap().pipe.clone(), Side::Read, None);
     assert!(!share(&ends, &ring));
@@ -218,12 +218,21 @@ fn what_two_processes_share_is_theirs_alone() {
 }
 
 #[test]
-fn a_pipe_is_shared_only_where_the_ring_holds_as_much_and_nobody_waits() {
+fn a_pipe_is_shared_only_where_the_ring_holds_as_much_and_who_waits_is_told() {
     let ends = pipe();
     let space = Arc::new(AddressSpace::default());
     let ring = ring(&ends, [&space, &space]);
-    let registration = ends.0.operations.wait_queue().unwrap().register(Waiter::new());
-    assert!(!share(&ends, &ring));
+    let waiter = Waiter::new();
+    let registration = ends.0.operations.wait_queue().unwrap().register(waiter.clone());
+    assert!(share(&ends, &ring));
+    // Looking does not end it; and what was not told is told at its end.
+    assert_eq!(ends.0.operations.poll(), Events::empty());
+    assert!(!share(&ends, &ring) && !waiter.take_notice());
+    ends.1.operations.changed_where_lent(Transfer::Write);
+    assert!(waiter.take_notice());
+    ring.rings[0].leave(pipes::READER_WATCHED);
+    ends.0.operations.end_loan();
+    assert!(waiter.take_notice());
     drop(registration);
     set_capacity(&ends.0, 2 << 16).unwrap();
     assert!(!share(&ends, &ring));

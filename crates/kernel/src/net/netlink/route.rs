@@ -184,7 +184,7 @@ fn link(network: &NetworkStack) -> Message {
     // IFF_LOWER_UP beside the flags that netdevice(7) shows.
     fixed.extend((interface::FLAGS | 0x10000).to_ne_bytes());
     fixed.extend(0u32.to_ne_bytes());
-    let (bytes, packets) = network.interface.get();
+    let (bytes, packets) = network.passed_through();
     // struct rtnl_link_stats64: packets and bytes received and sent, then 20 counters of what went wrong.
     let mut counters = [0u64; 24];
     counters[..4].copy_from_slice(&[packets, packets, bytes, bytes]);

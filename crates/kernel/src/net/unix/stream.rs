@@ -2,8 +2,10 @@
 
 use super::{BoundName, Named, WeakAnySocket};
 use crate::fs::file::Events;
+use crate::ipc::pipe::Side;
 use crate::net::address::{Address, UnixName};
 use crate::net::channel::{Channel, Framing, ReceiveMode};
+use crate::net::sharing::{Line, StreamEnd};
 use crate::net::socket::{
     BlockedSenders, Caller, Common, Destination, Incoming, MessageFlags, Outgoing, PeerIdentity, Shutdown, Socket, SocketType,
 };
@@ -47,6 +49,9 @@ struct Listener {
 pub struct Connection {
     incoming: Arc<Channel>,
     outgoing: Arc<Channel>,
+    /// Which of the two ends it is for `line`.
+    side: Side,
+    line: Arc<Line>,
     peer: PeerIdentity,
     peer_name: UnixName,
     /// The other end's number, for sock_diag(7).
@@ -151,15 +156,25 @@ fn connect_commons(
     let capacity = |common: &Common| common.options.lock().send_buffer;
     let forth = Channel::new(framing, capacity(first), second.queue.clone(), first.queue.clone(), budget.clone());
     let back = Channel::new(framing, capacity(second), first.queue.clone(), second.queue.clone(), budget.clone());
+    let line = Arc::new(Line::default());
     let one = Connection {
         incoming: back.clone(),
         outgoing: forth.clone(),
+        side: Side::Write,
+        line: line.clone(),
         peer: second_identity,
         peer_name: second_name,
         peer_inode: second.inode,
     };
-    let other =
-        Connection { incoming: forth, outgoing: back, peer: first_identity, peer_name: first_name, peer_inode: first.inode };
+    let other = Connection {
+        incoming: forth,
+        outgoing: back,
+        side: Side::Read,
+        line,
+        peer: first_identity,
+        peer_name: first_name,
+        peer_inode: first.inode,
+    };
     (one, other)
 }
 
@@ -355,10 +370,27 @@ impl Socket for UnixStream {
         self.connection().ok().filter(|_| is_plain).map(|connection| connection.incoming.clone())
     }
 
-    fn end_loan(&self) {
-        if let Ok(connection) = self.connection() {
-            connection.incoming.end_loan();
-        }
+    fn stream_end(&self) -> Option<StreamEnd> {
+        let is_plain = {
+            let options = self.common.options.lock();
+            self.common.kind == SocketType::Stream
+                && !options.pass_credentials
+                && options.peek_offset < 0
+                && options.receive_low_water <= 1
+                && !options.has_timeouts()
+        };
+        let connection = self.connection().ok().filter(|_| is_plain && !self.common.has_error())?;
+        Some(StreamEnd {
+            side: connection.side,
+            incoming: connection.incoming.clone(),
+            outgoing: connection.outgoing.clone(),
+            line: connection.line.clone(),
+            network: None,
+        })
+    }
+
+    fn channels(&self) -> Option<[Arc<Channel>; 2]> {
+        self.connection().ok().map(|connection| [connection.incoming.clone(), connection.outgoing.clone()])
     }
 
     fn put_back(&self, bytes: &[u8]) {

@@ -307,7 +307,9 @@ pub fn sendto(
         let bytes = read_address(context, address, address_length)?;
         set_destination(context, socket.as_ref(), &bytes, &mut outgoing)?;
     }
-    send(context, &file, socket.as_ref(), &Segments::single(buffer, length), outgoing)
+    let sent = send(context, &file, socket.as_ref(), &Segments::single(buffer, length), outgoing)?;
+    context.note_stream(fd, &file);
+    Ok(sent)
 }
 
 fn set_destination(context: &Context, socket: &dyn Socket, bytes: &[u8], outgoing: &mut Outgoing) -> Result<()> {
@@ -341,6 +343,7 @@ pub fn recvfrom(
         let source = incoming.source.as_ref().map(Address::encode).unwrap_or_default();
         write_address(context, &source, address, length_at)?;
     }
+    context.note_stream(fd, &file);
     Ok(received_length(&incoming, flags))
 }
 

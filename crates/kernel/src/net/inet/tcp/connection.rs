@@ -3,10 +3,12 @@
 use super::cork::Cork;
 use super::{Bound, Diagnosis, TCP_CLOSE, TCP_CLOSE_WAIT, TCP_ESTABLISHED, TCP_FIN_WAIT2};
 use crate::fs::file::Events;
+use crate::ipc::pipe::Side;
 use crate::net::channel::{Channel, Framing, ReceiveMode};
 use crate::net::inet::options;
 use crate::net::inet::ports::PortLease;
 use crate::net::rights::InFlight;
+use crate::net::sharing::{Line, StreamEnd};
 use crate::net::socket::{Common, Incoming, MessageFlags, Shutdown, UserCredentials};
 use crate::{Errno, Result};
 use parking_lot::Mutex;
@@ -22,6 +24,9 @@ pub(super) struct Connection {
     pub peer_inode: u64,
     incoming: Arc<Channel>,
     outgoing: Arc<Channel>,
+    /// Which of the two ends it is for `line`.
+    side: Side,
+    line: Arc<Line>,
     /// shutdown(SHUT_RD) here: what comes is still taken, but the end is seen behind it.
     read_shut: AtomicBool,
     /// Something was sent to a peer that is gone; its reset has been noted.
@@ -67,10 +72,13 @@ impl Connection {
         let back = channel(server, client);
         forth.set_urgent_inline(server.options.lock().out_of_band_inline);
         back.set_urgent_inline(client.options.lock().out_of_band_inline);
-        let end = |incoming: &Arc<Channel>, outgoing: &Arc<Channel>, local, peer, lease, peer_inode| Connection {
+        let line = Arc::new(Line::default());
+        let end = |side, incoming: &Arc<Channel>, outgoing: &Arc<Channel>, local, peer, lease, peer_inode| Connection {
             peer_inode,
             local,
             peer,
+            side,
+            line: line.clone(),
             incoming: incoming.clone(),
             outgoing: outgoing.clone(),
             read_shut: AtomicBool::new(false),
@@ -78,7 +86,10 @@ impl Connection {
             lease: Mutex::new(lease),
             cork: OnceLock::new(),
         };
-        (end(&back, &forth, local, peer, Some(bound.lease), server.inode), end(&forth, &back, peer, local, None, client.inode))
+        (
+            end(Side::Write, &back, &forth, local, peer, Some(bound.lease), server.inode),
+            end(Side::Read, &forth, &back, peer, local, None, client.inode),
+        )
     }
 
     pub fn set_lease(&self, lease: PortLease) {
@@ -92,7 +103,12 @@ impl Connection {
             (More::Urgent, Some(cork)) => cork.send_urgent(data),
             (More::No, None) => self.outgoing.send(data, &mut InFlight::none(), UserCredentials::NOBODY),
             (More::No, Some(cork)) => cork.send(data),
-            (More::Yes, _) => self.cork.get_or_init(|| Cork::new(self.outgoing.clone())).hold(&common.network.timers, data),
+            (More::Yes, _) => {
+                let cork = self.cork.get_or_init(|| Cork::new(self.outgoing.clone()));
+                // What it holds goes before what comes later.
+                self.outgoing.end_loan();
+                cork.hold(&common.network.timers, data)
+            }
         };
         match sent {
             Err(Errno::EPIPE) => {}
@@ -137,6 +153,25 @@ impl Connection {
         self.incoming.clone()
     }
 
+    /// Where plain reads and writes are all that this end is about.
+    pub fn stream_end(&self, common: &Common) -> Option<StreamEnd> {
+        let is_plain = self.cork.get().is_none()
+            && !self.read_shut.load(Ordering::Acquire)
+            && !self.reset_by_peer.load(Ordering::Relaxed)
+            && !common.has_error();
+        is_plain.then(|| StreamEnd {
+            side: self.side,
+            incoming: self.incoming.clone(),
+            outgoing: self.outgoing.clone(),
+            line: self.line.clone(),
+            network: Some(common.network.clone()),
+        })
+    }
+
+    pub fn channels(&self) -> [Arc<Channel>; 2] {
+        [self.incoming.clone(), self.outgoing.clone()]
+    }
+
     pub fn put_back(&self, bytes: &[u8]) {
         self.incoming.put_back(bytes);
     }
@@ -172,6 +207,7 @@ impl Connection {
         }
         if how.reads() {
             self.read_shut.store(true, Ordering::Release);
+            self.incoming.end_loan();
         }
     }
 

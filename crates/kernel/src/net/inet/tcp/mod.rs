@@ -14,6 +14,7 @@ use super::{options, IPPROTO_TCP};
 use crate::fs::file::Events;
 use crate::net::address::Address;
 use crate::net::channel::Channel;
+use crate::net::sharing::StreamEnd;
 use crate::net::socket::{
     Caller, Common, Destination, Incoming, MessageFlags, Outgoing, PeerIdentity, Shutdown, Socket, SocketType,
 };
@@ -427,10 +428,17 @@ impl Socket for TcpSocket {
         (self.common.options.lock().receive_low_water <= 1).then(|| connection.stream_to_read())
     }
 
-    fn end_loan(&self) {
-        if let Some(connection) = self.connection() {
-            connection.stream_to_read().end_loan();
-        }
+    fn stream_end(&self) -> Option<StreamEnd> {
+        let is_plain = {
+            let options = self.common.options.lock();
+            options.receive_low_water <= 1 && !options.has_timeouts()
+        };
+        let connection = self.connection().filter(|_| is_plain && !self.corked.load(Ordering::Relaxed))?;
+        connection.stream_end(&self.common)
+    }
+
+    fn channels(&self) -> Option<[Arc<Channel>; 2]> {
+        self.connection().map(|connection| connection.channels())
     }
 
     fn put_back(&self, bytes: &[u8]) {

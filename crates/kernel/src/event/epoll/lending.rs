@@ -1,0 +1,186 @@
+//! Interests that are lent to a thread which waits for them (ADR 53).
+//!
+//! What a process shares with who is at the other end, pipes and connections, it can see by itself. So can its stub tell
+//! epoll_wait(2) of it, as long as nothing else in the list is ready, nobody else waits, and the list stays as it is: whoever has to
+//! do with the list ends the loan first, in [`Epoll::end_loan`]. Who puts something into the ready list ends it behind that;
+//! who lends looks at the ready list once the loan is begun: one of the two sees the other.
+//!
+//! Of what is lent nobody tells the sentry while it is. So all of it goes into the ready list when the loan ends: who looks next
+//! looks at each, and is told of changes from then on.
+//!
+//! Lent is what was told of lately. The others are told of as ever, and end the loan.
+
+use super::{Epoll, Item, EPOLLET, EPOLLEXCLUSIVE, EPOLLONESHOT};
+use crate::fs::file::OpenFile;
+use parking_lot::Mutex;
+use skerry_platform::layout::{events, Interest};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+
+/// Where the interests are that are lent.
+pub trait EventLender: Send + Sync {
+    /// Ends the loan. Which of them were told of, by bits.
+    fn take_back(&self) -> u64;
+}
+
+#[derive(Default)]
+pub(super) struct Lending {
+    /// Something is lent, or about to be.
+    stands: AtomicBool,
+    loan: Mutex<Loan>,
+    warm: Mutex<Warm>,
+}
+
+#[derive(Default)]
+enum Loan {
+    #[default]
+    None,
+    Begun,
+    Lent {
+        items: Vec<Arc<Item>>,
+        lender: Box<dyn EventLender>,
+    },
+}
+
+/// What was told of lately, and whether it was worth lending.
+#[derive(Default)]
+struct Warm {
+    items: Vec<Weak<Item>>,
+    /// Loans in a row from which nothing was told.
+    in_vain: u32,
+    left_out: u32,
+}
+
+/// Waits without being told of after which an item is not lent any more.
+const HEAT: u32 = 8;
+/// Loans in vain after which there is one in [`SELDOM`] waits only.
+const IN_VAIN: u32 = 8;
+const SELDOM: u32 = 32;
+
+impl Warm {
+    fn heat(&mut self, item: &Arc<Item>) {
+        if item.heat.swap(HEAT, Ordering::Relaxed) == 0 && self.items.len() < events::MOST {
+            self.items.push(Arc::downgrade(item));
+        }
+    }
+
+    /// One wait later; those that are warm still.
+    fn cool(&mut self) -> Vec<Arc<Item>> {
+        let mut warm = Vec::with_capacity(self.items.len());
+        self.items.retain(|item| {
+            let Some(item) = item.upgrade() else { return false };
+            let left = item.heat.load(Ordering::Relaxed).saturating_sub(1);
+            item.heat.store(left, Ordering::Relaxed);
+            if left > 0 {
+                warm.push(item);
+            }
+            left > 0
+        });
+        warm
+    }
+
+    fn is_worth_it(&mut self) -> bool {
+        self.left_out += 1;
+        let is_worth_it = self.in_vain < IN_VAIN || self.left_out >= SELDOM;
+        if is_worth_it {
+            self.left_out = 0;
+        }
+        is_worth_it
+    }
+}
+
+impl Epoll {
+    /// Nothing is lent any more, and all that was is to be looked at.
+    pub(super) fn end_loan(&self) {
+        if !self.lending.stands.load(Ordering::Acquire) {
+            return;
+        }
+        let ended = {
+            let mut loan = self.lending.loan.lock();
+            self.lending.stands.store(false, Ordering::Release);
+            std::mem::take(&mut *loan)
+        };
+        let Loan::Lent { items, lender } = ended else { return };
+        let told = lender.take_back();
+        {
+            let mut warm = self.lending.warm.lock();
+            warm.in_vain = if told == 0 { warm.in_vain.saturating_add(1) } else { 0 };
+            let was_told = |index: usize| told & 1 << (index % events::MOST) != 0;
+            items.iter().enumerate().filter(|(index, _)| was_told(*index)).for_each(|(_, item)| warm.heat(item));
+        }
+        self.look_again(&items);
+    }
+
+    /// Lends what was told of lately, as far as `left` says that the process sees it by itself. `told`: what has just been told of.
+    /// `lend` lays it down for the thread. False: not now.
+    pub(crate) fn lend(
+        &self,
+        told: &[Arc<Item>],
+        left: impl Fn(&OpenFile, i32) -> bool,
+        lend: impl FnOnce(&[Interest]) -> Box<dyn EventLender>,
+    ) -> bool {
+        let warm = {
+            let mut warm = self.lending.warm.lock();
+            told.iter().for_each(|item| warm.heat(item));
+            let items = warm.cool();
+            if items.is_empty() || !warm.is_worth_it() {
+                return false;
+            }
+            items
+        };
+        {
+            let mut loan = self.lending.loan.lock();
+            if !matches!(*loan, Loan::None) {
+                return false;
+            }
+            *loan = Loan::Begun;
+            self.lending.stands.store(true, Ordering::Release);
+        }
+        let (mut items, mut interests) = (Vec::with_capacity(warm.len()), Vec::with_capacity(warm.len()));
+        for item in warm {
+            let wanted = *item.wanted.lock();
+            let is_plain = wanted.events & (EPOLLET | EPOLLONESHOT | EPOLLEXCLUSIVE) == 0;
+            let file = item.file.upgrade().filter(|_| is_plain && self.has(&item));
+            if file.is_some_and(|file| left(&file, item.fd)) {
+                interests.push(Interest { descriptor: item.fd as u32, events: wanted.accepted().bits(), data: wanted.data });
+                items.push(item);
+            }
+        }
+        let is_lent = |item: &Arc<Item>| items.iter().any(|lent| Arc::ptr_eq(lent, item));
+        let may_be_lent = !items.is_empty() && self.queue.is_empty() && self.ready.lock().iter().all(is_lent);
+        {
+            let mut loan = self.lending.loan.lock();
+            // Whoever has ended it meanwhile has changed something.
+            if may_be_lent && matches!(*loan, Loan::Begun) {
+                *loan = Loan::Lent { lender: lend(&interests), items };
+                return true;
+            }
+            if matches!(*loan, Loan::Begun) {
+                *loan = Loan::None;
+                self.lending.stands.store(false, Ordering::Release);
+            }
+        }
+        self.look_again(&items);
+        false
+    }
+
+    /// Items of which nobody has told for a while are looked at by who waits next.
+    fn look_again(&self, items: &[Arc<Item>]) {
+        if items.is_empty() {
+            return;
+        }
+        {
+            let present = self.items.lock();
+            let mut ready = self.ready.lock();
+            for item in items {
+                let is_in_list =
+                    present.get(&(item.fd, item.file.as_ptr().addr())).is_some_and(|found| Arc::ptr_eq(found, item));
+                item.touched.store(true, Ordering::Relaxed);
+                if is_in_list && !item.queued.swap(true, Ordering::Relaxed) {
+                    ready.push_back(item.clone());
+                }
+            }
+        }
+        self.queue.wake_all();
+    }
+}
