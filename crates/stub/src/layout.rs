@@ -55,7 +55,7 @@ pub mod request {
     pub const OFTEN_TRAPPED: u32 = 0x40;
     /// `number` and `arguments`, of which nothing is left to do: a read or write that was made in a shared pipe which somebody in
     /// the sentry watches ([`super::pipes::WATCHED`]).
-    pub const CHANGED: u32 = 8;
+    pub const CHANGED: u32 = 10;
     /// The thread was kicked. `status`: 0 in its own code; else the error that its interrupted native call stands for.
     pub const KICKED: u32 = 2;
     /// A hardware fault: `fault_*`.

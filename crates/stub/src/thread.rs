@@ -61,7 +61,9 @@ pub struct ThreadBlock {
     pub leaving: u64,
     /// Calls that have trapped since the sentry was last told that there are many.
     pub traps: u64,
-    _reserved_to_0x1e0: [u64; 13],
+    /// Of a thread that is traced (`tracing.rs`).
+    pub tracing: Tracing,
+    _reserved_to_0x1e0: [u64; 13 - core::mem::size_of::<Tracing>() / 8],
     /// Where rewritten `cpuid` sites jump to (`cpuid.rs`, which knows the offsets).
     pub cpuid_entry: u64,
     /// What rax, rcx and rdx were there.
@@ -87,8 +89,6 @@ pub struct ThreadBlock {
     /// Waiting for events (`events.rs`), and which of them comes first the next time.
     pub event_patience: Patience,
     pub next_event: u64,
-    /// Of a thread that is traced (`tracing.rs`).
-    pub tracing: Tracing,
 }
 
 #[repr(C)]
