@@ -26,18 +26,26 @@ struct Loans {
     count: u32,
     /// Calls that were answered in those that are lent no more.
     calls: u32,
+    /// How often nothing could be lent since something was.
+    in_vain: u32,
 }
+
+/// So often is normal: who waits in the sentry for an answer is in the way.
+const OFTEN: u32 = 64;
 
 impl Line {
     /// A direction is lent.
     pub fn begun(&self) {
-        self.loans.lock().count += 1;
+        let mut loans = self.loans.lock();
+        loans.count += 1;
+        loans.in_vain = 0;
     }
 
     /// Nothing could be lent now.
     fn put_off(&self) {
-        let loans = self.loans.lock();
-        if loans.count == 0 {
+        let mut loans = self.loans.lock();
+        loans.in_vain = loans.in_vain.saturating_add(1);
+        if loans.count == 0 && loans.in_vain > OFTEN {
             self.usage.note_loan(0);
         }
     }
