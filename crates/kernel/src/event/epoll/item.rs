@@ -4,7 +4,7 @@ use super::Epoll;
 use crate::fs::file::{Events, FileOperations, OpenFile};
 use crate::sync::Wake;
 use parking_lot::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU32};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
 
 /// What is asked for, and how (epoll_ctl(2)).
@@ -41,6 +41,8 @@ pub struct Item {
     /// Its key in the file's wait queue.
     pub(super) queue_key: Mutex<Option<u64>>,
     pub(super) wanted: Mutex<Wanted>,
+    /// EPOLLET is among it.
+    pub(super) is_edge_triggered: AtomicBool,
     /// In the ready list. Changed under that list's lock.
     pub(super) queued: AtomicBool,
     /// Woken since somebody last looked at it while it stayed in the list. Changed under the list's lock.
@@ -62,6 +64,11 @@ impl Wake for Item {
         let heard = epoll.has_waiters();
         epoll.item_woken(self);
         heard
+    }
+
+    /// An edge would be told by the sentry anyway, and then each change beside the ring costs more than it would without (ADR 53).
+    fn looks(&self) -> bool {
+        !self.is_edge_triggered.load(Ordering::Relaxed)
     }
 }
 

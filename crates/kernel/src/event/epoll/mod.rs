@@ -101,6 +101,7 @@ impl Epoll {
                 file: Arc::downgrade(file),
                 queue_key: Mutex::new(None),
                 wanted: Mutex::new(wanted),
+                is_edge_triggered: AtomicBool::new(wanted.events & EPOLLET != 0),
                 queued: AtomicBool::new(false),
                 touched: AtomicBool::new(false),
                 heat: AtomicU32::new(0),
@@ -141,6 +142,7 @@ impl Epoll {
                 return Err(Errno::EINVAL);
             }
             *present = wanted;
+            item.is_edge_triggered.store(wanted.events & EPOLLET != 0, Ordering::Relaxed);
         }
         self.end_loan();
         self.enqueue_if_ready(&item, file);

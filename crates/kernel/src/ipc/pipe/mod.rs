@@ -222,6 +222,11 @@ impl Pipe {
         }
         // Whoever comes into a queue from here on looks behind that.
         let Some(watched) = self.watch() else { return false };
+        // Who waits for room hears of a reader that makes some. Pages that are not full have what is no room here and is there (and
+        // who has been woken has not looked yet).
+        if watched.writer && pipes::DATA - length >= pipes::ROOM as usize {
+            return false;
+        }
         let mut bytes = vec![0; length];
         state.slots.peek(&mut bytes);
         if !ring.rings[0].lend(&bytes, how, watched.bits()) {
