@@ -85,6 +85,9 @@ fn serve(thread: &mut ThreadBlock, registers: &mut Registers, kind: u32) -> Outc
         if let Some(outcome) = native::try_native(thread, registers) {
             return outcome;
         }
+    }
+    // What a traced thread does is all the sentry's, or the host's.
+    if kind == request::SYSCALL && thread.tracing.in_call == 0 {
         if let Some(result) = direct::try_direct(thread, registers.rax, &registers.arguments()) {
             return Outcome::Return(result);
         }

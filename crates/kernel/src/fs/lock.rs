@@ -273,6 +273,15 @@ impl LockTable {
         });
     }
 
+    /// A process has ended: all of its record locks go.
+    pub fn process_gone(&self, process: i32) {
+        let holds = |file: &FileLocks| file.records.iter().any(|record| record.owner == Owner::Process(process));
+        let keys: Vec<usize> = self.inner.lock().files.iter().filter(|(_, file)| holds(file)).map(|(key, _)| *key).collect();
+        for key in keys {
+            let _ = self.change(key, |file| file.set(0, u64::MAX, Owner::Process(process), None));
+        }
+    }
+
     /// Runs `change` on a file's locks where it has any, then wakes who waits.
     fn change(&self, key: usize, change: impl FnOnce(&mut FileLocks) -> Result<()>) -> Option<Result<()>> {
         let mut inner = self.inner.lock();

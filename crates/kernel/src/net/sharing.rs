@@ -131,9 +131,20 @@ mod tests {
     use crate::net::ring::Budget;
     use crate::net::socket::UserCredentials;
     use crate::run::AddressSpace;
-    use crate::sync::{WaitQueue, Waiter};
+    use crate::sync::{WaitQueue, Waiter, Wake};
     use skerry_platform::pipe_ring::PipeRing;
     use std::sync::Weak;
+
+    /// Does not look again.
+    struct HearsOfEach;
+
+    impl Wake for HearsOfEach {
+        fn wake(&self) {}
+
+        fn looks(&self) -> bool {
+            false
+        }
+    }
 
     struct Pair {
         ends: [StreamEnd; 2],
@@ -215,9 +226,11 @@ mod tests {
         pair.ends[0].incoming.passed_on();
         assert_eq!(pair.is_lent(), [true, false]);
         pair.ends[0].end_shared();
-        let registration = pair.queues[1].register(Waiter::new());
+        let registration = pair.queues[1].register(Arc::new(HearsOfEach));
         assert!(!pair.lend());
         drop(registration);
+        // Who looks again when he is woken is told by whom it is lent to.
+        let _registration = pair.queues[1].register(Waiter::new());
         pair.send(0, &[0; 65_537]);
         assert!(pair.lend() && pair.is_lent() == [false, true]);
         // What was given up is lent no more.

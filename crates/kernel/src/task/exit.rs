@@ -227,6 +227,8 @@ fn finish_process(kernel: &Arc<Kernel>, process: &Arc<Process>, unexpected: Opti
     *process.program.write() = super::Program::default();
     *process.exit_status.lock() = Some(status);
     process.dead.store(true, Ordering::Release);
+    // Who looked at its table just now closes the files, but does not know whose they were.
+    kernel.locks.process_gone(process.pid());
     release_vfork_parent(process);
 
     let group = process.group();
