@@ -30,7 +30,7 @@
 #define CHANNEL 0x700000100000ul
 #define CHANNEL_SIZE 0x6000ul
 /* Of eventfds and pipes that are lent. */
-#define OBJECTS 0x4e00ul
+#define OBJECTS 0x4b00ul
 #define MAGIC 0x5a656b5f524f434bul
 
 static uint64_t state;

@@ -715,9 +715,9 @@ static void others_have_other_descriptors(void)
     end(it);
     it = begin();
     if (processes) {
-        put(it->out, ORDER(FILTER, 0));
-        /* It reads this number no more. */
-        put(it->out, 1);
+        /* It does not read the second one any more, and may be gone before that could be written by itself. */
+        uint64_t numbers[] = {ORDER(FILTER, 0), 1};
+        MUST(write(it->out, numbers, sizeof numbers) == sizeof numbers);
         CHECK_EQ(take(it->in), ORDER(FILTER, 0));
         joined(it);
         close(it->in);
