@@ -221,7 +221,8 @@ def test_a_limit_that_is_held_by_looking_is_changed_while_it_runs(monkeypatch: p
     if native_only:
         pytest.skip("--native-only")
     monkeypatch.setenv("SKERRY_TEST_WITHOUT", "cgroups")
-    words = ["/usr/bin/python3", "-c", "b'x' * (200 << 20)"]
+    # It has the memory for longer than it takes to look.
+    words = ["/usr/bin/python3", "-c", "import time; x = b'x' * (200 << 20); time.sleep(1)"]
     with skerry.Sandbox(memory="512m", cpus=1, cwd="/") as sandbox:
         assert sandbox.info().limits["memory"].startswith("polling")
         sandbox.update(memory="64m")
