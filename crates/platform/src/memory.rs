@@ -122,17 +122,22 @@ impl GuestMemory {
         usize::try_from(count).unwrap_or(0)
     }
 
-    /// As [`GuestMemory::read`], of memory that the guest itself cannot read, too.
+    /// As [`GuestMemory::read`], of memory that the guest itself cannot read, too, where the host lets us.
     pub fn read_whatever(&self, address: u64, bytes: &mut [u8]) -> usize {
         let length = bytes.len();
-        self.file()
-            .map_or(0, |file| transfer(length, |done| file.read_at(&mut bytes[done..], address.wrapping_add(done as u64))))
+        match self.file() {
+            Some(file) => transfer(length, |done| file.read_at(&mut bytes[done..], address.wrapping_add(done as u64))),
+            None => self.read(address, bytes),
+        }
     }
 
-    /// As [`GuestMemory::write`], of memory that the guest itself cannot write, too: a private mapping gets its own copy.
+    /// As [`GuestMemory::write`], of memory that the guest itself cannot write, too, where the host lets us: a private mapping gets
+    /// its own copy.
     pub fn write_whatever(&self, address: u64, bytes: &[u8]) -> usize {
-        self.file()
-            .map_or(0, |file| transfer(bytes.len(), |done| file.write_at(&bytes[done..], address.wrapping_add(done as u64))))
+        match self.file() {
+            Some(file) => transfer(bytes.len(), |done| file.write_at(&bytes[done..], address.wrapping_add(done as u64))),
+            None => self.write(address, bytes),
+        }
     }
 
     fn file(&self) -> Option<&File> {

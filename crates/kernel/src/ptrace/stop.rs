@@ -3,12 +3,13 @@
 use super::registers::Frame;
 use super::{AtCall, Mode, OpenCall, Options, Stop, Tracing};
 use crate::signal::{self, StopState};
-use crate::task::{ExitStatus, Task};
+use crate::task::{ExitStatus, Process, Task};
 use crate::{Context, Errno, Result};
 use skerry_abi::raw::ptrace as raw;
 use skerry_abi::signal::{Signal, SignalInfo, CLD_TRAPPED, SA_NOCLDSTOP, SIG_IGN, SI_USER};
 use skerry_platform::layout::{action, Reply};
 use std::sync::atomic::Ordering;
+use std::sync::Arc;
 
 /// si_code of a step (sigaction(2)).
 const TRAP_TRACE: i32 = 2;
@@ -157,9 +158,6 @@ pub(crate) fn call_begins(context: &mut Context) -> Option<Reply> {
             return None;
         }
         if let Some(resumed) = resumed {
-            if let Some(info) = resumed.signal() {
-                task.send_signal(info);
-            }
             let number = resumed.orig_rax as u32 as i32;
             if let Some(call) = task.ptrace.lock().as_mut().and_then(|tracing| tracing.call.as_mut()) {
                 call.number = number.into();
@@ -179,7 +177,10 @@ pub(crate) fn call_begins(context: &mut Context) -> Option<Reply> {
 fn call_stop(context: &mut Context, at_call: AtCall, rax: Option<u64>) -> Option<Resumed> {
     let good = context.task.ptrace.lock().as_ref()?.options.contains(Options::TRACESYSGOOD);
     let code = Signal::SIGTRAP.number() | if good { GOOD } else { 0 };
-    stop(context, code, None, at_call, rax)
+    let resumed = stop(context, code, None, at_call, rax)?;
+    // What it goes on with is sent to it anew (ptrace(2), "Syscall-stops").
+    resumed.signal().into_iter().for_each(|info| context.task.send_signal(info));
+    Some(resumed)
 }
 
 /// The thread is on its way out of the guest kernel, where `rax` is not in its frame yet if it is something: what is to be told
@@ -211,11 +212,7 @@ pub(crate) fn on_return(context: &mut Context, rax: Option<u64>) -> Option<Resum
     match mode {
         Some(Mode::Syscall) => {
             let rax = if executed.is_some() { Some(0) } else { rax };
-            let resumed = call_stop(context, AtCall::Ends, rax)?;
-            if let Some(info) = resumed.signal() {
-                task.send_signal(info);
-            }
-            Some(resumed)
+            call_stop(context, AtCall::Ends, rax)
         }
         Some(Mode::Step) => {
             // One step is the whole call.
@@ -259,9 +256,11 @@ fn stop(context: &mut Context, code: i32, info: Option<SignalInfo>, at_call: AtC
         });
         tracing.untold = Some(code);
         tracing.interrupted = false;
-        tracing.tracer.upgrade()
+        tracing.tracer.upgrade().map(|tracer| (tracer, tracing.tracer_tid))
     };
-    let Some(tracer) = tracer else {
+    // A child that its maker's tracer was to get may come when that has just gone.
+    let is_there = |(tracer, tid): &(Arc<Process>, i32)| tracer.threads.lock().iter().any(|thread| thread.tid() == *tid);
+    let Some((tracer, _)) = tracer.filter(is_there) else {
         super::detach(task);
         return None;
     };
