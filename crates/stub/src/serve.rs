@@ -62,14 +62,11 @@ pub fn serve_trapped(thread: &mut ThreadBlock, registers: &mut Registers) -> Out
         // Then the sentry answers what could be answered here, too, and has native calls made again.
         return serve(thread, registers, request::SYSCALL | request::OFTEN_TRAPPED);
     }
-    match local::try_local(thread, registers) {
-        Some(result) => Outcome::Return(result),
-        None => serve(thread, registers, request::SYSCALL),
-    }
+    serve_shown(thread, registers)
 }
 
-/// Serves a call of a traced thread, which has begun for its tracer.
-pub fn serve_traced(thread: &mut ThreadBlock, registers: &mut Registers) -> Outcome {
+/// Serves a call for which there is a frame; of a traced thread once it has begun for its tracer.
+pub fn serve_shown(thread: &mut ThreadBlock, registers: &mut Registers) -> Outcome {
     match local::try_local(thread, registers) {
         Some(result) => Outcome::Return(result),
         None => serve(thread, registers, request::SYSCALL),

@@ -102,7 +102,7 @@ pub fn serve(thread: &mut ThreadBlock, context: &mut Context) {
         action::AS_IS if registers.rax == host::number::RT_SIGRETURN => return handlers::signal_return(thread, context),
         action::AS_IS => {
             (thread.tracing.in_call, thread.tracing.has_ended) = (1, 0);
-            let outcome = serve::serve_traced(thread, &mut registers);
+            let outcome = serve::serve_shown(thread, &mut registers);
             thread.tracing.in_call = 0;
             outcome
         }

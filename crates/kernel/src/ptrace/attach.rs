@@ -35,10 +35,11 @@ impl Options {
     }
 }
 
-fn tracing_by(tracer: &Task, seized: bool, options: Options) -> Tracing {
+/// By the thread `tracer_tid` of `tracer`.
+fn tracing_by(tracer: &Arc<Process>, tracer_tid: i32, seized: bool, options: Options) -> Tracing {
     Tracing {
-        tracer: Arc::downgrade(tracer.process()),
-        tracer_tid: tracer.tid(),
+        tracer: Arc::downgrade(tracer),
+        tracer_tid,
         seized,
         options,
         mode: Mode::Cont,
@@ -80,7 +81,7 @@ pub fn trace_me(task: &Arc<Task>) -> Result<()> {
     let tracer_tid = task.process().relations.lock().parent_thread;
     let tracer = parent.threads.lock().iter().find(|thread| thread.tid() == tracer_tid).cloned();
     let tracer = tracer.or_else(|| parent.leader_or_any()).ok_or(Errno::EPERM)?;
-    begin(&parent, task, tracing_by(&tracer, false, Options::default()))
+    begin(&parent, task, tracing_by(&parent, tracer.tid(), false, Options::default()))
 }
 
 /// PTRACE_ATTACH, PTRACE_SEIZE. EPERM where the caller may not, or somebody traces it; ESRCH: it is dead.
@@ -93,7 +94,7 @@ pub fn attach(tracer: &Arc<Task>, target: &Arc<Task>, seizes: Option<u32>) -> Re
         return Err(Errno::ESRCH);
     }
     let options = Options::from_bits(seizes.unwrap_or(0)).ok_or(Errno::EIO)?;
-    begin(tracer.process(), target, tracing_by(tracer, seizes.is_some(), options))?;
+    begin(tracer.process(), target, tracing_by(tracer.process(), tracer.tid(), seizes.is_some(), options))?;
     if seizes.is_none() {
         target.send_signal(SignalInfo::user(Signal::SIGSTOP, SI_USER, tracer.process().pid(), tracer.credentials().ruid));
     }
@@ -126,11 +127,7 @@ pub(crate) fn cloned(maker: &Task, child: &Arc<Task>, flags: u64, exit_signal: i
         (tracer, tracing.tracer_tid, tracing.seized, tracing.options)
     };
     let (tracer, tracer_tid, seized, options) = inherited;
-    let leader = tracer.leader_or_any();
-    let Some(any) = leader else { return };
-    let mut tracing = tracing_by(&any, seized, options);
-    tracing.tracer_tid = tracer_tid;
-    tracing.interrupted = seized;
+    let tracing = Tracing { interrupted: seized, ..tracing_by(&tracer, tracer_tid, seized, options) };
     if begin(&tracer, child, tracing).is_ok() {
         let mut signals = child.signals.lock();
         if !seized {
@@ -139,11 +136,6 @@ pub(crate) fn cloned(maker: &Task, child: &Arc<Task>, flags: u64, exit_signal: i
         drop(signals);
         child.interrupted.store(true, Ordering::Release);
     }
-}
-
-/// The maker of a thread has nothing to tell of it: the host could not make it.
-pub(crate) fn discarded(child: &Arc<Task>) {
-    detach(child);
 }
 
 /// The task's program is another one now; `former` is the id that the thread had.
@@ -182,7 +174,7 @@ pub(crate) fn thread_gone(task: &Arc<Task>) {
         let Some(tracing) = state.as_mut() else { return };
         tracing.stop = None;
         tracing.untold = None;
-        tracing.ended = Some(status.wait_status());
+        tracing.ended = Some(status);
         tracing.tracer.upgrade()
     };
     match tracer {

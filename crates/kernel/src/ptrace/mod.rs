@@ -17,13 +17,13 @@ pub(crate) mod registers;
 mod stop;
 
 pub use attach::{attach, trace_me};
-pub(crate) use attach::{cloned, detach, discarded, executed, is_overlooked, thread_gone, tracer_gone, Options};
+pub(crate) use attach::{cloned, detach, executed, is_overlooked, thread_gone, tracer_gone, Options};
 pub(crate) use stop::{
     call_begins, can_show, child_made, due, event, exiting, on_return, request_came, resume, signal_stop, trap, with_frame,
     Due, Resumed,
 };
 
-use crate::task::Process;
+use crate::task::{ExitStatus, Process};
 use parking_lot::{Mutex, MutexGuard};
 use skerry_abi::signal::SignalInfo;
 use std::sync::Weak;
@@ -85,7 +85,7 @@ pub(crate) struct Tracing {
     /// The trap flag in its frame is the tracer's.
     stepping: bool,
     /// How the thread has ended, for its tracer to wait for.
-    pub ended: Option<i32>,
+    pub ended: Option<ExitStatus>,
 }
 
 /// How a tracee goes on.

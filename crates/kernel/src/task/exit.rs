@@ -11,7 +11,7 @@ use crate::fs::fd_table::FdTable;
 use crate::ptrace;
 use crate::signal::{self, begin_group_exit};
 use crate::Kernel;
-use skerry_abi::signal::{Signal, SignalInfo, CLD_DUMPED, CLD_EXITED, CLD_KILLED, CLD_STOPPED, SA_NOCLDWAIT, SIG_IGN, SI_USER};
+use skerry_abi::signal::{Signal, SignalInfo, CLD_STOPPED, SA_NOCLDWAIT, SIG_IGN, SI_USER};
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
@@ -306,11 +306,7 @@ fn tell_parent_of_exit(kernel: &Kernel, process: &Arc<Process>, status: ExitStat
 
 /// The siginfo of a child's end (sigaction(2), "SIGCHLD fills in ...").
 pub(crate) fn exit_info(process: &Process, signal: Signal, status: ExitStatus) -> SignalInfo {
-    let (code, value) = match status {
-        ExitStatus::Exited(status) => (CLD_EXITED, i32::from(status)),
-        ExitStatus::Signaled(signal, false) => (CLD_KILLED, signal.number()),
-        ExitStatus::Signaled(signal, true) => (CLD_DUMPED, signal.number()),
-    };
+    let (code, value) = status.code_and_value();
     let (user, system) = process.time_ns_at_exit();
     let ticks = |time_ns: u64| i64::try_from(time_ns / TICK_NS).unwrap_or(i64::MAX);
     let uid = process.credentials().ruid;

@@ -355,7 +355,7 @@ fn copy_task(caller: &Task, request: &CloneRequest) -> TaskParts {
 /// Undoes [`clone_task`]: the host could not make the thread, and nobody is to see that there was one.
 pub fn discard_clone(task: &Arc<Task>) {
     let kernel = task.kernel();
-    crate::ptrace::discarded(task);
+    crate::ptrace::detach(task);
     let _tree = kernel.tree.lock();
     let process = task.process();
     kernel.pids.remove_task(task.tid());

@@ -6,7 +6,7 @@ use crate::sync::WaitQueue;
 use crate::tty::Terminal;
 use crate::Kernel;
 use parking_lot::{Mutex, RwLock};
-use skerry_abi::signal::{SigAction, SignalInfo, SignalSet};
+use skerry_abi::signal::{SigAction, SignalInfo, SignalSet, CLD_DUMPED, CLD_EXITED, CLD_KILLED};
 use skerry_abi::structs::RLimit;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::{Arc, Weak};
@@ -60,6 +60,15 @@ impl ExitStatus {
         match self {
             ExitStatus::Exited(status) => i32::from(status) << 8,
             ExitStatus::Signaled(signal, core) => signal.number() | if core { 0x80 } else { 0 },
+        }
+    }
+
+    /// si_code and si_status of a child's end (sigaction(2), waitid(2)).
+    pub(crate) fn code_and_value(self) -> (i32, i32) {
+        match self {
+            ExitStatus::Exited(status) => (CLD_EXITED, i32::from(status)),
+            ExitStatus::Signaled(signal, false) => (CLD_KILLED, signal.number()),
+            ExitStatus::Signaled(signal, true) => (CLD_DUMPED, signal.number()),
         }
     }
 }

@@ -1,10 +1,10 @@
 //! wait(2): which child has what to tell.
 
 use super::usage::to_rusage;
-use super::{ExitStatus, Process, Task};
+use super::{Process, Task};
 use crate::ptrace;
 use crate::{Context, Errno, Kernel, Result};
-use skerry_abi::signal::{Signal, CLD_CONTINUED, CLD_DUMPED, CLD_EXITED, CLD_KILLED, CLD_STOPPED, CLD_TRAPPED};
+use skerry_abi::signal::{Signal, CLD_CONTINUED, CLD_STOPPED, CLD_TRAPPED};
 use skerry_abi::structs::RUsage;
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
@@ -90,29 +90,25 @@ fn look(context: &Context, select: Select, options: WaitOptions) -> Result<Waite
 }
 
 fn is_eligible(context: &Context, child: &Process, select: Select, options: WaitOptions) -> bool {
-    let selected = match select {
-        Select::Any => true,
-        Select::Process(pid) => child.pid() == pid,
-        Select::Group(group) => child.group().id == group,
-    };
-    let is_clone_child = child.exit_signal.load(Ordering::Relaxed) != Signal::SIGCHLD.number();
-    selected
-        && (options.contains(WaitOptions::ALL) || is_clone_child == options.contains(WaitOptions::CLONE))
+    is_selected(child, None, select, options)
         && (!options.contains(WaitOptions::NOTHREAD) || child.relations.lock().parent_thread == context.task.tid())
 }
 
-fn is_eligible_tracee(context: &Context, tracee: &Task, select: Select, options: WaitOptions) -> bool {
-    let process = tracee.process();
+/// Whether a process is meant, or the `thread` of it that has an id of its own.
+fn is_selected(process: &Process, thread: Option<i32>, select: Select, options: WaitOptions) -> bool {
     let selected = match select {
         Select::Any => true,
-        Select::Process(pid) => tracee.tid() == pid,
+        Select::Process(pid) => thread.unwrap_or(process.pid()) == pid,
         Select::Group(group) => process.group().id == group,
     };
-    let is_clone_child = !tracee.is_leader() || process.exit_signal.load(Ordering::Relaxed) != Signal::SIGCHLD.number();
+    let is_clone_child = thread.is_some() || process.exit_signal.load(Ordering::Relaxed) != Signal::SIGCHLD.number();
+    selected && (options.contains(WaitOptions::ALL) || is_clone_child == options.contains(WaitOptions::CLONE))
+}
+
+fn is_eligible_tracee(context: &Context, tracee: &Task, select: Select, options: WaitOptions) -> bool {
+    let thread = (!tracee.is_leader()).then(|| tracee.tid());
     let is_own = || tracee.ptrace.lock().as_ref().is_some_and(|tracing| tracing.tracer_tid == context.task.tid());
-    selected
-        && (options.contains(WaitOptions::ALL) || is_clone_child == options.contains(WaitOptions::CLONE))
-        && (!options.contains(WaitOptions::NOTHREAD) || is_own())
+    is_selected(tracee.process(), thread, select, options) && (!options.contains(WaitOptions::NOTHREAD) || is_own())
 }
 
 /// What a tracee has to tell its tracer (ptrace(2)): that it has stopped, or its end, unless that is its parent's to wait for.
@@ -140,19 +136,15 @@ fn ask_tracee(tracer: &Arc<Process>, tracee: &Arc<Task>, options: WaitOptions) -
     let is_parents = is_leader && parent.as_ref().is_some_and(|parent| Arc::ptr_eq(parent, tracer));
     let is_over = !is_leader || process.is_dead();
     let status = ended.filter(|_| is_over && !is_parents && options.contains(WaitOptions::EXITED))?;
-    let status = if is_leader { process.exit_status.lock().map_or(status, |status| status.wait_status()) } else { status };
+    let status = if is_leader { process.exit_status.lock().unwrap_or(status) } else { status };
     if consume {
         ptrace::detach(tracee);
         if let Some(parent) = parent.filter(|_| is_leader) {
             parent.child_queue.wake_all();
         }
     }
-    let (code, value) = match status & 0x7f {
-        0 => (CLD_EXITED, status >> 8),
-        signal if status & 0x80 != 0 => (CLD_DUMPED, signal),
-        signal => (CLD_KILLED, signal),
-    };
-    Some(waited(code, value, status))
+    let (code, value) = status.code_and_value();
+    Some(waited(code, value, status.wait_status()))
 }
 
 /// What the child has to tell, which it then does not tell again (unless WNOWAIT).
@@ -176,11 +168,7 @@ fn ask(kernel: &Kernel, parent: &Arc<Process>, child: &Arc<Process>, options: Wa
             return None;
         }
         let status = (*child.exit_status.lock())?;
-        let (code, value) = match status {
-            ExitStatus::Exited(status) => (CLD_EXITED, i32::from(status)),
-            ExitStatus::Signaled(signal, false) => (CLD_KILLED, signal.number()),
-            ExitStatus::Signaled(signal, true) => (CLD_DUMPED, signal.number()),
-        };
+        let (code, value) = status.code_and_value();
         let answer = waited(code, value, status.wait_status());
         if consume {
             parent.inherit_usage(child);

@@ -108,7 +108,8 @@ impl Epoll {
             let was_told = |index: usize| told & 1 << (index % events::MOST) != 0;
             items.iter().enumerate().filter(|(index, _)| was_told(*index)).for_each(|(_, item)| warm.heat(item));
         }
-        self.look_again(&items);
+        // Nobody has told of them for a while.
+        self.make_ready(items, true);
     }
 
     /// Lends what was told of lately, as far as `left` says that the process sees it by itself. `told`: what has just been told of.
@@ -160,27 +161,7 @@ impl Epoll {
                 self.lending.stands.store(false, Ordering::Release);
             }
         }
-        self.look_again(&items);
+        self.make_ready(items, true);
         false
-    }
-
-    /// Items of which nobody has told for a while are looked at by who waits next.
-    fn look_again(&self, items: &[Arc<Item>]) {
-        if items.is_empty() {
-            return;
-        }
-        {
-            let present = self.items.lock();
-            let mut ready = self.ready.lock();
-            for item in items {
-                let is_in_list =
-                    present.get(&(item.fd, item.file.as_ptr().addr())).is_some_and(|found| Arc::ptr_eq(found, item));
-                item.touched.store(true, Ordering::Relaxed);
-                if is_in_list && !item.queued.swap(true, Ordering::Relaxed) {
-                    ready.push_back(item.clone());
-                }
-            }
-        }
-        self.queue.wake_all();
     }
 }

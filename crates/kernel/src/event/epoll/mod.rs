@@ -277,6 +277,11 @@ impl Epoll {
     }
 
     fn put_back(&self, items: Vec<Arc<Item>>) {
+        self.make_ready(items, false);
+    }
+
+    /// Whoever waits next looks at these, as far as they are still in the list. `touched`: as if they had been woken.
+    fn make_ready(&self, items: Vec<Arc<Item>>, touched: bool) {
         if items.is_empty() {
             return;
         }
@@ -286,6 +291,9 @@ impl Epoll {
             for item in items {
                 let is_in_list =
                     present.get(&(item.fd, item.file.as_ptr().addr())).is_some_and(|found| Arc::ptr_eq(found, &item));
+                if touched {
+                    item.touched.store(true, Ordering::Relaxed);
+                }
                 if is_in_list && !item.queued.swap(true, Ordering::Relaxed) {
                     ready.push_back(item);
                 }
