@@ -385,6 +385,15 @@ print(calls() - before)
 """
 
 
+def asks_as_often_as(caller: harness.Caller, script: str, without: str, most: int) -> None:
+    """A thousand rounds, of four calls each, ask the sentry less than `most` times: /proc/stat's ctxt counts what it has served.
+    Where nothing is lent, each call asks."""
+    with caller.workspace() as work:
+        result = caller.do([], ["/usr/bin/python3", "-c", script], cwd=work)
+    assert result.returncode == 0, str(result)
+    assert int(result.stdout) < most and (int(result.stdout) > 3999 or without != "lending"), str(result)
+
+
 @pytest.mark.sandbox
 @pytest.mark.parametrize("processes", [False, True], ids=["threads", "processes"])
 @pytest.mark.parametrize(
@@ -393,12 +402,8 @@ print(calls() - before)
 def test_who_shares_a_pipe_does_not_ask_the_sentry(
     caller: harness.Caller, monkeypatch: pytest.MonkeyPatch, without: str, most: int, processes: bool
 ) -> None:
-    """/proc/stat's ctxt counts the calls that the sentry has served."""
     monkeypatch.setitem(harness.PLAIN_ENVIRONMENT, "SKERRY_TEST_WITHOUT", without)
-    with caller.workspace() as work:
-        result = caller.do([], ["/usr/bin/python3", "-c", SHARED.format(processes=processes)], cwd=work)
-    assert result.returncode == 0, str(result)
-    assert int(result.stdout) < most and (int(result.stdout) > 3999 or without != "lending"), str(result)
+    asks_as_often_as(caller, SHARED.format(processes=processes), without, most)
 
 
 CONNECTED = """
@@ -441,11 +446,7 @@ def test_who_shares_a_connection_does_not_ask_the_sentry(
 ) -> None:
     """As with pipes."""
     monkeypatch.setitem(harness.PLAIN_ENVIRONMENT, "SKERRY_TEST_WITHOUT", without)
-    script = CONNECTED.format(processes=processes, tcp=tcp)
-    with caller.workspace() as work:
-        result = caller.do([], ["/usr/bin/python3", "-c", script], cwd=work)
-    assert result.returncode == 0, str(result)
-    assert int(result.stdout) < most and (int(result.stdout) > 3999 or without != "lending"), str(result)
+    asks_as_often_as(caller, CONNECTED.format(processes=processes, tcp=tcp), without, most)
 
 
 def test_events_native(caller: harness.Caller, events: Path) -> None:

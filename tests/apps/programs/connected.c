@@ -1,33 +1,20 @@
 /* Connections whose two ends are used by two threads or processes, and who else reads, looks, closes, signals and waits meanwhile. */
-#include "lending.h"
+#include "partners.h"
 #include <arpa/inet.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
-#include <sys/ioctl.h>
-#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/time.h>
 #include <sys/uio.h>
 
 /* What a partner does with a number that it is told, above what it just sends back. */
 enum { ECHO, GATE, TAKE, GIVE, DRAIN, LEAVE, SHUT, EXECUTE, FILTER, FLOOD, LAST };
-#define ORDER(kind, count) ((uint64_t)(kind) << 48 | (count))
-#define COUNT (ORDER(1, 0) - 1)
 
 /* A connection to a partner: a thread, or a process. */
 struct line { int fd, theirs; pid_t child; pthread_t thread; };
 
-static bool processes, tcp;
-static char *self;
-/* Shared with partners: whether they are to wait. */
-static atomic_int *gate;
-
-static char data[2000000], zeros[300000];
-
-static char pattern(uint64_t index) { return (char)(index * 7 + index / 253); }
-
-static void put(int fd, uint64_t value) { MUST(write(fd, &value, sizeof value) == sizeof value); }
+static bool tcp;
 
 /* False: the end. */
 static bool takes(int fd, uint64_t *value)
@@ -224,15 +211,6 @@ static void shut(struct line *it)
     atomic_store(gate, 1);
     put(it->fd, ORDER(GATE, 0));
     take(it->fd);
-}
-
-static void opened(void) { atomic_store(gate, 0); }
-
-static int queued(int fd)
-{
-    int length = -1;
-    CHECK_EQ(ioctl(fd, FIONREAD, &length), 0);
-    return length;
 }
 
 static void contents(void)
@@ -467,21 +445,6 @@ static void urgent(void)
         use(it);
     }
     end(it);
-}
-
-static atomic_int handled;
-static void on_alarm(int number) { (void)number; atomic_fetch_add(&handled, 1); }
-static void on_alarm_open(int number) { (void)number; atomic_fetch_add(&handled, 1); atomic_store(gate, 0); }
-
-/* Sends SIGALRM to the calling thread again and again: the first one may come too early. */
-static timer_t every(long milliseconds)
-{
-    struct itimerspec when = {{0, milliseconds * 1000000}, {0, milliseconds * 1000000}};
-    struct sigevent event = {.sigev_notify = SIGEV_THREAD_ID, .sigev_signo = SIGALRM};
-    timer_t timer;
-    event._sigev_un._tid = (int)syscall(SYS_gettid);
-    MUST(timer_create(CLOCK_MONOTONIC, &event, &timer) == 0 && timer_settime(timer, 0, &when, NULL) == 0);
-    return timer;
 }
 
 static void signals_come(void)
@@ -894,9 +857,7 @@ static void others_have_other_descriptors(void)
     end(it);
     if (!processes) return;
     it = begin();
-    put(it->fd, ORDER(FILTER, 0));
-    /* It reads this number no more. */
-    put(it->fd, 1);
+    put_last(it->fd, ORDER(FILTER, 0));
     CHECK_EQ(take(it->fd), ORDER(FILTER, 0));
     CHECK_CHILD(it->child);
     close(it->fd);
@@ -904,10 +865,7 @@ static void others_have_other_descriptors(void)
 
 int main(int count, char **arguments)
 {
-    self = arguments[0];
-    gate = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    MUST(gate != MAP_FAILED);
-    for (uint64_t index = 0; index < sizeof data; index++) data[index] = pattern(index);
+    prepare(arguments[0]);
     if (count == 2) {
         while (serve(atoi(arguments[1]))) {}
         return check_result();

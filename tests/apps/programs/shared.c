@@ -1,29 +1,16 @@
 /* Pipes that one thread or process writes and another one reads, and who else reads, looks, closes, signals and waits meanwhile.
  * With arguments: a partner after execve(2), with the descriptors that it reads and writes. */
-#include "lending.h"
+#include "partners.h"
 #include <poll.h>
-#include <sys/ioctl.h>
-#include <sys/mman.h>
 #include <sys/select.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
 
 /* What a partner does with a number that it is told, above what it just sends back. */
 enum { ECHO, GATE, TAKE, GIVE, ONCE, READERS, CLOSE_READER, LEAVE, EXECUTE, FILTER, FLOOD };
-#define ORDER(kind, count) ((uint64_t)(kind) << 48 | (count))
-#define COUNT (ORDER(1, 0) - 1)
 
 /* Two pipes to a partner: a thread, or a process. */
 struct pair { int out, in; int their_in, their_out; bool is_process; pid_t child; pthread_t thread; };
-
-static bool processes;
-static char *self;
-/* Shared with partners: whether they are to wait. */
-static atomic_int *gate;
-
-static char pattern(uint64_t index) { return (char)(index * 7 + index / 253); }
-
-static void put(int fd, uint64_t value) { MUST(write(fd, &value, sizeof value) == sizeof value); }
 
 static uint64_t take(int fd)
 {
@@ -48,8 +35,6 @@ static bool takes_all(int fd, uint64_t count)
     }
     return right;
 }
-
-static char data[2000000], zeros[300000];
 
 static bool serve(int in, int out)
 {
@@ -151,15 +136,6 @@ static void shut(struct pair *it)
     take(it->in);
 }
 
-static void opened(void) { atomic_store(gate, 0); }
-
-static int queued(int fd)
-{
-    int length = -1;
-    CHECK_EQ(ioctl(fd, FIONREAD, &length), 0);
-    return length;
-}
-
 static void contents(void)
 {
     static const size_t sizes[] = {1, 100, 4096, 4097, 10240, 65535, 65536, 65537, 131072, 200000, 1000000};
@@ -258,21 +234,6 @@ static void settings(void)
     CHECK_EQ(fcntl(it->out, F_SETFL, 0), 0);
     use(it);
     end(it);
-}
-
-static atomic_int handled;
-static void on_alarm(int number) { (void)number; atomic_fetch_add(&handled, 1); }
-static void on_alarm_open(int number) { (void)number; atomic_fetch_add(&handled, 1); atomic_store(gate, 0); }
-
-/* Sends SIGALRM to the calling thread again and again: the first one may come too early. */
-static timer_t every(long milliseconds)
-{
-    struct itimerspec when = {{0, milliseconds * 1000000}, {0, milliseconds * 1000000}};
-    struct sigevent event = {.sigev_notify = SIGEV_THREAD_ID, .sigev_signo = SIGALRM};
-    timer_t timer;
-    event._sigev_un._tid = (int)syscall(SYS_gettid);
-    MUST(timer_create(CLOCK_MONOTONIC, &event, &timer) == 0 && timer_settime(timer, 0, &when, NULL) == 0);
-    return timer;
 }
 
 static void signals_come(void)
@@ -715,9 +676,7 @@ static void others_have_other_descriptors(void)
     end(it);
     it = begin();
     if (processes) {
-        /* It does not read the second one any more, and may be gone before that could be written by itself. */
-        uint64_t numbers[] = {ORDER(FILTER, 0), 1};
-        MUST(write(it->out, numbers, sizeof numbers) == sizeof numbers);
+        put_last(it->out, ORDER(FILTER, 0));
         CHECK_EQ(take(it->in), ORDER(FILTER, 0));
         joined(it);
         close(it->in);
@@ -729,14 +688,11 @@ static void others_have_other_descriptors(void)
 
 int main(int count, char **arguments)
 {
-    self = arguments[0];
-    gate = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    MUST(gate != MAP_FAILED);
+    prepare(arguments[0]);
     if (count == 3) {
         while (serve(atoi(arguments[1]), atoi(arguments[2]))) {}
         return check_result();
     }
-    for (uint64_t index = 0; index < sizeof data; index++) data[index] = pattern(index);
     void (*parts[])(void) = {contents, settings, signals_come, stops, somebody_ends, descriptors_change, children,
         others_watch, moved, crowds, many, bad_memory, others_have_other_descriptors};
     for (int kind = 0; kind < 2; kind++) {
