@@ -87,8 +87,9 @@ def test_gdb(compare, needs) -> None:
     compare(
         f"printf %s '{DEBUGGED}' > g.c; gcc -g -O0 -pthread -o g g.c; export DEBUGINFOD_URLS=; "
         "gdb -nx -batch -ex 'set print frame-arguments none' -ex 'break add' -ex run -ex bt -ex 'print counter' -ex delete -ex finish -ex stepi "
-        "-ex 'set can-use-hw-watchpoints 0' -ex 'watch counter' -ex 'set var counter = 9' -ex continue -ex delete -ex continue g 2>&1 | "
-        r"grep -e '^#' -e '^\$' -e '^sum' -e 'New value' -e Value; "
+        "-ex 'watch counter' -ex 'set var counter = 9' -ex continue -ex delete -ex 'rwatch counter' -ex continue -ex 'set can-use-hw-watchpoints 0' "
+        "-ex delete -ex 'watch counter' -ex continue -ex delete -ex continue g 2>&1 | "
+        r"grep -e '^#' -e '^\$' -e '^sum' -e 'New value' -e Value -e atchpoint; "
         "./g 5 & sleep 0.7; gdb -nx -batch -p $! -ex bt 2>&1 | grep -c -e ' main ' ; kill $!; wait $! 2> /dev/null; "
         "gdb -nx -batch -ex run -ex bt --args ./g a b 2>&1 | grep -c -e SIGSEGV -e 'in main'",
         timeout=90,

@@ -21,6 +21,7 @@ use crate::serve::{self, Outcome};
 use crate::thread::{self, ThreadBlock};
 use crate::tracing;
 use crate::trampoline;
+use crate::watching;
 use core::sync::atomic::{AtomicBool, Ordering};
 
 const AUDIT_ARCH_X86_64: u32 = 0xc000_003e;
@@ -29,7 +30,6 @@ const EINTR: i64 = -4;
 const EFAULT: i64 = -14;
 const ETIMEDOUT: i64 = -110;
 const SIGTRAP: i32 = 5;
-const TRAP_TRACE: i32 = 2;
 
 /// SIGSYS: the filter trapped a call of the guest, or the direct entry wants a frame.
 pub extern "C" fn on_syscall(_signal: i32, info: &Info, context: &mut Context) {
@@ -64,6 +64,7 @@ pub extern "C" fn on_syscall(_signal: i32, info: &Info, context: &mut Context) {
         tracing::ask(thread, context);
         carry_out(thread, context, Place::OwnCode);
     }
+    watching::goes_on(thread, context);
 }
 
 fn serve_in_frame(thread: &mut ThreadBlock, context: &mut Context) {
@@ -98,13 +99,14 @@ fn leave_directly(thread: &mut ThreadBlock, context: &mut Context) {
 pub extern "C" fn on_kick(_signal: i32, _info: &Info, context: &mut Context) {
     let thread = thread::current();
     match entry::on_interruption(thread, context) {
-        Interrupted::AtWork => {}
+        Interrupted::AtWork => return,
         Interrupted::OnTheWayOut => interrupt(thread, context),
         Interrupted::NotTheStub => {
             trampoline::leave(context);
             interrupt(thread, context);
         }
     }
+    watching::goes_on(thread, context);
 }
 
 /// Asks the sentry, in the middle of the guest's own code or of a native call.
@@ -127,17 +129,22 @@ pub extern "C" fn on_fault(signal: i32, info: &Info, context: &mut Context) {
         context.rip = end;
         return;
     }
-    if signal == SIGTRAP && info.code == TRAP_TRACE && (entry::is_in_image(context.rip) || trampoline::is_within(context)) {
+    let is_step = signal == SIGTRAP && info.code == watching::TRAP_TRACE;
+    if is_step && (entry::is_in_image(context.rip) || trampoline::is_within(context)) {
         // A guest that steps through its own code sees one step for a call.
         return;
     }
     let thread = thread::current();
-    let filled = new_request(thread, context.rip, context.rsp, request::FAULT);
-    filled.detail.fault_signal = signal;
-    filled.detail.fault_code = info.code;
-    filled.detail.fault_address = info.address;
-    tracing::ask(thread, context);
-    carry_out(thread, context, Place::OwnCode);
+    let told = if is_step { watching::stepped(thread, context) } else { Some(info.code) };
+    if let Some(code) = told {
+        let filled = new_request(thread, context.rip, context.rsp, request::FAULT);
+        filled.detail.fault_signal = signal;
+        filled.detail.fault_code = code;
+        filled.detail.fault_address = info.address;
+        tracing::ask(thread, context);
+        carry_out(thread, context, Place::OwnCode);
+    }
+    watching::goes_on(thread, context);
 }
 
 /// What the thread was doing when it was interrupted.
@@ -552,6 +559,7 @@ fn begin(thread: &mut ThreadBlock, context: &mut Context) {
         new_request(thread, context.rip, context.rsp, request::KICKED);
         tracing::ask(thread, context);
         carry_out(thread, context, Place::OwnCode);
+        watching::goes_on(thread, context);
     }
 }
 

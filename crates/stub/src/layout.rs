@@ -72,6 +72,8 @@ pub mod request {
     pub const CALL_BEGINS: u32 = 8;
     /// It has made the call, and the sentry has not been asked on the way out.
     pub const CALL_ENDS: u32 = 9;
+    /// A traced thread is about to make one step, of which its tracer watches memory that is read ([`super::Shown`]).
+    pub const STEPS: u32 = 11;
 }
 
 /// What a reply asks for.
@@ -294,6 +296,13 @@ pub struct Shown {
     pub context: u64,
     pub fs_base: u64,
     pub gs_base: u64,
+    /// Which debug registers have been hit, as DR6 says it.
+    pub hits: u64,
+    /// The sentry writes these into each request's: the debug registers that the tracer has set, DR0 to DR3 and DR7, and, for STEPS, which
+    /// of them the next step reads or writes.
+    pub watched: [u64; 4],
+    pub control: u64,
+    pub touched: u64,
 }
 
 impl Request {

@@ -43,6 +43,7 @@ mod streams;
 mod thread;
 mod tracing;
 mod trampoline;
+mod watching;
 mod zygote;
 
 #[panic_handler]

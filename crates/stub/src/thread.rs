@@ -61,16 +61,16 @@ pub struct ThreadBlock {
     pub leaving: u64,
     /// Calls that have trapped since the sentry was last told that there are many.
     pub traps: u64,
-    /// Of a thread that is traced (`tracing.rs`).
-    pub tracing: Tracing,
-    _reserved_to_0x1e0: [u64; 13 - core::mem::size_of::<Tracing>() / 8],
+    _reserved_to_0x1e0: [u64; 13],
     /// Where rewritten `cpuid` sites jump to (`cpuid.rs`, which knows the offsets).
     pub cpuid_entry: u64,
     /// What rax, rcx and rdx were there.
     pub cpuid_kept: [u64; 3],
     /// What is asked of the sentry, before it is put into the channel.
     pub request: Request,
-    _reserved_to_0x500: [u64; 0x60 - core::mem::size_of::<Request>() / 8],
+    /// Of a thread that is traced (`tracing.rs`).
+    pub tracing: Tracing,
+    _reserved_to_0x500: [u64; 0x60 - (core::mem::size_of::<Request>() + core::mem::size_of::<Tracing>()) / 8],
     /// Of a thread that is parked, and what it begins with when it is used again (`park.rs`).
     pub parking: Parking,
     pub expected: Expected,
@@ -104,6 +104,22 @@ pub struct Tracing {
     pub in_call: u64,
     /// Not 0: the sentry has answered the last request on the way out of its call.
     pub has_ended: u64,
+    pub watching: Watching,
+}
+
+/// Of a thread whose tracer has set debug registers (`watching.rs`).
+#[repr(C)]
+pub struct Watching {
+    /// Not 0: the trap flag in the frame is not the tracer's.
+    pub steps: u64,
+    /// What was there before the step.
+    pub seen: [u64; 4],
+    /// Which the step reads or writes, by bits.
+    pub touches: u64,
+    /// Not 0: the step lays the flags down, `pushf`.
+    pub pushes_flags: u64,
+    /// Which were hit, as DR6 says it.
+    pub hits: u64,
 }
 
 #[repr(C)]

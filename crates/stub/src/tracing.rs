@@ -18,6 +18,7 @@ use crate::layout::{action, request, Shown};
 use crate::registers::Registers;
 use crate::serve::{self, Outcome};
 use crate::thread::{ThreadBlock, Tracing};
+use crate::watching;
 use core::arch::global_asm;
 use core::mem::offset_of;
 use core::sync::atomic::{AtomicU32, Ordering};
@@ -55,7 +56,8 @@ pub fn ask(thread: &mut ThreadBlock, context: &mut Context) {
         return handoff::hand_over(thread);
     }
     let gs_base = if thread.gs_taken != 0 { bases::gs() } else { 0 };
-    thread.tracing.shown = Shown { context: &raw mut *context as u64, fs_base: bases::fs(), gs_base };
+    let hits = watching::give_up(thread, context);
+    thread.tracing.shown = Shown { context: &raw mut *context as u64, fs_base: bases::fs(), gs_base, hits, ..Shown::default() };
     thread.request.detail.shown = shown_address(thread);
     handoff::hand_over(thread);
     take_over_base(thread);

@@ -1,5 +1,6 @@
 //! Who traces whom: PTRACE_TRACEME, PTRACE_ATTACH, PTRACE_SEIZE, children that are traced from their start, and ends.
 
+use super::watch::DebugRegisters;
 use super::{Mode, Tracing};
 use crate::sync::Wake;
 use crate::syscall::system::may_inspect;
@@ -53,6 +54,7 @@ fn tracing_by(tracer: &Arc<Process>, tracer_tid: i32, seized: bool, options: Opt
         due: None,
         executed: None,
         stepping: false,
+        debug: DebugRegisters::default(),
         ended: None,
     }
 }
@@ -144,6 +146,7 @@ pub(crate) fn executed(task: &Task, former: i32) {
         tracing.executed = Some(former);
         // What it was is in memory that there is not any more.
         tracing.shown = None;
+        tracing.debug = DebugRegisters::default();
     }
 }
 

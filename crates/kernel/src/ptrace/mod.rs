@@ -1,7 +1,7 @@
 //! Threads that another one traces (ptrace(2)): strace(1), debuggers.
 //!
 //! Parts: `attach` (who traces whom, from when to when), `stop` (what a tracee does: it stops, and is resumed), `registers` (what
-//! a stopped thread has in them), `access` (its memory). The calls themselves are in `syscall/ptrace.rs`, waiting is wait(2)'s.
+//! a stopped thread has in them), `access` (its memory), `watch` (debug registers). The calls themselves are in `syscall/ptrace.rs`, waiting is wait(2)'s.
 //!
 //! A tracee's stub asks before each call and behind it, with a frame that has all registers (the stub's `tracing.rs`). The
 //! tracee stops in that request, on its own stack in the sentry; its tracer reads and writes the frame meanwhile, which lies
@@ -15,6 +15,7 @@ pub(crate) mod access;
 mod attach;
 pub(crate) mod registers;
 mod stop;
+pub(crate) mod watch;
 
 pub use attach::{attach, trace_me};
 pub(crate) use attach::{cloned, detach, executed, is_overlooked, thread_gone, tracer_gone, Options};
@@ -84,6 +85,7 @@ pub(crate) struct Tracing {
     executed: Option<i32>,
     /// The trap flag in its frame is the tracer's.
     stepping: bool,
+    pub debug: watch::DebugRegisters,
     /// How the thread has ended, for its tracer to wait for.
     pub ended: Option<ExitStatus>,
 }

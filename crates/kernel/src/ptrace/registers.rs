@@ -100,7 +100,7 @@ impl<'a> Frame<'a> {
     /// What the thread's stub shows at `address`. ESRCH where there is nothing.
     pub fn at(memory: &'a GuestMemory, address: u64) -> Result<Frame<'a>> {
         let mut shown = [0u64; 3];
-        const { assert!(std::mem::size_of::<Shown>() == 24) };
+        const { assert!(std::mem::offset_of!(Shown, hits) == 24) };
         if memory.read(address, shown.as_mut_bytes()) != 24 {
             return Err(Errno::ESRCH);
         }

@@ -1,6 +1,7 @@
 //! What a tracee does: it stops where its tracer wants to see it, and goes on as that says.
 
 use super::registers::Frame;
+use super::watch::DebugRegisters;
 use super::{AtCall, Mode, OpenCall, Options, Stop, Tracing};
 use crate::signal::{self, StopState};
 use crate::task::{ExitStatus, Process, Task};
@@ -8,6 +9,7 @@ use crate::{Context, Errno, Result};
 use skerry_abi::raw::ptrace as raw;
 use skerry_abi::signal::{Signal, SignalInfo, CLD_TRAPPED, SA_NOCLDSTOP, SIG_IGN, SI_USER};
 use skerry_platform::layout::{action, Reply};
+use skerry_platform::memory::GuestMemory;
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
@@ -61,6 +63,9 @@ impl Resumed {
 pub(crate) fn request_came(task: &Task, shown: u64) {
     if let Some(tracing) = task.ptrace.lock().as_mut() {
         tracing.shown = (shown != 0).then_some(shown);
+        if shown != 0 && tracing.debug != DebugRegisters::default() {
+            tracing.debug.lay_down(&task.memory(), shown);
+        }
         tracing.call.take_if(|call| call.has_ended);
     }
 }
@@ -341,6 +346,13 @@ impl Stop {
 }
 
 impl Tracing {
+    /// As [`DebugRegisters::set`]; the tracee's stub, which waits, goes by that.
+    pub(crate) fn set_debug_register(&mut self, memory: &GuestMemory, index: usize, value: u64) -> Result<()> {
+        self.debug.set(index, value)?;
+        self.shown.into_iter().for_each(|shown| self.debug.lay_down(memory, shown));
+        Ok(())
+    }
+
     /// PTRACE_LISTEN. EIO where it is not stopped as its process is.
     pub(crate) fn listen(&mut self) -> Result<()> {
         let seized = self.seized;

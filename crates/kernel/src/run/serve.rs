@@ -187,7 +187,14 @@ impl Engine {
                 let fault = thread.channel.detail();
                 let signal =
                     Signal::new(fault.fault_signal).filter(|signal| is_synchronous(*signal)).unwrap_or(Signal::SIGSEGV);
+                if signal == Signal::SIGTRAP && task.traced.load(Ordering::Acquire) {
+                    ptrace::watch::trapped(task);
+                }
                 signal::force_signal(task, SignalInfo::fault(signal, fault.fault_code, fault.fault_address));
+                None
+            }
+            request::STEPS => {
+                ptrace::watch::about_to_step(task);
                 None
             }
             request::CALL_BEGINS => match ptrace::call_begins(&mut context) {

@@ -204,6 +204,9 @@ fn peek_user(tracee: &Task, offset: u64) -> Result<u64> {
     if offset % 8 != 0 || offset >= USER_SIZE {
         return Err(Errno::EIO);
     }
+    if let Some(index) = debug_register(offset) {
+        return Ok(tracee.ptrace.lock().as_ref().map_or(0, |tracing| tracing.debug.get(index)));
+    }
     if offset >= REGISTERS_SIZE {
         return Ok(0);
     }
@@ -212,10 +215,17 @@ fn peek_user(tracee: &Task, offset: u64) -> Result<u64> {
     registers.as_bytes()[at..at + 8].try_into().map(u64::from_ne_bytes).map_err(|_| Errno::EIO)
 }
 
-/// EIO for what cannot be set: debug registers belong to the host.
+/// Which debug register a word of `struct user` is.
+fn debug_register(offset: u64) -> Option<usize> {
+    (DEBUG_REGISTERS..USER_SIZE).contains(&offset).then(|| ((offset - DEBUG_REGISTERS) / 8) as usize)
+}
+
+/// EIO for what cannot be set, EINVAL for debug registers that no program can have.
 fn poke_user(tracee: &Task, offset: u64, value: u64) -> Result<()> {
-    if offset % 8 == 0 && (DEBUG_REGISTERS..USER_SIZE).contains(&offset) && value == 0 {
-        return Ok(());
+    if let Some(index) = debug_register(offset).filter(|_| offset % 8 == 0) {
+        let mut state = tracee.ptrace.lock();
+        let tracing = state.as_mut().ok_or(Errno::ESRCH)?;
+        return tracing.set_debug_register(&tracee.memory(), index, value);
     }
     if offset % 8 != 0 || offset >= REGISTERS_SIZE {
         return Err(Errno::EIO);
