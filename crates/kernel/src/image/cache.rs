@@ -26,6 +26,9 @@ const IDLE: Duration = Duration::from_secs(60);
 const SETTLED: Duration = Duration::from_secs(2);
 /// nice(2) of the thread that makes images.
 const NICENESS: i32 = 15;
+/// On a machine whose CPUs are all taken that thread may get next to nothing. Whoever has waited for so long has another one make them
+/// that is not nice.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Images of one kernel.
 pub struct Images {
@@ -37,9 +40,20 @@ pub struct Images {
 #[derive(Default)]
 struct State {
     files: HashMap<(u64, u64), Known>,
-    waiting: VecDeque<((u64, u64), Version, Arc<OwnedFd>)>,
-    /// A thread is at work on what waits.
+    waiting: VecDeque<Order>,
+    /// A thread is at work on what waits, and on this.
     working: bool,
+    at_work: Option<Order>,
+    /// So is one that is not nice.
+    hurrying: bool,
+}
+
+/// An image that is to be made.
+#[derive(Clone)]
+struct Order {
+    identity: (u64, u64),
+    version: Version,
+    file: Arc<OwnedFd>,
 }
 
 /// What tells one content of a file from another.
@@ -86,7 +100,8 @@ pub enum Later {
 
 enum Stage {
     Seen(u32),
-    Waiting,
+    /// Since then.
+    Waiting(Instant),
     /// There is nothing to gain.
     Plain,
     Ready(Arc<Image>),
@@ -164,7 +179,11 @@ impl Images {
                     (image.clone(), known.file.clone())
                 }
                 Stage::Plain => return Later::Never,
-                Stage::Waiting => return Later::NotYet,
+                Stage::Waiting(since) => {
+                    let since = *since;
+                    self.wait(&mut state, since);
+                    return Later::NotYet;
+                }
                 Stage::Seen(_) => {
                     if plain.version.is_settled() {
                         self.order(&mut state, plain.identity);
@@ -209,7 +228,11 @@ impl Images {
                     return Found::NotYet;
                 }
             }
-            Stage::Waiting => return Found::NotYet,
+            Stage::Waiting(since) => {
+                let since = *since;
+                self.wait(&mut state, since);
+                return Found::NotYet;
+            }
             Stage::Plain => return Found::Never,
         }
         self.order(&mut state, identity);
@@ -219,37 +242,64 @@ impl Images {
     /// Has the image of a known file made.
     fn order(self: &Arc<Self>, state: &mut State, identity: (u64, u64)) {
         let Some(known) = state.files.get_mut(&identity) else { return };
-        known.stage = Stage::Waiting;
-        state.waiting.push_back((identity, known.version, known.file.clone()));
+        known.stage = Stage::Waiting(Instant::now());
+        state.waiting.push_back(Order { identity, version: known.version, file: known.file.clone() });
         if !state.working {
-            let images = self.clone();
-            let thread = std::thread::Builder::new().name("skerry-images".into()).stack_size(256 << 10);
-            state.working = thread.spawn(move || images.work()).is_ok();
+            state.working = self.start(Images::work_nicely);
         }
     }
 
+    /// Somebody waits for an image since then.
+    fn wait(self: &Arc<Self>, state: &mut State, since: Instant) {
+        if !state.hurrying && since.elapsed() > PATIENCE {
+            let at_work = state.at_work.clone();
+            at_work.into_iter().for_each(|order| state.waiting.push_front(order));
+            state.hurrying = self.start(Images::hurry);
+        }
+    }
+
+    fn start(self: &Arc<Self>, work: fn(&Images)) -> bool {
+        let images = self.clone();
+        let thread = std::thread::Builder::new().name("skerry-images".into()).stack_size(256 << 10);
+        thread.spawn(move || work(&images)).is_ok()
+    }
+
     /// Makes what waits, and ends.
-    fn work(&self) {
+    fn work_nicely(&self) {
         let _ = rustix::process::setpriority_process(None, NICENESS);
+        self.work(|state, order| {
+            state.working = order.is_some();
+            state.at_work = order.cloned();
+        });
+    }
+
+    fn hurry(&self) {
+        self.work(|state, order| state.hurrying = order.is_some());
+    }
+
+    /// `begins` is told of each, and of the end.
+    fn work(&self, begins: impl Fn(&mut State, Option<&Order>)) {
         loop {
             let next = {
                 let mut state = self.state.lock();
                 let next = state.waiting.pop_front();
-                state.working = next.is_some();
+                begins(&mut state, next.as_ref());
                 next
             };
-            let Some((identity, version, file)) = next else {
+            let Some(order) = next else {
                 skerry_platform::own::return_free_memory();
                 return skerry_platform::own::return_code();
             };
-            let image = self.make(identity, version, &file);
+            let image = self.make(order.identity, order.version, &order.file);
             let mut state = self.state.lock();
-            let stage = match image {
-                Some(image) if state.make_room(image.bytes()) => Stage::Ready(Arc::new(image)),
-                _ => Stage::Plain,
-            };
-            if let Some(known) = state.files.get_mut(&identity).filter(|known| known.version == version) {
-                known.stage = stage;
+            // The other thread may have been faster.
+            let is_awaited = |known: &Known| known.version == order.version && matches!(known.stage, Stage::Waiting(_));
+            if state.files.get(&order.identity).is_some_and(is_awaited) {
+                let stage = match image {
+                    Some(image) if state.make_room(image.bytes()) => Stage::Ready(Arc::new(image)),
+                    _ => Stage::Plain,
+                };
+                state.files.entry(order.identity).and_modify(|known| known.stage = stage);
             }
         }
     }
@@ -293,5 +343,31 @@ impl State {
             self.files.retain(|_, known| !matches!(known.stage, Stage::Ready(_)) || known.used.elapsed() < IDLE);
         }
         total(&self.files) + bytes <= MAXIMUM_BYTES
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_has_waited_long_has_another_thread_make_the_image() {
+        let program = Arc::new(OwnedFd::from(std::fs::File::open("/bin/sh").unwrap()));
+        let (identity, version) = identify(&rustix::fs::fstat(&program).unwrap());
+        let images = Images::new(&Arc::default());
+        {
+            // As a thread that gets no CPU leaves it.
+            let mut state = images.state.lock();
+            let since = Instant::now().checked_sub(PATIENCE * 2).unwrap();
+            let stage = Stage::Waiting(since);
+            state.files.insert(identity, Known { version, used: since, file: program.clone(), stage });
+            (state.working, state.at_work) = (true, Some(Order { identity, version, file: program.clone() }));
+        }
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while matches!(images.of(&program, identity, version), Found::NotYet) {
+            assert!(Instant::now() < deadline, "nobody makes it");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        assert!(!images.state.lock().waiting.iter().any(|order| order.identity == identity));
     }
 }
