@@ -9,11 +9,36 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-/// For all of them to come. One that the host does not run by then comes too late.
+/// For all of them to come, the first time. One that the host does not run by then comes too late. Each attempt in vain doubles it, up to
+/// the longest: on a machine whose CPUs are all taken a thread's turn comes late.
 const PATIENCE: Duration = Duration::from_millis(4);
+const LONGEST_PATIENCE: Duration = Duration::from_millis(64);
 const PAUSE: Duration = Duration::from_micros(30);
-/// After so many attempts in vain the process is let be.
-const MOST_IN_VAIN: u32 = 8;
+/// Behind an attempt in vain there is none for so many times as long as that took: who waits loses a thirtieth of its time at most.
+const REST: u32 = 32;
+
+/// What has become of attempts to hold the threads of a space.
+#[derive(Default)]
+pub(super) struct Attempts {
+    in_vain: u32,
+    /// When there may be another one.
+    next: Option<Instant>,
+}
+
+impl Attempts {
+    fn is_due(&self) -> bool {
+        self.next.is_none_or(|next| Instant::now() >= next)
+    }
+
+    fn patience(&self) -> Duration {
+        PATIENCE.saturating_mul(1 << self.in_vain.min(16)).min(LONGEST_PATIENCE)
+    }
+
+    fn was_in_vain(&mut self, began: Instant) {
+        self.in_vain = self.in_vain.saturating_add(1);
+        self.next = Some(Instant::now() + began.elapsed() * REST);
+    }
+}
 
 /// Others that wait until this is dropped.
 pub(super) struct Held {
@@ -26,23 +51,23 @@ impl Engine {
     /// `None`: they do not come, threads are being made, somebody else holds them, or the memory is another process's too.
     pub(super) fn hold_others(&self, thread: &Arc<GuestThread>, context: &Context) -> Option<Held> {
         let space = &thread.space;
-        if space.held_in_vain.load(Ordering::Relaxed) >= MOST_IN_VAIN || space.is_held.swap(true, Ordering::AcqRel) {
+        if !space.attempts_to_hold.lock().is_due() || space.is_held.swap(true, Ordering::AcqRel) {
             return None;
         }
+        let (began, patience) = (Instant::now(), space.attempts_to_hold.lock().patience());
         let mut held = Held { engine: self.this.clone(), holder: thread.clone(), threads: Vec::new() };
         // They ring where we receive.
         context.before_slow_host_call();
-        let all_are_there = self.hold_all(&mut held);
+        let all_are_there = self.hold_all(&mut held, began + patience);
         // Nobody of those could make one from here on.
         if all_are_there && !space.awaits_thread() {
             return Some(held);
         }
-        space.held_in_vain.fetch_add(1, Ordering::Relaxed);
+        space.attempts_to_hold.lock().was_in_vain(began);
         None
     }
 
-    fn hold_all(&self, held: &mut Held) -> bool {
-        let deadline = Instant::now() + PATIENCE;
+    fn hold_all(&self, held: &mut Held, deadline: Instant) -> bool {
         loop {
             let others: Vec<Arc<GuestThread>> = {
                 let threads = self.threads.read();

@@ -1,13 +1,14 @@
 //! What the sentry knows of an address space: which slots have threads, and the heap's end. The mappings themselves are
 //! the host's.
 
+use super::hold::Attempts;
 use super::pipes::Places;
 use crate::event::aio::AioContexts;
 use crate::image::Plain;
 use parking_lot::Mutex;
 use skerry_platform::engine::HostThread;
 use skerry_platform::layout::MAXIMUM_SLOTS;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 
 /// One address space; shared by the threads of a process, and with a vfork(2) child.
@@ -28,9 +29,9 @@ pub struct AddressSpace {
     pub(super) has_made_process: AtomicBool,
     /// Host tids of its parked threads.
     pub(super) parked: Mutex<Vec<i32>>,
-    /// One thread holds all others; how often that was tried in vain.
+    /// One thread holds all others.
     pub(super) is_held: AtomicBool,
-    pub(super) held_in_vain: AtomicU32,
+    pub(super) attempts_to_hold: Mutex<Attempts>,
     /// Code that was mapped without its image.
     plain_code: Mutex<Vec<PlainCode>>,
 }
