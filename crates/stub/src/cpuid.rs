@@ -47,7 +47,7 @@ const PLAIN: [u32; 15] = [
     0x8000_0008,
 ];
 /// Leaves with subleaves, and how many of them are looked up.
-const STRUCTURED: [(u32, u32); 6] = [(4, 6), (7, 3), (0xd, 20), (0x14, 2), (0x18, 1), (0x19, 1)];
+const STRUCTURED: [(u32, u32); 7] = [(4, 6), (7, 3), (0xd, 20), (0x14, 2), (0x18, 1), (0x19, 1), (0x8000_001d, 5)];
 /// Leaf 7, edx: not all of the CPUs are alike.
 const HYBRID: u32 = 1 << 15;
 
@@ -66,17 +66,15 @@ pub fn fill() {
             count += 1;
         }
     };
-    for leaf in PLAIN {
-        let limit = if leaf >= 0x8000_0000 { extended } else { largest };
-        if leaf <= limit {
-            add(Answer { subleaf: ANY, ..ask(leaf, 0) });
-        }
+    let is_known = |leaf: u32| leaf <= if leaf >= 0x8000_0000 { extended } else { largest };
+    for leaf in PLAIN.into_iter().filter(|leaf| is_known(*leaf)) {
+        add(Answer { subleaf: ANY, ..ask(leaf, 0) });
     }
-    for (leaf, subleaves) in STRUCTURED.into_iter().filter(|(leaf, _)| *leaf <= largest) {
+    for (leaf, subleaves) in STRUCTURED.into_iter().filter(|(leaf, _)| is_known(*leaf)) {
         for subleaf in 0..subleaves {
             let answer = ask(leaf, subleaf);
             add(answer);
-            if leaf == 4 && answer.eax & 0x1f == 0 {
+            if matches!(leaf, 4 | 0x8000_001d) && answer.eax & 0x1f == 0 {
                 break;
             }
         }

@@ -44,7 +44,7 @@ pub(super) fn image(file: &OwnedFd) -> Option<Image> {
         let Some(known) = &functions else { continue };
         if let Some((runs, patches, identifications)) = patch_segment(&source, *segment, known, &candidates) {
             segments.push(Segment { runs });
-            moved.extend(identifications.iter().map(|one| (one.at, one.end())));
+            moved.extend(identifications.iter().filter(|one| one.load.is_none()).map(|one| (one.at, one.end())));
             all.extend(patches);
         }
     }
@@ -264,7 +264,10 @@ fn room(
         holds(start) && holds(site.at + 1) && !entered(start + 1, site.at) && !entered(site.at + 1, site.at + 2)
     };
     found.sites.retain(is_safe);
-    found.identifications.retain(|one| holds(one.at) && holds(one.end() - 1) && !entered(one.at + 1, one.end()));
+    found.identifications.retain(|one| {
+        let replaced = one.replaced();
+        holds(replaced.start) && holds(replaced.end - 1) && !entered(replaced.start + 1, replaced.end)
+    });
     Some((padding, found))
 }
 

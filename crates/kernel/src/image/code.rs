@@ -6,6 +6,7 @@
 
 use super::elf::Function;
 use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKind, Register, RflagsBits};
+use std::ops::Range;
 
 /// The longest function that is looked at.
 pub(super) const MAXIMUM_FUNCTION: u64 = 1 << 20;
@@ -25,20 +26,32 @@ pub(super) struct Load {
     pub length: u64,
 }
 
-/// A `cpuid` instruction with as many after it as a jump needs room for: they can be run elsewhere.
+/// A `cpuid` instruction with room for a jump: the load before it, or else as many instructions after it as that needs, which can be run
+/// elsewhere.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Identification {
     /// Its offset in the file.
     pub at: u64,
-    /// The bytes behind the `cpuid` that are to be moved: whole instructions, which nothing leads to.
+    /// The instruction immediately before it, if that loads a register and is long enough.
+    pub load: Option<[u8; JUMP_LENGTH as usize]>,
+    /// Else the bytes behind the `cpuid` that are to be moved: whole instructions, which nothing leads to.
     pub moved: Vec<u8>,
     /// Where in `moved` there are distances (of 32 bits) from the instruction pointer.
     pub distances: Vec<usize>,
 }
 
 impl Identification {
+    /// Where the code goes on behind all of it.
     pub fn end(&self) -> u64 {
         self.at + CPUID_LENGTH + self.moved.len() as u64
+    }
+
+    /// The bytes that a jump replaces; the `cpuid` behind a load stays, for whoever comes to it.
+    pub fn replaced(&self) -> Range<u64> {
+        match self.load {
+            Some(_) => self.at - JUMP_LENGTH..self.at,
+            None => self.at..self.end(),
+        }
     }
 }
 
@@ -66,7 +79,7 @@ pub(super) fn decode(function: Function, bytes: &[u8]) -> Option<Code> {
     let mut starts = Vec::with_capacity(bytes.len() / 4);
     let mut targets = Vec::new();
     let mut instruction = Instruction::default();
-    let mut load = None;
+    let (mut load, mut loads) = (None, false);
     let mut cpuids = Vec::new();
     let mut has_table = false;
     while decoder.can_decode() {
@@ -76,13 +89,14 @@ pub(super) fn decode(function: Function, bytes: &[u8]) -> Option<Code> {
         }
         starts.push(instruction.ip());
         if instruction.mnemonic() == Mnemonic::Cpuid {
-            cpuids.push(instruction.ip());
+            cpuids.push((instruction.ip(), loads));
         }
         has_table |= instruction.flow_control() == FlowControl::IndirectBranch;
         if instruction.mnemonic() == Mnemonic::Syscall && instruction.len() == 2 {
             code.sites.push(Site { at: instruction.ip(), load });
         }
         load = loads_number(&instruction);
+        loads = loads_register(&instruction);
         match code.fillings.last_mut() {
             Some((_, end)) if *end == instruction.ip() && instruction.mnemonic() == Mnemonic::Nop => {
                 *end = instruction.next_ip()
@@ -107,25 +121,27 @@ pub(super) fn decode(function: Function, bytes: &[u8]) -> Option<Code> {
         return None;
     }
     // Where a table says which way to go, any instruction could be a target.
-    if has_table {
-        code.fillings.clear();
-    } else {
-        let entered = |from: u64, to: u64| targets.iter().any(|target| (from..to).contains(target));
-        code.fillings.retain(|(start, end)| !entered(*start, *end));
-        let movable = cpuids.into_iter().filter_map(|at| identification(function, bytes, at));
-        code.identifications = movable.filter(|one| !entered(one.at + 1, one.end())).collect();
-    }
+    let entered = |from: u64, to: u64| has_table || targets.iter().any(|target| (from..to).contains(target));
+    code.fillings.retain(|(start, end)| !entered(*start, *end));
+    let found = cpuids.into_iter().filter_map(|(at, loads)| identification(function, bytes, at, loads));
+    code.identifications = found.filter(|one| one.load.is_some() || !entered(one.at + 1, one.end())).collect();
     Some(code)
 }
 
-/// What would have to be moved for a jump in the place of the `cpuid` at `at`. `None` where that cannot be done.
-fn identification(function: Function, bytes: &[u8], at: u64) -> Option<Identification> {
+/// What would have to be moved for a jump to be made of the `cpuid` at `at`, or of what `loads` a register before it. `None` where that
+/// cannot be done.
+fn identification(function: Function, bytes: &[u8], at: u64, loads: bool) -> Option<Identification> {
     let behind = at + CPUID_LENGTH;
-    let rest = bytes.get((behind - function.start) as usize..)?;
+    let index = (at - function.start) as usize;
+    let rest = bytes.get(index + CPUID_LENGTH as usize..)?;
     if !flags_are_free(rest, behind) {
         return None;
     }
-    let mut found = Identification { at, moved: Vec::new(), distances: Vec::new() };
+    let mut found = Identification { at, load: None, moved: Vec::new(), distances: Vec::new() };
+    if loads {
+        found.load = bytes.get(..index)?.last_chunk().copied();
+        return found.load.is_some().then_some(found);
+    }
     let mut decoder = Decoder::with_ip(64, rest, behind, DecoderOptions::NONE);
     while found.end() < at + JUMP_LENGTH {
         let instruction = decoder.decode();
@@ -181,6 +197,11 @@ fn loads_number(instruction: &Instruction) -> Option<Load> {
         }
         _ => None,
     }
+}
+
+/// `mov $n` to one of the first eight registers, 32 bits of it: long enough for a jump, and the same wherever it is run.
+fn loads_register(instruction: &Instruction) -> bool {
+    instruction.code() == iced_x86::Code::Mov_r32_imm32 && instruction.len() as u64 == JUMP_LENGTH
 }
 
 fn ends_here(instruction: &Instruction) -> bool {

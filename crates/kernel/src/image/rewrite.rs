@@ -32,6 +32,16 @@
 //!
 //!      trampoline:  lea  here(%rip),%rdx;  jmp *%gs:0x1e0;  here:  mov %eax,%edx;  and $31,%edx;  jmp  back
 //! ```
+//!
+//! Most have the load of their leaf right before them, which makes room for the jump as a call's number does. Nothing is moved then but
+//! that, so that it can be done wherever branches lead.
+//!
+//! ```text
+//!      mov  $2,%eax               jmp  trampoline              the `cpuid` stays, for those who come to it
+//!      cpuid               =>     cpuid
+//!
+//!      trampoline:  mov  $2,%eax;  lea  behind(%rip),%rdx;  jmp *%gs:0x1e0
+//! ```
 
 use super::code::{Identification, Site, JUMP_LENGTH};
 use super::padding::Padding;
@@ -55,6 +65,8 @@ impl Patch {
 const ENTER: [u8; 8] = [0x65, 0xff, 0x24, 0x25, 0x00, 0x01, 0x00, 0x00];
 /// `jmp *%gs:0x1e0`.
 const IDENTIFY: [u8; 8] = [0x65, 0xff, 0x24, 0x25, 0xe0, 0x01, 0x00, 0x00];
+/// `lea address(%rip),%rdx`.
+const LOAD_RDX: [u8; 3] = [0x48, 0x8d, 0x15];
 const LOAD_LENGTH: u64 = 5;
 const RETURN_LENGTH: u64 = 7;
 
@@ -82,7 +94,11 @@ pub(super) fn rewrite(sites: &[Site], identifications: &[Identification], mut pa
         }
     }
     for one in identifications {
-        if let Some(group) = move_identification(one, &mut padding) {
+        let group = match one.load {
+            Some(load) => lead_identification(one, load, &mut padding),
+            None => move_identification(one, &mut padding),
+        };
+        if let Some(group) = group {
             if group.iter().all(|patch| patch.lies_in(runs)) {
                 patches.extend(group);
             }
@@ -92,11 +108,22 @@ pub(super) fn rewrite(sites: &[Site], identifications: &[Identification], mut pa
 }
 
 /// `None` where there is no room.
+fn lead_identification(one: &Identification, load: [u8; JUMP_LENGTH as usize], padding: &mut Padding) -> Option<[Patch; 2]> {
+    let length = JUMP_LENGTH + RETURN_LENGTH + IDENTIFY.len() as u64;
+    let trampoline = padding.take(length, 0..u64::MAX)?;
+    let mut bytes = load.to_vec();
+    load_address(&mut bytes, LOAD_RDX, trampoline, one.end())?;
+    bytes.extend(IDENTIFY);
+    let site = one.replaced().start;
+    Some([Patch { at: trampoline, bytes }, Patch { at: site, bytes: jump(site, trampoline)? }])
+}
+
+/// As above.
 fn move_identification(one: &Identification, padding: &mut Padding) -> Option<[Patch; 2]> {
     let length = RETURN_LENGTH + IDENTIFY.len() as u64 + one.moved.len() as u64 + JUMP_LENGTH;
     let trampoline = padding.take(length, 0..u64::MAX)?;
     let mut bytes = Vec::with_capacity(length as usize);
-    load_address(&mut bytes, [0x48, 0x8d, 0x15], trampoline, trampoline + RETURN_LENGTH + IDENTIFY.len() as u64)?;
+    load_address(&mut bytes, LOAD_RDX, trampoline, trampoline + RETURN_LENGTH + IDENTIFY.len() as u64)?;
     bytes.extend(IDENTIFY);
     let (was, is) = (one.end() - one.moved.len() as u64, trampoline + bytes.len() as u64);
     let mut moved = one.moved.clone();

@@ -85,7 +85,7 @@ fn calls_that_others_know_by_their_bytes_stay() {
 #[test]
 fn a_cpuid_takes_what_follows_it_along() {
     // cpuid; mov 0x10(%rip),%eax; and on behind.
-    let one = Identification { at: 0x100, moved: vec![0x8b, 0x05, 0x10, 0, 0, 0], distances: vec![2] };
+    let one = Identification { at: 0x100, load: None, moved: vec![0x8b, 0x05, 0x10, 0, 0, 0], distances: vec![2] };
     let patches = rewrite::rewrite(&[], std::slice::from_ref(&one), room(&[(0x200, 0x208), (0x300, 0x31a)]), &WHOLE);
     let mut trampoline = vec![0x48, 0x8d, 0x15, 8, 0, 0, 0];
     trampoline.extend(IDENTIFY);
@@ -96,11 +96,28 @@ fn a_cpuid_takes_what_follows_it_along() {
 }
 
 #[test]
+fn a_cpuid_behind_a_load_stays() {
+    let load = [0xb8, 2, 0, 0, 0];
+    let one = Identification { at: 0x105, load: Some(load), moved: vec![], distances: vec![] };
+    let patches = rewrite::rewrite(&[], std::slice::from_ref(&one), room(&[(0x200, 0x208), (0x300, 0x314)]), &WHOLE);
+    let mut trampoline = load.to_vec();
+    trampoline.extend([0x48, 0x8d, 0x15, 0xfb, 0xfd, 0xff, 0xff]);
+    trampoline.extend(IDENTIFY);
+    assert_eq!(patches[1..], [patch(0x300, &trampoline), patch(0x100, &[0xe9, 0xfb, 0x01, 0, 0])]);
+    // mov $2,%eax; cpuid; test %eax,%eax; and a table of branches: jmp *%rax
+    let found = decoded(&[0xb8, 2, 0, 0, 0, 0x0f, 0xa2, 0x85, 0xc0, 0xff, 0xe0]).unwrap().identifications;
+    assert_eq!(found, [Identification { at: 0x1005, load: Some(load), moved: vec![], distances: vec![] }]);
+    // mov $2,%r8d is longer, and another instruction is in between.
+    assert_eq!(decoded(&[0x41, 0xb8, 2, 0, 0, 0, 0x0f, 0xa2, 0x85, 0xc0, 0xff, 0xe0]).unwrap().identifications, []);
+    assert_eq!(decoded(&[0xb8, 2, 0, 0, 0, 0x31, 0xc9, 0x0f, 0xa2, 0x85, 0xc0, 0xff, 0xe0]).unwrap().identifications, []);
+}
+
+#[test]
 fn a_cpuid_is_moved_only_where_nothing_can_tell() {
     let moved = |bytes: &[u8]| decoded(bytes).unwrap().identifications;
     // cpuid; mov %eax,%edx; and $31,%edx; ret
     let plain = [0x0f, 0xa2, 0x89, 0xc2, 0x83, 0xe2, 0x1f, 0xc3];
-    assert_eq!(moved(&plain), [Identification { at: 0x1000, moved: plain[2..7].to_vec(), distances: vec![] }]);
+    assert_eq!(moved(&plain), [Identification { at: 0x1000, load: None, moved: plain[2..7].to_vec(), distances: vec![] }]);
     assert_eq!(moved(&[0x0f, 0xa2, 0x89, 0xc2, 0x19, 0xd2, 0xc3]), [], "sbb looks at a flag that is older");
     assert_eq!(moved(&[0x0f, 0xa2, 0x89, 0xc2, 0xc3]), [], "too few bytes up to the end");
     assert_eq!(moved(&[0x0f, 0xa2, 0x89, 0xc2, 0x83, 0xe2, 0x1f, 0xeb, 0xfb]), [], "a branch into what would be moved");
@@ -213,12 +230,21 @@ impl Both {
     /// Checks that a `cpuid` is made by the stub, and that what was moved does what it did.
     fn check_identification(&self, one: &Identification) {
         let decode = |bytes: &[u8], at: u64| Decoder::with_ip(64, bytes, at, DecoderOptions::NONE).decode();
-        let trampoline = decode(&self.patched[one.at as usize..], one.at).near_branch_target();
+        let start = one.replaced().start;
+        let mut trampoline = decode(&self.patched[start as usize..], start).near_branch_target();
+        if let Some(load) = one.load {
+            assert!(self.plain[start as usize..].starts_with(&load) && self.patched[trampoline as usize..].starts_with(&load));
+            assert_eq!(self.patched[one.at as usize..][..2], [0x0f, 0xa2]);
+            trampoline += load.len() as u64;
+        }
         let lea = decode(&self.patched[trampoline as usize..], trampoline);
         let mut at = lea.next_ip();
         assert_eq!((lea.mnemonic(), lea.op0_register()), (Mnemonic::Lea, Register::RDX));
         assert!(self.patched[at as usize..].starts_with(&IDENTIFY));
         at += IDENTIFY.len() as u64;
+        if one.load.is_some() {
+            return assert_eq!(lea.ip_rel_memory_address(), one.end());
+        }
         assert_eq!(lea.ip_rel_memory_address(), at);
         let mut was = one.at + 2;
         while was < one.end() {
@@ -246,7 +272,7 @@ fn examine(path: &str) -> Option<(usize, usize)> {
     let functions = elf.functions(&source).unwrap();
     let mut changed: BTreeSet<u64> =
         (0..both.plain.len()).filter(|index| both.plain[*index] != both.patched[*index]).map(|index| index as u64).collect();
-    let (mut all, mut patched, mut identified) = (0, 0, 0);
+    let (mut all, mut patched, mut identified, mut cpuids) = (0, 0, 0, 0);
     for function in &functions {
         let bytes = &both.plain[function.start as usize..function.end as usize];
         let Some(code) = code::decode(*function, bytes) else { continue };
@@ -265,9 +291,10 @@ fn examine(path: &str) -> Option<(usize, usize)> {
             changed.retain(|at| !(start..site.at + 2).contains(at));
         }
         for one in &code.identifications {
-            if changed.range(one.at..one.end()).next().is_some() {
+            cpuids += 1;
+            if changed.range(one.replaced()).next().is_some() {
                 both.check_identification(one);
-                changed.retain(|at| !(one.at..one.end()).contains(at));
+                changed.retain(|at| !one.replaced().contains(at));
                 identified += 1;
             }
         }
@@ -282,7 +309,7 @@ fn examine(path: &str) -> Option<(usize, usize)> {
         let run = image.segments.iter().flat_map(|segment| &segment.runs).find(|run| (run.start..run.end).contains(at));
         assert!(run.is_some());
     }
-    println!("{path}: {identified} cpuid");
+    println!("{path}: {identified} of {cpuids} cpuid");
     Some((all, patched))
 }
 
