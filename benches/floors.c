@@ -69,8 +69,9 @@ static double host_call(void) {
     return (now() - start) / ROUNDS;
 }
 
-/* A call that is answered by a supervisor, which is woken on the caller's CPU and wakes it there. */
-static double notification(void) {
+/* What `work` takes a process of whose calls of getppid(2) `count` are answered by a supervisor, which is woken on the caller's CPU and
+ * wakes it there. */
+static double answered(double (*work)(void), long count) {
     int ends[2];
     must(socketpair(AF_UNIX, SOCK_STREAM, 0, ends) == 0, "socketpair");
     pid_t child = fork();
@@ -94,9 +95,7 @@ static double notification(void) {
         *header = (struct cmsghdr){CMSG_LEN(sizeof(int)), SOL_SOCKET, SCM_RIGHTS};
         *(int *)CMSG_DATA(header) = listener;
         must(sendmsg(ends[1], &message, 0) == 1, "sendmsg");
-        double start = now();
-        for (int i = 0; i < ROUNDS; i++) syscall(SYS_getppid);
-        double each = (now() - start) / ROUNDS;
+        double each = work();
         must(write(ends[1], &each, sizeof each) == sizeof each, "write");
         _exit(0);
     }
@@ -106,7 +105,7 @@ static double notification(void) {
     must(recvmsg(ends[0], &message, MSG_CMSG_CLOEXEC) == 1, "recvmsg");
     int listener = *(int *)CMSG_DATA(CMSG_FIRSTHDR(&message));
     ioctl(listener, SECCOMP_IOCTL_NOTIF_SET_FLAGS, 1L); /* SYNC_WAKE_UP, from Linux 6.6 on */
-    for (int i = 0; i < ROUNDS; i++) {
+    for (long i = 0; i < count; i++) {
         struct seccomp_notif asked = {0};
         if (ioctl(listener, SECCOMP_IOCTL_NOTIF_RECV, &asked) != 0) break;
         struct seccomp_notif_resp answer = {.id = asked.id};
@@ -120,6 +119,33 @@ static double notification(void) {
     close(ends[1]);
     return each;
 }
+
+/* A call that another process answers. */
+static double notification(void) { return answered(host_call, ROUNDS); }
+
+enum { FORKS = ROUNDS / 20, ASKED_BY_MAKER = 4, ASKED_BY_CHILD = 2 };
+
+/* A process that is made, ends and is waited for, with so many calls of each. */
+static double forks(int by_maker, int by_child) {
+    double start = now();
+    for (int i = 0; i < FORKS; i++) {
+        for (int n = 0; n < by_maker; n++) syscall(SYS_getppid);
+        pid_t child = fork();
+        must(child >= 0, "fork");
+        if (child == 0) {
+            for (int n = 0; n < by_child; n++) syscall(SYS_getppid);
+            _exit(0);
+        }
+        must(waitpid(child, NULL, 0) == child, "waitpid");
+    }
+    return (now() - start) / FORKS;
+}
+
+static double fork_and_wait(void) { return forks(0, 0); }
+static double asking_forks(void) { return forks(ASKED_BY_MAKER, ASKED_BY_CHILD); }
+
+/* The same where all is asked for: to make one, the host's call for it, how it went, to wait; the child presents itself and ends. */
+static double answered_fork_and_wait(void) { return answered(asking_forks, FORKS * (ASKED_BY_MAKER + ASKED_BY_CHILD)); }
 
 static _Alignas(64) atomic_int line;
 
@@ -178,6 +204,8 @@ static double wake_up(void) {
 int main(void) {
     tell("host_call", host_call);
     tell("notification", notification);
+    tell("fork_and_wait", fork_and_wait);
+    tell("fork_and_wait_answered", answered_fork_and_wait);
     if (sysconf(_SC_NPROCESSORS_ONLN) > 1) {
         tell("cache_line_there_and_back", cache_line);
         tell("wake_an_idle_cpu", wake_up);

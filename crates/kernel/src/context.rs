@@ -124,6 +124,8 @@ pub struct ClonePlan {
     pub tls: u64,
     pub clear_child_tid: u64,
     pub set_child_tid: u64,
+    /// Where the caller stores the child's id; 0: nowhere.
+    pub set_parent_tid: u64,
     /// The caller waits until the child executes a program or ends.
     pub vfork: bool,
     pub child: Arc<Task>,
@@ -138,6 +140,7 @@ impl ClonePlan {
             tls: self.tls,
             clear_child_tid: self.clear_child_tid,
             set_child_tid: self.set_child_tid,
+            set_parent_tid: self.set_parent_tid,
             child_tid: self.child.tid() as u64,
             ..CloneOrder::default()
         }

@@ -271,6 +271,11 @@ pub fn carry_out(thread: &mut ThreadBlock, context: &mut Context, place: Place) 
             action::CLONE => {
                 // SAFETY: as above.
                 let order = unsafe { core::ptr::read_volatile(&raw const (*thread.channel()).clone) };
+                if order.set_parent_tid != 0 {
+                    // As on Linux, a bad address is passed over in silence.
+                    let tid = order.child_tid as u32;
+                    host::copy(order.set_parent_tid, &raw const tid as u64, 4);
+                }
                 let result = if order.parked != 0 {
                     park::start(context, &order);
                     order.child_tid as i64

@@ -370,6 +370,8 @@ pub struct CloneOrder {
     pub clear_child_tid: u64,
     /// Where the child stores its id; 0: nowhere.
     pub set_child_tid: u64,
+    /// Where its maker stores its id; 0: nowhere.
+    pub set_parent_tid: u64,
     pub child_tid: u64,
     /// 1: no host clone is to be made, the child goes on in the parked thread in `slot`.
     pub parked: u64,

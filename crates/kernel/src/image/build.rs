@@ -260,8 +260,9 @@ fn room(
     let entered =
         |from: u64, to: u64| led_to.partition_point(|target| *target < from) != led_to.partition_point(|target| *target < to);
     let is_safe = |site: &Site| {
-        let start = site.at - site.load.map_or(0, |load| load.length);
-        holds(start) && holds(site.at + 1) && !entered(start + 1, site.at) && !entered(site.at + 1, site.at + 2)
+        let replaced = site.replaced();
+        let is_whole = !entered(replaced.start + 1, replaced.end) && !entered(site.at + 1, site.at + 2);
+        holds(replaced.start) && holds(site.at + 1) && is_whole
     };
     found.sites.retain(is_safe);
     found.identifications.retain(|one| {

@@ -15,8 +15,21 @@ pub(super) const MAXIMUM_FUNCTION: u64 = 1 << 20;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Site {
     pub at: u64,
-    /// The instruction immediately before it, if that loads the call's number and is long enough for a jump.
+    /// The instruction before it, if that loads the call's number and is long enough for a jump.
     pub load: Option<Load>,
+}
+
+impl Site {
+    /// The bytes that a jump replaces; the `syscall` behind a load stays.
+    pub fn replaced(&self) -> Range<u64> {
+        match self.load {
+            Some(load) => {
+                let end = self.at - load.between.map_or(0, |between| between.length as u64);
+                end - load.length..end
+            }
+            None => self.at..self.at + 2,
+        }
+    }
 }
 
 /// `mov $n,%eax` (5 bytes) or `mov $n,%rax` (7).
@@ -24,6 +37,17 @@ pub(super) struct Site {
 pub(super) struct Load {
     pub number: u32,
     pub length: u64,
+    /// What comes between it, if that has 5 bytes, and the call.
+    pub between: Option<Between>,
+}
+
+/// A 64-bit `lea` that does not look at rax and leaves it as it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Between {
+    pub length: usize,
+    pub bytes: [u8; 8],
+    /// Where in it there is a distance (of 32 bits) from the instruction pointer.
+    pub distance: Option<usize>,
 }
 
 /// A `cpuid` instruction with room for a jump: the load before it, or else as many instructions after it as that needs, which can be run
@@ -79,7 +103,7 @@ pub(super) fn decode(function: Function, bytes: &[u8]) -> Option<Code> {
     let mut starts = Vec::with_capacity(bytes.len() / 4);
     let mut targets = Vec::new();
     let mut instruction = Instruction::default();
-    let (mut load, mut loads) = (None, false);
+    let (mut load, mut loads): (Option<Load>, bool) = (None, false);
     let mut cpuids = Vec::new();
     let mut has_table = false;
     while decoder.can_decode() {
@@ -95,7 +119,11 @@ pub(super) fn decode(function: Function, bytes: &[u8]) -> Option<Code> {
         if instruction.mnemonic() == Mnemonic::Syscall && instruction.len() == 2 {
             code.sites.push(Site { at: instruction.ip(), load });
         }
-        load = loads_number(&instruction);
+        let between = load.filter(|load| load.length == JUMP_LENGTH && load.between.is_none());
+        load = match between.zip(passes_by(&instruction, &decoder, bytes, function.start)) {
+            Some((load, between)) => Some(Load { between: Some(between), ..load }),
+            None => loads_number(&instruction),
+        };
         loads = loads_register(&instruction);
         match code.fillings.last_mut() {
             Some((_, end)) if *end == instruction.ip() && instruction.mnemonic() == Mnemonic::Nop => {
@@ -190,13 +218,35 @@ fn loads_number(instruction: &Instruction) -> Option<Load> {
     }
     let length = instruction.len() as u64;
     match (instruction.op0_register(), instruction.op1_kind(), length) {
-        (Register::EAX, OpKind::Immediate32, 5) => Some(Load { number: instruction.immediate32(), length }),
+        (Register::EAX, OpKind::Immediate32, 5) => Some(Load { number: instruction.immediate32(), length, between: None }),
         (Register::RAX, OpKind::Immediate32to64, 7) => {
             let number = u32::try_from(instruction.immediate32to64()).ok()?;
-            Some(Load { number, length })
+            Some(Load { number, length, between: None })
         }
         _ => None,
     }
+}
+
+/// A `lea` that can be made before the call's number is loaded as well as behind that.
+fn passes_by(instruction: &Instruction, decoder: &Decoder, bytes: &[u8], start: u64) -> Option<Between> {
+    let is_rax = |register: Register| register.full_register() == Register::RAX;
+    let registers = [instruction.op0_register(), instruction.memory_base(), instruction.memory_index()];
+    if instruction.code() != iced_x86::Code::Lea_r64_m || registers.into_iter().any(is_rax) {
+        return None;
+    }
+    let at = (instruction.ip() - start) as usize;
+    let mut between = Between { length: instruction.len(), bytes: [0; 8], distance: None };
+    between.bytes.get_mut(..between.length)?.copy_from_slice(bytes.get(at..at + between.length)?);
+    // With no other prefix, so that the stub knows its length.
+    if !matches!(between.bytes[..2], [0x48..=0x4f, 0x8d]) {
+        return None;
+    }
+    if instruction.is_ip_rel_memory_operand() {
+        let offsets = decoder.get_constant_offsets(instruction);
+        between.distance = (offsets.displacement_size() == 4).then(|| offsets.displacement_offset());
+        between.distance?;
+    }
+    Some(between)
 }
 
 /// `mov $n` to one of the first eight registers, 32 bits of it: long enough for a jump, and the same wherever it is run.

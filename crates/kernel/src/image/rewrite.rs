@@ -19,7 +19,7 @@
 //!      jmp  *%gs:0x100            the stub's direct entry
 //! ```
 //!
-//! It may be in pieces with jumps between them. The stub knows a thread within it by these bytes alone
+//! Where one `lea` comes between the load and the `syscall`, that is made in the trampoline first. A trampoline may be in pieces with jumps between them. The stub knows a thread within it by these bytes alone
 //! (`trampoline.rs` there): up to the last jump, nothing has happened yet.
 //!
 //! A `cpuid` is a trap to the hypervisor wherever there is one (microseconds each, and the dynamic linker makes eighty), so
@@ -43,7 +43,7 @@
 //!      trampoline:  mov  $2,%eax;  lea  behind(%rip),%rdx;  jmp *%gs:0x1e0
 //! ```
 
-use super::code::{Identification, Site, JUMP_LENGTH};
+use super::code::{Between, Identification, Load, Site, JUMP_LENGTH};
 use super::padding::Padding;
 use super::Run;
 
@@ -145,8 +145,8 @@ fn redirect(site: &Site, exit: u64, padding: &mut Padding, patches: &mut Vec<Pat
     let behind = site.at + 2;
     match site.load {
         Some(load) => {
-            let start = site.at - load.length;
-            let trampoline = trampoline(Some(load.number), behind, exit, padding, patches)?;
+            let start = site.replaced().start;
+            let trampoline = trampoline(Some(load), site.at, exit, padding, patches)?;
             let mut bytes = jump(start, trampoline)?;
             // What is left of a longer load is never run.
             bytes.resize(load.length as usize, 0x90);
@@ -155,7 +155,7 @@ fn redirect(site: &Site, exit: u64, padding: &mut Padding, patches: &mut Vec<Pat
         None => {
             let reach = behind.saturating_sub(128)..behind + 128;
             let near = padding.take(JUMP_LENGTH, reach)?;
-            let trampoline = trampoline(None, behind, exit, padding, patches)?;
+            let trampoline = trampoline(None, site.at, exit, padding, patches)?;
             patches.push(Patch { at: near, bytes: jump(near, trampoline)? });
             let distance = i8::try_from(near as i64 - behind as i64).ok()?;
             patches.push(Patch { at: site.at, bytes: vec![0xeb, distance as u8] });
@@ -164,27 +164,31 @@ fn redirect(site: &Site, exit: u64, padding: &mut Padding, patches: &mut Vec<Pat
     Some(())
 }
 
-/// Writes a trampoline; returns where it begins.
-fn trampoline(number: Option<u32>, behind: u64, exit: u64, padding: &mut Padding, patches: &mut Vec<Patch>) -> Option<u64> {
+/// Writes a trampoline for the call at `site`; returns where it begins.
+fn trampoline(load: Option<Load>, site: u64, exit: u64, padding: &mut Padding, patches: &mut Vec<Patch>) -> Option<u64> {
     let anywhere = 0..u64::MAX;
-    let load = number.map_or(Vec::new(), |number| [&[0xb8], &number.to_le_bytes()[..]].concat());
-    let whole = load.len() as u64 + RETURN_LENGTH + ENTER.len() as u64;
-    if let Some(at) = padding.take(whole, anywhere.clone()) {
-        let mut bytes = load;
+    let behind = site + 2;
+    let between = load.and_then(|load| load.between);
+    let load = load.map_or(Vec::new(), |load| [&[0xb8], &load.number.to_le_bytes()[..]].concat());
+    let start = |at: u64| Some([between.map_or(Some(Vec::new()), |one| moved(one, site, at))?, load.clone()].concat());
+    let length = (load.len() + between.map_or(0, |between| between.length)) as u64;
+    if let Some(at) = padding.take(length + RETURN_LENGTH + ENTER.len() as u64, anywhere.clone()) {
+        let mut bytes = start(at)?;
         load_return(&mut bytes, at, behind)?;
         bytes.extend(ENTER);
         patches.push(Patch { at, bytes });
         return Some(at);
     }
-    let shared = load.len() as u64 + RETURN_LENGTH + JUMP_LENGTH;
-    if let Some(at) = padding.take(shared, anywhere.clone()) {
-        let mut bytes = load;
+    if let Some(at) = padding.take(length + RETURN_LENGTH + JUMP_LENGTH, anywhere.clone()) {
+        let mut bytes = start(at)?;
         load_return(&mut bytes, at, behind)?;
         append_jump(&mut bytes, at, exit)?;
         patches.push(Patch { at, bytes });
         return Some(at);
     }
-    number?;
+    if load.is_empty() || between.is_some() {
+        return None;
+    }
     let second = padding.take(RETURN_LENGTH + JUMP_LENGTH, anywhere.clone())?;
     let Some(first) = padding.take(LOAD_LENGTH + JUMP_LENGTH, anywhere) else {
         padding.add(second, second + RETURN_LENGTH + JUMP_LENGTH);
@@ -198,6 +202,17 @@ fn trampoline(number: Option<u32>, behind: u64, exit: u64, padding: &mut Padding
     append_jump(&mut bytes, first, second)?;
     patches.push(Patch { at: first, bytes });
     Some(first)
+}
+
+/// What comes right before the call at `site`, as it is at `at`.
+fn moved(between: Between, site: u64, at: u64) -> Option<Vec<u8>> {
+    let mut bytes = between.bytes.get(..between.length)?.to_vec();
+    if let Some(place) = between.distance {
+        let distance = bytes.get_mut(place..)?.first_chunk_mut::<4>()?;
+        let target = site as i64 + i64::from(i32::from_le_bytes(*distance));
+        *distance = i32::try_from(target - (at as i64 + between.length as i64)).ok()?.to_le_bytes();
+    }
+    Some(bytes)
 }
 
 /// `lea behind(%rip),%rcx`, behind what is in `bytes`, which lie at `at`.

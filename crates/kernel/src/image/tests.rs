@@ -1,6 +1,6 @@
 //! Whether rewritten code is what it should be: by hand for each form, and by following every site of real files.
 
-use super::code::{self, Identification, Load, Site};
+use super::code::{self, Between, Identification, Load, Site};
 use super::elf::{Elf, Function, Source};
 use super::padding::Padding;
 use super::rewrite::{self, Patch};
@@ -22,7 +22,7 @@ fn room(pieces: &[(u64, u64)]) -> Padding {
 }
 
 fn loaded(at: u64, number: u32, length: u64) -> Site {
-    Site { at, load: Some(Load { number, length }) }
+    Site { at, load: Some(Load { number, length, between: None }) }
 }
 
 fn patch(at: u64, bytes: &[u8]) -> Patch {
@@ -52,6 +52,27 @@ fn a_trampoline_shares_its_end_or_comes_in_two_where_there_is_less_room() {
     assert_eq!(split[1], patch(0x300, &[0x48, 0x8d, 0x0d, 0, 0xfe, 0xff, 0xff, 0xe9, 0xf4, 0xfe, 0xff, 0xff]));
     assert_eq!(split[2], patch(0x400, &[0xb8, 39, 0, 0, 0, 0xe9, 0xf6, 0xfe, 0xff, 0xff]));
     assert_eq!(split[3].at, 0x100);
+}
+
+#[test]
+fn a_lea_between_load_and_site_is_made_in_the_trampoline() {
+    // mov $14,%eax; lea 0x20(%rip),%rsi; syscall
+    let code = [0xb8, 14, 0, 0, 0, 0x48, 0x8d, 0x35, 0x20, 0, 0, 0, 0x0f, 0x05];
+    let between = Between { length: 7, bytes: [0x48, 0x8d, 0x35, 0x20, 0, 0, 0, 0], distance: Some(3) };
+    let site = Site { at: 0x100c, load: Some(Load { number: 14, length: 5, between: Some(between) }) };
+    assert_eq!((decoded(&code).unwrap().sites, site.replaced()), (vec![site], 0x1000..0x1005));
+    let patches = rewrite::rewrite(&[site], &[], room(&[(0x1200, 0x1208), (0x1300, 0x131b)]), &WHOLE);
+    // What was 0x20 from 0x100c is 0x2db less from 0x1307.
+    let mut trampoline =
+        vec![0x48, 0x8d, 0x35, 0x25, 0xfd, 0xff, 0xff, 0xb8, 14, 0, 0, 0, 0x48, 0x8d, 0x0d, 0xfb, 0xfc, 0xff, 0xff];
+    trampoline.extend(ENTER);
+    assert_eq!(patches[1..], [patch(0x1300, &trampoline), patch(0x1000, &[0xe9, 0xfb, 0x02, 0, 0])]);
+    let is_loaded = |code: &[u8]| decoded(code).unwrap().sites[0].load.is_some();
+    // lea 8(%rsp),%rsi with a byte for its distance and for its scale; lea 8(%rax),%rsi; lea 8(%rsi),%rax; mov %rsi,%rdi.
+    assert!(is_loaded(&[0xb8, 14, 0, 0, 0, 0x48, 0x8d, 0x74, 0x24, 8, 0x0f, 0x05]));
+    assert!(!is_loaded(&[0xb8, 14, 0, 0, 0, 0x48, 0x8d, 0x70, 8, 0x0f, 0x05]));
+    assert!(!is_loaded(&[0xb8, 14, 0, 0, 0, 0x48, 0x8d, 0x46, 8, 0x0f, 0x05]));
+    assert!(!is_loaded(&[0xb8, 14, 0, 0, 0, 0x48, 0x89, 0xf7, 0x0f, 0x05]));
 }
 
 #[test]
@@ -204,8 +225,18 @@ impl Both {
     }
 
     /// Follows the code at `at` to the direct entry: (number, return address).
-    fn follow(&self, mut at: u64) -> Option<(Option<u32>, u64)> {
+    /// What comes `between` the load and the call at `site` is made on the way.
+    fn follow(&self, mut at: u64, between: Option<Between>, site: u64) -> Option<(Option<u32>, u64)> {
         let (mut number, mut behind) = (None, None);
+        let decode = |bytes: &[u8], at: u64| Decoder::with_ip(64, bytes, at, DecoderOptions::NONE).decode();
+        if let Some(between) = between {
+            at = decode(&self.patched[at as usize..], at).near_branch_target();
+            let (was, is) = (site - between.length as u64, at);
+            let (before, after) = (decode(&self.plain[was as usize..], was), decode(&self.patched[is as usize..], is));
+            assert_eq!((before.code(), before.op0_register()), (after.code(), after.op0_register()));
+            assert_eq!(before.memory_displacement64(), after.memory_displacement64());
+            at = after.next_ip();
+        }
         for _ in 0..8 {
             let bytes = &self.patched[at as usize..];
             if bytes.starts_with(&ENTER) {
@@ -278,13 +309,14 @@ fn examine(path: &str) -> Option<(usize, usize)> {
         let Some(code) = code::decode(*function, bytes) else { continue };
         for site in code.sites {
             all += 1;
-            let start = site.load.map_or(site.at, |load| site.at - load.length);
+            let start = site.replaced().start;
             if !(start..site.at + 2).any(|at| changed.contains(&at)) {
                 continue;
             }
             patched += 1;
             let expected = (site.load.map(|load| load.number), site.at + 2);
-            assert_eq!(both.follow(start), Some(expected), "{path} at {:#x}", site.at);
+            let between = site.load.and_then(|load| load.between);
+            assert_eq!(both.follow(start, between, site.at), Some(expected), "{path} at {:#x}", site.at);
             if site.load.is_some() {
                 assert_eq!(both.patched[site.at as usize..][..2], [0x0f, 0x05]);
             }

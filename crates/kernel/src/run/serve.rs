@@ -377,6 +377,7 @@ impl Engine {
             state.ring.take()
         };
         if let Some(ring) = ring {
+            let goes_on = !matches!(reply.action, action::PARK | action::EXIT_THREAD | action::EXIT_PROCESS);
             let listener = &thread.listener.listener;
             let here = current_cpu();
             let at_home = if received_last(ring) {
@@ -388,7 +389,9 @@ impl Engine {
             if at_home {
                 listener.answer_at_home(ring, 0);
             } else {
-                self.places.enter(&thread.standing, here);
+                if goes_on {
+                    self.places.enter(&thread.standing, here);
+                }
                 listener.answer(ring, 0);
             }
         }

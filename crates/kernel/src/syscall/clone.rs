@@ -81,7 +81,7 @@ pub fn clone3(context: &mut Context, address: UserAddress, size: u64) -> Result<
 
 fn start(context: &mut Context, arguments: CloneArguments) -> Result<u64> {
     let CloneArguments { flags, exit_signal, pidfd, parent_tid, child_tid, stack, tls } = arguments;
-    let request = CloneRequest { flags, exit_signal, parent_tid, child_tid };
+    let request = CloneRequest { flags, exit_signal, child_tid };
     let has = |flag: u32| flags & u64::from(flag) != 0;
     if has(linux::CLONE_PIDFD) && has(linux::CLONE_THREAD) {
         return Err(Errno::EINVAL);
@@ -111,6 +111,7 @@ fn start(context: &mut Context, arguments: CloneArguments) -> Result<u64> {
         tls: only(linux::CLONE_SETTLS, tls),
         clear_child_tid: only(linux::CLONE_CHILD_CLEARTID, child_tid),
         set_child_tid: only(linux::CLONE_CHILD_SETTID, child_tid),
+        set_parent_tid: only(linux::CLONE_PARENT_SETTID, parent_tid),
         vfork: has(linux::CLONE_VFORK),
         child,
     }));

@@ -173,8 +173,7 @@ pub struct CloneRequest {
     pub flags: u64,
     /// 0 = none.
     pub exit_signal: i32,
-    /// Where CLONE_PARENT_SETTID and CLONE_CHILD_CLEARTID write.
-    pub parent_tid: u64,
+    /// Where CLONE_CHILD_CLEARTID writes.
     pub child_tid: u64,
 }
 
@@ -245,10 +244,6 @@ pub fn clone_task(context: &Context, request: &CloneRequest) -> Result<Arc<Task>
     }
     if !request.has(linux::CLONE_THREAD) {
         super::limits::watch_cpu_time(&process);
-    }
-    if request.has(linux::CLONE_PARENT_SETTID) {
-        // As on Linux, a bad address is passed over in silence.
-        let _ = context.write(request.parent_tid, &tid);
     }
     Ok(task)
 }
