@@ -512,6 +512,12 @@ pub fn look(descriptor: u64, writes: bool) -> Option<Seen> {
     (side.is_lent(word) && is_clear).then_some(Seen { is_ready, other_cpu })
 }
 
+/// Whether the descriptor is that of something that lies here, in one direction at least.
+pub fn is_lent(descriptor: u64) -> bool {
+    let side = |writes| side_of(descriptor, writes);
+    [side(false), side(true)].iter().flatten().any(|side| side.is_lent(side.word().load(Ordering::Acquire)))
+}
+
 /// The call is made already, and the sentry is only to be told of it.
 pub fn take_tells(thread: &mut ThreadBlock) -> bool {
     core::mem::take(&mut thread.pipe_waits.tells) != 0
