@@ -4,7 +4,8 @@
 //! long as that stands, nothing else in the list is ready: so what of these is ready is the answer, and nothing where nothing is
 //! waited for. Whoever else has to do with the list, or with anything in it, takes the loan back before, by clearing a word.
 //!
-//! Who finds nothing looks for a while, where others work on other CPUs, and then waits in the sentry, as ever.
+//! Who finds nothing looks for a while, where others work on other CPUs, lets those on its own go on, and then waits in the sentry, as
+//! ever.
 //!
 //! What is waited for in what is lent is changed where it lies there, by one exchange of that word: the sentry makes up for it when the
 //! loan ends. Results are given where they are known to be 0; errors are the sentry's.
@@ -51,7 +52,9 @@ fn wait(thread: &mut ThreadBlock, registers: &Registers) -> Option<i64> {
     let mut found = lent.find(thread.next_event, most as usize, &mut told)?;
     if found.count == 0 && timeout as i32 != 0 {
         let is_there = || !lent.stands() || lent.is_any_ready();
-        if !found.works_elsewhere || !pipes::spin(&mut thread.event_patience, is_there) {
+        let has_come = found.works_elsewhere && pipes::spin(&mut thread.event_patience, is_there)
+            || pipes::give_way(&mut thread.event_way, is_there);
+        if !has_come {
             return None;
         }
         found = lent.find(thread.next_event, most as usize, &mut told)?;
