@@ -150,6 +150,15 @@ pub enum LentObject<'a> {
     Pipe { bytes: &'a [u8] },
 }
 
+/// What a thread has done with interests that were lent to it, by their places.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct ReturnedEvents {
+    /// Which it has told of, by bits.
+    pub told: u64,
+    /// What has become of those that it has changed.
+    pub changed: Vec<(usize, Interest)>,
+}
+
 /// What has become of an eventfd or a pipe that was lent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReturnedObject {
@@ -500,29 +509,46 @@ impl Channel {
         unsafe { AtomicU64::from_ptr(&raw mut (*self.events()).word) }
     }
 
-    /// Lets the thread answer epoll_wait(2) on the guest's descriptor `epoll` from these interests, under this number. Nothing else is
-    /// lent so now.
-    pub fn lend_events(&self, number: u32, epoll: i32, interests: &[Interest]) {
+    /// Lets the thread answer epoll_wait(2) on the guest's descriptor `epoll` from these interests, under this number, and change them
+    /// if it `may_change`. Nothing else is lent so now.
+    pub fn lend_events(&self, number: u32, epoll: i32, interests: &[Interest], may_change: bool) {
         let count = interests.len().min(events::MOST);
-        // SAFETY: inside the mapping, at most `MOST` of them; no reference into it is made.
+        // SAFETY: inside the mapping, at most `MOST` of them on one side; no reference into it is made.
         unsafe {
             let lent = self.events();
             std::ptr::write_volatile(&raw mut (*lent).told, 0);
+            std::ptr::write_volatile(&raw mut (*lent).changed, 0);
+            std::ptr::write_volatile(&raw mut (*lent).sides, 0);
             std::ptr::write_volatile(&raw mut (*lent).epoll, epoll as u32);
             std::ptr::write_volatile(&raw mut (*lent).count, count as u32);
+            std::ptr::write_volatile(&raw mut (*lent).may_change, may_change.into());
             std::ptr::copy_nonoverlapping(interests.as_ptr(), (&raw mut (*lent).interests).cast::<Interest>(), count);
         }
         self.events_word().store(events::VALID | u64::from(number), Ordering::Release);
     }
 
-    /// Ends what was lent under this number. Which of the interests the thread says that it has told of, by bits.
-    pub fn take_events_back(&self, number: u32) -> u64 {
-        let lent = events::VALID | u64::from(number);
-        if self.events_word().compare_exchange(lent, 0, Ordering::AcqRel, Ordering::Relaxed).is_err() {
-            return 0;
-        }
+    /// Ends what was lent under this number.
+    pub fn take_events_back(&self, number: u32) -> ReturnedEvents {
+        let is_ours = |now: u64| now & (events::VALID | events::NUMBER_MASK) == events::VALID | u64::from(number);
+        let ended = self.events_word().fetch_update(Ordering::AcqRel, Ordering::Acquire, |now| is_ours(now).then_some(0));
+        let Ok(word) = ended else { return ReturnedEvents::default() };
+        let lent = self.events();
         // SAFETY: inside the mapping.
-        unsafe { std::ptr::read_volatile(&raw const (*self.events()).told) }
+        let (told, changed, others) = unsafe {
+            (
+                std::ptr::read_volatile(&raw const (*lent).told),
+                std::ptr::read_volatile(&raw const (*lent).changed),
+                std::ptr::read_volatile(&raw const (*lent).sides),
+            )
+        };
+        let sides = events::sides(word, others);
+        let interest = |index: usize| {
+            let side = (sides >> index & 1) as usize;
+            // SAFETY: inside the mapping, as both are in range.
+            (index, unsafe { std::ptr::read_volatile(&raw const (*lent).interests[side][index]) })
+        };
+        let changed = (0..events::MOST).filter(|index| changed >> index & 1 != 0).map(interest).collect();
+        ReturnedEvents { told, changed }
     }
 
     fn object(&self, index: usize) -> *mut Object {
@@ -798,12 +824,55 @@ mod tests {
     #[test]
     fn events_are_lent_under_one_number_at_a_time() {
         let (channel, _memory) = Channel::create().unwrap();
-        channel.lend_events(7, 5, &[Interest::default(); events::MOST + 1]);
+        channel.lend_events(7, 5, &[Interest::default(); events::MOST + 1], true);
         // SAFETY: inside the mapping, which nobody else has.
         unsafe { (*channel.events()).told = 6 };
-        assert_eq!(channel.take_events_back(8), 0);
-        assert_eq!(channel.take_events_back(7), 6);
-        assert_eq!(channel.take_events_back(7), 0);
+        assert_eq!(channel.take_events_back(8), ReturnedEvents::default());
+        assert_eq!(channel.take_events_back(7), ReturnedEvents { told: 6, changed: Vec::new() });
+        assert_eq!(channel.take_events_back(7), ReturnedEvents::default());
+    }
+
+    /// A change is written beside what stands, and counts once the word says so.
+    #[test]
+    fn changes_of_interests_count_by_one_exchange() {
+        let (channel, _memory) = Channel::create().unwrap();
+        let interest = |descriptor| Interest { descriptor, events: 1, data: 0 };
+        channel.lend_events(7, 5, &[interest(10), interest(11), interest(12)], true);
+        let change = |index: usize, data: u64, counts: bool| {
+            let lent = channel.events();
+            let word = channel.events_word().load(Ordering::Relaxed);
+            // SAFETY: inside the mapping, which nobody else has.
+            unsafe {
+                let sides = events::sides(word, (*lent).sides);
+                let side = 1 - (sides >> index & 1) as usize;
+                (*lent).sides = sides;
+                (*lent).changed |= 1 << index;
+                (*lent).interests[side][index] = Interest { data, ..interest(10 + index as u32) };
+                if counts {
+                    channel.events_word().store(events::word_after(word, index, side), Ordering::Relaxed);
+                }
+            }
+        };
+        change(2, 1, true);
+        change(0, 2, true);
+        change(2, 3, true);
+        change(0, 4, true);
+        change(0, 5, true);
+        change(2, 6, false);
+        change(1, 7, false);
+        let now = |index: u32, data| (index as usize, Interest { data, ..interest(10 + index) });
+        assert_eq!(channel.take_events_back(7).changed, [now(0, 5), now(1, 0), now(2, 3)]);
+    }
+
+    /// Whatever the words say, what comes back are interests from within.
+    #[test]
+    fn hostile_words_of_interests_stay_within() {
+        let (channel, _memory) = Channel::create().unwrap();
+        channel.lend_events(7, 5, &[], true);
+        // SAFETY: inside the mapping, which nobody else has.
+        unsafe { ((*channel.events()).changed, (*channel.events()).sides) = (u64::MAX, u64::MAX) };
+        channel.events_word().fetch_or(u64::MAX << u32::BITS, Ordering::Relaxed);
+        assert_eq!(channel.take_events_back(7).changed.len(), events::MOST);
     }
 
     #[test]

@@ -28,12 +28,43 @@ const LISTED: u8 = 1;
 /// Open, can be listed, and is not.
 const NOT_LISTED: u8 = 2;
 
-const ADD: u64 = 1;
-const DELETE: u64 = 2;
-const MODIFY: u64 = 3;
 const EPOLLEXCLUSIVE: u32 = 1 << 28;
 const F_DUPFD: u64 = 0;
 const F_DUPFD_CLOEXEC: u64 = 1030;
+
+/// What epoll_ctl(2) does.
+#[derive(Clone, Copy, PartialEq)]
+#[repr(u64)]
+pub enum Operation {
+    Add = 1,
+    Delete = 2,
+    Modify = 3,
+}
+
+impl Operation {
+    pub fn of(argument: u64) -> Option<Operation> {
+        match argument as u32 {
+            1 => Some(Operation::Add),
+            2 => Some(Operation::Delete),
+            3 => Some(Operation::Modify),
+            _ => None,
+        }
+    }
+
+    /// What is known of a descriptor behind it.
+    fn leaves(self) -> u8 {
+        match self {
+            Operation::Delete => NOT_LISTED,
+            Operation::Add | Operation::Modify => LISTED,
+        }
+    }
+}
+
+/// The words of a `struct epoll_event`.
+pub fn event_at(address: u64) -> Option<[u32; 3]> {
+    let mut words = [0; 3];
+    host::copy(&raw mut words as u64, address, 12).then_some(words)
+}
 
 /// Calls that wait, oldest first: the words of their records.
 #[repr(C)]
@@ -78,30 +109,32 @@ pub fn try_defer(thread: &mut ThreadBlock, call_number: u64, arguments: &[u64; 6
         return None;
     }
     let [epoll, operation, descriptor, event, ..] = *arguments;
-    let operation = operation & 0xffff_ffff;
     if !is_known(epoll) || thread.deferred.count >= LIMIT as u64 || direct::is_off(thread) {
         return None;
     }
+    let operation = Operation::of(operation)?;
     let state = known(descriptor)?;
-    let (from, to) = match operation {
-        ADD => (NOT_LISTED, LISTED),
-        MODIFY => (LISTED, LISTED),
-        DELETE => (LISTED, NOT_LISTED),
-        _ => return None,
-    };
+    let from = if operation == Operation::Add { NOT_LISTED } else { LISTED };
     if state.load(Ordering::Relaxed) != from {
         return None;
     }
-    let mut words = [0u32; 3];
-    if operation != DELETE && (!host::copy(&raw mut words as u64, event, 12) || words[0] & EPOLLEXCLUSIVE != 0) {
+    let words = if operation == Operation::Delete { [0; 3] } else { event_at(event)? };
+    if words[0] & EPOLLEXCLUSIVE != 0 {
         return None;
     }
     let [events, low, high] = words.map(u64::from);
-    let call = [epoll & 0xffff_ffff | operation << 32, descriptor & 0xffff_ffff | events << 32, low | high << 32];
+    let call = [epoll & 0xffff_ffff | (operation as u64) << 32, descriptor & 0xffff_ffff | events << 32, low | high << 32];
     thread.deferred.calls[thread.deferred.count as usize] = call;
     thread.deferred.count += 1;
-    state.store(to, Ordering::Relaxed);
+    state.store(operation.leaves(), Ordering::Relaxed);
     Some(0)
+}
+
+/// What was known has been changed elsewhere (`events.rs`).
+pub fn changed(epoll: u64, descriptor: u64, operation: Operation) {
+    if let Some(known) = known(descriptor).filter(|_| is_known(epoll)) {
+        known.store(operation.leaves(), Ordering::Relaxed);
+    }
 }
 
 /// Forgets what does not hold any more behind a call that is handed over now.
@@ -177,8 +210,7 @@ pub fn after(thread: &ThreadBlock, call_number: u64, arguments: &[u64; 6], value
         }
         EPOLL.store((epoll & 0xffff_ffff) + 1, Ordering::Relaxed);
     }
-    if let Some(known) = known(descriptor) {
-        let now = if operation & 0xffff_ffff == DELETE { NOT_LISTED } else { LISTED };
-        known.store(now, Ordering::Relaxed);
+    if let Some((known, operation)) = known(descriptor).zip(Operation::of(operation)) {
+        known.store(operation.leaves(), Ordering::Relaxed);
     }
 }

@@ -26,7 +26,7 @@ pub const RESERVED_END: u64 = 0x7020_0000_0000;
 pub const CHANNEL_OFFSET: u64 = 0;
 pub const CHANNEL_SIZE: u64 = SHELF_OFFSET + shelf::SIZE as u64;
 /// Where in a channel its [`shelf`] begins: behind a [`ChannelLayout`].
-pub const SHELF_OFFSET: u64 = 0x6000;
+pub const SHELF_OFFSET: u64 = 0x7000;
 pub const STACK_OFFSET: u64 = 0x3_7000;
 pub const BLOCK_SIZE: u64 = 0x800;
 pub const BLOCK_OFFSET: u64 = SLOT_SIZE - BLOCK_SIZE;
@@ -607,34 +607,69 @@ pub mod objects {
     }
 }
 
-/// What of an interest list lies in shared pipes of the thread's process: it may answer epoll_wait(2) from what these say (ADR 53).
+/// What of an interest list lies in shared pipes of the thread's process: it may answer epoll_wait(2) from what these say (ADR 53),
+/// and change them (ADR 59).
 #[repr(C, align(64))]
 pub struct Events {
     /// See [`events`].
     pub word: u64,
-    /// Which of the interests the thread has told of since they were lent, by bits; only the thread changes it.
+    /// Which of the interests the thread has told of since they were lent, by bits; this and the next two only the thread changes.
     pub told: u64,
+    /// Which it has changed.
+    pub changed: u64,
+    /// On which side each one lies, but for the one that the word names.
+    pub sides: u64,
     /// The guest's descriptor of the list.
     pub epoll: u32,
     pub count: u32,
-    pub interests: [Interest; events::MOST],
+    /// Not 0: they may be changed.
+    pub may_change: u64,
+    /// Each lies on one side. A change is written on the other one.
+    pub interests: [[Interest; events::MOST]; events::SIDES],
 }
 
 /// One of them.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Interest {
     pub descriptor: u32,
-    /// As they were asked for (epoll_ctl(2)).
+    /// As they were asked for (epoll_ctl(2)); [`events::NOT_LISTED`].
     pub events: u32,
     pub data: u64,
 }
 
 pub mod events {
-    /// In the word, which is 0 where there is none: it stands. Below, its number, so that an old one is never taken for it.
+    /// In the word, which is 0 where there is none: it stands. The lowest bits have its number, so that an old one is never taken for
+    /// it.
     pub const VALID: u64 = 1 << 63;
+    pub const NUMBER_MASK: u64 = 0xffff_ffff;
+    /// Which of the interests was changed last, and on which side it lies: so a change counts by one exchange of the word, or not.
+    pub const LAST: u32 = 32;
+    pub const LAST_MASK: u64 = (MOST as u64 - 1) << LAST;
+    pub const LAST_SIDE: u64 = 1 << 40;
     /// How many at once.
     pub const MOST: usize = 64;
+    pub const SIDES: usize = 2;
+    /// Instead of what is waited for: it is not in the list any more. Whoever is in it waits for errors at least.
+    pub const NOT_LISTED: u32 = 0;
+
+    /// The word once the interest at `index` lies on `side`.
+    pub const fn word_after(word: u64, index: usize, side: usize) -> u64 {
+        let side = if side == 0 { 0 } else { LAST_SIDE };
+        word & !(LAST_MASK | LAST_SIDE) | ((index as u64) << LAST) & LAST_MASK | side
+    }
+
+    /// On which side each of them lies, by bits.
+    pub const fn sides(word: u64, others: u64) -> u64 {
+        let last = 1 << ((word & LAST_MASK) >> LAST);
+        if word & LAST_SIDE == 0 {
+            others & !last
+        } else {
+            others | last
+        }
+    }
+
+    const _: () = assert!(MOST == u64::BITS as usize);
 }
 
 /// A pipe that one process reads and one writes (or the same), in memory that these and the sentry share (ADR 48); or one
@@ -782,7 +817,7 @@ pub mod loan {
 /// The channel's last part, where what is lent to a thread that uses many files lies (ADR 47): there is room for more, and
 /// what lies there stays when the thread makes a request. Where it is not used it takes up no memory.
 pub mod shelf {
-    pub const SIZE: usize = 0x3_0000;
+    pub const SIZE: usize = 0x2_f000;
     /// The beginning is as the area is, but for data. Then comes what was opened ahead, an [`Opened`] and the [`Ahead`] of each.
     pub const OPENED: usize = super::marshal::AREA;
     /// From here on data lies, and all that belongs to files that were opened ahead.

@@ -77,7 +77,9 @@ const SPIN: u64 = 100_000;
 const LOOKS: u32 = 16;
 /// After these the host has run something else in our place.
 const PREEMPTED: u64 = 100_000;
-/// Waits without spinning after which it is tried again.
+/// Whoever has the CPU that was given away for longer than that computes.
+const LONG_WAY: u64 = 2_500_000;
+/// Waits without spinning, or giving way, after which it is tried again.
 const SKIPS: u64 = 32;
 /// How long a thread sleeps here. Then it waits in the sentry, whatever others have made of the word.
 const SLEEP: [u64; 2] = [0, 50_000_000];
@@ -463,11 +465,9 @@ pub fn spin(patience: &mut Patience, is_there: impl Fn() -> bool) -> bool {
     if !MAY_SPIN.load(Ordering::Relaxed) {
         return false;
     }
-    if patience.spins > SPIN && patience.skipped < SKIPS {
-        patience.skipped += 1;
+    if patience.skips() {
         return false;
     }
-    patience.skipped = 0;
     let start = ticks();
     let mut now = start;
     loop {
@@ -491,6 +491,23 @@ pub fn spin(patience: &mut Patience, is_there: impl Fn() -> bool) -> bool {
     }
 }
 
+/// Lets others on this CPU go on, if any wait for it: the other side may be among them. False: nothing is there behind it.
+pub fn give_way(patience: &mut Patience, is_there: impl Fn() -> bool) -> bool {
+    if patience.skips() {
+        return false;
+    }
+    let start = ticks();
+    call!(number::SCHED_YIELD);
+    let is_there = is_there();
+    if ticks().wrapping_sub(start) > LONG_WAY {
+        // Somebody has computed meanwhile. Who sleeps is given the CPU sooner.
+        patience.spins = 8 * SPIN;
+    } else {
+        patience.count(if is_there { 0 } else { 2 * SPIN });
+    }
+    is_there
+}
+
 /// What can be seen of a ring by who reads it, or writes it, by `descriptor`.
 pub struct Seen {
     pub is_ready: bool,
@@ -510,6 +527,12 @@ pub fn look(descriptor: u64, writes: bool) -> Option<Seen> {
     let is_clear = !(writes && side.is_connection) || fill <= ROOMY;
     let other_cpu = side.cpus().1.load(Ordering::Relaxed);
     (side.is_lent(word) && is_clear).then_some(Seen { is_ready, other_cpu })
+}
+
+/// Whether the descriptor is that of something that lies here, in one direction at least.
+pub fn is_lent(descriptor: u64) -> bool {
+    let side = |writes| side_of(descriptor, writes);
+    [side(false), side(true)].iter().flatten().any(|side| side.is_lent(side.word().load(Ordering::Acquire)))
 }
 
 /// The call is made already, and the sentry is only to be told of it.
@@ -536,6 +559,13 @@ pub fn amend(answer: &mut Reply, done: u64) {
 }
 
 impl Patience {
+    /// It has not paid off lately, and is not to be tried now.
+    fn skips(&mut self) -> bool {
+        let skips = self.spins > SPIN && self.skipped < SKIPS;
+        self.skipped = if skips { self.skipped + 1 } else { 0 };
+        skips
+    }
+
     fn count(&mut self, time: u64) {
         self.spins = self.spins - self.spins / 4 + time / 4;
     }

@@ -100,6 +100,9 @@ fn serve(thread: &mut ThreadBlock, registers: &mut Registers, kind: u32) -> Outc
         if let Some(result) = events::try_wait(thread, registers) {
             return Outcome::Return(result);
         }
+        if let Some(result) = events::try_change(thread, registers.rax, &registers.arguments()) {
+            return Outcome::Return(result);
+        }
         if let Some(result) = loan::try_loan(thread, registers.rax, &registers.arguments()) {
             return Outcome::Return(result);
         }

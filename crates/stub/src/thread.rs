@@ -86,8 +86,9 @@ pub struct ThreadBlock {
     pub has_objects: u64,
     /// Waiting for shared pipes (`pipes.rs`).
     pub pipe_waits: PipeWaits,
-    /// Waiting for events (`events.rs`), and which of them comes first the next time.
+    /// Waiting for events (`events.rs`), by looking and by giving way, and which of them comes first the next time.
     pub event_patience: Patience,
+    pub event_way: Patience,
     pub next_event: u64,
 }
 
@@ -133,12 +134,12 @@ pub struct PipeWaits {
     pub patience: Patience,
 }
 
-/// Whether spinning pays for a thread that waits.
+/// Whether spinning pays for a thread that waits, or giving way.
 #[repr(C)]
 pub struct Patience {
     /// How long it takes until there is something, on average.
     pub spins: u64,
-    /// Waits without spinning since the last one with.
+    /// Waits without it since the last one with.
     pub skipped: u64,
 }
 

@@ -458,6 +458,271 @@ static void somebody_ends(void)
     signal(SIGPIPE, SIG_DFL);
 }
 
+static int change(int epoll, int operation, int fd, uint32_t events, uint64_t data)
+{
+    struct epoll_event event = {.events = events, .data.u64 = data};
+    return epoll_ctl(epoll, operation, fd, &event) == 0 ? 0 : errno;
+}
+
+/* What is waited for by `fd`, as /proc shows it; 0: it is not in the list. */
+static uint32_t shown(int epoll, int fd, uint64_t *data)
+{
+    char path[64], line[256];
+    unsigned events = 0;
+    snprintf(path, sizeof path, "/proc/self/fdinfo/%d", epoll);
+    FILE *file = fopen(path, "r");
+    MUST(file);
+    while (fgets(line, sizeof line, file)) {
+        unsigned now;
+        unsigned long long now_data;
+        int now_fd;
+        if (sscanf(line, "tfd: %d events: %x data: %llx", &now_fd, &now, &now_data) == 3 && now_fd == fd) {
+            events = now;
+            *data = now_data;
+        }
+    }
+    fclose(file);
+    return events;
+}
+
+struct other { int epoll, operation, fd; };
+
+static void *changes_too(void *argument)
+{
+    struct other *it = argument;
+    return (void *)(intptr_t)change(it->epoll, it->operation, it->fd, EPOLLIN, it->fd);
+}
+
+static int change_elsewhere(int epoll, int operation, int fd)
+{
+    struct other it = {epoll, operation, fd};
+    pthread_t thread;
+    void *result;
+    MUST(pthread_create(&thread, NULL, changes_too, &it) == 0 && pthread_join(thread, &result) == 0);
+    return (intptr_t)result;
+}
+
+static void *closes(void *argument)
+{
+    close(*(int *)argument);
+    return NULL;
+}
+
+static void close_elsewhere(int fd)
+{
+    pthread_t thread;
+    MUST(pthread_create(&thread, NULL, closes, &fd) == 0 && pthread_join(thread, NULL) == 0);
+}
+
+/* Who waits for one thing after the other takes the one out of the list and puts the other in. Each change counts at once, for whoever
+ * looks; and whoever changes the list is told of what is so by then. */
+static void interests_change(void)
+{
+    struct pair it = begin();
+    int epoll = loop_over(&it), fd = it.in;
+    uint64_t data;
+    start(&it);
+    for (int round = 0; round < 40; round++) {
+        use(&it, epoll);
+        for (int turn = 0; turn < 30; turn++) {
+            put(it.out, turn);
+            CHECK_EQ(change(epoll, EPOLL_CTL_MOD, fd, EPOLLIN, turn), 0);
+            CHECK_EQ(change(epoll, EPOLL_CTL_DEL, fd, 0, 0), 0);
+            CHECK_EQ(change(epoll, EPOLL_CTL_ADD, fd, EPOLLIN | EPOLLRDHUP, turn + ((uint64_t)round << 40)), 0);
+            struct epoll_event event;
+            MUST(epoll_wait(epoll, &event, 1, 5000) == 1);
+            CHECK_EQ(event.events, EPOLLIN);
+            CHECK_EQ(event.data.u64, turn + ((uint64_t)round << 40));
+            CHECK_EQ(take(fd), turn);
+            if (sockets) {
+                CHECK_EQ(change(epoll, EPOLL_CTL_MOD, fd, EPOLLOUT, 1), 0);
+                CHECK_EQ(told(epoll, 5000), EPOLLOUT);
+                CHECK_EQ(change(epoll, EPOLL_CTL_MOD, fd, EPOLLIN | EPOLLOUT, 1), 0);
+                CHECK_EQ(told(epoll, 5000), EPOLLOUT);
+            }
+            CHECK_EQ(change(epoll, EPOLL_CTL_MOD, fd, EPOLLIN, fd), 0);
+            CHECK_EQ(told(epoll, 0), 0);
+        }
+        CHECK_EQ(change(epoll, EPOLL_CTL_ADD, fd, EPOLLIN, fd), EEXIST);
+        CHECK_ERR(epoll_ctl(epoll, EPOLL_CTL_MOD, fd, nowhere), EFAULT);
+        CHECK_EQ(change(epoll, 4, fd, EPOLLIN, fd), EINVAL);
+        CHECK_EQ(change(epoll, EPOLL_CTL_MOD, epoll, EPOLLIN, fd), EINVAL);
+        CHECK_EQ(change(epoll, EPOLL_CTL_DEL, fd, 0, 0), 0);
+        CHECK_EQ(change(epoll, EPOLL_CTL_DEL, fd, 0, 0), ENOENT);
+        CHECK_EQ(change(epoll, EPOLL_CTL_MOD, fd, EPOLLIN, fd), ENOENT);
+        CHECK_ERR(epoll_ctl(epoll, EPOLL_CTL_ADD, fd, nowhere), EFAULT);
+        put(it.out, 5);
+        CHECK_EQ(told(epoll, 2), 0);
+        switch (round % 8) {
+        case 0: /* Who looks. */
+            CHECK_EQ(shown(epoll, fd, &data), 0);
+            CHECK_EQ(change(epoll, EPOLL_CTL_ADD, fd, EPOLLIN, 0x1234567890), 0);
+            CHECK_EQ(shown(epoll, fd, &data), EPOLLIN | EPOLLERR | EPOLLHUP);
+            CHECK_EQ(data, 0x1234567890);
+            CHECK_EQ(change(epoll, EPOLL_CTL_MOD, fd, EPOLLIN, fd), 0);
+            break;
+        case 1: /* Another thread, which changes it as well. */
+            CHECK_EQ(change_elsewhere(epoll, EPOLL_CTL_DEL, fd), ENOENT);
+            CHECK_EQ(change(epoll, EPOLL_CTL_ADD, fd, EPOLLIN, fd), 0);
+            CHECK_EQ(change_elsewhere(epoll, EPOLL_CTL_ADD, fd), EEXIST);
+            CHECK_EQ(change_elsewhere(epoll, EPOLL_CTL_DEL, fd), 0);
+            CHECK_EQ(change(epoll, EPOLL_CTL_MOD, fd, EPOLLIN, fd), ENOENT);
+            CHECK_EQ(change_elsewhere(epoll, EPOLL_CTL_ADD, fd), 0);
+            break;
+        case 2: { /* One that waits already. */
+            pthread_t thread;
+            void *got;
+            MUST(pthread_create(&thread, NULL, waits_for_event, &epoll) == 0);
+            if (round & 8) sleep_ms(2);
+            CHECK_EQ(change(epoll, EPOLL_CTL_ADD, fd, EPOLLIN, fd), 0);
+            MUST(pthread_join(thread, &got) == 0);
+            CHECK_EQ((intptr_t)got, EPOLLIN);
+            break;
+        }
+        case 3: { /* A child, which has the same list. */
+            pid_t child = child_fork();
+            if (child == 0) {
+                CHECK_EQ(change(epoll, EPOLL_CTL_DEL, fd, 0, 0), ENOENT);
+                CHECK_EQ(change(epoll, EPOLL_CTL_ADD, fd, EPOLLIN, fd), 0);
+                CHECK_EQ(told(epoll, 5000), EPOLLIN);
+                child_exit();
+            }
+            CHECK_CHILD(child);
+            CHECK_EQ(change(epoll, EPOLL_CTL_ADD, fd, EPOLLIN, fd), EEXIST);
+            break;
+        }
+        case 4: { /* By another descriptor of the list's; and another one of what is in it. */
+            int copy = dup(epoll), also = dup(fd);
+            CHECK_EQ(change(copy, EPOLL_CTL_ADD, fd, EPOLLIN, fd), 0);
+            CHECK_EQ(change(epoll, EPOLL_CTL_ADD, also, EPOLLIN, also), 0);
+            CHECK_EQ(change(epoll, EPOLL_CTL_DEL, also, 0, 0), 0);
+            close(also);
+            close(copy);
+            break;
+        }
+        case 5: { /* Who closes the descriptor, while the file goes on. */
+            int also = dup(fd);
+            CHECK_EQ(change(epoll, EPOLL_CTL_ADD, fd, EPOLLIN, 5), 0);
+            CHECK_EQ(told(epoll, 5000), EPOLLIN);
+            close_elsewhere(fd);
+            CHECK_EQ(change(epoll, EPOLL_CTL_DEL, fd, 0, 0), EBADF);
+            CHECK_EQ(told(epoll, 5000), EPOLLIN);
+            MUST(dup2(also, fd) == fd && close(also) == 0);
+            CHECK_EQ(change(epoll, EPOLL_CTL_MOD, fd, EPOLLIN, fd), 0);
+            break;
+        }
+        case 6: { /* In the same way, and something else comes in its place. */
+            int also = dup(fd);
+            close_elsewhere(fd);
+            CHECK_EQ(change(epoll, EPOLL_CTL_ADD, fd, EPOLLIN, fd), EBADF);
+            int own = eventfd(0, 0);
+            if (own != fd) MUST(dup2(own, fd) == fd && close(own) == 0);
+            CHECK_EQ(change(epoll, EPOLL_CTL_ADD, fd, EPOLLIN, fd), 0);
+            CHECK_EQ(told(epoll, 2), 0);
+            MUST(dup2(also, fd) == fd && close(also) == 0);
+            CHECK_EQ(change(epoll, EPOLL_CTL_MOD, fd, EPOLLIN, fd), ENOENT);
+            CHECK_EQ(change(epoll, EPOLL_CTL_ADD, fd, EPOLLIN, fd), 0);
+            break;
+        }
+        default: /* Ways that are not lent. */
+            CHECK_EQ(change(epoll, EPOLL_CTL_ADD, fd, EPOLLIN | EPOLLONESHOT, fd), 0);
+            CHECK_EQ(told(epoll, 5000), EPOLLIN);
+            CHECK_EQ(told(epoll, 0), 0);
+            CHECK_EQ(change(epoll, EPOLL_CTL_MOD, fd, EPOLLIN | EPOLLEXCLUSIVE, fd), EINVAL);
+            CHECK_EQ(change(epoll, EPOLL_CTL_MOD, fd, EPOLLIN, fd), 0);
+        }
+        CHECK_EQ(told(epoll, 5000), EPOLLIN);
+        CHECK_EQ(take(fd), 5);
+    }
+    close(epoll);
+    end(&it);
+}
+
+/* Changes at random, against what Linux says of each. */
+static void changes_at_random(void)
+{
+    enum { PAIRS = 4 };
+    struct pair all[PAIRS];
+    struct { uint32_t events; uint64_t data; int bytes; } is[PAIRS] = {0};
+    uint64_t random = 88172645463325252ull + sockets;
+    int epoll = epoll_create1(0);
+    for (int index = 0; index < PAIRS; index++) {
+        all[index] = begin();
+        is[index].events = EPOLLIN;
+        is[index].data = index;
+        add(epoll, all[index].in, EPOLLIN, index);
+        start(&all[index]);
+    }
+    for (uint64_t begun = now(); now() - begun < 700000000;) {
+        random ^= random << 13, random ^= random >> 7, random ^= random << 17;
+        int which = random % PAIRS, fd = all[which].in;
+        uint32_t events = (uint32_t[]){EPOLLIN, EPOLLIN, EPOLLOUT, EPOLLIN | EPOLLOUT, 0, EPOLLIN | EPOLLET}[(random >> 8) % 6];
+        uint64_t data = random >> 3;
+        if (!sockets) events &= ~EPOLLOUT;
+        switch ((random >> 16) % 8) {
+        case 0:
+            CHECK_EQ(change(epoll, EPOLL_CTL_ADD, fd, events, data), is[which].events ? EEXIST : 0);
+            if (!is[which].events) is[which].events = events | EPOLLERR, is[which].data = data;
+            break;
+        case 1:
+            CHECK_EQ(change(epoll, EPOLL_CTL_DEL, fd, 0, 0), is[which].events ? 0 : ENOENT);
+            is[which].events = 0;
+            break;
+        case 2:
+        case 3:
+            CHECK_EQ(change(epoll, EPOLL_CTL_MOD, fd, events, data), is[which].events ? 0 : ENOENT);
+            if (is[which].events) is[which].events = events | EPOLLERR, is[which].data = data;
+            break;
+        case 4:
+        case 5:
+            if (is[which].bytes < 10) {
+                put(all[which].out, 7);
+                is[which].bytes++;
+            }
+            break;
+        case 6:
+            if (is[which].bytes > 0) {
+                CHECK_EQ(take(fd), 7);
+                is[which].bytes--;
+            }
+            break;
+        default: {
+            struct epoll_event got[PAIRS];
+            uint64_t seen;
+            uint32_t expected[PAIRS] = {0}, found[PAIRS] = {0};
+            for (int it = 0; it < PAIRS; it++) {
+                struct pollfd look = {.fd = all[it].in, .events = POLLIN};
+                if (is[it].bytes) MUST(poll(&look, 1, 5000) == 1);
+            }
+            for (int turn = 0; turn < 3; turn++) {
+                memset(found, 0, sizeof found);
+                int count = epoll_wait(epoll, got, PAIRS, 0);
+                MUST(count >= 0);
+                for (int index = 0; index < count; index++) {
+                    for (int it = 0; it < PAIRS; it++)
+                        if (is[it].events && is[it].data == got[index].data.u64) found[it] |= got[index].events;
+                }
+                for (int it = 0; it < PAIRS; it++) {
+                    if (is[it].events & EPOLLET) continue;
+                    expected[it] = is[it].events & ((is[it].bytes ? EPOLLIN : 0) | EPOLLOUT);
+                    CHECK_EQ(found[it], expected[it]);
+                }
+            }
+            if (random >> 24 & 1) {
+                uint32_t now_shown = shown(epoll, fd, &seen);
+                CHECK_EQ(now_shown, is[which].events ? is[which].events | EPOLLERR | EPOLLHUP : 0);
+                if (now_shown) CHECK_EQ(seen, is[which].data);
+            }
+        }
+        }
+    }
+    close(epoll);
+    for (int index = 0; index < PAIRS; index++) {
+        while (is[index].bytes-- > 0) CHECK_EQ(take(all[index].in), 7);
+        end(&all[index]);
+    }
+}
+
 /* No wake-up is lost, whoever is in the middle of what. */
 static void stress(void)
 {
@@ -514,6 +779,8 @@ int main(void)
         room();
         signals_come();
         somebody_ends();
+        interests_change();
+        changes_at_random();
         stress();
     }
     return check_result();

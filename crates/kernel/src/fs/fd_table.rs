@@ -166,6 +166,8 @@ impl FdTable {
         self.changed();
         if let Some(file) = file {
             file.operations.end_loan();
+            // A list that has this descriptor may be changed by nobody who does not know.
+            file.epoll_items.end_loans();
         }
         if let Direct::Table(table) = &*self.direct.read() {
             table.clear(index as i32);

@@ -70,7 +70,7 @@ const LOCAL: [u32; 16] = [
     linux::__NR_prlimit64,
 ];
 
-/// What the stub puts off (stub/src/deferred.rs).
+/// What the stub puts off (stub/src/deferred.rs), or makes in what is lent (stub/src/events.rs).
 const DEFERRED: [u32; 1] = [linux::__NR_epoll_ctl];
 
 /// What the stub answers about what is lent (stub/src/loan.rs, streams.rs, objects.rs, pipes.rs, events.rs).

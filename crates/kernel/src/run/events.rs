@@ -10,7 +10,8 @@ use crate::context::Context;
 use crate::event::epoll::{Epoll, EventLender};
 use crate::fs::file::OpenFile;
 use parking_lot::Mutex;
-use skerry_platform::channel::Channel;
+use skerry_platform::channel::{Channel, ReturnedEvents};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 
 /// What is lent to a thread.
@@ -26,11 +27,17 @@ struct Last {
 struct Loan {
     channel: Arc<Channel>,
     number: u32,
+    /// The thread may change them by itself.
+    may_change: bool,
 }
 
 impl EventLender for Loan {
-    fn take_back(&self) -> u64 {
-        self.channel.take_events_back(self.number)
+    fn take_back(&self) -> ReturnedEvents {
+        let mut returned = self.channel.take_events_back(self.number);
+        if !self.may_change {
+            returned.changed.clear();
+        }
+        returned
     }
 }
 
@@ -58,10 +65,12 @@ impl Engine {
         let mut last = thread.events.0.lock();
         last.number = last.number.wrapping_add(1);
         let number = last.number;
+        // As calls that are put off: not where each one is to be seen, or ruled on.
+        let may_change = context.kernel().deferral.load(Ordering::Relaxed);
         let left = |file: &OpenFile, fd: i32| file.operations.left_to_look(&thread.space, fd);
         let is_lent = epoll.lend(&told, left, |interests| {
-            thread.channel.lend_events(number, fd, interests);
-            Box::new(Loan { channel: thread.channel.clone(), number })
+            thread.channel.lend_events(number, fd, interests, may_change);
+            Box::new(Loan { channel: thread.channel.clone(), number, may_change })
         });
         if is_lent {
             last.list = Arc::downgrade(&list);

@@ -5,7 +5,7 @@ use super::UserAddress;
 use crate::event::epoll::{Epoll, Taken, Wanted, EPOLLEXCLUSIVE};
 use crate::event::eventfd::{EventFd, Take};
 use crate::event::poll::Timeout;
-use crate::fs::file::{Events, FileOperations, OpenFile, StatusFlags};
+use crate::fs::file::{FileOperations, OpenFile, StatusFlags};
 use crate::{Context, Errno, Result};
 use skerry_abi::raw::general as linux;
 use skerry_abi::structs::EpollEvent;
@@ -104,8 +104,7 @@ pub(crate) fn carry_out_deferred(context: &mut Context, inputs: &[u8]) {
 }
 
 fn control(context: &mut Context, epoll: i32, operation: i32, fd: i32, event: EpollEvent) -> Result<()> {
-    // Errors and hang-ups are always told.
-    let wanted = Wanted { events: event.events | (Events::ERR | Events::HUP).bits(), data: event.data };
+    let wanted = Wanted::new(event.events, event.data);
     let own = context.file(epoll)?;
     let file = context.file(fd)?;
     if file.operations.wait_queue().is_none() {

@@ -3,6 +3,7 @@
 use super::Epoll;
 use crate::fs::file::{Events, FileOperations, OpenFile};
 use crate::sync::Wake;
+use crate::{Errno, Result};
 use parking_lot::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
@@ -23,6 +24,11 @@ pub struct Wanted {
 }
 
 impl Wanted {
+    /// As it was asked for. Errors and hang-ups are always told.
+    pub fn new(events: u32, data: u64) -> Wanted {
+        Wanted { events: events | (Events::ERR | Events::HUP).bits(), data }
+    }
+
     /// The events that count. None once a one-shot item has fired.
     pub fn accepted(self) -> Events {
         let events = self.events & !PRIVATE_BITS;
@@ -73,6 +79,27 @@ impl Wake for Item {
 }
 
 impl Item {
+    pub(super) fn key(&self) -> (i32, usize) {
+        (self.fd, self.file.as_ptr().addr())
+    }
+
+    /// EINVAL where EPOLLEXCLUSIVE is asked for or was.
+    pub(super) fn change(&self, wanted: Wanted) -> Result<()> {
+        let mut present = self.wanted.lock();
+        if (present.events | wanted.events) & EPOLLEXCLUSIVE != 0 {
+            return Err(Errno::EINVAL);
+        }
+        *present = wanted;
+        self.is_edge_triggered.store(wanted.events & EPOLLET != 0, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Has nothing to do with its file any more.
+    pub(super) fn leave(&self, file: &OpenFile) {
+        self.unregister(&*file.operations);
+        file.epoll_items.remove(self);
+    }
+
     /// Leaves the file's wait queue.
     pub(super) fn unregister(&self, operations: &dyn FileOperations) {
         let key = self.queue_key.lock().take();
@@ -95,6 +122,12 @@ impl FileItems {
 
     pub(super) fn remove(&self, item: &Item) {
         self.items.lock().retain(|entry| !std::ptr::eq(entry.as_ptr(), item) && entry.strong_count() > 0);
+    }
+
+    /// Nothing of the lists is lent any more: what stands for the file is about to change.
+    pub fn end_loans(&self) {
+        let lists: Vec<_> = self.items.lock().iter().filter_map(|item| item.upgrade()?.epoll.upgrade()).collect();
+        lists.iter().for_each(|epoll| epoll.end_loan());
     }
 
     /// The last reference to the file is going.

@@ -9,18 +9,22 @@
 //! looks at each, and is told of changes from then on.
 //!
 //! Lent is what was told of lately. The others are told of as ever, and end the loan.
+//!
+//! What is lent the thread may change, as epoll_ctl(2) would (ADR 59). That is made up for when the loan ends, before anybody
+//! can see that it has ended; so whoever looks at the list finds it as the thread has left it ([`Epoll::settled`]).
 
-use super::{Epoll, Item, EPOLLET, EPOLLEXCLUSIVE, EPOLLONESHOT};
+use super::{is_in, Epoll, Item, Items, Wanted, EPOLLET, EPOLLEXCLUSIVE, EPOLLONESHOT};
 use crate::fs::file::OpenFile;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
+use skerry_platform::channel::ReturnedEvents;
 use skerry_platform::layout::{events, Interest};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 /// Where the interests are that are lent.
 pub trait EventLender: Send + Sync {
-    /// Ends the loan. Which of them were told of, by bits.
-    fn take_back(&self) -> u64;
+    /// Ends the loan. What the thread has done with them.
+    fn take_back(&self) -> ReturnedEvents;
 }
 
 #[derive(Default)]
@@ -28,14 +32,28 @@ pub(super) struct Lending {
     /// Something is lent, or about to be.
     stands: AtomicBool,
     loan: Mutex<Loan>,
+    begun: AtomicU64,
     warm: Mutex<Warm>,
+}
+
+impl Lending {
+    fn begin(&self) -> Option<u64> {
+        let mut loan = self.loan.lock();
+        if !matches!(*loan, Loan::None) {
+            return None;
+        }
+        let number = self.begun.fetch_add(1, Ordering::Relaxed);
+        *loan = Loan::Begun(number);
+        self.stands.store(true, Ordering::Release);
+        Some(number)
+    }
 }
 
 #[derive(Default)]
 enum Loan {
     #[default]
     None,
-    Begun,
+    Begun(u64),
     Lent {
         items: Vec<Arc<Item>>,
         lender: Box<dyn EventLender>,
@@ -95,21 +113,50 @@ impl Epoll {
         if !self.lending.stands.load(Ordering::Acquire) {
             return;
         }
-        let ended = {
+        let is_any_ready = {
             let mut loan = self.lending.loan.lock();
+            let is_any_ready = match std::mem::take(&mut *loan) {
+                Loan::Lent { items, lender } => self.take_over(items, lender.take_back()),
+                Loan::Begun(_) | Loan::None => false,
+            };
             self.lending.stands.store(false, Ordering::Release);
-            std::mem::take(&mut *loan)
+            is_any_ready
         };
-        let Loan::Lent { items, lender } = ended else { return };
-        let told = lender.take_back();
+        if is_any_ready {
+            self.queue.wake_all();
+        }
+    }
+
+    /// The interest list, of which nothing is lent as long as that is held.
+    pub(super) fn settled(&self) -> MutexGuard<'_, Items> {
+        loop {
+            self.end_loan();
+            let items = self.items.lock();
+            if !self.lending.stands.load(Ordering::Acquire) {
+                return items;
+            }
+        }
+    }
+
+    /// Makes up for what a thread has done with `lent`. Nobody has told of these for a while: all are to be looked at, later, as who ends a
+    /// loan may hold a file's lock. Whether any is to be.
+    fn take_over(&self, lent: Vec<Arc<Item>>, returned: ReturnedEvents) -> bool {
         {
             let mut warm = self.lending.warm.lock();
-            warm.in_vain = if told == 0 { warm.in_vain.saturating_add(1) } else { 0 };
-            let was_told = |index: usize| told & 1 << (index % events::MOST) != 0;
-            items.iter().enumerate().filter(|(index, _)| was_told(*index)).for_each(|(_, item)| warm.heat(item));
+            warm.in_vain = if returned.told == 0 { warm.in_vain.saturating_add(1) } else { 0 };
+            let was_told = |index: usize| returned.told & 1 << (index % events::MOST) != 0;
+            lent.iter().enumerate().filter(|(index, _)| was_told(*index)).for_each(|(_, item)| warm.heat(item));
         }
-        // Nobody has told of them for a while.
-        self.make_ready(items, true);
+        for (item, now) in returned.changed.iter().filter_map(|(index, now)| Some((lent.get(*index)?, now))) {
+            let mut items = self.items.lock();
+            if now.events != events::NOT_LISTED {
+                // What nobody may ask for is left out.
+                let _ = is_in(&items, item).then(|| item.change(Wanted::new(now.events, now.data)));
+            } else if self.take_out(&mut items, item) {
+                self.leaving.lock().push(item.clone());
+            }
+        }
+        self.put_into_ready(lent, true)
     }
 
     /// Lends what was told of lately, as far as `left` says that the process sees it by itself. `told`: what has just been told of.
@@ -129,21 +176,15 @@ impl Epoll {
             }
             items
         };
-        {
-            let mut loan = self.lending.loan.lock();
-            if !matches!(*loan, Loan::None) {
-                return false;
-            }
-            *loan = Loan::Begun;
-            self.lending.stands.store(true, Ordering::Release);
-        }
+        let Some(number) = self.lending.begin() else { return false };
         let (mut items, mut interests) = (Vec::with_capacity(warm.len()), Vec::with_capacity(warm.len()));
         for item in warm {
+            // Whoever changes it meanwhile has the list's lock.
+            let Some(file) = item.file.upgrade().filter(|_| self.has(&item)) else { continue };
             let wanted = *item.wanted.lock();
             let is_plain = wanted.events & (EPOLLET | EPOLLONESHOT | EPOLLEXCLUSIVE) == 0;
-            let file = item.file.upgrade().filter(|_| is_plain && self.has(&item));
-            if file.is_some_and(|file| left(&file, item.fd)) {
-                interests.push(Interest { descriptor: item.fd as u32, events: wanted.accepted().bits(), data: wanted.data });
+            if is_plain && left(&file, item.fd) {
+                interests.push(Interest { descriptor: item.fd as u32, events: wanted.events, data: wanted.data });
                 items.push(item);
             }
         }
@@ -152,11 +193,12 @@ impl Epoll {
         {
             let mut loan = self.lending.loan.lock();
             // Whoever has ended it meanwhile has changed something.
-            if may_be_lent && matches!(*loan, Loan::Begun) {
+            let stands = matches!(*loan, Loan::Begun(begun) if begun == number);
+            if may_be_lent && stands {
                 *loan = Loan::Lent { lender: lend(&interests), items };
                 return true;
             }
-            if matches!(*loan, Loan::Begun) {
+            if stands {
                 *loan = Loan::None;
                 self.lending.stands.store(false, Ordering::Release);
             }

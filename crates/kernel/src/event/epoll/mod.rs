@@ -7,8 +7,8 @@
 //!
 //! Items hold the open file weakly. The file's [`FileItems`] take it out of all lists when it is closed for good.
 //!
-//! Lock order: [`EpollLimits::nesting`] > `Epoll::items` > `Epoll::ready` > wait queues. Files are looked at with none
-//! of these locks held, but for `nesting`.
+//! Lock order: [`EpollLimits::nesting`] > a loan's ([`lending`]) > `Epoll::items` > `Epoll::ready` > wait queues. Files are looked at
+//! with none of these locks held, but for `nesting`.
 
 mod item;
 mod lending;
@@ -49,14 +49,18 @@ pub struct EpollLimits {
 pub struct Epoll {
     this: Weak<Epoll>,
     limits: Arc<EpollLimits>,
-    /// By descriptor number and open file: a number that is used again is another key.
-    items: Mutex<BTreeMap<(i32, usize), Arc<Item>>>,
+    items: Mutex<Items>,
     ready: Mutex<VecDeque<Arc<Item>>>,
+    /// Not in the list any more, but in their files' queues still: who took them out may have held a file's lock.
+    leaving: Mutex<Vec<Arc<Item>>>,
     queue: WaitQueue,
     /// The epolls that watch this one, once for each of their items.
     watchers: Mutex<Vec<Weak<Epoll>>>,
     lending: Lending,
 }
+
+/// By descriptor number and open file: a number that is used again is another key.
+type Items = BTreeMap<(i32, usize), Arc<Item>>;
 
 /// The key of an item. An item's weak reference keeps the address from being used again.
 fn key(fd: i32, file: &Arc<OpenFile>) -> (i32, usize) {
@@ -70,6 +74,7 @@ impl Epoll {
             limits,
             items: Mutex::new(BTreeMap::new()),
             ready: Mutex::new(VecDeque::new()),
+            leaving: Mutex::new(Vec::new()),
             queue: WaitQueue::new(),
             watchers: Mutex::new(Vec::new()),
             lending: Lending::default(),
@@ -86,8 +91,9 @@ impl Epoll {
             return Err(Errno::EINVAL);
         }
         let _nesting = target.map(|_| self.limits.nesting.lock());
+        self.sweep();
         let item = {
-            let mut items = self.items.lock();
+            let mut items = self.settled();
             if items.contains_key(&key(fd, file)) {
                 return Err(Errno::EEXIST);
             }
@@ -132,29 +138,25 @@ impl Epoll {
 
     /// EPOLL_CTL_MOD. ENOENT; EINVAL where EPOLLEXCLUSIVE is asked for or was.
     pub fn modify(&self, fd: i32, file: &Arc<OpenFile>, wanted: Wanted) -> Result<()> {
-        if wanted.events & EPOLLEXCLUSIVE != 0 {
-            return Err(Errno::EINVAL);
-        }
-        let item = self.items.lock().get(&key(fd, file)).cloned().ok_or(Errno::ENOENT)?;
-        {
-            let mut present = item.wanted.lock();
-            if present.events & EPOLLEXCLUSIVE != 0 {
-                return Err(Errno::EINVAL);
-            }
-            *present = wanted;
-            item.is_edge_triggered.store(wanted.events & EPOLLET != 0, Ordering::Relaxed);
-        }
-        self.end_loan();
+        let item = {
+            let items = self.settled();
+            let item = items.get(&key(fd, file)).cloned().ok_or(Errno::ENOENT)?;
+            item.change(wanted)?;
+            item
+        };
         self.enqueue_if_ready(&item, file);
         Ok(())
     }
 
     /// EPOLL_CTL_DEL. ENOENT.
     pub fn remove(&self, fd: i32, file: &Arc<OpenFile>) -> Result<()> {
-        let item = self.items.lock().get(&key(fd, file)).cloned().ok_or(Errno::ENOENT)?;
-        self.forget(&item);
-        item.unregister(&*file.operations);
-        file.epoll_items.remove(&item);
+        let item = {
+            let mut items = self.settled();
+            let item = items.get(&key(fd, file)).cloned().ok_or(Errno::ENOENT)?;
+            self.take_out(&mut items, &item);
+            item
+        };
+        item.leave(file);
         if let Some(target) = file.downcast::<Epoll>() {
             let mut watchers = target.watchers.lock();
             if let Some(index) = watchers.iter().position(|watcher| std::ptr::eq(watcher.as_ptr(), self)) {
@@ -164,22 +166,34 @@ impl Epoll {
         Ok(())
     }
 
-    /// Takes an item out of both lists.
     pub(super) fn forget(&self, item: &Item) {
-        let found = self.items.lock().remove(&(item.fd, item.file.as_ptr().addr()));
-        if found.is_some() {
-            self.limits.watches.fetch_sub(1, Ordering::Relaxed);
+        self.take_out(&mut self.settled(), item);
+    }
+
+    /// Takes an item out of both lists; false where it was in none. `items`: the interest list.
+    fn take_out(&self, items: &mut Items, item: &Item) -> bool {
+        if !is_in(items, item) {
+            return false;
         }
-        self.end_loan();
+        items.remove(&item.key());
+        self.limits.watches.fetch_sub(1, Ordering::Relaxed);
         let mut ready = self.ready.lock();
         if item.queued.swap(false, Ordering::Relaxed) {
             ready.retain(|entry| !std::ptr::eq(&**entry, item));
         }
+        true
     }
 
-    fn has(&self, item: &Arc<Item>) -> bool {
-        let items = self.items.lock();
-        items.get(&(item.fd, item.file.as_ptr().addr())).is_some_and(|found| Arc::ptr_eq(found, item))
+    fn sweep(&self) {
+        for item in std::mem::take(&mut *self.leaving.lock()) {
+            if let Some(file) = item.file.upgrade() {
+                item.leave(&file);
+            }
+        }
+    }
+
+    fn has(&self, item: &Item) -> bool {
+        is_in(&self.items.lock(), item)
     }
 
     fn enqueue_if_ready(&self, item: &Arc<Item>, file: &OpenFile) {
@@ -189,8 +203,11 @@ impl Epoll {
         }
     }
 
-    fn enqueue(&self, item: &Arc<Item>) {
+    /// Puts an item into the ready list, if it is in the interest list still.
+    fn enqueue(&self, item: &Item) {
         {
+            let items = self.items.lock();
+            let Some(item) = items.get(&item.key()).filter(|found| std::ptr::eq(&***found, item)) else { return };
             let mut ready = self.ready.lock();
             item.touched.store(true, Ordering::Relaxed);
             if item.queued.swap(true, Ordering::Relaxed) {
@@ -217,18 +234,15 @@ impl Epoll {
                 return self.end_loan();
             }
         }
-        if item.wanted.lock().accepted().is_empty() {
-            return;
-        }
-        let found = self.items.lock().get(&(item.fd, item.file.as_ptr().addr())).cloned();
-        if let Some(found) = found.filter(|found| std::ptr::eq(&**found, item)) {
-            self.enqueue(&found);
+        if !item.wanted.lock().accepted().is_empty() {
+            self.enqueue(item);
         }
     }
 
     /// Takes up to `limit` events; empty where nothing is ready now.
     pub fn take(&self, limit: usize) -> Vec<Taken> {
         self.end_loan();
+        self.sweep();
         let mut taken = Vec::new();
         let mut again = Vec::new();
         let mut budget = self.ready.lock().len();
@@ -280,30 +294,30 @@ impl Epoll {
         self.make_ready(items, false);
     }
 
-    /// Whoever waits next looks at these, as far as they are still in the list. `touched`: as if they had been woken.
     fn make_ready(&self, items: Vec<Arc<Item>>, touched: bool) {
-        if items.is_empty() {
-            return;
-        }
-        {
-            let present = self.items.lock();
-            let mut ready = self.ready.lock();
-            for item in items {
-                let is_in_list =
-                    present.get(&(item.fd, item.file.as_ptr().addr())).is_some_and(|found| Arc::ptr_eq(found, &item));
-                if touched {
-                    item.touched.store(true, Ordering::Relaxed);
-                }
-                if is_in_list && !item.queued.swap(true, Ordering::Relaxed) {
-                    ready.push_back(item);
-                }
-            }
-            if ready.is_empty() {
-                return;
-            }
-        }
         // While they were out, another waiter may have found the list empty.
-        self.queue.wake_all();
+        if self.put_into_ready(items, touched) {
+            self.queue.wake_all();
+        }
+    }
+
+    /// Whoever waits next looks at these, as far as they are still in the list. `touched`: as if they had been woken. Whether
+    /// there is anything to be looked at.
+    fn put_into_ready(&self, items: Vec<Arc<Item>>, touched: bool) -> bool {
+        if items.is_empty() {
+            return false;
+        }
+        let present = self.items.lock();
+        let mut ready = self.ready.lock();
+        for item in items {
+            if touched {
+                item.touched.store(true, Ordering::Relaxed);
+            }
+            if is_in(&present, &item) && !item.queued.swap(true, Ordering::Relaxed) {
+                ready.push_back(item);
+            }
+        }
+        !ready.is_empty()
     }
 
     /// Waits for events; none at the timeout. ERESTARTSYS on a signal.
@@ -390,6 +404,10 @@ impl Epoll {
     }
 }
 
+fn is_in(items: &Items, item: &Item) -> bool {
+    items.get(&item.key()).is_some_and(|found| std::ptr::eq(&**found, item))
+}
+
 /// An event on its way to the caller.
 pub struct Taken {
     item: Arc<Item>,
@@ -416,10 +434,9 @@ impl Drop for Epoll {
     fn drop(&mut self) {
         let items = std::mem::take(self.items.get_mut());
         self.limits.watches.fetch_sub(items.len(), Ordering::Relaxed);
-        for item in items.values() {
+        for item in items.values().chain(self.leaving.get_mut().iter()) {
             if let Some(file) = item.file.upgrade() {
-                item.unregister(&*file.operations);
-                file.epoll_items.remove(item);
+                item.leave(&file);
             }
         }
     }
@@ -448,7 +465,7 @@ impl FileOperations for Epoll {
 
     fn fdinfo(&self) -> String {
         let mut text = String::new();
-        for item in self.items.lock().values() {
+        for item in self.settled().values() {
             let wanted = *item.wanted.lock();
             let _ = writeln!(text, "tfd: {:8} events: {:8x} data: {:16x}", item.fd, wanted.events, wanted.data);
         }

@@ -2,6 +2,8 @@ use super::*;
 use crate::event::eventfd::{EventFd, Take};
 use crate::fs::file::StatusFlags;
 use crate::sync::{Waiter, Wake};
+use skerry_platform::channel::ReturnedEvents;
+use skerry_platform::layout::{events, Interest};
 
 const IN: u32 = 1;
 const OUT: u32 = 4;
@@ -139,4 +141,68 @@ fn exclusive_has_its_rules() {
     assert_eq!(other.add(5, &own, wanted(IN | EPOLLEXCLUSIVE)), Err(Errno::EINVAL));
     epoll.add(5, &file, wanted(IN | EPOLLEXCLUSIVE)).unwrap();
     assert_eq!(epoll.modify(5, &file, wanted(IN)), Err(Errno::EINVAL));
+}
+
+/// A thread that says what it likes of what is lent to it.
+struct Says(Mutex<ReturnedEvents>);
+
+impl EventLender for Says {
+    fn take_back(&self) -> ReturnedEvents {
+        std::mem::take(&mut *self.0.lock())
+    }
+}
+
+fn lend(epoll: &Epoll, changed: Vec<(usize, Interest)>) -> bool {
+    let told: Vec<_> = epoll.take(10).iter().map(|entry| entry.item().clone()).collect();
+    let says = Says(Mutex::new(ReturnedEvents { told: 0, changed }));
+    epoll.lend(&told, |_, _| true, |_| Box::new(says))
+}
+
+fn data(epoll: &Epoll) -> Vec<u64> {
+    epoll.take(10).iter().map(|entry| entry.event().data).collect()
+}
+
+fn interest(events: u32) -> Interest {
+    Interest { descriptor: 99, events, data: 8 }
+}
+
+#[test]
+fn who_looks_finds_what_the_thread_has_changed() {
+    let (epoll, own) = epoll();
+    let files = [eventfd(), eventfd(), eventfd()];
+    for (fd, file) in files.iter().enumerate() {
+        signal(file);
+        epoll.add(fd as i32, file, wanted(IN)).unwrap();
+    }
+    let again = |events| lend(&epoll, vec![(0, interest(events))]);
+    assert!(lend(&epoll, vec![(0, interest(OUT)), (1, interest(events::NOT_LISTED))]));
+    let text = own.operations.fdinfo();
+    assert_eq!(text.lines().count(), 2, "{text}");
+    assert!(text.contains("tfd:        0 events:       1c data:                8"), "{text}");
+    assert_eq!(data(&epoll), [8, 7]);
+    assert!(files[1].operations.wait_queue().unwrap().is_empty());
+
+    assert!(again(events::NOT_LISTED));
+    assert_eq!(epoll.modify(0, &files[0], wanted(IN)), Err(Errno::ENOENT));
+    assert_eq!(epoll.add(0, &files[0], wanted(IN)), Ok(()));
+    assert!(lend(&epoll, (0..3).map(|index| (index, interest(events::NOT_LISTED))).collect()));
+    assert_eq!(epoll.add(0, &files[0], wanted(IN)), Ok(()));
+    assert!(again(IN));
+    assert_eq!(epoll.remove(0, &files[0]), Ok(()));
+    assert_eq!((count(&epoll), epoll.limits.watches.load(Ordering::Relaxed)), (0, 0));
+}
+
+#[test]
+fn what_nobody_may_ask_for_does_not_come_by_a_loan() {
+    let (epoll, _own) = epoll();
+    let file = eventfd();
+    signal(&file);
+    epoll.add(5, &file, wanted(IN)).unwrap();
+    assert!(lend(&epoll, vec![(0, interest(IN | EPOLLEXCLUSIVE)), (1, interest(IN)), (usize::MAX, interest(0))]));
+    assert_eq!(data(&epoll), [7]);
+    // What has gone meanwhile stays gone.
+    assert!(lend(&epoll, vec![(0, interest(IN))]));
+    drop(file);
+    assert_eq!(count(&epoll), 0);
+    assert!(epoll.items.lock().is_empty());
 }
