@@ -284,6 +284,44 @@ print(calls() - before)
     assert int(result.stdout) < 1100, str(result)
 
 
+EDGES = """
+import select, socket
+if {tcp}:
+    listener = socket.create_server(("127.0.0.1", 0))
+    other = socket.create_connection(listener.getsockname())
+    one = listener.accept()[0]
+else:
+    one, other = socket.socketpair()
+one.setblocking(False)
+events = select.epoll()
+events.register(one, select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET)
+calls = lambda: int(next(line for line in open("/proc/stat") if line.startswith("ctxt")).split()[1])
+def use(rounds):
+    for _ in range(rounds):
+        other.send(b"some")
+        assert events.poll() == [(one.fileno(), select.EPOLLIN)]
+        assert events.poll(0) == []
+        assert one.recv(100) == b"some"
+        one.send(b"more")
+        assert other.recv(100) == b"more"
+use(100)
+before = calls()
+use(1000)
+print(calls() - before)
+"""
+
+
+@pytest.mark.sandbox
+@pytest.mark.parametrize("tcp", [False, True], ids=["unix", "tcp"])
+@pytest.mark.parametrize(("without", "fewest", "most"), [("", 0, 500), ("lending", 3999, 99999)], ids=["default", "without"])
+def test_edges_are_told_of_without_the_sentry(
+    caller: harness.Caller, monkeypatch: pytest.MonkeyPatch, without: str, fewest: int, most: int, tcp: bool
+) -> None:
+    """Edges (EPOLLET) are seen in the process, too (ADR 58)."""
+    monkeypatch.setitem(harness.PLAIN_ENVIRONMENT, "SKERRY_TEST_WITHOUT", without)
+    asks_as_often_as(caller, EDGES.format(tcp=tcp), fewest, most)
+
+
 def test_alone_native(caller: harness.Caller, alone: Path) -> None:
     holds_natively(caller, lambda work: place(alone, work))
 

@@ -27,6 +27,8 @@ pub struct ReturnedPipe {
     pub calls: u32,
     /// Which of [`pipes::WATCHED`] are still to be told of a change.
     pub watched: u64,
+    /// Bytes have come of which who sees edges by himself has not told ([`PipeRing::leave_edges`]).
+    pub has_edge: bool,
     pub bytes: Vec<u8>,
 }
 
@@ -157,9 +159,38 @@ impl PipeRing {
         self.word().fetch_and(!(watched & pipes::WATCHED), Ordering::AcqRel);
     }
 
+    /// Who reads is not to be told of changes any more: he sees the edges by himself, also one of which he has been told by none.
+    pub fn leave_edges(&self) {
+        let word = self.word();
+        word.fetch_and(!pipes::ARRIVED, Ordering::AcqRel);
+        // A write that comes from here on takes this bit away, or comes behind that.
+        if word.fetch_and(!pipes::READER_WATCHED, Ordering::AcqRel) & pipes::READER_WATCHED == 0 {
+            word.fetch_or(pipes::ARRIVED, Ordering::AcqRel);
+        }
+        word.fetch_or(pipes::SEES_EDGES, Ordering::AcqRel);
+    }
+
+    /// One more edge, for who sees them by himself. False: there is nobody now.
+    pub fn add_edge(&self) -> bool {
+        let sees = pipes::VALID | pipes::SEES_EDGES;
+        self.word().fetch_or(pipes::ARRIVED, Ordering::AcqRel) & sees == sees
+    }
+
+    /// Who reads is to be told of the next change again, and does not see edges any more. True: there is one that he has not told of.
+    pub fn take_edges_back(&self) -> bool {
+        let word = self.word();
+        let before = word.fetch_and(!pipes::SEES_EDGES, Ordering::AcqRel);
+        if before & (pipes::VALID | pipes::SEES_EDGES) != pipes::VALID | pipes::SEES_EDGES {
+            return false;
+        }
+        // Whoever tells of that looks then, and is told of the next.
+        before & pipes::ARRIVED != 0 || word.fetch_or(pipes::READER_WATCHED, Ordering::AcqRel) & pipes::ARRIVED != 0
+    }
+
     /// Takes it back; who sleeps there is woken, and asks the sentry. `None`: it does not say that it is lent.
     pub fn take_back(&self) -> Option<ReturnedPipe> {
-        let word = self.word().fetch_and(!(pipes::VALID | pipes::WAITS | pipes::WATCHED), Ordering::AcqRel);
+        let ended = pipes::VALID | pipes::WAITS | pipes::WATCHED | pipes::SEES_EDGES;
+        let word = self.word().fetch_and(!ended, Ordering::AcqRel);
         // Whatever it says of who sleeps there.
         if word & pipes::WAITS != 0 || word & pipes::VALID == 0 {
             self.wake_all();
@@ -178,7 +209,10 @@ impl PipeRing {
             std::ptr::copy_nonoverlapping(self.data(), bytes.as_mut_ptr().add(first), length - first);
         }
         let calls = ((word & pipes::CALLS) / pipes::CALL) as u32;
-        Some(ReturnedPipe { calls, watched: word & pipes::WATCHED, bytes })
+        // Where he does not see them any more, nothing has come only if nobody has told.
+        let has_edge =
+            if word & pipes::SEES_EDGES != 0 { word & pipes::ARRIVED != 0 } else { word & pipes::READER_WATCHED == 0 };
+        Some(ReturnedPipe { calls, watched: word & pipes::WATCHED, has_edge, bytes })
     }
 
     fn wake_all(&self) {
@@ -217,7 +251,7 @@ mod tests {
         // A read of one byte.
         let word = ring.word().load(Ordering::Relaxed);
         ring.word().store(word - 1 + (1 << pipes::START) + pipes::CALL, Ordering::Relaxed);
-        assert_eq!(ring.take_back(), Some(ReturnedPipe { calls: 1, watched: 0, bytes: b"bc".to_vec() }));
+        assert_eq!(ring.take_back(), Some(ReturnedPipe { calls: 1, watched: 0, has_edge: true, bytes: b"bc".to_vec() }));
         assert_eq!(ring.take_back(), None);
     }
 
@@ -233,6 +267,32 @@ mod tests {
         assert_eq!(ring.look(pipes::READER_WATCHED), None);
         assert!(ring.lend(b"", Nonblocking::default(), pipes::READER_WATCHED));
         assert_eq!(ring.take_back().unwrap().watched, pipes::READER_WATCHED);
+    }
+
+    #[test]
+    fn an_edge_is_told_once_by_whom_it_is_left_to() {
+        let write = |ring: &PipeRing| ring.word().fetch_or(pipes::ARRIVED, Ordering::Relaxed);
+        let tell = |ring: &PipeRing| ring.word().fetch_and(!pipes::ARRIVED, Ordering::Relaxed);
+        // Nothing has come since somebody looked; or something has.
+        for has_come in [false, true] {
+            let ring = lent(b"abc");
+            write(&ring);
+            ring.look(if has_come { 0 } else { pipes::READER_WATCHED });
+            ring.leave_edges();
+            assert_eq!(ring.word().load(Ordering::Relaxed) & pipes::ARRIVED != 0, has_come);
+            assert_eq!(ring.take_edges_back(), has_come);
+            assert!(!ring.take_edges_back() && !ring.add_edge());
+            assert_eq!(ring.take_back().unwrap().has_edge, has_come);
+        }
+        let ring = lent(b"abc");
+        ring.leave_edges();
+        tell(&ring);
+        assert!(!ring.take_edges_back());
+        // The next is told to us.
+        assert_eq!(ring.word().load(Ordering::Relaxed) & pipes::READER_WATCHED, pipes::READER_WATCHED);
+        ring.leave_edges();
+        assert!(ring.add_edge() && ring.take_back().unwrap().has_edge);
+        assert!(!ring.add_edge() && !ring.take_edges_back());
     }
 
     #[test]

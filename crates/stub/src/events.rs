@@ -4,6 +4,9 @@
 //! long as that stands, nothing else in the list is ready: so what of these is ready is the answer, and nothing where nothing is
 //! waited for. Whoever else has to do with the list, or with anything in it, takes the loan back before, by clearing a word.
 //!
+//! Edges (EPOLLET) are in the rings' words: who has written sets a bit, and who tells of that takes it away, in one step with the look
+//! that says what is ready. He does so when nothing can fail any more: then the call was made at that time.
+//!
 //! Who finds nothing looks for a while, where others work on other CPUs, lets those on its own go on, and then waits in the sentry, as
 //! ever.
 //!
@@ -17,9 +20,9 @@ use crate::deferred::{self, Operation};
 use crate::direct;
 use crate::handoff::current_cpu;
 use crate::host::{self, number, HIGHEST};
-use crate::layout::events::{self, LAST, LAST_MASK, MOST, NOT_LISTED, SIDES, VALID};
+use crate::layout::events::{self, EDGES, LAST, LAST_MASK, MOST, NOT_LISTED, SIDES, VALID};
 use crate::layout::{Events, Interest};
-use crate::pipes;
+use crate::pipes::{self, Edge};
 use crate::registers::Registers;
 use crate::thread::ThreadBlock;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -63,8 +66,11 @@ fn wait(thread: &mut ThreadBlock, registers: &Registers) -> Option<i64> {
         }
     }
     // What was seen holds if nobody has taken it back before.
-    let length = (found.count * size_of::<Told>()) as u64;
-    if !lent.stands() || !host::copy(address, &raw const told as u64, length) {
+    let tell = |told: &[Told; MOST], count| host::copy(address, told as *const _ as u64, (count * size_of::<Told>()) as u64);
+    if !lent.stands() || !tell(&told, found.count) {
+        return None;
+    }
+    if found.has_edges && lent.take_edges(&mut found, &mut told) && (found.count == 0 || !tell(&told, found.count)) {
         return None;
     }
     lent.count(found.mask);
@@ -119,8 +125,12 @@ type Told = [u32; 3];
 
 struct Found {
     count: usize,
-    /// Which they are.
+    /// Which they are; by bits, and by where each is told of.
     mask: u64,
+    indices: [u8; MOST],
+    has_edges: bool,
+    /// Where they lie.
+    sides: u64,
     /// Where to begin the next time, so that all have their turn.
     next: u64,
     /// Somebody who can make something ready was on another CPU last.
@@ -212,9 +222,10 @@ impl Lent {
 
     /// Fills `told` with those that are ready, from `first` on, up to `most`. `None`: that cannot be seen here any more.
     fn find(&self, first: u64, most: usize, told: &mut [Told; MOST]) -> Option<Found> {
-        let mut found = Found { count: 0, mask: 0, next: first, works_elsewhere: false };
-        let here = current_cpu() + 1;
+        let (indices, has_edges) = ([0; MOST], false);
         let sides = events::sides(self.word(), self.other_sides());
+        let mut found = Found { count: 0, mask: 0, indices, has_edges, sides, next: first, works_elsewhere: false };
+        let here = current_cpu() + 1;
         let mut index = if first < self.len() as u64 { first as usize } else { 0 };
         for _ in 0..self.len() {
             let interest = self.on_side(index, (sides >> index) as usize);
@@ -226,6 +237,8 @@ impl Lent {
                 continue;
             }
             told[found.count] = [seen.ready, interest.data as u32, (interest.data >> 32) as u32];
+            found.indices[found.count] = this as u8;
+            found.has_edges |= interest.events & EDGES != 0;
             found.count += 1;
             found.mask |= 1 << this;
             found.next = index as u64;
@@ -234,6 +247,25 @@ impl Lent {
             }
         }
         Some(found)
+    }
+
+    /// Takes the edges that are told of, and leaves out those that somebody else has taken back. True: `told` has changed.
+    fn take_edges(&self, found: &mut Found, told: &mut [Told; MOST]) -> bool {
+        let (mut kept, mut has_changed) = (0, false);
+        for index in 0..found.count.min(MOST) {
+            let (which, [before, low, high]) = (found.indices[index], told[index]);
+            let interest = self.on_side(which.into(), (found.sides >> which) as usize);
+            let ready = if interest.events & EDGES != 0 { take_edge(&interest) } else { before };
+            has_changed |= ready != before;
+            if ready == 0 {
+                found.mask &= !(1 << which);
+                continue;
+            }
+            told[kept] = [ready, low, high];
+            kept += 1;
+        }
+        found.count = kept;
+        has_changed
     }
 
     /// Or cannot be seen any more.
@@ -259,7 +291,38 @@ struct Seen {
     other_cpu: u32,
 }
 
+/// Others change the word meanwhile.
+const ATTEMPTS: u32 = 64;
+
+/// What it is told with; 0: with nothing, now.
+fn take_edge(interest: &Interest) -> u32 {
+    for _ in 0..ATTEMPTS {
+        let Some(edge) = pipes::look_for_edge(interest.descriptor.into()) else { return 0 };
+        let ready = see_edge(interest, &edge).map_or(0, |seen| seen.ready);
+        if ready == 0 || edge.take() {
+            return ready;
+        }
+    }
+    0
+}
+
+/// With bytes that have come all is told that it is ready for.
+fn see_edge(interest: &Interest, edge: &Edge) -> Option<Seen> {
+    let mut all = Seen { ready: 0, other_cpu: edge.seen.other_cpu };
+    if edge.is_there() {
+        all.ready = if edge.seen.is_ready { interest.events & READABLE } else { 0 };
+        let wanted = interest.events & WRITABLE;
+        if wanted != 0 && pipes::look(interest.descriptor.into(), true)?.is_ready {
+            all.ready |= wanted;
+        }
+    }
+    Some(all)
+}
+
 fn see(interest: &Interest) -> Option<Seen> {
+    if interest.events & EDGES != 0 {
+        return see_edge(interest, &pipes::look_for_edge(interest.descriptor.into())?);
+    }
     let mut all = Seen { ready: 0, other_cpu: current_cpu() + 1 };
     for (direction, writes) in [(READABLE, false), (WRITABLE, true)] {
         let wanted = interest.events & direction;

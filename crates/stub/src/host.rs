@@ -317,6 +317,7 @@ pub mod number {
     pub const DUP: u64 = 32;
     pub const DUP2: u64 = 33;
     pub const SENDMSG: u64 = 46;
+    pub const RECVMSG: u64 = 47;
     pub const SENDTO: u64 = 44;
     pub const RECVFROM: u64 = 45;
     pub const CLONE: u64 = 56;

@@ -639,6 +639,8 @@ pub struct Interest {
 }
 
 pub mod events {
+    /// EPOLLET, in what is waited for.
+    pub const EDGES: u32 = 1 << 31;
     /// In the word, which is 0 where there is none: it stands. The lowest bits have its number, so that an old one is never taken for
     /// it.
     pub const VALID: u64 = 1 << 63;
@@ -730,6 +732,10 @@ pub mod pipes {
     pub const READER_WATCHED: u64 = 1 << 26;
     pub const WRITER_WATCHED: u64 = 1 << 27;
     pub const WATCHED: u64 = READER_WATCHED | WRITER_WATCHED;
+    /// Who reads is told of edges (EPOLLET), and sees them by himself.
+    pub const SEES_EDGES: u64 = 1 << 28;
+    /// Bytes have come since he was told.
+    pub const ARRIVED: u64 = 1 << 29;
     /// A pipe with less room than this is full for who watches it: none of its pages is free.
     pub const ROOM: u64 = 0x1000;
     /// Above the lower half: where the first byte is.

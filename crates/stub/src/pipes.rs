@@ -148,7 +148,14 @@ fn ring_address(index: usize) -> u64 {
 pub fn try_pipe(thread: &mut ThreadBlock, registers: &mut Registers) -> Option<Outcome> {
     let is_transfer = matches!(
         registers.rax,
-        number::READ | number::WRITE | number::READV | number::WRITEV | number::SENDTO | number::RECVFROM
+        number::READ
+            | number::WRITE
+            | number::READV
+            | number::WRITEV
+            | number::SENDTO
+            | number::RECVFROM
+            | number::SENDMSG
+            | number::RECVMSG
     );
     if !is_transfer || !ANY.load(Ordering::Acquire) {
         return None;
@@ -174,7 +181,7 @@ fn side_of(descriptor: u64, writes: bool) -> Option<Side> {
 
 #[inline(never)]
 fn serve(thread: &mut ThreadBlock, registers: &mut Registers) -> Option<Outcome> {
-    let writes = matches!(registers.rax, number::WRITE | number::WRITEV | number::SENDTO);
+    let writes = matches!(registers.rax, number::WRITE | number::WRITEV | number::SENDTO | number::SENDMSG);
     let [descriptor, address, count, flags, name, _] = registers.arguments();
     // SAFETY: within the channel, which is mapped as long as the thread lives; accessed atomically.
     let answers = unsafe { AtomicU32::from_ptr(&raw mut (*thread.channel()).local.enabled) };
@@ -184,7 +191,10 @@ fn serve(thread: &mut ThreadBlock, registers: &mut Registers) -> Option<Outcome>
     let mut side = side_of(descriptor & 0xffff_ffff, writes)?;
     let mut may_wait = true;
     if matches!(registers.rax, number::READV | number::WRITEV) {
-        return transfer_vectors(&side, thread, registers, address, count);
+        return transfer_vectors(&side, thread, registers, address, count, true);
+    }
+    if matches!(registers.rax, number::SENDMSG | number::RECVMSG) {
+        return transfer_message(&side, thread, registers, address, count);
     }
     if matches!(registers.rax, number::SENDTO | number::RECVFROM) {
         if !side.is_connection || name != 0 || flags & 0xffff_ffff & !(MSG_DONTWAIT | MSG_NOSIGNAL) != 0 {
@@ -204,14 +214,47 @@ fn transfer_vectors(
     registers: &mut Registers,
     address: u64,
     count: u64,
+    may_wait: bool,
 ) -> Option<Outcome> {
     let mut pieces = [[0u64; 2]; VECTORS];
     let given = pieces.get_mut(..count as usize)?;
     if address > HIGHEST || !host::copy(given.as_mut_ptr() as u64, address, 16 * count) {
         return None;
     }
-    side.transfer(thread, registers, given, true)
+    side.transfer(thread, registers, given, may_wait)
 }
+
+/// Where in a `struct msghdr` its flags are.
+const MESSAGE_FLAGS: u64 = 48;
+
+/// sendmsg(2) and recvmsg(2) of nothing but bytes.
+#[inline(never)]
+fn transfer_message(
+    side: &Side,
+    thread: &mut ThreadBlock,
+    registers: &mut Registers,
+    address: u64,
+    flags: u64,
+) -> Option<Outcome> {
+    let mut header = [0u64; 6];
+    if !side.is_connection || address > HIGHEST || flags & 0xffff_ffff & !(MSG_DONTWAIT | MSG_NOSIGNAL) != 0 {
+        return None;
+    }
+    if !host::copy(header.as_mut_ptr() as u64, address, size_of_val(&header) as u64) {
+        return None;
+    }
+    let [name, _, vectors, count, control, control_length] = header;
+    if name != 0 || control != 0 || control_length != 0 {
+        return None;
+    }
+    // Nothing is said of what is received; and in the header of a call that fails there can be anything.
+    if !side.writes && !host::copy(address + MESSAGE_FLAGS, &raw const EMPTY_FLAGS as u64, size_of_val(&EMPTY_FLAGS) as u64) {
+        return None;
+    }
+    transfer_vectors(side, thread, registers, vectors, count, flags & MSG_DONTWAIT == 0)
+}
+
+static EMPTY_FLAGS: u32 = 0;
 
 /// The length of these pieces of the guest's memory; `None` where it is nothing, or the sentry's.
 fn total(pieces: &[[u64; 2]]) -> Option<u64> {
@@ -440,7 +483,7 @@ impl Side {
             let makes_room = !self.writes && (self.is_connection || !has_room(filled) && has_room(fill));
             let watched = if self.writes { READER_WATCHED } else { u64::from(makes_room) * WRITER_WATCHED };
             let kept = before & !(FILL | START_MASK | CALLS | self.busy() | waits | watched);
-            let after = kept | fill | start << START | calls;
+            let after = kept | fill | start << START | calls | self.pick(0, ARRIVED);
             if word.compare_exchange_weak(before, after, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
                 if before & waits != 0 {
                     native::wake_all(word.as_ptr() as u64);
@@ -527,6 +570,33 @@ pub fn look(descriptor: u64, writes: bool) -> Option<Seen> {
     let is_clear = !(writes && side.is_connection) || fill <= ROOMY;
     let other_cpu = side.cpus().1.load(Ordering::Relaxed);
     (side.is_lent(word) && is_clear).then_some(Seen { is_ready, other_cpu })
+}
+
+/// Something has come of which who reads a ring has not been told yet (EPOLLET).
+pub struct Edge {
+    side: Side,
+    word: u64,
+    pub seen: Seen,
+}
+
+/// As [`look`], for who reads by `descriptor` and is told of edges. `seen` says what he is ready for if there is one.
+pub fn look_for_edge(descriptor: u64) -> Option<Edge> {
+    let side = side_of(descriptor, false)?;
+    let word = side.word().load(Ordering::Acquire);
+    let seen = Seen { is_ready: word & FILL > 0, other_cpu: side.cpus().1.load(Ordering::Relaxed) };
+    (side.is_lent(word) && word & SEES_EDGES != 0).then_some(Edge { side, word, seen })
+}
+
+impl Edge {
+    pub fn is_there(&self) -> bool {
+        self.word & ARRIVED != 0
+    }
+
+    /// He is told of it, and of no other that comes behind what was seen. False: not that, as something has changed.
+    pub fn take(&self) -> bool {
+        let after = self.word & !ARRIVED;
+        self.is_there() && self.side.word().compare_exchange(self.word, after, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+    }
 }
 
 /// Whether the descriptor is that of something that lies here, in one direction at least.

@@ -1,15 +1,18 @@
 /* Event loops over pipes and connections that two threads or processes use all the time, and who else waits, looks, changes the list,
  * duplicates, forks, closes and dies meanwhile. */
 #include "lending.h"
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <poll.h>
 #include <sys/eventfd.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/timerfd.h>
 
 /* Who sends back what it gets: a thread, or a process. */
 struct pair { int out, in; int their_in, their_out; bool is_process; pid_t child; pthread_t thread; };
 
-static bool processes, sockets;
+static bool processes, sockets, tcp;
 
 static void put(int fd, uint64_t value) { MUST(write(fd, &value, sizeof value) == sizeof value); }
 
@@ -22,6 +25,9 @@ static uint64_t take(int fd)
 
 enum { LEAVE = 1 << 30, SLEEP };
 
+/* By all partners, in memory that they have, too. */
+static atomic_int *answered;
+
 static void *echo(void *argument)
 {
     struct pair *it = argument;
@@ -33,7 +39,16 @@ static void *echo(void *argument)
             nanosleep(&time, NULL);
         }
         put(it->their_out, value);
+        atomic_fetch_add(answered, 1);
     }
+}
+
+/* Sends, and waits until the answer has come. */
+static void put_and_see(struct pair *it, uint64_t value)
+{
+    int before = atomic_load(answered);
+    put(it->out, value);
+    while (atomic_load(answered) == before) usleep(100);
 }
 
 static void add(int epoll, int fd, uint32_t events, uint64_t data)
@@ -58,12 +73,29 @@ static void use(struct pair *it, int epoll)
     for (uint64_t round = 1; round <= 60; round++) round_trip(it, epoll, it->in, round);
 }
 
+/* Connected by TCP. */
+static void connect_pair(int pair[2])
+{
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t length = sizeof address;
+    int listener = socket(AF_INET, SOCK_STREAM, 0), yes = 1;
+    MUST(bind(listener, (void *)&address, sizeof address) == 0 && listen(listener, 1) == 0);
+    MUST(getsockname(listener, (void *)&address, &length) == 0);
+    MUST((pair[0] = socket(AF_INET, SOCK_STREAM, 0)) >= 0);
+    MUST(connect(pair[0], (void *)&address, sizeof address) == 0);
+    MUST((pair[1] = accept(listener, NULL, NULL)) >= 0);
+    for (int index = 0; index < 2; index++)
+        MUST(setsockopt(pair[index], IPPROTO_TCP, TCP_NODELAY, &yes, sizeof yes) == 0);
+    close(listener);
+}
+
 static struct pair begin(void)
 {
     struct pair it;
     int there[2], back[2];
     if (sockets) {
-        MUST(socketpair(AF_UNIX, SOCK_STREAM, 0, there) == 0);
+        if (tcp) connect_pair(there);
+        else MUST(socketpair(AF_UNIX, SOCK_STREAM, 0, there) == 0);
         it = (struct pair){there[0], there[0], there[1], there[1], processes, 0, 0};
     } else {
         MUST(pipe(there) == 0 && pipe(back) == 0);
@@ -211,6 +243,202 @@ static void edges(void)
     }
     close(epoll);
     end(&it);
+}
+
+/* What a server waits for, and what it is told with bytes. A unix socket has an edge for each byte that the other end reads, too. */
+#define ALL (EPOLLIN | EPOLLRDHUP | (tcp ? EPOLLOUT : 0))
+#define CAME (ALL & ~EPOLLRDHUP)
+
+static void rearm(int epoll, int fd, uint32_t events, uint64_t data)
+{
+    struct epoll_event event = {.events = events, .data.u64 = data};
+    MUST(epoll_ctl(epoll, EPOLL_CTL_MOD, fd, &event) == 0);
+}
+
+/* Reads all that is there; how many values. */
+static int drain(int fd)
+{
+    uint64_t value;
+    int count = 0;
+    for (ssize_t got; (got = recv(fd, &value, sizeof value, MSG_DONTWAIT)) > 0; count++) MUST(got == sizeof value);
+    return count;
+}
+
+/* As servers wait that are told of edges: for all at once. Each round is told once, with all that it is ready for. */
+static void edges_of_all(void)
+{
+    struct pair it = begin(), other = begin();
+    int epoll = epoll_create1(0), event = eventfd(0, EFD_NONBLOCK);
+    struct epoll_event events[4];
+    start(&it);
+    add(epoll, it.in, ALL | EPOLLET, it.in);
+    add(epoll, event, EPOLLIN | EPOLLET, event);
+    CHECK_EQ(told(epoll, 0), CAME & ~EPOLLIN);
+    CHECK_EQ(told(epoll, 0), 0);
+    for (int round = 0; round < 30; round++) {
+        for (int use = 0; use < 40; use++) {
+            put(it.out, use);
+            CHECK_EQ(told(epoll, 5000), CAME);
+            if (use % 4 == 0) CHECK_EQ(told(epoll, 0), 0);
+            CHECK_EQ(take(it.in), use);
+            if (use % 4 == 1) CHECK_EQ(told(epoll, 0), 0);
+            CHECK_EQ(drain(it.in), 0);
+        }
+        /* What is there already is no edge; what comes is, and what somebody asks for anew. */
+        put(it.out, 1);
+        CHECK_EQ(told(epoll, 5000), CAME);
+        CHECK_EQ(told(epoll, round % 2), 0);
+        rearm(epoll, it.in, ALL | EPOLLET, it.in);
+        CHECK_EQ(told(epoll, 0), CAME);
+        CHECK_EQ(told(epoll, 0), 0);
+        rearm(epoll, it.in, EPOLLIN, it.in);
+        CHECK_EQ(told(epoll, 0), EPOLLIN);
+        CHECK_EQ(told(epoll, 0), EPOLLIN);
+        rearm(epoll, it.in, ALL | EPOLLET, it.in);
+        CHECK_EQ(told(epoll, 0), CAME);
+        /* One of which nobody was told, since then, whatever else is told of, and whoever looks. */
+        CHECK_EQ(told(epoll, 0), 0);
+        put(event, 1);
+        CHECK_EQ(told(epoll, 0), EPOLLIN);
+        CHECK_EQ(told(epoll, 0), 0);
+        struct pollfd look = {.fd = round % 2 ? epoll : it.in, .events = POLLIN};
+        CHECK_EQ(poll(&look, 1, 0), look.fd == it.in);
+        CHECK_EQ(told(epoll, 0), 0);
+        put_and_see(&it, 2);
+        put(event, 1);
+        CHECK_EQ(epoll_wait(epoll, events, 4, 0), 2);
+        CHECK_EQ(told(epoll, 0), 0);
+        CHECK_EQ(drain(it.in), 2);
+        put_and_see(&it, 3);
+        CHECK_EQ(poll(&look, 1, 0), 1);
+        /* What has been read before it was told of. */
+        if (round % 2) CHECK_EQ(drain(it.in), 1);
+        CHECK_EQ(told(epoll, 0), (int)(round % 2 ? CAME & ~EPOLLIN : CAME));
+        if (round % 2 == 0) CHECK_EQ(drain(it.in), 1);
+        CHECK_EQ(told(epoll, 0), 0);
+        put_and_see(&it, 4);
+        CHECK_ERR(epoll_wait(epoll, nowhere, 1, 5000), EFAULT);
+        CHECK_EQ(told(epoll, 0), CAME);
+        CHECK_EQ(drain(it.in), 1);
+        eventfd_t value;
+        eventfd_read(event, &value);
+    }
+    close(epoll);
+    close(event);
+    end(&it);
+    close_own(&other);
+    close_theirs(&other);
+}
+
+/* Who is told of edges in several lists, or of one by several descriptors, and who is told besides as long as something is there. */
+static void edges_of_several(void)
+{
+    struct pair it = begin();
+    int lists[3] = {epoll_create1(0), epoll_create1(0), epoll_create1(0)}, also = dup(it.in);
+    start(&it);
+    add(lists[0], it.in, EPOLLIN | EPOLLET, 1);
+    for (int round = 0; round < 12; round++) {
+        struct epoll_event events[4];
+        for (int use = 0; use < 30; use++) {
+            put(it.out, use);
+            CHECK_EQ(told(lists[0], 5000), EPOLLIN);
+            CHECK_EQ(take(it.in), use);
+        }
+        add(lists[1], it.in, EPOLLIN | EPOLLET, 2);
+        add(lists[2], it.in, EPOLLIN, 3);
+        if (round % 3 == 0) add(lists[0], also, EPOLLIN | EPOLLET, 4);
+        for (int use = 0; use < 30; use++) {
+            put(it.out, use);
+            CHECK_EQ(told(lists[2], 5000), EPOLLIN);
+            CHECK_EQ(told(lists[2], 0), EPOLLIN);
+            CHECK_EQ(told(lists[1], 5000), EPOLLIN);
+            CHECK_EQ(epoll_wait(lists[0], events, 4, 5000), round % 3 == 0 ? 2 : 1);
+            CHECK_EQ(told(lists[1], 0), 0);
+            CHECK_EQ(told(lists[0], 0), 0);
+            CHECK_EQ(take(it.in), use);
+            CHECK_EQ(told(lists[2], 0), 0);
+        }
+        for (int index = 1; index < 3; index++) MUST(epoll_ctl(lists[index], EPOLL_CTL_DEL, it.in, NULL) == 0);
+        if (round % 3 == 0) MUST(epoll_ctl(lists[0], EPOLL_CTL_DEL, also, NULL) == 0);
+    }
+    for (int index = 0; index < 3; index++) close(lists[index]);
+    close(also);
+    end(&it);
+}
+
+/* The other end says that it sends no more, or goes, in the middle of edges. */
+static void edges_end(void)
+{
+    for (int round = 0; round < 20; round++) {
+        struct pair it = begin();
+        int epoll = epoll_create1(0);
+        add(epoll, it.in, ALL | EPOLLET, it.in);
+        CHECK_EQ(told(epoll, 0), CAME & ~EPOLLIN);
+        for (int use = 0; use < 40; use++) {
+            put(it.their_out, use);
+            CHECK_EQ(told(epoll, 5000), CAME);
+            CHECK_EQ(take(it.in), use);
+            put(it.out, use);
+            CHECK_EQ(take(it.their_in), use);
+            if (use % 8 == 7) CHECK_EQ(told(epoll, 0), 0);
+        }
+        if (round % 2) put(it.their_out, 1);
+        MUST(shutdown(it.their_out, SHUT_WR) == 0);
+        sleep_ms(1);
+        CHECK_EQ(told(epoll, 5000), CAME | EPOLLRDHUP);
+        CHECK_EQ(drain(it.in), round % 2);
+        CHECK_EQ(told(epoll, 0), 0);
+        put(it.out, 1);
+        CHECK_EQ(take(it.their_in), 1);
+        close(it.their_in);
+        if (!tcp) CHECK(told(epoll, 5000) & EPOLLHUP);
+        close(epoll);
+        close_own(&it);
+    }
+}
+
+/* No edge is lost, whoever is in the middle of what: each time all is read, until there is nothing. */
+static void stress_edges(void)
+{
+    enum { PAIRS = 6 };
+    struct pair all[PAIRS];
+    uint64_t random = 88172645463325252ull, rounds = 0;
+    int epoll = epoll_create1(0), event = eventfd(0, EFD_NONBLOCK), asked[PAIRS] = {0};
+    add(epoll, event, EPOLLIN | EPOLLET, PAIRS);
+    for (int index = 0; index < PAIRS; index++) {
+        all[index] = begin();
+        add(epoll, all[index].in, (index % 3 ? ALL : EPOLLIN | EPOLLRDHUP) | EPOLLET, index);
+        start(&all[index]);
+    }
+    for (uint64_t begun = now(); now() - begun < 1500000000; rounds++) {
+        int left = 0;
+        for (int index = 0; index < PAIRS; index++) {
+            random ^= random << 13, random ^= random >> 7, random ^= random << 17;
+            asked[index] = random % 4;
+            for (int count = 0; count < asked[index]; count++)
+                put(all[index].out, random >> (8 + count) & 7 ? 1 : (uint64_t)SLEEP << 32 | (random >> 20 & 0x1ffff));
+            left += asked[index];
+        }
+        if ((random >> 16 & 7) == 0) put(event, 1);
+        if ((random >> 20 & 15) == 0) rearm(epoll, all[1].in, ALL | EPOLLET, 1);
+        if ((random >> 24 & 15) == 0) told(epoll, 0) ? (void)(left -= drain(all[0].in)) : (void)0;
+        /* What the line above has been told of. */
+        for (int index = 0; index < PAIRS; index++) left -= index && (random >> 24 & 15) == 0 ? drain(all[index].in) : 0;
+        while (left > 0) {
+            struct epoll_event events[3];
+            int count = epoll_wait(epoll, events, 1 + random % 3, 4000);
+            if (count <= 0) {
+                CHECK_FAIL("no edge for four seconds after %llu rounds, %d are left", (unsigned long long)rounds, left);
+                _exit(1);
+            }
+            for (int index = 0; index < count; index++)
+                if (events[index].data.u64 < PAIRS) left -= drain(all[events[index].data.u64].in);
+        }
+        CHECK_EQ(left, 0);
+    }
+    close(epoll);
+    close(event);
+    for (int index = 0; index < PAIRS; index++) end(&all[index]);
 }
 
 /* A busy pair does not keep others from being told of: each in its turn, however few are told of at once. */
@@ -768,6 +996,8 @@ static void stress(void)
 
 int main(void)
 {
+    answered = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    MUST(answered != MAP_FAILED);
     for (int kind = 0; kind < 4; kind++) {
         processes = kind & 1;
         sockets = kind & 2;
@@ -782,6 +1012,15 @@ int main(void)
         interests_change();
         changes_at_random();
         stress();
+    }
+    sockets = true;
+    for (int kind = 0; kind < 4; kind++) {
+        processes = kind & 1;
+        tcp = kind & 2;
+        edges_of_all();
+        edges_of_several();
+        edges_end();
+        stress_edges();
     }
     return check_result();
 }

@@ -7,12 +7,12 @@
 
 use crate::fs::directory_notify::Watching;
 use crate::fs::inode::{DirectoryEntry, Metadata};
-use crate::fs::lending::{Lend, Usage};
+use crate::fs::lending::{Left, Lend, Usage};
 use crate::fs::path::Path;
 use crate::fs::position::{HandedOver, Position};
 use crate::fs::text::Counted;
 use crate::run::AddressSpace;
-use crate::sync::WaitQueue;
+use crate::sync::{Hears, WaitQueue};
 use crate::{Context, Errno, Result};
 use parking_lot::{Mutex, RwLock};
 use skerry_abi::raw::general as linux;
@@ -222,9 +222,10 @@ pub trait FileOperations: Send + Sync + Any {
     /// Who it is lent to has made a change that somebody here waits for: by a read, or by a write.
     fn changed_where_lent(&self, direction: Transfer) {}
     /// The process behind `space` sees for itself, where this is lent to it under `fd`, what poll(2) would tell of it: whoever is
-    /// registered is told of changes no more, until he looks again. False: it does not, or there are several who are.
-    fn left_to_look(&self, space: &Arc<AddressSpace>, fd: i32) -> bool {
-        false
+    /// registered, and has to hear of this, is told of changes no more, until he looks again. `None`: it does not, or there are
+    /// several who are.
+    fn left_to_look(&self, space: &Arc<AddressSpace>, fd: i32, hears: Hears) -> Option<Left> {
+        None
     }
     /// Another process gets it, too.
     fn passed_on(&self) {}

@@ -32,6 +32,23 @@ pub trait Lender: Send + Sync {
     }
 }
 
+/// What is left to a process to see for itself of an object that is lent to it.
+pub enum Left {
+    /// What it is ready for.
+    Levels,
+    /// That bytes have come (EPOLLET).
+    Edges(Box<dyn Edges>),
+}
+
+/// Edges that a process sees for itself.
+pub trait Edges: Send + Sync {
+    /// One more. False: it sees none any more, as the object is lent no more.
+    fn add(&self) -> bool;
+
+    /// It sees none any more, and who waits is told of changes again. True: there is one of which it has not told.
+    fn take_back(&self) -> bool;
+}
+
 /// Whether somebody waits for changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Watched {
@@ -49,6 +66,8 @@ pub struct Returned {
     pub state: LentState,
     /// Who is to be told of the next change still.
     pub watched: LentWatch,
+    /// Something has come of which who sees edges has not told.
+    pub has_edge: bool,
 }
 
 /// For which ends of what is lent changes are watched.
@@ -175,7 +194,7 @@ pub(crate) mod tests {
         fn take_back(&self) -> Option<Returned> {
             self.ended.fetch_add(1, Ordering::Relaxed);
             let watched = LentWatch::default();
-            self.state.lock().take().map(|state| Returned { calls: self.calls, state, watched })
+            self.state.lock().take().map(|state| Returned { calls: self.calls, state, watched, has_edge: false })
         }
     }
 

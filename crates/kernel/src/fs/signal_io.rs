@@ -1,7 +1,7 @@
 //! Signal-driven I/O: O_ASYNC, F_SETOWN and F_SETSIG (fcntl(2), "Managing signals").
 
 use crate::fs::file::{OpenFile, StatusFlags};
-use crate::sync::Wake;
+use crate::sync::{Hears, Wake};
 use crate::Kernel;
 use skerry_abi::signal::{Signal, SignalInfo};
 use std::sync::atomic::Ordering;
@@ -22,8 +22,8 @@ impl Wake for Teller {
         }
     }
 
-    fn looks(&self) -> bool {
-        false
+    fn hears(&self) -> Hears {
+        Hears::Each
     }
 }
 

@@ -17,10 +17,10 @@ use super::sharing::Line;
 use super::socket::UserCredentials;
 use super::NetworkStack;
 use crate::fs::file::Transfer;
-use crate::fs::lending::{Lender as _, LentState, LentWatch, Watched};
+use crate::fs::lending::{Left, Lender as _, LentState, LentWatch, Watched};
 use crate::ipc::pipe::sharing::RingLoan;
 use crate::run::AddressSpace;
-use crate::sync::WaitQueue;
+use crate::sync::{Hears, WaitQueue};
 use crate::{Errno, Result};
 use parking_lot::{Mutex, MutexGuard};
 use skerry_platform::layout::{pipes, streams};
@@ -85,6 +85,8 @@ struct SharedLoan {
     network: Option<Arc<NetworkStack>>,
     /// Who has been asked to tell of changes.
     watched: LentWatch,
+    /// Edges were left to who reads it to see for itself.
+    edges_left: bool,
 }
 
 /// Where bytes are that are lent, and how they come back.
@@ -209,6 +211,11 @@ impl Channel {
         drop(self.lock());
     }
 
+    /// What lay ready is not lent any more ([`Channel::lend`]). What is shared stays so.
+    pub fn end_loan_to_reader(&self) {
+        self.state.lock().end_loan();
+    }
+
     /// The connection has become somebody else's, too: nothing is lent any more to who must be alone with it.
     pub fn passed_on(&self) {
         let mut state = self.state.lock();
@@ -228,7 +235,7 @@ impl Channel {
     ) -> bool {
         let mut state = self.state.lock();
         // Who registers from here on looks behind that, with this lock.
-        if state.shared.is_some() || !self.reader.all_look() || !self.writer.all_look() {
+        if state.shared.is_some() || !self.reader.all_hear(Hears::Edges) || !self.writer.all_hear(Hears::Edges) {
             return false;
         }
         state.end_loan();
@@ -251,7 +258,8 @@ impl Channel {
             return false;
         }
         line.begun();
-        state.shared = Some(SharedLoan { loan, line: line.clone(), written, network: network.cloned(), watched });
+        let (line, network) = (line.clone(), network.cloned());
+        state.shared = Some(SharedLoan { loan, line, written, network, watched, edges_left: false });
         true
     }
 
@@ -267,6 +275,20 @@ impl Channel {
             Transfer::Write => shared.watched.writer = false,
         }
         true
+    }
+
+    /// As [`Channel::leave_to_look`], to who reads it and is told of edges.
+    pub fn leave_edges(&self, space: &Arc<AddressSpace>, fd: i32) -> Option<Left> {
+        let mut state = self.state.lock();
+        let shared = state.shared.as_mut().filter(|shared| shared.loan.is_used_by(Transfer::Read, space, fd))?;
+        shared.loan.ring().leave_edges();
+        shared.watched.reader = false;
+        shared.edges_left = true;
+        Some(Left::Edges(Box::new(shared.loan.clone())))
+    }
+
+    pub fn is_shared(&self) -> bool {
+        self.state.lock().shared.is_some()
     }
 
     /// Who it is lent to has sent by itself, and somebody waits for that.
@@ -574,6 +596,7 @@ impl State {
         let returned = shared.loan.take_back();
         let left = returned.as_ref().map(|returned| returned.watched).unwrap_or_default();
         let calls = returned.as_ref().map_or(0, |returned| returned.calls);
+        let has_edge = shared.edges_left && returned.as_ref().is_none_or(|returned| returned.has_edge);
         shared.line.ended(calls);
         self.ring.release(pipes::DATA);
         if let Some(LentState::Bytes(bytes)) = returned.map(|returned| returned.state).filter(|_| calls > 0) {
@@ -584,7 +607,7 @@ impl State {
             network.interface.count(written as usize);
         }
         let asked = shared.watched;
-        LentWatch { reader: asked.reader && !left.reader, writer: asked.writer && !left.writer }
+        LentWatch { reader: has_edge || asked.reader && !left.reader, writer: asked.writer && !left.writer }
     }
 
     /// Whether there is room enough to say so. When not, who receives is to tell of the next that there is.

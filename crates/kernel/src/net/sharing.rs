@@ -131,7 +131,7 @@ mod tests {
     use crate::net::ring::Budget;
     use crate::net::socket::UserCredentials;
     use crate::run::AddressSpace;
-    use crate::sync::{WaitQueue, Waiter, Wake};
+    use crate::sync::{Hears, WaitQueue, Waiter, Wake};
     use skerry_platform::pipe_ring::PipeRing;
     use std::sync::Weak;
 
@@ -141,8 +141,8 @@ mod tests {
     impl Wake for HearsOfEach {
         fn wake(&self) {}
 
-        fn looks(&self) -> bool {
-            false
+        fn hears(&self) -> Hears {
+            Hears::Each
         }
     }
 

@@ -13,8 +13,9 @@ use super::sharing::StreamEnd;
 use super::NetworkStack;
 use crate::fs::file::{Events, FileOperations, OpenFile, StatusFlags, Transfer};
 use crate::fs::inode::{Device, FileType, Metadata};
+use crate::fs::lending::Left;
 use crate::run::AddressSpace;
-use crate::sync::WaitQueue;
+use crate::sync::{Hears, WaitQueue};
 use crate::task::Credentials;
 use crate::{Context, Errno, Result};
 use parking_lot::Mutex;
@@ -444,19 +445,23 @@ impl FileOperations for SocketFile {
         self.socket.end_loan();
     }
 
-    fn left_to_look(&self, space: &Arc<AddressSpace>, fd: i32) -> bool {
+    fn left_to_look(&self, space: &Arc<AddressSpace>, fd: i32, hears: Hears) -> Option<Left> {
         let queue = &self.socket.common().queue;
         // Who registers from here on looks behind that.
-        let Some([incoming, outgoing]) = self.socket.channels().filter(|_| queue.len() == 1) else { return false };
+        let [incoming, outgoing] = self.socket.channels().filter(|_| queue.len() == 1)?;
+        if hears != Hears::Levels {
+            // That there is room again is told by the sentry, to who waits for it.
+            return outgoing.is_shared().then(|| incoming.leave_edges(space, fd)).flatten();
+        }
         if !outgoing.leave_to_look(Transfer::Write, space, fd) {
-            return false;
+            return None;
         }
         let is_left = incoming.leave_to_look(Transfer::Read, space, fd);
         if !is_left {
             // One has been left, and whoever waits is to look again.
             queue.wake_all();
         }
-        is_left
+        is_left.then_some(Left::Levels)
     }
 
     fn changed_where_lent(&self, direction: Transfer) {

@@ -9,6 +9,7 @@ use super::{Engine, GuestThread};
 use crate::context::Context;
 use crate::event::epoll::{Epoll, EventLender};
 use crate::fs::file::OpenFile;
+use crate::sync::Hears;
 use parking_lot::Mutex;
 use skerry_platform::channel::{Channel, ReturnedEvents};
 use std::sync::atomic::Ordering;
@@ -67,7 +68,7 @@ impl Engine {
         let number = last.number;
         // As calls that are put off: not where each one is to be seen, or ruled on.
         let may_change = context.kernel().deferral.load(Ordering::Relaxed);
-        let left = |file: &OpenFile, fd: i32| file.operations.left_to_look(&thread.space, fd);
+        let left = |file: &OpenFile, fd: i32, hears: Hears| file.operations.left_to_look(&thread.space, fd, hears);
         let is_lent = epoll.lend(&told, left, |interests| {
             thread.channel.lend_events(number, fd, interests, may_change);
             Box::new(Loan { channel: thread.channel.clone(), number, may_change })

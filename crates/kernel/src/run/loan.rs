@@ -262,7 +262,7 @@ impl Loans {
         let files = context.task.files();
         let mut lent = None;
         if self.count.load(Ordering::SeqCst) != 0 {
-            let sleeps = is_call && leaves_files(context);
+            let sleeps = (is_call || kind == request::CHANGED) && leaves_files(context);
             let reads = matches!(
                 context.call.number as u32,
                 linux::__NR_read | linux::__NR_pread64 | linux::__NR_readv | linux::__NR_getdents64

@@ -65,7 +65,7 @@ impl Lender for Loan {
         } else {
             LentState::Counter(returned.counter())
         };
-        Some(Returned { calls: returned.calls, state, watched: LentWatch::default() })
+        Some(Returned { calls: returned.calls, state, watched: LentWatch::default(), has_edge: false })
     }
 }
 

@@ -631,8 +631,8 @@ fn may_defer(thread: &GuestThread, context: &Context) -> bool {
 /// has such a descriptor.
 fn changed_where_lent(context: &Context) {
     let direction = match context.call.number as u32 {
-        linux::__NR_read | linux::__NR_recvfrom | linux::__NR_readv => Transfer::Read,
-        linux::__NR_write | linux::__NR_sendto | linux::__NR_writev => Transfer::Write,
+        linux::__NR_read | linux::__NR_recvfrom | linux::__NR_readv | linux::__NR_recvmsg => Transfer::Read,
+        linux::__NR_write | linux::__NR_sendto | linux::__NR_writev | linux::__NR_sendmsg => Transfer::Write,
         _ => return,
     };
     if let Ok(file) = context.task.files().get(context.call.arguments[0] as i32) {

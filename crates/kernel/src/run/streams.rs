@@ -76,7 +76,7 @@ impl Engine {
         }
         let mut list = thread.streams.list.lock();
         // What was lent before lies where the new bytes go.
-        list.drain(..).filter_map(|stream| stream.upgrade()).for_each(|stream| stream.end_loan());
+        list.drain(..).filter_map(|stream| stream.upgrade()).for_each(|stream| stream.end_loan_to_reader());
         if !may_lend(thread, context) || !thread.streams.worth.is_given() {
             return false;
         }

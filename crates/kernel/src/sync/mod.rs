@@ -2,4 +2,4 @@
 
 pub mod wait;
 
-pub use wait::{Home, Registration, Suspended, WaitQueue, Waiter, Wake};
+pub use wait::{Hears, Home, Registration, Suspended, WaitQueue, Waiter, Wake};

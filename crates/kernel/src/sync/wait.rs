@@ -35,10 +35,20 @@ pub trait Wake: Send + Sync {
         true
     }
 
-    /// Once woken it looks at the object before it has to hear of more. False: it is to hear of each change.
-    fn looks(&self) -> bool {
-        true
+    /// What it has to hear of.
+    fn hears(&self) -> Hears {
+        Hears::Levels
     }
+}
+
+/// Which of an object's changes somebody has to hear of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Hears {
+    /// Of none that comes before he looks: once woken he does, and sees all.
+    Levels,
+    /// The same; but what comes behind his look counts, also where it changes nothing that he sees.
+    Edges,
+    Each,
 }
 
 /// Who waits on an object. See the module's text.
@@ -123,9 +133,9 @@ impl WaitQueue {
         self.entries.lock().list.len()
     }
 
-    /// Whether all who are registered look again once they are woken ([`Wake::looks`]).
-    pub fn all_look(&self) -> bool {
-        self.entries.lock().list.iter().all(|entry| entry.waker.looks())
+    /// Whether nobody who is registered has to hear of more than this.
+    pub fn all_hear(&self, at_most: Hears) -> bool {
+        self.entries.lock().list.iter().all(|entry| entry.waker.hears() <= at_most)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::Epoll;
 use crate::fs::file::{Events, FileOperations, OpenFile};
-use crate::sync::Wake;
+use crate::sync::{Hears, Wake};
 use crate::{Errno, Result};
 use parking_lot::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -72,9 +72,12 @@ impl Wake for Item {
         heard
     }
 
-    /// An edge would be told by the sentry anyway, and then each change beside the ring costs more than it would without (ADR 53).
-    fn looks(&self) -> bool {
-        !self.is_edge_triggered.load(Ordering::Relaxed)
+    fn hears(&self) -> Hears {
+        if self.is_edge_triggered.load(Ordering::Relaxed) {
+            Hears::Edges
+        } else {
+            Hears::Levels
+        }
     }
 }
 

@@ -6,15 +6,18 @@
 //! who lends looks at the ready list once the loan is begun: one of the two sees the other.
 //!
 //! Of what is lent nobody tells the sentry while it is. So all of it goes into the ready list when the loan ends: who looks next
-//! looks at each, and is told of changes from then on.
+//! looks at each, and is told of changes from then on. Of edge-triggered items only those do so for which something has come that
+//! was not told of ([`Left::Edges`]), and those that are in the list when the loan begins leave it.
 //!
 //! Lent is what was told of lately. The others are told of as ever, and end the loan.
 //!
 //! What is lent the thread may change, as epoll_ctl(2) would (ADR 59). That is made up for when the loan ends, before anybody
 //! can see that it has ended; so whoever looks at the list finds it as the thread has left it ([`Epoll::settled`]).
 
-use super::{is_in, Epoll, Item, Items, Wanted, EPOLLET, EPOLLEXCLUSIVE, EPOLLONESHOT};
-use crate::fs::file::OpenFile;
+use super::{is_in, Epoll, Item, Items, Wanted, EPOLLEXCLUSIVE, EPOLLONESHOT};
+use crate::fs::file::{Events, OpenFile};
+use crate::fs::lending::Left;
+use crate::sync::{Hears, Wake as _};
 use parking_lot::{Mutex, MutexGuard};
 use skerry_platform::channel::ReturnedEvents;
 use skerry_platform::layout::{events, Interest};
@@ -55,9 +58,14 @@ enum Loan {
     None,
     Begun(u64),
     Lent {
-        items: Vec<Arc<Item>>,
+        items: Vec<LentItem>,
         lender: Box<dyn EventLender>,
     },
+}
+
+struct LentItem {
+    item: Arc<Item>,
+    left: Left,
 }
 
 /// What was told of lately, and whether it was worth lending.
@@ -107,6 +115,15 @@ impl Warm {
     }
 }
 
+/// Those of which it is not known that they are not ready, once the process does not look any more.
+fn may_be_ready(lent: Vec<LentItem>) -> Vec<Arc<Item>> {
+    let is_left_to_tell = |lent: &LentItem| match &lent.left {
+        Left::Levels => true,
+        Left::Edges(edges) => edges.take_back(),
+    };
+    lent.into_iter().filter(is_left_to_tell).map(|lent| lent.item).collect()
+}
+
 impl Epoll {
     /// Nothing is lent any more, and all that was is to be looked at.
     pub(super) fn end_loan(&self) {
@@ -140,14 +157,14 @@ impl Epoll {
 
     /// Makes up for what a thread has done with `lent`. Nobody has told of these for a while: all are to be looked at, later, as who ends a
     /// loan may hold a file's lock. Whether any is to be.
-    fn take_over(&self, lent: Vec<Arc<Item>>, returned: ReturnedEvents) -> bool {
+    fn take_over(&self, lent: Vec<LentItem>, returned: ReturnedEvents) -> bool {
         {
             let mut warm = self.lending.warm.lock();
             warm.in_vain = if returned.told == 0 { warm.in_vain.saturating_add(1) } else { 0 };
             let was_told = |index: usize| returned.told & 1 << (index % events::MOST) != 0;
-            lent.iter().enumerate().filter(|(index, _)| was_told(*index)).for_each(|(_, item)| warm.heat(item));
+            lent.iter().enumerate().filter(|(index, _)| was_told(*index)).for_each(|(_, lent)| warm.heat(&lent.item));
         }
-        for (item, now) in returned.changed.iter().filter_map(|(index, now)| Some((lent.get(*index)?, now))) {
+        for (item, now) in returned.changed.iter().filter_map(|(index, now)| Some((&lent.get(*index)?.item, now))) {
             let mut items = self.items.lock();
             if now.events != events::NOT_LISTED {
                 // What nobody may ask for is left out.
@@ -156,7 +173,7 @@ impl Epoll {
                 self.leaving.lock().push(item.clone());
             }
         }
-        self.put_into_ready(lent, true)
+        self.put_into_ready(may_be_ready(lent), true)
     }
 
     /// Lends what was told of lately, as far as `left` says that the process sees it by itself. `told`: what has just been told of.
@@ -164,7 +181,7 @@ impl Epoll {
     pub(crate) fn lend(
         &self,
         told: &[Arc<Item>],
-        left: impl Fn(&OpenFile, i32) -> bool,
+        left: impl Fn(&OpenFile, i32, Hears) -> Option<Left>,
         lend: impl FnOnce(&[Interest]) -> Box<dyn EventLender>,
     ) -> bool {
         let warm = {
@@ -182,14 +199,15 @@ impl Epoll {
             // Whoever changes it meanwhile has the list's lock.
             let Some(file) = item.file.upgrade().filter(|_| self.has(&item)) else { continue };
             let wanted = *item.wanted.lock();
-            let is_plain = wanted.events & (EPOLLET | EPOLLONESHOT | EPOLLEXCLUSIVE) == 0;
-            if is_plain && left(&file, item.fd) {
-                interests.push(Interest { descriptor: item.fd as u32, events: wanted.events, data: wanted.data });
-                items.push(item);
-            }
+            let hears = item.hears();
+            // The edges that a process sees are those of what comes.
+            let is_plain = wanted.events & (EPOLLONESHOT | EPOLLEXCLUSIVE) == 0
+                && (hears == Hears::Levels || wanted.accepted().intersects(Events::IN | Events::RDNORM));
+            let Some(left) = is_plain.then(|| left(&file, item.fd, hears)).flatten() else { continue };
+            interests.push(Interest { descriptor: item.fd as u32, events: wanted.events, data: wanted.data });
+            items.push(LentItem { item, left });
         }
-        let is_lent = |item: &Arc<Item>| items.iter().any(|lent| Arc::ptr_eq(lent, item));
-        let may_be_lent = !items.is_empty() && self.queue.is_empty() && self.ready.lock().iter().all(is_lent);
+        let may_be_lent = !items.is_empty() && self.queue.is_empty() && self.leave_ready(&items);
         {
             let mut loan = self.lending.loan.lock();
             // Whoever has ended it meanwhile has changed something.
@@ -203,7 +221,25 @@ impl Epoll {
                 self.lending.stands.store(false, Ordering::Release);
             }
         }
-        self.make_ready(items, true);
+        self.make_ready(may_be_ready(items), true);
         false
+    }
+
+    /// Leaves what is in the ready list to who is lent these. False: that has something else, too.
+    fn leave_ready(&self, items: &[LentItem]) -> bool {
+        let mut ready = self.ready.lock();
+        let lent = |item: &Arc<Item>| items.iter().find(|lent| Arc::ptr_eq(&lent.item, item));
+        if !ready.iter().all(|item| lent(item).is_some()) {
+            return false;
+        }
+        ready.retain(|item| match lent(item).map(|lent| &lent.left) {
+            Some(Left::Edges(edges)) if edges.add() => {
+                item.queued.store(false, Ordering::Relaxed);
+                false
+            }
+            _ => true,
+        });
+        // Of one that could not be left, nobody would tell.
+        ready.iter().all(|item| lent(item).is_some_and(|lent| matches!(lent.left, Left::Levels)))
     }
 }

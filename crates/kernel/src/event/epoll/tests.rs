@@ -1,7 +1,8 @@
 use super::*;
 use crate::event::eventfd::{EventFd, Take};
 use crate::fs::file::StatusFlags;
-use crate::sync::{Waiter, Wake};
+use crate::fs::lending::{Edges, Left};
+use crate::sync::{Hears, Waiter, Wake};
 use skerry_platform::channel::ReturnedEvents;
 use skerry_platform::layout::{events, Interest};
 
@@ -155,7 +156,54 @@ impl EventLender for Says {
 fn lend(epoll: &Epoll, changed: Vec<(usize, Interest)>) -> bool {
     let told: Vec<_> = epoll.take(10).iter().map(|entry| entry.item().clone()).collect();
     let says = Says(Mutex::new(ReturnedEvents { told: 0, changed }));
-    epoll.lend(&told, |_, _| true, |_| Box::new(says))
+    epoll.lend(&told, |_, _, _| Some(Left::Levels), |_| Box::new(says))
+}
+
+/// A ring that says what it likes of its edges.
+#[derive(Clone, Default)]
+struct Ring(Arc<[AtomicBool; 3]>);
+
+impl Edges for Ring {
+    fn add(&self) -> bool {
+        let [is_lent, has_edge, _] = &*self.0;
+        has_edge.store(true, Ordering::Relaxed);
+        is_lent.load(Ordering::Relaxed)
+    }
+
+    fn take_back(&self) -> bool {
+        let [_, has_edge, is_back] = &*self.0;
+        is_back.store(true, Ordering::Relaxed);
+        has_edge.load(Ordering::Relaxed)
+    }
+}
+
+#[test]
+fn an_edge_is_told_of_by_one_of_the_two() {
+    for (is_lent, comes_while_lent, is_pending) in
+        [(true, false, false), (true, true, false), (true, false, true), (false, false, true)]
+    {
+        let (epoll, _own) = epoll();
+        let (file, ring) = (eventfd(), Ring::default());
+        ring.0[0].store(is_lent, Ordering::Relaxed);
+        signal(&file);
+        epoll.add(5, &file, wanted(IN | EPOLLET)).unwrap();
+        let told: Vec<_> = epoll.take(1).iter().map(|entry| entry.item().clone()).collect();
+        if is_pending {
+            signal(&file);
+        }
+        let left = |_: &OpenFile, _, hears| (hears == Hears::Edges).then(|| Left::Edges(Box::new(ring.clone())));
+        let interests = Mutex::new(Vec::new());
+        let lent = epoll.lend(&told, left, |lent| {
+            interests.lock().extend(lent.iter().map(|interest| interest.events & EPOLLET));
+            Box::new(Says(Mutex::default()))
+        });
+        // One that the ring does not take is told of here.
+        assert_eq!(lent, is_lent);
+        assert_eq!(*interests.lock(), vec![EPOLLET; usize::from(lent)]);
+        ring.0[1].fetch_or(comes_while_lent, Ordering::Relaxed);
+        assert_eq!((count(&epoll), count(&epoll)), (usize::from(comes_while_lent || is_pending), 0));
+        assert!(ring.0[2].load(Ordering::Relaxed));
+    }
 }
 
 fn data(epoll: &Epoll) -> Vec<u64> {

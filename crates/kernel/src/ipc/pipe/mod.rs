@@ -21,9 +21,9 @@ pub use fifo::{open_fifo, FifoState};
 
 use crate::fs::file::{Events, FileOperations, OpenFile, StatusFlags, Transfer};
 use crate::fs::inode::{Device, FileType, Metadata};
-use crate::fs::lending::{Lend, Lender, LentState, LentWatch, Usage, Watched};
+use crate::fs::lending::{Left, Lend, Lender, LentState, LentWatch, Usage, Watched};
 use crate::run::AddressSpace;
-use crate::sync::WaitQueue;
+use crate::sync::{Hears, WaitQueue};
 use crate::{Context, Errno, Result};
 use parking_lot::{Mutex, MutexGuard};
 use sharing::{RingLoan, Sharable, SharedRing, Sharing, User};
@@ -197,7 +197,8 @@ impl Pipe {
     fn watch(&self) -> Option<LentWatch> {
         let queues = [&self.read_queue, &self.write_queue, &self.both_queue];
         let watch = || LentWatch { reader: !self.read_queue.is_empty(), writer: !self.write_queue.is_empty() };
-        (queues.into_iter().all(WaitQueue::all_look) && self.both_queue.is_empty()).then(watch)
+        let all_look = |queue: &WaitQueue| queue.all_hear(Hears::Levels);
+        (queues.into_iter().all(all_look) && self.both_queue.is_empty()).then(watch)
     }
 
     /// What one who reads or writes can do, where that can be seen while the pipe is lent. `watched`: he is woken when that changes.
@@ -532,8 +533,8 @@ impl FileOperations for PipeEnd {
         drop(self.pipe.lock());
     }
 
-    fn left_to_look(&self, space: &Arc<AddressSpace>, fd: i32) -> bool {
-        let Some(direction) = self.direction() else { return false };
+    fn left_to_look(&self, space: &Arc<AddressSpace>, fd: i32, hears: Hears) -> Option<Left> {
+        let direction = self.direction().filter(|_| hears == Hears::Levels)?;
         let mut state = self.pipe.state.lock();
         // Who registers from here on looks behind that.
         let is_alone = self.wait_queue().is_some_and(|queue| queue.len() == 1);
@@ -543,7 +544,7 @@ impl FileOperations for PipeEnd {
             Transfer::Read => state.watched.reader = false,
             Transfer::Write => state.watched.writer = false,
         }
-        is_left
+        is_left.then_some(Left::Levels)
     }
 
     fn changed_where_lent(&self, direction: Transfer) {

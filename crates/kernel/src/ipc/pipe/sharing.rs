@@ -4,7 +4,7 @@
 use super::Side;
 use crate::fs::fd_table::FdTable;
 use crate::fs::file::{OpenFile, Transfer};
-use crate::fs::lending::{Lender, LentState, LentWatch, Returned, Watched};
+use crate::fs::lending::{Edges, Lender, LentState, LentWatch, Returned, Watched};
 use crate::run::AddressSpace;
 use parking_lot::Mutex;
 use skerry_platform::layout::pipes;
@@ -156,6 +156,7 @@ impl SharedRing {
 }
 
 /// What is lent by one ring of a [`SharedRing`].
+#[derive(Clone)]
 pub(crate) struct RingLoan {
     pub shared: Arc<SharedRing>,
     pub index: usize,
@@ -170,8 +171,8 @@ impl RingLoan {
 impl Lender for RingLoan {
     fn take_back(&self) -> Option<Returned> {
         let returned = self.ring().take_back()?;
-        let watched = LentWatch::of(returned.watched);
-        Some(Returned { calls: returned.calls, state: LentState::Bytes(returned.bytes), watched })
+        let (watched, has_edge) = (LentWatch::of(returned.watched), returned.has_edge);
+        Some(Returned { calls: returned.calls, state: LentState::Bytes(returned.bytes), watched, has_edge })
     }
 
     fn look(&self, direction: Transfer, watched: Watched) -> Option<usize> {
@@ -183,20 +184,37 @@ impl Lender for RingLoan {
     }
 
     fn leave_to_look(&self, direction: Transfer, space: &Arc<AddressSpace>, fd: i32) -> bool {
+        let is_it = self.is_used_by(direction, space, fd);
+        if is_it {
+            self.ring().leave(match direction {
+                Transfer::Read => pipes::READER_WATCHED,
+                Transfer::Write => pipes::WRITER_WATCHED,
+            });
+        }
+        is_it
+    }
+}
+
+impl RingLoan {
+    /// In this direction, the process behind `space` uses it by `fd`.
+    pub fn is_used_by(&self, direction: Transfer, space: &Arc<AddressSpace>, fd: i32) -> bool {
         // Who reads a connection's first ring writes its second.
         let (reader, writer) = match self.index {
             0 => (&self.shared.reader, &self.shared.writer),
             _ => (&self.shared.writer, &self.shared.reader),
         };
-        let (user, watched) = match direction {
-            Transfer::Read => (reader, pipes::READER_WATCHED),
-            Transfer::Write => (writer, pipes::WRITER_WATCHED),
-        };
-        let is_it = user.is_in(space) && user.fd == fd;
-        if is_it {
-            self.ring().leave(watched);
-        }
-        is_it
+        let user = if direction == Transfer::Read { reader } else { writer };
+        user.is_in(space) && user.fd == fd
+    }
+}
+
+impl Edges for RingLoan {
+    fn add(&self) -> bool {
+        self.ring().add_edge()
+    }
+
+    fn take_back(&self) -> bool {
+        self.ring().take_edges_back()
     }
 }
 

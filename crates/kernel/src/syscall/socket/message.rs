@@ -425,7 +425,16 @@ fn send_message(context: &Context, fd: i32, header: &MsgHdr, flags: u32) -> Resu
 /// sendmsg(2).
 pub fn sendmsg(context: &mut Context, fd: i32, header: UserAddress, flags: u32) -> Result<usize> {
     let header: MsgHdr = context.read(header.0)?;
-    send_message(context, fd, &header, flags)
+    let sent = send_message(context, fd, &header, flags)?;
+    note_stream(context, fd);
+    Ok(sent)
+}
+
+/// Beside bytes nothing may have gone: whoever lends it looks whether that is so.
+fn note_stream(context: &mut Context, fd: i32) {
+    if let Ok(file) = context.file(fd) {
+        context.note_stream(fd, &file);
+    }
 }
 
 /// sendmmsg(2): how many messages were sent; an error only where none was.
@@ -546,7 +555,9 @@ fn receive_message(context: &Context, fd: i32, header_at: u64, flags: u32) -> Re
 
 /// recvmsg(2).
 pub fn recvmsg(context: &mut Context, fd: i32, header: UserAddress, flags: u32) -> Result<usize> {
-    receive_message(context, fd, header.0, flags)
+    let received = receive_message(context, fd, header.0, flags)?;
+    note_stream(context, fd);
+    Ok(received)
 }
 
 /// recvmmsg(2). The timeout is looked at only after each message, as the man page's BUGS says.
