@@ -43,6 +43,7 @@ mod streams;
 mod thread;
 mod tracing;
 mod trampoline;
+mod windows;
 mod zygote;
 
 #[panic_handler]
