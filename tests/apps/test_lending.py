@@ -1,7 +1,8 @@
-"""Calls on what is lent are answered in the process (ADR 26, 27, 44, 45, 48, 52): nobody can tell, whatever others do."""
+"""Calls on what is lent are answered in the process (ADR 26, 27, 44, 45, 48, 52, 61): nobody can tell, whatever others do."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import threading
@@ -60,6 +61,11 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def events(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build("events", tmp_path_factory.mktemp("events"))
+
+
+@pytest.fixture(scope="session")
+def windows(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build("windows", tmp_path_factory.mktemp("windows"))
 
 
 def fill(caller: harness.Caller, work: Path, lent: Path) -> Path:
@@ -534,3 +540,92 @@ def test_who_changes_what_it_waits_for_does_not_ask_the_sentry(
     """A connection that is waited for, now to be written and now to be read (ADR 59)."""
     monkeypatch.setitem(harness.PLAIN_ENVIRONMENT, "SKERRY_TEST_WITHOUT", without)
     asks_as_often_as(caller, CONNECTED.format(processes=processes, tcp=tcp, ping=CHANGED), fewest, most)
+
+
+def test_windows_native(caller: harness.Caller, windows: Path) -> None:
+    holds_natively(caller, lambda work: place(windows, work))
+
+
+@pytest.mark.sandbox
+@pytest.mark.parametrize(
+    ("without", "options"),
+    [
+        ("expiry", ()),
+        ("expiry,load,pace", ()),
+        ("windows", ()),
+        ("expiry", ("--rw", ".")),
+        ("", ("--rw", ".")),
+        ("", ("--profile", "strict")),
+    ],
+    ids=["default", "spinning", "without", "rw", "expiring", "strict"],
+)
+def test_windows(
+    caller: harness.Caller, windows: Path, monkeypatch: pytest.MonkeyPatch, without: str, options: tuple[str, ...]
+) -> None:
+    """Files that are read often are mapped (ADR 61), and nobody can tell."""
+    monkeypatch.setitem(harness.PLAIN_ENVIRONMENT, "SKERRY_TEST_WITHOUT", without)
+    holds_inside(caller, lambda work: place(windows, work), options)
+
+
+def held(caller: harness.Caller, work: Path, program: Path, mode: str) -> subprocess.Popen[str]:
+    """The program with a file of the host's that it can change."""
+    (work / "held").write_text("x" * 20_000)
+    os.chown(work / "held", *caller.owner)
+    command = [*caller.command, "do", "--rw", str(work), "--", str(program), mode, "held"]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, cwd=work, env=caller.environment(work), stdin=pipe, stdout=pipe, text=True)
+
+
+def answer(process: subprocess.Popen[str]) -> str:
+    assert process.stdin is not None and process.stdout is not None
+    process.stdin.write("go\n")
+    process.stdin.flush()
+    return process.stdout.readline()
+
+
+def mappings(file: Path) -> int:
+    count = 0
+    for maps in Path("/proc").glob("[0-9]*/maps"):
+        with contextlib.suppress(OSError):
+            count += sum(line.startswith("7008") and line.endswith(f"{file}\n") for line in maps.open())
+    return count
+
+
+@pytest.mark.sandbox
+def test_a_window_goes_with_its_descriptor(caller: harness.Caller, windows: Path) -> None:
+    with caller.workspace() as work, held(caller, work, place(windows, work), "hold") as process:
+        watchdog = threading.Timer(60, process.kill)
+        watchdog.start()
+        try:
+            kind = subprocess.run(["stat", "-f", "-c", "%T", str(work)], check=True, capture_output=True, text=True).stdout
+            if kind.strip() not in ("ext2/ext3", "xfs", "btrfs", "tmpfs"):
+                pytest.skip(f"files of {kind.strip()} are not mapped")
+            assert process.stdout is not None and process.stdout.readline() == "now\n"
+            assert mappings(work / "held") == 1
+            assert answer(process) == "now\n"
+            assert mappings(work / "held") == 0
+            answer(process)
+            assert process.wait() == 0
+        finally:
+            watchdog.cancel()
+            process.kill()
+
+
+@pytest.mark.sandbox
+def test_what_the_host_cuts_off_is_missed_by_who_hears_of_it(caller: harness.Caller, windows: Path) -> None:
+    with caller.workspace() as work, held(caller, work, place(windows, work), "follow") as process:
+        watchdog = threading.Timer(60, process.kill)
+        watchdog.start()
+        try:
+            assert answer(process).split() == ["3000"] * 3
+            for size in (2000, 10, 2999, 0, 1):
+                os.truncate(work / "held", 20_000)
+                assert answer(process).split() == ["3000"] * 3
+                os.truncate(work / "held", 4 * 4096 + size)
+                assert answer(process).split() == [str(size)] * 3
+            assert process.stdin is not None
+            process.stdin.close()
+            assert process.wait() == 0
+        finally:
+            watchdog.cancel()
+            process.kill()

@@ -22,6 +22,7 @@ FEATURES = (
     "fsgsbase",
     "suspension",
     "direct",
+    "windows",
     "local",
     "patching",
     "marshalling",

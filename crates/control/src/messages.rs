@@ -169,7 +169,7 @@ pub struct Boot {
     /// Features of the host to be treated as absent (tests): "process_vm", "sync_wake_up", "wait_killable", "addfd_send",
     /// "user_namespace", "landlock", "pid_namespace", "cgroups", "fsgsbase", "load" (how busy it is: there is spinning all the same), "pace" (how
     /// often programs call: there is spinning from the first call on), "expiry" (what is lent stays so, whatever the time). Parts of ours to be switched off: "direct" (programs read
-    /// and write no file by themselves), "local" (calls that stubs answer), "patching", "caches", "suspension", "spinning", "marshalling", "parking" (host threads
+    /// and write no file by themselves), "windows" (they map none of them to read it), "local" (calls that stubs answer), "patching", "caches", "suspension", "spinning", "marshalling", "parking" (host threads
     /// that outlive their tasks), "deferral" (epoll_ctl(2) goes along with later calls), "lending" (calls on the file that was used last).
     #[serde(default)]
     pub without: Vec<String>,

@@ -84,6 +84,8 @@ pub struct Kernel {
     pub policy: OnceLock<crate::policy::Policy>,
     /// Processes may read and write regular files by themselves ([`crate::fs::direct`]).
     pub direct_data: std::sync::atomic::AtomicBool,
+    /// They may map what they read so (ADR 61).
+    pub windows: std::sync::atomic::AtomicBool,
     /// Stubs may put calls off whose result they know. Set at boot.
     pub deferral: std::sync::atomic::AtomicBool,
     /// Stubs may answer calls on the file that was used last (ADR 26). Set at boot.
@@ -156,6 +158,7 @@ impl Kernel {
             trace,
             policy: OnceLock::new(),
             direct_data: Default::default(),
+            windows: Default::default(),
             deferral: Default::default(),
             lending: Default::default(),
             local_answers: true.into(),

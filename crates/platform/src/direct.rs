@@ -18,6 +18,15 @@ pub struct Rights {
     pub write_end: Option<u64>,
     /// Writes go to the file's end.
     pub append: bool,
+    pub window: Window,
+}
+
+/// How far a file may be read in a mapping, and for how many ticks without asking the host whether it is still as long; 0: not at
+/// all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Window {
+    pub end: u64,
+    pub life: u64,
 }
 
 /// The sentry's mapping of one process's table.
@@ -68,6 +77,8 @@ impl DirectPages {
         if rights.append {
             word |= direct::APPEND;
         }
+        entry.window_end.store(rights.window.end, Ordering::Relaxed);
+        entry.window_life.store(rights.window.life, Ordering::Relaxed);
         entry.word.store(word, Ordering::Release);
         true
     }
@@ -78,6 +89,13 @@ impl DirectPages {
         let rights = if readable { direct::READ } else { 0 } | if writable { direct::WRITE } else { 0 };
         entry.word.store(direct::DESCRIPTOR | direct::NULL | rights, Ordering::Release);
         true
+    }
+
+    /// The file that `index` stands for may be read in a mapping no further than to `end`.
+    pub fn lower_window(&self, index: u64, end: u64) {
+        if let Some(entry) = self.entry(index) {
+            entry.window_end.fetch_min(end, Ordering::SeqCst);
+        }
     }
 
     /// The guest's descriptor `index` is the sentry's again.
@@ -105,9 +123,9 @@ mod tests {
         assert!(ftruncate(&memory, 0).is_err());
         assert!(table.set(3, 7, Rights { read: true, ..Rights::default() }));
         let word = |index: u64| {
-            let mut bytes = [0; 16];
-            rustix::io::pread(&memory, &mut bytes, index * 16).unwrap();
-            u64::from_ne_bytes(bytes[..8].try_into().unwrap())
+            let mut bytes = [0; 8];
+            rustix::io::pread(&memory, &mut bytes, index * size_of::<DirectEntry>() as u64).unwrap();
+            u64::from_ne_bytes(bytes)
         };
         assert_eq!(word(3), 7 | direct::VALID | direct::READ);
         assert!(table.set(3, 9, Rights { write_end: Some(5), ..Rights::default() }));

@@ -54,6 +54,7 @@ pub fn boot(
     let mut sets_bases = true;
     let mut lending = boot.profile == Profile::Default;
     let mut direct = boot.profile == Profile::Default;
+    let mut windows = true;
     for name in &boot.without {
         match name.as_str() {
             "sync_wake_up" => features.sync_wake_up = false,
@@ -66,6 +67,7 @@ pub fn boot(
             "load" => heeds_load = false,
             "pace" => heeds_pace = false,
             "direct" => direct = false,
+            "windows" => windows = false,
             "marshalling" => marshalling = false,
             "deferral" => deferral = false,
             "lending" => lending = false,
@@ -116,6 +118,7 @@ pub fn boot(
         let _ = kernel.policy.set(policy);
     }
     kernel.direct_data.store(direct, Ordering::Relaxed);
+    kernel.windows.store(windows, Ordering::Relaxed);
     kernel.deferral.store(deferral, Ordering::Relaxed);
     kernel.lending.store(lending, Ordering::Relaxed);
     // Patched images map files of the host: the strict profile maps copies only.

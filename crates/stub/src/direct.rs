@@ -10,6 +10,7 @@ use crate::host::{self, number, HIGHEST, MOST};
 use crate::layout::{self, direct as right, DirectEntry};
 use crate::marshal;
 use crate::thread::ThreadBlock;
+use crate::windows::{self, Way};
 use core::mem::MaybeUninit;
 use core::sync::atomic::{AtomicBool, Ordering};
 
@@ -58,6 +59,7 @@ pub fn forked(thread: &ThreadBlock, end: u32) {
     unsafe { off_word(thread).write(0) };
     // Most have none; then a page of the stub's stays shared with the parent.
     if MAPPED.load(Ordering::Relaxed) && MAPPED.swap(false, Ordering::Relaxed) {
+        windows::forked();
         for descriptor in 0..end.min(MANY) {
             call!(number::CLOSE, descriptor);
         }
@@ -75,6 +77,71 @@ pub fn map_table(descriptor: u64) {
     }
 }
 
+/// What a guest's descriptor is, where that has one of the rights in `wanted`; and all that it has.
+#[inline(always)]
+fn entry_of(thread: &ThreadBlock, guest: u64, wanted: u64) -> Option<(&'static DirectEntry, u64)> {
+    let guest = guest & 0xffff_ffff;
+    if guest >= layout::DIRECT_ENTRIES || !MAPPED.load(Ordering::Acquire) || is_off(thread) {
+        return None;
+    }
+    // SAFETY: the table is mapped, and `guest` is one of its entries.
+    let entry = unsafe { &*(layout::DIRECT_BASE as *const DirectEntry).add(guest as usize) };
+    let word = entry.word.load(Ordering::Acquire);
+    (word & wanted != 0).then_some((entry, word))
+}
+
+/// A call is about to use one of the rights in `wanted`.
+#[inline(always)]
+fn ends_loan(thread: &mut ThreadBlock, wanted: u64) {
+    if thread.has_loan & wanted != 0 {
+        // It says what this call is about to change.
+        thread.has_loan = 0;
+    }
+}
+
+/// How a call with one piece of memory, or none, is made.
+pub enum OnDescriptor {
+    Done(i64),
+    /// By a call on the host's descriptor, with the other arguments as they are.
+    Call(u64),
+}
+
+/// Serves a call where that is all there is to it.
+#[inline(always)]
+pub fn on_descriptor(thread: &mut ThreadBlock, call_number: u64, arguments: &[u64; 6]) -> Option<OnDescriptor> {
+    let wanted = match call_number {
+        number::READ | number::PREAD64 => right::READ,
+        number::WRITE | number::PWRITE64 => right::WRITE,
+        number::LSEEK => right::VALID,
+        _ => return None,
+    };
+    let (entry, word) = entry_of(thread, arguments[0], wanted)?;
+    if word & right::NULL != 0 {
+        return None;
+    }
+    if wanted == right::WRITE {
+        let end = entry.write_end.load(Ordering::Relaxed);
+        let is_within = || arguments[3].checked_add(arguments[2]).is_some_and(|until| until <= end);
+        let is_positioned = call_number == number::PWRITE64 && word & right::APPEND == 0;
+        if end != right::NO_END && !(is_positioned && is_within()) {
+            return None;
+        }
+        windows::writes();
+    }
+    ends_loan(thread, wanted);
+    if call_number == number::PREAD64 {
+        match windows::read(thread, entry, word, arguments) {
+            Way::Done(count) => return Some(OnDescriptor::Done(count)),
+            Way::Host => {}
+            Way::Sentry => {
+                thread.asks_for_window = 1;
+                return None;
+            }
+        }
+    }
+    Some(OnDescriptor::Call(word & right::DESCRIPTOR))
+}
+
 /// Serves a call on a direct descriptor. `None`: it is the sentry's.
 #[inline]
 pub fn try_direct(thread: &mut ThreadBlock, call_number: u64, arguments: &[u64; 6]) -> Option<i64> {
@@ -84,23 +151,14 @@ pub fn try_direct(thread: &mut ThreadBlock, call_number: u64, arguments: &[u64; 
         number::LSEEK => right::VALID,
         _ => return None,
     };
-    let guest = arguments[0] & 0xffff_ffff;
-    if guest >= layout::DIRECT_ENTRIES || !MAPPED.load(Ordering::Acquire) || is_off(thread) {
-        return None;
-    }
-    // SAFETY: the table is mapped, and `guest` is one of its entries.
-    let entry = unsafe { &*(layout::DIRECT_BASE as *const DirectEntry).add(guest as usize) };
-    let word = entry.word.load(Ordering::Acquire);
-    if word & wanted == 0 {
-        return None;
-    }
+    let (entry, word) = entry_of(thread, arguments[0], wanted)?;
     if word & right::NULL != 0 {
         return answer_null(call_number, arguments);
     }
-    if thread.has_loan & wanted != 0 {
-        // It says what this call is about to change.
-        thread.has_loan = 0;
+    if core::mem::take(&mut thread.asks_for_window) != 0 {
+        return None;
     }
+    ends_loan(thread, wanted);
     match call_number {
         number::READV => in_pieces(entry, word, number::READ, arguments),
         number::PREADV => in_pieces(entry, word, number::PREAD64, arguments),
@@ -113,8 +171,11 @@ pub fn try_direct(thread: &mut ThreadBlock, call_number: u64, arguments: &[u64; 
 /// A call with one piece of memory, or none.
 #[inline]
 fn whole(entry: &DirectEntry, word: u64, call_number: u64, arguments: &[u64; 6]) -> Option<i64> {
-    if matches!(call_number, number::WRITE | number::PWRITE64) && entry.write_end.load(Ordering::Relaxed) != right::NO_END {
-        return write_bounded(entry, word, call_number, arguments);
+    if matches!(call_number, number::WRITE | number::PWRITE64) {
+        windows::writes();
+        if entry.write_end.load(Ordering::Relaxed) != right::NO_END {
+            return write_bounded(entry, word, call_number, arguments);
+        }
     }
     answer(call_number, word & right::DESCRIPTOR, arguments)
 }

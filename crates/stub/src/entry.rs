@@ -15,6 +15,7 @@
 
 use crate::context::Context;
 use crate::cpuid;
+use crate::direct::OnDescriptor;
 use crate::host;
 use crate::serve::{self, Outcome};
 use crate::thread::ThreadBlock;
@@ -30,6 +31,15 @@ pub mod leave {
     pub const REPLY: u64 = 2;
     /// By the trap, whose handler makes the call.
     pub const CALL: u64 = 3;
+    /// By a call of the host's on a descriptor, with its other registers as they are.
+    pub const DATA: u64 = 4;
+}
+
+/// How a patched call is left, and the descriptor of [`leave::DATA`]; in rax and rdx.
+#[repr(C)]
+pub struct Left {
+    how: u64,
+    descriptor: u64,
 }
 
 // Flags that the stub does not run under: trap, direction, alignment check.
@@ -54,11 +64,19 @@ direct_entry:
     jnz 1f
     mov rdi, gs:[0]
     call direct_call
-    test eax, eax
+    cmp eax, 4
+    je direct_data
+2:  test eax, eax
     jz direct_return
     cmp eax, 1
     je direct_native
     jmp direct_trap
+    // The descriptor was closed under our feet.
+    .globl direct_refused
+direct_refused:
+    mov rdi, gs:[0]
+    call direct_call_again
+    jmp 2b
 1:  mov qword ptr gs:[0x168], 3
 
     // The trap that brings a full frame.
@@ -136,9 +154,24 @@ pub fn address() -> u64 {
     direct_entry as *const () as u64
 }
 
-/// Serves the call whose registers the direct entry has saved. The result says how it is left.
+/// Serves the call whose registers the direct entry has saved.
 #[no_mangle]
-extern "C" fn direct_call(thread: &mut ThreadBlock) -> u64 {
+extern "C" fn direct_call(thread: &mut ThreadBlock) -> Left {
+    let Some(on_descriptor) = serve::on_descriptor(thread) else { return direct_call_again(thread) };
+    // What the host's call comes to is the result.
+    thread.leaving = leave::RETURN;
+    match on_descriptor {
+        OnDescriptor::Done(value) => {
+            thread.direct.rax = value as u64;
+            Left { how: leave::RETURN, descriptor: 0 }
+        }
+        OnDescriptor::Call(descriptor) => Left { how: leave::DATA, descriptor },
+    }
+}
+
+/// The same, without a call of the host's behind it.
+#[no_mangle]
+extern "C" fn direct_call_again(thread: &mut ThreadBlock) -> Left {
     // They are used in place: what the call changes in them is what the way out loads.
     let registers = &raw mut thread.direct;
     // SAFETY: only this function and what it calls use them now, and nothing reaches them through `thread`.
@@ -152,7 +185,7 @@ extern "C" fn direct_call(thread: &mut ThreadBlock) -> u64 {
         Outcome::Reply => leave::REPLY,
         Outcome::NeedsFrame => leave::CALL,
     };
-    thread.leaving
+    Left { how: thread.leaving, descriptor: 0 }
 }
 
 /// What a handler has interrupted.

@@ -22,6 +22,7 @@ use crate::thread::{self, ThreadBlock};
 use crate::tracing;
 use crate::trampoline;
 use crate::watching;
+use crate::windows;
 use core::sync::atomic::{AtomicBool, Ordering};
 
 const AUDIT_ARCH_X86_64: u32 = 0xc000_003e;
@@ -362,6 +363,9 @@ pub fn run_operations(thread: &mut ThreadBlock, count: u32) -> i64 {
             operation::DIRECT_TABLE => direct::map_table(one.arguments[0]),
             operation::PIPE => pipes::map(&one.arguments),
             operation::ALWAYS => {
+                if one.number == number::CLOSE {
+                    windows::closes(one.arguments[0]);
+                }
                 host::call_array(one.number, &one.arguments);
             }
             operation::OVER_LAST if !failed => {

@@ -18,6 +18,17 @@ pub const SLOT_SIZE: u64 = 0x4_0000;
 pub const MAXIMUM_SLOTS: u64 = 16384;
 /// Where the pipes and connections lie that a process shares ([`PipeRing`]), each place a stretch of [`pipes::PLACE`] bytes.
 pub const PIPES_BASE: u64 = 0x7010_0000_0000;
+
+/// Parts of files that a process reads by itself (the stub's `windows.rs`).
+pub mod windows {
+    pub const BASE: u64 = 0x7008_0000_0000;
+    pub const SIZE: u64 = 16 << 20;
+    pub const PLACES: usize = 8;
+    /// As [`super::DirectEntry::window_life`]: nobody on the host can make the file shorter.
+    pub const FOR_GOOD: u64 = u64::MAX >> 2;
+    /// Longer reads are calls of the host's: what they cost is the copy.
+    pub const MOST: u64 = 16 << 10;
+}
 /// The guest may map nothing between STUB_BASE and here.
 pub const RESERVED_END: u64 = 0x7020_0000_0000;
 
@@ -150,6 +161,12 @@ pub struct DirectEntry {
     pub word: core::sync::atomic::AtomicU64,
     /// Writes that end beyond this position are the sentry's.
     pub write_end: core::sync::atomic::AtomicU64,
+    /// Reads that end up to this position may be made in a mapping of the file: it is lowered before anybody in the sandbox makes
+    /// the file shorter.
+    pub window_end: core::sync::atomic::AtomicU64,
+    /// For so many ticks of the processor's clock the host need not be asked whether it has made the file shorter. 0: there is to be
+    /// no mapping.
+    pub window_life: core::sync::atomic::AtomicU64,
 }
 
 /// Bits of [`DirectEntry::word`].

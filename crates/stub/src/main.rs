@@ -44,6 +44,7 @@ mod thread;
 mod tracing;
 mod trampoline;
 mod watching;
+mod windows;
 mod zygote;
 
 #[panic_handler]

@@ -2,7 +2,7 @@
 //! and the rest, which goes to the sentry. Trapped calls (`handlers.rs`) and patched sites (`entry.rs`) both come here.
 
 use crate::deferred;
-use crate::direct;
+use crate::direct::{self, OnDescriptor};
 use crate::events;
 use crate::expected;
 use crate::handlers::{self, new_request, run_operations};
@@ -20,8 +20,10 @@ use crate::registers::Registers;
 use crate::streams;
 use crate::thread::ThreadBlock;
 use crate::tracing;
+use crate::windows;
 
 const ARCH_SET_GS: u64 = 0x1001;
+const RLIMIT_AS: u32 = 9;
 
 /// How a call goes on.
 pub enum Outcome {
@@ -33,6 +35,19 @@ pub enum Outcome {
     Reply,
     /// Nothing has been done yet: it needs the frame of a signal from the start.
     NeedsFrame,
+}
+
+/// Serves a patched call on a file that the process reads and writes by itself; `None`: it is another call, or somebody is to see
+/// it.
+#[inline(always)]
+pub fn on_descriptor(thread: &mut ThreadBlock) -> Option<OnDescriptor> {
+    let (call_number, arguments) = (thread.direct.rax, thread.direct.arguments());
+    if tracing::is_traced(thread) {
+        return None;
+    }
+    let done = direct::on_descriptor(thread, call_number, &arguments)?;
+    expected::forget(thread);
+    Some(done)
 }
 
 /// Serves a call for which there is no frame yet.
@@ -125,6 +140,8 @@ fn serve(thread: &mut ThreadBlock, registers: &mut Registers, kind: u32) -> Outc
     match call_number {
         number::EXIT | number::EXIT_GROUP => local::forget_empty_robust_list(thread),
         // As in `local.rs`, where that is not to be answered here.
+        number::SETRLIMIT if arguments[0] as u32 == RLIMIT_AS => windows::limits(),
+        number::PRLIMIT64 if arguments[1] as u32 == RLIMIT_AS && arguments[2] != 0 => windows::limits(),
         number::SET_TID_ADDRESS => thread.parking.clear_child_tid = arguments[0],
         _ => {}
     }

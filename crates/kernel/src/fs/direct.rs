@@ -11,15 +11,17 @@
 //! Lock order: `DirectRegistry::places` > `FdTable` > `DirectTable::state`.
 
 use crate::fs::file::{HostDescription, OpenFile, StatusFlags};
-use crate::fs::inode::{FileType, Inode};
+use crate::fs::host::HostRegularFile;
+use crate::fs::inode::{Device, FileType, Inode, Metadata};
 use crate::fs::notify::NotifyRegistry;
 use crate::fs::path::same_inode;
 use crate::fs::position::HandedOver;
+use crate::fs::tmpfs::TmpfsFile;
 use crate::{Kernel, Result};
 use parking_lot::Mutex;
 use rustix::fs::OFlags;
-use skerry_platform::direct::{DirectPages, Rights};
-use skerry_platform::layout::DIRECT_ENTRIES;
+use skerry_platform::direct::{DirectPages, Rights, Window};
+use skerry_platform::layout::{windows, DIRECT_ENTRIES};
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -115,6 +117,15 @@ impl DirectTable {
         true
     }
 
+    /// Where `fd` is `file`: it may be read in a mapping no further than to `end` ([`Window`]).
+    fn lower_window(&self, fd: i32, file: &Weak<OpenFile>, end: u64) {
+        let mut state = self.state.lock();
+        if let Some(entry) = state.entries.get_mut(&fd).filter(|entry| Weak::ptr_eq(&entry.file, file)) {
+            entry.rights.window.end = entry.rights.window.end.min(end);
+            self.pages.lower_window(fd as u64, end);
+        }
+    }
+
     /// `fd` is the sentry's again.
     pub fn clear(&self, fd: i32) {
         let mut state = self.state.lock();
@@ -167,6 +178,8 @@ struct Place {
     table: Weak<DirectTable>,
     fd: i32,
     file: Weak<OpenFile>,
+    /// Which file it is on the host.
+    identity: Option<(Device, u64)>,
 }
 
 impl Place {
@@ -196,9 +209,21 @@ struct Places {
     list: Vec<Place>,
     /// At this length what is gone is taken out.
     clean_at: usize,
+    /// How many files are being made shorter.
+    shrinking: usize,
 }
 
 impl Places {
+    /// How far `file` may be read in a mapping now.
+    fn window(&self, file: &OpenFile, life: u64) -> Window {
+        let life = if life == 0 { 0 } else { file.window_life(life) };
+        if life == 0 {
+            return Window::default();
+        }
+        let end = file.window_end().filter(|_| self.shrinking == 0);
+        Window { end: end.unwrap_or(0), life }
+    }
+
     fn make_room(&mut self) -> bool {
         if self.list.len() >= self.clean_at {
             self.list.retain(Place::is_current);
@@ -208,24 +233,62 @@ impl Places {
     }
 }
 
+/// A file is being made shorter: no window is given meanwhile.
+pub struct Shrinking<'a>(&'a DirectRegistry);
+
+impl Drop for Shrinking<'_> {
+    fn drop(&mut self) {
+        self.0.places.lock().shrinking -= 1;
+    }
+}
+
 impl DirectRegistry {
     /// Runs `set`, which makes the entry `fd` of `table`, unless somebody watches the file; whoever begins to watch it
-    /// later finds the entry.
+    /// later finds the entry. `set` is told the file's window.
     pub fn add(
         &self,
         watches: &NotifyRegistry,
         table: &Arc<DirectTable>,
         fd: i32,
         file: &Arc<OpenFile>,
-        set: impl FnOnce() -> bool,
+        life: u64,
+        set: impl FnOnce(Window) -> bool,
     ) -> bool {
         let mut places = self.places.lock();
-        if !places.make_room() || is_watched(watches, file) || !set() {
+        if !places.make_room() || is_watched(watches, file) || !set(places.window(file, life)) {
             return false;
         }
-        places.list.push(Place { table: Arc::downgrade(table), fd, file: Arc::downgrade(file) });
+        let identity = file.direct().and_then(|host| identity_of(&host.descriptor));
+        places.list.push(Place { table: Arc::downgrade(table), fd, file: Arc::downgrade(file), identity });
         self.count.store(places.list.len(), Ordering::Release);
         true
+    }
+
+    /// [`DirectTable::refresh`], the window included.
+    pub fn refresh(&self, table: &DirectTable, fd: i32, file: &Arc<OpenFile>, rights: Rights, life: u64) -> bool {
+        let places = self.places.lock();
+        table.refresh(fd, file, Rights { window: places.window(file, life), ..rights })
+    }
+
+    /// `inode`, which shows `metadata`, is about to end at `end`, or to have other data from there on. What is read in windows
+    /// ends before that, by whichever name the file was opened. To be kept until it is done.
+    pub fn shrink(&self, inode: &Arc<dyn Inode>, metadata: &Metadata, end: u64) -> Shrinking<'_> {
+        // Let go behind the lock: one of them may be the last of its file.
+        let mut seen = Vec::new();
+        let mut places = self.places.lock();
+        places.shrinking += 1;
+        for place in &places.list {
+            let (Some(table), Some(file)) = (place.table.upgrade(), place.file.upgrade()) else { continue };
+            let is_it = file.path.as_ref().is_some_and(|path| same_inode(path.inode(), inode))
+                || place.identity == Some((metadata.device, metadata.inode));
+            if is_it {
+                table.lower_window(place.fd, &place.file, end);
+            }
+            seen.push((table, file));
+        }
+        drop(places);
+        drop(seen);
+        Shrinking(self)
     }
 
     /// Whether no process but the one of `table` has what `is_it` says as a direct descriptor at present.
@@ -295,11 +358,29 @@ pub fn clear(kernel: &Kernel, inode: &Arc<dyn Inode>) {
     }
 }
 
-/// A file is about to lose much of its length: what has been charged for writes beyond is given back.
-pub fn before_truncation(kernel: &Kernel, inode: &Arc<dyn Inode>, old_size: u64, new_size: u64) {
-    if old_size.saturating_sub(new_size) > LOST_MAX {
+/// `inode`, which shows `metadata`, is about to be `new_size` long; the result is to be kept until it is. Where it loses much, what
+/// has been charged for writes beyond is given back.
+#[must_use]
+pub fn before_truncation<'a>(
+    kernel: &'a Kernel,
+    inode: &Arc<dyn Inode>,
+    metadata: &Metadata,
+    new_size: u64,
+) -> Option<Shrinking<'a>> {
+    if metadata.size.saturating_sub(new_size) > LOST_MAX {
         clear(kernel, inode);
     }
+    kernel.direct_registry().map(|registry| registry.shrink(inode, metadata, new_size))
+}
+
+/// Files that are open so are read by calls.
+const UNMAPPED: StatusFlags = StatusFlags::DIRECT.union(StatusFlags::NOATIME);
+
+/// The file systems of the host's on which a mapping shows at once what is written.
+const COHERENT: [i64; 4] = [0xef53, 0x5846_5342, 0x9123_683e, 0x0102_1994];
+
+fn identity_of(descriptor: &OwnedFd) -> Option<(Device, u64)> {
+    rustix::fs::fstat(descriptor).ok().map(|status| (Device::decode(status.st_dev), status.st_ino))
 }
 
 /// Whether somebody wants to know of what happens to the file.
@@ -339,7 +420,33 @@ impl OpenFile {
                 write_end = None;
             }
         }
-        Rights { read: self.is_readable(), write_end, append: flags.contains(StatusFlags::APPEND) }
+        let append = flags.contains(StatusFlags::APPEND);
+        Rights { read: self.is_readable(), write_end, append, window: Window::default() }
+    }
+
+    /// For how long processes may read the file in a mapping without asking whether the host has made it shorter; 0: not at all.
+    fn window_life(&self, life: u64) -> u64 {
+        let is_plain = self.path.is_some() && self.is_readable();
+        let Some(host) = self.direct().filter(|_| is_plain && !self.flags().intersects(UNMAPPED)) else { return 0 };
+        let operations = host.operations.as_any();
+        if operations.is::<TmpfsFile>() {
+            // Nobody but the sentry can.
+            return windows::FOR_GOOD;
+        }
+        let is_coherent =
+            || rustix::fs::fstatfs(&host.descriptor).is_ok_and(|system| COHERENT.contains(&(system.f_type as i64)));
+        if operations.is::<HostRegularFile>() && is_coherent() {
+            life
+        } else {
+            0
+        }
+    }
+
+    /// Up to where: not where there are holes, which take up memory as soon as a mapping shows them.
+    fn window_end(&self) -> Option<u64> {
+        let status = rustix::fs::fstat(&self.direct()?.descriptor).ok()?;
+        let (size, blocks) = (u64::try_from(status.st_size).ok()?, u64::try_from(status.st_blocks).ok()?);
+        (blocks.saturating_mul(512) >= size).then_some(size)
     }
 
     /// The host description for processes to use, made where there is none yet. `None`: this file is not for that.

@@ -235,11 +235,11 @@ fn open_place(
     if kind == FileType::Directory && (access.contains(AccessMode::WRITE) || how.creates()) {
         return Err(Errno::EISDIR);
     }
-    let mut size = 0;
+    let mut before = None;
     if created == Created::No {
         let credentials = context.task.credentials();
         let metadata = shown.map_or_else(|| inode.metadata(), Ok)?;
-        size = metadata.size;
+        before = Some(metadata);
         credentials.check_access(&metadata, access)?;
         if how.has(linux::O_NOATIME) && !credentials.is_owner_or_capable(metadata.uid) {
             return Err(Errno::EPERM);
@@ -264,7 +264,8 @@ fn open_place(
         lease::break_for(context, &inode, opening, how.has(linux::O_NONBLOCK))?;
     }
     if created == Created::No && how.has(linux::O_TRUNC) && kind == FileType::Regular {
-        crate::fs::direct::before_truncation(context.kernel(), &inode, size, 0);
+        let kernel = context.kernel();
+        let _shrinking = before.and_then(|metadata| crate::fs::direct::before_truncation(kernel, &inode, &metadata, 0));
         inode.set_attributes(&SetAttributes { size: Some(0), ..SetAttributes::default() })?;
         permission::drop_set_id(context.task, &inode)?;
         context.kernel().watches.report_with_parent(&place.dentry, NotifyMask::MODIFY);

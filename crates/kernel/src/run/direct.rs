@@ -7,6 +7,7 @@ use crate::fs::direct::{self, DirectTable};
 use crate::fs::file::OpenFile;
 use crate::Kernel;
 use skerry_abi::raw::general as linux;
+use skerry_platform::direct::Rights;
 use skerry_platform::layout::{operation, Operation};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::Ordering;
@@ -57,9 +58,13 @@ impl Engine {
         }
         let files = task.files();
         let limited = process.rlimit(linux::RLIMIT_FSIZE).current != u64::MAX;
+        // What is mapped there would count where the host holds the limit.
+        let has_windows = kernel.windows.load(Ordering::Relaxed) && process.rlimit(linux::RLIMIT_AS).current == u64::MAX;
+        let life = if has_windows { self.loans.life() } else { 0 };
         let present = files.present_direct_table(pid);
         if let Some(table) = &present {
-            if file.direct().is_some() && table.refresh(fd, file, file.direct_rights(limited)) || !table.has_room_for(fd) {
+            let is_refreshed = || registry.refresh(table, fd, file, file.direct_rights(limited), life);
+            if file.direct().is_some() && is_refreshed() || !table.has_room_for(fd) {
                 return;
             }
         }
@@ -99,7 +104,8 @@ impl Engine {
             },
             None => None,
         };
-        let add = || registry.add(&kernel.watches, &table, fd, file, || files.set_direct(&table, fd, file, own));
+        let set = |window| files.set_direct(&table, fd, file, own.map(|(own, rights)| (own, Rights { window, ..rights })));
+        let add = || registry.add(&kernel.watches, &table, fd, file, life, set);
         // From then on the file changes without a call, if only in its time of access.
         let is_added = if own.is_some() { self.loans.with_none(add) } else { add() };
         if !is_added {

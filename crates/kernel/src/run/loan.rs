@@ -316,7 +316,7 @@ impl Loans {
     }
 
     /// How long what was looked at is believed, in ticks.
-    fn life(&self) -> u64 {
+    pub(super) fn life(&self) -> u64 {
         if self.for_good.load(Ordering::Relaxed) {
             u64::MAX >> 2
         } else {

@@ -281,7 +281,7 @@ pub fn truncate(context: &mut Context, path: UserAddress, length: i64) -> Result
     let _writes = WriteAccess::of(inode)?;
     lease::break_for(context, inode, lease::Opening::Write, false)?;
     let size = length_of(context, &metadata, length)?;
-    direct::before_truncation(context.kernel(), inode, metadata.size, size);
+    let _shrinking = direct::before_truncation(context.kernel(), inode, &metadata, size);
     inode.set_attributes(&SetAttributes { size: Some(size), ..SetAttributes::default() })?;
     permission::drop_set_id(context.task, inode)?;
     context.kernel().watches.report_with_parent(&place.dentry, NotifyMask::MODIFY);
@@ -298,10 +298,11 @@ pub fn ftruncate(context: &mut Context, fd: i32, length: i64) -> Result<()> {
     }
     let metadata = file.operations.metadata()?;
     let size = length_of(context, &metadata, length)?;
-    if let Some(place) = &file.path {
-        direct::before_truncation(context.kernel(), place.inode(), metadata.size, size);
+    {
+        let place = file.path.as_ref();
+        let _shrinking = place.and_then(|place| direct::before_truncation(context.kernel(), place.inode(), &metadata, size));
+        file.operations.truncate(size)?;
     }
-    file.operations.truncate(size)?;
     if let Some(place) = &file.path {
         permission::drop_set_id(context.task, place.inode())?;
         context.kernel().watches.report_with_parent(&place.dentry, NotifyMask::MODIFY);

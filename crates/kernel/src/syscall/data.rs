@@ -46,7 +46,16 @@ pub fn fallocate(context: &mut Context, fd: i32, mode: u32, offset: i64, length:
     if mode & linux::FALLOC_FL_KEEP_SIZE == 0 && check_file_size_limit(context, start, count)? < count {
         return Err(Errno::EFBIG);
     }
-    file.operations.allocate(mode, start, count)?;
+    {
+        const CHANGES_DATA: u32 = !(linux::FALLOC_FL_KEEP_SIZE | linux::FALLOC_FL_UNSHARE_RANGE);
+        let _shrinking = match (&file.path, context.kernel().direct_registry()) {
+            (Some(place), Some(registry)) if mode & CHANGES_DATA != 0 => {
+                Some(registry.shrink(place.inode(), &file.operations.metadata()?, start))
+            }
+            _ => None,
+        };
+        file.operations.allocate(mode, start, count)?;
+    }
     if let Some(place) = &file.path {
         permission::drop_set_id(context.task, place.inode())?;
         context.kernel().watches.report_with_parent(&place.dentry, NotifyMask::MODIFY);
