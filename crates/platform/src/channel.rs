@@ -778,10 +778,7 @@ mod tests {
         channel.lend(5, &file, &[1; loan::STATUS], usize::MAX, &[2; 2 * marshal::AREA], &names);
         channel.lend(5, &file, &[1; loan::STATUS], 0, &[2; 2 * marshal::AREA], &Names::default());
         assert_eq!(channel.take_loan_back(6), None);
-        assert_eq!(
-            channel.take_loan_back(5),
-            Some(Returned { position: 7, index: 0, was_read: false, is_closed: false, has_asked: false, has_repeated: false })
-        );
+        assert_eq!(channel.take_loan_back(5), Some(Returned { position: 7, ..Returned::default() }));
         assert_eq!(channel.take_loan_back(5), None);
     }
 
@@ -827,8 +824,7 @@ mod tests {
         let file = Lent { descriptor: 3, position: 7, size: 9, until: 0, flags: 0, status_flags: 0, descriptor_flags: 0 };
         channel.lend_on_shelf(5, &file, &[1; loan::STATUS], usize::MAX, &Names::default(), &shelf::Opened::default());
         channel.loan_word().fetch_or(3 << loan::INDEX | loan::CLOSED, Ordering::Relaxed);
-        let returned =
-            Returned { position: 7, index: 3, was_read: false, is_closed: true, has_asked: false, has_repeated: false };
+        let returned = Returned { position: 7, index: 3, is_closed: true, ..Returned::default() };
         assert_eq!(channel.take_loan_back(5), Some(returned));
         channel.lend_again(6, Returned { index: 3, position: 7, is_closed: true, ..Returned::default() });
         assert_eq!(channel.take_loan_back(5), None);

@@ -62,6 +62,8 @@ struct Directory {
     order: Option<Order>,
     at: usize,
     told: usize,
+    /// They were told by habit alone.
+    by_habit: bool,
 }
 
 impl Ahead {
@@ -86,7 +88,7 @@ impl Ahead {
                 if let (Comes::AfterAll, Some(order), true) = (comes, directory.order, directory.told >= CONFIDENT) {
                     self.habit = Some((order, directory.told));
                 }
-                if comes == Comes::Elsewhere {
+                if comes == Comes::Elsewhere && directory.by_habit {
                     self.habit = None;
                 }
                 match comes {
@@ -111,14 +113,14 @@ impl Ahead {
             }
         };
         let directory = self.directories.first_mut()?;
-        directory.told = 0;
+        (directory.told, directory.by_habit) = (0, known.is_none());
         let parent = Path { mount: place.mount.clone(), dentry };
         directory.tell(context.task, &parent, batch, room)
     }
 
     /// What was told has been asked for, or not.
     pub fn was_told(&mut self, was_shown: bool) {
-        if !was_shown {
+        if !was_shown && self.directories.first().is_some_and(|directory| directory.by_habit) {
             self.habit = None;
         }
     }
