@@ -15,7 +15,7 @@ import harness
 
 PROGRAMS = Path(__file__).parent / "programs"
 CHANGES = 9
-ROWS = 35
+ROWS = 37
 
 
 def build(name: str, directory: Path) -> Path:

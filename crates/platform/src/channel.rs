@@ -73,6 +73,11 @@ impl Names {
         true
     }
 
+    /// Adds one that is not there.
+    pub fn add_absent(&mut self, directory: i32, name: &[u8], room: usize) -> bool {
+        self.add(directory, name, &[0; loan::STATUS], room)
+    }
+
     /// Adds what readlink(2) says of names, as many as there is room for; once.
     pub fn set_no_links<'a>(&mut self, names: impl Iterator<Item = (&'a [u8], i32)>, room: usize) {
         let start = self.records.len();
@@ -128,7 +133,7 @@ impl Names {
 }
 
 /// What has become of a file that was lent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Default, Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Returned {
     pub position: u32,
     /// Which file the descriptor is: see [`loan::INDEX`].
@@ -139,6 +144,8 @@ pub struct Returned {
     pub has_asked: bool,
     /// It has asked for something that is known of a name.
     pub has_repeated: bool,
+    /// It has asked about a name that was looked at ahead.
+    pub was_shown: bool,
 }
 
 /// An eventfd or a pipe as it is lent ([`Channel::lend_object`]).
@@ -378,12 +385,13 @@ impl Channel {
             std::ptr::write_volatile(self.shelf().add(shelf::OPENED).cast(), *opened);
             std::ptr::write_volatile(&raw mut (*self.pages.as_ptr()).loan, loan);
         }
-        self.lend_again(number, 0, false, file.position);
+        self.lend_again(number, Returned { position: file.position, ..Returned::default() });
     }
 
-    /// Lends once more what lies on the shelf: the descriptor is the file `index`, and stands at `position`, or is closed.
-    pub fn lend_again(&self, number: u16, index: usize, is_closed: bool, position: u32) {
-        let closed = if is_closed { loan::CLOSED } else { 0 };
+    /// Lends once more what lies on the shelf, with what has become of it: the descriptor is the file `index`, and stands at
+    /// `position`; whether it was read, and is closed.
+    pub fn lend_again(&self, number: u16, Returned { index, position, was_read, is_closed, .. }: Returned) {
+        let closed = if is_closed { loan::CLOSED } else { 0 } | if was_read { loan::READ } else { 0 };
         let index = (index as u64) << loan::INDEX & loan::INDEX_MASK;
         let word = loan::VALID | closed | index | u64::from(number) << loan::NUMBER | u64::from(position) & loan::POSITION;
         self.loan_word().store(word, Ordering::Release);
@@ -454,6 +462,7 @@ impl Channel {
                         is_closed: word & loan::CLOSED != 0,
                         has_asked: word & loan::ASKED != 0,
                         has_repeated: word & loan::REPEATED != 0,
+                        was_shown: word & loan::SHOWN != 0,
                     })
                 }
                 Err(now) => word = now,
@@ -795,10 +804,7 @@ mod tests {
         channel.lend(5, &file, &[1; loan::STATUS], usize::MAX, &[2; 2 * marshal::AREA], &names);
         channel.lend(5, &file, &[1; loan::STATUS], 0, &[2; 2 * marshal::AREA], &Names::default());
         assert_eq!(channel.take_loan_back(6), None);
-        assert_eq!(
-            channel.take_loan_back(5),
-            Some(Returned { position: 7, index: 0, was_read: false, is_closed: false, has_asked: false, has_repeated: false })
-        );
+        assert_eq!(channel.take_loan_back(5), Some(Returned { position: 7, ..Returned::default() }));
         assert_eq!(channel.take_loan_back(5), None);
     }
 
@@ -887,10 +893,9 @@ mod tests {
         let file = Lent { descriptor: 3, position: 7, size: 9, until: 0, flags: 0, status_flags: 0, descriptor_flags: 0 };
         channel.lend_on_shelf(5, &file, &[1; loan::STATUS], usize::MAX, &Names::default(), &shelf::Opened::default());
         channel.loan_word().fetch_or(3 << loan::INDEX | loan::CLOSED, Ordering::Relaxed);
-        let returned =
-            Returned { position: 7, index: 3, was_read: false, is_closed: true, has_asked: false, has_repeated: false };
+        let returned = Returned { position: 7, index: 3, is_closed: true, ..Returned::default() };
         assert_eq!(channel.take_loan_back(5), Some(returned));
-        channel.lend_again(6, 3, true, 7);
+        channel.lend_again(6, Returned { index: 3, position: 7, is_closed: true, ..Returned::default() });
         assert_eq!(channel.take_loan_back(5), None);
         assert_eq!(channel.take_loan_back(6), Some(returned));
         assert!(!channel.wipe(&memory));

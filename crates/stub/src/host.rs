@@ -308,6 +308,7 @@ pub mod number {
     pub const LSEEK: u64 = 8;
     pub const IOCTL: u64 = 16;
     pub const ACCESS: u64 = 21;
+    pub const UNLINKAT: u64 = 263;
     pub const FACCESSAT: u64 = 269;
     pub const GETDENTS64: u64 = 217;
     pub const OPENAT: u64 = 257;
@@ -354,6 +355,7 @@ pub mod number {
     pub const GETSID: u64 = 124;
     pub const GETTID: u64 = 186;
     pub const CHDIR: u64 = 80;
+    pub const UNLINK: u64 = 87;
     pub const READLINK: u64 = 89;
     pub const CHROOT: u64 = 161;
     pub const CAPSET: u64 = 126;

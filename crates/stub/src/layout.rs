@@ -785,6 +785,8 @@ pub mod loan {
     pub const ASKED: u64 = 1 << 60;
     /// Something that is known of a name has been asked for.
     pub const REPEATED: u64 = 1 << 59;
+    /// One of the names that were looked at ahead has been asked about.
+    pub const SHOWN: u64 = 1 << 58;
     /// Which file the descriptor is: 0 is the one that was lent, the others are the shelf's ([`super::shelf::Ahead`]).
     pub const INDEX: u32 = 48;
     pub const INDEX_MASK: u64 = 0x3f << INDEX;
@@ -796,8 +798,10 @@ pub mod loan {
     /// The descriptor where no file is lent, only names.
     pub const NONE: u32 = u32::MAX;
     /// A name that was looked at ahead: its length, the directory's descriptor, both in one word; its `struct stat`; then its
-    /// bytes as they are given to newfstatat(2) with AT_SYMLINK_NOFOLLOW, filled up to whole words.
+    /// bytes as they are given to newfstatat(2) with AT_SYMLINK_NOFOLLOW, filled up to whole words. Of one that is not there the
+    /// structure is all zeros; the word in it that has the mode, which nothing else has as 0, says so.
     pub const NAME: usize = 8 + STATUS;
+    pub const MODE: usize = 3;
     pub const LONGEST_NAME: usize = 255;
     /// What a record takes up.
     pub const fn name_size(length: usize) -> usize {
@@ -821,8 +825,12 @@ pub mod loan {
     }
     /// In the flags: it is a directory.
     pub const DIRECTORY: u32 = 1;
-    /// Reading changes what fstat(2) shows (its time of access).
+    /// Reading changes what fstat(2) shows: its time of access, of the file that was lent to the one that lies in words of its
+    /// `struct stat` that mean nothing.
     pub const SHOWS_READING: u32 = 2;
+    /// Where in that structure, in words, both are: seconds and nanoseconds.
+    pub const ACCESSED: usize = 9;
+    pub const ACCESSED_THEN: usize = 15;
     /// A private mapping of it that is only read may be a copy of its data (ADR 40).
     pub const MAY_BE_COPIED: u32 = 4;
     /// It is open to be written: there is nothing to be read of it here.

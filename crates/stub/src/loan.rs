@@ -11,8 +11,9 @@
 use crate::copies;
 use crate::host::{self, number, HIGHEST, MOST};
 use crate::layout::loan::{
-    known, name_size, ASKED, CLOSED, DIRECT, DIRECTORY, ENTRY, INDEX, INDEX_MASK, KNOWN, LENT, LONGEST_NAME, MAY_BE_COPIED,
-    NAME, NO_LINK, ON_SHELF, OPENED, POSITION, READ, REPEATED, SHOWS_READING, STATUS, VALID, WRITTEN,
+    known, name_size, ACCESSED, ACCESSED_THEN, ASKED, CLOSED, DIRECT, DIRECTORY, ENTRY, INDEX, INDEX_MASK, KNOWN, LENT,
+    LONGEST_NAME, MAY_BE_COPIED, MODE, NAME, NO_LINK, ON_SHELF, OPENED, POSITION, READ, REPEATED, SHOWN, SHOWS_READING, STATUS,
+    VALID, WRITTEN,
 };
 use crate::layout::marshal::AREA;
 use crate::layout::shelf::{self, Ahead, Opened};
@@ -20,6 +21,7 @@ use crate::layout::{Loan, SHELF_OFFSET};
 use crate::thread::ThreadBlock;
 use core::sync::atomic::{AtomicU64, Ordering};
 
+const ENOENT: i64 = -2;
 const ENOTTY: i64 = -25;
 const AT_EMPTY_PATH: u64 = 0x1000;
 const AT_SYMLINK_NOFOLLOW: u64 = 0x100;
@@ -143,8 +145,21 @@ impl Lent {
     }
 
     fn show(&self, address: u64) -> Option<i64> {
-        let outdated = self.flags & SHOWS_READING != 0 && self.before & READ != 0;
-        if address > HIGHEST || outdated || !self.is_fresh() || !host::copy(address, self.status, STATUS as u64) {
+        if address > HIGHEST || !self.is_fresh() {
+            return None;
+        }
+        let is_shown = if self.flags & SHOWS_READING == 0 {
+            host::copy(address, self.status, STATUS as u64)
+        } else {
+            // SAFETY: within the area, and aligned.
+            let mut status = unsafe { (self.status as *const [u64; STATUS / 8]).read_volatile() };
+            if self.before & READ != 0 {
+                [status[ACCESSED], status[ACCESSED + 1]] = [status[ACCESSED_THEN], status[ACCESSED_THEN + 1]];
+            }
+            [status[ACCESSED_THEN], status[ACCESSED_THEN + 1]] = [0; 2];
+            host::copy(address, &raw const status as u64, STATUS as u64)
+        };
+        if !is_shown {
             return None;
         }
         self.still_stands()?;
@@ -177,6 +192,8 @@ fn answer(thread: &mut ThreadBlock, call_number: u64, arguments: &[u64; 6]) -> O
         number::FACCESSAT if third & 0xffff_ffff <= MODES => {
             return repeat(&loan, word, area, first & 0xffff_ffff, second, known::ACCESS | third as u32, 0);
         }
+        number::UNLINK => return not_there(&loan, word, area, AT_FDCWD, first),
+        number::UNLINKAT if third & 0xffff_ffff == 0 => return not_there(&loan, word, area, first & 0xffff_ffff, second),
         number::LSTAT => return show_name(&loan, word, area, AT_FDCWD, first, second),
         number::READLINK => return no_link(&loan, word, area, first, third),
         number::OPEN => return open_known(&loan, word, area, AT_FDCWD, first, second),
@@ -330,9 +347,7 @@ fn open_again(loan: &Loan, word: &AtomicU64, area: u64, directory: u64, path: u6
     let record = u64::from(loan.opened);
     let end = (AREA - STATUS) as u64;
     let before = word.load(Ordering::Acquire);
-    // What fstat(2) is to show is not known any more.
-    let outdated = loan.flags & SHOWS_READING != 0 && before & READ != 0;
-    if before & CLOSED == 0 || before & INDEX_MASK != 0 || outdated || record == 0 {
+    if before & CLOSED == 0 || before & INDEX_MASK != 0 || record == 0 {
         return None;
     }
     let mut name = [0u8; LONGEST_NAME + 1];
@@ -351,7 +366,7 @@ fn open_again(loan: &Loan, word: &AtomicU64, area: u64, directory: u64, path: u6
     Some(loan.descriptor.into())
 }
 
-/// lstat(2) of a name that was looked at, or opened, ahead.
+/// lstat(2) of a name that was looked at, or opened, ahead; or is known not to be there.
 fn show_name(loan: &Loan, word: &AtomicU64, area: u64, directory: u64, path: u64, address: u64) -> Option<i64> {
     if path > HIGHEST || address > HIGHEST || !is_before(loan.until) {
         return None;
@@ -364,6 +379,29 @@ fn show_name(loan: &Loan, word: &AtomicU64, area: u64, directory: u64, path: u64
             return (word.load(Ordering::Acquire) & VALID != 0).then_some(0);
         }
     }
+    let status = find_name(loan, area, directory, path)?;
+    let result = if is_absent(status) { ENOENT } else { 0 };
+    if result == 0 && !host::copy(address, status, STATUS as u64) {
+        return None;
+    }
+    let before = word.load(Ordering::Acquire);
+    if before & VALID == 0 {
+        return None;
+    }
+    word.compare_exchange(before, before | SHOWN, Ordering::AcqRel, Ordering::Relaxed).ok()?;
+    Some(result)
+}
+
+/// unlink(2) of a name that is known not to be there.
+fn not_there(loan: &Loan, word: &AtomicU64, area: u64, directory: u64, path: u64) -> Option<i64> {
+    if path > HIGHEST || !is_before(loan.until) || !is_absent(find_name(loan, area, directory, path)?) {
+        return None;
+    }
+    (word.load(Ordering::Acquire) & VALID != 0).then_some(ENOENT)
+}
+
+/// Where what is said of a name that was looked at ahead lies.
+fn find_name(loan: &Loan, area: u64, directory: u64, path: u64) -> Option<u64> {
     if loan.names_count == 0 {
         return None;
     }
@@ -383,14 +421,17 @@ fn show_name(loan: &Loan, word: &AtomicU64, area: u64, directory: u64, path: u64
             return None;
         }
         if head == length | directory << 32 && is_called(&name[..length as usize], record + NAME as u64) {
-            if !host::copy(address, record + 8, STATUS as u64) {
-                return None;
-            }
-            return (word.load(Ordering::Acquire) & VALID != 0).then_some(0);
+            return Some(record + 8);
         }
         record = next;
     }
     None
+}
+
+/// Of a `struct stat` within the area.
+fn is_absent(status: u64) -> bool {
+    // SAFETY: within the area, and aligned.
+    unsafe { (status as *const u64).add(MODE).read_volatile() as u32 == 0 }
 }
 
 /// A call that has been answered before. `shown`: where the status goes.

@@ -8,6 +8,7 @@
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/statvfs.h>
 #include <termios.h>
 
 static atomic_int *word;
@@ -1228,7 +1229,7 @@ static void linked_in_a_row(void)
 {
     struct stat status, other;
     char name[64], new[64];
-    for (int round = 0; round < 3; round++) {
+    for (int round = 0; round < 5; round++) {
         snprintf(name, sizeof name, "row%d", 32 + round);
         int directory = open(name, O_RDONLY | O_DIRECTORY);
         MUST(directory >= 0 && mkdir("linked", 0700) == 0);
@@ -1240,6 +1241,8 @@ static void linked_in_a_row(void)
             if (round == 0) CHECK_EQ(unlink("linked/n11"), 0);
             if (round == 1) CHECK_EQ(unlink(name), 0);
             if (round == 2) CHECK_EQ(chmod(name, 0600), 0);
+            if (round == 3) CHECK_EQ(close(open("linked/n12", O_WRONLY | O_CREAT | O_EXCL, 0644)), 0);
+            if (round == 4) CHECK_EQ(rename("linked", "linked-elsewhere"), 0);
             atomic_store(word, 2);
             child_exit();
         }
@@ -1254,11 +1257,19 @@ static void linked_in_a_row(void)
             CHECK_EQ(status.st_nlink, 1);
             CHECK_EQ(status.st_size, 201 + number);
             if (number == 12) CHECK_EQ(status.st_mode & 0777, round == 2 ? 0600 : 0644);
-            CHECK_ERR(unlink(new), ENOENT);
+            if (round == 3 && number == 12) CHECK_EQ(unlink(new), 0);
+            CHECK_ERR(number % 2 ? unlink(new) : unlinkat(AT_FDCWD, new, 0), ENOENT);
+            CHECK_ERR(unlinkat(AT_FDCWD, new, AT_REMOVEDIR), ENOENT);
             CHECK_EQ(link(name, new), 0);
             if (number == 11) {
                 atomic_store(word, 1);
                 await(2);
+            }
+            if (number == 11 && round == 4) {
+                CHECK_ERR(lstat(new, &other), ENOENT);
+                CHECK_EQ(mkdir("linked", 0700), 0);
+                CHECK_ERR(unlink("linked/n12"), ENOENT);
+                CHECK_EQ(rename("linked-elsewhere/n11", new), 0);
             }
             if (number == 11 && round == 0) {
                 CHECK_ERR(lstat(new, &other), ENOENT);
@@ -1278,6 +1289,87 @@ static void linked_in_a_row(void)
     }
 }
 
+/* Reading shows in the time of access: at once, behind a write elsewhere, in a second open(2), and by name; not with O_NOATIME
+ * (where the host's own trees are written, that is the host's to know). */
+static void reading_shows(const char *file, bool is_in_memory)
+{
+    struct stat status, again, by_name;
+    struct statvfs mount;
+    char buffer[16];
+    int elsewhere = open("/dev/zero", O_WRONLY);
+    MUST(elsewhere >= 0);
+    for (int round = 0; round < 24; round++) {
+        int fd = open(file, O_WRONLY | O_CREAT | O_TRUNC, 0644);
+        MUST(fd >= 0 && write(fd, "0123456789", 10) == 10 && close(fd) == 0);
+        MUST(utimensat(AT_FDCWD, file, (struct timespec[]){{1000, 1}, {2000, 2}}, 0) == 0 && statvfs(file, &mount) == 0);
+        bool leaves_time = is_in_memory && round % 6 == 5;
+        fd = open(file, O_RDONLY | (leaves_time ? O_NOATIME : 0));
+        MUST(fd >= 0 && fstat(fd, &status) == 0);
+        CHECK_EQ(status.st_atim.tv_sec, 1000);
+        CHECK_EQ(status.st_atim.tv_nsec, 1);
+        if (round % 6 == 0) CHECK_EQ(pread(fd, buffer, 3, 4), 3);
+        else CHECK_EQ(read(fd, buffer, sizeof buffer), 10);
+        if (round % 6 == 2) MUST(write(elsewhere, "x", 1) == 1);
+        CHECK_EQ(fstat(fd, &status), 0);
+        CHECK_EQ(status.st_atim.tv_sec > 2000, !leaves_time && !(mount.f_flag & ST_NOATIME));
+        CHECK_EQ(status.st_mtim.tv_sec, 2000);
+        if (leaves_time) CHECK_EQ(status.st_atim.tv_nsec, 1);
+        close(fd);
+        fd = open(file, O_RDONLY);
+        CHECK_EQ(fstat(fd, &again), 0);
+        CHECK(memcmp(&status, &again, sizeof status) == 0);
+        if (round % 6 == 3) MUST(write(elsewhere, "x", 1) == 1);
+        CHECK_EQ(fstat(fd, &again), 0);
+        CHECK_EQ(stat(file, &by_name), 0);
+        CHECK(memcmp(&status, &again, sizeof status) == 0 && memcmp(&status, &by_name, sizeof status) == 0);
+        close(fd);
+    }
+    close(elsewhere);
+    CHECK_EQ(unlink(file), 0);
+}
+
+/* One directory after the other is gone through in the same way, and in one of them something happens behind its first name. */
+static void directories_in_a_row(void)
+{
+    char name[64], other[64];
+    for (int kind = 0; kind < 3; kind++) {
+        atomic_store(word, 0);
+        pid_t child = child_fork();
+        if (child == 0) {
+            await(1);
+            if (kind == 0) CHECK_EQ(rename("row5/n01", "row5/moved"), 0);
+            if (kind == 1) CHECK_EQ(renameat2(AT_FDCWD, "row5/n01", AT_FDCWD, "row9/n05", RENAME_EXCHANGE), 0);
+            if (kind == 2) CHECK_EQ(rename("row5", "away"), 0);
+            atomic_store(word, 2);
+            child_exit();
+        }
+        for (int row = 0; row < 8; row++) {
+            snprintf(name, sizeof name, "row%d", row);
+            for (int number = 0; number < NAMES; number++) {
+                long wanted = 201 + number;
+                if (row == 5 && number == 1) {
+                    atomic_store(word, 1);
+                    await(2);
+                    if (kind != 2) wanted = kind == 0 ? -ENOENT : 206;
+                }
+                if (row == 5 && number >= 1 && kind == 2) wanted = -ENOENT;
+                CHECK_EQ(size_by_name(name, number), wanted);
+                /* As if "row" had subdirectories. */
+                if (number == 10) CHECK_EQ(size_by_name("row10", row), 201 + row);
+            }
+        }
+        CHECK_CHILD(child);
+        if (kind == 0) CHECK_EQ(rename("row5/moved", "row5/n01"), 0);
+        if (kind == 1) CHECK_EQ(renameat2(AT_FDCWD, "row5/n01", AT_FDCWD, "row9/n05", RENAME_EXCHANGE), 0);
+        if (kind == 2) CHECK_EQ(rename("away", "row5"), 0);
+    }
+    /* Only the first name of each, and never the next. */
+    for (int row = 0; row < 8; row++) {
+        snprintf(other, sizeof other, "row%d", row);
+        CHECK_EQ(size_by_name(other, 0), 201);
+    }
+}
+
 static void never_too_many(void)
 {
     int first = opened("small");
@@ -1292,6 +1384,7 @@ static void never_too_many(void)
 
 int main(int count, char **arguments)
 {
+    char in_memory[64];
     if (count > 1) {
         CHECK_EQ(lseek(atoi(arguments[1]), 0, SEEK_CUR), 1);
         return check_result();
@@ -1312,6 +1405,7 @@ int main(int count, char **arguments)
     archived();
     names_in_a_row();
     elsewhere();
+    directories_in_a_row();
     mappings();
     again();
     written();
@@ -1321,6 +1415,9 @@ int main(int count, char **arguments)
     rows_are_seen(arguments[0]);
     rows_and_watchers();
     linked_in_a_row();
+    reading_shows("fresh", false);
+    snprintf(in_memory, sizeof in_memory, "/dev/shm/lent-%d", getpid());
+    reading_shows(in_memory, true);
     never_too_many();
     return check_result();
 }

@@ -16,6 +16,7 @@ use crate::sync::{Hears, WaitQueue};
 use crate::{Context, Errno, Result};
 use parking_lot::{Mutex, RwLock};
 use skerry_abi::raw::general as linux;
+use skerry_abi::structs::TimeSpec;
 use std::any::Any;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -207,8 +208,12 @@ pub trait FileOperations: Send + Sync + Any {
     fn at_rest(&self, limit: usize) -> Option<AtRest> {
         None
     }
-    /// Data that [`FileOperations::at_rest`] gave has been read.
-    fn was_read(&self, file: &OpenFile) {}
+    /// Data that [`FileOperations::at_rest`] gave has been read; `then` is the time that shows as the one of access.
+    fn was_read(&self, file: &OpenFile, then: TimeSpec) {}
+    /// The names of its extended attributes, where the open file tells them more cheaply than its inode.
+    fn list_xattr(&self) -> Option<Result<Vec<Vec<u8>>>> {
+        None
+    }
     /// How threads use it, where its state can be lent to one of them (see [`crate::fs::lending`]).
     fn usage(&self) -> Option<&Usage> {
         None

@@ -25,22 +25,45 @@ const BATCH_MAX: usize = 32;
 /// Orders that are tried for one directory.
 const TRIES: u32 = 2;
 
+/// Directories that are remembered: those above the one that is gone through.
+const DIRECTORIES: usize = 4;
+/// When so many names were told at once and all were asked for, the next directory is taken to be gone through in the same way.
+const CONFIDENT: usize = 4;
+
 /// What a thread looks at.
 #[derive(Default)]
 pub(super) struct Ahead {
-    /// How the directory is named: the descriptor, and what stands before the last name.
+    /// The last one used first.
+    directories: Vec<Directory>,
+    /// How the last ones were gone through, and how many names were told at once.
+    habit: Option<(Order, usize)>,
+    /// What was looked at has been opened since: it is going to be so with each.
+    opened: bool,
+}
+
+/// In which order names come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Order {
+    Listed,
+    Sorted,
+}
+
+#[derive(Default)]
+struct Directory {
+    /// How it is named: the descriptor, and what stands before the last name.
     descriptor: i32,
     prefix: Vec<u8>,
-    directory: Weak<Dentry>,
+    dentry: Weak<Dentry>,
     /// The last name of it that has come.
     last: Vec<u8>,
-    /// That has been opened since: it is going to be so with each.
-    opened: bool,
     tries: u32,
     /// All names in the order in which they come, once that is known; where the last one is; and how many were told ahead.
-    order: Vec<Vec<u8>>,
+    names: Vec<Vec<u8>>,
+    order: Option<Order>,
     at: usize,
     told: usize,
+    /// They were told by habit alone.
+    by_habit: bool,
 }
 
 impl Ahead {
@@ -52,43 +75,124 @@ impl Ahead {
         opens: bool,
         room: usize,
     ) -> Option<Names> {
-        let (prefix, name, directory) = split(path, place)?;
+        let (prefix, name, dentry) = split(path, place)?;
         // For an absolute name it is the same, whatever it says.
         let descriptor = *descriptor;
-        if !self.is_about(descriptor, prefix, &directory) {
-            if opens {
-                return None;
+        let known = self.directories.iter().position(|known| known.is(descriptor, prefix, &dentry));
+        let batch = match known {
+            Some(index) => {
+                self.directories[..=index].rotate_right(1);
+                let opens_each = std::mem::replace(&mut self.opened, opens);
+                let directory = self.directories.first_mut()?;
+                let comes = directory.follow(&dentry, name, opens);
+                if let (Comes::AfterAll, Some(order), true) = (comes, directory.order, directory.told >= CONFIDENT) {
+                    self.habit = Some((order, directory.told));
+                }
+                if comes == Comes::Elsewhere && directory.by_habit {
+                    self.habit = None;
+                }
+                match comes {
+                    Comes::Elsewhere => return None,
+                    _ if opens => 1,
+                    // It is opened next, and then one more is told.
+                    _ if opens_each => 0,
+                    Comes::AfterAll => (2 * directory.told).clamp(1, BATCH_MAX),
+                    Comes::Within => 1,
+                }
             }
-            let directory = Arc::downgrade(&directory);
-            *self = Ahead { descriptor, prefix: prefix.to_vec(), directory, last: name.to_vec(), ..Ahead::default() };
-            return None;
+            None if opens => return None,
+            None => {
+                let mut directory = Directory::new(descriptor, prefix, &dentry, name);
+                let batch = match self.habit.filter(|_| !self.opened) {
+                    Some((order, batch)) if directory.begins(&dentry, name, order) => batch,
+                    _ => 0,
+                };
+                self.directories.truncate(DIRECTORIES - 1);
+                self.directories.insert(0, directory);
+                batch
+            }
+        };
+        let directory = self.directories.first_mut()?;
+        (directory.told, directory.by_habit) = (0, known.is_none());
+        let parent = Path { mount: place.mount.clone(), dentry };
+        directory.tell(context.task, &parent, batch, room)
+    }
+
+    /// What was told has been asked for, or not.
+    pub fn was_told(&mut self, was_shown: bool) {
+        if !was_shown && self.directories.first().is_some_and(|directory| directory.by_habit) {
+            self.habit = None;
         }
-        if self.order.is_empty() && !opens && self.tries < TRIES {
-            self.find_order(&directory, name);
+    }
+
+    /// Whether names of this directory are asked for.
+    pub fn is_about(&self, descriptor: i32, prefix: &[u8], dentry: &Arc<Dentry>) -> bool {
+        self.directories.first().is_some_and(|directory| directory.is(descriptor, prefix, dentry))
+    }
+
+    /// The name that was told of last as the one that comes next.
+    pub fn next(&self) -> Option<&[u8]> {
+        let directory = self.directories.first().filter(|directory| directory.told > 0)?;
+        directory.names.get(directory.at + 1).map(Vec::as_slice)
+    }
+}
+
+/// Where a name has come.
+#[derive(Clone, Copy, PartialEq)]
+enum Comes {
+    /// Behind all that were told.
+    AfterAll,
+    Within,
+    /// Not where it was to come, or that is not known.
+    Elsewhere,
+}
+
+impl Directory {
+    fn new(descriptor: i32, prefix: &[u8], dentry: &Arc<Dentry>, name: &[u8]) -> Directory {
+        let (dentry, prefix, last) = (Arc::downgrade(dentry), prefix.to_vec(), name.to_vec());
+        Directory { descriptor, prefix, dentry, last, ..Directory::default() }
+    }
+
+    fn is(&self, descriptor: i32, prefix: &[u8], dentry: &Arc<Dentry>) -> bool {
+        self.descriptor == descriptor && self.prefix == prefix && std::ptr::eq(self.dentry.as_ptr(), Arc::as_ptr(dentry))
+    }
+
+    /// Whether `name`, the first one that is asked for, is the first one in this order.
+    fn begins(&mut self, dentry: &Arc<Dentry>, name: &[u8], order: Order) -> bool {
+        let Some(mut names) = list(dentry) else { return false };
+        if order == Order::Sorted {
+            names.sort_unstable();
         }
-        let opens_each = std::mem::replace(&mut self.opened, opens);
+        if names.first().is_none_or(|first| first != name) {
+            return false;
+        }
+        (self.names, self.order) = (names, Some(order));
+        true
+    }
+
+    /// `name` has come; `opens`: and was opened.
+    fn follow(&mut self, dentry: &Arc<Dentry>, name: &[u8], opens: bool) -> Comes {
+        if self.names.is_empty() && !opens && self.tries < TRIES {
+            self.tries += 1;
+            if let Some((names, at, order)) = find_order(dentry, &self.last, name, 1) {
+                (self.names, self.at, self.told, self.order) = (names, at, 0, Some(order));
+            }
+        }
         self.last.clear();
         self.last.extend_from_slice(name);
-        if self.order.is_empty() {
-            return None;
+        if self.names.is_empty() {
+            return Comes::Elsewhere;
         }
-        // Where it is among what comes next.
-        let within = self.order[self.at..].iter().take(self.told + 2).position(|next| next == name);
-        let Some(within) = within else {
-            self.order.clear();
-            return None;
+        let Some(within) = self.names[self.at..].iter().take(self.told + 2).position(|next| next == name) else {
+            self.names.clear();
+            return Comes::Elsewhere;
         };
         self.at += within;
-        let batch = match (opens, within) {
-            (true, _) => 1,
-            // It is opened next, and then one more is told.
-            (false, _) if opens_each => 0,
-            (false, within) if within > self.told => (2 * self.told).clamp(1, BATCH_MAX),
-            _ => 1,
-        };
-        self.told = 0;
-        let parent = Path { mount: place.mount.clone(), dentry: directory };
-        self.tell(context.task, &parent, batch, room)
+        if within > self.told {
+            Comes::AfterAll
+        } else {
+            Comes::Within
+        }
     }
 
     fn tell(&mut self, task: &Arc<Task>, parent: &Path, batch: usize, room: usize) -> Option<Names> {
@@ -96,7 +200,7 @@ impl Ahead {
         let walker = Walker::new(&task.kernel().mounts, task.fs().root, &credentials).of(task);
         let mut names = Names::default();
         let mut full = self.prefix.clone();
-        for next in self.order.iter().skip(self.at + 1).take(batch) {
+        for next in self.names.iter().skip(self.at + 1).take(batch) {
             let Ok((place, shown)) = walker.step_shown(parent, next) else { break };
             if !place.inode().is_at_rest() {
                 break;
@@ -112,36 +216,28 @@ impl Ahead {
         self.told = names.count as usize;
         (names.count != 0).then_some(names)
     }
-
-    /// Finds the order in which `name` follows the last one.
-    fn find_order(&mut self, directory: &Arc<Dentry>, name: &[u8]) {
-        self.tries += 1;
-        if let Some((order, at)) = find_order(directory, &self.last, name, 1) {
-            (self.order, self.at, self.told) = (order, at, 0);
-        }
-    }
-
-    /// Whether names of this directory are asked for.
-    pub fn is_about(&self, descriptor: i32, prefix: &[u8], directory: &Arc<Dentry>) -> bool {
-        self.descriptor == descriptor && self.prefix == prefix && std::ptr::eq(self.directory.as_ptr(), Arc::as_ptr(directory))
-    }
 }
 
 /// All names of a directory in the order in which `name` follows `last`, with no more than `gap - 1` others in between, and
-/// where it is.
-pub(super) fn find_order(directory: &Arc<Dentry>, last: &[u8], name: &[u8], gap: usize) -> Option<(Vec<Vec<u8>>, usize)> {
+/// where it is, and which order it is.
+pub(super) fn find_order(
+    directory: &Arc<Dentry>,
+    last: &[u8],
+    name: &[u8],
+    gap: usize,
+) -> Option<(Vec<Vec<u8>>, usize, Order)> {
     let mut listed = list(directory)?;
     let follows = |listed: &[Vec<u8>]| {
         let first = listed.iter().position(|listed| listed == last)?;
         let within = listed[first + 1..].iter().take(gap).position(|listed| listed == name)?;
         Some(first + 1 + within)
     };
-    let mut at = follows(&listed);
-    if at.is_none() {
-        listed.sort_unstable();
-        at = follows(&listed);
+    if let Some(at) = follows(&listed) {
+        return Some((listed, at, Order::Listed));
     }
-    Some((listed, at?))
+    listed.sort_unstable();
+    let at = follows(&listed)?;
+    Some((listed, at, Order::Sorted))
 }
 
 /// All names of a directory as they are listed, and where `name` is.

@@ -31,6 +31,7 @@ use crate::task::Process;
 use crate::Errno;
 use parking_lot::Mutex;
 use skerry_abi::raw::general as linux;
+use skerry_abi::structs::TimeSpec;
 use skerry_platform::channel::{Lent, Returned};
 use skerry_platform::layout::{loan, request, shelf};
 use skerry_platform::processor::ticks;
@@ -89,7 +90,10 @@ struct Loan {
     predicts: bool,
     /// It is open to be written: that it is closed matters to whoever makes a call.
     writes: bool,
-    /// It tells of names that are no links, of what is known of names.
+    /// The time of access that reading it shows.
+    accessed: TimeSpec,
+    /// It tells of names that come next, of names that are no links, of what is known of names.
+    tells_names: bool,
     tells_no_links: bool,
     tells_known: bool,
     /// Reading these inodes changes what it shows.
@@ -114,6 +118,7 @@ struct Shelved {
     /// Which file the descriptor is, and whether it is closed.
     index: usize,
     is_closed: bool,
+    was_read: bool,
     /// What the descriptor's file was said to be, if it can be told whether it is so still.
     status: Option<Status>,
     /// What was opened ahead, and is still to come.
@@ -405,7 +410,7 @@ impl Loans {
             };
             let (was_read, is_closed) = loan.end(&thread);
             let reads = reads_now(loan.fd);
-            let goes_on = sleeps(&loan, is_closed) && loan.falls_asleep(is_closed);
+            let goes_on = sleeps(&loan, is_closed) && loan.falls_asleep(was_read, is_closed);
             // Of what goes on it shows later that it was not read.
             let shows = |so: bool| so || !goes_on;
             if loan.predicts && shows(was_read || reads) {
@@ -438,9 +443,9 @@ impl Loan {
     }
 
     /// True: it can be lent again when the call is over, if nothing happens until then.
-    fn falls_asleep(&mut self, is_closed: bool) -> bool {
+    fn falls_asleep(&mut self, was_read: bool, is_closed: bool) -> bool {
         let (Some(shelved), Some(files)) = (&mut self.shelved, self.files.upgrade()) else { return false };
-        shelved.is_closed = is_closed;
+        (shelved.was_read, shelved.is_closed) = (was_read, is_closed);
         shelved.table = files.changes();
         shelved.is_asleep = true;
         true
@@ -448,12 +453,15 @@ impl Loan {
 
     /// What the stub has done is done here. Whether it has read, and closed.
     fn end(&mut self, thread: &GuestThread) -> (bool, bool) {
-        let Some(Returned { position, index, was_read, is_closed, has_asked, has_repeated }) =
+        let Some(Returned { position, index, was_read, is_closed, has_asked, has_repeated, was_shown }) =
             thread.channel.take_loan_back(self.number)
         else {
             self.shelved = None;
             return (false, true);
         };
+        if self.tells_names {
+            thread.ahead.lock().was_told(was_shown);
+        }
         if self.tells_no_links {
             thread.no_links.lock().usual.note(has_asked);
         }
@@ -464,7 +472,7 @@ impl Loan {
         self.becomes(index, &files, &process);
         let Some(file) = self.file.upgrade() else { return (was_read, true) };
         if was_read {
-            file.operations.was_read(&file);
+            file.operations.was_read(&file, self.accessed);
         }
         // Of a direct one, only the host knows it.
         if position != self.position && file.position.handed_over().is_none() {
@@ -571,10 +579,15 @@ impl Engine {
         let linked = linked_to(context);
         let linked = linked.as_ref().map(|(descriptor, name, metadata)| (*descriptor, &name[..], metadata));
         let next = ahead.next.as_ref().map(|(name, metadata)| (ahead.opened.directory as i32, &name[..], metadata));
+        // What is linked next is made sure not to be there.
+        let absent = if names.count != 0 { absent_next(thread, context) } else { None };
         for (descriptor, name, metadata) in linked.into_iter().chain(next) {
             if let Ok(status) = Status::try_from(metadata.stat().as_bytes()) {
                 names.add(descriptor, name, &status, room);
             }
+        }
+        if let Some((descriptor, name)) = absent {
+            names.add_absent(descriptor, &name, room);
         }
         if asks {
             let mut no_links = thread.no_links.lock();
@@ -599,7 +612,7 @@ impl Engine {
             names.set_opened(*directory, path, flags, room.saturating_sub(taken));
             thread.shelf.note_loan(&self.loans.shelves);
         }
-        let ToLend { mut lent, status, data, file, predicts, ends: of_file, lasting } =
+        let ToLend { mut lent, status, data, file, predicts, ends: of_file, lasting, accessed } =
             file.unwrap_or_else(ToLend::nothing_but_names);
         let until = looked.wrapping_add(life);
         lent.until = until;
@@ -630,6 +643,7 @@ impl Engine {
             close_on_exec: lent.descriptor_flags != 0,
             index: 0,
             is_closed: false,
+            was_read: false,
             status: lasting,
             ahead: ahead.files,
             renewals: 0,
@@ -648,6 +662,8 @@ impl Engine {
             position: lent.position,
             predicts,
             writes: lent.flags & loan::WRITTEN != 0,
+            accessed,
+            tells_names: names.count != 0,
             tells_no_links: names.no_links.is_some(),
             tells_known: names.known.is_some(),
             read,
@@ -696,7 +712,9 @@ impl Engine {
             thread.channel.renew_loan(until);
         }
         shelved.is_asleep = false;
-        thread.channel.lend_again(loan.number, shelved.index, shelved.is_closed, loan.position);
+        let Shelved { index, was_read, is_closed, .. } = *shelved;
+        let returned = Returned { index, position: loan.position, was_read, is_closed, ..Returned::default() };
+        thread.channel.lend_again(loan.number, returned);
         list.push(loan);
         self.loans.count.store(list.len(), Ordering::SeqCst);
         true
@@ -759,6 +777,8 @@ struct ToLend {
     ends: Until,
     /// [`Shelved::status`].
     lasting: Option<Status>,
+    /// [`Loan::accessed`].
+    accessed: TimeSpec,
 }
 
 impl ToLend {
@@ -766,7 +786,8 @@ impl ToLend {
         let lent =
             Lent { descriptor: loan::NONE, position: 0, size: 0, until: 0, flags: 0, status_flags: 0, descriptor_flags: 0 };
         let (status, data) = ([0; loan::STATUS], Data::Here(Vec::new()));
-        ToLend { lent, status, data, file: Weak::new(), predicts: false, ends: Until::default(), lasting: None }
+        let (ends, accessed) = (Until::default(), TimeSpec::default());
+        ToLend { lent, status, data, file: Weak::new(), predicts: false, ends, lasting: None, accessed }
     }
 }
 
@@ -779,6 +800,22 @@ fn linked_to<'a>(context: &'a Context) -> Option<(i32, &'a [u8], Metadata)> {
     let (place, shown) = walker.step_shown(directory, name).ok()?;
     let metadata = shown.map_or_else(|| place.inode().metadata(), Ok).ok()?;
     place.inode().is_at_rest().then_some((*descriptor, path, metadata))
+}
+
+/// Behind a link(2) that keeps a file's name: the name that the file that comes next is going to be given, if it is not there.
+fn absent_next(thread: &GuestThread, context: &Context) -> Option<(i32, Vec<u8>)> {
+    let (descriptor, path, directory) = context.linked.as_ref()?;
+    let (_, old, _) = context.seen.as_ref()?;
+    let last = |path: &[u8]| path.iter().rposition(|byte| *byte == b'/').map_or(0, |slash| slash + 1);
+    let (prefix, name) = path.split_at(last(path));
+    if old[last(old)..] != *name || directory.inode().file_system().is_volatile() {
+        return None;
+    }
+    let next = thread.ahead.lock().next()?.to_vec();
+    let credentials = context.task.credentials();
+    let walker = Walker::new(&context.kernel().mounts, context.task.fs().root, &credentials).of(context.task);
+    let is_absent = matches!(walker.step(directory, &next), Err(Errno::ENOENT));
+    is_absent.then(|| (*descriptor, [prefix, &next].concat()))
 }
 
 /// Whether readlink(2) is, or may be, asked about more names behind this call.
@@ -844,8 +881,8 @@ fn file_to_lend(thread: &GuestThread, context: &Context, files: &FdTable, fd: i3
         return None;
     }
     let Snapshot { metadata, data, size, position, flags: kind } = snapshot;
-    let status: [u8; loan::STATUS] = metadata.stat().as_bytes().try_into().ok()?;
-    let lent = Lent {
+    let mut status: Status = metadata.stat().as_bytes().try_into().ok()?;
+    let mut lent = Lent {
         descriptor: fd as u32,
         position,
         size,
@@ -858,7 +895,14 @@ fn file_to_lend(thread: &GuestThread, context: &Context, files: &FdTable, fd: i3
         ends.read = Some(inode_key(path.inode()));
     }
     let lasting = if opens { lasting(&metadata, &status) } else { None };
-    Some(ToLend { lent, status, data, file: Arc::downgrade(&file), predicts, ends, lasting })
+    let accessed = clock::now();
+    if flags.contains(StatusFlags::NOATIME) {
+        // Not by who reads it here.
+        lent.flags &= !loan::SHOWS_READING;
+    } else if kind & loan::SHOWS_READING != 0 {
+        status[loan::ACCESSED_THEN * 8..][..size_of::<TimeSpec>()].copy_from_slice(accessed.as_bytes());
+    }
+    Some(ToLend { lent, status, data, file: Arc::downgrade(&file), predicts, ends, lasting, accessed })
 }
 
 fn position_of(file: &OpenFile) -> Option<u32> {

@@ -171,7 +171,7 @@ impl Directory {
             let found = if self.last == name {
                 ahead::find_listed(dentry, name)
             } else {
-                ahead::find_order(dentry, &self.last, name, GAP)
+                ahead::find_order(dentry, &self.last, name, GAP).map(|(order, at, _)| (order, at))
             };
             (self.order, self.at) = found.unwrap_or_default();
         }

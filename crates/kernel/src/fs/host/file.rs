@@ -1,5 +1,6 @@
 //! Open files and directories of a host tree.
 
+use super::inode::xattrs_of;
 use super::{host_error, status_of, Access, HostInode};
 use crate::fs::file::{AtRest, FileOperations, HostDescription, MappingRequest, OpenFile, Sharing, StatusFlags};
 use crate::fs::inode::{DirectoryEntry, FileType, Metadata};
@@ -136,6 +137,10 @@ impl FileOperations for HostRegularFile {
         }
         let metadata = self.inode.status_of(&status).ok()?.metadata(tree.ids);
         Some(AtRest { metadata, data, shows_reading: false })
+    }
+
+    fn list_xattr(&self) -> Option<Result<Vec<Vec<u8>>>> {
+        Some(xattrs_of(&self.descriptor))
     }
 
     fn unchanging_descriptor(&self) -> Option<Arc<OwnedFd>> {

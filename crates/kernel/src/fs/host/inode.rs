@@ -629,15 +629,7 @@ impl Inode for HostInode {
             Err(Errno::EACCES | Errno::EPERM) if !name.starts_with(b"user.") => return Err(Errno::ENODATA),
             file => file?,
         };
-        let mut value: Vec<u8> = Vec::with_capacity(1024);
-        match rustix::fs::fgetxattr(&file, name, rustix::buffer::spare_capacity(&mut value)) {
-            Ok(_) => return Ok(value),
-            Err(rustix::io::Errno::RANGE) => {}
-            Err(error) => return Err(host_error(error)),
-        }
-        value = Vec::with_capacity(crate::fs::xattr::VALUE_MAX);
-        rustix::fs::fgetxattr(&file, name, rustix::buffer::spare_capacity(&mut value)).map_err(host_error)?;
-        Ok(value)
+        with_room(|value| rustix::fs::fgetxattr(&file, name, rustix::buffer::spare_capacity(value)))
     }
 
     fn set_xattr(&self, name: &[u8], value: &[u8], flags: u32) -> Result<()> {
@@ -658,9 +650,7 @@ impl Inode for HostInode {
             Err(Errno::EACCES | Errno::EPERM) => return Ok(Vec::new()),
             file => file?,
         };
-        let mut list: Vec<u8> = Vec::with_capacity(crate::fs::xattr::VALUE_MAX);
-        rustix::fs::flistxattr(&file, rustix::buffer::spare_capacity(&mut list)).map_err(host_error)?;
-        Ok(list.split(|&byte| byte == 0).filter(|name| is_shown_xattr(name)).map(<[u8]>::to_vec).collect())
+        xattrs_of(&file)
     }
 
     fn remove_xattr(&self, name: &[u8]) -> Result<()> {
@@ -683,6 +673,25 @@ impl Inode for HostInode {
     fn as_any(&self) -> &dyn Any {
         self
     }
+}
+
+/// The names of the extended attributes of an open file, as far as they show.
+pub(super) fn xattrs_of(file: &OwnedFd) -> Result<Vec<Vec<u8>>> {
+    let list = with_room(|list| rustix::fs::flistxattr(file, rustix::buffer::spare_capacity(list)))?;
+    Ok(list.split(|&byte| byte == 0).filter(|name| is_shown_xattr(name)).map(<[u8]>::to_vec).collect())
+}
+
+/// What `fill` gives. Most is small, and the host takes memory for as much as there is room for.
+fn with_room(fill: impl Fn(&mut Vec<u8>) -> rustix::io::Result<usize>) -> Result<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(1024);
+    match fill(&mut bytes) {
+        Ok(_) => return Ok(bytes),
+        Err(rustix::io::Errno::RANGE) => {}
+        Err(error) => return Err(host_error(error)),
+    }
+    bytes = Vec::with_capacity(crate::fs::xattr::VALUE_MAX);
+    fill(&mut bytes).map_err(host_error)?;
+    Ok(bytes)
 }
 
 /// Attributes of host files that show inside: not labels and the like, which mean nothing to the guest kernel.

@@ -132,11 +132,14 @@ impl OverlayInode {
 
     /// Content, attributes, times.
     fn fill(&self, lower: &Arc<dyn Inode>, upper: &Arc<dyn Inode>, metadata: &Metadata, size: Option<u64>) -> Result<()> {
-        if metadata.kind == FileType::Regular {
-            let length = size.map_or(metadata.size, |size| size.min(metadata.size));
-            copy_data(lower, upper, length, metadata.blocks.saturating_mul(512) < metadata.size)?;
+        let length = size.map_or(metadata.size, |size| size.min(metadata.size));
+        let mut names = None;
+        if metadata.kind == FileType::Regular && length > 0 {
+            let from = OpenFile::new(lower.clone().open_data(StatusFlags::empty())?, StatusFlags::NOATIME, None);
+            copy_data(&from, upper, length, metadata.blocks.saturating_mul(512) < metadata.size)?;
+            names = from.operations.list_xattr();
         }
-        for name in lower.list_xattr()? {
+        for name in names.unwrap_or_else(|| lower.list_xattr())? {
             if let Ok(value) = lower.get_xattr(&name) {
                 match upper.set_xattr(&name, &value, 0) {
                     Ok(()) | Err(Errno::EOPNOTSUPP | Errno::EPERM) => {}
@@ -154,11 +157,7 @@ impl OverlayInode {
     }
 }
 
-fn copy_data(lower: &Arc<dyn Inode>, upper: &Arc<dyn Inode>, length: u64, has_holes: bool) -> Result<()> {
-    if length == 0 {
-        return Ok(());
-    }
-    let from = OpenFile::new(lower.clone().open_data(StatusFlags::empty())?, StatusFlags::NOATIME, None);
+fn copy_data(from: &OpenFile, upper: &Arc<dyn Inode>, length: u64, has_holes: bool) -> Result<()> {
     let to = OpenFile::new(upper.clone().open_data(StatusFlags::WRONLY)?, StatusFlags::WRONLY, None);
     let mut buffer = vec![0; STEP.min(length as usize)];
     let mut offset = 0;
@@ -174,7 +173,7 @@ fn copy_data(lower: &Arc<dyn Inode>, upper: &Arc<dyn Inode>, length: u64, has_ho
             }
         }
         let wanted = buffer.len().min((length - offset) as usize);
-        let count = from.operations.read(&from, &mut buffer[..wanted], offset)?;
+        let count = from.operations.read(from, &mut buffer[..wanted], offset)?;
         if count == 0 {
             break;
         }

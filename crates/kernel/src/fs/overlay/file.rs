@@ -5,6 +5,7 @@ use crate::fs::file::{AtRest, FileOperations, MappingRequest, OpenFile, StatusFl
 use crate::fs::inode::Metadata;
 use crate::Result;
 use parking_lot::RwLock;
+use skerry_abi::structs::TimeSpec;
 use std::any::Any;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -98,9 +99,9 @@ impl FileOperations for OverlayFile {
         Some(AtRest { metadata: self.inode.shown(rest.metadata), ..rest })
     }
 
-    fn was_read(&self, file: &OpenFile) {
+    fn was_read(&self, file: &OpenFile, then: TimeSpec) {
         if let Ok(real) = self.real() {
-            real.was_read(file);
+            real.was_read(file, then);
         }
     }
 

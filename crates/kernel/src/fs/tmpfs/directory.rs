@@ -16,6 +16,8 @@ pub struct Directory {
     by_name: HashMap<Arc<[u8]>, u64>,
     by_cursor: BTreeMap<u64, (Arc<[u8]>, Arc<TmpfsInode>)>,
     next_cursor: u64,
+    /// How many of them are directories.
+    directories: u64,
     pub parent: Weak<TmpfsInode>,
     /// It was removed: nothing can be made in it any more.
     pub removed: bool,
@@ -27,6 +29,7 @@ impl Directory {
             by_name: HashMap::new(),
             by_cursor: BTreeMap::new(),
             next_cursor: FIRST_CURSOR + 1,
+            directories: 0,
             parent: Weak::new(),
             removed: false,
         }
@@ -40,19 +43,24 @@ impl Directory {
         let name: Arc<[u8]> = name.into();
         let cursor = self.next_cursor;
         self.next_cursor += 1;
+        self.directories += is_directory(&inode);
         self.by_name.insert(name.clone(), cursor);
         self.by_cursor.insert(cursor, (name, inode));
     }
 
     pub fn remove(&mut self, name: &[u8]) -> Option<Arc<TmpfsInode>> {
         let cursor = self.by_name.remove(name)?;
-        self.by_cursor.remove(&cursor).map(|(_, inode)| inode)
+        let (_, inode) = self.by_cursor.remove(&cursor)?;
+        self.directories -= is_directory(&inode);
+        Some(inode)
     }
 
     /// Puts another inode under a name that is there, at the same place in the listing.
     pub fn replace(&mut self, name: &[u8], inode: Arc<TmpfsInode>) -> Option<Arc<TmpfsInode>> {
         let cursor = self.by_name.get(name)?;
-        self.by_cursor.get_mut(cursor).map(|(_, old)| std::mem::replace(old, inode))
+        let (_, old) = self.by_cursor.get_mut(cursor)?;
+        self.directories = self.directories + is_directory(&inode) - is_directory(old);
+        Some(std::mem::replace(old, inode))
     }
 
     pub fn is_empty(&self) -> bool {
@@ -60,11 +68,12 @@ impl Directory {
     }
 
     pub fn directories(&self) -> u64 {
-        self.by_cursor.values().filter(|(_, inode)| inode.kind() == FileType::Directory).count() as u64
+        self.directories
     }
 
     pub fn take_entries(&mut self) -> impl Iterator<Item = Arc<TmpfsInode>> {
         self.by_name.clear();
+        self.directories = 0;
         std::mem::take(&mut self.by_cursor).into_values().map(|(_, inode)| inode)
     }
 
@@ -73,6 +82,10 @@ impl Directory {
         let entries = self.by_cursor.range(cursor..).take(count);
         entries.map(|(cursor, (name, inode))| (name.clone(), inode.number(), inode.kind(), cursor + 1)).collect()
     }
+}
+
+fn is_directory(inode: &TmpfsInode) -> u64 {
+    (inode.kind() == FileType::Directory).into()
 }
 
 /// An open directory.

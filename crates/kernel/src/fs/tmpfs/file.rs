@@ -5,6 +5,7 @@ use crate::fs::clock;
 use crate::fs::file::{AtRest, FileOperations, HostDescription, MappingRequest, OpenFile, StatusFlags};
 use crate::fs::inode::{Inode, Metadata};
 use crate::Result;
+use skerry_abi::structs::TimeSpec;
 use std::any::Any;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -18,7 +19,7 @@ impl FileOperations for TmpfsFile {
     fn read(&self, file: &OpenFile, buffer: &mut [u8], offset: u64) -> Result<usize> {
         let count = self.inode.content()?.read().read(buffer, offset)?;
         if !file.flags().contains(StatusFlags::NOATIME) {
-            self.inode.accessed();
+            self.inode.accessed(clock::now());
         }
         Ok(count)
     }
@@ -109,9 +110,9 @@ impl FileOperations for TmpfsFile {
         Some(AtRest { metadata, data, shows_reading })
     }
 
-    fn was_read(&self, file: &OpenFile) {
+    fn was_read(&self, file: &OpenFile, then: TimeSpec) {
         if !file.flags().contains(StatusFlags::NOATIME) {
-            self.inode.accessed();
+            self.inode.accessed(then);
         }
     }
 

@@ -162,9 +162,8 @@ impl TmpfsInode {
         }
     }
 
-    pub(super) fn accessed(&self) {
+    pub(super) fn accessed(&self, now: TimeSpec) {
         let mut attributes = self.attributes.lock();
-        let now = clock::now();
         if clock::relatime_wants(attributes.accessed, attributes.modified, attributes.changed, now) {
             attributes.accessed = now;
         }
@@ -532,7 +531,7 @@ impl Inode for TmpfsInode {
     fn read_link(&self) -> Result<Vec<u8>> {
         match &self.body {
             Body::Symlink(target) => {
-                self.accessed();
+                self.accessed(clock::now());
                 Ok(target.clone())
             }
             _ => Err(Errno::EINVAL),
