@@ -587,7 +587,7 @@ def mappings(file: Path) -> int:
     count = 0
     for maps in Path("/proc").glob("[0-9]*/maps"):
         with contextlib.suppress(OSError):
-            count += sum(line.startswith("7008") and line.endswith(f"{file}\n") for line in maps.open())
+            count += sum(line.startswith("7008") and line.endswith(str(file)) for line in maps.read_text().splitlines())
     return count
 
 

@@ -160,21 +160,28 @@ pub fn try_direct(thread: &mut ThreadBlock, call_number: u64, arguments: &[u64; 
     }
     ends_loan(thread, wanted);
     match call_number {
-        number::READV => in_pieces(entry, word, number::READ, arguments),
-        number::PREADV => in_pieces(entry, word, number::PREAD64, arguments),
-        number::WRITEV => in_pieces(entry, word, number::WRITE, arguments),
-        number::PWRITEV => in_pieces(entry, word, number::PWRITE64, arguments),
-        _ => whole(entry, word, call_number, arguments),
+        number::READV => in_pieces(thread, entry, word, number::READ, arguments),
+        number::PREADV => in_pieces(thread, entry, word, number::PREAD64, arguments),
+        number::WRITEV => in_pieces(thread, entry, word, number::WRITE, arguments),
+        number::PWRITEV => in_pieces(thread, entry, word, number::PWRITE64, arguments),
+        _ => whole(thread, entry, word, call_number, arguments),
     }
 }
 
 /// A call with one piece of memory, or none.
 #[inline]
-fn whole(entry: &DirectEntry, word: u64, call_number: u64, arguments: &[u64; 6]) -> Option<i64> {
+fn whole(thread: &ThreadBlock, entry: &DirectEntry, word: u64, call_number: u64, arguments: &[u64; 6]) -> Option<i64> {
     if matches!(call_number, number::WRITE | number::PWRITE64) {
         windows::writes();
         if entry.write_end.load(Ordering::Relaxed) != right::NO_END {
             return write_bounded(entry, word, call_number, arguments);
+        }
+    }
+    if call_number == number::PREAD64 {
+        match windows::read(thread, entry, word, arguments) {
+            Way::Done(count) => return Some(count),
+            Way::Host => {}
+            Way::Sentry => return None,
         }
     }
     answer(call_number, word & right::DESCRIPTOR, arguments)
@@ -183,7 +190,7 @@ fn whole(entry: &DirectEntry, word: u64, call_number: u64, arguments: &[u64; 6])
 /// A call with several pieces of memory, as one with a single one: what is read or written at once must be so for others.
 /// `None`: it is large, or something is wrong with the pieces.
 #[inline(never)]
-fn in_pieces(entry: &DirectEntry, word: u64, call_number: u64, arguments: &[u64; 6]) -> Option<i64> {
+fn in_pieces(thread: &ThreadBlock, entry: &DirectEntry, word: u64, call_number: u64, arguments: &[u64; 6]) -> Option<i64> {
     let [fd, address, count, position, ..] = *arguments;
     let count = count & 0xffff_ffff;
     let mut vectors = [[0u64; 2]; VECTORS];
@@ -195,7 +202,7 @@ fn in_pieces(entry: &DirectEntry, word: u64, call_number: u64, arguments: &[u64;
         return None;
     }
     if let [[base, length]] = *vectors {
-        return whole(entry, word, call_number, &[fd, base, length, position, 0, 0]);
+        return whole(thread, entry, word, call_number, &[fd, base, length, position, 0, 0]);
     }
     let total: u64 = vectors.iter().map(|[_, length]| length).sum();
     if total > TOGETHER {
@@ -211,7 +218,7 @@ fn in_pieces(entry: &DirectEntry, word: u64, call_number: u64, arguments: &[u64;
         }
         at += length;
     }
-    let result = whole(entry, word, call_number, &[fd, start, total, position, 0, 0])?;
+    let result = whole(thread, entry, word, call_number, &[fd, start, total, position, 0, 0])?;
     let mut left = if writes { 0 } else { result.max(0) as u64 };
     at = start;
     for [base, length] in vectors {

@@ -433,8 +433,7 @@ impl OpenFile {
             // Nobody but the sentry can.
             return windows::FOR_GOOD;
         }
-        let is_coherent =
-            || rustix::fs::fstatfs(&host.descriptor).is_ok_and(|system| COHERENT.contains(&(system.f_type as i64)));
+        let is_coherent = || rustix::fs::fstatfs(&host.descriptor).is_ok_and(|system| COHERENT.contains(&system.f_type));
         if operations.is::<HostRegularFile>() && is_coherent() {
             life
         } else {
