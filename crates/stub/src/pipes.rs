@@ -29,7 +29,7 @@ use crate::layout::{self, action, PipeRing, Reply};
 use crate::native;
 use crate::registers::Registers;
 use crate::serve::Outcome;
-use crate::thread::{Patience, ThreadBlock};
+use crate::thread::{Patience, ThreadBlock, Way};
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicU8, Ordering};
 
 /// By which descriptors this process reads and writes the first ring of each place: the descriptor plus one, above it the number
@@ -78,7 +78,9 @@ const LOOKS: u32 = 16;
 /// After these the host has run something else in our place.
 const PREEMPTED: u64 = 100_000;
 /// Whoever has the CPU that was given away for longer than that computes.
-const LONG_WAY: u64 = 2_500_000;
+const LONG_WAY: u64 = 1_200_000;
+/// So many waits it is left alone then at the most.
+const MOST_SKIPS: u64 = 8192;
 /// Waits without spinning, or giving way, after which it is tried again.
 const SKIPS: u64 = 32;
 /// How long a thread sleeps here. Then it waits in the sentry, whatever others have made of the word.
@@ -508,9 +510,11 @@ pub fn spin(patience: &mut Patience, is_there: impl Fn() -> bool) -> bool {
     if !MAY_SPIN.load(Ordering::Relaxed) {
         return false;
     }
-    if patience.skips() {
+    if patience.spins > SPIN && patience.skipped < SKIPS {
+        patience.skipped += 1;
         return false;
     }
+    patience.skipped = 0;
     let start = ticks();
     let mut now = start;
     loop {
@@ -535,19 +539,24 @@ pub fn spin(patience: &mut Patience, is_there: impl Fn() -> bool) -> bool {
 }
 
 /// Lets others on this CPU go on, if any wait for it: the other side may be among them. False: nothing is there behind it.
-pub fn give_way(patience: &mut Patience, is_there: impl Fn() -> bool) -> bool {
-    if patience.skips() {
+pub fn give_way(way: &mut Way, is_there: impl Fn() -> bool) -> bool {
+    if way.left_out > 0 {
+        way.left_out -= 1;
         return false;
     }
     let start = ticks();
     call!(number::SCHED_YIELD);
     let is_there = is_there();
-    if ticks().wrapping_sub(start) > LONG_WAY {
+    let is_long = ticks().wrapping_sub(start) > LONG_WAY;
+    way.before = if is_long {
         // Somebody has computed meanwhile. Who sleeps is given the CPU sooner.
-        patience.spins = 8 * SPIN;
+        (way.before * 4).clamp(SKIPS, MOST_SKIPS)
+    } else if is_there {
+        way.before / 2
     } else {
-        patience.count(if is_there { 0 } else { 2 * SPIN });
-    }
+        (way.before * 2).clamp(1, way.before.max(SKIPS))
+    };
+    way.left_out = if is_there && !is_long { 0 } else { way.before };
     is_there
 }
 
@@ -629,13 +638,6 @@ pub fn amend(answer: &mut Reply, done: u64) {
 }
 
 impl Patience {
-    /// It has not paid off lately, and is not to be tried now.
-    fn skips(&mut self) -> bool {
-        let skips = self.spins > SPIN && self.skipped < SKIPS;
-        self.skipped = if skips { self.skipped + 1 } else { 0 };
-        skips
-    }
-
     fn count(&mut self, time: u64) {
         self.spins = self.spins - self.spins / 4 + time / 4;
     }

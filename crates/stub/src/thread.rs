@@ -90,7 +90,7 @@ pub struct ThreadBlock {
     pub pipe_waits: PipeWaits,
     /// Waiting for events (`events.rs`), by looking and by giving way, and which of them comes first the next time.
     pub event_patience: Patience,
-    pub event_way: Patience,
+    pub event_way: Way,
     pub next_event: u64,
 }
 
@@ -136,12 +136,21 @@ pub struct PipeWaits {
     pub patience: Patience,
 }
 
-/// Whether spinning pays for a thread that waits, or giving way.
+/// Whether giving way pays for a thread that waits.
+#[repr(C)]
+pub struct Way {
+    /// So many waits from now on it is not tried.
+    pub left_out: u64,
+    /// How many there were the last time.
+    pub before: u64,
+}
+
+/// Whether spinning pays for a thread that waits.
 #[repr(C)]
 pub struct Patience {
     /// How long it takes until there is something, on average.
     pub spins: u64,
-    /// Waits without it since the last one with.
+    /// Waits without spinning since the last one with.
     pub skipped: u64,
 }
 
