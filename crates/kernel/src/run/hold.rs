@@ -9,12 +9,14 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
-/// For all of them to come, the first time. One that the host does not run by then comes too late. Each attempt in vain doubles it, up to
-/// the longest: on a machine whose CPUs are all taken a thread's turn comes late.
+/// For all of them to come. One that the host does not run by then comes too late.
 const PATIENCE: Duration = Duration::from_millis(4);
+/// Behind so many attempts in vain each one has twice as long, up to the longest: on a machine whose CPUs are all taken a thread's turn
+/// comes late.
+const AT_ONCE: u32 = 8;
 const LONGEST_PATIENCE: Duration = Duration::from_millis(64);
 const PAUSE: Duration = Duration::from_micros(30);
-/// Behind an attempt in vain there is none for so many times as long as that took: who waits loses a thirtieth of its time at most.
+/// Behind each of those there is none for so many times as long as it took: who waits loses a thirtieth of its time at most.
 const REST: u32 = 32;
 
 /// What has become of attempts to hold the threads of a space.
@@ -31,12 +33,12 @@ impl Attempts {
     }
 
     fn patience(&self) -> Duration {
-        PATIENCE.saturating_mul(1 << self.in_vain.min(16)).min(LONGEST_PATIENCE)
+        PATIENCE.saturating_mul(1 << self.in_vain.saturating_sub(AT_ONCE).min(16)).min(LONGEST_PATIENCE)
     }
 
     fn was_in_vain(&mut self, began: Instant) {
         self.in_vain = self.in_vain.saturating_add(1);
-        self.next = Some(Instant::now() + began.elapsed() * REST);
+        self.next = (self.in_vain > AT_ONCE).then(|| Instant::now() + began.elapsed() * REST);
     }
 }
 
