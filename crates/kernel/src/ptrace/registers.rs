@@ -78,7 +78,7 @@ const STACK_SEGMENT: u64 = 0x2b;
 const SETTABLE_FLAGS: u64 = 0x5_0dd5;
 pub(crate) const TRAP_FLAG: u64 = 0x100;
 /// Behind the last address of a program.
-const ADDRESS_END: u64 = 0x7fff_ffff_f000;
+pub(super) const ADDRESS_END: u64 = 0x7fff_ffff_f000;
 
 /// `struct _fpx_sw_bytes` in the first 512 bytes of the vector state, which have their own format in a signal frame.
 const SOFTWARE_BYTES: usize = 464;

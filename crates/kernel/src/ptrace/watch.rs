@@ -3,7 +3,7 @@
 //! The tracee's stub makes them true, step by step (its `watching.rs`): with each request of the thread's it is told of them, where that
 //! shows its registers. It asks here what its next instruction reads and writes.
 
-use super::registers::UserRegisters;
+use super::registers::{UserRegisters, ADDRESS_END};
 use super::{access, with_frame};
 use crate::task::Task;
 use crate::{Errno, Result};
@@ -24,8 +24,6 @@ pub(crate) struct DebugRegisters {
 
 const STATUS_ALWAYS: u64 = 0xffff_0ff0;
 const CONTROL_RESERVED: u64 = 0xffff_ffff_0000_fc00;
-/// Behind the last address of a program.
-const ADDRESS_END: u64 = 0x7fff_ffff_f000;
 /// Two bits each.
 const EXECUTION: u64 = 0;
 const PORTS: u64 = 2;
