@@ -252,9 +252,10 @@ impl Images {
     /// Somebody waits for an image since then.
     fn wait(self: &Arc<Self>, state: &mut State, since: Instant) {
         if !state.hurrying && since.elapsed() > PATIENCE {
-            let at_work = state.at_work.clone();
-            at_work.into_iter().for_each(|order| state.waiting.push_front(order));
+            // It begins once the caller is done with the state.
             state.hurrying = self.start(Images::hurry);
+            let at_work = state.at_work.clone().filter(|_| state.hurrying);
+            at_work.into_iter().for_each(|order| state.waiting.push_front(order));
         }
     }
 
