@@ -1,6 +1,7 @@
 /* What files that a process reads and writes often, and names that it asks about again, show behind each change, whoever makes
  * it. Nothing but memory tells what others have done. */
 #include "check.h"
+#include "turns.h"
 #include <sys/file.h>
 #include <sys/inotify.h>
 #include <sys/mman.h>
@@ -8,26 +9,10 @@
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
-#include <sched.h>
 
 enum { LARGE = 100 * 1024, OFTEN = 12 };
 
-static atomic_int *word;
 static char block[4096];
-
-/* Without a call that anybody but the host sees. */
-static void await(int value)
-{
-    for (int round = 0; atomic_load(word) != value; round++) {
-        if (round % 1000 == 999) sched_yield();
-        __builtin_ia32_pause();
-    }
-}
-
-static void tell(int value) { atomic_store(word, value); }
-
-/* Longer than the steps of the clock that stamps files. */
-static void moment(void) { nanosleep(&(struct timespec){0, 12 * 1000 * 1000}, NULL); }
 
 /* A file that has been read and written often. */
 static int used(const char *name)

@@ -2,27 +2,14 @@
  * others have done. With arguments: "hold" reads a file often, and waits for a line; closes it, and waits once more; "follow" says
  * for each line what is there. */
 #include "check.h"
+#include "turns.h"
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/uio.h>
-#include <sched.h>
 
 enum { SIZE = 5 * 4096 - 480, SHORT = 5000, OFTEN = 300, FILES = 40, ROUNDS = 2000 };
 
-static atomic_int *word;
 static char block[SIZE + 4096];
-
-static void await(int value)
-{
-    for (int round = 0; atomic_load(word) != value; round++) {
-        if (round % 1000 == 999) sched_yield();
-        __builtin_ia32_pause();
-    }
-}
-
-static void tell(int value) { atomic_store(word, value); }
-
-static void moment(void) { nanosleep(&(struct timespec){0, 12 * 1000 * 1000}, NULL); }
 
 static void fill(int fd, char with)
 {

@@ -1,10 +1,8 @@
 /* Debug registers (ptrace(2), PTRACE_POKEUSER): memory that is watched for writes and reads, instructions, what DR6 says, what is refused. */
-#include "check.h"
+#include "process/tracees.h"
 #include <pthread.h>
 #include <stddef.h>
-#include <sys/ptrace.h>
 #include <sys/user.h>
-#include <sys/wait.h>
 
 static volatile long watched = 1, other = 1;
 static volatile short pair[2];
@@ -16,25 +14,6 @@ enum { EXECUTION, WRITES, PORTS, ACCESSES };
 static long control(int index, int kind, int length) {
     static const int lengths[] = {0, 0, 1, 0, 3, 0, 0, 0, 2};
     return 1L << (2 * index) | (long)(kind | lengths[length] << 2) << (16 + 4 * index);
-}
-
-static int wait_for(pid_t pid) {
-    int status = -1;
-    MUST(waitpid(pid, &status, __WALL) == pid);
-    return status;
-}
-
-static pid_t traced(int (*body)(void)) {
-    pid_t pid = fork();
-    MUST(pid >= 0);
-    if (pid == 0) {
-        MUST(ptrace(PTRACE_TRACEME, 0, 0, 0) == 0);
-        raise(SIGSTOP);
-        _exit(body());
-    }
-    MUST(WIFSTOPPED(wait_for(pid)));
-    MUST(ptrace(PTRACE_SETOPTIONS, pid, 0, PTRACE_O_EXITKILL) == 0);
-    return pid;
 }
 
 static int set(pid_t pid, int index, long value) { return ptrace(PTRACE_POKEUSER, pid, REGISTER(index), value); }
@@ -71,7 +50,7 @@ static int write_some(void) {
 }
 
 static void writes(void) {
-    pid_t pid = traced(write_some);
+    pid_t pid = traced(write_some, 0);
     CHECK((get(pid, 6) & 0x400f) == 0 && get(pid, 7) == 0);
     CHECK(set(pid, 0, (long)&watched) == 0 && set(pid, 2, (long)&pair[1]) == 0);
     CHECK(set(pid, 7, control(0, WRITES, 8) | control(2, WRITES, 2)) == 0);
@@ -91,7 +70,7 @@ static long __attribute__((noinline)) add(long number) {
 static int call_some(void) { return add(add(3)); }
 
 static void instructions(void) {
-    pid_t pid = traced(call_some);
+    pid_t pid = traced(call_some, 0);
     CHECK(set(pid, 3, (long)add) == 0 && set(pid, 7, control(3, EXECUTION, 1)) == 0);
     for (int i = 0; i < 2; i++) {
         hit(pid, 8);
@@ -109,7 +88,7 @@ static int read_some(void) {
 }
 
 static void reads(void) {
-    pid_t pid = traced(read_some);
+    pid_t pid = traced(read_some, 0);
     CHECK(set(pid, 1, (long)&watched) == 0 && set(pid, 7, control(1, ACCESSES, 8)) == 0);
     hit(pid, 2);
     CHECK(value_of(pid, &other) == 1);
@@ -136,7 +115,7 @@ static int handle_and_read(void) {
 }
 
 static void handlers(void) {
-    pid_t pid = traced(handle_and_read);
+    pid_t pid = traced(handle_and_read, 0);
     CHECK(set(pid, 0, (long)&watched) == 0 && set(pid, 1, (long)&other) == 0);
     CHECK(set(pid, 7, control(0, WRITES, 8) | control(1, WRITES, 8)) == 0);
     MUST(ptrace(PTRACE_CONT, pid, 0, 0) == 0);
@@ -170,7 +149,7 @@ static int start_thread_and_child(void) {
 
 /* A thread's are its own: neither its threads nor its children have them. */
 static void inherited_by_none(void) {
-    pid_t pid = traced(start_thread_and_child);
+    pid_t pid = traced(start_thread_and_child, 0);
     CHECK(set(pid, 0, (long)&watched) == 0 && set(pid, 7, control(0, WRITES, 8)) == 0);
     MUST(ptrace(PTRACE_CONT, pid, 0, 0) == 0);
     int status = wait_for(pid);
@@ -188,7 +167,7 @@ static int run_true(void) {
 }
 
 static void gone_with_the_program(void) {
-    pid_t pid = traced(run_true);
+    pid_t pid = traced(run_true, 0);
     CHECK(set(pid, 0, (long)&watched) == 0 && set(pid, 7, control(0, WRITES, 8)) == 0);
     MUST(ptrace(PTRACE_CONT, pid, 0, 0) == 0);
     int status = wait_for(pid);
@@ -204,7 +183,7 @@ static int steps_of_it(void) {
 
 /* A step that hits says both. */
 static void steps(void) {
-    pid_t pid = traced(steps_of_it);
+    pid_t pid = traced(steps_of_it, 0);
     MUST(ptrace(PTRACE_CONT, pid, 0, 0) == 0);
     wait_for(pid);
     CHECK(set(pid, 0, (long)&watched) == 0 && set(pid, 7, control(0, WRITES, 8)) == 0);
@@ -219,7 +198,7 @@ static void steps(void) {
 }
 
 static void refused(void) {
-    pid_t pid = traced(call_some);
+    pid_t pid = traced(call_some, 0);
     CHECK(set(pid, 0, (long)&watched + 1) == 0);
     CHECK(set(pid, 7, control(0, WRITES, 8)) == -1 && errno == EINVAL);
     CHECK(set(pid, 7, control(0, PORTS, 1)) == -1 && errno == EINVAL);

@@ -1,35 +1,12 @@
 /* ptrace(2): stops, what a tracer reads and changes, how a tracee goes on. */
-#include "check.h"
+#include "process/tracees.h"
 #include <elf.h>
 #include <linux/futex.h>
 #include <stddef.h>
-#include <sys/ptrace.h>
 #include <sys/uio.h>
 #include <sys/user.h>
-#include <sys/wait.h>
 
 static volatile int value = 7;
-
-static int wait_for(pid_t pid) {
-    int status = -1;
-    MUST(waitpid(pid, &status, __WALL) == pid);
-    return status;
-}
-
-/* A child that is traced and stopped by SIGSTOP before it runs `body`. */
-static pid_t traced(int (*body)(void), long options) {
-    pid_t pid = fork();
-    MUST(pid >= 0);
-    if (pid == 0) {
-        MUST(ptrace(PTRACE_TRACEME, 0, 0, 0) == 0);
-        raise(SIGSTOP);
-        _exit(body());
-    }
-    int status = wait_for(pid);
-    MUST(WIFSTOPPED(status) && WSTOPSIG(status) == SIGSTOP);
-    MUST(ptrace(PTRACE_SETOPTIONS, pid, 0, options | PTRACE_O_EXITKILL) == 0);
-    return pid;
-}
 
 static int give_value(void) { return value; }
 
