@@ -319,7 +319,11 @@ print(calls() - before)
 
 @pytest.mark.sandbox
 @pytest.mark.parametrize("tcp", [False, True], ids=["unix", "tcp"])
-@pytest.mark.parametrize(("without", "fewest", "most"), [("", 0, 500), ("lending", 3999, 99999)], ids=["default", "without"])
+@pytest.mark.parametrize(
+    ("without", "fewest", "most"),
+    [("", 0, 500), ("load,pace", 0, 500), ("lending", 3999, 99999)],
+    ids=["default", "spinning", "without"],
+)
 def test_edges_are_told_of_without_the_sentry(
     caller: harness.Caller, monkeypatch: pytest.MonkeyPatch, without: str, fewest: int, most: int, tcp: bool
 ) -> None:
@@ -441,8 +445,8 @@ def asks_as_often_as(caller: harness.Caller, script: str, fewest: int, most: int
 @pytest.mark.parametrize("processes", [False, True], ids=["threads", "processes"])
 @pytest.mark.parametrize(
     ("without", "fewest", "most"),
-    [("", 0, 2000), ("spinning", 0, 2000), ("lending", 4000, 99999)],
-    ids=["default", "sleeping", "without"],
+    [("", 0, 2000), ("spinning", 0, 2000), ("load,pace", 0, 2000), ("lending", 4000, 99999)],
+    ids=["default", "sleeping", "spinning", "without"],
 )
 def test_who_shares_a_pipe_does_not_ask_the_sentry(
     caller: harness.Caller, monkeypatch: pytest.MonkeyPatch, without: str, fewest: int, most: int, processes: bool
@@ -490,7 +494,11 @@ print(calls() - before)
 @pytest.mark.sandbox
 @pytest.mark.parametrize("tcp", [False, True], ids=["unix", "tcp"])
 @pytest.mark.parametrize("processes", [False, True], ids=["threads", "processes"])
-@pytest.mark.parametrize(("without", "fewest", "most"), [("", 0, 2000), ("lending", 4000, 99999)], ids=["default", "without"])
+@pytest.mark.parametrize(
+    ("without", "fewest", "most"),
+    [("", 0, 2000), ("load,pace", 0, 2000), ("lending", 4000, 99999)],
+    ids=["default", "spinning", "without"],
+)
 def test_who_shares_a_connection_does_not_ask_the_sentry(
     caller: harness.Caller, monkeypatch: pytest.MonkeyPatch, without: str, fewest: int, most: int, processes: bool, tcp: bool
 ) -> None:

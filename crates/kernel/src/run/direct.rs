@@ -81,8 +81,7 @@ impl Engine {
             }
             Some((host, rights))
         };
-        // Descriptors can be given to a thread that has rung only.
-        let Some(ring) = thread.state.lock().ring else { return thread.ring_next_time(&context.call) };
+        let Some(ring) = thread.state.lock().ring else { return thread.must_ring.next_time(&context.call) };
         let mut memory = None;
         let made = || {
             let (table, pages) = DirectTable::create(pid).ok()?;

@@ -23,7 +23,7 @@ use skerry_platform::layout::{CLONE_PROCESS, CLONE_THREAD, CLONE_VFORK};
 use skerry_platform::listener::{went_without, GoesOn, Notification};
 use skerry_platform::memory::GuestMemory;
 use std::os::fd::AsFd;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 
 /// A host thread that is to come.
@@ -283,7 +283,7 @@ impl Engine {
             last_name: Default::default(),
             after_waking: AfterWaking::default(),
             children: Default::default(),
-            rings_for: AtomicU64::new(u64::MAX),
+            must_ring: Default::default(),
             retired: AtomicBool::new(false),
             state: Mutex::new(ThreadState {
                 task: enrolment.child.clone(),

@@ -23,6 +23,7 @@ mod fuzz_tests;
 mod hold;
 mod known;
 mod loan;
+mod must_ring;
 mod no_links;
 mod objects;
 mod opens;
@@ -65,7 +66,7 @@ use skerry_platform::HostError;
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
 /// The host's side of a sandbox.
@@ -145,8 +146,7 @@ pub(crate) struct GuestThread {
     last_name: Mutex<known::LastName>,
     after_waking: wake::AfterWaking,
     children: Arc<wake::Children>,
-    /// The call on data that is to ring the next time, so that a host descriptor can be given to its process.
-    rings_for: AtomicU64,
+    must_ring: must_ring::MustRing,
     /// Nothing that it still asks for is served.
     retired: AtomicBool,
     state: Mutex<ThreadState>,

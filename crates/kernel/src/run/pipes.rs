@@ -76,9 +76,8 @@ impl Engine {
         ring: &Arc<SharedRing>,
         operations: &mut Vec<Operation>,
     ) -> bool {
-        // Descriptors can be given to a thread that has rung only.
         let Some(rung) = thread.state.lock().ring else {
-            thread.ring_next_time(&context.call);
+            thread.must_ring.next_time(&context.call);
             return false;
         };
         let mut places = thread.space.pipes.lock();

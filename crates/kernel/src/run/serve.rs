@@ -117,7 +117,7 @@ impl Engine {
             }
             thread.channel.fetch_marshalled(request.marshalled);
             let must_ring = request.kind & !request::OFTEN_TRAPPED == request::SYSCALL
-                && (is_left_to_ring(request.number) || thread.takes_descriptor(&request));
+                && (is_left_to_ring(request.number) || thread.must_ring.takes(&request));
             match state.begin_seen(&thread.channel, request.sequence, must_ring) {
                 Some(task) => (request, task),
                 None => return false,
@@ -680,24 +680,6 @@ enum Begin {
     /// The ring's answer is known already.
     AnswerRing(i64),
     Nothing,
-}
-
-/// A call and its descriptor.
-fn rings_for(number: u64, descriptor: u64) -> u64 {
-    number << 32 | descriptor & 0xffff_ffff
-}
-
-impl GuestThread {
-    /// The next call like this one is to ring, so that the file's descriptor can be given to its process.
-    pub(super) fn ring_next_time(&self, call: &Call) {
-        self.rings_for.store(rings_for(call.number, call.arguments[0]), Ordering::Relaxed);
-    }
-
-    /// Whether a call is the one that is to ring; only one is.
-    fn takes_descriptor(&self, request: &Request) -> bool {
-        let this = rings_for(request.number, request.arguments[0]);
-        self.rings_for.load(Ordering::Relaxed) == this && self.rings_for.swap(u64::MAX, Ordering::Relaxed) == this
-    }
 }
 
 impl ThreadState {
