@@ -69,13 +69,15 @@ fn candidates(source: &Source, segment: CodeSegment) -> Option<Vec<u64>> {
     let mut found = Vec::new();
     let mut with_number = 0;
     for_each_chunk(source, segment, 2, |at, bytes| {
-        for (index, pair) in bytes.windows(2).enumerate() {
-            if pair == [0x0f, 0xa2] {
-                found.push(at + index as u64);
-            } else if pair == [0x0f, 0x05] {
-                found.push(at + index as u64);
-                let before = index.checked_sub(5).and_then(|start| bytes.get(start..index));
-                with_number += usize::from(matches!(before, Some([0xb8, _, 0..=3, 0, 0])));
+        for index in memchr::memchr_iter(0x0f, bytes) {
+            match bytes.get(index + 1) {
+                Some(0xa2) => found.push(at + index as u64),
+                Some(0x05) => {
+                    found.push(at + index as u64);
+                    let before = index.checked_sub(5).and_then(|start| bytes.get(start..index));
+                    with_number += usize::from(matches!(before, Some([0xb8, _, 0..=3, 0, 0])));
+                }
+                _ => {}
             }
         }
     })?;
@@ -250,8 +252,8 @@ fn room(
     if holds(tail.0) {
         padding.add(tail.0, tail.1);
     }
-    for_each_chunk(source, segment, 6, |at, bytes| far_targets(at, bytes, &mut led_to))?;
     led_to.retain(|target| holds(*target));
+    for_each_chunk(source, segment, 6, |at, bytes| led_to.extend(far_targets(at, bytes).filter(|target| holds(*target))))?;
     led_to.sort_unstable();
     led_to.dedup();
     for target in &led_to {
@@ -295,19 +297,15 @@ fn add_gap(
 }
 
 /// Where any bytes that could be a far direct branch (wherever an instruction may begin) would lead.
-fn far_targets(at: u64, bytes: &[u8], targets: &mut Vec<u64>) {
-    for (index, &byte) in bytes.iter().enumerate() {
-        let opcode_length = match byte {
-            0xe8 | 0xe9 => 1,
-            0x0f if bytes.get(index + 1).is_some_and(|second| (0x80..=0x8f).contains(second)) => 2,
-            _ => continue,
+fn far_targets(at: u64, bytes: &[u8]) -> impl Iterator<Item = u64> + '_ {
+    memchr::memchr3_iter(0xe8, 0xe9, 0x0f, bytes).filter_map(move |index| {
+        let rest = match bytes.get(index..)? {
+            [0x0f, 0x80..=0x8f, rest @ ..] | [0xe8 | 0xe9, rest @ ..] => rest,
+            _ => return None,
         };
-        let distance = bytes.get(index + opcode_length..).and_then(|rest| rest.first_chunk());
-        if let Some(distance) = distance {
-            let next = at + (index + opcode_length) as u64 + 4;
-            targets.push(next.wrapping_add_signed(i32::from_le_bytes(*distance).into()));
-        }
-    }
+        let next = at + (bytes.len() - rest.len()) as u64 + 4;
+        Some(next.wrapping_add_signed(i32::from_le_bytes(*rest.first_chunk()?).into()))
+    })
 }
 
 /// Without the pages at either end of a run that are as they were.

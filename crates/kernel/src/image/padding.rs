@@ -4,7 +4,7 @@
 /// Dead bytes that are still free, by offset in the file.
 #[derive(Debug, Default)]
 pub(super) struct Padding {
-    /// (start, length), in ascending order.
+    /// (start, length), in ascending order, apart from each other.
     pieces: Vec<(u64, u64)>,
 }
 
@@ -21,7 +21,10 @@ impl Padding {
 
     /// Takes away what holds `offset`: something leads there after all.
     pub fn remove(&mut self, offset: u64) {
-        self.pieces.retain(|(start, length)| !(*start..start + length).contains(&offset));
+        let behind = self.pieces.partition_point(|piece| piece.0 <= offset);
+        if behind > 0 && self.pieces.get(behind - 1).is_some_and(|(start, length)| offset - start < *length) {
+            self.pieces.remove(behind - 1);
+        }
     }
 
     /// Takes `length` bytes from the smallest piece that has them and begins within `reach`.
