@@ -1,5 +1,6 @@
 /* Sessions and terminals: TIOCSCTTY, tcsetpgrp, ^C ^Z ^\ to the foreground group, SIGTTIN, SIGTTOU, SIGWINCH, SIGHUP, /dev/tty. */
 #include "check.h"
+#include <poll.h>
 #include <pty.h>
 #include <sys/ioctl.h>
 #include <termios.h>
@@ -143,7 +144,15 @@ int main(void)
     }
     close(lifeline[1]);
     CHECK_CHILD(pid);
-    char byte;
-    CHECK_EQ(read(lifeline[0], &byte, 1), 0);
+    char bytes[8];
+    CHECK_EQ(read(lifeline[0], bytes, 1), 0);
+    /* The terminal controls nobody any more, and is not hung up: script(1) waits until nothing lies in it. */
+    struct pollfd ready = {.fd = slave, .events = POLLIN};
+    CHECK_EQ(poll(&ready, 1, 0), 0);
+    CHECK_EQ(tcgetpgrp(master), 0);
+    CHECK_EQ(write(slave, "out", 3), 3);
+    CHECK_EQ(read(master, bytes, 8), 3);
+    CHECK_EQ(write(master, "in\n", 3), 3);
+    CHECK_EQ(read(slave, bytes, 8), 3);
     return check_result();
 }

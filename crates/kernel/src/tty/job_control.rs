@@ -76,7 +76,7 @@ pub(super) fn bind(terminal: &Arc<Terminal>, session: &Arc<Session>, group: &Arc
     }
     *session.terminal.lock() = Some(terminal.clone());
     let weak = Arc::downgrade(terminal);
-    *session.hangup.lock() = Some(Box::new(move |_: &Kernel, session: &Session| leader_died(&weak, session)));
+    *session.hangup.lock() = Some(Box::new(move |kernel: &Kernel, session: &Session| leader_died(kernel, &weak, session)));
 }
 
 /// The session has no controlling terminal any more.
@@ -85,13 +85,27 @@ pub(super) fn release(session: &Session) {
     *session.hangup.lock() = None;
 }
 
-/// The session's leader has died: the terminal is hung up.
-fn leader_died(terminal: &Weak<Terminal>, session: &Session) {
+/// The session's leader has died: its foreground group gets SIGHUP. The terminal itself is not hung up, as no pseudoterminal is
+/// (tty_jobctrl.c's disassociate_ctty): who else has it open goes on.
+fn leader_died(kernel: &Kernel, terminal: &Weak<Terminal>, session: &Session) {
     let Some(terminal) = terminal.upgrade() else { return };
-    let is_ours = terminal.state().session.upgrade().is_some_and(|ours| ours.id == session.id);
-    if is_ours {
-        terminal.hang_up();
+    if let Some(foreground) = take_from(&terminal, session) {
+        foreground.send_signal(kernel, SignalInfo::kernel(Signal::SIGHUP));
     }
+}
+
+/// The terminal does not control the session any more. Its foreground group until now, if it did.
+fn take_from(terminal: &Terminal, session: &Session) -> Option<Arc<ProcessGroup>> {
+    let foreground = {
+        let mut state = terminal.state();
+        if !state.session.upgrade().is_some_and(|ours| ours.id == session.id) {
+            return None;
+        }
+        state.session = Weak::new();
+        std::mem::take(&mut state.foreground).upgrade()
+    };
+    release(session);
+    foreground
 }
 
 /// TIOCNOTTY: ENOTTY where `terminal` does not control the caller. The leader takes it from the whole session, whose
@@ -105,13 +119,7 @@ pub(super) fn give_up(task: &Task, terminal: &Arc<Terminal>) -> Result<()> {
     if session.id != task.process().pid() {
         return Ok(());
     }
-    let foreground = {
-        let mut state = terminal.state();
-        state.session = Weak::new();
-        std::mem::take(&mut state.foreground).upgrade()
-    };
-    release(&session);
-    if let Some(foreground) = foreground {
+    if let Some(foreground) = take_from(terminal, &session) {
         foreground.send_signal(task.kernel(), SignalInfo::kernel(Signal::SIGHUP));
         foreground.send_signal(task.kernel(), SignalInfo::kernel(Signal::SIGCONT));
     }

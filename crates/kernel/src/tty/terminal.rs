@@ -2,7 +2,7 @@
 //!
 //! [`Terminal`] joins the master side (an emulator: a program with /dev/ptmx open, or the [`super::console`]) and the
 //! slave side (what programs have as their terminal). Its life: unlocked by the master's owner, slave opened and closed
-//! any number of times, hung up when the master goes or the session's leader dies. An opening of the slave belongs to one
+//! any number of times, hung up when the master goes. An opening of the slave belongs to one
 //! generation; a hang-up begins the next, and files of earlier ones are dead (read 0, write EIO).
 //!
 //! Lock order: `Terminal::state` is inside of the task room's locks and is released before signals are sent, a session's
