@@ -228,6 +228,8 @@ def test_processes_that_wait_for_a_program_are_killed(caller: harness.Caller, un
             assert targets
             for target in targets:
                 os.kill(target, signal.SIGKILL)
+            # One that is dying still may be given a program, and that is dead then.
+            assert harness.eventually(lambda: all(harness.status_of(target).get("State", "Z")[0] == "Z" for target in targets))
             (work / "go").write_text("")
             assert running.process.wait(30) == 7, running.process.stderr.read()
             assert harness.eventually(lambda: not running.left()), running.left()
@@ -292,3 +294,30 @@ def test_killed_caller_leaves_overlay_dir_usable(caller: harness.Caller) -> None
             running.end()
         done = caller.do(["--overlay-dir", str(upper)], ["sh", "-c", "cat file1; echo again > file1; cat file1"], cwd=work)
         assert done.stdout == "1\nagain\n", done
+
+
+def test_a_sentry_whose_guardian_dies_at_once_ends(ourselves: harness.Caller) -> None:
+    """It asks to die with the guardian (PR_SET_PDEATHSIG): so, too, if the guardian is dead before it does. strace(1) delays it."""
+    if reason := harness.missing("strace"):
+        pytest.skip(reason)
+    delayed = ["strace", "-f", "-o", "/dev/null", "-e", "trace=prctl", "-e", "inject=prctl:delay_enter=1000000:when=1..3"]
+    process = subprocess.Popen([*delayed, *ourselves.command, "do", "--", "sleep", "60"], cwd="/", stderr=subprocess.DEVNULL)
+    sentries: list[int] = []
+    try:
+
+        def both() -> list[int]:
+            sentries = [pid for pid in harness.descendants(process.pid) if is_sentry(pid)]
+            return sentries if len(sentries) > 1 else []
+
+        sentries = harness.eventually(both, within=30, every=0.01)
+        assert len(sentries) == 2
+        seen = [(pid, start_time(pid)) for pid in sentries]
+        os.kill(sentries[0], signal.SIGKILL)
+        assert process.wait(30) != 0
+        assert harness.eventually(lambda: not any(start_time(pid) == start for pid, start in seen)), seen
+    finally:
+        process.kill()
+        process.wait()
+        for pid in sentries:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)

@@ -49,7 +49,7 @@ PROGRAMS = {
         + WAIT.format(ready="curl -sf http://127.0.0.1:8077/main.c")
         + "; kill $p; wait $p; true",
     ),
-    "java": ("java javac", "java -Xint -XX:+UseSerialGC Hello"),
+    "java": ("java javac", "java -Xint -XX:+UseSerialGC -XX:-UsePerfData Hello"),
 }
 
 FILES = {

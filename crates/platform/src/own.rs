@@ -62,6 +62,28 @@ pub fn fork_into_namespaces(flags: u32) -> Result<Forked, HostError> {
     }
 }
 
+/// As [`fork_into_namespaces`]; the child dies with this process, from its first moment on.
+pub fn fork_tied(flags: u32) -> Result<Forked, HostError> {
+    let pipe = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC);
+    let (held, tie) = pipe.map_err(|error| HostError::new("pipe", error))?;
+    let forked = fork_into_namespaces(flags)?;
+    match forked {
+        Forked::Child => {
+            drop(held);
+            crate::agent::die_with_parent();
+            // Its parent may have died before that; then nobody holds the other end.
+            if rustix::io::retry_on_intr(|| rustix::io::write(&tie, b"t")).is_err() {
+                crate::agent::leave(1);
+            }
+        }
+        Forked::Parent(_) => {
+            drop(tie);
+            let _ = rustix::io::retry_on_intr(|| rustix::io::read(&held, &mut [0u8; 1]));
+        }
+    }
+    Ok(forked)
+}
+
 /// Sends bytes over a stream socket, with descriptors of ours (by number) that go with the first of them.
 pub fn send(socket: &OwnedFd, bytes: &[u8], descriptors: &[RawFd]) -> Result<(), HostError> {
     use rustix::net::{sendmsg, SendAncillaryBuffer, SendAncillaryMessage, SendFlags};

@@ -20,7 +20,7 @@ use rustix::thread::{CapabilitySet, UnshareFlags};
 use skerry_confine::layers::Layers;
 use skerry_control::{Boot, Failure, FailureKind, Identity, Layer, Network, Rules};
 use skerry_platform::agent::{raise_loopback, unshare};
-use skerry_platform::own::{fork_into_namespaces, Forked};
+use skerry_platform::own::{fork_tied, Forked};
 use std::os::fd::OwnedFd;
 
 /// Capabilities of the guest's root, in the guest's own user namespace: over its files, its processes and low ports. What is
@@ -97,12 +97,10 @@ pub fn split(wanted: &Boot, engine: Engine) -> Result<Split, Failure> {
     if !privileged {
         flags |= UnshareFlags::NEWUSER;
     }
-    match fork_into_namespaces(flags.bits()) {
+    match fork_tied(flags.bits()) {
         Err(error) => Err(refused(&error.source.to_string())),
         Ok(Forked::Parent(init)) => Ok(Split::Guardian { init, maps: Maps { asked, done } }),
         Ok(Forked::Child) => {
-            // Dies with the guardian; one that is gone already holds no end of the pipe.
-            skerry_platform::agent::die_with_parent();
             drop((asked, done));
             let host_pid = own_host_pid();
             if !privileged {

@@ -27,7 +27,7 @@ use skerry_confine::layers::Layers;
 use skerry_confine::temporary::Temporary;
 use skerry_control::{Boot, Failure, FailureKind, Identity, Layer, MountKind, Network, Rules};
 use skerry_platform::agent::adopt_orphans;
-use skerry_platform::own::{fork_into_namespaces, Forked};
+use skerry_platform::own::{fork_tied, Forked};
 use std::path::Path;
 
 /// What programs of root may keep where the rules say so.
@@ -67,7 +67,7 @@ pub fn split(wanted: &Boot) -> Result<Split, Failure> {
     let temporary =
         (!rules.temporary.is_empty()).then(Temporary::make).transpose().map_err(|error| host("a directory in /tmp", &error))?;
     skerry_confine::mark::mark_holder();
-    match fork_into_namespaces(0).map_err(|error| host("fork", &error.source))? {
+    match fork_tied(0).map_err(|error| host("fork", &error.source))? {
         Forked::Parent(init) => {
             let end_rest = Box::new(move || {
                 reach::end_all(everybody);
@@ -77,10 +77,7 @@ pub fn split(wanted: &Boot) -> Result<Split, Failure> {
             });
             Ok(Split::Guardian { init, end_rest })
         }
-        Forked::Child => {
-            skerry_platform::agent::die_with_parent();
-            Ok(Split::Init(Init { everybody, temporary }))
-        }
+        Forked::Child => Ok(Split::Init(Init { everybody, temporary })),
     }
 }
 

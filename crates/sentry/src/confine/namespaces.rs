@@ -5,12 +5,12 @@
 //! one (then nothing can outlive it), else a process whose orphans the guardian gets as their subreaper.
 
 use rustix::mount::{mount, mount_change, MountFlags, MountPropagationFlags};
-use rustix::process::{set_child_subreaper, set_parent_process_death_signal, waitpid, Pid, Signal, WaitOptions, WaitStatus};
+use rustix::process::{set_child_subreaper, waitpid, Pid, Signal, WaitOptions, WaitStatus};
 use rustix::thread::{CapabilitySet, UnshareFlags};
 use skerry_confine::guardian;
 use skerry_confine::layers::Layers;
 use skerry_control::Layer;
-use skerry_platform::own::{fork_into_namespaces, Forked};
+use skerry_platform::own::{fork_tied, Forked};
 use std::process::ExitCode;
 
 /// Exit statuses by which a child says that a namespace turned out to be of no use.
@@ -58,7 +58,7 @@ pub fn enter(
     for attempt in attempts(wishes, &mut reasons) {
         let (settled, settled_here) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
             .map_err(|error| skerry_platform::HostError { what: "pipe", source: error.into() })?;
-        let forked = match fork_into_namespaces(attempt.flags) {
+        let forked = match fork_tied(attempt.flags) {
             Ok(forked) => forked,
             Err(error) if attempt.flags != 0 => {
                 attempt.refused(&mut reasons, &format!("the host refuses it: {}", error.source));
@@ -68,8 +68,6 @@ pub fn enter(
         };
         match forked {
             Forked::Child => {
-                // Dies with the guardian; one that is gone already has not waited.
-                let _ = set_parent_process_death_signal(Some(Signal::KILL));
                 let host_pid = own_host_pid();
                 if let Err(status) = attempt.settle(ids) {
                     std::process::exit(status);
