@@ -121,8 +121,9 @@ struct Shelved {
     was_read: bool,
     /// What the descriptor's file was said to be, if it can be told whether it is so still.
     status: Option<Status>,
-    /// What was opened ahead, and is still to come.
+    /// What was opened ahead, and is still to come; and what has come and was closed.
     ahead: Vec<Option<AheadFile>>,
+    passed: Vec<AheadFile>,
     renewals: u32,
 }
 
@@ -266,15 +267,15 @@ pub(crate) struct Watch {
 }
 
 impl Loans {
-    /// A request of `thread` begins.
-    pub fn before(&self, thread: &Arc<GuestThread>, context: &Context, kind: u32) -> Watch {
+    /// A request of `thread` begins. What was held for the loans that end with it can be let go behind the answer.
+    pub fn before(&self, thread: &Arc<GuestThread>, context: &Context, kind: u32) -> (Watch, Ended) {
         let is_call = kind == request::SYSCALL;
         let only_looks = if is_call { only_looks(context) } else { kind != request::NATIVE_DONE };
         if !only_looks {
             self.changes.fetch_add(1, Ordering::SeqCst);
         }
         let files = context.task.files();
-        let mut lent = None;
+        let (mut lent, mut ended) = (None, Ended::default());
         if self.count.load(Ordering::SeqCst) != 0 {
             let sleeps = (is_call || kind == request::CHANGED) && leaves_files(context);
             let reads = matches!(
@@ -291,7 +292,7 @@ impl Loans {
                 _ => Next::Other,
             };
             let ends = |loan: &Loan| !only_looks || loan.writes || is(&loan.thread, thread) || is(&loan.files, &files);
-            self.take_back(ends, next, |loan, is_closed| {
+            ended = self.take_back(ends, next, |loan, is_closed| {
                 if !is(&loan.thread, thread) {
                     return false;
                 }
@@ -300,16 +301,20 @@ impl Loans {
                 }
                 sleeps
             });
+            if !is_call || !is_brief(context.call.number) {
+                ended = Ended::default();
+            }
         }
         let reads_data = is_call && reads_data(context.call.number);
-        Watch {
+        let watch = Watch {
             only_looks,
             reads_data,
             changes: self.changes.load(Ordering::SeqCst),
             reads: self.reads.load(Ordering::SeqCst),
             table: files.changes(),
             lent,
-        }
+        };
+        (watch, ended)
     }
 
     /// The thread's loan that is asleep, if there is one, is no more in the list.
@@ -351,7 +356,11 @@ impl Loans {
                 // A descriptor may be another one now, of which somebody was told meanwhile.
                 let files = context.task.files();
                 if files.changes() != watch.table {
-                    self.take_back(|loan| is(&loan.files, &files) && !is(&loan.thread, thread), |_| Next::Other, |_, _| false);
+                    let _ = self.take_back(
+                        |loan| is(&loan.files, &files) && !is(&loan.thread, thread),
+                        |_| Next::Other,
+                        |_, _| false,
+                    );
                 }
             }
             return if watch.reads_data { self.behind_reading(watch, context) } else { watch };
@@ -364,7 +373,7 @@ impl Loans {
         let reads = self.reads.fetch_add(1, Ordering::SeqCst);
         if self.count.load(Ordering::SeqCst) != 0 {
             let read = inode_read(context);
-            self.take_back(|loan| read.is_some() && loan.read.contains(&read), |_| Next::Other, |_, _| false);
+            let _ = self.take_back(|loan| read.is_some() && loan.read.contains(&read), |_| Next::Other, |_, _| false);
         }
         // Unless others have read meanwhile.
         Watch { reads: if reads == watch.reads { reads + 1 } else { watch.reads }, ..watch }
@@ -386,15 +395,19 @@ impl Loans {
     pub fn changed(&self) {
         self.changes.fetch_add(1, Ordering::SeqCst);
         if self.count.load(Ordering::SeqCst) != 0 {
-            self.take_back(|_| true, |_| Next::Other, |_, _| false);
+            let _ = self.take_back(|_| true, |_| Next::Other, |_, _| false);
         }
     }
 
     /// `next`: what is done with a descriptor now; `sleeps`: whether one may fall asleep; it is told whether the file is closed.
-    fn take_back(&self, which: impl Fn(&Loan) -> bool, next: impl Fn(i32) -> Next, sleeps: impl FnMut(&Loan, bool) -> bool) {
+    fn take_back(
+        &self,
+        which: impl Fn(&Loan) -> bool,
+        next: impl Fn(i32) -> Next,
+        sleeps: impl FnMut(&Loan, bool) -> bool,
+    ) -> Ended {
         // With the lock held, so that who comes behind sees all of it.
-        let gone = self.end(&mut self.list.lock(), which, next, sleeps);
-        drop(gone);
+        self.end(&mut self.list.lock(), which, next, sleeps)
     }
 
     /// What has ended, to be let go behind the lock: files that were opened ahead go with it.
@@ -404,7 +417,7 @@ impl Loans {
         which: impl Fn(&Loan) -> bool,
         next: impl Fn(i32) -> Next,
         mut sleeps: impl FnMut(&Loan, bool) -> bool,
-    ) -> Vec<Loan> {
+    ) -> Ended {
         let mut gone = Vec::new();
         let mut index = 0;
         while index < list.len() {
@@ -444,11 +457,22 @@ impl Loans {
             }
         }
         self.count.store(list.len(), Ordering::SeqCst);
-        gone
+        gone.iter().for_each(Loan::is_over);
+        Ended(gone)
     }
 }
 
+/// Loans that are no more. What was held for them is closed on the host when this goes.
+#[derive(Default)]
+pub(super) struct Ended(#[expect(dead_code, reason = "it is held")] Vec<Loan>);
+
 impl Loan {
+    /// What is held for it does not count as open any more.
+    fn is_over(&self) {
+        let held = self.shelved.iter().flat_map(|shelved| shelved.ahead.iter().flatten().chain(&shelved.passed));
+        held.for_each(|(file, _)| drop(file.counted.lock().take()));
+    }
+
     fn is_asleep(&self) -> bool {
         self.shelved.as_ref().is_some_and(|shelved| shelved.is_asleep)
     }
@@ -515,7 +539,7 @@ impl Loan {
         let new = shelved.ahead.get_mut(index - 1).and_then(Option::take);
         let Some((new, status)) = new else { return };
         shelved.status = status;
-        shelved.ahead[passed.start..index - 1].iter_mut().for_each(|passed| *passed = None);
+        shelved.passed.extend(shelved.ahead[passed.start..index - 1].iter_mut().filter_map(Option::take));
         let is_there = match self.file.upgrade() {
             Some(old) if !shelved.is_closed => {
                 let gone = files.replace(self.fd, &old, new.clone());
@@ -665,6 +689,7 @@ impl Engine {
             was_read: false,
             status: lasting,
             ahead: ahead.files,
+            passed: Vec::new(),
             renewals: 0,
         });
         match &data {
@@ -1005,6 +1030,20 @@ fn only_looks(context: &Context) -> bool {
         ),
         number => LOOKS.contains(&number),
     }
+}
+
+/// Whether a call neither waits nor takes long: one about names or descriptors.
+fn is_brief(number: u64) -> bool {
+    matches!(
+        number as u32,
+        linux::__NR_open
+            | linux::__NR_openat
+            | linux::__NR_close
+            | linux::__NR_stat
+            | linux::__NR_lstat
+            | linux::__NR_newfstatat
+            | linux::__NR_getdents64
+    )
 }
 
 fn copies_descriptor(context: &Context) -> bool {

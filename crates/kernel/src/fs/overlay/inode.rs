@@ -22,7 +22,7 @@ use std::sync::{Arc, OnceLock, Weak};
 pub(super) struct Parts {
     pub upper: Option<Arc<dyn Inode>>,
     pub lower: Option<Arc<dyn Inode>>,
-    /// The lower part's place in its tree, names with a slash before each.
+    /// A directory's lower part's place in its tree, names with a slash before each.
     pub lower_path: Vec<u8>,
 }
 
@@ -173,7 +173,9 @@ impl OverlayInode {
             }
         } else if upper.is_none() {
             (lower, shown) = self.lower_child_shown(&parts, name)?.unzip();
-            lower_path = [&parts.lower_path[..], b"/", name].concat();
+            if lower.as_ref().is_some_and(|lower| lower.kind() == FileType::Directory) {
+                lower_path = [&parts.lower_path[..], b"/", name].concat();
+            }
         }
         let number = match (&upper, &lower) {
             (Some(upper), _) => self.overlay.number_of_upper(upper)?,
@@ -378,8 +380,7 @@ impl Inode for OverlayInode {
         let lower = parts.lower.as_ref()?.open_listed(name, flags, read)?;
         let (device, number) = lower.inode.identity().ok()?;
         let number = self.overlay.lower_number(device, number);
-        let lower_path = [&parts.lower_path[..], b"/", name].concat();
-        let below = Parts { upper: None, lower: Some(lower.inode), lower_path };
+        let below = Parts { upper: None, lower: Some(lower.inode), lower_path: Vec::new() };
         let inode = self.overlay.inode_for(below, number, &self.arc().ok()?, name);
         let metadata = inode.shown(lower.metadata);
         let operations = Arc::new(OverlayFile::of_lower(inode.clone(), flags, lower.operations));
