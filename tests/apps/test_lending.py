@@ -162,6 +162,41 @@ print(calls() - before, sizes)
 
 
 @pytest.mark.sandbox
+def test_directories_are_walked_with_few_requests(caller: harness.Caller, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As fts(3) does: each is opened, looked at by both its descriptor and its name, copied, listed and closed."""
+    monkeypatch.setitem(harness.PLAIN_ENVIRONMENT, "SKERRY_TEST_WITHOUT", "expiry")
+    script = """
+import ctypes, fcntl, os
+calls = lambda: int(next(line for line in open("/proc/stat") if line.startswith("ctxt")).split()[1])
+libc, room = ctypes.CDLL(None), ctypes.create_string_buffer(4096)
+def listed(name):
+    fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_DIRECTORY)
+    assert os.fstat(fd).st_ino == os.lstat(name).st_ino
+    copy = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
+    size = 0
+    while got := libc.syscall(217, fd, room, len(room)):
+        size += got
+    os.close(fd)
+    again = fcntl.fcntl(copy, fcntl.F_DUPFD_CLOEXEC, 0)
+    os.close(copy)
+    os.close(again)
+    return size
+before = calls()
+sizes = sum(listed(f"many/d{number}") for number in range(200))
+print(calls() - before, sizes)
+"""
+    with caller.workspace() as work:
+        for number in range(200):
+            (work / "many" / f"d{number}").mkdir(mode=0o755, parents=True)
+        result = caller.do([], ["/usr/bin/python3", "-c", script], cwd=work)
+    assert result.returncode == 0, str(result)
+    requests, sizes = map(int, result.stdout.split())
+    assert sizes == 200 * 2 * 24
+    # open, two copies, and a close; before, lstat and two of getdents, too.
+    assert requests < 200 * 5, str(result)
+
+
+@pytest.mark.sandbox
 def test_what_the_host_changes_is_seen_by_who_hears_of_it(caller: harness.Caller) -> None:
     """Whoever tells a program that a file has changed tells it by something that the guest kernel gives it."""
     script = "import os\nfd = os.open('told', os.O_RDONLY)\n"

@@ -1370,6 +1370,73 @@ static void directories_in_a_row(void)
     }
 }
 
+/* As fts(3) goes through directories: what was opened is compared with its name, and listed by a copy. */
+static void walked(void)
+{
+    char name[64];
+    bool there;
+    struct stat opened, named;
+    for (int kind = 0; kind < 4; kind++) {
+        atomic_store(word, 0);
+        pid_t child = child_fork();
+        if (child == 0) {
+            await(1);
+            if (kind == 1) CHECK_EQ(rename("row5", "away"), 0);
+            if (kind == 2) CHECK_EQ(renameat2(AT_FDCWD, "row5", AT_FDCWD, "row6", RENAME_EXCHANGE), 0);
+            if (kind == 3) CHECK_EQ(rename("row5/n01", "row6/moved"), 0);
+            atomic_store(word, 2);
+            child_exit();
+        }
+        for (int row = 0; row < 8; row++) {
+            bool is_changed = row == 5;
+            snprintf(name, sizeof name, "row%d", row);
+            if (kind == 1 && row == 6) CHECK_EQ(rename("away", "row5"), 0);
+            int fd = open(name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+            MUST(fd >= 0);
+            CHECK_EQ(fstat(fd, &opened), 0);
+            if (is_changed) {
+                atomic_store(word, 1);
+                await(2);
+            }
+            if (is_changed && kind == 1) {
+                CHECK_ERR(lstat(name, &named), ENOENT);
+            } else {
+                CHECK_EQ(lstat(name, &named), 0);
+                CHECK_EQ(named.st_ino == opened.st_ino, !(is_changed && kind == 2));
+                CHECK_EQ(stat(name, &named), 0);
+            }
+            int copy = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+            MUST(copy > fd);
+            int more = kind == 3 ? (row == 6) - (row == 5) : 0;
+            CHECK_EQ(entries(fd, 4096, "n01", &there), NAMES + 2 + more);
+            CHECK_EQ(there, !(is_changed && kind == 3));
+            CHECK_EQ(entries(copy, 4096, "n01", &there), 0);
+            close(fd);
+            CHECK_ERR(fcntl(fd, F_GETFD), EBADF);
+            CHECK_EQ(lseek(copy, 0, SEEK_SET), 0);
+            CHECK_EQ(entries(copy, 4096, "n01", &there), NAMES + 2 + more);
+            CHECK_EQ(fcntl(copy, F_DUPFD_CLOEXEC, 0), fd);
+            CHECK_EQ(entries(fd, 4096, "n01", &there), 0);
+            close(copy);
+            close(fd);
+        }
+        CHECK_CHILD(child);
+        if (kind == 2) CHECK_EQ(renameat2(AT_FDCWD, "row5", AT_FDCWD, "row6", RENAME_EXCHANGE), 0);
+        if (kind == 3) CHECK_EQ(rename("row6/moved", "row5/n01"), 0);
+    }
+    /* A link is not what it leads to. */
+    MUST(symlink("row7", "link7") == 0);
+    for (int round = 0; round < 4; round++) {
+        CHECK_ERR(open("link7", O_RDONLY | O_NOFOLLOW | O_DIRECTORY), ENOTDIR);
+        int fd = open(round & 1 ? "link7/" : "link7", O_RDONLY | O_DIRECTORY | (round & 1 ? O_NOFOLLOW : 0));
+        MUST(fd >= 0);
+        CHECK_EQ(lstat(round & 1 ? "link7/" : "link7", &named), 0);
+        CHECK_EQ(S_ISDIR(named.st_mode), round & 1);
+        close(fd);
+    }
+    MUST(unlink("link7") == 0);
+}
+
 static void never_too_many(void)
 {
     int first = opened("small");
@@ -1406,6 +1473,7 @@ int main(int count, char **arguments)
     names_in_a_row();
     elsewhere();
     directories_in_a_row();
+    walked();
     mappings();
     again();
     written();

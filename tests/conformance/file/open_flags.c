@@ -66,6 +66,7 @@ int main(void)
     CHECK_EQ(symlink("fresh", "dangling"), 0);
     CHECK_EQ(symlink("loop", "loop"), 0);
     CHECK_ERR(open("link", O_RDONLY | O_NOFOLLOW), ELOOP);
+    CHECK_ERR(open("link", O_RDONLY | O_NOFOLLOW | O_DIRECTORY), ENOTDIR);
     CHECK_ERR(open("loop", O_RDONLY), ELOOP);
     CHECK_ERR(open("dangling", O_RDONLY), ENOENT);
     CHECK_ERR(open("dangling", O_RDWR | O_CREAT | O_EXCL, 0666), EEXIST);

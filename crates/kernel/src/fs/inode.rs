@@ -10,7 +10,15 @@ use crate::fs::text::OpenCounts;
 use crate::{Errno, Result};
 use skerry_abi::structs::{Stat, StatFs, TimeSpec};
 use std::any::Any;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
+
+/// What [`Inode::open_listed`] has opened.
+pub struct OpenedListed {
+    pub inode: Arc<dyn Inode>,
+    pub metadata: Metadata,
+    pub operations: Arc<dyn FileOperations>,
+}
 
 /// The type bits of a mode (inode(7)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -233,6 +241,12 @@ pub trait Inode: Send + Sync + Any {
     /// As [`Inode::lookup`], with what [`Inode::metadata`] of the result would say now, where the search has shown it.
     fn lookup_shown(&self, name: &[u8]) -> Result<(Arc<dyn Inode>, Option<Metadata>)> {
         Ok((self.lookup(name)?, None))
+    }
+    /// Directories: opens a regular file to be read, by a name that a listing has shown as one, where nobody in the sandbox can
+    /// change what it is but by a call. `read` gets its descriptor before what it is is asked for, as reading moves the time of
+    /// access; false: it is of no use. `None`: it has to be looked up, and opened then.
+    fn open_listed(&self, name: &[u8], flags: StatusFlags, read: &mut dyn FnMut(&OwnedFd) -> bool) -> Option<OpenedListed> {
+        None
     }
     /// Directories: how names in it stand now.
     fn names(&self) -> Names {

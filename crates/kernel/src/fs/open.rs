@@ -1,17 +1,19 @@
 //! open(2): from a name and flags to an open file.
 
 use crate::fs::file::{FileOperations, OpenFile, StatusFlags};
-use crate::fs::inode::{FileType, Inode, Metadata, NewNode, NewNodeKind, SetAttributes};
+use crate::fs::inode::{FileType, Inode, Metadata, Names, NewNode, NewNodeKind, SetAttributes};
 use crate::fs::mount::MountFlags;
 use crate::fs::notify::NotifyMask;
 use crate::fs::path::{Dentry, Path};
 use crate::fs::text::{Counted, ReadAccess, WriteAccess};
 use crate::fs::walk::{Follow, Last, Link, ResolveFlags, Walker};
 use crate::fs::{lease, permission, walk};
+use crate::task::credentials::{CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH};
 use crate::task::AccessMode;
 use crate::{Context, Errno, Result};
 use skerry_abi::raw::general as linux;
 use skerry_control::Event;
+use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
 
@@ -189,6 +191,34 @@ pub(crate) fn open_ahead(context: &Context, place: &Path, shown: Option<Metadata
     open_place(context, place.clone(), shown, OpenHow::from_open(flags, 0), Created::No).ok()
 }
 
+/// As [`open_ahead`], by a name in `directory` that a listing has shown as that of a regular file, where the directory's names
+/// stand at `names`; for who may read all files. `read`: see [`Inode::open_listed`].
+pub(crate) fn open_listed(
+    context: &Context,
+    directory: &Path,
+    name: &[u8],
+    names: Names,
+    flags: u32,
+    read: &mut dyn FnMut(&OwnedFd) -> bool,
+) -> Option<(Arc<OpenFile>, Metadata)> {
+    let kernel = context.kernel();
+    let how = OpenHow::from_open(flags, 0);
+    let credentials = context.task.credentials();
+    let may_read = credentials.has_capability(CAP_DAC_OVERRIDE) || credentials.has_capability(CAP_DAC_READ_SEARCH);
+    let is_plain = flags & (linux::O_PATH | linux::O_DIRECTORY | linux::O_NOATIME) == 0;
+    if !may_read || !is_plain || kernel.watches.is_active() || kernel.leases.is_any() {
+        return None;
+    }
+    let (dentry, metadata, operations) = directory.dentry.open_listed(name, names, how.status_flags(), read)?;
+    if kernel.locks.is_locked(&dentry.inode) {
+        return None;
+    }
+    let counted = Counted::Reader(ReadAccess::of(&dentry.inode));
+    let file = OpenFile::new(operations, how.status_flags(), Some(Path { mount: directory.mount.clone(), dentry }));
+    *file.counted.lock() = Some(counted);
+    Some((file, metadata))
+}
+
 /// Whether the file was made by this very open, which then needs no permission on it (open(2), O_CREAT).
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Created {
@@ -220,7 +250,7 @@ fn open_place(
         return Ok(OpenFile::new(Arc::new(PathOnly { inode }), how.status_flags() | StatusFlags::PATH, Some(place)));
     }
     if kind == FileType::Symlink {
-        return Err(Errno::ELOOP);
+        return Err(if how.has(linux::O_DIRECTORY) { Errno::ENOTDIR } else { Errno::ELOOP });
     }
     if how.kinds == Kinds::Data && !matches!(kind, FileType::Regular | FileType::Directory) {
         return Err(Errno::ENXIO);

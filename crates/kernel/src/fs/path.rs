@@ -10,11 +10,13 @@
 //! is outside of the file systems' own locks; `Dentry::place` and the cache's lock are innermost.
 
 use crate::fs::dentry_cache::{DentryCache, KeptAt};
-use crate::fs::inode::{Belief, FileType, Inode, Metadata, Names};
+use crate::fs::file::{FileOperations, StatusFlags};
+use crate::fs::inode::{Belief, FileType, Inode, Metadata, Names, OpenedListed};
 use crate::fs::mount::Mount;
 use crate::{Errno, Result};
 use parking_lot::{Mutex, RwLock};
 use std::collections::HashMap;
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
@@ -181,19 +183,48 @@ impl Dentry {
             }
             Err(errno) => return Err(errno),
         };
-        if let Some(dentry) = known {
-            if same_inode(&dentry.inode, &inode) || dentry.is_mount_point() {
-                children.insert(name, &dentry, names);
-                self.keep(&dentry);
-                return Ok((dentry, shown));
+        Ok((self.found(children, name, known, inode, names), shown))
+    }
+
+    /// `inode` is what is called so where this directory's names stand at `names`; `known`: what was.
+    fn found(
+        self: &Arc<Dentry>,
+        children: &mut Children,
+        name: &[u8],
+        known: Option<Arc<Dentry>>,
+        inode: Arc<dyn Inode>,
+        names: Names,
+    ) -> Arc<Dentry> {
+        let is_it = |dentry: &Arc<Dentry>| same_inode(&dentry.inode, &inode) || dentry.is_mount_point();
+        let dentry = match known {
+            Some(dentry) if is_it(&dentry) => dentry,
+            another => {
+                if let Some(dentry) = another {
+                    dentry.kept_at.let_go(&dentry);
+                }
+                Dentry::new(inode, Some(self.clone()), name.to_vec())
             }
-            // Another file has its name.
-            dentry.kept_at.let_go(&dentry);
-        }
-        let dentry = Dentry::new(inode, Some(self.clone()), name.to_vec());
+        };
         children.insert(name, &dentry, names);
         self.keep(&dentry);
-        Ok((dentry, shown))
+        dentry
+    }
+
+    /// Opens the child called `name`, as [`Inode::open_listed`] does, where this directory's names stand at `names`.
+    pub(crate) fn open_listed(
+        self: &Arc<Dentry>,
+        name: &[u8],
+        names: Names,
+        flags: StatusFlags,
+        read: &mut dyn FnMut(&OwnedFd) -> bool,
+    ) -> Option<(Arc<Dentry>, Metadata, Arc<dyn FileOperations>)> {
+        let mut children = self.children.lock();
+        let known = children.get(name).map(|(dentry, _)| dentry).filter(|dentry| !dentry.negative);
+        if self.is_unlinked() || known.as_ref().is_some_and(|dentry| dentry.is_mount_point()) {
+            return None;
+        }
+        let OpenedListed { inode, metadata, operations } = self.inode.open_listed(name, flags, read)?;
+        Some((self.found(&mut children, name, known, inode, names), metadata, operations))
     }
 
     /// What is known of `name` where this directory's names stand at `names`: the child, or that there is none.

@@ -7,7 +7,7 @@
 
 use crate::context::Context;
 use crate::fs::file::StatusFlags;
-use crate::fs::inode::Names as NamesOf;
+use crate::fs::inode::{FileType, Names as NamesOf};
 use crate::fs::path::{Dentry, Path};
 use crate::fs::walk::Walker;
 use crate::task::Task;
@@ -58,7 +58,7 @@ struct Directory {
     last: Vec<u8>,
     tries: u32,
     /// All names in the order in which they come, once that is known; where the last one is; and how many were told ahead.
-    names: Vec<Vec<u8>>,
+    names: Listing,
     order: Option<Order>,
     at: usize,
     told: usize,
@@ -93,6 +93,8 @@ impl Ahead {
                 }
                 match comes {
                     Comes::Elsewhere => return None,
+                    // What is in it comes first.
+                    _ if opens && place.dentry.is_directory() => 0,
                     _ if opens => 1,
                     // It is opened next, and then one more is told.
                     _ if opens_each => 0,
@@ -133,7 +135,7 @@ impl Ahead {
     /// The name that was told of last as the one that comes next.
     pub fn next(&self) -> Option<&[u8]> {
         let directory = self.directories.first().filter(|directory| directory.told > 0)?;
-        directory.names.get(directory.at + 1).map(Vec::as_slice)
+        directory.names.get(directory.at + 1).map(|(name, _)| &name[..])
     }
 }
 
@@ -161,9 +163,9 @@ impl Directory {
     fn begins(&mut self, dentry: &Arc<Dentry>, name: &[u8], order: Order) -> bool {
         let Some(mut names) = list(dentry) else { return false };
         if order == Order::Sorted {
-            names.sort_unstable();
+            sort(&mut names);
         }
-        if names.first().is_none_or(|first| first != name) {
+        if names.first().is_none_or(|(first, _)| first != name) {
             return false;
         }
         (self.names, self.order) = (names, Some(order));
@@ -183,7 +185,7 @@ impl Directory {
         if self.names.is_empty() {
             return Comes::Elsewhere;
         }
-        let Some(within) = self.names[self.at..].iter().take(self.told + 2).position(|next| next == name) else {
+        let Some(within) = self.names[self.at..].iter().take(self.told + 2).position(|(next, _)| next == name) else {
             self.names.clear();
             return Comes::Elsewhere;
         };
@@ -200,7 +202,7 @@ impl Directory {
         let walker = Walker::new(&task.kernel().mounts, task.fs().root, &credentials).of(task);
         let mut names = Names::default();
         let mut full = self.prefix.clone();
-        for next in self.names.iter().skip(self.at + 1).take(batch) {
+        for (next, _) in self.names.iter().skip(self.at + 1).take(batch) {
             let Ok((place, shown)) = walker.step_shown(parent, next) else { break };
             if !place.inode().is_at_rest() {
                 break;
@@ -218,33 +220,35 @@ impl Directory {
     }
 }
 
+/// A directory's names in some order, and what each was said to be.
+pub(super) type Listing = Vec<(Vec<u8>, FileType)>;
+
 /// All names of a directory in the order in which `name` follows `last`, with no more than `gap - 1` others in between, and
 /// where it is, and which order it is.
-pub(super) fn find_order(
-    directory: &Arc<Dentry>,
-    last: &[u8],
-    name: &[u8],
-    gap: usize,
-) -> Option<(Vec<Vec<u8>>, usize, Order)> {
+pub(super) fn find_order(directory: &Arc<Dentry>, last: &[u8], name: &[u8], gap: usize) -> Option<(Listing, usize, Order)> {
     let mut listed = list(directory)?;
-    let follows = |listed: &[Vec<u8>]| {
-        let first = listed.iter().position(|listed| listed == last)?;
-        let within = listed[first + 1..].iter().take(gap).position(|listed| listed == name)?;
+    let follows = |listed: &Listing| {
+        let first = listed.iter().position(|(listed, _)| listed == last)?;
+        let within = listed[first + 1..].iter().take(gap).position(|(listed, _)| listed == name)?;
         Some(first + 1 + within)
     };
     if let Some(at) = follows(&listed) {
         return Some((listed, at, Order::Listed));
     }
-    listed.sort_unstable();
+    sort(&mut listed);
     let at = follows(&listed)?;
     Some((listed, at, Order::Sorted))
 }
 
 /// All names of a directory as they are listed, and where `name` is.
-pub(super) fn find_listed(directory: &Arc<Dentry>, name: &[u8]) -> Option<(Vec<Vec<u8>>, usize)> {
+pub(super) fn find_listed(directory: &Arc<Dentry>, name: &[u8]) -> Option<(Listing, usize)> {
     let listed = list(directory)?;
-    let at = listed.iter().position(|listed| listed == name)?;
+    let at = listed.iter().position(|(listed, _)| listed == name)?;
     Some((listed, at))
+}
+
+fn sort(listing: &mut Listing) {
+    listing.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
 }
 
 /// What stands before the last part of a name, that, and the directory that it was found in; not where a link, "..", or a
@@ -261,7 +265,7 @@ pub(super) fn split<'a>(path: &'a [u8], place: &Path) -> Option<(&'a [u8], &'a [
 }
 
 /// The names of a directory whose names hold still, if they are not too many.
-fn list(directory: &Arc<Dentry>) -> Option<Vec<Vec<u8>>> {
+fn list(directory: &Arc<Dentry>) -> Option<Listing> {
     let inode = &directory.inode;
     if inode.names() == NamesOf::Changing || inode.file_system().is_volatile() || inode.metadata().ok()?.size > SIZE_MAX {
         return None;
@@ -270,7 +274,7 @@ fn list(directory: &Arc<Dentry>) -> Option<Vec<Vec<u8>>> {
     let mut names = Vec::new();
     open.read_directory(0, &mut |entry| {
         if entry.name != b"." && entry.name != b".." {
-            names.push(entry.name.to_vec());
+            names.push((entry.name.to_vec(), entry.kind));
         }
         names.len() <= LISTED_MAX
     })

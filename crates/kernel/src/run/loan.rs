@@ -121,8 +121,9 @@ struct Shelved {
     was_read: bool,
     /// What the descriptor's file was said to be, if it can be told whether it is so still.
     status: Option<Status>,
-    /// What was opened ahead, and is still to come.
+    /// What was opened ahead, and is still to come; and what has come and was closed.
     ahead: Vec<Option<AheadFile>>,
+    passed: Vec<AheadFile>,
     renewals: u32,
 }
 
@@ -241,6 +242,15 @@ impl Reading {
     }
 }
 
+/// What a request does with the descriptor of a file that was lent until then.
+#[derive(Clone, Copy, PartialEq)]
+enum Next {
+    Reads,
+    /// fcntl(2): it has another one, too.
+    Copies,
+    Other,
+}
+
 /// What a call may do to others' loans; from [`Loans::before`] to [`Loans::behind`].
 #[derive(Clone, Copy)]
 pub(crate) struct Watch {
@@ -257,15 +267,15 @@ pub(crate) struct Watch {
 }
 
 impl Loans {
-    /// A request of `thread` begins.
-    pub fn before(&self, thread: &Arc<GuestThread>, context: &Context, kind: u32) -> Watch {
+    /// A request of `thread` begins. What was held for the loans that end with it can be let go behind the answer.
+    pub fn before(&self, thread: &Arc<GuestThread>, context: &Context, kind: u32) -> (Watch, Ended) {
         let is_call = kind == request::SYSCALL;
         let only_looks = if is_call { only_looks(context) } else { kind != request::NATIVE_DONE };
         if !only_looks {
             self.changes.fetch_add(1, Ordering::SeqCst);
         }
         let files = context.task.files();
-        let mut lent = None;
+        let (mut lent, mut ended) = (None, Ended::default());
         if self.count.load(Ordering::SeqCst) != 0 {
             let sleeps = (is_call || kind == request::CHANGED) && leaves_files(context);
             let reads = matches!(
@@ -274,9 +284,15 @@ impl Loans {
             );
             let maps = context.call.number as u32 == linux::__NR_mmap;
             let [first, .., fifth, _] = context.call.arguments;
-            let reads_now = |fd: i32| is_call && (reads && first as i32 == fd || maps && fifth as i32 == fd);
+            let copies = copies_descriptor(context);
+            let next = |fd: i32| match fd {
+                _ if !is_call => Next::Other,
+                _ if reads && first as i32 == fd || maps && fifth as i32 == fd => Next::Reads,
+                _ if copies && first as i32 == fd => Next::Copies,
+                _ => Next::Other,
+            };
             let ends = |loan: &Loan| !only_looks || loan.writes || is(&loan.thread, thread) || is(&loan.files, &files);
-            self.take_back(ends, reads_now, |loan, is_closed| {
+            ended = self.take_back(ends, next, |loan, is_closed| {
                 if !is(&loan.thread, thread) {
                     return false;
                 }
@@ -285,16 +301,20 @@ impl Loans {
                 }
                 sleeps
             });
+            if !is_call || !is_brief(context.call.number) {
+                ended = Ended::default();
+            }
         }
         let reads_data = is_call && reads_data(context.call.number);
-        Watch {
+        let watch = Watch {
             only_looks,
             reads_data,
             changes: self.changes.load(Ordering::SeqCst),
             reads: self.reads.load(Ordering::SeqCst),
             table: files.changes(),
             lent,
-        }
+        };
+        (watch, ended)
     }
 
     /// The thread's loan that is asleep, if there is one, is no more in the list.
@@ -336,7 +356,11 @@ impl Loans {
                 // A descriptor may be another one now, of which somebody was told meanwhile.
                 let files = context.task.files();
                 if files.changes() != watch.table {
-                    self.take_back(|loan| is(&loan.files, &files) && !is(&loan.thread, thread), |_| false, |_, _| false);
+                    let _ = self.take_back(
+                        |loan| is(&loan.files, &files) && !is(&loan.thread, thread),
+                        |_| Next::Other,
+                        |_, _| false,
+                    );
                 }
             }
             return if watch.reads_data { self.behind_reading(watch, context) } else { watch };
@@ -349,7 +373,7 @@ impl Loans {
         let reads = self.reads.fetch_add(1, Ordering::SeqCst);
         if self.count.load(Ordering::SeqCst) != 0 {
             let read = inode_read(context);
-            self.take_back(|loan| read.is_some() && loan.read.contains(&read), |_| false, |_, _| false);
+            let _ = self.take_back(|loan| read.is_some() && loan.read.contains(&read), |_| Next::Other, |_, _| false);
         }
         // Unless others have read meanwhile.
         Watch { reads: if reads == watch.reads { reads + 1 } else { watch.reads }, ..watch }
@@ -359,7 +383,7 @@ impl Loans {
     pub fn with_none<T>(&self, change: impl FnOnce() -> T) -> T {
         let mut list = self.list.lock();
         self.changes.fetch_add(1, Ordering::SeqCst);
-        let gone = self.end(&mut list, |_| true, |_| false, |_, _| false);
+        let gone = self.end(&mut list, |_| true, |_| Next::Other, |_, _| false);
         let result = change();
         self.changes.fetch_add(1, Ordering::SeqCst);
         drop(list);
@@ -371,20 +395,19 @@ impl Loans {
     pub fn changed(&self) {
         self.changes.fetch_add(1, Ordering::SeqCst);
         if self.count.load(Ordering::SeqCst) != 0 {
-            self.take_back(|_| true, |_| false, |_, _| false);
+            let _ = self.take_back(|_| true, |_| Next::Other, |_, _| false);
         }
     }
 
-    /// `sleeps`: whether one may fall asleep; it is told whether the file is closed.
+    /// `next`: what is done with a descriptor now; `sleeps`: whether one may fall asleep; it is told whether the file is closed.
     fn take_back(
         &self,
         which: impl Fn(&Loan) -> bool,
-        reads_now: impl Fn(i32) -> bool,
+        next: impl Fn(i32) -> Next,
         sleeps: impl FnMut(&Loan, bool) -> bool,
-    ) {
+    ) -> Ended {
         // With the lock held, so that who comes behind sees all of it.
-        let gone = self.end(&mut self.list.lock(), which, reads_now, sleeps);
-        drop(gone);
+        self.end(&mut self.list.lock(), which, next, sleeps)
     }
 
     /// What has ended, to be let go behind the lock: files that were opened ahead go with it.
@@ -392,9 +415,9 @@ impl Loans {
         &self,
         list: &mut Vec<Loan>,
         which: impl Fn(&Loan) -> bool,
-        reads_now: impl Fn(i32) -> bool,
+        next: impl Fn(i32) -> Next,
         mut sleeps: impl FnMut(&Loan, bool) -> bool,
-    ) -> Vec<Loan> {
+    ) -> Ended {
         let mut gone = Vec::new();
         let mut index = 0;
         while index < list.len() {
@@ -409,10 +432,11 @@ impl Loans {
                 continue;
             };
             let (was_read, is_closed) = loan.end(&thread);
-            let reads = reads_now(loan.fd);
+            let next = next(loan.fd);
+            let reads = next == Next::Reads;
             let goes_on = sleeps(&loan, is_closed) && loan.falls_asleep(was_read, is_closed);
-            // Of what goes on it shows later that it was not read.
-            let shows = |so: bool| so || !goes_on;
+            // Of what goes on, or is lent anew, it shows later that it was not read.
+            let shows = |so: bool| so || !goes_on && next != Next::Copies;
             if loan.predicts && shows(was_read || reads) {
                 let reading = if loan.listing.is_some() { &thread.listing } else { &thread.reading };
                 reading.note(was_read || reads);
@@ -433,11 +457,22 @@ impl Loans {
             }
         }
         self.count.store(list.len(), Ordering::SeqCst);
-        gone
+        gone.iter().for_each(Loan::is_over);
+        Ended(gone)
     }
 }
 
+/// Loans that are no more. What was held for them is closed on the host when this goes.
+#[derive(Default)]
+pub(super) struct Ended(#[expect(dead_code, reason = "it is held")] Vec<Loan>);
+
 impl Loan {
+    /// What is held for it does not count as open any more.
+    fn is_over(&self) {
+        let held = self.shelved.iter().flat_map(|shelved| shelved.ahead.iter().flatten().chain(&shelved.passed));
+        held.for_each(|(file, _)| drop(file.counted.lock().take()));
+    }
+
     fn is_asleep(&self) -> bool {
         self.shelved.as_ref().is_some_and(|shelved| shelved.is_asleep)
     }
@@ -504,7 +539,7 @@ impl Loan {
         let new = shelved.ahead.get_mut(index - 1).and_then(Option::take);
         let Some((new, status)) = new else { return };
         shelved.status = status;
-        shelved.ahead[passed.start..index - 1].iter_mut().for_each(|passed| *passed = None);
+        shelved.passed.extend(shelved.ahead[passed.start..index - 1].iter_mut().filter_map(Option::take));
         let is_there = match self.file.upgrade() {
             Some(old) if !shelved.is_closed => {
                 let gone = files.replace(self.fd, &old, new.clone());
@@ -589,6 +624,14 @@ impl Engine {
         if let Some((descriptor, name)) = absent {
             names.add_absent(descriptor, &name, room);
         }
+        // fts(3) makes sure that what it has opened is what it had looked at.
+        if let (Some(file), Some((descriptor, path, _))) = (&file, &context.seen) {
+            if file.lent.flags & loan::DIRECTORY != 0
+                && opened_to_look(context).is_some_and(|flags| flags & linux::O_NOFOLLOW != 0)
+            {
+                names.add(*descriptor, path, &file.status, room);
+            }
+        }
         if asks {
             let mut no_links = thread.no_links.lock();
             let (answers, then) = no_links.answers(context.task, watch.changes, life / 2);
@@ -646,6 +689,7 @@ impl Engine {
             was_read: false,
             status: lasting,
             ahead: ahead.files,
+            passed: Vec::new(),
             renewals: 0,
         });
         match &data {
@@ -748,7 +792,7 @@ impl Subject {
             linux::__NR_write if !is_no_file(context, arguments[0] as i32) => arguments[0] as i32,
             linux::__NR_mmap if arguments[3] as u32 & linux::MAP_ANONYMOUS == 0 => arguments[4] as i32,
             linux::__NR_newfstatat if arguments[3] as u32 & linux::AT_EMPTY_PATH != 0 => arguments[0] as i32,
-            linux::__NR_fcntl if matches!(arguments[1] as u32, linux::F_DUPFD | linux::F_DUPFD_CLOEXEC) => arguments[0] as i32,
+            linux::__NR_fcntl if copies_descriptor(context) => arguments[0] as i32,
             linux::__NR_link | linux::__NR_linkat if context.linked.is_some() => return Some(Subject::Name),
             linux::__NR_newfstatat | linux::__NR_lstat if context.seen.is_some() => return Some(Subject::Name),
             _ => return None,
@@ -873,7 +917,8 @@ fn file_to_lend(thread: &GuestThread, context: &Context, files: &FdTable, fd: i3
         },
         FileType::Directory => {
             let room = if thread.listing.is_usual() { room.unwrap_or(LISTING) } else { 0 };
-            (of_directory(&file, room)?, true)
+            // Who has come to its end is not going to read it.
+            (of_directory(&file, room)?, file.position.lock().get() == 0)
         }
         _ => return None,
     };
@@ -985,6 +1030,25 @@ fn only_looks(context: &Context) -> bool {
         ),
         number => LOOKS.contains(&number),
     }
+}
+
+/// Whether a call neither waits nor takes long: one about names or descriptors.
+fn is_brief(number: u64) -> bool {
+    matches!(
+        number as u32,
+        linux::__NR_open
+            | linux::__NR_openat
+            | linux::__NR_close
+            | linux::__NR_stat
+            | linux::__NR_lstat
+            | linux::__NR_newfstatat
+            | linux::__NR_getdents64
+    )
+}
+
+fn copies_descriptor(context: &Context) -> bool {
+    let [_, command, ..] = context.call.arguments;
+    context.call.number as u32 == linux::__NR_fcntl && matches!(command as u32, linux::F_DUPFD | linux::F_DUPFD_CLOEXEC)
 }
 
 /// Whether a call may read a file's data, or a directory.

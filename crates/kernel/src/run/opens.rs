@@ -9,12 +9,13 @@ use super::loan::{lasting, AheadFile, Status};
 use super::{ahead, GuestThread};
 use crate::context::Context;
 use crate::fs::file::{AtRest, OpenFile};
-use crate::fs::inode::{FileType, Metadata};
+use crate::fs::inode::{FileType, Metadata, Names};
 use crate::fs::open;
 use crate::fs::path::{Dentry, Path};
 use crate::fs::text::counts_of;
 use crate::fs::walk::Walker;
 use skerry_platform::layout::{loan, shelf};
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Weak};
 use zerocopy::IntoBytes;
 
@@ -52,8 +53,10 @@ struct Directory {
     /// The last one.
     last: Vec<u8>,
     tries: u32,
-    /// All names, in the order in which they come, once that is known; where the last one is; how many behind it were told of.
-    order: Vec<Vec<u8>>,
+    /// All names, in the order in which they come, once that is known; how the directory's names stood before they were listed;
+    /// where the last one is; how many behind it were told of.
+    order: ahead::Listing,
+    listed_at: Names,
     at: usize,
     told: usize,
 }
@@ -132,7 +135,18 @@ impl Opens {
             None => {
                 let (dentry, prefix, last) = (Arc::downgrade(dentry), prefix.to_vec(), name.to_vec());
                 self.directories.truncate(DIRECTORIES - 1);
-                let new = Directory { descriptor, prefix, flags, dentry, last, tries: 0, order: Vec::new(), at: 0, told: 0 };
+                let new = Directory {
+                    descriptor,
+                    prefix,
+                    flags,
+                    dentry,
+                    last,
+                    tries: 0,
+                    order: Vec::new(),
+                    listed_at: Names::Changing,
+                    at: 0,
+                    told: 0,
+                };
                 self.directories.insert(0, new);
             }
         }
@@ -154,7 +168,7 @@ impl Directory {
     fn follow(&mut self, dentry: &Arc<Dentry>, name: &[u8], confident: bool) -> Outcome {
         let mut outcome = Outcome::Nothing;
         if !self.order.is_empty() {
-            let within = self.order[self.at..].iter().take(self.told + GAP + 1).position(|next| next == name);
+            let within = self.order[self.at..].iter().take(self.told + GAP + 1).position(|(next, _)| next == name);
             outcome = match within {
                 Some(within) if within > self.told => Outcome::Used,
                 Some(within) if within > 1 => Outcome::InPart(within - 1),
@@ -168,6 +182,7 @@ impl Directory {
             }
         } else if self.tries < TRIES && (self.last != name || confident) {
             self.tries += 1;
+            self.listed_at = dentry.inode.names().if_settled();
             let found = if self.last == name {
                 ahead::find_listed(dentry, name)
             } else {
@@ -196,29 +211,50 @@ impl Directory {
         let walker = Walker::new(&context.kernel().mounts, context.task.fs().root, &credentials).of(context.task);
         let mut ahead = Ahead::default();
         let mut full = self.prefix.clone();
-        for (index, name) in self.order[self.at + 1..].iter().enumerate() {
-            let Ok((place, shown)) = walker.step_shown(parent, name) else { break };
+        let names = parent.inode().names();
+        let is_as_listed = names == self.listed_at && names != Names::Changing;
+        for (index, (name, kind)) in self.order[self.at + 1..].iter().enumerate() {
+            let is_full = ahead.files.len() >= batch;
+            if is_full && !asks {
+                break;
+            }
             full.truncate(self.prefix.len());
             full.extend_from_slice(name);
-            let is_file = place.inode().kind() == FileType::Regular;
-            if !is_file || ahead.files.len() >= batch {
-                if asks && place.inode().is_at_rest() {
-                    let metadata = shown.map_or_else(|| place.inode().metadata(), Ok).ok();
-                    ahead.next = metadata.map(|metadata| (full, metadata));
-                    break;
+            let slot = Slot { index: ahead.files.len() + 1, at: used, end, name: &full, whole };
+            let listed = if is_as_listed && *kind == FileType::Regular && !is_full && full.len() <= loan::LONGEST_NAME {
+                slot.open_listed(thread, context, parent, name, names, self.flags)
+            } else {
+                None
+            };
+            let (file, metadata, length) = match listed {
+                Some(opened) => opened,
+                None => {
+                    let Ok((place, shown)) = walker.step_shown(parent, name) else { break };
+                    if place.inode().kind() != FileType::Regular || is_full {
+                        if asks && place.inode().is_at_rest() {
+                            let metadata = shown.map_or_else(|| place.inode().metadata(), Ok).ok();
+                            ahead.next = metadata.map(|metadata| (full, metadata));
+                            break;
+                        }
+                        if place.inode().kind() == FileType::Symlink && !is_full {
+                            continue;
+                        }
+                        break;
+                    }
+                    // Without `shown` it is opened to see.
+                    if full.len() > loan::LONGEST_NAME || shown.is_some_and(|shown| whole && shown.size > LARGEST as u64) {
+                        break;
+                    }
+                    let Some(file) = open::open_ahead(context, &place, shown, self.flags) else { break };
+                    let Some(opened) = slot.read(thread, file) else { break };
+                    opened
                 }
-                if place.inode().kind() == FileType::Symlink && ahead.files.len() < batch {
-                    continue;
-                }
+            };
+            let Some((behind, status)) = slot.fill(thread, &file, &metadata, length) else {
+                // It is asked about next all the same.
+                ahead.next = asks.then_some((full, metadata));
                 break;
-            }
-            // Without `shown` it is opened to see.
-            if full.len() > loan::LONGEST_NAME || shown.as_ref().is_some_and(|shown| whole && shown.size > LARGEST as u64) {
-                break;
-            }
-            let Some(file) = open::open_ahead(context, &place, shown, self.flags) else { break };
-            let shelved = shelve(thread, &file, ahead.files.len() + 1, used, end, &full, whole);
-            let Some((behind, status)) = shelved else { break };
+            };
             // A name with directories in it may lead elsewhere, which the file itself does not show.
             ahead.files.push(Some((file, status.filter(|_| self.prefix.is_empty()))));
             (used, self.told) = (behind, index + 1);
@@ -233,32 +269,80 @@ impl Directory {
     }
 }
 
-/// Lays onto the shelf, from `at` on, what is to be said of a file, with its data. Where that ends, and what lasts of it.
-fn shelve(
-    thread: &GuestThread,
-    file: &OpenFile,
+/// Where what is to be said of a file, with its data, lies on the shelf.
+struct Slot<'a> {
     index: usize,
     at: usize,
+    /// It has to end before that.
     end: usize,
-    name: &[u8],
+    name: &'a [u8],
+    /// All of the data, or nothing.
     whole: bool,
-) -> Option<(usize, Option<Status>)> {
-    let mut ahead = shelf::Ahead { status: at as u32, name_length: name.len() as u32, ..shelf::Ahead::default() };
-    let start = ahead.start();
-    let most = if whole { LARGEST } else { super::loan::HEAD };
-    let data = file.operations.unchanging_descriptor()?;
-    let length = thread.channel.shelve_file(start, &data, end.checked_sub(start)?.min(most))?;
-    // Behind that, as reading moves the time of access.
-    let AtRest { metadata, shows_reading, .. } = file.operations.at_rest(0)?;
-    let is_all = metadata.size == length as u64;
-    if shows_reading || metadata.size < length as u64 || !is_all && (whole || length < most) {
-        return None;
+}
+
+impl Slot<'_> {
+    fn said(&self) -> shelf::Ahead {
+        shelf::Ahead { status: self.at as u32, name_length: self.name.len() as u32, ..shelf::Ahead::default() }
     }
-    (ahead.size, ahead.data) = (metadata.size, length as u32);
-    if is_all && length <= super::loan::COPIED && file.path.as_ref().is_some_and(|path| counts_of(&**path.inode()).0 <= 0) {
-        ahead.flags = loan::MAY_BE_COPIED;
+
+    fn most(&self) -> usize {
+        if self.whole {
+            LARGEST
+        } else {
+            super::loan::HEAD
+        }
     }
-    let status = Status::try_from(metadata.stat().as_bytes()).ok()?;
-    thread.channel.shelve_ahead(index, &ahead, &status, name);
-    Some(((start + length).next_multiple_of(64), lasting(&metadata, &status)))
+
+    /// Lays the data there; how much.
+    fn read_from(&self, thread: &GuestThread, data: &OwnedFd) -> Option<usize> {
+        let start = self.said().start();
+        thread.channel.shelve_file(start, data, self.end.checked_sub(start)?.min(self.most()))
+    }
+
+    fn read(&self, thread: &GuestThread, file: Arc<OpenFile>) -> Option<(Arc<OpenFile>, Metadata, usize)> {
+        let length = self.read_from(thread, &*file.operations.unchanging_descriptor()?)?;
+        // Behind that, as reading moves the time of access.
+        let AtRest { metadata, shows_reading, .. } = file.operations.at_rest(0)?;
+        (!shows_reading).then_some((file, metadata, length))
+    }
+
+    /// Opens and reads what the directory's listing has shown.
+    fn open_listed(
+        &self,
+        thread: &GuestThread,
+        context: &Context,
+        directory: &Path,
+        name: &[u8],
+        names: Names,
+        flags: u32,
+    ) -> Option<(Arc<OpenFile>, Metadata, usize)> {
+        let mut length = None;
+        let (file, metadata) = open::open_listed(context, directory, name, names, flags, &mut |data| {
+            length = self.read_from(thread, data);
+            length.is_some()
+        })?;
+        Some((file, metadata, length?))
+    }
+
+    /// Says what it is, if the data is all that there is to be. Where that ends, and what lasts of it.
+    fn fill(
+        &self,
+        thread: &GuestThread,
+        file: &OpenFile,
+        metadata: &Metadata,
+        length: usize,
+    ) -> Option<(usize, Option<Status>)> {
+        let is_all = metadata.size == length as u64;
+        if metadata.size < length as u64 || !is_all && (self.whole || length < self.most()) {
+            return None;
+        }
+        let mut said = self.said();
+        (said.size, said.data) = (metadata.size, length as u32);
+        if is_all && length <= super::loan::COPIED && file.path.as_ref().is_some_and(|path| counts_of(&**path.inode()).0 <= 0) {
+            said.flags = loan::MAY_BE_COPIED;
+        }
+        let status = Status::try_from(metadata.stat().as_bytes()).ok()?;
+        thread.channel.shelve_ahead(self.index, &said, &status, self.name);
+        Some(((said.start() + length).next_multiple_of(64), lasting(metadata, &status)))
+    }
 }

@@ -144,7 +144,7 @@ impl Engine {
         let mut context = Context::of_channel(task, lead, call, &thread.channel);
         let has_trapped_often = request.kind == request::SYSCALL | request::OFTEN_TRAPPED;
         let kind = request.kind & !request::OFTEN_TRAPPED;
-        let watch = self.loans.before(thread, &context, kind);
+        let (watch, _ended) = self.loans.before(thread, &context, kind);
         context.watch = Some(watch);
         if kind == request::SYSCALL || kind == request::CHANGED {
             context.may_carry_operations = kind == request::SYSCALL;

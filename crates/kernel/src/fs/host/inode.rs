@@ -6,14 +6,15 @@ use super::{host_error, status_of, Access, HostStatus, HostTree, Key};
 use crate::fs::clock;
 use crate::fs::file::{FileOperations, StatusFlags};
 use crate::fs::inode::{
-    Belief, Device, FileSystem, FileType, Inode, Metadata, Names, NewNode, NewNodeKind, RenameFlags, SetAttributes, Stamp,
+    Belief, Device, FileSystem, FileType, Inode, Metadata, Names, NewNode, NewNodeKind, OpenedListed, RenameFlags,
+    SetAttributes, Stamp,
 };
 use crate::fs::listing::NameList;
 use crate::fs::special::SpecialState;
 use crate::fs::text::OpenCounts;
 use crate::{Context, Errno, Result};
 use parking_lot::{Mutex, RwLock};
-use rustix::fs::{AtFlags, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT};
+use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, Timespec, Timestamps, UTIME_OMIT};
 use rustix::fs::{Gid, Uid};
 use skerry_abi::structs::TimeSpec;
 use std::any::Any;
@@ -360,6 +361,26 @@ impl Inode for HostInode {
         let status = status_of(&*directory, name, AtFlags::empty())?;
         let inode = self.tree.inode(&status, &self.me.upgrade().ok_or(Errno::ESTALE)?, name)?;
         Ok((inode, Some(status.metadata(self.tree.ids))))
+    }
+
+    fn open_listed(&self, name: &[u8], _: StatusFlags, read: &mut dyn FnMut(&OwnedFd) -> bool) -> Option<OpenedListed> {
+        if self.tree.access != Access::ReadOnly || self.kind != FileType::Directory {
+            return None;
+        }
+        let directory = self.descriptor().ok()?;
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK;
+        // A listing does not show what is mounted there on the host: that can be anything.
+        let file = rustix::fs::openat2(&*directory, name, flags, Mode::empty(), ResolveFlags::NO_XDEV).ok()?;
+        if !read(&file) {
+            return None;
+        }
+        let status = status_of(&file, b"", AtFlags::EMPTY_PATH).ok()?;
+        if status.kind != FileType::Regular || !self.tree.keeps_time(&file, status.key.0) {
+            return None;
+        }
+        let inode = self.tree.inode(&status, &self.me.upgrade()?, name).ok()?;
+        let operations = Arc::new(HostRegularFile::new(inode.clone(), Arc::new(file), OFlags::RDONLY, false));
+        Some(OpenedListed { inode, metadata: status.metadata(self.tree.ids), operations })
     }
 
     fn names(&self) -> Names {

@@ -30,6 +30,11 @@ impl OverlayFile {
         Ok(OverlayFile { inode, flags, real: RwLock::new(Real { operations, is_upper }) })
     }
 
+    /// Of a file that is in the lower tree alone, and open there.
+    pub(super) fn of_lower(inode: Arc<OverlayInode>, flags: StatusFlags, operations: Arc<dyn FileOperations>) -> OverlayFile {
+        OverlayFile { inode, flags, real: RwLock::new(Real { operations, is_upper: false }) }
+    }
+
     /// The file that is read and written now.
     pub fn real(&self) -> Result<Arc<dyn FileOperations>> {
         {

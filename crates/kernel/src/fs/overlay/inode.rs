@@ -4,7 +4,8 @@ use super::file::OverlayFile;
 use super::{found, has_flag, hide_lower, is_whiteout, make_whiteout, Hidden, Overlay, OPAQUE, OWN_PREFIX, REDIRECT};
 use crate::fs::file::{FileOperations, StatusFlags};
 use crate::fs::inode::{
-    Belief, Device, FileSystem, FileType, Inode, Metadata, Names, NewNode, NewNodeKind, RenameFlags, SetAttributes, Stamp,
+    Belief, Device, FileSystem, FileType, Inode, Metadata, Names, NewNode, NewNodeKind, OpenedListed, RenameFlags,
+    SetAttributes, Stamp,
 };
 use crate::fs::listing::{ListedDirectory, NameList};
 use crate::fs::text::OpenCounts;
@@ -12,6 +13,7 @@ use crate::{Context, Errno, Result};
 use parking_lot::RwLock;
 use std::any::Any;
 use std::collections::HashSet;
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
@@ -20,7 +22,7 @@ use std::sync::{Arc, OnceLock, Weak};
 pub(super) struct Parts {
     pub upper: Option<Arc<dyn Inode>>,
     pub lower: Option<Arc<dyn Inode>>,
-    /// The lower part's place in its tree, names with a slash before each.
+    /// A directory's lower part's place in its tree, names with a slash before each.
     pub lower_path: Vec<u8>,
 }
 
@@ -171,7 +173,9 @@ impl OverlayInode {
             }
         } else if upper.is_none() {
             (lower, shown) = self.lower_child_shown(&parts, name)?.unzip();
-            lower_path = [&parts.lower_path[..], b"/", name].concat();
+            if lower.as_ref().is_some_and(|lower| lower.kind() == FileType::Directory) {
+                lower_path = [&parts.lower_path[..], b"/", name].concat();
+            }
         }
         let number = match (&upper, &lower) {
             (Some(upper), _) => self.overlay.number_of_upper(upper)?,
@@ -365,6 +369,22 @@ impl Inode for OverlayInode {
     fn lookup_shown(&self, name: &[u8]) -> Result<(Arc<dyn Inode>, Option<Metadata>)> {
         let (inode, shown) = self.find_shown(name)?;
         Ok((inode, shown))
+    }
+
+    fn open_listed(&self, name: &[u8], flags: StatusFlags, read: &mut dyn FnMut(&OwnedFd) -> bool) -> Option<OpenedListed> {
+        let parts = self.parts();
+        let is_covered = parts.upper.as_ref().is_some_and(|upper| !matches!(upper.lookup(name), Err(Errno::ENOENT)));
+        if is_covered {
+            return None;
+        }
+        let lower = parts.lower.as_ref()?.open_listed(name, flags, read)?;
+        let (device, number) = lower.inode.identity().ok()?;
+        let number = self.overlay.lower_number(device, number);
+        let below = Parts { upper: None, lower: Some(lower.inode), lower_path: Vec::new() };
+        let inode = self.overlay.inode_for(below, number, &self.arc().ok()?, name);
+        let metadata = inode.shown(lower.metadata);
+        let operations = Arc::new(OverlayFile::of_lower(inode.clone(), flags, lower.operations));
+        Some(OpenedListed { inode, metadata, operations })
     }
 
     fn names(&self) -> Names {

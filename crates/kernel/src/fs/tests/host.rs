@@ -66,6 +66,30 @@ fn what_is_no_file_is_never_opened_on_the_host() {
 }
 
 #[test]
+fn only_plain_files_are_opened_as_listed() {
+    let host = HostDirectory::new("listed");
+    std::fs::write(host.path().join("f"), b"content").unwrap();
+    std::fs::create_dir(host.path().join("d")).unwrap();
+    std::os::unix::fs::symlink("f", host.path().join("link")).unwrap();
+    let fifo = host.path().join("fifo");
+    rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+    let root = host.tree(&services(), Access::ReadOnly).root();
+    let opened = root.open_listed(b"f", StatusFlags::empty(), &mut |_| true).unwrap();
+    assert!(crate::fs::path::same_inode(&opened.inode, &root.lookup(b"f").unwrap()));
+    assert_eq!((opened.metadata.size, read(&opened.inode)), (7, b"content".to_vec()));
+    let mut buffer = [0; 8];
+    let file = OpenFile::new(opened.operations, StatusFlags::empty(), None);
+    assert_eq!(file.operations.read(&file, &mut buffer, 0), Ok(7));
+    for name in ["d", "link", "fifo", "nothing"] {
+        assert!(root.open_listed(name.as_bytes(), StatusFlags::empty(), &mut |_| true).is_none(), "{name}");
+    }
+    assert!(root.open_listed(b"f", StatusFlags::empty(), &mut |_| false).is_none());
+    // Others of the sandbox's own may write there.
+    let root = host.tree(&services(), Access::ReadWrite).root();
+    assert!(root.open_listed(b"f", StatusFlags::empty(), &mut |_| true).is_none());
+}
+
+#[test]
 fn a_file_that_the_host_replaces_is_seen_anew_and_never_mixed_up() {
     let host = HostDirectory::new("replaced");
     std::fs::write(host.path().join("f"), b"old").unwrap();

@@ -54,6 +54,29 @@ impl Fixture {
 }
 
 #[test]
+fn only_what_shows_of_the_lower_tree_is_opened_as_listed() {
+    both("listed", |fixture| {
+        let directory = find(&fixture.root, "d").unwrap();
+        let opens = |name: &[u8]| directory.open_listed(name, StatusFlags::empty(), &mut |_| true);
+        let opened = opens(b"x").unwrap();
+        let found = directory.lookup(b"x").unwrap();
+        assert!(crate::fs::path::same_inode(&opened.inode, &found));
+        assert_eq!(format!("{:?}", opened.metadata), format!("{:?}", found.metadata().unwrap()));
+        // Who writes it later is read by who opened it before.
+        let file = OpenFile::new(opened.operations, StatusFlags::empty(), None);
+        write(&found, b"new", 0).unwrap();
+        let mut buffer = [0; 8];
+        assert_eq!(file.operations.read(&file, &mut buffer, 0), Ok(3));
+        assert!(opens(b"x").is_none());
+        assert!(opens(b"y").is_some());
+        directory.unlink(b"y").unwrap();
+        assert!(opens(b"y").is_none());
+        make_file(&directory, "y", b"another");
+        assert!(opens(b"y").is_none() && opens(b"e").is_none());
+    });
+}
+
+#[test]
 fn writing_copies_up_and_leaves_the_lower_tree_alone() {
     both("copy-up", |fixture| {
         let file = find(&fixture.root, "d/e/z").unwrap();
