@@ -140,7 +140,8 @@ fn wanted(context: &Context) -> Option<CloneOrder> {
     } else {
         [context.rdi & 0xffff_ffff, context.rdx, context.r10, context.rsi, context.r8]
     };
-    let known = if context.rax == number::CLONE { IGNORED } else { 0 } | CLONE_PARENT_SETTID | CLONE_CHILD_CLEARTID;
+    let detached = if context.rax == number::CLONE { IGNORED } else { 0 };
+    let known = CLONE_PARENT_SETTID | CLONE_CHILD_CLEARTID | detached;
     if flags & !known != THREAD || stack == 0 || tls == 0 {
         return None;
     }

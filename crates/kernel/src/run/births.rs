@@ -49,19 +49,37 @@ enum Found {
     Spoilt,
 }
 
+/// What a word says of an offer with `count` ids.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Said {
+    /// The thread with this id is there.
+    Begun(usize),
+    /// One may begin.
+    Open,
+    /// None can, any more.
+    Over,
+}
+
+fn said(word: u32, count: usize) -> Said {
+    let index = (word >> birth::COUNT) as usize;
+    match word & birth::STATE {
+        _ if index >= count => Said::Over,
+        birth::BEGUN => Said::Begun(index),
+        birth::ENDED | birth::OFFERED | birth::FILLING => Said::Open,
+        _ => Said::Over,
+    }
+}
+
 impl Offer {
     fn find(&self, is_taken_back: bool) -> Found {
         for _ in 0..ATTEMPTS {
             let word = self.thread.channel.birth();
-            let index = (word >> birth::COUNT) as usize;
-            let has_begun = word & birth::STATE == birth::BEGUN;
-            let is_of_use = index < self.ids.len()
-                && matches!(word & birth::STATE, birth::ENDED | birth::OFFERED | birth::FILLING | birth::BEGUN);
-            if is_of_use && !has_begun && !is_taken_back {
+            let said = said(word, self.ids.len());
+            if said == Said::Open && !is_taken_back {
                 return Found::Stands;
             }
             if self.thread.channel.end_birth(word) {
-                return Found::Ended((has_begun && is_of_use).then_some(index));
+                return Found::Ended(if let Said::Begun(index) = said { Some(index) } else { None });
             }
         }
         Found::Spoilt
@@ -176,8 +194,15 @@ impl Engine {
     }
 }
 
+/// Makes tasks of threads that have begun without our being asked. No lock of a process's or a task's may be held.
+pub(crate) fn find_births(kernel: &Kernel) {
+    if let Some(engine) = kernel.engine() {
+        engine.look_at_births();
+    }
+}
+
 /// From now on nobody begins in `process` (in any one) without our being asked, before it is offered anew, and who has is known.
-/// No lock of a process's or a task's may be held.
+/// As above.
 pub(crate) fn take_births_back(kernel: &Kernel, process: Option<&Process>) {
     if let Some(engine) = kernel.engine() {
         engine.take_births_back(process);
@@ -250,4 +275,33 @@ fn leaves_offers(number: u32) -> bool {
             | linux::__NR_clone
             | linux::__NR_clone3
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use skerry_platform::channel::Channel;
+
+    #[test]
+    fn what_is_made_up_is_no_thread() {
+        let word = |state: u32, index: u32| state | index << birth::COUNT;
+        assert_eq!(said(word(birth::BEGUN, 15), 16), Said::Begun(15));
+        for state in [birth::ENDED, birth::OFFERED, birth::FILLING] {
+            assert_eq!(said(word(state, 3), 16), Said::Open);
+        }
+        for over in [word(birth::NONE, 0), word(birth::ENDED, 16), word(birth::BEGUN, 16), word(200, 0), u32::MAX] {
+            assert_eq!(said(over, 16), Said::Over);
+        }
+    }
+
+    #[test]
+    fn an_offer_ends_once_and_as_it_was_seen() {
+        let (channel, _memory) = Channel::create().unwrap();
+        channel.offer_birth(3, &[7; birth::MOST_IDS]);
+        let seen = channel.birth();
+        assert_eq!(said(seen, birth::MOST_IDS), Said::Open);
+        assert!(!channel.end_birth(seen + 1) && channel.birth() == seen);
+        assert!(channel.end_birth(seen) && !channel.end_birth(seen));
+        assert_eq!(said(channel.birth(), birth::MOST_IDS), Said::Over);
+    }
 }

@@ -43,7 +43,7 @@ mod streams;
 mod wake;
 mod worker;
 
-pub(crate) use births::take_births_back;
+pub(crate) use births::{find_births, take_births_back};
 pub use exec::{execute, Beginning, Execution, MAXIMUM_STRING};
 pub use files::{Entry, OutsideFiles};
 pub(crate) use loan::Watch;

@@ -141,3 +141,27 @@ impl Inner {
         self.processes.values().filter(|process| process.is_dead()).count()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reserved_ids_are_nobodys_until_they_are_released() {
+        let pids = PidTable::default();
+        let reserved = pids.reserve(3, None);
+        assert_eq!(reserved, [1, 2, 3]);
+        assert_eq!(pids.allocate(None), Ok(4));
+        assert!(pids.reserve(3, Some(11)).is_empty());
+        assert_eq!(pids.reserve(3, Some(12)), [5, 6, 7]);
+        pids.release(&reserved);
+        pids.inner.write().last = 0;
+        assert_eq!(pids.allocate(None), Ok(1));
+    }
+
+    #[test]
+    fn a_full_table_is_told_of_in_time() {
+        let pids = PidTable::default();
+        assert!(pids.is_nearly_full(16) && !pids.is_nearly_full(17));
+    }
+}
