@@ -15,7 +15,7 @@ use crate::signal;
 use crate::task::seccomp::is_filtered;
 use crate::task::{self, Process, Task};
 use crate::Kernel;
-use parking_lot::Mutex;
+use parking_lot::RwLock;
 use skerry_abi::raw::general::{self as linux, RLIMIT_NPROC};
 use skerry_platform::layout::{birth, BEGIN_AT_ONCE};
 use skerry_platform::processor::{nanoseconds_of_ticks, ticks};
@@ -29,7 +29,7 @@ const ATTEMPTS: usize = 64;
 
 #[derive(Default)]
 pub(super) struct Births {
-    offers: Mutex<Vec<Offer>>,
+    offers: RwLock<Vec<Offer>>,
     /// How many there are.
     count: AtomicUsize,
 }
@@ -71,6 +71,10 @@ fn said(word: u32, count: usize) -> Said {
 }
 
 impl Offer {
+    fn has_news(&self) -> bool {
+        said(self.thread.channel.birth(), self.ids.len()) != Said::Open
+    }
+
     fn find(&self, is_taken_back: bool) -> Found {
         for _ in 0..ATTEMPTS {
             let word = self.thread.channel.birth();
@@ -112,7 +116,7 @@ impl Engine {
     /// Makes tasks of threads that have begun by themselves. To be called before anybody is served.
     #[inline]
     pub(super) fn look_at_births(&self) {
-        if self.births.count.load(Ordering::SeqCst) != 0 {
+        if self.births.count.load(Ordering::SeqCst) != 0 && self.births.offers.read().iter().any(Offer::has_news) {
             self.settle_births(|_| false);
         }
     }
@@ -146,7 +150,7 @@ impl Engine {
     }
 
     fn settle_births(&self, is_taken_back: impl Fn(&Offer) -> bool) {
-        let mut offers = self.births.offers.lock();
+        let mut offers = self.births.offers.write();
         offers.retain(|offer| {
             let id = match offer.find(is_taken_back(offer)) {
                 Found::Stands => return true,
@@ -175,7 +179,7 @@ impl Engine {
             && by.space.owner == by.process.pid
             && !by.borrows_memory
             && by.state.lock().task.as_ref().is_some_and(|task| Arc::ptr_eq(task, &maker));
-        let mut offers = self.births.offers.lock();
+        let mut offers = self.births.offers.write();
         let of_process = offers.iter().filter(|offer| Arc::ptr_eq(&offer.thread.process, &thread.process)).count();
         if !is_plain || of_process >= birth::MOST || offers.len() >= MOST {
             return;
