@@ -149,6 +149,36 @@ static void signals_find_them(void)
     }
 }
 
+/* No call brings these: who waits for it computes. */
+static void signals_of_timers_find_them(void)
+{
+    sigset_t set, old;
+    timer_t timer;
+    sigemptyset(&set);
+    sigaddset(&set, SIGUSR1);
+    MUST(timer_create(CLOCK_MONOTONIC, &(struct sigevent){.sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGUSR1}, &timer) == 0);
+    for (int i = 0; i < ROUNDS / 4; i++) {
+        pid_t tid = 0;
+        int before = caught;
+        /* Blocked by all until the thread is there; then by all others. */
+        CHECK_EQ(pthread_sigmask(SIG_BLOCK, &set, &old), 0);
+        CHECK_EQ(timer_settime(timer, 0, &(struct itimerspec){.it_value = {0, 60 * 1000 * 1000}}, NULL), 0);
+        warm();
+        CHECK_EQ(pthread_sigmask(SIG_SETMASK, &old, NULL), 0);
+        atomic_store(&is_there, 0);
+        atomic_store(&may_end, 0);
+        pthread_t thread = start(busy, &tid);
+        CHECK_EQ(pthread_sigmask(SIG_BLOCK, &set, NULL), 0);
+        for (time_t end = time(NULL) + 20; atomic_load(&caught) == before && time(NULL) < end;) __builtin_ia32_pause();
+        CHECK_EQ(caught, before + 1);
+        /* On a busy machine the time may be up before the mask is. */
+        CHECK(catcher == tid || catcher == getpid());
+        finish_busy(thread);
+        CHECK_EQ(pthread_sigmask(SIG_SETMASK, &old, NULL), 0);
+    }
+    CHECK_EQ(timer_delete(timer), 0);
+}
+
 static void *unblock(void *argument)
 {
     sigset_t set;
@@ -234,6 +264,35 @@ static void what_comes_later_is_not_theirs(void)
     }
 }
 
+static void *look_at_cpu(void *argument)
+{
+    for (int i = 0; i < 20000; i++) {
+        if (sched_getcpu() != *(int *)argument) return argument;
+        __builtin_ia32_pause();
+    }
+    return NULL;
+}
+
+static void they_run_where_their_maker_may(void)
+{
+    cpu_set_t before, one;
+    MUST(sched_getaffinity(0, sizeof before, &before) == 0);
+    for (int cpu = 0; cpu < CPU_SETSIZE; cpu++) {
+        if (!CPU_ISSET(cpu, &before)) continue;
+        warm();
+        CPU_ZERO(&one);
+        CPU_SET(cpu, &one);
+        MUST(sched_setaffinity(0, sizeof one, &one) == 0);
+        for (int i = 0; i < ROUNDS; i++) {
+            void *strayed = NULL;
+            CHECK_EQ(pthread_join(start(look_at_cpu, &cpu), &strayed), 0);
+            CHECK(strayed == NULL);
+        }
+        MUST(sched_setaffinity(0, sizeof before, &before) == 0);
+        if (cpu > 3) break;
+    }
+}
+
 static void *lock_and_end(void *argument)
 {
     CHECK_EQ(pthread_mutex_lock(&robust), 0);
@@ -266,6 +325,15 @@ static void *use_time(void *argument)
     return argument;
 }
 
+static void *has_used_some(void *argument)
+{
+    struct timespec time;
+    use_time((void *)200);
+    CHECK_EQ(clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time), 0);
+    CHECK(time.tv_sec * 1000 + time.tv_nsec / 1000000 >= 5);
+    return argument;
+}
+
 static void *has_used_none(void *argument)
 {
     struct timespec time;
@@ -282,6 +350,8 @@ static void their_clocks_begin_at_nothing(void)
         finish(start(use_time, (void *)400));
         usleep(100 * 1000);
         finish(start(has_used_none, NULL));
+        warm();
+        finish(start(has_used_some, NULL));
     }
 }
 
@@ -307,6 +377,15 @@ static void *make_one(void *argument)
     pid_t tid = 0;
     finish(start(tell_tid, &tid));
     CHECK(tid != 0 && tid != own_tid());
+    return argument;
+}
+
+/* A maker in the place of one that has ended. */
+static void *make_some(void *argument)
+{
+    CHECK_EQ(getpriority(PRIO_PROCESS, 0), getpriority(PRIO_PROCESS, own_tid()));
+    for (int i = 0; i < 6; i++) make_one(NULL);
+    finish(start(fork_one, NULL));
     return argument;
 }
 
@@ -524,9 +603,12 @@ static void *make_many(void *argument)
 int main(void)
 {
     MUST(sigaction(SIGUSR1, &(struct sigaction){.sa_handler = on_signal}, NULL) == 0);
+    warm();
+    finish(start(has_used_some, NULL));
     ids_are_their_own();
     who_looks_finds_them();
     signals_find_them();
+    signals_of_timers_find_them();
     what_is_pending_is_theirs_too();
     they_have_what_their_maker_has();
     what_comes_later_is_not_theirs();
@@ -537,10 +619,13 @@ int main(void)
         finish(start(fork_one, NULL));
         warm();
         finish(start(make_one, NULL));
+        finish(start(make_some, NULL));
     }
     ends();
     stops();
     parents_die();
+    /* Who has been bound once makes no such threads any more. */
+    CHECK_EQ(in_child(they_run_where_their_maker_may), 0);
     pthread_t makers[3];
     for (int i = 0; i < 3; i++) makers[i] = start(make_many, NULL);
     make_many(NULL);
