@@ -13,11 +13,12 @@ use crate::direct;
 use crate::expected;
 use crate::handoff::ticks;
 use crate::host::{self, number};
-use crate::layout::{birth, Birth, CloneOrder, Local, SLOTS_BASE, SLOT_SIZE};
+use crate::layout::{birth, Birth, CloneOrder, Limits, Local, SLOTS_BASE, SLOT_SIZE};
 use crate::local;
 use crate::park;
 use crate::thread::{self, ThreadBlock};
 use crate::tracing;
+use core::mem::size_of;
 use core::sync::atomic::{AtomicU32, Ordering};
 
 /// Slots, plus one, of parked threads that were offered; there may be none any more.
@@ -64,10 +65,13 @@ fn word_of(birth: *mut Birth) -> &'static AtomicU32 {
 }
 
 /// Serves a clone(2) or clone3(2) that makes a thread as pthread_create(3) does, if one is offered. False: it is to be asked for.
+#[inline(always)]
 pub fn try_begin(thread: &mut ThreadBlock, context: &mut Context) -> bool {
-    if !are_offered() || !matches!(context.rax, number::CLONE | number::CLONE3) {
-        return false;
-    }
+    are_offered() && matches!(context.rax, number::CLONE | number::CLONE3) && begin(thread, context)
+}
+
+#[inline(never)]
+fn begin(thread: &mut ThreadBlock, context: &mut Context) -> bool {
     // What is lent or put off for a process of one thread ends with a request. Nobody is to see what its calls are.
     let may = thread.has_loan == 0
         && thread.deferred.is_empty()
@@ -121,6 +125,7 @@ pub fn try_begin(thread: &mut ThreadBlock, context: &mut Context) -> bool {
 }
 
 /// What the call asks for, if that is a thread as any other: `None` for the sentry, which also knows the errors.
+#[inline(never)]
 fn wanted(context: &Context) -> Option<CloneOrder> {
     let [flags, parent_tid, child_tid, stack, tls] = if context.rax == number::CLONE3 {
         let (address, size) = (context.rdi, context.rsi);
@@ -158,27 +163,33 @@ fn wanted(context: &Context) -> Option<CloneOrder> {
 }
 
 /// Lays down in the child's channel what its maker has in its own. False: the sentry is to be asked.
+#[inline(never)]
 fn inherit(thread: &ThreadBlock, child: &ThreadBlock, id: u32, clear_child_tid: u64) -> bool {
     let (own, its) = (thread.channel(), child.channel());
     // SAFETY: both are channels. Nobody else writes to the child's as long as the offer's word is what it is; what the sentry
     // writes to this thread's meanwhile it does behind taking the offer back.
     unsafe {
-        let mut local: Local = core::ptr::read_volatile(&raw const (*own).local);
-        if local.enabled == 0 || local.reset != 0 {
+        let (local, child_local) = (&raw mut (*own).local, &raw mut (*its).local);
+        if core::ptr::read_volatile(&raw const (*local).enabled) == 0
+            || core::ptr::read_volatile(&raw const (*local).reset) != 0
+        {
             return false;
         }
         // From now on others can have their part in these.
-        core::ptr::write_volatile(&raw mut (*own).local.may_reset, 0);
-        core::ptr::write_volatile(&raw mut (*own).local.heap_end, 0);
-        local.identity.tid = id;
-        (local.may_reset, local.heap_end, local.robust_list, local.clear_child_tid) = (0, 0, 0, clear_child_tid);
-        core::ptr::write_volatile(&raw mut (*its).local, local);
-        core::ptr::write_volatile(&raw mut (*its).limits, core::ptr::read_volatile(&raw const (*own).limits));
+        core::ptr::write_volatile(&raw mut (*local).may_reset, 0);
+        core::ptr::write_volatile(&raw mut (*local).heap_end, 0);
+        let (limits, child_limits) = (&raw const (*own).limits, &raw mut (*its).limits);
+        let are_copied = host::copy(child_local as u64, local as u64, size_of::<Local>() as u64)
+            && host::copy(child_limits as u64, limits as u64, size_of::<Limits>() as u64);
+        core::ptr::write_volatile(&raw mut (*child_local).identity.tid, id);
+        core::ptr::write_volatile(&raw mut (*child_local).robust_list, 0);
+        core::ptr::write_volatile(&raw mut (*child_local).clear_child_tid, clear_child_tid);
+        are_copied
     }
-    true
 }
 
 /// Ends a thread that nobody has heard of, if it still is one.
+#[inline(never)]
 pub fn end(thread: &mut ThreadBlock) {
     local::forget_empty_robust_list(thread);
     let word = word_of(birth_of(thread));
@@ -198,6 +209,7 @@ pub fn end(thread: &mut ThreadBlock) {
 }
 
 /// The thread is parked: from now on it may be used, if it is offered and there is an id left.
+#[inline(never)]
 pub fn parked(thread: &ThreadBlock) {
     let word = word_of(birth_of(thread));
     let before = word.load(Ordering::Acquire);
