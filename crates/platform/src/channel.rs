@@ -4,8 +4,8 @@
 //! the sentry wrote is ever read back from the channel.
 
 use crate::layout::{
-    events, line_state, loan, marshal, objects, shelf, streams, ChannelLayout, CloneOrder, Events, Frame, Identity, Interest,
-    Line, Loan, Local, Object, Operation, Phase, Reply, Request, RequestDetail, Stream, CHANNEL_SIZE, LIMITS,
+    birth, events, line_state, loan, marshal, objects, shelf, streams, ChannelLayout, CloneOrder, Events, Frame, Identity,
+    Interest, Line, Loan, Local, Object, Operation, Phase, Reply, Request, RequestDetail, Stream, CHANNEL_SIZE, LIMITS,
     MAXIMUM_OPERATIONS, SHELF_OFFSET,
 };
 use crate::HostError;
@@ -761,6 +761,37 @@ impl Channel {
         // SAFETY: inside the mapping, aligned.
         let word = unsafe { AtomicU32::from_ptr(&raw mut (*self.pages.as_ptr()).beginning) };
         word.store(beginning, Ordering::Release);
+    }
+
+    /// Offers the thread of this channel, which is about to be parked, to the one in the slot `maker`.
+    pub fn offer_birth(&self, maker: u32, ids: &[u32; birth::MOST_IDS]) {
+        // SAFETY: inside the mapping, aligned.
+        unsafe {
+            std::ptr::write_volatile(&raw mut (*self.pages.as_ptr()).birth.maker, maker);
+            std::ptr::write_volatile(&raw mut (*self.pages.as_ptr()).birth.ids, *ids);
+        }
+        self.birth_cell().store(birth::ENDED, Ordering::SeqCst);
+    }
+
+    fn birth_cell(&self) -> &AtomicU32 {
+        // SAFETY: inside the mapping, aligned, and accessed atomically only.
+        unsafe { AtomicU32::from_ptr(&raw mut (*self.pages.as_ptr()).birth.word) }
+    }
+
+    /// What has become of the offer, in its word.
+    pub fn birth(&self) -> u32 {
+        self.birth_cell().load(Ordering::SeqCst)
+    }
+
+    /// There is no offer any more, if nothing has become of it since.
+    pub fn end_birth(&self, seen: u32) -> bool {
+        self.birth_cell().compare_exchange(seen, birth::NONE, Ordering::SeqCst, Ordering::SeqCst).is_ok()
+    }
+
+    /// When the thread has begun, by the processor's clock, as its maker says.
+    pub fn born(&self) -> u64 {
+        // SAFETY: inside the mapping, aligned.
+        unsafe { std::ptr::read_volatile(&raw const (*self.pages.as_ptr()).birth.born) }
     }
 
     /// Says below which number the process's maker had all its descriptors.

@@ -73,10 +73,11 @@ pub struct HostThread {
     seen_ns: AtomicU64,
 }
 
-/// Nanoseconds since the first such question, and one.
+/// Nanoseconds on a clock that was not 0 at any time of interest: what began before the first such question has its time, too.
 fn now_ns() -> u64 {
+    const BEGINNING_NS: u64 = 1 << 62;
     static BEGINNING: OnceLock<Instant> = OnceLock::new();
-    BEGINNING.get_or_init(Instant::now).elapsed().as_nanos() as u64 + 1
+    BEGINNING_NS + BEGINNING.get_or_init(Instant::now).elapsed().as_nanos() as u64
 }
 
 impl HostThread {
@@ -85,10 +86,10 @@ impl HostThread {
         HostThread { pid, tid, used_before_ns: none(), begun_ns: none(), seen_ns: none() }
     }
 
-    /// From now on it is another task's.
-    pub fn begin_anew(&self) {
+    /// It is another task's since `age_ns` ago.
+    pub fn begin_anew(&self, age_ns: u64) {
         self.used_before_ns.store(self.seen_ns.load(Ordering::Acquire), Ordering::Release);
-        self.begun_ns.store(now_ns(), Ordering::Release);
+        self.begun_ns.store(now_ns().saturating_sub(age_ns).max(1), Ordering::Release);
     }
 
     /// Of `used_ns`, which it has used by now, what is not its present task's. To ask the host when a task begins would cost

@@ -3,6 +3,7 @@
 //! native-call gadget).
 
 use crate::bases;
+use crate::births;
 use crate::call;
 use crate::context::{Context, Info};
 use crate::copies;
@@ -74,6 +75,9 @@ fn serve_in_frame(thread: &mut ThreadBlock, context: &mut Context) {
     }
     if context.rax == number::RT_SIGRETURN {
         return signal_return(thread, context);
+    }
+    if births::try_begin(thread, context) {
+        return;
     }
     let mut registers = Registers::of(context);
     match serve::serve_trapped(thread, &mut registers) {
@@ -207,6 +211,7 @@ pub fn new_request(thread: &mut ThreadBlock, instruction_pointer: u64, stack_poi
     // Whatever a kick before this was about, the sentry looks at it on the way out of this request.
     thread.kicked = 0;
     thread.has_loan = 0;
+    thread.parking.is_unasked = 0;
     expected::forget(thread);
     let filled = &mut thread.request;
     filled.kind = kind;
@@ -500,6 +505,7 @@ pub fn lay_down_child(child: &mut ThreadBlock, context: &Context, wanted: &Clone
     child.child_tid = wanted.child_tid;
     child.tid = wanted.child_tid;
     child.parking.clear_child_tid = wanted.clear_child_tid;
+    child.parking.is_unasked = wanted.unasked;
     child.parking.tls = if wanted.tls == 0 { bases::fs() } else { wanted.tls };
     let mut start = *context;
     start.rax = 0;
@@ -542,6 +548,7 @@ fn start_child(thread: &mut ThreadBlock, context: &mut Context) {
     // SAFETY: within the channel.
     direct::forked(thread, unsafe { core::ptr::read_volatile(&raw const (*thread.channel()).descriptors) });
     pipes::forked();
+    births::forked();
     begin(thread, context);
 }
 

@@ -392,6 +392,40 @@ pub struct CloneOrder {
     pub child_tid: u64,
     /// 1: no host clone is to be made, the child goes on in the parked thread in `slot`.
     pub parked: u64,
+    /// Not 0: the sentry has not been asked (never in an order of the sentry's).
+    pub unasked: u64,
+}
+
+/// A thread that may begin and end without the sentry's being asked: in the channel of one that is parked (`births.rs`).
+#[repr(C)]
+pub struct Birth {
+    /// One of [`birth`]'s, and how many have begun so above [`birth::COUNT`].
+    pub word: u32,
+    /// The slot of the thread that may make it. The sentry writes this and `ids` before `word`.
+    pub maker: u32,
+    /// When the last one began, by the processor's clock. Its maker writes this before `word`.
+    pub born: u64,
+    /// The thread's ids, the first one's first.
+    pub ids: [u32; birth::MOST_IDS],
+}
+
+/// What becomes of an offer ([`Birth::word`]). The stub and the sentry change it by exchanging what they have seen, so that it is
+/// decided once whether a thread has begun or ended by itself.
+pub mod birth {
+    /// There is none (any more): who makes a thread, or ends, asks.
+    pub const NONE: u32 = 0;
+    /// The thread is on its way to be parked.
+    pub const ENDED: u32 = 1;
+    pub const OFFERED: u32 = 2;
+    /// Its maker lays down what it begins with.
+    pub const FILLING: u32 = 3;
+    /// It is there.
+    pub const BEGUN: u32 = 4;
+    pub const STATE: u32 = 0xff;
+    pub const COUNT: u32 = 8;
+    pub const MOST_IDS: usize = 16;
+    /// Offers that a process can have.
+    pub const MOST: usize = 4;
 }
 
 /// [`ChannelLayout::beginning`]: the new thread in this channel asks first (KICKED) what it is to do.
@@ -916,6 +950,7 @@ pub struct ChannelLayout {
     pub streams: Streams,
     pub objects: Objects,
     pub events: Events,
+    pub birth: Birth,
 }
 
 const _: () = assert!(core::mem::offset_of!(ChannelLayout, line) == 0 && core::mem::size_of::<Line>() == 64);

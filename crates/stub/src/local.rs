@@ -136,6 +136,12 @@ pub fn forget_empty_robust_list(thread: &ThreadBlock) {
     }
 }
 
+/// Whether the sentry has to look for robust futexes when the thread ends.
+pub fn has_robust_list(thread: &ThreadBlock) -> bool {
+    // SAFETY: within the channel, aligned, and accessed atomically only.
+    unsafe { AtomicU64::from_ptr(&raw mut (*thread.channel()).local.robust_list) }.load(Ordering::Relaxed) != 0
+}
+
 /// brk(2) that only asks.
 fn heap_end(local: *mut Local) -> Option<i64> {
     // SAFETY: within the channel, aligned, and accessed atomically only.

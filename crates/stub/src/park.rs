@@ -5,6 +5,7 @@
 //! guest's memory, and not the slot's stack either, where the next one's first frame is laid down.
 
 use crate::bases;
+use crate::births;
 use crate::call;
 use crate::context::Context;
 use crate::handlers;
@@ -85,6 +86,7 @@ extern "C" fn parked(block: u64, cleared: u64) -> u64 {
     let thread = thread::at(block);
     let word = &thread.parking.state;
     word.store(state::PARKED, Ordering::Release);
+    births::parked(thread);
     wake(cleared);
     loop {
         match word.load(Ordering::Acquire) {

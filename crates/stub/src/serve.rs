@@ -1,6 +1,7 @@
 //! One call of the guest, in the order of the classes: what the stub answers itself, what the host serves in this process,
 //! and the rest, which goes to the sentry. Trapped calls (`handlers.rs`) and patched sites (`entry.rs`) both come here.
 
+use crate::births;
 use crate::deferred;
 use crate::direct::{self, OnDescriptor};
 use crate::events;
@@ -63,6 +64,8 @@ pub fn serve_directly(thread: &mut ThreadBlock, registers: &mut Registers) -> Ou
         // Its registers are in a frame; and behind a change of gs the direct entry would not find its way out.
         number::RT_SIGRETURN => Outcome::NeedsFrame,
         number::ARCH_PRCTL if registers.rdi == ARCH_SET_GS => Outcome::NeedsFrame,
+        number::CLONE | number::CLONE3 if births::are_offered() => Outcome::NeedsFrame,
+        number::EXIT if thread.parking.is_unasked != 0 => Outcome::NeedsFrame,
         _ => serve(thread, registers, request::SYSCALL),
     }
 }
@@ -72,6 +75,9 @@ const MANY_TRAPS: u64 = 64;
 
 /// Serves a call that has trapped, but not rt_sigreturn(2).
 pub fn serve_trapped(thread: &mut ThreadBlock, registers: &mut Registers) -> Outcome {
+    if registers.rax == number::EXIT && thread.parking.is_unasked != 0 {
+        births::end(thread);
+    }
     thread.traps = thread.traps.saturating_add(1);
     if thread.traps >= MANY_TRAPS && thread.gs_taken == 0 {
         // Then the sentry answers what could be answered here, too, and has native calls made again.

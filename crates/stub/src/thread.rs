@@ -163,6 +163,8 @@ pub struct Parking {
     pub tls: u64,
     /// Where a word is cleared when it ends; 0: nowhere.
     pub clear_child_tid: u64,
+    /// Not 0: it has begun without the sentry's being asked (`births.rs`), and has asked nothing since.
+    pub is_unasked: u64,
 }
 
 const _: () = assert!(core::mem::offset_of!(ThreadBlock, request) == 0x200 && core::mem::size_of::<Request>() <= 0x100);

@@ -70,6 +70,9 @@ const LOCAL: [u32; 16] = [
     linux::__NR_prlimit64,
 ];
 
+/// What the stub makes and ends threads by (stub/src/births.rs).
+const BIRTHS: [u32; 3] = [linux::__NR_clone, linux::__NR_clone3, linux::__NR_exit];
+
 /// What the stub puts off (stub/src/deferred.rs), or makes in what is lent (stub/src/events.rs).
 const DEFERRED: [u32; 1] = [linux::__NR_epoll_ctl];
 
@@ -160,6 +163,11 @@ impl Policy {
     /// Whether calls that the stub could answer have to come here.
     pub fn needs_local_calls(&self) -> bool {
         self.needs(&LOCAL)
+    }
+
+    /// Whether threads must not begin and end without our being asked.
+    pub fn needs_births(&self) -> bool {
+        self.needs(&BIRTHS)
     }
 
     /// Whether calls that go along with later ones have to come here by themselves.

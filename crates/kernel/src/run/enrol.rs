@@ -259,6 +259,7 @@ impl Engine {
             }
         };
         let channel = Arc::new(channel);
+        let maker = parent.and_then(|parent| parent.state.lock().task.as_ref().map(Arc::downgrade));
         let thread = Arc::new(GuestThread {
             host: host.clone(),
             process: process.clone(),
@@ -287,6 +288,7 @@ impl Engine {
             retired: AtomicBool::new(false),
             state: Mutex::new(ThreadState {
                 task: enrolment.child.clone(),
+                maker: maker.filter(|_| is_thread).unwrap_or_default(),
                 first_run: parent.filter(|_| !is_thread).map(|parent| FirstRun::new(&parent.children)),
                 ..ThreadState::default()
             }),

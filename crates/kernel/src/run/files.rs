@@ -46,8 +46,9 @@ pub struct OutsideFiles {
 }
 
 impl OutsideFiles {
-    /// ENOENT before the tree is made.
+    /// For one operation, which sees what there is now. ENOENT before the tree is made.
     pub fn new(kernel: &Arc<Kernel>) -> Result<OutsideFiles> {
+        super::find_births(kernel);
         let root = kernel.mounts.root().ok_or(Errno::ENOENT)?;
         Ok(OutsideFiles { task: lifecycle::outside_task(kernel, root) })
     }

@@ -3,7 +3,7 @@
 //! [`Engine`] holds what is about the host: the zygote and its pool, every guest thread with its channel, the listeners.
 //! Parts: `worker` (threads that receive and serve), `spin` (serving without rings), `wake` (where woken calls go on), `places` (and those that did not wait), `serve` (one
 //! call, from request to reply), `enrol` (new threads and processes present themselves), `pool` (processes that wait for a
-//! program), `reaper` (deaths), `space` (what is known of an address space), `patch` (code that is patched while it runs), `hold` (and who waits meanwhile), `program` (ELF images and stacks), `exec` (giving a
+//! program), `births` (threads that are made and end without being told), `reaper` (deaths), `space` (what is known of an address space), `patch` (code that is patched while it runs), `hold` (and who waits meanwhile), `program` (ELF images and stacks), `exec` (giving a
 //! process its program), `loan` (what stubs answer about the file that was used last), `ahead` (and about the names that come
 //! next), `known` (and that it has asked about), `no_links` (and that are no links), `attributes` (and how long that can be believed), `streams` (and sockets that it was told of), `events` (and interest lists), `objects` (and eventfds and pipes), `pipes` (and pipes that two share), `files` (file operations from outside).
 //!
@@ -12,6 +12,7 @@
 
 mod ahead;
 mod attributes;
+mod births;
 mod channels;
 mod direct;
 mod enrol;
@@ -42,6 +43,7 @@ mod streams;
 mod wake;
 mod worker;
 
+pub(crate) use births::{find_births, take_births_back};
 pub use exec::{execute, Beginning, Execution, MAXIMUM_STRING};
 pub use files::{Entry, OutsideFiles};
 pub(crate) use loan::Watch;
@@ -95,6 +97,7 @@ pub struct Engine {
     parked: AtomicUsize,
     /// Threads are parked (unless a test switched it off).
     parks: AtomicBool,
+    births: births::Births,
 }
 
 /// For the host's thread ids, which nobody chooses: each call looks one up.
@@ -180,6 +183,8 @@ struct ThreadState {
     /// `None` while it waits in the pool, or is parked.
     task: Option<Arc<Task>>,
     is_parked: bool,
+    /// Who has made its thread, or the thread that is parked before.
+    maker: Weak<Task>,
     /// The request that is being served, or was served last.
     sequence: u32,
     /// Its ring; a ring of the same request replaces it. `None` while its thread waits by spinning.
@@ -266,6 +271,7 @@ impl Engine {
             marshalling: AtomicBool::new(true),
             parked: AtomicUsize::new(0),
             parks: AtomicBool::new(true),
+            births: births::Births::default(),
         });
         reaper::Reaper::run(&engine)?;
         pool::Pool::run(&engine)?;

@@ -32,14 +32,17 @@ impl Engine {
         if !is_wanted || self.parked.fetch_update(Ordering::AcqRel, Ordering::Relaxed, one_more).is_err() {
             return false;
         }
-        {
+        let maker = {
             let mut state = thread.state.lock();
             state.task = None;
             state.is_parked = true;
-        }
+            state.maker.clone()
+        };
         *task.host.write() = None;
         task.leave_channel();
         parked.push(thread.host.tid);
+        drop(parked);
+        self.offer_birth(thread, &maker);
         true
     }
 
@@ -50,12 +53,12 @@ impl Engine {
         }
         let thread = loop {
             let tid = caller.space.parked.lock().pop()?;
-            if let Some(thread) = self.thread(tid) {
+            if let Some(thread) = self.thread(tid).filter(|thread| self.take_birth_back(thread)) {
                 break thread;
             }
         };
         let child = &plan.child;
-        thread.host.begin_anew();
+        thread.host.begin_anew(0);
         *child.host.write() = Some(thread.host.clone());
         child.set_address_space(thread.space.clone());
         child.move_to_channel(&thread.channel);
@@ -63,6 +66,7 @@ impl Engine {
             let mut state = thread.state.lock();
             state.is_parked = false;
             state.task = Some(child.clone());
+            state.maker = caller.state.lock().task.as_ref().map(Arc::downgrade).unwrap_or_default();
         }
         self.parked.fetch_sub(1, Ordering::AcqRel);
         task::scheduling::apply_to_host(child);

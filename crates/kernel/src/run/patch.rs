@@ -33,6 +33,7 @@ impl Engine {
         if !may_be || !space.plain_code().iter().any(|code| matches!(images.later(code.file), Later::Ready { .. })) {
             return false;
         }
+        self.take_births_back(Some(context.process()));
         let held = if space.has_one_thread() {
             None
         } else {

@@ -87,6 +87,7 @@ impl Engine {
 
     /// Serves what lies in the thread's channel; `ring` is where its maker waits.
     fn serve_rung(self: &Arc<Self>, lead: &dyn Lead, thread: &Arc<GuestThread>, ring: u64) {
+        self.look_at_births();
         let (request, begun) = {
             let mut state = thread.state.lock();
             // With the lock held, nobody of ours writes there.
@@ -108,6 +109,7 @@ impl Engine {
 
     /// Serves the request that was seen in the thread's channel, if nobody else does; its maker spins. False: it rings.
     pub(super) fn serve_seen(self: &Arc<Self>, lead: &dyn Lead, thread: &Arc<GuestThread>) -> bool {
+        self.look_at_births();
         let (request, task) = {
             let mut state = thread.state.lock();
             // What was seen may have been rung for, served and followed by another one meanwhile.
@@ -141,6 +143,9 @@ impl Engine {
             ptrace::request_came(task, thread.channel.detail().shown);
         }
         let call = Call { number: request.number, arguments: request.arguments, ..Call::default() };
+        if request.kind & !request::OFTEN_TRAPPED == request::SYSCALL {
+            self.look_at_births_before(task, request.number);
+        }
         let mut context = Context::of_channel(task, lead, call, &thread.channel);
         let has_trapped_often = request.kind == request::SYSCALL | request::OFTEN_TRAPPED;
         let kind = request.kind & !request::OFTEN_TRAPPED;

@@ -172,6 +172,13 @@ impl TaskSignals {
         self.tell_actions(changed_actions);
     }
 
+    /// The same where the thread has its mask there already.
+    pub(crate) fn find_in(&mut self, channel: Arc<Channel>, process: &ProcessSignals, changed_actions: SignalSet) {
+        self.channel = Some(channel);
+        self.tell_pending(process);
+        self.tell_actions(changed_actions);
+    }
+
     /// The channel is not the thread's any more.
     pub(crate) fn leave_channel(&mut self) {
         self.mask = self.blocked();

@@ -2,6 +2,7 @@
 
 use super::action::{is_ignored_by_default, CONTINUE_SIGNAL, STOP_SIGNALS};
 use super::{ProcessSignals, StopState, TaskSignals};
+use crate::run;
 use crate::sync::Wake;
 use crate::task::credentials::CAP_KILL;
 use crate::task::{exit, job_control, ExitStatus, Process, Task};
@@ -74,6 +75,8 @@ fn send(process: &Process, target: Option<&Task>, info: SignalInfo) -> Result<()
     if process.is_init() || process.is_dead() {
         return Ok(());
     }
+    // Whom it has to find, or stop, is known from here on.
+    run::take_births_back(process.kernel(), Some(process));
     let mut afterwards = Afterwards::default();
     let result = {
         let mut process_signals = process.signals.lock();
@@ -275,6 +278,9 @@ pub(crate) fn tell_actions(process: &Process, _signals: &ProcessSignals) {
 /// A thread ends: others get the process-directed signals that it was told of.
 pub(crate) fn hand_over_pending(task: &Task) {
     let process = task.process();
+    if !process.signals.lock().pending.set.is_empty() {
+        run::take_births_back(process.kernel(), Some(process));
+    }
     let process_signals = process.signals.lock();
     let wanted = {
         let mut signals = task.signals.lock();

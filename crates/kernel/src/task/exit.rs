@@ -9,6 +9,7 @@ use super::usage::Dying;
 use super::{job_control, ExitStatus, Process, Task};
 use crate::fs::fd_table::FdTable;
 use crate::ptrace;
+use crate::run;
 use crate::signal::{self, begin_group_exit};
 use crate::Kernel;
 use skerry_abi::signal::{Signal, SignalInfo, CLD_STOPPED, SA_NOCLDWAIT, SIG_IGN, SI_USER};
@@ -98,6 +99,8 @@ pub fn thread_gone(task: &Arc<Task>) {
 /// host's own out-of-memory killer, say). To be called while the host process can still be asked for its CPU time.
 pub fn host_gone(process: &Arc<Process>, unexpected: Option<ExitStatus>) {
     let kernel = process.kernel().clone();
+    // Its children have another parent from here on.
+    run::take_births_back(&kernel, None);
     let _tree = kernel.tree.lock();
     if process.is_dead() {
         return;

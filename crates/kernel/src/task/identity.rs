@@ -213,6 +213,18 @@ impl Task {
         self.tell_limits();
     }
 
+    /// Its host thread's stub answers from `channel` already, where it lies as its maker has laid it down.
+    pub(crate) fn find_in_channel(&self, channel: &Arc<Channel>) {
+        {
+            let process = self.process();
+            let process_signals = process.signals.lock();
+            self.signals.lock().find_in(channel.clone(), &process_signals, process.actions.changed());
+        }
+        *self.channel.lock() = Some(channel.clone());
+        self.tell_identity();
+        self.tell_limits();
+    }
+
     /// The channel is another task's from now on, or nobody's: nothing is said there of this one any more.
     pub(crate) fn leave_channel(&self) {
         if let Some(channel) = self.channel.lock().take() {

@@ -154,6 +154,9 @@ pub fn spawn(kernel: &Arc<Kernel>, request: SpawnRequest) -> Result<Arc<Task>> {
 /// The next id. EAGAIN at `--pids`, of which an event tells once a second at the most.
 fn allocate(kernel: &Kernel) -> Result<i32> {
     let limit = kernel.limits.pids;
+    if limit.is_some_and(|limit| kernel.pids.is_nearly_full(limit)) {
+        crate::run::take_births_back(kernel, None);
+    }
     let allocated = kernel.pids.allocate(limit);
     if let (Err(Errno::EAGAIN), Some(limit)) = (&allocated, limit) {
         let mut told = kernel.pids_limit_told.lock();
@@ -246,6 +249,34 @@ pub fn clone_task(context: &Context, request: &CloneRequest) -> Result<Arc<Task>
         super::limits::watch_cpu_time(&process);
     }
     Ok(task)
+}
+
+/// A thread that `maker` has made without our being asked, as pthread_create(3) does, with an id that was reserved. `None`: its
+/// process is about to end, or to become another program.
+pub(crate) fn adopt_thread(maker: &Arc<Task>, tid: i32) -> Option<Arc<Task>> {
+    const FLAGS: u32 = linux::CLONE_VM | linux::CLONE_FS | linux::CLONE_FILES | linux::CLONE_SIGHAND | linux::CLONE_THREAD;
+    let process = maker.process();
+    maker.tell_heap_end(0);
+    let task =
+        Task::new(tid, process.clone(), copy_task(maker, &CloneRequest { flags: FLAGS.into(), ..CloneRequest::default() }));
+    {
+        let signals = process.signals.lock();
+        let mut threads = process.threads.lock();
+        let is_ending = signals.group_exit.is_some() || maker.is_gone() || {
+            let signals = maker.signals.lock();
+            signals.tell_alone(false);
+            signals.killed
+        };
+        if is_ending {
+            return None;
+        }
+        threads.push(task.clone());
+        if signals.stop != StopState::Running {
+            task.interrupted.store(true, Ordering::Release);
+        }
+    }
+    maker.kernel().pids.insert_task(task.clone());
+    Some(task)
 }
 
 /// RLIMIT_NPROC (getrlimit(2)): tasks of the caller's real user.

@@ -31,6 +31,7 @@ pub use exec::{exec_reset, kill_other_threads, ExecFile};
 pub use exit::{exit_group, exit_thread, host_gone, kill_all, thread_gone};
 pub(crate) use exit::{host_leaves, kill_group, kill_host};
 pub use host_kill::HostKills;
+pub(crate) use lifecycle::adopt_thread;
 pub use lifecycle::{clone_task, discard_clone, spawn, CloneRequest, SpawnRequest};
 pub use pid_table::PidTable;
 pub use process::{ExitStatus, Login, Process, ProcessGroup, Relations, Session, SessionHangup, SignalActions};

@@ -3,7 +3,7 @@
 use super::{Process, ProcessGroup, Session, Task};
 use crate::{Errno, Result};
 use parking_lot::RwLock;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Weak};
 
 /// Linux's own default limit of ids on 64-bit machines with few CPUs (proc_sys_kernel(5), pid_max).
@@ -23,6 +23,8 @@ struct Inner {
     processes: BTreeMap<i32, Arc<Process>>,
     groups: BTreeMap<i32, Weak<ProcessGroup>>,
     sessions: BTreeMap<i32, Weak<Session>>,
+    /// Those of threads that may begin without our being asked.
+    reserved: BTreeSet<i32>,
 }
 
 impl PidTable {
@@ -32,22 +34,29 @@ impl PidTable {
         if limit.is_some_and(|limit| inner.tasks.len() + inner.zombies() >= limit as usize) {
             return Err(Errno::EAGAIN);
         }
-        for _ in 0..PID_MAX {
-            inner.last = if inner.last >= PID_MAX - 1 {
-                if inner.last > 300 {
-                    300
-                } else {
-                    1
-                }
-            } else {
-                inner.last + 1
-            };
-            let candidate = inner.last;
-            if !inner.is_used(candidate) {
-                return Ok(candidate);
-            }
+        inner.next_free().ok_or(Errno::EAGAIN)
+    }
+
+    /// So many ids, that nobody else gets before they are released; none where that would bring the tasks near `limit`, fewer
+    /// where there are not so many.
+    pub fn reserve(&self, count: usize, limit: Option<u32>) -> Vec<i32> {
+        let mut inner = self.inner.write();
+        let used = inner.tasks.len() + inner.zombies() + inner.reserved.len() + count;
+        if limit.is_some_and(|limit| used > limit as usize / 2) {
+            return Vec::new();
         }
-        Err(Errno::EAGAIN)
+        let mut ids = Vec::with_capacity(count);
+        while let Some(id) = (ids.len() < count).then(|| inner.next_free()).flatten() {
+            inner.reserved.insert(id);
+            ids.push(id);
+        }
+        ids
+    }
+
+    /// They are free again, but for those that a task has.
+    pub fn release(&self, ids: &[i32]) {
+        let mut inner = self.inner.write();
+        inner.reserved.retain(|id| !ids.contains(id));
     }
 
     pub fn insert_process(&self, process: Arc<Process>) {
@@ -87,6 +96,12 @@ impl PidTable {
     pub fn processes(&self) -> Vec<Arc<Process>> {
         self.inner.read().processes.values().cloned().collect()
     }
+    /// Whether one more would make as many tasks as `limit`, or nearly so.
+    pub fn is_nearly_full(&self, limit: u32) -> bool {
+        const NEAR: usize = 16;
+        let inner = self.inner.read();
+        inner.tasks.len() + inner.zombies() + NEAR >= limit as usize
+    }
     /// The id that was given last.
     pub fn last_id(&self) -> i32 {
         self.inner.read().last
@@ -97,13 +112,56 @@ impl PidTable {
 }
 
 impl Inner {
+    fn next_free(&mut self) -> Option<i32> {
+        for _ in 0..PID_MAX {
+            self.last = if self.last >= PID_MAX - 1 {
+                if self.last > 300 {
+                    300
+                } else {
+                    1
+                }
+            } else {
+                self.last + 1
+            };
+            if !self.is_used(self.last) {
+                return Some(self.last);
+            }
+        }
+        None
+    }
+
     fn is_used(&self, id: i32) -> bool {
         self.tasks.contains_key(&id)
+            || self.reserved.contains(&id)
             || self.processes.contains_key(&id)
             || self.groups.get(&id).is_some_and(|group| group.strong_count() > 0)
             || self.sessions.get(&id).is_some_and(|session| session.strong_count() > 0)
     }
     fn zombies(&self) -> usize {
         self.processes.values().filter(|process| process.is_dead()).count()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reserved_ids_are_nobodys_until_they_are_released() {
+        let pids = PidTable::default();
+        let reserved = pids.reserve(3, None);
+        assert_eq!(reserved, [1, 2, 3]);
+        assert_eq!(pids.allocate(None), Ok(4));
+        assert!(pids.reserve(3, Some(11)).is_empty());
+        assert_eq!(pids.reserve(3, Some(12)), [5, 6, 7]);
+        pids.release(&reserved);
+        pids.inner.write().last = 0;
+        assert_eq!(pids.allocate(None), Ok(1));
+    }
+
+    #[test]
+    fn a_full_table_is_told_of_in_time() {
+        let pids = PidTable::default();
+        assert!(pids.is_nearly_full(16) && !pids.is_nearly_full(17));
     }
 }

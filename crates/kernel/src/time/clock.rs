@@ -3,6 +3,7 @@
 //! Wall and monotonic clocks are the host's, which the guest's vDSO reads too. CPU clocks are those of the host threads
 //! behind a process; their ids are Linux's: `~pid << 3 | kind`, bit 2 for a thread.
 
+use crate::run;
 use crate::task::{Process, Task};
 use crate::{Context, Errno, Result};
 use rustix::time::ClockId;
@@ -117,7 +118,10 @@ impl CpuClock {
     /// How many threads may make it advance at once, at least 1.
     pub fn threads(&self) -> u64 {
         match self {
-            CpuClock::Process(process) => process.threads.lock().len().max(1) as u64,
+            CpuClock::Process(process) => {
+                run::find_births(process.kernel());
+                process.threads.lock().len().max(1) as u64
+            }
             CpuClock::Thread(_) => 1,
         }
     }

@@ -51,7 +51,7 @@ impl Timeline {
             Timeline::Monotonic => return Instant::now().checked_add(left),
             Timeline::Cpu(clock) => clock.threads(),
             Timeline::User(process) | Timeline::ProcessCpu(process) => {
-                process.upgrade().map_or(1, |process| process.threads.lock().len().max(1) as u64)
+                process.upgrade().map_or(1, |process| CpuClock::Process(process).threads())
             }
         };
         Instant::now().checked_add((left / threads.min(u32::MAX.into()) as u32).max(SHORTEST_CPU_LOOK))
