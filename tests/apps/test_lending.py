@@ -162,6 +162,43 @@ print(calls() - before, sizes)
 
 
 @pytest.mark.sandbox
+@pytest.mark.parametrize("is_mounted", [False, True], ids=["listed", "mounted"])
+def test_a_fifo_among_files_is_not_opened_on_the_host(
+    caller: harness.Caller, monkeypatch: pytest.MonkeyPatch, is_mounted: bool
+) -> None:
+    """Who writes it there waits for a reader. A listing does not show one that is mounted over a file."""
+    if is_mounted and (caller.prefix or harness.run(["unshare", "-m", "true"]).returncode != 0):
+        pytest.skip("it takes a mount on the host")
+    monkeypatch.setitem(harness.PLAIN_ENVIRONMENT, "SKERRY_TEST_WITHOUT", "expiry")
+    program = """
+import os
+directory = os.open("many", os.O_RDONLY)
+names = [name for name in sorted(os.listdir(directory)) if name != "f40"]
+def whole(name):
+    fd = os.open(name, os.O_RDONLY, dir_fd=directory)
+    data = os.read(fd, 100)
+    os.close(fd)
+    return data.decode()
+assert [whole(name) for name in names] == names
+"""
+    around = 'eval "$0"; (: > many/f40; : > opened) & sleep 0.2; "$@"; result=$?; kill $!; exit $result'
+    with caller.workspace() as work:
+        (work / "many").mkdir(mode=0o755)
+        for number in range(10, 70):
+            (work / "many" / f"f{number}").write_text(f"f{number}")
+            (work / "many" / f"f{number}").chmod(0o644)
+        fifo = work / "fifo" if is_mounted else work / "many" / "f40"
+        fifo.unlink(missing_ok=True)
+        os.mkfifo(fifo)
+        before = "mount --make-rprivate / && mount --bind fifo many/f40" if is_mounted else ":"
+        words = [*(["unshare", "-m"] if is_mounted else []), "sh", "-c", around, before, *caller.command]
+        words += ["do", "--", "/usr/bin/python3", "-c", program]
+        result = harness.run(words, cwd=work, environment=caller.environment(work))
+        assert result.returncode == 0, str(result)
+        assert not (work / "opened").exists()
+
+
+@pytest.mark.sandbox
 def test_directories_are_walked_with_few_requests(caller: harness.Caller, monkeypatch: pytest.MonkeyPatch) -> None:
     """As fts(3) does: each is opened, looked at by both its descriptor and its name, copied, listed and closed."""
     monkeypatch.setitem(harness.PLAIN_ENVIRONMENT, "SKERRY_TEST_WITHOUT", "expiry")
