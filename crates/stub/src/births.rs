@@ -13,7 +13,7 @@ use crate::direct;
 use crate::expected;
 use crate::handoff::ticks;
 use crate::host::{self, number};
-use crate::layout::{birth, Birth, CloneOrder, Limits, Local, SLOTS_BASE, SLOT_SIZE};
+use crate::layout::{birth, Birth, ChannelLayout, CloneOrder, Limits, Local, CHANNEL_OFFSET, SLOTS_BASE, SLOT_SIZE};
 use crate::local;
 use crate::park;
 use crate::thread::{self, ThreadBlock};
@@ -54,9 +54,11 @@ fn slot_of(thread: &ThreadBlock) -> u64 {
     (thread.address - SLOTS_BASE) / SLOT_SIZE
 }
 
-fn birth_of(thread: &ThreadBlock) -> *mut Birth {
+/// By the slot alone: where the one that was offered has ended, its block may just be made anew; the channel is always mapped.
+fn birth_of(slot: u64) -> *mut Birth {
+    let channel = (SLOTS_BASE + slot * SLOT_SIZE + CHANNEL_OFFSET) as *mut ChannelLayout;
     // SAFETY: within the channel; this makes no access.
-    unsafe { &raw mut (*thread.channel()).birth }
+    unsafe { &raw mut (*channel).birth }
 }
 
 fn word_of(birth: *mut Birth) -> &'static AtomicU32 {
@@ -87,8 +89,7 @@ fn begin(thread: &mut ThreadBlock, context: &mut Context) -> bool {
     let own_slot = slot_of(thread);
     for place in &PLACES {
         let Some(slot) = place.load(Ordering::Acquire).checked_sub(1) else { return false };
-        let child = thread::at(thread::block_address(slot.into()));
-        let birth = birth_of(child);
+        let birth = birth_of(slot.into());
         let word = word_of(birth);
         let before = word.load(Ordering::Acquire);
         // SAFETY: within a channel.
@@ -103,6 +104,7 @@ fn begin(thread: &mut ThreadBlock, context: &mut Context) -> bool {
         }
         // SAFETY: as above.
         let id = unsafe { core::ptr::read_volatile(&raw const (*birth).ids[index]) };
+        let child = thread::at(thread::block_address(slot.into()));
         let is_filled = inherit(thread, child, id, wanted.clear_child_tid);
         // SAFETY: as above.
         unsafe { core::ptr::write_volatile(&raw mut (*birth).born, ticks()) };
@@ -192,7 +194,7 @@ fn inherit(thread: &ThreadBlock, child: &ThreadBlock, id: u32, clear_child_tid: 
 #[inline(never)]
 pub fn end(thread: &mut ThreadBlock) {
     local::forget_empty_robust_list(thread);
-    let word = word_of(birth_of(thread));
+    let word = word_of(birth_of(slot_of(thread)));
     let before = word.load(Ordering::Acquire);
     if before & birth::STATE != birth::BEGUN
         || local::has_robust_list(thread)
@@ -211,7 +213,7 @@ pub fn end(thread: &mut ThreadBlock) {
 /// The thread is parked: from now on it may be used, if it is offered and there is an id left.
 #[inline(never)]
 pub fn parked(thread: &ThreadBlock) {
-    let word = word_of(birth_of(thread));
+    let word = word_of(birth_of(slot_of(thread)));
     let before = word.load(Ordering::Acquire);
     if before & birth::STATE != birth::ENDED || (before >> birth::COUNT) as usize >= birth::MOST_IDS {
         return;
@@ -227,8 +229,8 @@ pub fn parked(thread: &ThreadBlock) {
     for place in &PLACES {
         let known = place.load(Ordering::Relaxed);
         let is_free = known == 0 || {
-            let other = thread::at(thread::block_address(u64::from(known) - 1));
-            word_of(birth_of(other)).load(Ordering::Relaxed) & birth::STATE == birth::NONE
+            let other = birth_of(u64::from(known) - 1);
+            word_of(other).load(Ordering::Relaxed) & birth::STATE == birth::NONE
         };
         if is_free && place.compare_exchange(known, entry, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
             return;

@@ -171,7 +171,8 @@ static void signals_of_timers_find_them(void)
         CHECK_EQ(pthread_sigmask(SIG_BLOCK, &set, NULL), 0);
         for (time_t end = time(NULL) + 20; atomic_load(&caught) == before && time(NULL) < end;) __builtin_ia32_pause();
         CHECK_EQ(caught, before + 1);
-        /* On a busy machine the time may be up before the mask is. */
+        /* It may be the first thing that the thread does. On a busy machine the time may be up before the mask is. */
+        while (!atomic_load(&is_there)) sched_yield();
         CHECK(catcher == tid || catcher == getpid());
         finish_busy(thread);
         CHECK_EQ(pthread_sigmask(SIG_SETMASK, &old, NULL), 0);
