@@ -37,6 +37,7 @@ mod native;
 mod objects;
 mod park;
 mod pipes;
+mod positions;
 mod registers;
 mod serve;
 mod streams;
