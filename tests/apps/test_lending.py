@@ -337,6 +337,41 @@ def test_edges_are_told_of_without_the_sentry(
     asks_as_often_as(caller, EDGES.format(tcp=tcp), fewest, most)
 
 
+TURNS = """
+import select, socket
+calls = lambda: int(next(line for line in open("/proc/stat") if line.startswith("ctxt")).split()[1])
+pairs = [socket.socketpair() for _ in range(20)]
+events = select.epoll()
+for here, _ in pairs:
+    events.register(here, select.EPOLLIN)
+def turns(rounds):
+    for number in range(rounds):
+        here, there = pairs[number % len(pairs)]
+        there.sendall(b"question")
+        assert events.poll() == [(here.fileno(), select.EPOLLIN)]
+        here.sendall(here.recv(100))
+        assert there.recv(100) == b"question"
+turns(1000)
+before = calls()
+turns(1000)
+print(calls() - before)
+"""
+
+
+@pytest.mark.sandbox
+@pytest.mark.parametrize(
+    ("without", "fewest", "most"),
+    [("", 0, 500), ("load,pace", 0, 500), ("lending", 4000, 99999)],
+    ids=["default", "spinning", "without"],
+)
+def test_connections_that_take_turns_are_told_of_without_the_sentry(
+    caller: harness.Caller, monkeypatch: pytest.MonkeyPatch, without: str, fewest: int, most: int
+) -> None:
+    """Each of twenty is told of in each twentieth wait (ADR 53)."""
+    monkeypatch.setitem(harness.PLAIN_ENVIRONMENT, "SKERRY_TEST_WITHOUT", without)
+    asks_as_often_as(caller, TURNS, fewest, most)
+
+
 def test_alone_native(caller: harness.Caller, alone: Path) -> None:
     holds_natively(caller, lambda work: place(alone, work))
 
