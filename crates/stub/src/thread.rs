@@ -150,8 +150,9 @@ pub struct Way {
 pub struct Patience {
     /// How long it takes until there is something, on average.
     pub spins: u64,
-    /// Waits without spinning since the last one with.
-    pub skipped: u64,
+    /// So many waits from now on it is not tried, and how many there were the last time, where it has not paid then.
+    pub left_out: u32,
+    pub before: u32,
 }
 
 #[repr(C)]
