@@ -1,4 +1,4 @@
-"""Calls on what is lent are answered in the process (ADR 26, 27, 44, 45, 48, 52, 61): nobody can tell, whatever others do."""
+"""Calls on what is lent are answered in the process (ADR 26, 27, 44, 45, 48, 52, 61, 65): nobody can tell, whatever others do."""
 
 from __future__ import annotations
 
@@ -66,6 +66,11 @@ def events(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def windows(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build("windows", tmp_path_factory.mktemp("windows"))
+
+
+@pytest.fixture(scope="session")
+def positions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build("positions", tmp_path_factory.mktemp("positions"))
 
 
 def fill(caller: harness.Caller, work: Path, lent: Path) -> Path:
@@ -404,6 +409,41 @@ def test_edges_are_told_of_without_the_sentry(
     asks_as_often_as(caller, EDGES.format(tcp=tcp), fewest, most)
 
 
+TURNS = """
+import select, socket
+calls = lambda: int(next(line for line in open("/proc/stat") if line.startswith("ctxt")).split()[1])
+pairs = [socket.socketpair() for _ in range(20)]
+events = select.epoll()
+for here, _ in pairs:
+    events.register(here, select.EPOLLIN)
+def turns(rounds):
+    for number in range(rounds):
+        here, there = pairs[number % len(pairs)]
+        there.sendall(b"question")
+        assert events.poll() == [(here.fileno(), select.EPOLLIN)]
+        here.sendall(here.recv(100))
+        assert there.recv(100) == b"question"
+turns(1000)
+before = calls()
+turns(1000)
+print(calls() - before)
+"""
+
+
+@pytest.mark.sandbox
+@pytest.mark.parametrize(
+    ("without", "fewest", "most"),
+    [("", 0, 500), ("load,pace", 0, 500), ("lending", 4000, 99999)],
+    ids=["default", "spinning", "without"],
+)
+def test_connections_that_take_turns_are_told_of_without_the_sentry(
+    caller: harness.Caller, monkeypatch: pytest.MonkeyPatch, without: str, fewest: int, most: int
+) -> None:
+    """Each of twenty is told of in each twentieth wait (ADR 53)."""
+    monkeypatch.setitem(harness.PLAIN_ENVIRONMENT, "SKERRY_TEST_WITHOUT", without)
+    asks_as_often_as(caller, TURNS, fewest, most)
+
+
 def test_alone_native(caller: harness.Caller, alone: Path) -> None:
     holds_natively(caller, lambda work: place(alone, work))
 
@@ -671,15 +711,19 @@ def mappings(file: Path) -> int:
     return count
 
 
+def skip_unless_mapped(work: Path) -> None:
+    kind = subprocess.run(["stat", "-f", "-c", "%T", str(work)], check=True, capture_output=True, text=True).stdout
+    if kind.strip() not in ("ext2/ext3", "xfs", "btrfs", "tmpfs"):
+        pytest.skip(f"files of {kind.strip()} are not mapped")
+
+
 @pytest.mark.sandbox
 def test_a_window_goes_with_its_descriptor(caller: harness.Caller, windows: Path) -> None:
     with caller.workspace() as work, held(caller, work, place(windows, work), "hold") as process:
         watchdog = threading.Timer(60, process.kill)
         watchdog.start()
         try:
-            kind = subprocess.run(["stat", "-f", "-c", "%T", str(work)], check=True, capture_output=True, text=True).stdout
-            if kind.strip() not in ("ext2/ext3", "xfs", "btrfs", "tmpfs"):
-                pytest.skip(f"files of {kind.strip()} are not mapped")
+            skip_unless_mapped(work)
             assert process.stdout is not None and process.stdout.readline() == "now\n"
             assert mappings(work / "held") == 1
             assert answer(process) == "now\n"
@@ -705,6 +749,72 @@ def test_what_the_host_cuts_off_is_missed_by_who_hears_of_it(caller: harness.Cal
                 assert answer(process).split() == [str(size)] * 3
             assert process.stdin is not None
             process.stdin.close()
+            assert process.wait() == 0
+        finally:
+            watchdog.cancel()
+            process.kill()
+
+
+def test_positions_native(caller: harness.Caller, positions: Path) -> None:
+    holds_natively(caller, lambda work: place(positions, work))
+
+
+@pytest.mark.sandbox
+@pytest.mark.parametrize(
+    ("without", "options"),
+    [
+        ("expiry", ()),
+        ("expiry,load,pace", ()),
+        ("windows", ()),
+        ("expiry", ("--rw", ".")),
+        ("", ("--rw", ".")),
+        ("", ("--profile", "strict")),
+    ],
+    ids=["default", "spinning", "without", "rw", "expiring", "strict"],
+)
+def test_positions(
+    caller: harness.Caller, positions: Path, monkeypatch: pytest.MonkeyPatch, without: str, options: tuple[str, ...]
+) -> None:
+    """Where a file stands is lent to who reads on in it (ADR 65), and nobody can tell."""
+    monkeypatch.setitem(harness.PLAIN_ENVIRONMENT, "SKERRY_TEST_WITHOUT", without)
+    holds_inside(caller, lambda work: place(positions, work), options)
+
+
+@pytest.mark.sandbox
+@pytest.mark.parametrize("options", [(), ("--rw", ".")], ids=["memory", "rw"])
+def test_who_scribbles_over_a_position_moves_its_file(
+    caller: harness.Caller, positions: Path, options: tuple[str, ...]
+) -> None:
+    with caller.workspace() as work:
+        words = [option if option != "." else str(work) for option in options]
+        result = caller.do(words, [place(positions, work), "scribble", "700000088000"], cwd=work)
+    assert result.returncode == 0, str(result)
+
+
+def host_reads(file: Path) -> int:
+    """Calls to read that the process with a window of `file` has made."""
+    for maps in Path("/proc").glob("[0-9]*/maps"):
+        with contextlib.suppress(OSError):
+            if any(line.startswith("7008") and line.endswith(str(file)) for line in maps.read_text().splitlines()):
+                counts = dict(line.split(": ") for line in (maps.parent / "io").read_text().splitlines())
+                return int(counts["syscr"])
+    return -1
+
+
+@pytest.mark.sandbox
+def test_who_reads_on_in_a_file_makes_no_calls(
+    caller: harness.Caller, positions: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """40,000 reads, of a file whose end is believed for good."""
+    monkeypatch.setitem(harness.PLAIN_ENVIRONMENT, "SKERRY_TEST_WITHOUT", "expiry")
+    with caller.workspace() as work, held(caller, work, place(positions, work), "hold") as process:
+        watchdog = threading.Timer(60, process.kill)
+        watchdog.start()
+        try:
+            skip_unless_mapped(work)
+            assert process.stdout is not None and process.stdout.readline() == "now\n"
+            assert 0 <= host_reads(work / "held") < 4000
+            answer(process)
             assert process.wait() == 0
         finally:
             watchdog.cancel()

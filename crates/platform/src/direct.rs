@@ -1,14 +1,15 @@
 //! The table through which a process is told what it may read and write by itself: written here, read there.
 //!
-//! The other side maps it, and could write to it: that would harm that process only, and nothing is ever read back.
+//! The other side maps it, and could write to it: that would harm that process only. Nothing is read back but where a file stands
+//! whose position is lent to it, which it could have moved there by lseek(2).
 
-use crate::layout::{direct, DirectEntry, DIRECT_ENTRIES, DIRECT_SIZE};
+use crate::layout::{direct, position, DirectEntry, DIRECT_ENTRIES, DIRECT_POSITIONS, DIRECT_SIZE};
 use crate::HostError;
 use rustix::fs::{fcntl_add_seals, ftruncate, memfd_create, MemfdFlags, SealFlags};
 use rustix::mm::{mmap, munmap, MapFlags, ProtFlags};
 use std::os::fd::OwnedFd;
 use std::ptr::NonNull;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// What a process may do with one of its descriptors.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -104,6 +105,25 @@ impl DirectPages {
             entry.word.store(0, Ordering::Release);
         }
     }
+
+    fn position(&self, index: u64) -> Option<&AtomicU64> {
+        let positions = self.pages.as_ptr().cast::<u8>().wrapping_add(DIRECT_POSITIONS as usize).cast::<AtomicU64>();
+        // SAFETY: a word inside the mapping, which lives as long as self.
+        (index < DIRECT_ENTRIES).then(|| unsafe { &*positions.add(index as usize) })
+    }
+
+    /// The process moves the position of the file that `index` stands for from now on, which is at `start`. False: it cannot.
+    pub fn lend_position(&self, index: u64, start: u64) -> bool {
+        let Some(word) = self.position(index).filter(|_| start <= position::POSITION) else { return false };
+        word.store(position::moved(word.load(Ordering::Relaxed), start), Ordering::SeqCst);
+        true
+    }
+
+    /// Ends that; where the file stands now. `None`: the process has made that unrecognizable.
+    pub fn take_position(&self, index: u64) -> Option<u64> {
+        let word = self.position(index)?.fetch_and(!position::LENT, Ordering::SeqCst);
+        (word & position::LENT != 0).then_some(word & position::POSITION)
+    }
 }
 
 impl Drop for DirectPages {
@@ -135,5 +155,38 @@ mod tests {
         table.clear(3);
         assert_eq!(word(3), 0);
         assert!(!table.set(DIRECT_ENTRIES, 1, Rights::default()));
+    }
+
+    #[test]
+    fn a_position_comes_back_as_the_other_side_has_moved_it() {
+        let (table, memory) = DirectPages::create().unwrap();
+        let at = |index: u64| DIRECT_POSITIONS + index * size_of::<u64>() as u64;
+        let read = |index: u64| {
+            let mut bytes = [0; 8];
+            rustix::io::pread(&memory, &mut bytes, at(index)).unwrap();
+            u64::from_ne_bytes(bytes)
+        };
+        let write = |index: u64, word: u64| assert_eq!(rustix::io::pwrite(&memory, &word.to_ne_bytes(), at(index)), Ok(8));
+        let last = DIRECT_ENTRIES - 1;
+        assert_eq!(table.take_position(last), None);
+        assert!(table.lend_position(last, 7) && !table.lend_position(last, position::POSITION + 1));
+        let first = read(last);
+        write(last, position::moved(first, 100));
+        assert_eq!(table.take_position(last), Some(100));
+        assert_eq!(table.take_position(last), None);
+        // The same place is another word.
+        assert!(table.lend_position(last, 7));
+        assert_ne!(read(last), first);
+        for word in [0, position::LENT - 1] {
+            write(last, word);
+            assert_eq!(table.take_position(last), None);
+            assert!(table.lend_position(last, 3));
+        }
+        write(last, u64::MAX);
+        assert_eq!(table.take_position(last), Some(position::POSITION));
+        assert!(table.lend_position(last, 3));
+        assert_eq!(table.take_position(last), Some(3));
+        assert!(!table.lend_position(DIRECT_ENTRIES, 0));
+        assert_eq!(table.take_position(DIRECT_ENTRIES), None);
     }
 }

@@ -9,6 +9,7 @@ use crate::call;
 use crate::host::{self, number, HIGHEST, MOST};
 use crate::layout::{self, direct as right, DirectEntry};
 use crate::marshal;
+use crate::positions;
 use crate::thread::ThreadBlock;
 use crate::windows::{self, Way};
 use core::mem::MaybeUninit;
@@ -22,7 +23,7 @@ static MAPPED: AtomicBool = AtomicBool::new(false);
 /// which sees its parent's memory but has descriptors of its own.
 const OFF_WORD: u64 = 0x400;
 
-const EBADF: i64 = -9;
+pub const EBADF: i64 = -9;
 const EFAULT: i64 = -14;
 const SEEK_SET: u64 = 0;
 const SEEK_CUR: u64 = 1;
@@ -30,6 +31,7 @@ const SEEK_END: u64 = 2;
 /// Calls with more pieces than these are the sentry's.
 const VECTORS: usize = 16;
 const PROT_READ: u64 = 1;
+const PROT_WRITE: u64 = 2;
 const MAP_SHARED_FIXED: u64 = 0x11;
 const MADV_DONTFORK: u64 = 10;
 /// Pieces of at most so many bytes in all are put together, so that they are one call of the host's; with more they are the
@@ -68,11 +70,14 @@ pub fn forked(thread: &ThreadBlock, end: u32) {
 
 /// Maps the table from `descriptor`.
 pub fn map_table(descriptor: u64) {
-    let mapped = call!(number::MMAP, layout::DIRECT_BASE, layout::DIRECT_SIZE, PROT_READ, MAP_SHARED_FIXED, descriptor, 0);
+    let map = |start: u64, length: u64, protection: u64| {
+        let at = layout::DIRECT_BASE + start;
+        call!(number::MMAP, at, length, protection, MAP_SHARED_FIXED, descriptor, start) == at as i64
+    };
+    let entries = layout::DIRECT_POSITIONS;
+    let is_mapped = map(0, entries, PROT_READ) && map(entries, layout::DIRECT_SIZE - entries, PROT_READ | PROT_WRITE);
     call!(number::CLOSE, descriptor);
-    if mapped == layout::DIRECT_BASE as i64
-        && call!(number::MADVISE, layout::DIRECT_BASE, layout::DIRECT_SIZE, MADV_DONTFORK) == 0
-    {
+    if is_mapped && call!(number::MADVISE, layout::DIRECT_BASE, layout::DIRECT_SIZE, MADV_DONTFORK) == 0 {
         MAPPED.store(true, Ordering::Release);
     }
 }
@@ -129,17 +134,26 @@ pub fn on_descriptor(thread: &mut ThreadBlock, call_number: u64, arguments: &[u6
         windows::writes();
     }
     ends_loan(thread, wanted);
-    if call_number == number::PREAD64 {
-        match windows::read(thread, entry, word, arguments) {
-            Way::Done(count) => return Some(OnDescriptor::Done(count)),
-            Way::Host => {}
-            Way::Sentry => {
-                thread.asks_for_window = 1;
-                return None;
-            }
+    match by_itself(thread, entry, word, call_number, arguments) {
+        Way::Done(result) => Some(OnDescriptor::Done(result)),
+        Way::Host => Some(OnDescriptor::Call(word & right::DESCRIPTOR)),
+        Way::Sentry => {
+            thread.is_for_sentry = 1;
+            None
         }
     }
-    Some(OnDescriptor::Call(word & right::DESCRIPTOR))
+}
+
+/// What the process can answer of a call without the host.
+#[inline(always)]
+fn by_itself(thread: &ThreadBlock, entry: &DirectEntry, word: u64, call_number: u64, arguments: &[u64; 6]) -> Way {
+    match call_number {
+        number::READ => positions::read(thread, entry, word, arguments),
+        number::PREAD64 => windows::read(thread, entry, word, arguments),
+        number::WRITE => positions::write(arguments[0]),
+        number::LSEEK => positions::seek(entry, word, arguments),
+        _ => Way::Host,
+    }
 }
 
 /// Serves a call on a direct descriptor. `None`: it is the sentry's.
@@ -155,7 +169,7 @@ pub fn try_direct(thread: &mut ThreadBlock, call_number: u64, arguments: &[u64; 
     if word & right::NULL != 0 {
         return answer_null(call_number, arguments);
     }
-    if core::mem::take(&mut thread.asks_for_window) != 0 {
+    if core::mem::take(&mut thread.is_for_sentry) != 0 {
         return None;
     }
     ends_loan(thread, wanted);
@@ -171,17 +185,15 @@ pub fn try_direct(thread: &mut ThreadBlock, call_number: u64, arguments: &[u64; 
 /// A call with one piece of memory, or none.
 #[inline]
 fn whole(thread: &ThreadBlock, entry: &DirectEntry, word: u64, call_number: u64, arguments: &[u64; 6]) -> Option<i64> {
+    match by_itself(thread, entry, word, call_number, arguments) {
+        Way::Done(result) => return Some(result),
+        Way::Host => {}
+        Way::Sentry => return None,
+    }
     if matches!(call_number, number::WRITE | number::PWRITE64) {
         windows::writes();
         if entry.write_end.load(Ordering::Relaxed) != right::NO_END {
             return write_bounded(entry, word, call_number, arguments);
-        }
-    }
-    if call_number == number::PREAD64 {
-        match windows::read(thread, entry, word, arguments) {
-            Way::Done(count) => return Some(count),
-            Way::Host => {}
-            Way::Sentry => return None,
         }
     }
     answer(call_number, word & right::DESCRIPTOR, arguments)

@@ -10,7 +10,9 @@ pub const STUB_BASE: u64 = 0x7000_0000_0000;
 pub const DIRECT_BASE: u64 = 0x7000_0008_0000;
 /// Guest descriptors from here on are never direct.
 pub const DIRECT_ENTRIES: u64 = 1024;
-pub const DIRECT_SIZE: u64 = DIRECT_ENTRIES * core::mem::size_of::<DirectEntry>() as u64;
+/// Where in the table the [`position`]s lie, a word for each entry: behind these.
+pub const DIRECT_POSITIONS: u64 = DIRECT_ENTRIES * core::mem::size_of::<DirectEntry>() as u64;
+pub const DIRECT_SIZE: u64 = DIRECT_POSITIONS + DIRECT_ENTRIES * core::mem::size_of::<u64>() as u64;
 /// Where the slots begin: most processes need one page table for the stub, the table and their slots.
 pub const SLOTS_BASE: u64 = 0x7000_0010_0000;
 pub const SLOT_SIZE: u64 = 0x4_0000;
@@ -182,6 +184,26 @@ pub mod direct {
     pub const NULL: u64 = 1 << 36;
     /// As [`super::DirectEntry::write_end`]: no limit.
     pub const NO_END: u64 = u64::MAX;
+}
+
+/// Where an open file stands, while that is lent to the process that uses it: a word that both sides change by
+/// compare-and-exchange. The host's own offset says nothing meanwhile.
+pub mod position {
+    /// It is the position. Only the sentry sets and clears this.
+    pub const LENT: u64 = 1 << 63;
+    pub const POSITION: u64 = NUMBER - 1;
+    /// What is between is moved on with each change, so that no two words are the same.
+    const NUMBER: u64 = 1 << 41;
+
+    /// The word that comes behind `word`, at `position`.
+    pub const fn moved(word: u64, position: u64) -> u64 {
+        LENT | (word + NUMBER) & !(LENT | POSITION) | position
+    }
+
+    /// How many changes there have been from one word to another.
+    pub const fn changes(from: u64, to: u64) -> u64 {
+        (to.wrapping_sub(from) & !LENT) / NUMBER
+    }
 }
 
 /// The cache line that a request and its reply travel in, the reply in the request's place: moving one line each way is

@@ -38,6 +38,7 @@ mod native;
 mod objects;
 mod park;
 mod pipes;
+mod positions;
 mod registers;
 mod serve;
 mod streams;

@@ -81,8 +81,12 @@ const PREEMPTED: u64 = 100_000;
 const LONG_WAY: u64 = 1_200_000;
 /// So many waits it is left alone then at the most.
 const MOST_SKIPS: u64 = 8192;
-/// Waits without spinning, or giving way, after which it is tried again.
-const SKIPS: u64 = 32;
+/// In less than that nobody else has run: it has cost next to nothing.
+const SHORT_WAY: u64 = 12_500;
+const FEW_SKIPS: u64 = 4;
+/// Waits without spinning, or giving way, after which it is tried again: at the most, and for who has just begun not to.
+const SKIPS: u32 = 32;
+const FIRST_SKIPS: u32 = 8;
 /// How long a thread sleeps here. Then it waits in the sentry, whatever others have made of the word.
 const SLEEP: [u64; 2] = [0, 50_000_000];
 /// The same in ticks: less than that, wherever the clock is a fast one.
@@ -510,29 +514,31 @@ pub fn spin(patience: &mut Patience, is_there: impl Fn() -> bool) -> bool {
     if !MAY_SPIN.load(Ordering::Relaxed) {
         return false;
     }
-    if patience.spins > SPIN && patience.skipped < SKIPS {
-        patience.skipped += 1;
+    if patience.spins > SPIN && patience.left_out > 0 {
+        patience.left_out -= 1;
         return false;
     }
-    patience.skipped = 0;
     let start = ticks();
     let mut now = start;
     loop {
         for _ in 0..LOOKS {
             if is_there() {
                 patience.count(now.wrapping_sub(start));
+                (patience.left_out, patience.before) = (FIRST_SKIPS, 0);
                 return true;
             }
             core::hint::spin_loop();
         }
         let before = core::mem::replace(&mut now, ticks());
-        if now.wrapping_sub(before) > PREEMPTED {
-            // Somebody else wants this CPU.
-            patience.spins = 8 * SPIN;
-            return false;
+        let is_preempted = now.wrapping_sub(before) > PREEMPTED;
+        if is_preempted && is_there() {
+            // How long that took by itself is not known.
+            return true;
         }
-        if now.wrapping_sub(start) > SPIN {
+        if is_preempted || now.wrapping_sub(start) > SPIN {
             patience.count(2 * SPIN);
+            patience.before = (patience.before * 2).clamp(FIRST_SKIPS, SKIPS);
+            patience.left_out = patience.before;
             return false;
         }
     }
@@ -547,14 +553,17 @@ pub fn give_way(way: &mut Way, is_there: impl Fn() -> bool) -> bool {
     let start = ticks();
     call!(number::SCHED_YIELD);
     let is_there = is_there();
-    let is_long = ticks().wrapping_sub(start) > LONG_WAY;
+    let took = ticks().wrapping_sub(start);
+    let is_long = took > LONG_WAY;
     way.before = if is_long {
         // Somebody has computed meanwhile. Who sleeps is given the CPU sooner.
-        (way.before * 4).clamp(SKIPS, MOST_SKIPS)
+        (way.before * 4).clamp(SKIPS.into(), MOST_SKIPS)
     } else if is_there {
         way.before / 2
+    } else if took < SHORT_WAY {
+        (way.before * 2).clamp(1, FEW_SKIPS)
     } else {
-        (way.before * 2).clamp(1, way.before.max(SKIPS))
+        (way.before * 2).clamp(1, way.before.max(SKIPS.into()))
     };
     way.left_out = if is_there && !is_long { 0 } else { way.before };
     is_there

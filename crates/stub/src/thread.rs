@@ -84,8 +84,8 @@ pub struct ThreadBlock {
     pub has_streams: u64,
     /// Not 0: there may be eventfds and pipes that are lent (`objects.rs`).
     pub has_objects: u64,
-    /// Not 0: the read that is being served is to tell the sentry that there could be a window (`windows.rs`).
-    pub asks_for_window: u64,
+    /// Not 0: the call on a direct descriptor that is being served is the sentry's (`windows.rs`, `positions.rs`).
+    pub is_for_sentry: u64,
     /// Waiting for shared pipes (`pipes.rs`).
     pub pipe_waits: PipeWaits,
     /// Waiting for events (`events.rs`), by looking and by giving way, and which of them comes first the next time.
@@ -150,8 +150,9 @@ pub struct Way {
 pub struct Patience {
     /// How long it takes until there is something, on average.
     pub spins: u64,
-    /// Waits without spinning since the last one with.
-    pub skipped: u64,
+    /// So many waits from now on it is not tried, and how many there were the last time, where it has not paid then.
+    pub left_out: u32,
+    pub before: u32,
 }
 
 #[repr(C)]

@@ -1,4 +1,4 @@
-//! Windows: parts of files that the process reads by pread(2) again and again, mapped to be read (ADR 61).
+//! Windows: parts of files that the process reads again and again, mapped to be read (ADR 61). Where read(2) is, `positions.rs` knows.
 //!
 //! Up to where a file can be read so is in its entry of the table of direct descriptors. The sentry lowers that before
 //! anybody in the sandbox makes the file shorter, and it is looked at behind the copy as before it: what was copied was
@@ -11,6 +11,7 @@
 
 use crate::call;
 use crate::host::{self, number, HIGHEST};
+use crate::layout::position::changes;
 use crate::layout::windows::{BASE, FOR_GOOD, MOST, PLACES, SIZE};
 use crate::layout::{direct as right, DirectEntry};
 use crate::thread::ThreadBlock;
@@ -45,6 +46,11 @@ struct Place {
     misses: AtomicU32,
     patience: AtomicU32,
     uses: AtomicU32,
+    /// Reads at a position that is not lent (`positions.rs`), and how many of them are enough.
+    unlent: AtomicU32,
+    unlent_patience: AtomicU32,
+    /// The position's word when that was asked for.
+    asked_at: AtomicU64,
 }
 
 #[link_section = ".data"]
@@ -59,6 +65,9 @@ static ALL: [Place; PLACES] = [const {
         misses: AtomicU32::new(0),
         patience: AtomicU32::new(READS),
         uses: AtomicU32::new(0),
+        unlent: AtomicU32::new(0),
+        unlent_patience: AtomicU32::new(READS),
+        asked_at: AtomicU64::new(0),
     }
 }; PLACES];
 /// Somebody changes what is mapped.
@@ -103,6 +112,30 @@ pub fn read(thread: &ThreadBlock, entry: &DirectEntry, word: u64, arguments: &[u
         return Way::Host;
     }
     read_in(thread, entry, word, life, arguments)
+}
+
+/// A read(2) at a position whose word is `at`, and that is not lent: whether to have the sentry lend it now and then.
+#[inline(always)]
+pub fn asks(entry: &DirectEntry, at: u64, arguments: &[u64; 6]) -> Way {
+    let [guest, _, count, ..] = *arguments;
+    if entry.window_life.load(Ordering::Relaxed) == 0 || count == 0 || count > MOST {
+        return Way::Host;
+    }
+    let (_, place) = place_of(guest);
+    let unlent = place.unlent.load(Ordering::Relaxed).saturating_add(1);
+    place.unlent.store(unlent, Ordering::Relaxed);
+    if unlent < place.unlent_patience.load(Ordering::Relaxed) || OFF.load(Ordering::Relaxed) {
+        return Way::Host;
+    }
+    place.unlent.store(0, Ordering::Relaxed);
+    grow(&place.unlent_patience, changes(place.asked_at.swap(at, Ordering::Relaxed), at) >= USES.into());
+    Way::Sentry
+}
+
+/// The next time it takes twice as many, if this has not paid.
+fn grow(patience: &AtomicU32, has_paid: bool) {
+    let now = patience.load(Ordering::Relaxed);
+    patience.store(if has_paid { READS } else { (now * 2).min(MOST_READS) }, Ordering::Relaxed);
 }
 
 #[inline(never)]
@@ -195,13 +228,11 @@ fn missed(index: usize, entry: &DirectEntry, word: u64, position: u64, is_within
     let place = &ALL[index];
     let misses = place.misses.load(Ordering::Relaxed).saturating_add(1);
     place.misses.store(misses, Ordering::Relaxed);
-    let patience = place.patience.load(Ordering::Relaxed);
-    if misses < patience {
+    if misses < place.patience.load(Ordering::Relaxed) {
         return Way::Host;
     }
     place.misses.store(0, Ordering::Relaxed);
-    let has_paid = place.uses.swap(0, Ordering::Relaxed) >= USES;
-    place.patience.store(if has_paid { READS } else { (patience * 2).min(MOST_READS) }, Ordering::Relaxed);
+    grow(&place.patience, place.uses.swap(0, Ordering::Relaxed) >= USES);
     if !is_within {
         return Way::Sentry;
     }

@@ -50,7 +50,7 @@ const SET_ID: u32 = 0o6000;
 pub struct DirectTable {
     /// The host process.
     pub pid: i32,
-    pages: DirectPages,
+    pages: Arc<DirectPages>,
     state: Mutex<TableState>,
     /// There are descriptors to be closed.
     closing: AtomicBool,
@@ -68,13 +68,40 @@ struct Entry {
     descriptor: Option<i32>,
     rights: Rights,
     file: Weak<OpenFile>,
+    /// Where it stands, if that was lent.
+    lent: Option<Arc<LentPosition>>,
+}
+
+/// A file's position that lies in the table of the process that uses it; or lay there, and where it was when that ended.
+pub struct LentPosition(Mutex<Lying>);
+
+enum Lying {
+    There { pages: Arc<DirectPages>, index: u64 },
+    Back(Option<u64>),
+}
+
+impl LentPosition {
+    /// Ends that. `None`: it is where it was.
+    pub fn take_back(&self) -> Option<u64> {
+        let mut lying = self.0.lock();
+        if let Lying::There { pages, index } = &*lying {
+            *lying = Lying::Back(pages.take_position(*index));
+        }
+        match &*lying {
+            Lying::Back(position) => *position,
+            Lying::There { .. } => None,
+        }
+    }
 }
 
 impl DirectTable {
     /// A table for the host process `pid`, and the descriptor that its stub is to map.
     pub fn create(pid: i32) -> Result<(Arc<DirectTable>, OwnedFd)> {
         let (pages, memory) = DirectPages::create().map_err(|_| crate::Errno::ENOMEM)?;
-        Ok((Arc::new(DirectTable { pid, pages, state: Mutex::default(), closing: AtomicBool::new(false) }), memory))
+        Ok((
+            Arc::new(DirectTable { pid, pages: Arc::new(pages), state: Mutex::default(), closing: AtomicBool::new(false) }),
+            memory,
+        ))
     }
 
     /// Whether `fd` can get an entry.
@@ -89,7 +116,7 @@ impl DirectTable {
         if state.entries.contains_key(&fd) || !self.pages.set(fd as u64, descriptor, rights) {
             return false;
         }
-        state.entries.insert(fd, Entry { descriptor: Some(descriptor), rights, file: Arc::downgrade(file) });
+        state.entries.insert(fd, Entry { descriptor: Some(descriptor), rights, file: Arc::downgrade(file), lent: None });
         true
     }
 
@@ -99,7 +126,7 @@ impl DirectTable {
         if state.entries.contains_key(&fd) || !self.pages.set_null(fd as u64, file.is_readable(), file.is_writable()) {
             return false;
         }
-        state.entries.insert(fd, Entry { descriptor: None, rights: Rights::default(), file: Arc::downgrade(file) });
+        state.entries.insert(fd, Entry { descriptor: None, rights: Rights::default(), file: Arc::downgrade(file), lent: None });
         true
     }
 
@@ -115,6 +142,22 @@ impl DirectTable {
             entry.rights = rights;
         }
         true
+    }
+
+    /// Where `fd` is `file` and can be read in a mapping: the process is lent its position.
+    pub fn lend_position(&self, fd: i32, file: &Arc<OpenFile>, position: u64) -> Option<Arc<LentPosition>> {
+        let mut state = self.state.lock();
+        let entry = state.entries.get_mut(&fd)?;
+        let Rights { read, append, window, .. } = entry.rights;
+        let is_it = entry.descriptor.is_some() && std::ptr::eq(entry.file.as_ptr(), Arc::as_ptr(file));
+        // Writes to the end move the host's offset, whatever they are.
+        let is_wanted = is_it && read && !append && window.life != 0 && window.end != 0;
+        if !is_wanted || !self.pages.lend_position(fd as u64, position) {
+            return None;
+        }
+        let lent = Arc::new(LentPosition(Mutex::new(Lying::There { pages: self.pages.clone(), index: fd as u64 })));
+        entry.lent = Some(lent.clone());
+        Some(lent)
     }
 
     /// Where `fd` is `file`: it may be read in a mapping no further than to `end` ([`Window`]).
@@ -135,7 +178,12 @@ impl DirectTable {
         }
     }
 
+    /// The entry has gone from the pages.
     fn close_behind(&self, state: &mut TableState, entry: Entry) {
+        if let Some(lent) = entry.lent {
+            // The place is another file's next.
+            lent.take_back();
+        }
         if let Some(descriptor) = entry.descriptor {
             state.to_close.push(descriptor);
             self.closing.store(true, Ordering::Release);

@@ -1,16 +1,18 @@
 //! Where an open file description stands (lseek(2)).
 //!
 //! The number is kept here until a process is given a host descriptor of the file to use by itself; from then on it is the
-//! host description's own offset for good, which all who share the open file move, inside and here.
-//! Lock order: outside of the object's own locks.
+//! host description's own offset, which all who share the open file move, inside and here. Where that process alone uses it, the
+//! position can be lent to it: then it is a word in the process's table, until anybody takes the lock here (ADR 65).
+//! Lock order: outside of the object's own locks, and of `DirectTable::state`.
 
+use crate::fs::direct::{DirectTable, LentPosition};
 use crate::fs::file::{FileOperations, Sharing};
 use crate::fs::host::host_error;
 use crate::Result;
 use parking_lot::{Mutex, MutexGuard};
 use rustix::fs::SeekFrom;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 
 /// A host description that stands for one open file description.
 pub struct HandedOver {
@@ -26,20 +28,44 @@ pub struct HandedOver {
 /// A position.
 #[derive(Default)]
 pub struct Position {
-    own: Mutex<u64>,
+    own: Mutex<Own>,
     handed_over: OnceLock<HandedOver>,
+}
+
+#[derive(Default)]
+struct Own {
+    position: u64,
+    user: User,
+    lent: Option<Arc<LentPosition>>,
+}
+
+/// Who has the host description.
+#[derive(Default)]
+enum User {
+    #[default]
+    Nobody,
+    /// One process, for one of its descriptors.
+    One(Weak<DirectTable>, i32),
+    Several,
 }
 
 /// The position, held still against all other calls that go through the sentry.
 pub struct PositionGuard<'a> {
-    own: MutexGuard<'a, u64>,
+    own: MutexGuard<'a, Own>,
     handed_over: Option<&'a HandedOver>,
 }
 
 impl Position {
     pub fn lock(&self) -> PositionGuard<'_> {
-        let own = self.own.lock();
-        PositionGuard { own, handed_over: self.handed_over.get() }
+        let mut own = self.own.lock();
+        let handed_over = self.handed_over.get();
+        if let Some((lent, host)) = own.lent.take().zip(handed_over) {
+            if let Some(position) = lent.take_back() {
+                // One that the host's file cannot have is none that it has been moved to.
+                let _ = rustix::fs::seek(&*host.descriptor, SeekFrom::Start(position));
+            }
+        }
+        PositionGuard { own, handed_over }
     }
 
     pub fn handed_over(&self) -> Option<&HandedOver> {
@@ -53,11 +79,33 @@ impl Position {
         if let Some(present) = self.handed_over.get() {
             return Ok(Some(present));
         }
-        let Some(made) = make(*own)? else { return Ok(None) };
+        let Some(made) = make(own.position)? else { return Ok(None) };
         if made.sharing == Sharing::Own {
-            rustix::fs::seek(&*made.descriptor, SeekFrom::Start(*own)).map_err(host_error)?;
+            rustix::fs::seek(&*made.descriptor, SeekFrom::Start(own.position)).map_err(host_error)?;
         }
         Ok(Some(self.handed_over.get_or_init(|| made)))
+    }
+
+    /// The process of `table` is about to use the host description for its descriptor `fd`. It cannot be taken away from it again.
+    pub fn is_used_by(&self, table: &Arc<DirectTable>, fd: i32) {
+        let own = &mut self.lock().own;
+        let user = Arc::downgrade(table);
+        own.user = match &own.user {
+            User::Nobody => User::One(user, fd),
+            User::One(present, its) if Weak::ptr_eq(present, &user) && *its == fd => return,
+            _ => User::Several,
+        };
+    }
+
+    /// Lends the position to the process of `table`, if nobody else has the host description. `make` is told where it is. No thread
+    /// of the process may be about to use that.
+    pub fn lend(&self, table: &Arc<DirectTable>, fd: i32, make: impl FnOnce(u64) -> Option<Arc<LentPosition>>) {
+        let mut position = self.lock();
+        let is_alone =
+            matches!(&position.own.user, User::One(user, its) if std::ptr::eq(user.as_ptr(), Arc::as_ptr(table)) && *its == fd);
+        if is_alone && position.handed_over.is_some_and(|host| host.sharing == Sharing::Own) {
+            position.own.lent = make(position.get());
+        }
     }
 }
 
@@ -65,7 +113,7 @@ impl<'a> PositionGuard<'a> {
     pub fn get(&self) -> u64 {
         match self.handed_over {
             Some(host) => rustix::fs::tell(&*host.descriptor).unwrap_or(0),
-            None => *self.own,
+            None => self.own.position,
         }
     }
 
@@ -74,7 +122,7 @@ impl<'a> PositionGuard<'a> {
         match self.handed_over {
             Some(host) => rustix::fs::seek(&*host.descriptor, SeekFrom::Start(position)).map(|_| ()).map_err(host_error),
             None => {
-                *self.own = position;
+                self.own.position = position;
                 Ok(())
             }
         }
@@ -87,7 +135,7 @@ impl<'a> PositionGuard<'a> {
             Some(host) => {
                 let _ = rustix::fs::seek(&*host.descriptor, SeekFrom::Current(count as i64));
             }
-            None => *self.own = self.own.saturating_add(count),
+            None => self.own.position = self.own.position.saturating_add(count),
         }
     }
 
@@ -97,7 +145,7 @@ impl<'a> PositionGuard<'a> {
             Some(host) => {
                 let _ = rustix::fs::seek(&*host.descriptor, SeekFrom::Current(-(count as i64)));
             }
-            None => *self.own = self.own.saturating_sub(count),
+            None => self.own.position = self.own.position.saturating_sub(count),
         }
     }
 

@@ -64,7 +64,10 @@ impl Engine {
         let present = files.present_direct_table(pid);
         if let Some(table) = &present {
             let is_refreshed = || registry.refresh(table, fd, file, file.direct_rights(limited), life);
-            if file.direct().is_some() && is_refreshed() || !table.has_room_for(fd) {
+            if file.direct().is_some() && is_refreshed() {
+                return lend_position(context, table, fd, file);
+            }
+            if !table.has_room_for(fd) {
                 return;
             }
         }
@@ -103,6 +106,9 @@ impl Engine {
             },
             None => None,
         };
+        if own.is_some() {
+            file.position.is_used_by(&table, fd);
+        }
         let set = |window| files.set_direct(&table, fd, file, own.map(|(own, rights)| (own, Rights { window, ..rights })));
         let add = || registry.add(&kernel.watches, &table, fd, file, life, set);
         // From then on the file changes without a call, if only in its time of access.
@@ -111,6 +117,8 @@ impl Engine {
             if let Some((descriptor, _)) = own {
                 table.close_later(descriptor);
             }
+        } else if own.is_some() {
+            lend_position(context, &table, fd, file);
         }
     }
 
@@ -145,6 +153,15 @@ impl Engine {
             }
             Err(_) => false,
         }
+    }
+}
+
+/// Lends the process where the file stands, which it reads from there on. The calling thread is its only one: others could be about to
+/// use the host's offset.
+fn lend_position(context: &Context, table: &Arc<DirectTable>, fd: i32, file: &Arc<OpenFile>) {
+    let reads_on = matches!(context.call.number as u32, linux::__NR_read | linux::__NR_readv);
+    if reads_on && context.process().threads.lock().len() == 1 {
+        file.position.lend(table, fd, |position| table.lend_position(fd, file, position));
     }
 }
 

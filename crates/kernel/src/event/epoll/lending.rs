@@ -77,8 +77,9 @@ struct Warm {
     left_out: u32,
 }
 
-/// Waits without being told of after which an item is not lent any more.
-const HEAT: u32 = 8;
+/// Waits without being told of after which an item is not lent any more: as many as can be lent, so that those that are told of one
+/// after the other stay.
+const HEAT: u32 = events::MOST as u32;
 /// Loans in vain after which there is one in [`SELDOM`] waits only.
 const IN_VAIN: u32 = 8;
 const SELDOM: u32 = 32;
