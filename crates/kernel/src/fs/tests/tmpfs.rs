@@ -176,3 +176,27 @@ fn seals_hold() {
     assert_eq!(write(&inode, b"1", 0), Err(Errno::EPERM));
     assert_eq!(file.add_seals(2), Err(Errno::EPERM));
 }
+
+#[test]
+fn what_is_appended_here_and_by_a_process_itself_is_all_there() {
+    const EACH: usize = 20_000;
+    let root = services().tmpfs(0, 0o755, "tmpfs").root();
+    let file = make_file(&root, "f", b"");
+    let mode = StatusFlags::WRONLY | StatusFlags::APPEND;
+    let (own, direct) = (open(&file, mode), open(&file, mode));
+    let host = direct.operations.host_description(mode, 0).unwrap().unwrap();
+    let process = std::thread::spawn(move || {
+        for _ in 0..EACH {
+            assert_eq!(rustix::io::write(&*host.descriptor, b"process\n"), Ok(8));
+        }
+    });
+    for written in 1..=EACH {
+        let (count, end) = own.operations.append(&own, b"sentry\n").unwrap();
+        assert!(count == 7 && end >= 7 * written as u64);
+    }
+    process.join().unwrap();
+    assert_eq!(file.metadata().unwrap().size, 15 * EACH as u64);
+    let text = String::from_utf8(read(&file)).unwrap();
+    assert_eq!(text.lines().filter(|line| *line == "sentry").count(), EACH);
+    assert_eq!(text.lines().count(), 2 * EACH);
+}

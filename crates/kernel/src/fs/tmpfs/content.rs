@@ -12,6 +12,7 @@ use crate::fs::host::{host_error, Reopener};
 use crate::{Errno, Result};
 use parking_lot::Mutex;
 use rustix::fs::{FallocateFlags, MemfdFlags, OFlags, SeekFrom};
+use rustix::io::ReadWriteFlags;
 use skerry_abi::structs::TimeSpec;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -206,6 +207,22 @@ impl Content {
             return Ok(buffer.len());
         }
         self.with_reservation(offset, end, |descriptor| rustix::io::pwrite(descriptor, buffer, offset).map_err(host_error))
+    }
+
+    /// Writes at the end, which processes move by themselves meanwhile; how much, and where the end was behind that.
+    pub fn append(&mut self, buffer: &[u8]) -> Result<(usize, u64)> {
+        let start = self.size()?;
+        let end = start.checked_add(buffer.len() as u64).filter(|&end| end <= i64::MAX as u64).ok_or(Errno::EFBIG)?;
+        self.prepare_size(end)?;
+        if matches!(self.storage, Storage::Heap(_)) || buffer.is_empty() {
+            return Ok((self.write(buffer, start)?, end));
+        }
+        self.with_reservation(start, end, |descriptor| {
+            // The host finds the end, and its own position shows where that was: nobody else moves that one.
+            let pieces = [std::io::IoSlice::new(buffer)];
+            let count = rustix::io::pwritev2(descriptor, &pieces, u64::MAX, ReadWriteFlags::APPEND).map_err(host_error)?;
+            Ok((count, rustix::fs::tell(descriptor).map_err(host_error)?))
+        })
     }
 
     /// Turns the file into a memfd where it is to be `size` long and that is too much for the heap.

@@ -32,16 +32,11 @@ impl FileOperations for TmpfsFile {
     }
 
     fn append(&self, _file: &OpenFile, buffer: &[u8]) -> Result<(usize, u64)> {
-        let mut content = self.inode.content()?.write();
-        let size = content.size()?;
-        drop(content);
+        let size = self.inode.content()?.read().size()?;
         self.inode.check_seals_for_write(size, buffer.len() as u64)?;
-        content = self.inode.content()?.write();
-        let size = content.size()?;
-        let count = content.write(buffer, size)?;
-        drop(content);
+        let written = self.inode.content()?.write().append(buffer)?;
         self.inode.modified();
-        Ok((count, size + count as u64))
+        Ok(written)
     }
 
     fn is_seekable(&self) -> bool {
