@@ -119,10 +119,19 @@ impl DirectPages {
         true
     }
 
-    /// Ends that; where the file stands now. `None`: the process has made that unrecognizable.
+    /// Ends that; where the file stands now. `None`: the process has made that unrecognizable. Until it is settled, the process asks.
     pub fn take_position(&self, index: u64) -> Option<u64> {
-        let word = self.position(index)?.fetch_and(!position::LENT, Ordering::SeqCst);
+        let word = self.position(index)?;
+        word.fetch_or(position::TAKEN, Ordering::SeqCst);
+        let word = word.fetch_and(!position::LENT, Ordering::SeqCst);
         (word & position::LENT != 0).then_some(word & position::POSITION)
+    }
+
+    /// The host's offset is where the file that `index` stands for is.
+    pub fn settle_position(&self, index: u64) {
+        if let Some(word) = self.position(index) {
+            word.fetch_and(!position::TAKEN, Ordering::SeqCst);
+        }
     }
 }
 

@@ -150,7 +150,7 @@ fn by_itself(thread: &ThreadBlock, entry: &DirectEntry, word: u64, call_number: 
     match call_number {
         number::READ => positions::read(thread, entry, word, arguments),
         number::PREAD64 => windows::read(thread, entry, word, arguments),
-        number::WRITE => positions::write(arguments[0]),
+        number::WRITE => positions::write(entry, word, arguments[0]),
         number::LSEEK => positions::seek(entry, word, arguments),
         _ => Way::Host,
     }

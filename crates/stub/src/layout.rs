@@ -191,18 +191,20 @@ pub mod direct {
 pub mod position {
     /// It is the position. Only the sentry sets and clears this.
     pub const LENT: u64 = 1 << 63;
+    /// The sentry takes it back, and the host's offset is not what it was there yet: calls that move it are the sentry's.
+    pub const TAKEN: u64 = 1 << 62;
     pub const POSITION: u64 = NUMBER - 1;
     /// What is between is moved on with each change, so that no two words are the same.
     const NUMBER: u64 = 1 << 41;
 
     /// The word that comes behind `word`, at `position`.
     pub const fn moved(word: u64, position: u64) -> u64 {
-        LENT | (word + NUMBER) & !(LENT | POSITION) | position
+        LENT | (word & !LENT) + NUMBER & !(LENT | TAKEN | POSITION) | position
     }
 
     /// How many changes there have been from one word to another.
     pub const fn changes(from: u64, to: u64) -> u64 {
-        (to.wrapping_sub(from) & !LENT) / NUMBER
+        (to.wrapping_sub(from) & !(LENT | TAKEN)) / NUMBER
     }
 }
 

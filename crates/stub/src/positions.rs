@@ -8,7 +8,7 @@
 use crate::call;
 use crate::direct::EBADF;
 use crate::host::number;
-use crate::layout::position::{moved, LENT, POSITION};
+use crate::layout::position::{moved, LENT, POSITION, TAKEN};
 use crate::layout::{direct as right, DirectEntry, DIRECT_BASE, DIRECT_ENTRIES, DIRECT_POSITIONS};
 use crate::thread::ThreadBlock;
 use crate::windows::{self, Way};
@@ -27,6 +27,12 @@ fn word_of(guest: u64) -> &'static AtomicU64 {
     unsafe { AtomicU64::from_ptr((DIRECT_BASE + DIRECT_POSITIONS + index * 8) as *mut u64) }
 }
 
+/// The host's offset is the position of the file that is `word`, whose word was `at` then.
+#[inline(always)]
+fn is_hosts(entry: &DirectEntry, word: u64, at: u64) -> bool {
+    at & (LENT | TAKEN) == 0 && entry.word.load(Ordering::Acquire) == word
+}
+
 /// Moves the file that is `word` on. False: something else has happened since it was at `before`, or there is no room for that.
 fn moves(entry: &DirectEntry, word: u64, position: &AtomicU64, before: u64, to: u64) -> bool {
     // A descriptor that is another file has another word before it is lent.
@@ -39,7 +45,7 @@ fn moves(entry: &DirectEntry, word: u64, position: &AtomicU64, before: u64, to: 
 #[inline(always)]
 pub fn read(thread: &ThreadBlock, entry: &DirectEntry, word: u64, arguments: &[u64; 6]) -> Way {
     let at = word_of(arguments[0]).load(Ordering::Acquire);
-    if at & LENT == 0 {
+    if is_hosts(entry, word, at) {
         return windows::asks(entry, at, arguments);
     }
     read_on(thread, entry, word, arguments)
@@ -51,7 +57,7 @@ fn read_on(thread: &ThreadBlock, entry: &DirectEntry, word: u64, arguments: &[u6
     let position = word_of(guest);
     for _ in 0..ATTEMPTS {
         let before = position.load(Ordering::Acquire);
-        if before & LENT == 0 {
+        if before & LENT == 0 || before & TAKEN != 0 {
             break;
         }
         let at = before & POSITION;
@@ -73,8 +79,8 @@ fn read_on(thread: &ThreadBlock, entry: &DirectEntry, word: u64, arguments: &[u6
 
 /// write(2): it moves the host's offset.
 #[inline(always)]
-pub fn write(guest: u64) -> Way {
-    if word_of(guest).load(Ordering::Acquire) & LENT == 0 {
+pub fn write(entry: &DirectEntry, word: u64, guest: u64) -> Way {
+    if is_hosts(entry, word, word_of(guest).load(Ordering::Acquire)) {
         Way::Host
     } else {
         Way::Sentry
@@ -87,8 +93,11 @@ pub fn seek(entry: &DirectEntry, word: u64, arguments: &[u64; 6]) -> Way {
     let [guest, offset, whence, ..] = *arguments;
     let position = word_of(guest);
     let before = position.load(Ordering::Acquire);
-    if before & LENT == 0 {
+    if is_hosts(entry, word, before) {
         return Way::Host;
+    }
+    if before & LENT == 0 || before & TAKEN != 0 {
+        return Way::Sentry;
     }
     let base = match whence & 0xffff_ffff {
         SEEK_SET => 0,

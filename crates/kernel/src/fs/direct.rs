@@ -81,15 +81,23 @@ enum Lying {
 }
 
 impl LentPosition {
-    /// Ends that. `None`: it is where it was.
-    pub fn take_back(&self) -> Option<u64> {
+    /// Ends that: `settle` puts the host's offset there. `None`: it is where it was.
+    pub fn take_back(&self, settle: impl FnOnce(Option<u64>)) {
+        let mut lying = self.0.lock();
+        match std::mem::replace(&mut *lying, Lying::Back(None)) {
+            Lying::There { pages, index } => {
+                settle(pages.take_position(index));
+                pages.settle_position(index);
+            }
+            Lying::Back(position) => settle(position),
+        }
+    }
+
+    /// The descriptor goes. Whoever has it still in mind asks, until the place is another's.
+    fn leave(&self) {
         let mut lying = self.0.lock();
         if let Lying::There { pages, index } = &*lying {
             *lying = Lying::Back(pages.take_position(*index));
-        }
-        match &*lying {
-            Lying::Back(position) => *position,
-            Lying::There { .. } => None,
         }
     }
 }
@@ -116,6 +124,7 @@ impl DirectTable {
         if state.entries.contains_key(&fd) || !self.pages.set(fd as u64, descriptor, rights) {
             return false;
         }
+        self.pages.settle_position(fd as u64);
         state.entries.insert(fd, Entry { descriptor: Some(descriptor), rights, file: Arc::downgrade(file), lent: None });
         true
     }
@@ -126,6 +135,7 @@ impl DirectTable {
         if state.entries.contains_key(&fd) || !self.pages.set_null(fd as u64, file.is_readable(), file.is_writable()) {
             return false;
         }
+        self.pages.settle_position(fd as u64);
         state.entries.insert(fd, Entry { descriptor: None, rights: Rights::default(), file: Arc::downgrade(file), lent: None });
         true
     }
@@ -182,7 +192,7 @@ impl DirectTable {
     fn close_behind(&self, state: &mut TableState, entry: Entry) {
         if let Some(lent) = entry.lent {
             // The place is another file's next.
-            lent.take_back();
+            lent.leave();
         }
         if let Some(descriptor) = entry.descriptor {
             state.to_close.push(descriptor);

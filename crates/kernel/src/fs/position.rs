@@ -60,10 +60,10 @@ impl Position {
         let mut own = self.own.lock();
         let handed_over = self.handed_over.get();
         if let Some((lent, host)) = own.lent.take().zip(handed_over) {
-            if let Some(position) = lent.take_back() {
+            lent.take_back(|position| {
                 // One that the host's file cannot have is none that it has been moved to.
-                let _ = rustix::fs::seek(&*host.descriptor, SeekFrom::Start(position));
-            }
+                let _ = position.map(|position| rustix::fs::seek(&*host.descriptor, SeekFrom::Start(position)));
+            });
         }
         PositionGuard { own, handed_over }
     }
