@@ -36,9 +36,7 @@ def run(caller: harness.Caller, brief: Path, options: list[str], word: str) -> h
 
 @pytest.mark.sandbox
 @pytest.mark.parametrize("without", ["", "spinning", "load,pace"], ids=["default", "ringing", "spinning"])
-def test_the_sentry_is_seldom_asked(
-    caller: harness.Caller, brief: Path, monkeypatch: pytest.MonkeyPatch, without: str
-) -> None:
+def test_the_sentry_is_seldom_asked(caller: harness.Caller, brief: Path, monkeypatch: pytest.MonkeyPatch, without: str) -> None:
     monkeypatch.setitem(harness.PLAIN_ENVIRONMENT, "SKERRY_TEST_WITHOUT", without)
     # Of a thousand; without: two each.
     assert int(run(caller, brief, [], "calls").stdout) < 500

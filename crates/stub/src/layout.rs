@@ -199,7 +199,7 @@ pub mod position {
 
     /// The word that comes behind `word`, at `position`.
     pub const fn moved(word: u64, position: u64) -> u64 {
-        LENT | (word & !LENT) + NUMBER & !(LENT | TAKEN | POSITION) | position
+        LENT | ((word & !LENT) + NUMBER) & !(LENT | TAKEN | POSITION) | position
     }
 
     /// How many changes there have been from one word to another.

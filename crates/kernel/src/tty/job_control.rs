@@ -98,7 +98,7 @@ fn leader_died(kernel: &Kernel, terminal: &Weak<Terminal>, session: &Session) {
 fn take_from(terminal: &Terminal, session: &Session) -> Option<Arc<ProcessGroup>> {
     let foreground = {
         let mut state = terminal.state();
-        if !state.session.upgrade().is_some_and(|ours| ours.id == session.id) {
+        if state.session.upgrade().is_none_or(|ours| ours.id != session.id) {
             return None;
         }
         state.session = Weak::new();
