@@ -662,12 +662,8 @@ def test_who_changes_what_it_waits_for_does_not_ask_the_sentry(
     asks_as_often_as(caller, CONNECTED.format(processes=processes, tcp=tcp, ping=CHANGED), fewest, most)
 
 
-def test_windows_native(caller: harness.Caller, windows: Path) -> None:
-    holds_natively(caller, lambda work: place(windows, work))
-
-
-@pytest.mark.sandbox
-@pytest.mark.parametrize(
+#: The ways in which what leans on windows (ADR 61, 65) is to hold.
+with_windows = pytest.mark.parametrize(
     ("without", "options"),
     [
         ("expiry", ()),
@@ -679,6 +675,14 @@ def test_windows_native(caller: harness.Caller, windows: Path) -> None:
     ],
     ids=["default", "spinning", "without", "rw", "expiring", "strict"],
 )
+
+
+def test_windows_native(caller: harness.Caller, windows: Path) -> None:
+    holds_natively(caller, lambda work: place(windows, work))
+
+
+@pytest.mark.sandbox
+@with_windows
 def test_windows(
     caller: harness.Caller, windows: Path, monkeypatch: pytest.MonkeyPatch, without: str, options: tuple[str, ...]
 ) -> None:
@@ -760,18 +764,7 @@ def test_positions_native(caller: harness.Caller, positions: Path) -> None:
 
 
 @pytest.mark.sandbox
-@pytest.mark.parametrize(
-    ("without", "options"),
-    [
-        ("expiry", ()),
-        ("expiry,load,pace", ()),
-        ("windows", ()),
-        ("expiry", ("--rw", ".")),
-        ("", ("--rw", ".")),
-        ("", ("--profile", "strict")),
-    ],
-    ids=["default", "spinning", "without", "rw", "expiring", "strict"],
-)
+@with_windows
 def test_positions(
     caller: harness.Caller, positions: Path, monkeypatch: pytest.MonkeyPatch, without: str, options: tuple[str, ...]
 ) -> None:

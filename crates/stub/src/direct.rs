@@ -25,9 +25,9 @@ const OFF_WORD: u64 = 0x400;
 
 pub const EBADF: i64 = -9;
 const EFAULT: i64 = -14;
-const SEEK_SET: u64 = 0;
-const SEEK_CUR: u64 = 1;
-const SEEK_END: u64 = 2;
+pub const SEEK_SET: u64 = 0;
+pub const SEEK_CUR: u64 = 1;
+pub const SEEK_END: u64 = 2;
 /// Calls with more pieces than these are the sentry's.
 const VECTORS: usize = 16;
 const PROT_READ: u64 = 1;

@@ -9,6 +9,7 @@
 //! Nothing here is a wall: a program that writes other things there harms its own view of its own file.
 
 use crate::copies;
+use crate::direct::{SEEK_CUR, SEEK_END, SEEK_SET};
 use crate::host::{self, number, HIGHEST, MOST};
 use crate::layout::loan::{
     known, name_size, ACCESSED, ACCESSED_THEN, ASKED, CLOSED, DIRECT, DIRECTORY, ENTRY, INDEX, INDEX_MASK, KNOWN, LENT,
@@ -26,9 +27,6 @@ const ENOTTY: i64 = -25;
 const AT_EMPTY_PATH: u64 = 0x1000;
 const AT_SYMLINK_NOFOLLOW: u64 = 0x100;
 const AT_FDCWD: u64 = 0xffff_ff9c;
-const SEEK_SET: u64 = 0;
-const SEEK_CUR: u64 = 1;
-const SEEK_END: u64 = 2;
 const PROT_READ: u64 = 1;
 const MAP_PRIVATE: u64 = 2;
 /// R_OK | W_OK | X_OK.

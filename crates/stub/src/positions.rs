@@ -6,7 +6,7 @@
 //! without is the sentry's, which ends the loan.
 
 use crate::call;
-use crate::direct::EBADF;
+use crate::direct::{EBADF, SEEK_CUR, SEEK_SET};
 use crate::host::number;
 use crate::layout::position::{moved, LENT, POSITION, TAKEN};
 use crate::layout::{direct as right, DirectEntry, DIRECT_BASE, DIRECT_ENTRIES, DIRECT_POSITIONS};
@@ -16,8 +16,6 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 /// Then other threads are too much in the way.
 const ATTEMPTS: u32 = 8;
-const SEEK_SET: u64 = 0;
-const SEEK_CUR: u64 = 1;
 
 /// Of one that has an entry in the table, which is mapped.
 #[inline(always)]
