@@ -231,6 +231,8 @@ impl<'a> Context<'a> {
             return Err(Errno::ERESTARTSYS);
         }
         let woken = self.lead.sleep(self.task.waiter_ref(), deadline);
+        // Whoever has woken it may have told it of something there.
+        self.kernel().mounts.dentries.board.look();
         if self.task.is_interrupted() {
             return Err(Errno::ERESTARTSYS);
         }

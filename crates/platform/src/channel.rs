@@ -635,6 +635,12 @@ impl Channel {
         }
     }
 
+    /// Whether the board holds for the thread.
+    pub fn set_reads_board(&self, reads: bool) {
+        // SAFETY: inside the mapping, aligned.
+        unsafe { AtomicU64::from_ptr(&raw mut (*self.local()).reads_board) }.store(reads.into(), Ordering::Release);
+    }
+
     /// Whether the thread is traced: then its stub says before and behind each call where its registers are.
     pub fn set_traced(&self, is_traced: bool) {
         // SAFETY: inside the mapping, aligned.

@@ -12,6 +12,7 @@
 //! - [`unikernel`]: what `skerry-tender` needs of the host: the memory of a unikernel, and the jump into it.
 //! - [`pipe_ring`]: the memory of pipes that their users share. [`direct`]: the table of files that a process uses by itself.
 //! - [`virtual_machine`]: the same for a unikernel behind KVM.
+//! - [`board`]: what all processes are told of names. [`changes`]: what the host changes in directories.
 //! - [`processor`]: the CPU that runs us, and how busy the host's are.
 //!
 //! Its neighbours: `skerry-stub` (the other side of channel and doorbell; `layout.rs` is compiled into both) below,
@@ -19,6 +20,8 @@
 
 pub mod agent;
 pub mod beside;
+pub mod board;
+pub mod changes;
 pub mod channel;
 
 pub mod cpu_clock;

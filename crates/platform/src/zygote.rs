@@ -1,8 +1,9 @@
 //! Where application processes come from: the zygote, a small static process that the sentry starts before it holds
 //! anything secret, and that forks pool processes. The sentry is every such process's parent (CLONE_PARENT).
 
+use crate::board::Board;
 use crate::filter::{self, Needs};
-use crate::layout::{zygote as message, ZYGOTE_SOCKET};
+use crate::layout::{zygote as message, ZYGOTE_BOARD, ZYGOTE_SOCKET};
 use crate::listener::{Features, Listener};
 use crate::HostError;
 use rustix::event::{poll, PollFd, PollFlags, Timespec};
@@ -55,6 +56,7 @@ fn stage_name(stage: u64) -> &'static str {
         5 => "installing a seccomp filter with a listener (is there one already, as in a nested sandbox?)",
         6 => "installing the seccomp filter",
         7 => "mapping its stack",
+        8 => "mapping the board",
         _ => "an unknown stage",
     }
 }
@@ -62,7 +64,7 @@ fn stage_name(stage: u64) -> &'static str {
 impl Zygote {
     /// Starts the zygote. To be called from a thread that lives as long as the sentry: the host kills the zygote and all
     /// applications when it ends.
-    pub fn start(mut features: Features, needs: Needs) -> Result<Zygote, HostError> {
+    pub fn start(mut features: Features, needs: Needs, board: &Board) -> Result<Zygote, HostError> {
         let flags = MemfdFlags::CLOEXEC;
         let image = memfd_create(c"skerry-stub", flags | MemfdFlags::EXEC)
             .or_else(|_| memfd_create(c"skerry-stub", flags))
@@ -80,13 +82,17 @@ impl Zygote {
         )
         .map_err(|error| HostError::new("opening the stub again", error))?;
         drop(image);
-        // Away from the number that the socket gets in the child.
-        let image = rustix::io::fcntl_dupfd_cloexec(&readable, ZYGOTE_SOCKET + 1)
-            .map_err(|error| HostError::new("duplicating the stub's descriptor", error))?;
+        // Away from the numbers that others get in the child.
+        let above = |descriptor: &OwnedFd| {
+            rustix::io::fcntl_dupfd_cloexec(descriptor, ZYGOTE_BOARD + 1)
+                .map_err(|error| HostError::new("duplicating a descriptor of the zygote's", error))
+        };
+        let image = above(&readable)?;
+        let board = above(board.memory())?;
         drop(readable);
         let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
             .map_err(|error| HostError::new("socketpair for the zygote", error))?;
-        let raw = theirs.as_raw_fd();
+        let (raw, board) = (theirs.as_raw_fd(), board.as_raw_fd());
         let mut command = Command::new(format!("/proc/self/fd/{}", image.as_raw_fd()));
         command.arg0("skerry-guest").env_clear().current_dir("/");
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
@@ -98,8 +104,11 @@ impl Zygote {
                 } else if libc::dup2(raw, ZYGOTE_SOCKET) < 0 {
                     return Err(std::io::Error::last_os_error());
                 }
+                if libc::dup2(board, ZYGOTE_BOARD) < 0 {
+                    return Err(std::io::Error::last_os_error());
+                }
                 // Everything else goes with exec (the image's own descriptor is still needed until then).
-                let first = ZYGOTE_SOCKET + 1;
+                let first = ZYGOTE_BOARD + 1;
                 if libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) < 0 {
                     // Kernels before 5.11, and profiles that refuse it; numbers that are not open do no harm.
                     for descriptor in first..1024 {

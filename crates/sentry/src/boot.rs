@@ -10,6 +10,7 @@ use skerry_kernel::fs::host::IdMap;
 use skerry_kernel::fs::{self, Services};
 use skerry_kernel::policy::Policy;
 use skerry_kernel::Kernel;
+use skerry_platform::board::Board;
 use skerry_platform::filter::{DataCalls, Needs};
 use skerry_platform::listener::Features;
 use skerry_platform::zygote::Zygote;
@@ -52,7 +53,7 @@ pub fn boot(
     let mut deferral = true;
     let mut expiry = true;
     let mut sets_bases = true;
-    let mut lending = boot.profile == Profile::Default;
+    let (mut lending, mut tells_names) = (boot.profile == Profile::Default, true);
     let mut direct = boot.profile == Profile::Default;
     let mut windows = true;
     for name in &boot.without {
@@ -71,6 +72,7 @@ pub fn boot(
             "marshalling" => marshalling = false,
             "deferral" => deferral = false,
             "lending" => lending = false,
+            "board" => tells_names = false,
             "expiry" => expiry = false,
             "fsgsbase" => sets_bases = false,
             "user_namespace" | "landlock" | "pid_namespace" | "cgroups" | "patching" | "caches" | "local" => {}
@@ -89,7 +91,8 @@ pub fn boot(
         arch_prctl: rustix::param::linux_hwcap().1 & HWCAP2_FSGSBASE == 0 || !sets_bases,
         death_signal: !layers.present.contains(&Layer::PidNamespace),
     };
-    let zygote = Zygote::start(features, needs).map_err(|error| {
+    let board = Board::create().map_err(|error| internal(&error))?;
+    let zygote = Zygote::start(features, needs, &board).map_err(|error| {
         failure(FailureKind::Unsupported, format!("application processes cannot be made on this host: {error}"))
     })?;
     skerry_platform::memory::choose_access(zygote.pid(), zygote.vdso).map_err(|error| {
@@ -137,6 +140,9 @@ pub fn boot(
         services.copy_what_is_mapped();
     }
     let _ = kernel.file_services.set(services.clone());
+    if lending && tells_names {
+        kernel.mounts.dentries.board.attach(board, services.descriptors.changes().clone());
+    }
     let pseudo = |kind: &MountKind, services: &Arc<Services>| -> Option<Arc<dyn fs::inode::FileSystem>> {
         match kind {
             MountKind::Proc => Some(fs::proc::ProcFileSystem::new(&kernel, services.new_device())),

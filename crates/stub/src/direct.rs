@@ -98,6 +98,7 @@ fn entry_of(thread: &ThreadBlock, guest: u64, wanted: u64) -> Option<(&'static D
 /// A call is about to use one of the rights in `wanted`.
 #[inline(always)]
 fn ends_loan(thread: &mut ThreadBlock, wanted: u64) {
+    thread.has_news |= wanted & right::READ;
     if thread.has_loan & wanted != 0 {
         // It says what this call is about to change.
         thread.has_loan = 0;

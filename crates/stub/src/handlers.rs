@@ -211,6 +211,7 @@ pub fn new_request(thread: &mut ThreadBlock, instruction_pointer: u64, stack_poi
     // Whatever a kick before this was about, the sentry looks at it on the way out of this request.
     thread.kicked = 0;
     thread.has_loan = 0;
+    thread.has_news = 0;
     thread.parking.is_unasked = 0;
     expected::forget(thread);
     let filled = &mut thread.request;

@@ -357,6 +357,7 @@ pub mod number {
     pub const CHDIR: u64 = 80;
     pub const UNLINK: u64 = 87;
     pub const READLINK: u64 = 89;
+    pub const READLINKAT: u64 = 267;
     pub const CHROOT: u64 = 161;
     pub const CAPSET: u64 = 126;
     pub const SIGALTSTACK: u64 = 131;

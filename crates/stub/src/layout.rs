@@ -13,7 +13,73 @@ pub const DIRECT_ENTRIES: u64 = 1024;
 /// Where in the table the [`position`]s lie, a word for each entry: behind these.
 pub const DIRECT_POSITIONS: u64 = DIRECT_ENTRIES * core::mem::size_of::<DirectEntry>() as u64;
 pub const DIRECT_SIZE: u64 = DIRECT_POSITIONS + DIRECT_ENTRIES * core::mem::size_of::<u64>() as u64;
-/// Where the slots begin: most processes need one page table for the stub, the table and their slots.
+/// The board: names of which the sentry tells all processes that they are not there, or no links (the stub's `board.rs`). All can
+/// read it, and nobody but the sentry can write there.
+pub mod board {
+    use core::sync::atomic::AtomicU64;
+
+    pub const BASE: u64 = super::DIRECT_BASE + 0x1_0000;
+    pub const ENTRIES: usize = 2048;
+    /// The longest name, without a zero.
+    pub const LONGEST: usize = NAME_WORDS * 8;
+    pub const NAME_WORDS: usize = 22;
+
+    #[repr(C, align(64))]
+    pub struct Head {
+        /// Entries of another edition do not hold. Never 0.
+        pub edition: AtomicU64,
+        /// When it was last looked whether all of it still holds, by the processor's clock.
+        pub looked: AtomicU64,
+    }
+
+    /// What is said of one name. Its writer clears the stamp first, and sets it last.
+    #[repr(C, align(64))]
+    pub struct Entry {
+        /// The edition, and below it a number that moves on.
+        pub stamp: AtomicU64,
+        /// The name's length, and [`NOT_THERE`] or [`NO_LINK`] above it.
+        pub what: AtomicU64,
+        /// Filled up with zeros.
+        pub name: [AtomicU64; NAME_WORDS],
+    }
+
+    #[repr(C)]
+    pub struct Board {
+        pub head: Head,
+        pub entries: [Entry; ENTRIES],
+    }
+
+    pub const SIZE: u64 = (core::mem::size_of::<Board>() as u64).next_multiple_of(0x1000);
+    /// Where in a stamp the edition begins.
+    pub const EDITION: u32 = 8;
+    /// Where in [`Entry::what`] that is.
+    pub const WHAT: u32 = 32;
+    /// There is nothing with this name, also no link.
+    pub const NOT_THERE: u64 = 1;
+    /// There is something that is no symbolic link.
+    pub const NO_LINK: u64 = 2;
+
+    /// Words that a name of so many bytes takes up, filled up with zeros.
+    pub const fn words(length: usize) -> usize {
+        length.div_ceil(8)
+    }
+
+    /// It only spreads names: entries have them whole.
+    pub fn hash(name: &[u64]) -> u64 {
+        const FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
+        let hash = name.iter().fold(0u64, |hash, word| (hash ^ word).wrapping_mul(FACTOR).rotate_left(29));
+        hash.wrapping_mul(FACTOR)
+    }
+
+    /// Which entry is the one of a name with this hash.
+    pub fn place_of(hash: u64) -> usize {
+        (hash >> 32) as usize % ENTRIES
+    }
+
+    const _: () = assert!(super::DIRECT_BASE + super::DIRECT_SIZE <= BASE && BASE + SIZE <= super::SLOTS_BASE);
+}
+
+/// Where the slots begin: most processes need one page table for the stub, the table, the board and their slots.
 pub const SLOTS_BASE: u64 = 0x7000_0010_0000;
 pub const SLOT_SIZE: u64 = 0x4_0000;
 /// Threads that one address space can have.
@@ -49,6 +115,8 @@ pub const STACK_SIZE: u64 = BLOCK_OFFSET - PARKED_STACK_SIZE - STACK_OFFSET;
 
 /// The stub's descriptor for its socket to the sentry, before it becomes an application.
 pub const ZYGOTE_SOCKET: i32 = 3;
+/// The zygote's descriptor for the [`board`], which it maps before all else.
+pub const ZYGOTE_BOARD: i32 = 4;
 
 /// First argument of the doorbell, a getppid(2) that ignores its arguments; the stub answers the guest's own getppid.
 pub const DOORBELL_MAGIC: u64 = 0x5a65_6b5f_524f_434b;
@@ -268,6 +336,8 @@ pub struct Local {
     /// sentry takes it over before it matters.
     pub reset: u64,
     pub reset_restorer: u64,
+    /// Not 0: what the [`board`] says holds for the thread.
+    pub reads_board: u64,
 }
 
 /// The limits of a thread's process (getrlimit(2)), for its stub to tell. Only the sentry writes here.

@@ -2,6 +2,7 @@
 //! and the rest, which goes to the sentry. Trapped calls (`handlers.rs`) and patched sites (`entry.rs`) both come here.
 
 use crate::births;
+use crate::board;
 use crate::deferred;
 use crate::direct::{self, OnDescriptor};
 use crate::events;
@@ -109,19 +110,14 @@ fn serve(thread: &mut ThreadBlock, registers: &mut Registers, kind: u32) -> Outc
         if let Some(result) = direct::try_direct(thread, registers.rax, &registers.arguments()) {
             return Outcome::Return(result);
         }
-        if let Some(result) = streams::try_read(thread, registers.rax, &registers.arguments()) {
-            return Outcome::Return(result);
-        }
-        if let Some(result) = objects::try_object(thread, registers.rax, &registers.arguments()) {
-            return Outcome::Return(result);
-        }
-        if let Some(outcome) = pipes::try_pipe(thread, registers) {
+        if let Some(outcome) = try_lent(thread, registers) {
+            thread.has_news = 1;
             return outcome;
         }
-        if let Some(result) = events::try_wait(thread, registers) {
+        if let Some(result) = events::try_change(thread, registers.rax, &registers.arguments()) {
             return Outcome::Return(result);
         }
-        if let Some(result) = events::try_change(thread, registers.rax, &registers.arguments()) {
+        if let Some(result) = board::try_board(thread, registers.rax, &registers.arguments()) {
             return Outcome::Return(result);
         }
         if let Some(result) = loan::try_loan(thread, registers.rax, &registers.arguments()) {
@@ -203,4 +199,19 @@ fn serve(thread: &mut ThreadBlock, registers: &mut Registers, kind: u32) -> Outc
             _ => host::exit(0),
         }
     }
+}
+
+/// Serves a call on a socket, an eventfd, a pipe or an epoll that the thread has by itself: others may tell it something so.
+#[inline(always)]
+fn try_lent(thread: &mut ThreadBlock, registers: &mut Registers) -> Option<Outcome> {
+    if let Some(result) = streams::try_read(thread, registers.rax, &registers.arguments()) {
+        return Some(Outcome::Return(result));
+    }
+    if let Some(result) = objects::try_object(thread, registers.rax, &registers.arguments()) {
+        return Some(Outcome::Return(result));
+    }
+    if let Some(outcome) = pipes::try_pipe(thread, registers) {
+        return Some(outcome);
+    }
+    events::try_wait(thread, registers).map(Outcome::Return)
 }

@@ -86,6 +86,8 @@ pub struct ThreadBlock {
     pub has_objects: u64,
     /// Not 0: the call on a direct descriptor that is being served is the sentry's (`windows.rs`, `positions.rs`).
     pub is_for_sentry: u64,
+    /// Not 0: since its last request the thread has read something without the sentry, which may tell it of names (`board.rs`).
+    pub has_news: u64,
     /// Waiting for shared pipes (`pipes.rs`).
     pub pipe_waits: PipeWaits,
     /// Waiting for events (`events.rs`), by looking and by giving way, and which of them comes first the next time.

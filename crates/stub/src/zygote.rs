@@ -5,7 +5,7 @@ use crate::call;
 use crate::cpuid;
 use crate::handlers;
 use crate::host::{self, number};
-use crate::layout::{self, zygote as message, KICK_SIGNAL, ZYGOTE_SOCKET};
+use crate::layout::{self, board, zygote as message, KICK_SIGNAL, ZYGOTE_BOARD, ZYGOTE_SOCKET};
 use crate::thread;
 use core::sync::atomic::Ordering;
 
@@ -36,6 +36,7 @@ const STAGE_SLOT: u64 = 4;
 const STAGE_LISTENER: u64 = 5;
 const STAGE_FILTER: u64 = 6;
 const STAGE_STACK: u64 = 7;
+const STAGE_BOARD: u64 = 8;
 
 #[repr(C)]
 struct Program {
@@ -67,6 +68,7 @@ extern "C" fn zygote_main(stack: *const u64) -> ! {
     }
     // So that a sentry of the same user may read guest memory.
     call!(number::PRCTL, PR_SET_DUMPABLE, 1, 0, 0, 0);
+    map_board();
     install_handlers();
     send(&[message::HELLO, vdso, host::gadget_start_address(), host::gadget_end_address()], None);
     let mut buffer = [0u64; message::MAXIMUM_MESSAGE / 8];
@@ -103,6 +105,17 @@ extern "C" fn zygote_main(stack: *const u64) -> ! {
             _ => {}
         }
     }
+}
+
+/// All that it forks have the board.
+fn map_board() {
+    const PROT_READ: u64 = 1;
+    const MAP_SHARED_FIXED: u64 = 0x11;
+    let mapped = call!(number::MMAP, board::BASE, board::SIZE, PROT_READ, MAP_SHARED_FIXED, ZYGOTE_BOARD, 0);
+    if mapped != board::BASE as i64 {
+        fail(STAGE_BOARD, mapped.unsigned_abs());
+    }
+    call!(number::CLOSE, ZYGOTE_BOARD);
 }
 
 /// Where the host allows it, application processes have an empty root: a directory of /proc that dies with the zygote and

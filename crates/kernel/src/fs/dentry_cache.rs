@@ -3,6 +3,7 @@
 //! [`DentryCache`] holds them in a ring; a hand goes round and takes the first that has not been used since it last came
 //! by. Their number is limited, and so is all that hangs on them: inodes, and the entries in their directories.
 
+use crate::fs::board::Board;
 use crate::fs::file::{FileOperations, StatusFlags};
 use crate::fs::inode::{FileSystem, FileType, Inode, Metadata};
 use crate::fs::path::Dentry;
@@ -46,6 +47,7 @@ pub struct DentryCache {
     limit: AtomicUsize,
     /// The inode of negative dentries.
     pub(super) absent: Arc<dyn Inode>,
+    pub board: Board,
     ring: Mutex<Ring>,
 }
 
@@ -79,7 +81,12 @@ impl Ring {
 
 impl Default for DentryCache {
     fn default() -> DentryCache {
-        DentryCache { limit: AtomicUsize::new(LIMIT), absent: Arc::new(Absent), ring: Mutex::default() }
+        DentryCache {
+            limit: AtomicUsize::new(LIMIT),
+            absent: Arc::new(Absent),
+            board: Board::default(),
+            ring: Mutex::default(),
+        }
     }
 }
 

@@ -214,6 +214,26 @@ impl Names {
     }
 }
 
+/// Whether changes in a directory that are no calls are noticed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Watched {
+    /// Or there are none.
+    Already,
+    FromNowOn,
+    Never,
+}
+
+impl Watched {
+    /// Of a directory that is made of two.
+    pub fn and(self, other: Watched) -> Watched {
+        match (self, other) {
+            (Watched::Never, _) | (_, Watched::Never) => Watched::Never,
+            (Watched::Already, Watched::Already) => Watched::Already,
+            _ => Watched::FromNowOn,
+        }
+    }
+}
+
 /// How far a name that led to an object may be believed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Belief {
@@ -254,6 +274,14 @@ pub trait Inode: Send + Sync + Any {
             Names::Changing
         } else {
             Names::Own
+        }
+    }
+    /// Directories: has the host tell of changes of names in it, and of who may search it, from now on ([`crate::fs::board`]).
+    fn watch_names(&self) -> Watched {
+        if self.names() == Names::Own {
+            Watched::Already
+        } else {
+            Watched::Never
         }
     }
     fn belief(&self) -> Belief {

@@ -4,6 +4,7 @@
 //! to inodes. [`open`]: names to open files. [`boot`]: the tree that a sandbox starts with. One folder per file system.
 
 pub mod anonymous;
+pub mod board;
 pub mod boot;
 pub mod clock;
 pub mod close;

@@ -169,6 +169,8 @@ impl MountTable {
         }
         place.dentry.mounts_here.fetch_add(1, Ordering::AcqRel);
         mounts.push(mount.clone());
+        drop(mounts);
+        self.dentries.board.let_go();
         Ok(mount)
     }
 
@@ -203,6 +205,8 @@ impl MountTable {
                 place.dentry.mounts_here.fetch_sub(1, Ordering::AcqRel);
             }
         }
+        drop(mounts);
+        self.dentries.board.let_go();
         Ok(())
     }
 
@@ -224,6 +228,7 @@ impl MountTable {
         place.dentry.mounts_here.fetch_add(1, Ordering::AcqRel);
         *mount.attached_at.write() = Some(place);
         old.dentry.mounts_here.fetch_sub(1, Ordering::AcqRel);
+        self.dentries.board.let_go();
         Ok(())
     }
 

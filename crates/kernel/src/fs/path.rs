@@ -17,7 +17,7 @@ use crate::{Errno, Result};
 use parking_lot::{Mutex, RwLock};
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
 /// The longest name in a directory (NAME_MAX, limits.h).
@@ -56,6 +56,8 @@ pub struct Dentry {
     /// The cache that it, and what is below it, may be kept in; none for trees that are not mounted.
     pub(super) cache: OnceLock<Weak<DentryCache>>,
     pub(super) kept_at: KeptAt,
+    /// The board's last edition that tells something about it ([`crate::fs::board`]); 0: none.
+    pub(super) told_in: AtomicU64,
 }
 
 impl Dentry {
@@ -79,11 +81,26 @@ impl Dentry {
             mounts_here: AtomicU32::new(0),
             cache: cache.map_or_else(OnceLock::new, OnceLock::from),
             kept_at: KeptAt::default(),
+            told_in: AtomicU64::new(0),
         })
     }
 
     fn cache(&self) -> Option<Arc<DentryCache>> {
         self.cache.get().and_then(Weak::upgrade)
+    }
+
+    /// It is about to be somewhere else, or nowhere, or another one what it was.
+    fn changes(&self) {
+        if self.told_in.load(Ordering::SeqCst) != 0 {
+            if let Some(cache) = self.cache() {
+                cache.board.changes(self);
+            }
+        }
+    }
+
+    /// What stands for the fact that `name` is not there, if that is known.
+    pub(super) fn negative(&self, name: &[u8]) -> Option<Arc<Dentry>> {
+        self.children.lock().get(name).map(|(dentry, _)| dentry).filter(|dentry| dentry.negative)
     }
 
     /// A file that has no name in any directory (O_TMPFILE); `name` is what /proc shows.
@@ -256,6 +273,7 @@ impl Dentry {
 
     /// Its name is gone.
     fn is_gone(self: &Arc<Dentry>) {
+        self.changes();
         self.unlinked.store(true, Ordering::Release);
         self.kept_at.let_go(self);
     }
@@ -285,13 +303,16 @@ impl Dentry {
 
     /// `child` got a new place. The caller holds both directories' locks.
     pub(crate) fn moved(child: &Arc<Dentry>, children: &mut Children, new_parent: &Arc<Dentry>, new_name: &[u8]) {
+        child.changes();
         *child.place.write() = Place { parent: Some(new_parent.clone()), name: new_name.to_vec() };
         children.insert(new_name, child, new_parent.inode.names().if_own());
     }
 
     /// Takes `name` out of the cache without marking its file as unlinked (rename). The caller holds the lock.
     pub(crate) fn detach_child(&self, children: &mut Children, name: &[u8]) {
-        children.map.remove(name);
+        if let Some(dentry) = children.map.remove(name).and_then(|child| child.dentry.upgrade()) {
+            dentry.changes();
+        }
     }
 }
 
@@ -303,6 +324,11 @@ impl Children {
 
     fn insert(&mut self, name: &[u8], dentry: &Arc<Dentry>, names: Names) {
         if let Some(child) = self.map.get_mut(name) {
+            if !std::ptr::eq(child.dentry.as_ptr(), Arc::as_ptr(dentry)) {
+                if let Some(before) = child.dentry.upgrade() {
+                    before.changes();
+                }
+            }
             *child = Child { dentry: Arc::downgrade(dentry), names };
             return;
         }

@@ -12,7 +12,7 @@ use crate::task::credentials::{CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH};
 use crate::task::{AccessMode, Credentials, Task};
 use crate::{Errno, Result};
 use skerry_abi::raw::general as linux;
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 
 /// Links that one walk may follow (path_resolution(7)).
@@ -65,12 +65,42 @@ pub struct Walker<'a> {
     pub task: Option<&'a Task>,
     /// It has been in a directory where names come and go without a call.
     is_unsteady: Cell<bool>,
+    /// What it has looked up, where that is to be noted.
+    steps: Option<RefCell<Vec<Step>>>,
     links: u32,
+}
+
+/// A name that was looked up.
+pub struct Step {
+    pub directory: Path,
+    pub name: Vec<u8>,
+    /// `None`: it is not there.
+    pub dentry: Option<Arc<Dentry>>,
 }
 
 impl<'a> Walker<'a> {
     pub fn new(mounts: &'a MountTable, root: Path, credentials: &'a Credentials) -> Walker<'a> {
-        Walker { mounts, root, credentials, flags: ResolveFlags::empty(), task: None, is_unsteady: Cell::new(false), links: 0 }
+        Walker {
+            mounts,
+            root,
+            credentials,
+            flags: ResolveFlags::empty(),
+            task: None,
+            is_unsteady: Cell::new(false),
+            steps: None,
+            links: 0,
+        }
+    }
+
+    /// It notes all that it looks up.
+    pub fn noting_steps(self) -> Walker<'a> {
+        Walker { steps: Some(RefCell::default()), ..self }
+    }
+
+    /// What it has noted; `None` where that does not say all that the walk hangs on.
+    pub fn take_steps(&mut self) -> Option<Vec<Step>> {
+        let steps = self.steps.take()?.into_inner();
+        (!self.is_unsteady.get()).then_some(steps)
     }
 
     /// For a task.
@@ -104,7 +134,12 @@ impl<'a> Walker<'a> {
             b"." => Ok((directory.clone(), None)),
             b".." => self.step_up(directory).map(|place| (place, None)),
             _ => {
-                let (dentry, shown) = directory.dentry.lookup_shown(name)?;
+                let found = directory.dentry.lookup_shown(name);
+                if let Some(steps) = &self.steps {
+                    let dentry = found.as_ref().ok().map(|(dentry, _)| dentry.clone());
+                    steps.borrow_mut().push(Step { directory: directory.clone(), name: name.to_vec(), dentry });
+                }
+                let (dentry, shown) = found?;
                 let shown = shown.filter(|_| !dentry.is_mount_point());
                 let place = self.enter(Path { mount: directory.mount.clone(), dentry })?;
                 Ok((place, shown))

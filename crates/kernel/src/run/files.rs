@@ -49,6 +49,7 @@ impl OutsideFiles {
     /// For one operation, which sees what there is now. ENOENT before the tree is made.
     pub fn new(kernel: &Arc<Kernel>) -> Result<OutsideFiles> {
         super::find_births(kernel);
+        kernel.mounts.dentries.board.look();
         let root = kernel.mounts.root().ok_or(Errno::ENOENT)?;
         Ok(OutsideFiles { task: lifecycle::outside_task(kernel, root) })
     }

@@ -139,6 +139,7 @@ impl Engine {
 
     fn serve_task(self: &Arc<Self>, lead: &dyn Lead, thread: &Arc<GuestThread>, task: &Arc<Task>, request: &Request) {
         task.in_kernel.store(true, Ordering::Release);
+        task.kernel().mounts.dentries.board.look();
         if task.traced.load(Ordering::Acquire) {
             ptrace::request_came(task, thread.channel.detail().shown);
         }

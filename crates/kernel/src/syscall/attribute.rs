@@ -37,6 +37,10 @@ fn place_of_file(file: &OpenFile) -> Result<Path> {
 
 fn change(context: &Context, place: &Path, attributes: &SetAttributes) -> Result<()> {
     place.inode().set_attributes(attributes)?;
+    if place.dentry.is_directory() {
+        // Who may search it, perhaps.
+        context.kernel().mounts.dentries.board.changes(&place.dentry);
+    }
     if attributes.permissions.is_some_and(|permissions| permissions & 0o6000 != 0) {
         // The sentry takes such bits away when the file is written.
         direct::clear(context.kernel(), place.inode());

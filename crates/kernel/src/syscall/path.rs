@@ -1,6 +1,7 @@
 //! Calls that name a file: open(2), stat(2), access(2), readlink(2), chdir(2) and theirs.
 
 use crate::context::Looked;
+use crate::fs::board::Turned;
 use crate::fs::file::OpenFile;
 use crate::fs::inode::{FileType, Metadata};
 use crate::fs::open::{self, OpenHow};
@@ -48,7 +49,9 @@ fn install(context: &Context, file: Arc<OpenFile>, flags: u32) -> Result<i32> {
 
 pub fn openat(context: &mut Context, dirfd: i32, path: UserAddress, flags: u32, mode: u32) -> Result<i32> {
     let path = context.read_path(path.0)?;
-    let file = open::open(context, dirfd, &path, OpenHow::from_open(flags, mode))?;
+    let file = open::open(context, dirfd, &path, OpenHow::from_open(flags, mode));
+    note_absence(context, &path, &file);
+    let file = file?;
     context.seen = file.path.clone().map(|place| (dirfd, path, place));
     install(context, file, flags)
 }
@@ -101,6 +104,13 @@ pub fn openat2(context: &mut Context, dirfd: i32, path: UserAddress, how: UserAd
     install(context, file, flags)
 }
 
+/// Everybody may be told that an absolute name is not there.
+fn note_absence<T>(context: &Context, path: &[u8], found: &Result<T>) {
+    if matches!(found, Err(Errno::ENOENT)) {
+        context.kernel().mounts.dentries.board.note(context.kernel(), path, Turned::OutAbsent);
+    }
+}
+
 /// What a descriptor is (AT_EMPTY_PATH), and where.
 fn metadata_of(context: &Context, dirfd: i32, flags: u32) -> Result<(Metadata, Option<Path>)> {
     match walk::resolve_at(context.task, dirfd, b"", follow_unless(flags), allow_empty(flags))? {
@@ -121,6 +131,7 @@ fn metadata_at(context: &mut Context, dirfd: i32, path: &[u8], flags: u32) -> Re
         let status = found.as_ref().map(|(place, metadata)| Some((*metadata, place.clone()))).map_err(|errno| *errno);
         looked(context, dirfd, path, known::STATUS, status);
     }
+    note_absence(context, path, &found);
     found.map(|(place, metadata)| (metadata, Some(place)))
 }
 
@@ -228,6 +239,7 @@ pub fn faccessat2(context: &mut Context, dirfd: i32, path: UserAddress, mode: u3
         return check_place(&checked, &metadata, place.as_ref(), wanted);
     }
     let Resolved { found, is_steady } = walk::resolve_with_metadata(context.task, &checked, dirfd, &path, follow_unless(flags));
+    note_absence(context, &path, &found);
     let may_change = found.as_ref().is_ok_and(|(place, _)| place.mount.file_system.is_volatile());
     let result = found.and_then(|(place, metadata)| check_place(&checked, &metadata, Some(&place), wanted));
     if is_steady && !may_change && flags == 0 {
@@ -275,6 +287,7 @@ pub fn readlinkat(context: &mut Context, dirfd: i32, path: UserAddress, buffer: 
     let path = context.read_path(path.0)?;
     let found = walk::resolve_at(context.task, dirfd, &path, Follow::No, AllowEmpty::Yes);
     if found.as_ref().is_err_and(|errno| *errno == Errno::ENOENT) {
+        note_absence(context, &path, &found);
         context.no_link = Some(path);
         return Err(Errno::ENOENT);
     }
@@ -284,6 +297,7 @@ pub fn readlinkat(context: &mut Context, dirfd: i32, path: UserAddress, buffer: 
     };
     if place.inode().kind() != FileType::Symlink {
         let errno = if path.is_empty() { Errno::ENOENT } else { Errno::EINVAL };
+        context.kernel().mounts.dentries.board.note(context.kernel(), &path, Turned::OutNoLink);
         context.no_link = place.dentry.is_directory().then_some(path);
         return Err(errno);
     }
@@ -352,6 +366,10 @@ pub fn chroot(context: &mut Context, path: UserAddress) -> Result<()> {
     }
     let old = std::mem::replace(&mut context.task.fs_cell().write().root, place);
     drop(old);
+    // Names mean something else now, also for those that share its root.
+    for process in context.kernel().pids.processes() {
+        process.tell_identity();
+    }
     Ok(())
 }
 

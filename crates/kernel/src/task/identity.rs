@@ -300,6 +300,14 @@ impl Task {
         };
         channel.set_identity(&identity, self.kernel().local_answers.load(Ordering::Relaxed) && !self.is_watched());
         channel.set_traced(self.traced.load(Ordering::Acquire));
+        channel.set_reads_board(self.reads_board());
+    }
+
+    /// What the board says of names holds for it: it has the root that all have, and nobody sees its calls.
+    fn reads_board(&self) -> bool {
+        let mounts = &self.kernel().mounts;
+        let root = self.fs().root;
+        mounts.dentries.board.is_attached() && !self.is_watched() && mounts.root().is_some_and(|all| all.is_same(&root))
     }
 
     /// Somebody is to see each call that it makes.
@@ -314,7 +322,7 @@ impl Task {
 
 impl Process {
     /// As [`Task::tell_identity`], for all its threads.
-    pub(super) fn tell_identity(&self) {
+    pub(crate) fn tell_identity(&self) {
         let threads = self.threads.lock().clone();
         threads.iter().for_each(|task| task.tell_identity());
     }

@@ -170,6 +170,10 @@ pub fn install() -> Result<(), Box<dyn std::error::Error>> {
     let name_rules: Result<Vec<_>, _> =
         names.iter().map(|name| SeccompRule::new(vec![condition(0, SeccompCmpOp::Eq, *name)?])).collect();
     rules.insert(libc::SYS_prctl, name_rules?);
+    // To be told of changes in directories, and by nothing more than that.
+    let told = skerry_platform::changes::INIT_FLAGS.into();
+    rules.insert(libc::SYS_fanotify_init, vec![SeccompRule::new(vec![condition(0, SeccompCmpOp::Eq, told)?])?]);
+    rules.insert(libc::SYS_fanotify_mark, Vec::new());
     // Listener requests; terminals: size, attributes, readable bytes; never TIOCSTI, TIOCSCTTY and the like.
     let requests: &[u64] = &[
         0xc050_2100,

@@ -1,6 +1,7 @@
 //! Which host files keep an `O_PATH` descriptor: the most recently used ones.
 
 use super::{host_error, Copies, HostInode};
+use crate::fs::board::Changes;
 use crate::Result;
 use parking_lot::Mutex;
 use rustix::fs::{Mode, OFlags};
@@ -47,6 +48,7 @@ pub struct DescriptorCache {
     lists: Mutex<Queue>,
     /// Where programs may not map the files themselves.
     copies: OnceLock<Copies>,
+    changes: Arc<Changes>,
 }
 
 impl DescriptorCache {
@@ -59,6 +61,7 @@ impl DescriptorCache {
             open: Mutex::default(),
             lists: Mutex::default(),
             copies: OnceLock::new(),
+            changes: Arc::default(),
         })
     }
 
@@ -69,6 +72,11 @@ impl DescriptorCache {
 
     pub fn copies(&self) -> Option<&Copies> {
         self.copies.get()
+    }
+
+    /// What the host changes in directories.
+    pub fn changes(&self) -> &Arc<Changes> {
+        &self.changes
     }
 
     pub fn reopener(&self) -> &Reopener {

@@ -7,7 +7,7 @@ use crate::fs::clock;
 use crate::fs::file::{FileOperations, StatusFlags};
 use crate::fs::inode::{
     Belief, Device, FileSystem, FileType, Inode, Metadata, Names, NewNode, NewNodeKind, OpenedListed, RenameFlags,
-    SetAttributes, Stamp,
+    SetAttributes, Stamp, Watched,
 };
 use crate::fs::listing::NameList;
 use crate::fs::special::SpecialState;
@@ -59,6 +59,12 @@ pub struct HostInode {
     recently_used: AtomicBool,
     /// It was found by another name than its last one: only a search says which one holds.
     several_names: AtomicBool,
+    /// The host tells when its names change.
+    is_watched: AtomicBool,
+    /// How they stood when they were last looked at since then, and [`Changes::count`] at that time.
+    ///
+    /// [`Changes::count`]: crate::fs::board::Changes::count
+    stood: Mutex<Option<(u64, Names)>>,
     /// Birth time, which stays.
     created: Option<TimeSpec>,
     /// How often its status was asked for by name, and it was opened.
@@ -83,6 +89,8 @@ impl HostInode {
             pinned: AtomicBool::new(true),
             recently_used: AtomicBool::new(false),
             several_names: AtomicBool::new(false),
+            is_watched: AtomicBool::new(false),
+            stood: Mutex::new(None),
             created: status.created,
             asked: AtomicU32::new(0),
             opened: AtomicU32::new(0),
@@ -104,6 +112,8 @@ impl HostInode {
             pinned: AtomicBool::new(false),
             recently_used: AtomicBool::new(false),
             several_names: AtomicBool::new(false),
+            is_watched: AtomicBool::new(false),
+            stood: Mutex::new(None),
             created: status.created,
             asked: AtomicU32::new(0),
             opened: AtomicU32::new(0),
@@ -384,13 +394,42 @@ impl Inode for HostInode {
     }
 
     fn names(&self) -> Names {
+        let changes = self.tree.cache.changes();
+        let is_watched = self.is_watched.load(Ordering::Acquire);
+        let count = if is_watched { changes.count() } else { 0 };
+        if let Some((then, names)) = self.stood.lock().filter(|_| is_watched) {
+            if then == count {
+                return names;
+            }
+        }
         let Ok(descriptor) = self.descriptor() else { return Names::Changing };
-        match rustix::fs::fstat(&*descriptor) {
+        let names = match rustix::fs::fstat(&*descriptor) {
             Ok(status) if status.st_nlink > 0 && self.tree.keeps_time(&descriptor, status.st_dev) => {
                 Names::At(Stamp([time_of_change(&status), TimeSpec::default()]))
             }
             _ => Names::Changing,
+        };
+        if is_watched && names != Names::Changing {
+            *self.stood.lock() = Some((count, names));
         }
+        names
+    }
+
+    fn watch_names(&self) -> Watched {
+        if self.is_watched.load(Ordering::Acquire) {
+            return Watched::Already;
+        }
+        let may_be = self.kind == FileType::Directory && self.tree.access != Access::ReadWrite;
+        // Also where equal stamps do not mean equal names nobody tells of all changes.
+        if !may_be || self.names() == Names::Changing {
+            return Watched::Never;
+        }
+        let Ok(descriptor) = self.descriptor() else { return Watched::Never };
+        if !self.tree.cache.changes().watch(&*descriptor) {
+            return Watched::Never;
+        }
+        self.is_watched.store(true, Ordering::Release);
+        Watched::FromNowOn
     }
 
     fn belief(&self) -> Belief {

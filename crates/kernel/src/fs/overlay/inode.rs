@@ -5,7 +5,7 @@ use super::{found, has_flag, hide_lower, is_whiteout, make_whiteout, Hidden, Ove
 use crate::fs::file::{FileOperations, StatusFlags};
 use crate::fs::inode::{
     Belief, Device, FileSystem, FileType, Inode, Metadata, Names, NewNode, NewNodeKind, OpenedListed, RenameFlags,
-    SetAttributes, Stamp,
+    SetAttributes, Stamp, Watched,
 };
 use crate::fs::listing::{ListedDirectory, NameList};
 use crate::fs::text::OpenCounts;
@@ -398,6 +398,15 @@ impl Inode for OverlayInode {
             (Some(Names::At(Stamp([upper, _]))), Some(Names::At(Stamp([lower, _])))) => Names::At(Stamp([upper, lower])),
             _ => Names::Changing,
         }
+    }
+
+    fn watch_names(&self) -> Watched {
+        let (upper, lower) = {
+            let parts = self.parts.read();
+            (parts.upper.clone().filter(|_| !self.overlay.upper_is_own), parts.lower.clone())
+        };
+        let watch = |part: Option<Arc<dyn Inode>>| part.map_or(Watched::Already, |part| part.watch_names());
+        watch(upper).and(watch(lower))
     }
 
     fn belief(&self) -> Belief {

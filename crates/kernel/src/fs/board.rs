@@ -1,0 +1,267 @@
+//! The board: names that are not there, or no links, told to all processes at once (ADR 68; the stub's `board.rs`).
+//!
+//! A compiler looks for each header in one directory after the other, and the next compiler does so again; python looks for modules so,
+//! the dynamic linker for libraries. The second time that an absolute name turns out not to be there, that is *posted*: all stubs
+//! answer it themselves from then on.
+//!
+//! What is posted holds for everybody: each directory on its way may be searched by all, and lies in a tree that nobody changes
+//! unnoticed. It holds for one *edition*: as soon as any dentry on such a way is another one, a mount comes or goes, or a
+//! directory's attributes change, the next edition begins, and what was posted is withdrawn. That is cheap, and rare: who changes
+//! names of which nobody was told does not begin one.
+//!
+//! What the host changes in these directories it tells ([`Changes`]); that is asked before any request is served, so that
+//! who hears of such a change through the sentry finds it. A stub believes what is posted for a millisecond behind that.
+//!
+//! A dentry that something was posted about is kept as long as the entry stands, so that who changes it finds it told.
+//! Lock order: `Board::posting` is innermost; dentries are let go of outside of it.
+
+use crate::fs::inode::{FileType, Watched};
+use crate::fs::path::{Dentry, Path};
+use crate::fs::walk::{Follow, Step, Walker};
+use crate::task::Credentials;
+use crate::{Errno, Kernel};
+use parking_lot::Mutex;
+use skerry_platform::board::Board as Memory;
+use skerry_platform::changes::HostChanges;
+use skerry_platform::layout::board::{ENTRIES, NOT_THERE, NO_LINK};
+use skerry_platform::processor::ticks;
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+
+/// Directories of the host that are watched at most.
+const WATCHED_MAX: usize = 4096;
+/// Who is not told of a name, as it could not be, is asked about it so often before that is tried again.
+const NOT_BEFORE: u32 = 0xff;
+/// In ticks of the processor's clock: an edition that is over sooner (20 ms) was not worth while; and for how long nothing is posted
+/// then, from half a millisecond to half a second.
+const WORTH_WHILE: u64 = 50_000_000;
+const PAUSE: u64 = 1_250_000;
+const LONGEST_PAUSE: u64 = PAUSE << 10;
+/// Everybody may search a directory.
+const SEARCHED_BY_ALL: u32 = 0o111;
+
+/// What the host's own processes change in directories that are watched.
+#[derive(Default)]
+pub struct Changes {
+    /// `None`: the host does not tell.
+    group: OnceLock<Option<HostChanges>>,
+    watched: AtomicUsize,
+    /// Moved on with each change.
+    count: AtomicU64,
+}
+
+impl Changes {
+    /// Moved on whenever something was found to have changed.
+    pub fn count(&self) -> u64 {
+        self.count.load(Ordering::SeqCst)
+    }
+
+    /// From now on changes in this directory are noticed. False: they are not.
+    pub fn watch(&self, directory: impl AsFd) -> bool {
+        let Some(group) = self.group.get_or_init(HostChanges::new) else { return false };
+        self.watched.load(Ordering::Relaxed) < WATCHED_MAX
+            && group.watch(directory)
+            && self.watched.fetch_add(1, Ordering::Relaxed) < WATCHED_MAX
+    }
+
+    fn have_come(&self) -> bool {
+        let Some(Some(group)) = self.group.get() else { return false };
+        let have_come = group.have_come();
+        if have_come {
+            self.count.fetch_add(1, Ordering::SeqCst);
+        }
+        have_come
+    }
+}
+
+/// What is told, and what for.
+pub struct Board {
+    told_by: OnceLock<(Memory, Arc<Changes>)>,
+    /// Directories may be watched.
+    is_in_use: AtomicBool,
+    /// When the edition began, and for how long nothing is posted in it.
+    began: AtomicU64,
+    pause: AtomicU64,
+    /// By an entry's place: which name was asked for last, in 24 bits, and how often it is to be asked for before it is looked at.
+    asked: Box<[AtomicU32]>,
+    /// Held while it is looked for changes, so that nobody finds none while another one has them in his hands.
+    looking: Mutex<()>,
+    /// By an entry's place: the dentries that it is about.
+    posting: Mutex<Vec<Vec<Arc<Dentry>>>>,
+}
+
+impl Default for Board {
+    fn default() -> Board {
+        Board {
+            told_by: OnceLock::new(),
+            is_in_use: AtomicBool::new(false),
+            began: AtomicU64::new(0),
+            pause: AtomicU64::new(0),
+            asked: (0..ENTRIES).map(|_| AtomicU32::new(0)).collect(),
+            looking: Mutex::default(),
+            posting: Mutex::default(),
+        }
+    }
+}
+
+/// What has come of a name.
+#[derive(Clone, Copy, PartialEq)]
+pub enum Turned {
+    OutAbsent,
+    OutNoLink,
+}
+
+impl Board {
+    /// From now on names are told by this memory.
+    pub fn attach(&self, memory: Memory, changes: Arc<Changes>) {
+        let _ = self.told_by.set((memory, changes));
+    }
+
+    pub fn is_attached(&self) -> bool {
+        self.told_by.get().is_some()
+    }
+
+    /// What must be known before anybody is served: whether the host has changed something.
+    #[inline]
+    pub fn look(&self) {
+        if self.is_in_use.load(Ordering::Relaxed) {
+            self.look_for_changes();
+        }
+    }
+
+    #[inline(never)]
+    fn look_for_changes(&self) {
+        let Some((memory, changes)) = self.told_by.get() else { return };
+        let _looking = self.looking.lock();
+        let then = ticks();
+        if changes.have_come() {
+            self.withdraw();
+        }
+        memory.was_looked_at(then);
+    }
+
+    /// What was posted does not hold any more.
+    pub fn withdraw(&self) {
+        let Some((memory, _)) = self.told_by.get() else { return };
+        memory.begin_edition();
+        let now = ticks();
+        let lived = now.saturating_sub(self.began.swap(now, Ordering::Relaxed));
+        let pause = self.pause.load(Ordering::Relaxed);
+        let pause = if lived < WORTH_WHILE { (2 * pause).clamp(PAUSE, LONGEST_PAUSE) } else { 0 };
+        self.pause.store(pause, Ordering::Relaxed);
+    }
+
+    /// The dentry is about to be another one, or none.
+    pub fn changes(&self, dentry: &Dentry) {
+        let edition = self.told_by.get().map(|(memory, _)| memory.edition());
+        if edition == Some(dentry.told_in.load(Ordering::SeqCst)) {
+            self.withdraw();
+        }
+    }
+
+    /// A call has found out that of an absolute name: everybody may be told.
+    pub fn note(&self, kernel: &Kernel, name: &[u8], turned: Turned) {
+        let Some((memory, _)) = self.told_by.get() else { return };
+        let Some((place, tag)) = Memory::place_of(name).filter(|_| name.first() == Some(&b'/')) else { return };
+        let Some(asked) = self.asked.get(place) else { return };
+        let known = asked.load(Ordering::Relaxed);
+        let tag = tag << 8;
+        if known & !NOT_BEFORE != tag {
+            return asked.store(tag, Ordering::Relaxed);
+        }
+        if known & NOT_BEFORE != 0 {
+            return asked.store(known - 1, Ordering::Relaxed);
+        }
+        if ticks().wrapping_sub(self.began.load(Ordering::Relaxed)) < self.pause.load(Ordering::Relaxed) {
+            return;
+        }
+        if self.post(kernel, memory, place, name, turned).is_none() {
+            asked.store(tag | NOT_BEFORE, Ordering::Relaxed);
+        }
+    }
+
+    /// `None`: it is not to be told.
+    fn post(&self, kernel: &Kernel, memory: &Memory, place: usize, name: &[u8], turned: Turned) -> Option<()> {
+        self.is_in_use.store(true, Ordering::SeqCst);
+        let edition = memory.edition();
+        let root = kernel.mounts.root()?;
+        // Once to see which way it is, and once more when everything on it is told or watched.
+        let mut way = Way::of(kernel, &root, name, turned)?;
+        if !way.is_told(edition) {
+            way = Way::of(kernel, &root, name, turned)?;
+            if !way.is_told(edition) {
+                return None;
+            }
+        }
+        way.is_for_all().then_some(())?;
+        let mut posting = self.posting.lock();
+        if memory.edition() != edition {
+            // It is asked for again.
+            return Some(());
+        }
+        memory.post(edition, name, if turned == Turned::OutAbsent { NOT_THERE } else { NO_LINK });
+        posting.resize_with(ENTRIES, Vec::new);
+        let before = posting.get_mut(place).map(|kept| std::mem::replace(kept, way.dentries));
+        drop(posting);
+        drop(before);
+        Some(())
+    }
+
+    /// Dentries are kept no more than without it.
+    pub fn let_go(&self) {
+        self.withdraw();
+        let before = std::mem::take(&mut *self.posting.lock());
+        drop(before);
+    }
+}
+
+/// All that a name's meaning hangs on.
+struct Way {
+    directories: Vec<Path>,
+    dentries: Vec<Arc<Dentry>>,
+}
+
+impl Way {
+    /// `None`: it is not as it was said, or hangs on more than dentries.
+    fn of(kernel: &Kernel, root: &Path, name: &[u8], turned: Turned) -> Option<Way> {
+        let all = Credentials::new(0, 0, Vec::new());
+        let mut walker = Walker::new(&kernel.mounts, root.clone(), &all).noting_steps();
+        let found = walker.walk(root, name, Follow::No);
+        let steps = walker.take_steps()?;
+        let mut way = Way { directories: Vec::new(), dentries: Vec::new() };
+        for Step { directory, name, dentry } in steps {
+            way.dentries.push(match dentry {
+                Some(dentry) => dentry,
+                // The last one.
+                None => directory.dentry.negative(&name)?,
+            });
+            way.directories.push(directory);
+        }
+        let is_so = match (found, turned) {
+            (Err(Errno::ENOENT), Turned::OutAbsent) => true,
+            (Ok(place), Turned::OutNoLink) => place.inode().kind() != FileType::Symlink,
+            _ => false,
+        };
+        is_so.then_some(way)
+    }
+
+    /// Whether everything on it has been told and watched before; from now on it is, if it can be.
+    fn is_told(&self, edition: u64) -> bool {
+        let mut is_told = true;
+        for dentry in &self.dentries {
+            is_told &= dentry.told_in.swap(edition, Ordering::SeqCst) == edition;
+        }
+        for directory in &self.directories {
+            is_told &= directory.dentry.told_in.swap(edition, Ordering::SeqCst) == edition;
+            is_told &= directory.inode().watch_names() == Watched::Already;
+        }
+        is_told
+    }
+
+    fn is_for_all(&self) -> bool {
+        self.directories.iter().all(|directory| {
+            directory.inode().metadata().is_ok_and(|metadata| metadata.permissions & SEARCHED_BY_ALL == SEARCHED_BY_ALL)
+        })
+    }
+}
