@@ -64,8 +64,6 @@ pub struct Context<'a> {
     pub(crate) looked: Option<Looked>,
     /// The name that link(2) has given to a file, relative to what, and the directory that it leads to.
     pub(crate) linked: Option<(i32, Vec<u8>, crate::fs::path::Path)>,
-    /// The absolute name of a directory, or of nothing, that readlink(2) was asked about.
-    pub(crate) no_link: Option<Vec<u8>>,
     /// The descriptors that it has told of as readable, and what stands behind them.
     pub(crate) to_read: Vec<(i32, Weak<OpenFile>)>,
     /// The interest list that it has waited on, by which descriptor, and what it was told of.
@@ -172,7 +170,6 @@ impl<'a> Context<'a> {
             seen: None,
             looked: None,
             linked: None,
-            no_link: None,
             to_read: Vec::new(),
             used_alone: None,
             used_pipe: None,

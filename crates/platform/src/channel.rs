@@ -43,8 +43,6 @@ pub struct Names {
     pub count: u32,
     /// Where the latter is, behind the others.
     pub opened: Option<usize>,
-    /// The same of names that are no links.
-    pub no_links: Option<usize>,
     /// The same of what is known of a name.
     pub known: Option<usize>,
 }
@@ -76,30 +74,6 @@ impl Names {
     /// Adds one that is not there.
     pub fn add_absent(&mut self, directory: i32, name: &[u8], room: usize) -> bool {
         self.add(directory, name, &[0; loan::STATUS], room)
-    }
-
-    /// Adds what readlink(2) says of names, as many as there is room for; once.
-    pub fn set_no_links<'a>(&mut self, names: impl Iterator<Item = (&'a [u8], i32)>, room: usize) {
-        let start = self.records.len();
-        self.records.extend_from_slice(&0u64.to_ne_bytes());
-        let mut count = 0u64;
-        for (name, error) in names {
-            let size = loan::NO_LINK + name.len().next_multiple_of(8);
-            if name.len() > loan::LONGEST_NAME || self.records.len() - start + size > room {
-                break;
-            }
-            self.records.extend_from_slice(&(name.len() as u64).to_ne_bytes());
-            self.records.extend_from_slice(&i64::from(error).to_ne_bytes());
-            self.records.extend_from_slice(name);
-            self.records.resize(self.records.len().next_multiple_of(8), 0);
-            count += 1;
-        }
-        if count == 0 {
-            self.records.truncate(start);
-            return;
-        }
-        self.records[start..start + 8].copy_from_slice(&count.to_ne_bytes());
-        self.no_links = Some(start);
     }
 
     /// Adds what is known of a name, where there is room for it; once.
@@ -140,8 +114,6 @@ pub struct Returned {
     pub index: usize,
     pub was_read: bool,
     pub is_closed: bool,
-    /// It has asked about a name that is no link.
-    pub has_asked: bool,
     /// It has asked for something that is known of a name.
     pub has_repeated: bool,
     /// It has asked about a name that was looked at ahead.
@@ -335,7 +307,6 @@ impl Channel {
             names_count: names.count,
             opened: names.opened.map_or(0, |at| (end + at) as u16),
             known: names.known.map_or(0, |at| (end + at) as u16),
-            no_links: names.no_links.map_or(0, |at| (end + at) as u32),
         };
         // SAFETY: inside the mapping, `length` bytes from `start` on, the names from `end` on, and the status behind them at the area's end; no
         // reference into it is made.
@@ -376,7 +347,6 @@ impl Channel {
             names_count: names.count,
             opened: names.opened.map_or(0, |at| (end + at) as u16),
             known: names.known.map_or(0, |at| (end + at) as u16),
-            no_links: names.no_links.map_or(0, |at| (end + at) as u32),
         };
         self.shelve(end, &names.records);
         self.shelve(loan::DATA, status);
@@ -404,7 +374,6 @@ impl Channel {
             let loan = &raw mut (*self.pages.as_ptr()).loan;
             std::ptr::write_volatile(&raw mut (*loan).until, until);
             std::ptr::write_volatile(&raw mut (*loan).names_count, 0);
-            std::ptr::write_volatile(&raw mut (*loan).no_links, 0);
             std::ptr::write_volatile(&raw mut (*loan).opened, 0);
         }
     }
@@ -460,7 +429,6 @@ impl Channel {
                         index: ((word & loan::INDEX_MASK) >> loan::INDEX) as usize,
                         was_read: word & loan::READ != 0,
                         is_closed: word & loan::CLOSED != 0,
-                        has_asked: word & loan::ASKED != 0,
                         has_repeated: word & loan::REPEATED != 0,
                         was_shown: word & loan::SHOWN != 0,
                     })

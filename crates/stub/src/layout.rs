@@ -657,8 +657,6 @@ pub struct Loan {
     pub opened: u16,
     /// The same of what is known of a name ([`loan::KNOWN`]).
     pub known: u16,
-    /// The same of names that are no links ([`loan::NO_LINK`]).
-    pub no_links: u32,
 }
 
 /// What lies ready in streams that epoll_wait(2) has told of, lent to who reads it (ADR 44).
@@ -909,8 +907,6 @@ pub mod loan {
     pub const CLOSED: u64 = 1 << 62;
     /// Data has been read.
     pub const READ: u64 = 1 << 61;
-    /// One of the names that are no links has been asked about.
-    pub const ASKED: u64 = 1 << 60;
     /// Something that is known of a name has been asked for.
     pub const REPEATED: u64 = 1 << 59;
     /// One of the names that were looked at ahead has been asked about.
@@ -938,8 +934,6 @@ pub mod loan {
     /// By what it was opened: the name's length, and the directory's descriptor above it; the flags; then the name, filled
     /// up to whole words.
     pub const OPENED: usize = 16;
-    /// A name that is no link: its length; the error that readlink(2) gives for it; then its bytes, filled up to whole words.
-    pub const NO_LINK: usize = 16;
     /// What a call says of a name: the name's length, and the directory's descriptor above it; one of [`known`], and the error
     /// (0: none) above it; a `struct stat`, where it shows one; then the name, filled up to whole words.
     pub const KNOWN: usize = 16;

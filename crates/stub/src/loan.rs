@@ -12,9 +12,8 @@ use crate::copies;
 use crate::direct::{SEEK_CUR, SEEK_END, SEEK_SET};
 use crate::host::{self, number, HIGHEST, MOST};
 use crate::layout::loan::{
-    known, name_size, ACCESSED, ACCESSED_THEN, ASKED, CLOSED, DIRECT, DIRECTORY, ENTRY, INDEX, INDEX_MASK, KNOWN, LENT,
-    LONGEST_NAME, MAY_BE_COPIED, MODE, NAME, NO_LINK, ON_SHELF, OPENED, POSITION, READ, REPEATED, SHOWN, SHOWS_READING, STATUS,
-    VALID, WRITTEN,
+    known, name_size, ACCESSED, ACCESSED_THEN, CLOSED, DIRECT, DIRECTORY, ENTRY, INDEX, INDEX_MASK, KNOWN, LENT, LONGEST_NAME,
+    MAY_BE_COPIED, MODE, NAME, ON_SHELF, OPENED, POSITION, READ, REPEATED, SHOWN, SHOWS_READING, STATUS, VALID, WRITTEN,
 };
 use crate::layout::marshal::AREA;
 use crate::layout::shelf::{self, Ahead, Opened};
@@ -193,7 +192,6 @@ fn answer(thread: &mut ThreadBlock, call_number: u64, arguments: &[u64; 6]) -> O
         number::UNLINK => return not_there(&loan, word, area, AT_FDCWD, first),
         number::UNLINKAT if third & 0xffff_ffff == 0 => return not_there(&loan, word, area, first & 0xffff_ffff, second),
         number::LSTAT => return show_name(&loan, word, area, AT_FDCWD, first, second),
-        number::READLINK => return no_link(&loan, word, area, first, third),
         number::OPEN => return open_known(&loan, word, area, AT_FDCWD, first, second),
         number::OPENAT => return open_known(&loan, word, area, first & 0xffff_ffff, second, third),
         _ => {}
@@ -458,41 +456,6 @@ fn repeat(loan: &Loan, word: &AtomicU64, area: u64, directory: u64, path: u64, k
     }
     word.compare_exchange(before, before | REPEATED, Ordering::AcqRel, Ordering::Relaxed).ok()?;
     Some(-(error as i64))
-}
-
-/// readlink(2) of a name that is known to be none: its error.
-fn no_link(loan: &Loan, word: &AtomicU64, area: u64, path: u64, room: u64) -> Option<i64> {
-    let before = word.load(Ordering::Acquire);
-    let list = u64::from(loan.no_links);
-    if before & VALID == 0 || list == 0 || list % 8 != 0 || path > HIGHEST || room as i32 <= 0 || !is_before(loan.until) {
-        return None;
-    }
-    let mut name = [0u8; LONGEST_NAME + 1];
-    let length = host::copy_string(&raw mut name as u64, path, name.len() as u64).checked_sub(1)?;
-    let end = (AREA - STATUS) as u64;
-    let mut record = list + 8;
-    if record > end {
-        return None;
-    }
-    // SAFETY: within the area, and aligned.
-    let count = unsafe { ((area + list) as *const u64).read_volatile() };
-    for _ in 0..count {
-        if record + NO_LINK as u64 > end {
-            return None;
-        }
-        // SAFETY: as above.
-        let [its_length, error] = unsafe { ((area + record) as *const [u64; 2]).read_volatile() };
-        let next = record + (NO_LINK + (its_length.min(LONGEST_NAME as u64) as usize).next_multiple_of(8)) as u64;
-        if next > end {
-            return None;
-        }
-        if its_length == length && is_called(&name[..length as usize], area + record + NO_LINK as u64) {
-            word.compare_exchange(before, before | ASKED, Ordering::AcqRel, Ordering::Relaxed).ok()?;
-            return Some(-(error as i64));
-        }
-        record = next;
-    }
-    None
 }
 
 fn is_called(name: &[u8], there: u64) -> bool {

@@ -244,16 +244,6 @@ impl Dentry {
         Some((self.found(&mut children, name, known, inode, names), metadata, operations))
     }
 
-    /// What is known of `name` where this directory's names stand at `names`: the child, or that there is none.
-    pub(crate) fn known(&self, name: &[u8], names: Names) -> Option<Option<Arc<Dentry>>> {
-        let (dentry, then) = self.children.lock().get(name)?;
-        match dentry.inode.belief() {
-            Belief::Always => Some(Some(dentry)),
-            Belief::AsDirectory if then == names && names != Names::Changing => Some((!dentry.negative).then_some(dentry)),
-            _ => None,
-        }
-    }
-
     /// Has the cache use `child` from now on.
     fn keep(&self, child: &Arc<Dentry>) {
         if let Some(cache) = self.cache() {

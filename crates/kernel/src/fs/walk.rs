@@ -5,7 +5,7 @@
 //! a rename meanwhile gives either the old or the new place, as on Linux.
 
 use crate::fs::file::OpenFile;
-use crate::fs::inode::{FileType, Metadata, Names};
+use crate::fs::inode::{FileType, Metadata};
 use crate::fs::mount::MountTable;
 use crate::fs::path::{Dentry, Path, NAME_MAX};
 use crate::task::credentials::{CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH};
@@ -145,16 +145,6 @@ impl<'a> Walker<'a> {
                 Ok((place, shown))
             }
         }
-    }
-
-    /// As [`Walker::step`], only from what is known where the directory's names stand at `names`. ENOENT; `None`: it has to
-    /// be searched.
-    pub fn known_step(&self, directory: &Path, names: Names, name: &[u8]) -> Option<Result<Path>> {
-        self.check_search(directory).ok()?;
-        Some(match directory.dentry.known(name, names)? {
-            Some(dentry) => self.enter(Path { mount: directory.mount.clone(), dentry }),
-            None => Err(Errno::ENOENT),
-        })
     }
 
     /// Crosses onto what is mounted at `path`.

@@ -280,7 +280,6 @@ impl Engine {
             events: Default::default(),
             objects: Default::default(),
             ahead: Default::default(),
-            no_links: Default::default(),
             last_name: Default::default(),
             after_waking: AfterWaking::default(),
             children: Default::default(),

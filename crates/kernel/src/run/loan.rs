@@ -92,9 +92,8 @@ struct Loan {
     writes: bool,
     /// The time of access that reading it shows.
     accessed: TimeSpec,
-    /// It tells of names that come next, of names that are no links, of what is known of names.
+    /// It tells of names that come next, of what is known of names.
     tells_names: bool,
-    tells_no_links: bool,
     tells_known: bool,
     /// Reading these inodes changes what it shows.
     read: [Option<usize>; 2],
@@ -488,7 +487,7 @@ impl Loan {
 
     /// What the stub has done is done here. Whether it has read, and closed.
     fn end(&mut self, thread: &GuestThread) -> (bool, bool) {
-        let Some(Returned { position, index, was_read, is_closed, has_asked, has_repeated, was_shown }) =
+        let Some(Returned { position, index, was_read, is_closed, has_repeated, was_shown }) =
             thread.channel.take_loan_back(self.number)
         else {
             self.shelved = None;
@@ -496,9 +495,6 @@ impl Loan {
         };
         if self.tells_names {
             thread.ahead.lock().was_told(was_shown);
-        }
-        if self.tells_no_links {
-            thread.no_links.lock().usual.note(has_asked);
         }
         if self.tells_known {
             thread.last_name.lock().was_told(has_repeated);
@@ -578,12 +574,8 @@ impl Engine {
         if asleep.is_some_and(|loan| self.lend_again(thread, context, watch, reads, loan)) {
             return loan::LENT;
         }
-        if let Some(name) = &context.no_link {
-            thread.no_links.lock().note(name);
-        }
         let subject = if value >= 0 { Subject::of(context, value).or_else(|| Subject::before(context, watch)) } else { None };
-        let asks = may_ask_about_links(context, value) && thread.no_links.lock().are_asked();
-        if !(subject.is_some() || asks || context.looked.is_some()) || !may_lend(thread, context) {
+        if !(subject.is_some() || context.looked.is_some()) || !may_lend(thread, context) {
             return 0;
         }
         let files = context.task.files();
@@ -597,7 +589,7 @@ impl Engine {
             _ => None,
         };
         let life = self.loans.life();
-        let mut looked = ticks();
+        let looked = ticks();
         let ahead = match &file {
             Some(file) if self.loans.may_hold_more() => open_ahead(thread, context, file),
             _ => None,
@@ -632,12 +624,6 @@ impl Engine {
                 names.add(*descriptor, path, &file.status, room);
             }
         }
-        if asks {
-            let mut no_links = thread.no_links.lock();
-            let (answers, then) = no_links.answers(context.task, watch.changes, life / 2);
-            names.set_no_links(answers.iter().map(|(name, error)| (&name[..], *error)), room - names.records.len());
-            looked = then;
-        }
         let mut ends = Until::default();
         if let Some((said, its)) = known::said(thread, context) {
             names.set_known(&said, room - names.records.len());
@@ -647,7 +633,7 @@ impl Engine {
         if let (Some(Subject::File(fd)), false) = (subject, is_shelved) {
             file = file_to_lend(thread, context, &files, fd, Some(room));
         }
-        if file.is_none() && names.count == 0 && names.no_links.is_none() && names.known.is_none() {
+        if file.is_none() && names.count == 0 && names.known.is_none() {
             return 0;
         }
         if let (Some(file), Some((directory, path, _)), Some(flags)) = (&file, &context.seen, opened_to_look(context)) {
@@ -708,7 +694,6 @@ impl Engine {
             writes: lent.flags & loan::WRITTEN != 0,
             accessed,
             tells_names: names.count != 0,
-            tells_no_links: names.no_links.is_some(),
             tells_known: names.known.is_some(),
             read,
             listing: match data {
@@ -860,17 +845,6 @@ fn absent_next(thread: &GuestThread, context: &Context) -> Option<(i32, Vec<u8>)
     let walker = Walker::new(&context.kernel().mounts, context.task.fs().root, &credentials).of(context.task);
     let is_absent = matches!(walker.step(directory, &next), Err(Errno::ENOENT));
     is_absent.then(|| (*descriptor, [prefix, &next].concat()))
-}
-
-/// Whether readlink(2) is, or may be, asked about more names behind this call.
-fn may_ask_about_links(context: &Context, value: i64) -> bool {
-    const ENOENT: i64 = Errno::ENOENT.as_return_value();
-    const EINVAL: i64 = Errno::EINVAL.as_return_value();
-    match context.call.number as u32 {
-        linux::__NR_readlink => matches!(value, EINVAL | ENOENT),
-        linux::__NR_open | linux::__NR_openat => value >= 0 || value == ENOENT,
-        _ => false,
-    }
 }
 
 /// Opens what comes behind a file that was opened to be read.

@@ -286,11 +286,7 @@ pub fn readlinkat(context: &mut Context, dirfd: i32, path: UserAddress, buffer: 
     }
     let path = context.read_path(path.0)?;
     let found = walk::resolve_at(context.task, dirfd, &path, Follow::No, AllowEmpty::Yes);
-    if found.as_ref().is_err_and(|errno| *errno == Errno::ENOENT) {
-        note_absence(context, &path, &found);
-        context.no_link = Some(path);
-        return Err(Errno::ENOENT);
-    }
+    note_absence(context, &path, &found);
     let place = match found? {
         Target::Path(place) => place,
         Target::File(file) => file.path.clone().ok_or(Errno::ENOENT)?,
@@ -298,7 +294,6 @@ pub fn readlinkat(context: &mut Context, dirfd: i32, path: UserAddress, buffer: 
     if place.inode().kind() != FileType::Symlink {
         let errno = if path.is_empty() { Errno::ENOENT } else { Errno::EINVAL };
         context.kernel().mounts.dentries.board.note(context.kernel(), &path, Turned::OutNoLink);
-        context.no_link = place.dentry.is_directory().then_some(path);
         return Err(errno);
     }
     let target = place.inode().read_link_for(context.task)?;
