@@ -69,9 +69,9 @@ impl Board {
         self.layout().head.edition.fetch_add(1, Ordering::SeqCst);
     }
 
-    /// All of it was looked at, at that time of the processor's clock.
-    pub fn was_looked_at(&self, then: u64) {
-        self.layout().head.looked.store(then, Ordering::Release);
+    /// Until when it is believed, by the processor's clock.
+    pub fn holds_until(&self, then: u64) {
+        self.layout().head.until.store(then, Ordering::Release);
     }
 
     /// Which entry would be `name`'s, and 24 bits that tell it from others there; `None`: it is too long.

@@ -118,6 +118,7 @@ pub fn boot(
         direct &= !policy.needs_data_calls();
         deferral &= !policy.needs_deferred_calls();
         lending &= !policy.needs_lent_calls();
+        tells_names &= !policy.needs_named_calls();
         let _ = kernel.policy.set(policy);
     }
     kernel.direct_data.store(direct, Ordering::Relaxed);

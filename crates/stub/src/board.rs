@@ -8,6 +8,7 @@
 
 use crate::host::{self, number, HIGHEST};
 use crate::layout::board::{self, Board, Entry};
+use crate::loan::is_before;
 use crate::thread::ThreadBlock;
 use core::sync::atomic::{fence, AtomicU64, Ordering};
 
@@ -22,8 +23,6 @@ const MODES: u64 = 7;
 const OPENS: u64 = 0x3 | 0o400 | 0o1000 | 0o2000 | 0o4000 | 0o100_000 | 0o200_000 | 0o400_000 | 0o1_000_000 | 0o2_000_000;
 /// No way to open a file.
 const NO_ACCESS: u64 = 3;
-/// About a millisecond, as the sentry's `loan.rs` has it.
-const LIFE: u64 = 2_500_000;
 
 fn board() -> *const Board {
     board::BASE as *const Board
@@ -41,12 +40,13 @@ pub fn try_board(thread: &ThreadBlock, call_number: u64, arguments: &[u64; 6]) -
         number::STAT | number::LSTAT => (first, false),
         number::NEWFSTATAT if fourth & 0xffff_ffff & !(AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT) == 0 => (second, false),
         number::ACCESS if second & 0xffff_ffff <= MODES => (first, false),
+        number::EXECVE => (first, false),
         number::FACCESSAT if third & 0xffff_ffff <= MODES => (second, false),
         _ => return None,
     };
     // SAFETY: the board is mapped in every process.
-    let looked = unsafe { &(*board()).head.looked };
-    if thread.has_news != 0 || !is_fresh(looked.load(Ordering::Relaxed)) {
+    let until = unsafe { &(*board()).head.until };
+    if thread.has_news != 0 || !is_before(until.load(Ordering::Relaxed)) {
         return None;
     }
     look(thread, path, asks_for_link)
@@ -77,7 +77,7 @@ fn look(thread: &ThreadBlock, path: u64, asks_for_link: bool) -> Option<i64> {
     fence(Ordering::Acquire);
     let stands = entry.stamp.load(Ordering::Relaxed) == stamp
         && stamp >> board::EDITION == head.edition.load(Ordering::Acquire)
-        && is_fresh(head.looked.load(Ordering::Relaxed));
+        && is_before(head.until.load(Ordering::Relaxed));
     match what {
         _ if !stands => None,
         board::NOT_THERE => Some(ENOENT),
@@ -92,10 +92,4 @@ fn said(entry: &Entry, name: &[u64], length: u64) -> Option<u64> {
     let is_it =
         what as u32 as u64 == length && name.iter().zip(&entry.name).all(|(word, its)| its.load(Ordering::Relaxed) == *word);
     is_it.then_some(what >> board::WHAT)
-}
-
-fn is_fresh(looked: u64) -> bool {
-    // SAFETY: reads a register.
-    let now = unsafe { core::arch::x86_64::_rdtsc() };
-    now.wrapping_sub(looked) < LIFE
 }

@@ -28,8 +28,8 @@ pub mod board {
     pub struct Head {
         /// Entries of another edition do not hold. Never 0.
         pub edition: AtomicU64,
-        /// When it was last looked whether all of it still holds, by the processor's clock.
-        pub looked: AtomicU64,
+        /// Until when it is believed, by the processor's clock.
+        pub until: AtomicU64,
     }
 
     /// What is said of one name. Its writer clears the stamp first, and sets it last.

@@ -274,7 +274,7 @@ fn answer(thread: &mut ThreadBlock, call_number: u64, arguments: &[u64; 6]) -> O
 }
 
 /// What is known holds until then.
-fn is_before(until: u64) -> bool {
+pub fn is_before(until: u64) -> bool {
     // SAFETY: reads a register.
     let now = unsafe { core::arch::x86_64::_rdtsc() };
     until.wrapping_sub(now) as i64 > 0

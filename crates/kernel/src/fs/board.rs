@@ -38,6 +38,8 @@ const NOT_BEFORE: u32 = 0xff;
 const WORTH_WHILE: u64 = 50_000_000;
 const PAUSE: u64 = 1_250_000;
 const LONGEST_PAUSE: u64 = PAUSE << 10;
+/// As a loan's ([`crate::run`]): about a millisecond.
+const LIFE: u64 = 2_500_000;
 /// Everybody may search a directory.
 const SEARCHED_BY_ALL: u32 = 0o111;
 
@@ -80,6 +82,8 @@ pub struct Board {
     told_by: OnceLock<(Memory, Arc<Changes>)>,
     /// Directories may be watched.
     is_in_use: AtomicBool,
+    /// For how long what was looked at is believed.
+    life: AtomicU64,
     /// When the edition began, and for how long nothing is posted in it.
     began: AtomicU64,
     pause: AtomicU64,
@@ -96,6 +100,7 @@ impl Default for Board {
         Board {
             told_by: OnceLock::new(),
             is_in_use: AtomicBool::new(false),
+            life: AtomicU64::new(LIFE),
             began: AtomicU64::new(0),
             pause: AtomicU64::new(0),
             asked: (0..ENTRIES).map(|_| AtomicU32::new(0)).collect(),
@@ -118,6 +123,11 @@ impl Board {
         let _ = self.told_by.set((memory, changes));
     }
 
+    /// From now on the processor's time ends nothing: for tests.
+    pub fn never_expire(&self) {
+        self.life.store(u64::MAX >> 2, Ordering::Relaxed);
+    }
+
     pub fn is_attached(&self) -> bool {
         self.told_by.get().is_some()
     }
@@ -134,11 +144,11 @@ impl Board {
     fn look_for_changes(&self) {
         let Some((memory, changes)) = self.told_by.get() else { return };
         let _looking = self.looking.lock();
-        let then = ticks();
+        let until = ticks().wrapping_add(self.life.load(Ordering::Relaxed));
         if changes.have_come() {
             self.withdraw();
         }
-        memory.was_looked_at(then);
+        memory.holds_until(until);
     }
 
     /// What was posted does not hold any more.

@@ -76,6 +76,20 @@ const BIRTHS: [u32; 3] = [linux::__NR_clone, linux::__NR_clone3, linux::__NR_exi
 /// What the stub puts off (stub/src/deferred.rs), or makes in what is lent (stub/src/events.rs).
 const DEFERRED: [u32; 1] = [linux::__NR_epoll_ctl];
 
+/// What the stub answers about names that are not there, or no links (stub/src/board.rs).
+const NAMED: [u32; 10] = [
+    linux::__NR_open,
+    linux::__NR_openat,
+    linux::__NR_stat,
+    linux::__NR_lstat,
+    linux::__NR_newfstatat,
+    linux::__NR_access,
+    linux::__NR_faccessat,
+    linux::__NR_readlink,
+    linux::__NR_readlinkat,
+    linux::__NR_execve,
+];
+
 /// What the stub answers about what is lent (stub/src/loan.rs, streams.rs, objects.rs, pipes.rs, events.rs).
 const LENT: [u32; 24] = [
     linux::__NR_open,
@@ -173,6 +187,11 @@ impl Policy {
     /// Whether calls that go along with later ones have to come here by themselves.
     pub fn needs_deferred_calls(&self) -> bool {
         self.needs(&DEFERRED)
+    }
+
+    /// Whether calls by names that are not there have to come here.
+    pub fn needs_named_calls(&self) -> bool {
+        self.observe >= Observe::Failures || self.needs(&NAMED)
     }
 
     /// Whether calls on a file that is lent have to come here.

@@ -4,6 +4,7 @@ use super::UserAddress;
 use crate::context::{After, ClonePlan};
 use crate::fs::walk::{self, AllowEmpty, Follow, Target};
 use crate::run::{self, Execution};
+use crate::syscall::path::note_absence;
 use crate::task::{self, CloneRequest};
 use crate::{Context, Errno, Result};
 use skerry_abi::raw::general as linux;
@@ -160,7 +161,9 @@ pub fn execveat(
     let name = context.read_path(path.0)?;
     let follow = if flags & linux::AT_SYMLINK_NOFOLLOW != 0 { Follow::No } else { Follow::Yes };
     let allow_empty = if flags & linux::AT_EMPTY_PATH != 0 { AllowEmpty::Yes } else { AllowEmpty::No };
-    let path = match walk::resolve_at(context.task, dirfd, &name, follow, allow_empty)? {
+    let found = walk::resolve_at(context.task, dirfd, &name, follow, allow_empty);
+    note_absence(context, &name, &found);
+    let path = match found? {
         Target::Path(path) => path,
         // A memfd has no place of its own.
         Target::File(file) => file.path.clone().unwrap_or_else(|| crate::fs::anonymous::path_of(context.kernel(), file)),

@@ -105,7 +105,7 @@ pub fn openat2(context: &mut Context, dirfd: i32, path: UserAddress, how: UserAd
 }
 
 /// Everybody may be told that an absolute name is not there.
-fn note_absence<T>(context: &Context, path: &[u8], found: &Result<T>) {
+pub(super) fn note_absence<T>(context: &Context, path: &[u8], found: &Result<T>) {
     if matches!(found, Err(Errno::ENOENT)) {
         context.kernel().mounts.dentries.board.note(context.kernel(), path, Turned::OutAbsent);
     }
