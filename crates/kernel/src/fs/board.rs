@@ -82,10 +82,12 @@ pub struct Board {
     told_by: OnceLock<(Memory, Arc<Changes>)>,
     /// Directories may be watched.
     is_in_use: AtomicBool,
+    /// Something was posted in this edition.
+    has_entries: AtomicBool,
     /// For how long what was looked at is believed.
     life: AtomicU64,
-    /// When the edition began, and for how long nothing is posted in it.
-    began: AtomicU64,
+    /// When the last one that had any was over, and for how long nothing is posted since.
+    ended: AtomicU64,
     pause: AtomicU64,
     /// By an entry's place: which name was asked for last, in 24 bits, and how often it is to be asked for before it is looked at.
     asked: Box<[AtomicU32]>,
@@ -100,8 +102,9 @@ impl Default for Board {
         Board {
             told_by: OnceLock::new(),
             is_in_use: AtomicBool::new(false),
+            has_entries: AtomicBool::new(false),
             life: AtomicU64::new(LIFE),
-            began: AtomicU64::new(0),
+            ended: AtomicU64::new(0),
             pause: AtomicU64::new(0),
             asked: (0..ENTRIES).map(|_| AtomicU32::new(0)).collect(),
             looking: Mutex::default(),
@@ -155,8 +158,11 @@ impl Board {
     pub fn withdraw(&self) {
         let Some((memory, _)) = self.told_by.get() else { return };
         memory.begin_edition();
+        if !self.has_entries.swap(false, Ordering::SeqCst) {
+            return;
+        }
         let now = ticks();
-        let lived = now.saturating_sub(self.began.swap(now, Ordering::Relaxed));
+        let lived = now.saturating_sub(self.ended.swap(now, Ordering::Relaxed));
         let pause = self.pause.load(Ordering::Relaxed);
         let pause = if lived < WORTH_WHILE { (2 * pause).clamp(PAUSE, LONGEST_PAUSE) } else { 0 };
         self.pause.store(pause, Ordering::Relaxed);
@@ -183,7 +189,7 @@ impl Board {
         if known & NOT_BEFORE != 0 {
             return asked.store(known - 1, Ordering::Relaxed);
         }
-        if ticks().wrapping_sub(self.began.load(Ordering::Relaxed)) < self.pause.load(Ordering::Relaxed) {
+        if ticks().wrapping_sub(self.ended.load(Ordering::Relaxed)) < self.pause.load(Ordering::Relaxed) {
             return;
         }
         if self.post(kernel, memory, place, name, turned).is_none() {
@@ -210,6 +216,7 @@ impl Board {
             // It is asked for again.
             return Some(());
         }
+        self.has_entries.store(true, Ordering::SeqCst);
         memory.post(edition, name, if turned == Turned::OutAbsent { NOT_THERE } else { NO_LINK });
         posting.resize_with(ENTRIES, Vec::new);
         let before = posting.get_mut(place).map(|kept| std::mem::replace(kept, way.dentries));
