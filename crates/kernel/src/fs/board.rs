@@ -40,6 +40,7 @@ const PAUSE: u64 = 1_250_000;
 const LONGEST_PAUSE: u64 = PAUSE << 10;
 /// As a loan's ([`crate::run`]): about a millisecond.
 const LIFE: u64 = 2_500_000;
+const FOR_GOOD: u64 = u64::MAX >> 2;
 /// Everybody may search a directory.
 const SEARCHED_BY_ALL: u32 = 0o111;
 
@@ -126,9 +127,9 @@ impl Board {
         let _ = self.told_by.set((memory, changes));
     }
 
-    /// From now on the processor's time ends nothing: for tests.
+    /// From now on the processor's time ends nothing, and nothing waits for it: for tests.
     pub fn never_expire(&self) {
-        self.life.store(u64::MAX >> 2, Ordering::Relaxed);
+        self.life.store(FOR_GOOD, Ordering::Relaxed);
     }
 
     pub fn is_attached(&self) -> bool {
@@ -189,7 +190,8 @@ impl Board {
         if known & NOT_BEFORE != 0 {
             return asked.store(known - 1, Ordering::Relaxed);
         }
-        if ticks().wrapping_sub(self.ended.load(Ordering::Relaxed)) < self.pause.load(Ordering::Relaxed) {
+        let is_pause = ticks().wrapping_sub(self.ended.load(Ordering::Relaxed)) < self.pause.load(Ordering::Relaxed);
+        if is_pause && self.life.load(Ordering::Relaxed) != FOR_GOOD {
             return;
         }
         if self.post(kernel, memory, place, name, turned).is_none() {

@@ -10,6 +10,7 @@ use crate::task::credentials::CAP_SYS_ADMIN;
 use crate::{Context, Errno, Result};
 use skerry_abi::raw::general as linux;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Longest file system name and option string that are looked at.
 const NAME_MAX: usize = 64;
@@ -177,6 +178,19 @@ fn bind(context: &Context, from: &Path, target: &Path, recursive: bool) -> Resul
     Ok(())
 }
 
+/// Whether somebody besides the table and a call that asks knows the mount (an open file, a working directory). A call that
+/// was answered just now may know it for a moment longer.
+fn is_in_use(mount: &Arc<Mount>) -> bool {
+    const ATTEMPTS: u32 = 20;
+    const MOMENT: Duration = Duration::from_micros(100);
+    (0..ATTEMPTS).all(|attempt| {
+        if attempt > 0 {
+            std::thread::sleep(MOMENT);
+        }
+        Arc::strong_count(mount) > 2
+    })
+}
+
 pub fn umount2(context: &mut Context, target: UserAddress, flags: u32) -> Result<()> {
     const MNT_DETACH: u32 = 2;
     const MNT_EXPIRE: u32 = 4;
@@ -191,8 +205,7 @@ pub fn umount2(context: &mut Context, target: UserAddress, flags: u32) -> Result
     check_allowed(context)?;
     drop(target);
     let lazily = flags & MNT_DETACH != 0;
-    // In use: somebody besides the table and this call knows it (an open file, a working directory).
-    if !lazily && Arc::strong_count(&mount) > 2 {
+    if !lazily && is_in_use(&mount) {
         return Err(Errno::EBUSY);
     }
     if flags & MNT_EXPIRE != 0 {
