@@ -91,48 +91,67 @@ for process in range(10):
 
 @pytest.mark.sandbox
 @pytest.mark.parametrize("without", ["", "expiry", "expiry,load,pace"])
+@pytest.mark.parametrize("way", ["pipe", "file"])
 def test_who_is_told_of_what_the_host_changes_finds_it(
-    caller: harness.Caller, monkeypatch: pytest.MonkeyPatch, without: str
+    caller: harness.Caller, monkeypatch: pytest.MonkeyPatch, without: str, way: str
 ) -> None:
-    """By whatever way: here, by standard input."""
+    """By standard input, or in a file that the program reads without asking anybody."""
     monkeypatch.setitem(harness.PLAIN_ENVIRONMENT, "SKERRY_TEST_WITHOUT", without)
     script = """
-import os, sys
-while line := sys.stdin.readline():
-    name, told = line.split()
+import os, sys, time
+told = os.open(sys.argv[1], os.O_RDONLY)
+while os.path.isfile(sys.argv[1]) and os.lseek(told, 0, os.SEEK_CUR) < 100_000:
+    os.read(told, 1000)
+while True:
+    while not (line := os.read(told, 200)):
+        time.sleep(0.001)
+    if line == b"end\\n":
+        break
+    name = line.strip()
     found = os.path.lexists(name)
     for again in range(4):
-        os.path.lexists(name + "/below"), os.path.lexists(name)
+        os.path.lexists(name + b"/below"), os.path.lexists(name)
     print(found, flush=True)
 """
-    rounds = 100
     with caller.workspace() as work:
         (work / "there").mkdir()
         (work / "there").chmod(0o755)
-        command = [*caller.command, "do", "--", "/usr/bin/python3", "-c", script]
+        (work / "told").write_bytes(bytes(100_000))
+        (work / "told").chmod(0o644)
+        source = "/dev/stdin" if way == "pipe" else work / "told"
+        command = [*caller.command, "do", "--", "/usr/bin/python3", "-c", script, source]
         pipe = subprocess.PIPE
-        with subprocess.Popen(command, cwd=work, env=caller.environment(work), stdin=pipe, stdout=pipe, text=True) as process:
+        with (
+            subprocess.Popen(command, cwd=work, env=caller.environment(work), stdin=pipe, stdout=pipe, text=True) as process,
+            (work / "told").open("a") as file,
+        ):
             assert process.stdin is not None and process.stdout is not None
+            to = process.stdin if way == "pipe" else file
 
             def ask(name: Path) -> str:
-                process.stdin.write(f"{name} now\n")
-                process.stdin.flush()
+                to.write(f"{name}\n")
+                to.flush()
                 return process.stdout.readline().strip()
 
-            for number in range(rounds):
-                name = work / "there" / f"n{number % 7}"
-                assert ask(name) == "False", number
-                name.touch()
-                assert ask(name) == "True", number
-                name.unlink()
-                assert ask(name) == "False", number
-                # What is above it.
-                (work / "there").rename(work / "away")
-                assert ask(work / "away") == "True", number
-                (work / "away").rename(work / "there")
-                assert ask(work / "away") == "False", number
-            process.stdin.close()
-            assert process.wait(20) == 0
+            try:
+                for number in range(100):
+                    name = work / "there" / f"n{number % 7}"
+                    assert ask(name) == "False", number
+                    name.touch()
+                    assert ask(name) == "True", number
+                    name.unlink()
+                    assert ask(name) == "False", number
+                    # What is above it.
+                    (work / "there").rename(work / "away")
+                    assert ask(work / "away") == "True", number
+                    (work / "away").rename(work / "there")
+                    assert ask(work / "away") == "False", number
+                to.write("end\n")
+                to.flush()
+                process.stdin.close()
+                assert process.wait(20) == 0
+            finally:
+                process.kill()
 
 
 @pytest.mark.sandbox
