@@ -32,6 +32,7 @@ FEATURES = (
     "load,pace",
     "deferral",
     "lending",
+    "board",
     "expiry",
 )
 
