@@ -47,6 +47,8 @@ const SEARCHED_BY_ALL: u32 = 0o111;
 /// What the host's own processes change in directories that are watched.
 #[derive(Default)]
 pub struct Changes {
+    /// Somebody asks whether there are any before anybody is served.
+    are_asked_for: AtomicBool,
     /// `None`: the host does not tell.
     group: OnceLock<Option<HostChanges>>,
     watched: AtomicUsize,
@@ -62,14 +64,16 @@ impl Changes {
 
     /// From now on changes in this directory are noticed. False: they are not.
     pub fn watch(&self, directory: impl AsFd) -> bool {
+        if !self.are_asked_for.load(Ordering::Relaxed) {
+            return false;
+        }
         let Some(group) = self.group.get_or_init(HostChanges::new) else { return false };
         self.watched.load(Ordering::Relaxed) < WATCHED_MAX
             && group.watch(directory)
             && self.watched.fetch_add(1, Ordering::Relaxed) < WATCHED_MAX
     }
 
-    fn have_come(&self) -> bool {
-        let Some(Some(group)) = self.group.get() else { return false };
+    fn have_come(&self, group: &HostChanges) -> bool {
         let have_come = group.have_come();
         if have_come {
             self.count.fetch_add(1, Ordering::SeqCst);
@@ -81,8 +85,6 @@ impl Changes {
 /// What is told, and what for.
 pub struct Board {
     told_by: OnceLock<(Memory, Arc<Changes>)>,
-    /// Directories may be watched.
-    is_in_use: AtomicBool,
     /// Something was posted in this edition.
     has_entries: AtomicBool,
     /// For how long what was looked at is believed.
@@ -102,7 +104,6 @@ impl Default for Board {
     fn default() -> Board {
         Board {
             told_by: OnceLock::new(),
-            is_in_use: AtomicBool::new(false),
             has_entries: AtomicBool::new(false),
             life: AtomicU64::new(LIFE),
             ended: AtomicU64::new(0),
@@ -124,6 +125,7 @@ pub enum Turned {
 impl Board {
     /// From now on names are told by this memory.
     pub fn attach(&self, memory: Memory, changes: Arc<Changes>) {
+        changes.are_asked_for.store(true, Ordering::Relaxed);
         let _ = self.told_by.set((memory, changes));
     }
 
@@ -139,17 +141,18 @@ impl Board {
     /// What must be known before anybody is served: whether the host has changed something.
     #[inline]
     pub fn look(&self) {
-        if self.is_in_use.load(Ordering::Relaxed) {
-            self.look_for_changes();
+        if let Some((memory, changes)) = self.told_by.get() {
+            if let Some(Some(group)) = changes.group.get() {
+                self.look_for_changes(memory, changes, group);
+            }
         }
     }
 
     #[inline(never)]
-    fn look_for_changes(&self) {
-        let Some((memory, changes)) = self.told_by.get() else { return };
+    fn look_for_changes(&self, memory: &Memory, changes: &Changes, group: &HostChanges) {
         let _looking = self.looking.lock();
         let until = ticks().wrapping_add(self.life.load(Ordering::Relaxed));
-        if changes.have_come() {
+        if changes.have_come(group) {
             self.withdraw();
         }
         memory.holds_until(until);
@@ -201,7 +204,6 @@ impl Board {
 
     /// `None`: it is not to be told.
     fn post(&self, kernel: &Kernel, memory: &Memory, place: usize, name: &[u8], turned: Turned) -> Option<()> {
-        self.is_in_use.store(true, Ordering::SeqCst);
         let edition = memory.edition();
         let root = kernel.mounts.root()?;
         // Once to see which way it is, and once more when everything on it is told or watched.

@@ -24,6 +24,8 @@ use std::sync::{Arc, Weak};
 
 /// A file whose status is asked for so often by name keeps a descriptor; one that is opened so often, that one.
 const OFTEN: u32 = 3;
+/// Of a directory that is looked into so often, the host is asked to tell of changes.
+const WORTH_WATCHING: u32 = 16;
 
 /// What a file keeps between calls as long as its ctime is what it was.
 enum Kept {
@@ -59,8 +61,9 @@ pub struct HostInode {
     recently_used: AtomicBool,
     /// It was found by another name than its last one: only a search says which one holds.
     several_names: AtomicBool,
-    /// The host tells when its names change.
+    /// The host tells when its names change; and how often they were asked for before.
     is_watched: AtomicBool,
+    names_asked: AtomicU32,
     /// How they stood when they were last looked at since then, and [`Changes::count`] at that time.
     ///
     /// [`Changes::count`]: crate::fs::board::Changes::count
@@ -90,6 +93,7 @@ impl HostInode {
             recently_used: AtomicBool::new(false),
             several_names: AtomicBool::new(false),
             is_watched: AtomicBool::new(false),
+            names_asked: AtomicU32::new(0),
             stood: Mutex::new(None),
             created: status.created,
             asked: AtomicU32::new(0),
@@ -113,6 +117,7 @@ impl HostInode {
             recently_used: AtomicBool::new(false),
             several_names: AtomicBool::new(false),
             is_watched: AtomicBool::new(false),
+            names_asked: AtomicU32::new(0),
             stood: Mutex::new(None),
             created: status.created,
             asked: AtomicU32::new(0),
@@ -395,6 +400,9 @@ impl Inode for HostInode {
 
     fn names(&self) -> Names {
         let changes = self.tree.cache.changes();
+        if self.names_asked.fetch_add(1, Ordering::Relaxed) == WORTH_WATCHING {
+            self.watch_names();
+        }
         let is_watched = self.is_watched.load(Ordering::Acquire);
         let count = if is_watched { changes.count() } else { 0 };
         if let Some((then, names)) = self.stood.lock().filter(|_| is_watched) {
