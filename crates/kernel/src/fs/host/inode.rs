@@ -400,7 +400,9 @@ impl Inode for HostInode {
 
     fn names(&self) -> Names {
         let changes = self.tree.cache.changes();
-        if self.names_asked.fetch_add(1, Ordering::Relaxed) == WORTH_WATCHING {
+        // Where the guest writes itself the host would tell of that, too.
+        let may_pay = self.tree.access == Access::ReadOnly;
+        if may_pay && self.names_asked.fetch_add(1, Ordering::Relaxed) == WORTH_WATCHING {
             self.watch_names();
         }
         let is_watched = self.is_watched.load(Ordering::Acquire);
