@@ -133,4 +133,46 @@ mod tests {
         drop(asked.0);
         other.join().unwrap();
     }
+    #[test]
+    fn who_is_taken_over_goes_on_there_and_may_leave() {
+        use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
+        static SEEN: AtomicU32 = AtomicU32::new(0);
+        static TID: AtomicI32 = AtomicI32::new(0);
+        let runs = std::thread::spawn(|| {
+            TID.store(rustix::thread::gettid().as_raw_nonzero().get(), Ordering::Release);
+            while TID.load(Ordering::Relaxed) != 0 {
+                SEEN.store(current_cpu(), Ordering::Relaxed);
+            }
+        });
+        let tid = loop {
+            match TID.load(Ordering::Acquire) {
+                0 => std::thread::yield_now(),
+                tid => break tid,
+            }
+        };
+        let usual = sched_getaffinity(None).unwrap();
+        let of = |tid: i32| sched_getaffinity(Pid::from_raw(tid)).unwrap();
+        // The scheduler may take either away again at once.
+        let sometimes = |is_there: &dyn Fn() -> bool| (0..1000).any(|_| is_there());
+        let allowed = |cpu: &u32| usual.is_set(*cpu as usize);
+        for cpu in (0..CpuSet::MAX_CPU as u32).filter(allowed).take(3) {
+            assert!(sometimes(&|| {
+                take_over(tid, cpu);
+                std::thread::sleep(std::time::Duration::from_micros(50));
+                SEEN.load(Ordering::Relaxed) == cpu
+            }));
+            assert!(sometimes(&|| {
+                go_over(cpu);
+                current_cpu() == cpu
+            }));
+            assert!(of(tid) == usual && of(0) == usual);
+        }
+        if let Some(none) = (0..CpuSet::MAX_CPU as u32).find(|cpu| !allowed(cpu)) {
+            take_over(tid, none);
+            go_over(none);
+            assert!(of(tid) == usual && of(0) == usual);
+        }
+        TID.store(0, Ordering::Relaxed);
+        runs.join().unwrap();
+    }
 }
