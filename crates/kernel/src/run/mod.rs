@@ -242,7 +242,7 @@ impl Door {
     /// woken here again, in between somebody else's work.
     fn follow(&self, cpu: u32) {
         let (now, last) = (ticks(), self.followed.load(Ordering::Relaxed));
-        if now.wrapping_sub(last) >= places::SETTLES {
+        if now.wrapping_sub(last) >= places::FOLLOWS {
             self.followed.store(now, Ordering::Relaxed);
             beside::go_over(cpu);
         }

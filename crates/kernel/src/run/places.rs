@@ -13,8 +13,8 @@
 //! queue still, and so is a worker; so the thread is taken over to a CPU where nobody is before it is answered
 //! ([`skerry_platform::beside`]), and a worker that serves rings of another CPU than its own goes there.
 //!
-//! What a thread says about its CPU is its own affair: it changes only where it goes on itself, and where its worker does, once a
-//! millisecond.
+//! What a thread says about its CPU is its own affair: it changes only where it goes on itself, and where its worker does, now
+//! and then.
 
 use super::wake::WORTH_A_CPU;
 use skerry_platform::processor::{ticks, Cpus};
@@ -23,8 +23,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// For how long somebody is taken to be where it was let go on: a turn on a CPU that is shared, and some more. It may have gone to sleep
 /// without us.
 const FRESH: u64 = 10_000_000;
-/// Between two times that a thread leaves a CPU which it has shared, or a worker goes over to another one.
-pub(super) const SETTLES: u64 = 2_500_000;
+/// Between two times that a thread leaves a CPU which it has shared.
+const SETTLES: u64 = 2_500_000;
+/// Between two times that a worker follows who rings on another CPU: many times what it costs, as some of several threads may be on each.
+pub(super) const FOLLOWS: u64 = 250_000;
 
 /// Where a thread goes on whose ring is answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
