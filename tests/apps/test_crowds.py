@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
+import sys
+import time
 from pathlib import Path
 
-import harness
 import pytest
+
+import harness
+
+sys.path.insert(0, str(harness.ROOT / "src"))
 import skerry
 
 PROGRAM = Path(__file__).parent / "programs" / "crowds.c"
@@ -35,13 +41,19 @@ def threads_bound_below(pid: int) -> list[str]:
 
 @pytest.mark.sandbox
 @pytest.mark.parametrize("without", ["", "spinning"], ids=["default", "ringing"])
-def test_nobody_stays_bound(crowds: Path, monkeypatch: pytest.MonkeyPatch, without: str) -> None:
+@pytest.mark.parametrize("stops", [0, 200], ids=["", "stopped"])
+def test_nobody_stays_bound(crowds: Path, monkeypatch: pytest.MonkeyPatch, without: str, stops: int) -> None:
+    """Nor where the sentry is stopped again and again meanwhile, as when it is frozen."""
     monkeypatch.setenv("SKERRY_TEST_WITHOUT", without)
     with skerry.Sandbox(read_only=[crowds.parent]) as sandbox:
         process = sandbox.spawn([str(crowds)], stdin=skerry.PIPE, stdout=skerry.PIPE)
         assert process.stdin is not None and process.stdout is not None
-        assert process.stdout.readline() == b"waiting\n"
         sentry = sandbox.info().sentry_pid
+        for _ in range(stops):
+            os.kill(sentry, signal.SIGSTOP)
+            os.kill(sentry, signal.SIGCONT)
+            time.sleep(0.001)
+        assert process.stdout.readline() == b"waiting\n"
         assert len(harness.descendants(sentry)) > 20
         assert harness.eventually(lambda: not threads_bound_below(sentry)), threads_bound_below(sentry)
         process.stdin.close()
