@@ -3,6 +3,10 @@
 //! The host's scheduler gives a thread that is woken an idle CPU, where there is one. That CPU has to be woken itself, which takes 20 to 80
 //! us in a virtual machine; and who has woken it sleeps by then, so that it has to be woken the same way for the answer. Where both
 //! wait for each other, nothing is gained by that.
+//!
+//! And the other way round: taking a thread over to a CPU that has nothing to do. Since Linux 6.12 a thread that goes to sleep when it has had more
+//! than its share of a CPU stays in that CPU's queue until the others have caught up, and where it is woken before, it goes on there, whatever
+//! else is idle. On a CPU that two threads share, that is how most calls of theirs end.
 
 use crate::processor::current_cpu;
 use rustix::process::Pid;
@@ -20,12 +24,12 @@ pub struct Bound {
 impl Bound {
     /// Binds the thread `tid` to the CPU of the calling thread, which may leave it at once.
     pub fn thread(tid: i32) -> Option<Bound> {
-        Bound::to_this_cpu(Some(Pid::from_raw(tid)?))
+        Bound::to_cpu(Some(Pid::from_raw(tid)?), current_cpu())
     }
 
-    fn to_this_cpu(thread: Option<Pid>) -> Option<Bound> {
+    fn to_cpu(thread: Option<Pid>, cpu: u32) -> Option<Bound> {
         let usual = sched_getaffinity(thread).ok()?;
-        let cpu = current_cpu() as usize;
+        let cpu = cpu as usize;
         // On a machine with one CPU there is nothing to be done.
         if cpu >= CpuSet::MAX_CPU || usual.count() < 2 || !usual.is_set(cpu) {
             return None;
@@ -64,9 +68,20 @@ pub fn let_run(tid: i32, cpus: &CpuSet) {
 
 /// Has the calling thread and the thread `tid` stay on this CPU during `work`, in which they wait for each other.
 pub fn together<T>(tid: i32, work: impl FnOnce() -> T) -> T {
-    let _ours = Bound::to_this_cpu(None);
+    let _ours = Bound::to_cpu(None, current_cpu());
     let _its = Bound::thread(tid);
     work()
+}
+
+/// Takes the thread `tid`, which waits in a ring, to the CPU `cpu`, if it may run there and is in a queue: it is bound to it for a moment, in which
+/// it does not run. Its number is its own as long as it waits; were it another one's by now, that would run where it did.
+pub fn take_over(tid: i32, cpu: u32) {
+    drop(Pid::from_raw(tid).and_then(|thread| Bound::to_cpu(Some(thread), cpu)));
+}
+
+/// Has the calling thread go on on the CPU `cpu`, if it may run there. It costs some microseconds.
+pub fn go_over(cpu: u32) {
+    drop(Bound::to_cpu(None, cpu));
 }
 
 /// What a set of CPUs is given back as: where it is all that the host gives us, whatever it gives us later is meant, too.
@@ -117,5 +132,47 @@ mod tests {
         assert!(of(tid) == before.1);
         drop(asked.0);
         other.join().unwrap();
+    }
+    #[test]
+    fn who_is_taken_over_goes_on_there_and_may_leave() {
+        use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
+        static SEEN: AtomicU32 = AtomicU32::new(0);
+        static TID: AtomicI32 = AtomicI32::new(0);
+        let runs = std::thread::spawn(|| {
+            TID.store(rustix::thread::gettid().as_raw_nonzero().get(), Ordering::Release);
+            while TID.load(Ordering::Relaxed) != 0 {
+                SEEN.store(current_cpu(), Ordering::Relaxed);
+            }
+        });
+        let tid = loop {
+            match TID.load(Ordering::Acquire) {
+                0 => std::thread::yield_now(),
+                tid => break tid,
+            }
+        };
+        let usual = sched_getaffinity(None).unwrap();
+        let of = |tid: i32| sched_getaffinity(Pid::from_raw(tid)).unwrap();
+        // The scheduler may take either away again at once.
+        let sometimes = |is_there: &dyn Fn() -> bool| (0..1000).any(|_| is_there());
+        let allowed = |cpu: &u32| usual.is_set(*cpu as usize);
+        for cpu in (0..CpuSet::MAX_CPU as u32).filter(allowed).take(3) {
+            assert!(sometimes(&|| {
+                take_over(tid, cpu);
+                std::thread::sleep(std::time::Duration::from_micros(50));
+                SEEN.load(Ordering::Relaxed) == cpu
+            }));
+            assert!(sometimes(&|| {
+                go_over(cpu);
+                current_cpu() == cpu
+            }));
+            assert!(of(tid) == usual && of(0) == usual);
+        }
+        if let Some(none) = (0..CpuSet::MAX_CPU as u32).find(|cpu| !allowed(cpu)) {
+            take_over(tid, none);
+            go_over(none);
+            assert!(of(tid) == usual && of(0) == usual);
+        }
+        TID.store(0, Ordering::Relaxed);
+        runs.join().unwrap();
     }
 }

@@ -61,9 +61,13 @@ impl Cpus {
         self.0.count()
     }
 
+    pub fn has(&self, number: usize) -> bool {
+        number < CpuSet::MAX_CPU && self.0.is_set(number)
+    }
+
     /// The number behind the last one's.
     pub fn end(&self) -> usize {
-        (0..CpuSet::MAX_CPU).rev().find(|&number| self.0.is_set(number)).map_or(0, |last| last + 1)
+        (0..CpuSet::MAX_CPU).rev().find(|&number| self.has(number)).map_or(0, |last| last + 1)
     }
 
     /// The calling thread runs on one of these from now on.

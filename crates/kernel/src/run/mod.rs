@@ -57,17 +57,18 @@ use crate::task::Task;
 use crate::time::queue::TimerQueue;
 use crate::Context;
 use parking_lot::{Mutex, RwLock};
+use skerry_platform::beside;
 use skerry_platform::channel::Channel;
 use skerry_platform::engine::{HostProcess, HostThread};
 use skerry_platform::layout::{Reply, BEGIN_ASKING, BEGIN_AT_ONCE};
 use skerry_platform::listener::Listener;
-use skerry_platform::processor::nanoseconds_of_ticks;
+use skerry_platform::processor::{nanoseconds_of_ticks, ticks};
 use skerry_platform::zygote::Zygote;
 use skerry_platform::HostError;
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
 /// The host's side of a sandbox.
@@ -215,6 +216,8 @@ pub(crate) struct Door {
     receiving: AtomicBool,
     /// Who receives now.
     receiver: Mutex<Option<HostThread>>,
+    /// When it last went over to the CPU of who rang.
+    followed: AtomicU64,
 }
 
 impl Door {
@@ -225,11 +228,22 @@ impl Door {
             closed: AtomicBool::new(false),
             receiving: AtomicBool::new(false),
             receiver: Mutex::new(None),
+            followed: AtomicU64::new(0),
         })
     }
 
     fn add_user(&self) {
         self.users.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// The calling receiver has served a ring on another CPU than `cpu`, from which that came. As long as it is in this one's queue, it would be
+    /// woken here again, in between somebody else's work.
+    fn follow(&self, cpu: u32) {
+        let (now, last) = (ticks(), self.followed.load(Ordering::Relaxed));
+        if now.wrapping_sub(last) >= places::FOLLOWS {
+            self.followed.store(now, Ordering::Relaxed);
+            beside::go_over(cpu);
+        }
     }
 
     /// One process less. The last one closes the door, and true says that its receiver must be told.

@@ -1,7 +1,7 @@
 //! One ring: from what lies in the channel to the answer.
 
 use super::enrol::Enrolment;
-use super::places::Places;
+use super::places::{GoesOn, Places};
 use super::spin::is_left_to_ring;
 use super::worker::{received_last, wakes_at_home, Holder};
 use super::{Engine, GuestThread, ThreadState};
@@ -13,7 +13,7 @@ use crate::task::{self, Dying, Task};
 use crate::{marshal, syscall, Context, Errno, Result};
 use skerry_abi::raw::general as linux;
 use skerry_abi::signal::{Signal, SignalInfo, SignalSet, SignalStack};
-use skerry_platform::beside::Bound;
+use skerry_platform::beside::{self, Bound};
 use skerry_platform::channel::Channel;
 use skerry_platform::engine::{NativeCall, NativeKind};
 use skerry_platform::layout::{
@@ -386,19 +386,28 @@ impl Engine {
             let goes_on = !matches!(reply.action, action::PARK | action::EXIT_THREAD | action::EXIT_PROCESS);
             let listener = &thread.listener.listener;
             let here = current_cpu();
-            let at_home = if received_last(ring) {
-                self.places.is_crowded(&thread.standing, here)
+            let choice = if received_last(ring) {
+                self.places.choose(&thread.standing, here)
             } else {
                 Places::has_waited(&thread.standing);
-                wakes_at_home()
-            };
-            if at_home {
-                listener.answer_at_home(ring, 0);
-            } else {
-                if goes_on {
-                    self.places.enter(&thread.standing, here);
+                if wakes_at_home() {
+                    GoesOn::Anywhere
+                } else {
+                    GoesOn::Here
                 }
-                listener.answer(ring, 0);
+            };
+            match choice {
+                GoesOn::Here if goes_on => self.places.enter(&thread.standing, here),
+                GoesOn::Over(cpu) if goes_on && take_over(thread, cpu) => self.places.enter(&thread.standing, cpu),
+                GoesOn::Back(cpu) if goes_on => self.places.enter(&thread.standing, cpu),
+                _ => {}
+            }
+            match choice {
+                GoesOn::Here => listener.answer(ring, 0),
+                _ => listener.answer_at_home(ring, 0),
+            };
+            if let GoesOn::Back(cpu) = choice {
+                thread.listener.follow(cpu);
             }
         }
     }
@@ -622,6 +631,18 @@ impl Engine {
         self.answer(thread, Reply { action: action::CLONE, then: then.into(), ..Reply::default() });
         Ok(())
     }
+}
+
+/// Takes the thread, which has rung, over to the CPU `cpu`; unless where it runs has been chosen for it (sched_setaffinity(2), which waits
+/// for this).
+fn take_over(thread: &GuestThread, cpu: u32) -> bool {
+    let Some(task) = thread.state.lock().task.clone() else { return false };
+    let scheduling = task.scheduling.read();
+    let may_move = scheduling.affinity.is_none();
+    if may_move {
+        beside::take_over(thread.host.tid, cpu);
+    }
+    may_move
 }
 
 /// Nobody but the caller sees the epoll and the descriptors (nor the calls: traces, guest filters).

@@ -320,7 +320,9 @@ pub fn sched_setaffinity(context: &mut Context, pid: i32, length: u32, mask: Use
     if wanted.iter().all(|&word| word == 0) {
         return Err(Errno::EINVAL);
     }
-    thread.scheduling.write().affinity = Some(wanted);
+    // Held until the host knows: who is moving the thread has done so by then, or does not begin.
+    let mut scheduling = thread.scheduling.write();
+    scheduling.affinity = Some(wanted);
     if let Some(host) = &*thread.host.read() {
         pass_on_affinity(host.tid, &wanted);
     }
