@@ -9,9 +9,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from test_lending import build, holds_inside, holds_natively, place
 
 import harness
-from test_lending import build, holds_inside, holds_natively, place
 
 # fanotify_init(2): FAN_CLOEXEC, FAN_NONBLOCK, FAN_REPORT_DIR_FID.
 FANOTIFY_INIT, FLAGS = 300, 0x1 | 0x2 | 0x400
