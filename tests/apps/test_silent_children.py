@@ -72,4 +72,6 @@ def test_a_trace_has_their_first_call(caller: harness.Caller) -> None:
     assert done.returncode == 0, done
     assert [line for line in done.stderr.splitlines() if " exit_group(" in line][:5], done
     for status in range(5):
-        assert any(f"exit_group({status}," in line or f"exit_group({status:#x}," in line for line in done.stderr.splitlines()), status
+        assert any(
+            f"exit_group({status}," in line or f"exit_group({status:#x}," in line for line in done.stderr.splitlines()
+        ), status
