@@ -28,6 +28,7 @@ FEATURES = (
     "marshalling",
     "caches",
     "parking",
+    "infancy",
     "spinning",
     "load,pace",
     "deferral",

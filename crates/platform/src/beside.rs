@@ -11,6 +11,7 @@
 use crate::processor::current_cpu;
 use rustix::process::Pid;
 use rustix::thread::{sched_getaffinity, sched_setaffinity, CpuSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::OnceLock;
 
 /// A thread that may run on one CPU only, until this is dropped.
@@ -18,7 +19,7 @@ pub struct Bound {
     /// `None`: the calling one.
     thread: Option<Pid>,
     usual: CpuSet,
-    is_gone: bool,
+    is_gone: AtomicBool,
 }
 
 impl Bound {
@@ -37,12 +38,12 @@ impl Bound {
         let mut one = CpuSet::new();
         one.set(cpu);
         sched_setaffinity(thread, &one).ok()?;
-        Some(Bound { thread, usual: lasting(usual), is_gone: false })
+        Some(Bound { thread, usual: lasting(usual), is_gone: AtomicBool::new(false) })
     }
 
     /// The thread has ended: its number may be another one's before long.
-    pub fn forget_thread(&mut self) {
-        self.is_gone = true;
+    pub fn forget_thread(&self) {
+        self.is_gone.store(true, Ordering::Release);
     }
 
     /// Where it, and whoever has come from it meanwhile, may run usually.
@@ -53,7 +54,7 @@ impl Bound {
 
 impl Drop for Bound {
     fn drop(&mut self) {
-        if !self.is_gone {
+        if !self.is_gone.load(Ordering::Acquire) {
             let _ = sched_setaffinity(self.thread, &self.usual);
         }
     }
@@ -123,7 +124,7 @@ mod tests {
             assert!(both.0 == both.1 && both.0.count() == 1 && both.0.is_set(current_cpu() as usize));
         });
         assert!((of(0), of(tid)) == before);
-        if let Some(mut bound) = Bound::thread(tid) {
+        if let Some(bound) = Bound::thread(tid) {
             bound.forget_thread();
             drop(bound);
             assert_eq!(of(tid).count(), 1);

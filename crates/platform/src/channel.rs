@@ -4,16 +4,23 @@
 //! the sentry wrote is ever read back from the channel.
 
 use crate::layout::{
-    birth, events, line_state, loan, marshal, objects, shelf, streams, ChannelLayout, CloneOrder, Events, Frame, Identity,
-    Interest, Line, Loan, Local, Object, Operation, Phase, Reply, Request, RequestDetail, Stream, CHANNEL_SIZE, LIMITS,
-    MAXIMUM_OPERATIONS, SHELF_OFFSET,
+    birth, events, line_state, loan, marshal, objects, request, shelf, streams, Certificate, ChannelLayout, CloneOrder, Events,
+    First, Frame, Identity, Interest, Line, Loan, Local, Object, Operation, Phase, Reply, Request, RequestDetail, Stream,
+    CHANNEL_SIZE, LIMITS, MAXIMUM_OPERATIONS, SHELF_OFFSET,
 };
 use crate::HostError;
 use rustix::fs::{fcntl_add_seals, ftruncate, memfd_create, MemfdFlags, SealFlags};
 use rustix::mm::{mmap, munmap, MapFlags, ProtFlags};
+use std::mem::offset_of;
 use std::os::fd::OwnedFd;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+/// The first request of a process without a channel, from its memory.
+pub fn first_request(bytes: &[u8; size_of::<First>()]) -> First {
+    // SAFETY: a structure of numbers: any bytes are one.
+    unsafe { std::ptr::read_unaligned(bytes.as_ptr().cast()) }
+}
 
 /// Whether [`Channel::poll`] has seen a request.
 #[inline]
@@ -185,15 +192,17 @@ impl Channel {
     }
 
     /// Makes it, whose memory is `memory`, as a new one; false where its shelf has been used, as a large one is not worth while.
-    /// Nobody else has it mapped.
-    pub fn wipe(&self, memory: &OwnedFd) -> bool {
+    /// Nobody else has it mapped, or, if it `is_untouched`, had ever.
+    pub fn wipe(&self, memory: &OwnedFd, is_untouched: bool) -> bool {
         const BLOCK: u64 = 512;
-        if !rustix::fs::fstat(memory).is_ok_and(|status| status.st_blocks as u64 * BLOCK <= SHELF_OFFSET) {
+        if !is_untouched && !rustix::fs::fstat(memory).is_ok_and(|status| status.st_blocks as u64 * BLOCK <= SHELF_OFFSET) {
             return false;
         }
-        // All of it: whoever had it may have written anywhere, and a fork's child believes what its parent's stub knew of.
+        // All of it: whoever had it may have written anywhere, and a fork's child believes what its parent's stub knew of. Of one
+        // that nobody has had there is a request, and who its thread is.
+        let length = if is_untouched { offset_of!(ChannelLayout, operations) } else { SHELF_OFFSET as usize };
         // SAFETY: inside the mapping, which is ours alone.
-        unsafe { std::ptr::write_bytes(self.pages.as_ptr().cast::<u8>(), 0, SHELF_OFFSET as usize) }
+        unsafe { std::ptr::write_bytes(self.pages.as_ptr().cast::<u8>(), 0, length) }
         true
     }
 
@@ -589,6 +598,50 @@ impl Channel {
         bytes
     }
 
+    /// What a process begins with that is to have this channel, as its stub reads it; of whom the sentry is asked is not told.
+    pub fn certificate(
+        &self,
+        order: &CloneOrder,
+        beginning: u32,
+        descriptors: u32,
+        reports: bool,
+    ) -> [u8; size_of::<Certificate>()] {
+        // SAFETY: inside the mapping.
+        let mut local = unsafe { std::ptr::read_volatile(self.local()) };
+        // Others change these, and it would not hear of it.
+        let Identity { parent, group, session, .. } = &mut local.identity;
+        (*parent, *group, *session) = (Identity::UNKNOWN, Identity::UNKNOWN, Identity::UNKNOWN);
+        let certificate = Certificate::new(*order, beginning, descriptors, reports, local);
+        // SAFETY: a structure of numbers without gaps, as a test of the layout holds.
+        unsafe { std::mem::transmute(certificate) }
+    }
+
+    /// Takes over what a process has said before it had this channel: of its own state, and its first request.
+    pub fn take_over(&self, first: &First) {
+        let (said, local) = (&first.local, self.local());
+        self.set_mask(said.mask);
+        self.set_robust_list(said.robust_list);
+        self.set_clear_child_tid(said.clear_child_tid);
+        // SAFETY: inside the mapping, aligned; nobody else has it yet.
+        unsafe {
+            AtomicU64::from_ptr(&raw mut (*local).reset_restorer).store(said.reset_restorer, Ordering::Release);
+            AtomicU64::from_ptr(&raw mut (*local).reset).store(said.reset, Ordering::Release);
+            std::ptr::write_volatile(&raw mut (*self.pages.as_ptr()).detail, first.detail);
+            std::ptr::write_volatile(&raw mut (*self.line()).words, first.words);
+        }
+        self.state().store(first.state, Ordering::Release);
+    }
+
+    /// Lays down, for a process that has said nothing else, that it ends with `status`.
+    pub fn put_end(&self, sequence: u32, status: u32) {
+        const EXIT_GROUP: u64 = skerry_abi::raw::general::__NR_exit_group as u64;
+        let request = Request { kind: request::SYSCALL, number: EXIT_GROUP, ..Request::default() };
+        let words = Request { arguments: [status.into(), 0, 0, 0, 0, 0], ..request }.to_words();
+        // SAFETY: inside the mapping.
+        unsafe { std::ptr::write_volatile(&raw mut (*self.line()).words, words) };
+        self.state().store(line_state(sequence, Phase::Request), Ordering::Release);
+    }
+
     fn local(&self) -> *mut Local {
         // SAFETY: inside the mapping; no reference is made.
         unsafe { &raw mut (*self.pages.as_ptr()).local }
@@ -768,13 +821,6 @@ impl Channel {
         unsafe { std::ptr::read_volatile(&raw const (*self.pages.as_ptr()).birth.born) }
     }
 
-    /// Says below which number the process's maker had all its descriptors.
-    pub fn set_descriptors(&self, end: u32) {
-        // SAFETY: inside the mapping, aligned.
-        let word = unsafe { AtomicU32::from_ptr(&raw mut (*self.pages.as_ptr()).descriptors) };
-        word.store(end, Ordering::Release);
-    }
-
     /// Lays down the operations that a reply refers to. False: they are too many.
     pub fn put_operations(&self, operations: &[Operation]) -> bool {
         if operations.len() > MAXIMUM_OPERATIONS {
@@ -824,12 +870,12 @@ mod tests {
         assert_eq!(channel.take_stream_back(0, 7), None);
         // It may write there where nothing was lent.
         channel.stream_word(streams::MOST - 1).store(streams::VALID | 4, Ordering::Relaxed);
-        assert!(channel.wipe(&memory));
+        assert!(channel.wipe(&memory, false));
         // SAFETY: inside the mapping, which nobody else has.
         let bytes = unsafe { std::slice::from_raw_parts(channel.pages.as_ptr().cast::<u8>(), CHANNEL_SIZE as usize) };
         assert!(bytes.iter().all(|byte| *byte == 0));
         // Reading has made its pages.
-        assert!(!channel.wipe(&memory));
+        assert!(!channel.wipe(&memory, false));
     }
 
     #[test]
@@ -903,7 +949,7 @@ mod tests {
         channel.lend_again(6, Returned { index: 3, position: 7, is_closed: true, ..Returned::default() });
         assert_eq!(channel.take_loan_back(5), None);
         assert_eq!(channel.take_loan_back(6), Some(returned));
-        assert!(!channel.wipe(&memory));
+        assert!(!channel.wipe(&memory, false));
     }
 
     #[test]

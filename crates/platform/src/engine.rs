@@ -342,16 +342,25 @@ pub fn kill(pid: i32) {
 /// Every child of ours that is not dead, if the host tells. One that was there before the call and is alive after it is among
 /// them: the host lists processes in the order of their numbers.
 pub fn living_children() -> Option<Vec<i32>> {
+    children(|state| !matches!(state, "Z" | "X"))
+}
+
+/// Those that are dead and have not been waited for.
+pub fn dead_children() -> Option<Vec<i32>> {
+    children(|state| state == "Z")
+}
+
+fn children(is_wanted: impl Fn(&str) -> bool) -> Option<Vec<i32>> {
     let own = std::process::id().to_string();
     let entries = std::fs::read_dir("/proc").ok()?;
     let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-    let is_living_child = |pid: &i32| {
+    let is_it = |pid: &i32| {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
         let mut fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_ascii_whitespace();
         let state = fields.next().unwrap_or("X");
-        !matches!(state, "Z" | "X") && fields.next() == Some(&own)
+        is_wanted(state) && fields.next() == Some(&own)
     };
-    Some(pids.filter(is_living_child).collect())
+    Some(pids.filter(is_it).collect())
 }
 
 /// Sets how a signal that only interrupts (SIGUSR1, for threads that receive) is handled: not at all, but the call ends.
@@ -420,6 +429,7 @@ mod tests {
         let id = WaitId::Pid(Pid::from_raw(pid).unwrap());
         waitid(id, WaitIdOptions::EXITED | WaitIdOptions::NOWAIT).unwrap();
         assert!(!is_listed());
+        assert!(dead_children().is_some_and(|children| children.contains(&pid)));
         child.wait().unwrap();
         assert!(!is_listed());
     }

@@ -47,7 +47,7 @@ pub fn boot(
         return Err(failure(FailureKind::Unenforceable, message));
     }
     let mut features = Features::default();
-    let (mut suspension, mut parking, mut marshalling) = (true, true, true);
+    let (mut suspension, mut parking, mut infancy, mut marshalling) = (true, true, true, true);
     let mut spinning = true;
     let (mut heeds_load, mut heeds_pace) = (true, true);
     let mut deferral = true;
@@ -64,6 +64,7 @@ pub fn boot(
             "process_vm" => skerry_platform::memory::set_access(skerry_platform::memory::Access::ProcMem),
             "suspension" => suspension = false,
             "parking" => parking = false,
+            "infancy" => infancy = false,
             "spinning" => spinning = false,
             "load" => heeds_load = false,
             "pace" => heeds_pace = false,
@@ -182,6 +183,9 @@ pub fn boot(
     }
     if !parking {
         kernel.switch_parking_off();
+    }
+    if !infancy {
+        kernel.switch_infancy_off();
     }
     if !expiry {
         kernel.loans_never_expire();

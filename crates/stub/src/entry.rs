@@ -17,6 +17,7 @@ use crate::context::Context;
 use crate::cpuid;
 use crate::direct::OnDescriptor;
 use crate::host;
+use crate::infancy;
 use crate::serve::{self, Outcome};
 use crate::thread::ThreadBlock;
 use core::arch::global_asm;
@@ -184,6 +185,10 @@ extern "C" fn direct_call_again(thread: &mut ThreadBlock) -> Left {
         Outcome::Native => leave::NATIVE,
         Outcome::Reply => leave::REPLY,
         Outcome::NeedsFrame => leave::CALL,
+        Outcome::Child => {
+            infancy::go_on_directly(thread, registers);
+            leave::RETURN
+        }
     };
     Left { how: thread.leaving, descriptor: 0 }
 }

@@ -13,6 +13,7 @@ use crate::entry::{self, Interrupted};
 use crate::expected;
 use crate::handoff;
 use crate::host::{self, number};
+use crate::infancy;
 use crate::layout::{self, action, operation, request, then, CloneOrder, Reply, Request};
 use crate::native::{self, ALWAYS_AGAIN};
 use crate::park;
@@ -80,13 +81,16 @@ fn serve_in_frame(thread: &mut ThreadBlock, context: &mut Context) {
         return;
     }
     let mut registers = Registers::of(context);
-    match serve::serve_trapped(thread, &mut registers) {
+    infancy::before(thread, &registers);
+    let outcome = serve::serve_trapped(thread, &mut registers);
+    match outcome {
         Outcome::Return(value) => context.rax = value as u64,
         Outcome::Native => {
             registers.put_into(context);
             context.rip = host::native_call_address();
         }
         Outcome::Reply | Outcome::NeedsFrame => carry_out(thread, context, Place::Syscall),
+        Outcome::Child => start_forked(thread, context),
     }
 }
 
@@ -290,9 +294,12 @@ pub fn carry_out(thread: &mut ThreadBlock, context: &mut Context, place: Place) 
                     clone(thread, context, &order)
                 };
                 if result == 0 {
-                    // The child of a plain fork: it has this very stack.
-                    start_child(thread, context);
+                    // The child of a fork: it has this very stack.
+                    start_forked(thread, context);
                     return;
+                }
+                if result == layout::FORK_ANSWERED {
+                    continue;
                 }
                 if result > 0 && answer.then == 0 {
                     context.rax = order.child_tid;
@@ -426,12 +433,21 @@ pub fn map_slot(slot: u64) -> Result<&'static mut ThreadBlock, i64> {
     Ok(thread)
 }
 
-/// Presents the token, and maps the channel that comes for it. A thread without one cannot be waited for by anybody.
+/// A new thread presents itself. One without a channel cannot be waited for by anybody.
 pub fn enrol(thread: &mut ThreadBlock) {
+    take_channel(thread, layout::DOORBELL_ENROL, 0, 0);
+    thread.sequence = 0;
+}
+
+/// Presents the token by ringing so, and maps the channel that the sentry gives for it.
+pub fn take_channel(thread: &mut ThreadBlock, how: u64, first: u64, end: u64) {
     let address = thread.channel() as u64;
     loop {
-        let descriptor =
-            call!(number::GETPPID, layout::DOORBELL_MAGIC, layout::DOORBELL_ENROL, thread.token[0], thread.token[1]);
+        let [low, high] = thread.token;
+        let descriptor = call!(number::GETPPID, layout::DOORBELL_MAGIC, how, low, high, first, end);
+        if descriptor == EINTR {
+            continue;
+        }
         if descriptor < 0 {
             host::crash();
         }
@@ -446,7 +462,6 @@ pub fn enrol(thread: &mut ThreadBlock) {
         }
         break;
     }
-    thread.sequence = 0;
 }
 
 /// Whether what lies where the thread's channel goes is that.
@@ -458,27 +473,7 @@ fn has_token(thread: &ThreadBlock) -> bool {
 
 fn clone(thread: &mut ThreadBlock, context: &mut Context, wanted: &CloneOrder) -> i64 {
     if wanted.flags == layout::CLONE_PROCESS {
-        thread.token = wanted.token;
-        thread.set_child_tid = wanted.set_child_tid;
-        thread.child_tid = wanted.child_tid;
-        thread.is_process = 1;
-        let (rax, rsp) = (context.rax, context.rsp);
-        if wanted.stack != 0 {
-            context.rsp = wanted.stack;
-        }
-        context.rax = 0;
-        // SAFETY: the child has a copy of this stack and returns through it.
-        let result = unsafe { host::clone_call(wanted.flags, 0, 0, 0, 0) };
-        if result != 0 {
-            (context.rax, context.rsp) = (rax, rsp);
-            return result;
-        }
-        thread.tid = wanted.child_tid;
-        thread.parking.clear_child_tid = wanted.clear_child_tid;
-        if wanted.tls != 0 {
-            bases::set_fs(wanted.tls);
-        }
-        return 0;
+        return infancy::make(thread);
     }
     let child = match map_slot(wanted.slot) {
         Ok(child) => child,
@@ -543,13 +538,12 @@ pub fn set_up_thread(thread: &mut ThreadBlock) {
     }
 }
 
-/// What every new host thread does before it returns to the guest's code.
-fn start_child(thread: &mut ThreadBlock, context: &mut Context) {
-    enrol_child(thread);
-    // SAFETY: within the channel.
-    direct::forked(thread, unsafe { core::ptr::read_volatile(&raw const (*thread.channel()).descriptors) });
-    pipes::forked();
-    births::forked();
+/// What a new process does before it returns to the guest's code, on its copy of its maker's stack.
+fn start_forked(thread: &mut ThreadBlock, context: &mut Context) {
+    context.rax = 0;
+    if let Some(stack) = infancy::go_on(thread) {
+        context.rsp = stack;
+    }
     begin(thread, context);
 }
 
@@ -564,15 +558,18 @@ fn enrol_child(thread: &mut ThreadBlock) {
 #[link_section = ".data"]
 pub static DEATH_SIGNAL: AtomicBool = AtomicBool::new(true);
 
-/// The last step of a new thread; the sentry is asked before only where it has something to say.
-fn begin(thread: &mut ThreadBlock, context: &mut Context) {
+/// Stores the thread's id where it was asked for. Whether the sentry is to be asked before the guest's code runs.
+pub fn asks_first(thread: &ThreadBlock) -> bool {
     if thread.set_child_tid != 0 {
         let tid = thread.child_tid as u32;
         host::copy(thread.set_child_tid, &raw const tid as u64, 4);
     }
-    // SAFETY: within the channel.
-    let beginning = unsafe { core::ptr::read_volatile(&raw const (*thread.channel()).beginning) };
-    if core::mem::take(&mut thread.kicked) != 0 || beginning != layout::BEGIN_AT_ONCE {
+    infancy::beginning(thread) != layout::BEGIN_AT_ONCE
+}
+
+/// The last step of a new thread; the sentry is asked before only where it has something to say.
+fn begin(thread: &mut ThreadBlock, context: &mut Context) {
+    if asks_first(thread) | (core::mem::take(&mut thread.kicked) != 0) {
         new_request(thread, context.rip, context.rsp, request::KICKED);
         tracing::ask(thread, context);
         carry_out(thread, context, Place::OwnCode);

@@ -8,8 +8,9 @@
 
 use crate::call;
 use crate::host::{self, number};
+use crate::infancy;
 use crate::layout::{self, action, line_state, operation, Phase, Reply, SPIN_TICKS};
-use crate::thread::ThreadBlock;
+use crate::thread::{way, ThreadBlock};
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 /// Looks at the answer between two looks at whether there is still somebody who gives it.
@@ -20,6 +21,11 @@ const EINTR: i64 = -4;
 /// Publishes the thread's request and returns when its answer lies in the channel. Ends the process when nobody answers
 /// any more.
 pub fn hand_over(thread: &mut ThreadBlock) {
+    match thread.way {
+        way::RING => {}
+        way::FORK => return infancy::fork(thread),
+        _ => return infancy::present(thread),
+    }
     let watched = is_watched_from_elsewhere(thread);
     thread.request.rings = !watched;
     publish(thread);
@@ -91,7 +97,7 @@ fn watch(thread: &ThreadBlock) -> &AtomicU32 {
 }
 
 #[inline(always)]
-fn publish(thread: &ThreadBlock) {
+pub fn publish(thread: &ThreadBlock) {
     let channel = thread.channel();
     // SAFETY: within the channel; the sentry does not read there before the state says so, and may read anything.
     unsafe {

@@ -107,7 +107,7 @@ pub const CHANNEL_SIZE: u64 = SHELF_OFFSET + shelf::SIZE as u64;
 /// Where in a channel its [`shelf`] begins: behind a [`ChannelLayout`].
 pub const SHELF_OFFSET: u64 = 0x7000;
 pub const STACK_OFFSET: u64 = 0x3_7000;
-pub const BLOCK_SIZE: u64 = 0x800;
+pub const BLOCK_SIZE: u64 = 0x900;
 pub const BLOCK_OFFSET: u64 = SLOT_SIZE - BLOCK_SIZE;
 /// Below the block: what a thread that is parked needs of a stack.
 pub const PARKED_STACK_SIZE: u64 = 0x200;
@@ -124,6 +124,14 @@ pub const DOORBELL_MAGIC: u64 = 0x5a65_6b5f_524f_434b;
 pub const DOORBELL_REQUEST: u64 = 1;
 /// Second argument: a new thread presents its token (third and fourth); returns the descriptor of its channel.
 pub const DOORBELL_ENROL: u64 = 2;
+/// Second argument: a process that was made without a channel presents its token (third and fourth) with its first request, a
+/// [`First`] at the fifth; returns the descriptor of its channel, where the reply lies.
+pub const DOORBELL_FIRST: u64 = 3;
+/// In its sixth argument, with the status: that is all, the process ends (exit_group(2)). The fifth is when it began, by the
+/// processor's clock.
+pub const FIRST_ENDS: u64 = 1 << 63;
+/// The host's clone(2) of a process rings, too. What it returns, as an error, where the reply lies in the channel: no process has been made.
+pub const FORK_ANSWERED: i64 = -4000;
 
 /// Host signal that makes a thread enter the sentry (SIGSTKFLT, which nothing sends).
 pub const KICK_SIGNAL: i32 = 16;
@@ -286,6 +294,7 @@ pub struct Line {
 }
 
 pub const LINE_WORDS: usize = 7;
+pub const LINE_SIZE: u64 = core::mem::size_of::<Line>() as u64;
 
 /// Whose turn it is.
 #[derive(Clone, Copy, PartialEq)]
@@ -309,6 +318,7 @@ pub struct Watch {
 
 /// What a stub answers by itself (see the stub's `local.rs`). Only the sentry writes it, but for `mask`, `robust_list`,
 /// `clear_child_tid` and `reset`; a program that writes here deceives itself alone.
+#[derive(Clone, Copy)]
 #[repr(C, align(128))]
 pub struct Local {
     /// 0: every call is the sentry's.
@@ -352,7 +362,7 @@ pub struct Limits {
 /// RLIM_NLIMITS.
 pub const LIMITS: usize = 16;
 
-/// Who a thread is, as the id calls tell.
+/// Who a thread is, as the id calls tell. [`Identity::UNKNOWN`]: the sentry is to be asked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Identity {
@@ -365,6 +375,10 @@ pub struct Identity {
     pub effective_uid: u32,
     pub gid: u32,
     pub effective_gid: u32,
+}
+
+impl Identity {
+    pub const UNKNOWN: u32 = u32::MAX;
 }
 
 /// How long a stub waits for an answer before it rings after all, in ticks of the processor's clock: tens of microseconds.
@@ -463,6 +477,49 @@ pub struct Frame {
     pub signal_info: [u64; 16],
     /// 1: more handlers wait; ask again (KICKED) when the frame is built.
     pub more: u64,
+}
+
+/// What a new process begins with: written by the sentry into its maker's [thread block](super) before it is made, so that it finds it in its
+/// own.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct Certificate {
+    pub order: CloneOrder,
+    /// As [`ChannelLayout::beginning`].
+    pub beginning: u32,
+    /// The host descriptors that it may have copies of are below this number.
+    pub descriptors: u32,
+    /// Not 0: its maker says how it went (NATIVE_DONE), and goes on as it is told then.
+    pub reports: u64,
+    _padding: [u64; 2],
+    pub local: Local,
+}
+
+impl Certificate {
+    pub fn new(order: CloneOrder, beginning: u32, descriptors: u32, reports: bool, local: Local) -> Certificate {
+        Certificate { order, beginning, descriptors, reports: reports as u64, _padding: [0; 2], local }
+    }
+}
+
+/// Where the certificate lies in a thread's block, and where in that the token is.
+pub const CERTIFICATE_OFFSET: u64 = 0x800;
+/// Where the block says that the thread is that of a process which has not presented itself, as this number.
+pub const WAY_OFFSET: u64 = 0xc8;
+pub const WAY_FIRST: u64 = 2;
+pub const CERTIFICATE_TOKEN: u64 = core::mem::offset_of!(CloneOrder, token) as u64;
+const _: () = assert!(core::mem::offset_of!(Certificate, order) == 0 && core::mem::offset_of!(Certificate, local) == 128);
+
+/// The first request of a process without a channel; what it has marshalled lies where the channel's area would.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct First {
+    pub state: u64,
+    pub words: [u64; LINE_WORDS],
+    pub detail: RequestDetail,
+    /// When the process began, by the processor's clock.
+    pub began: u64,
+    pub _padding: u64,
+    pub local: Local,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -1032,8 +1089,6 @@ pub struct ChannelLayout {
     pub token: [u64; 2],
     /// How the thread that gets this channel begins. Only the sentry writes it.
     pub beginning: u32,
-    /// With it: the host descriptors that a fork's child may have copies of are below this number.
-    pub descriptors: u32,
     pub operations: [Operation; MAXIMUM_OPERATIONS],
     pub streams: Streams,
     pub objects: Objects,

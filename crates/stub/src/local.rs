@@ -8,9 +8,9 @@
 //! returns.
 
 use crate::host::{self, number};
-use crate::layout::{Local, LIMITS};
+use crate::layout::{Identity, Local, LIMITS};
 use crate::registers::Registers;
-use crate::thread::ThreadBlock;
+use crate::thread::{way, ThreadBlock};
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 const EINVAL: i64 = -22;
@@ -28,13 +28,13 @@ const ROBUST_LIST_HEAD_SIZE: u64 = 24;
 /// Answers the call if it is one of these. `None`: somebody else does.
 #[inline(always)]
 pub fn try_local(thread: &mut ThreadBlock, registers: &Registers) -> Option<i64> {
-    // SAFETY: within the channel; this makes no access yet.
-    let local = unsafe { &raw mut (*thread.channel()).local };
+    let local = thread.local();
     // SAFETY: as above, aligned, and accessed atomically only.
     let is_enabled = || unsafe { AtomicU32::from_ptr(&raw mut (*local).enabled) }.load(Ordering::Acquire) != 0;
     let id = |field: *const u32| {
         // SAFETY: within the channel.
-        is_enabled().then(|| i64::from(unsafe { core::ptr::read_volatile(field) }))
+        let known = is_enabled().then(|| unsafe { core::ptr::read_volatile(field) });
+        known.filter(|id| *id != Identity::UNKNOWN).map(i64::from)
     };
     // SAFETY: as above: fields of the same structure.
     let identity = unsafe { &raw const (*local).identity };
@@ -129,7 +129,7 @@ pub fn forget_empty_robust_list(thread: &ThreadBlock) {
     /// What has been taken or let go just now, in a `struct robust_list_head`.
     const PENDING: u64 = 16;
     // SAFETY: within the channel, aligned, and accessed atomically only.
-    let list = unsafe { AtomicU64::from_ptr(&raw mut (*thread.channel()).local.robust_list) };
+    let list = unsafe { AtomicU64::from_ptr(&raw mut (*thread.local()).robust_list) };
     let head = list.load(Ordering::Relaxed);
     if head != 0 && host::load(head) == Some(head) && host::load(head.wrapping_add(PENDING)) == Some(0) {
         list.store(0, Ordering::Release);
@@ -139,7 +139,7 @@ pub fn forget_empty_robust_list(thread: &ThreadBlock) {
 /// Whether the sentry has to look for robust futexes when the thread ends.
 pub fn has_robust_list(thread: &ThreadBlock) -> bool {
     // SAFETY: within the channel, aligned, and accessed atomically only.
-    unsafe { AtomicU64::from_ptr(&raw mut (*thread.channel()).local.robust_list) }.load(Ordering::Relaxed) != 0
+    unsafe { AtomicU64::from_ptr(&raw mut (*thread.local()).robust_list) }.load(Ordering::Relaxed) != 0
 }
 
 /// brk(2) that only asks.
@@ -152,7 +152,8 @@ fn heap_end(local: *mut Local) -> Option<i64> {
 /// getrlimit(2).
 fn limit(thread: &ThreadBlock, resource: u64, address: u64) -> Option<i64> {
     let index = resource as u32 as usize;
-    if index >= LIMITS {
+    // They change: a process that has no channel yet asks.
+    if index >= LIMITS || thread.way == way::FIRST {
         return None;
     }
     // SAFETY: within the channel; this makes no access yet.

@@ -5,7 +5,7 @@
 //! it a program. From then on it runs only where a call of the guest comes in: trapped, in a signal handler ([`handlers`]), or
 //! from a patched site ([`entry`]); [`serve`] has a call's way from there, [`local`] what is answered here, [`native`] the
 //! calls that the host serves directly, [`direct`] reads and writes of open files, [`marshal`] what travels with a call,
-//! [`deferred`] calls that go along with later ones, [`loan`] calls on the file that was used last, [`objects`] eventfds and pipes that nobody else uses, [`pipes`] pipes that two share, [`park`] threads that are kept for later, [`births`] those that begin and end here, [`board`] names that are not there, [`handoff`] the last step to the
+//! [`deferred`] calls that go along with later ones, [`loan`] calls on the file that was used last, [`objects`] eventfds and pipes that nobody else uses, [`pipes`] pipes that two share, [`park`] threads that are kept for later, [`births`] those that begin and end here, [`infancy`] processes that go on before they present themselves, [`board`] names that are not there, [`handoff`] the last step to the
 //! sentry, [`context`] signal frames, [`bases`] thread pointers, [`expected`] mappings that were made before they are asked for, [`cpuid`] what the processor would say.
 //!
 //! What is written to lies in `.data`, zeros too: each mapping that a process has is copied by its forks.
@@ -30,6 +30,7 @@ mod expected;
 mod handlers;
 mod handoff;
 mod host;
+mod infancy;
 #[allow(dead_code)]
 mod layout;
 mod loan;

@@ -10,6 +10,7 @@ use crate::expected;
 use crate::handlers::{self, new_request, run_operations};
 use crate::handoff;
 use crate::host::{self, number};
+use crate::infancy;
 use crate::layout::{self, action, request};
 use crate::loan;
 use crate::local;
@@ -37,6 +38,8 @@ pub enum Outcome {
     Reply,
     /// Nothing has been done yet: it needs the frame of a signal from the start.
     NeedsFrame,
+    /// We are the process that the call has made.
+    Child,
 }
 
 /// Serves a patched call on a file that the process reads and writes by itself; `None`: it is another call, or somebody is to see
@@ -67,7 +70,10 @@ pub fn serve_directly(thread: &mut ThreadBlock, registers: &mut Registers) -> Ou
         number::ARCH_PRCTL if registers.rdi == ARCH_SET_GS => Outcome::NeedsFrame,
         number::CLONE | number::CLONE3 if births::are_offered() => Outcome::NeedsFrame,
         number::EXIT if thread.parking.is_unasked != 0 => Outcome::NeedsFrame,
-        _ => serve(thread, registers, request::SYSCALL),
+        _ => {
+            infancy::before(thread, registers);
+            serve(thread, registers, request::SYSCALL)
+        }
     }
 }
 
@@ -105,8 +111,9 @@ fn serve(thread: &mut ThreadBlock, registers: &mut Registers, kind: u32) -> Outc
             return outcome;
         }
     }
+    let only_ends = infancy::only_ends(thread, registers.rax);
     // What a traced thread does is all the sentry's, or the host's.
-    if kind == request::SYSCALL && thread.tracing.in_call == 0 {
+    if kind == request::SYSCALL && thread.tracing.in_call == 0 && !only_ends {
         if let Some(result) = direct::try_direct(thread, registers.rax, &registers.arguments()) {
             return Outcome::Return(result);
         }
@@ -160,6 +167,9 @@ fn serve(thread: &mut ThreadBlock, registers: &mut Registers, kind: u32) -> Outc
         thread.traps = 0;
     }
     handlers::ring(thread);
+    if infancy::is_new(thread) {
+        return Outcome::Child;
+    }
     loop {
         if done != 0 {
             handoff::amend(thread, |answer| pipes::amend(answer, done));

@@ -3,9 +3,11 @@
 use crate::deferred::Queue;
 use crate::expected::Expected;
 use crate::layout::{
-    ChannelLayout, Request, Shown, BLOCK_OFFSET, BLOCK_SIZE, CHANNEL_OFFSET, SLOTS_BASE, SLOT_SIZE, STACK_OFFSET, STACK_SIZE,
+    Certificate, ChannelLayout, Local, Request, Shown, BLOCK_OFFSET, BLOCK_SIZE, CERTIFICATE_OFFSET, CHANNEL_OFFSET,
+    SLOTS_BASE, SLOT_SIZE, STACK_OFFSET, STACK_SIZE, WAY_OFFSET,
 };
 use crate::registers::Registers;
+use core::cell::UnsafeCell;
 use core::sync::atomic::AtomicU32;
 
 /// Per-thread state. The gadgets read the fields from 0x40 on through gs, patched call sites the one at 0x100.
@@ -48,7 +50,11 @@ pub struct ThreadBlock {
     pub original_rdi: u64,
     /// The number of the guest's call, which may be another one than the native one's.
     pub own_number: u64,
-    _reserved_to_0x100: [u64; 7],
+    /// How the thread's next request goes to the sentry: one of [`way`].
+    pub way: u64,
+    /// Of a process that has not presented itself: when it began, by the processor's clock.
+    pub began: u64,
+    _reserved_to_0x100: [u64; 5],
     /// The direct entry, where patched call sites jump to (`entry.rs`, which knows the offsets of all that follows).
     pub direct_entry: u64,
     /// The stack that it uses.
@@ -94,6 +100,16 @@ pub struct ThreadBlock {
     pub event_patience: Patience,
     pub event_way: Way,
     pub next_event: u64,
+    /// What a process begins with that this thread makes; in that process, what it has begun with.
+    pub certificate: UnsafeCell<Certificate>,
+}
+
+pub mod way {
+    pub const RING: u64 = 0;
+    /// By the host's clone(2) that the request is about.
+    pub const FORK: u64 = 1;
+    /// With the token of a process that has no channel yet.
+    pub const FIRST: u64 = crate::layout::WAY_FIRST;
 }
 
 #[repr(C)]
@@ -172,6 +188,8 @@ pub struct Parking {
 
 const _: () = assert!(core::mem::offset_of!(ThreadBlock, request) == 0x200 && core::mem::size_of::<Request>() <= 0x100);
 const _: () = assert!(core::mem::offset_of!(ThreadBlock, parking) == 0x500);
+const _: () = assert!(core::mem::offset_of!(ThreadBlock, way) == WAY_OFFSET as usize);
+const _: () = assert!(core::mem::offset_of!(ThreadBlock, certificate) == CERTIFICATE_OFFSET as usize);
 const _: () = assert!(
     core::mem::offset_of!(ThreadBlock, deferred) == 0x600 && core::mem::size_of::<ThreadBlock>() <= BLOCK_SIZE as usize
 );
@@ -218,6 +236,17 @@ impl ThreadBlock {
     }
     pub fn channel(&self) -> *mut ChannelLayout {
         (self.slot() + CHANNEL_OFFSET) as *mut ChannelLayout
+    }
+    /// What is known of the thread: in its channel, or before it has one in what it has begun with.
+    #[inline(always)]
+    pub fn local(&self) -> *mut Local {
+        if self.way == way::FIRST {
+            // SAFETY: in the block; this makes no access.
+            unsafe { &raw mut (*self.certificate.get()).local }
+        } else {
+            // SAFETY: within the channel; this makes no access.
+            unsafe { &raw mut (*self.channel()).local }
+        }
     }
     pub fn stack_base(&self) -> u64 {
         self.slot() + STACK_OFFSET

@@ -47,7 +47,7 @@ extern "C" {
 #[inline(always)]
 pub fn is_traced(thread: &ThreadBlock) -> bool {
     // SAFETY: within the channel, aligned, and accessed atomically only.
-    unsafe { AtomicU32::from_ptr(&raw mut (*thread.channel()).local.traced) }.load(Ordering::Acquire) != 0
+    unsafe { AtomicU32::from_ptr(&raw mut (*thread.local()).traced) }.load(Ordering::Acquire) != 0
 }
 
 /// Asks what lies in the thread's request, and shows the registers where somebody is to see them.
@@ -129,7 +129,7 @@ pub fn serve(thread: &mut ThreadBlock, context: &mut Context) {
                 handlers::interrupt(thread, context);
             }
         }
-        Outcome::Reply | Outcome::NeedsFrame => {
+        Outcome::Reply | Outcome::NeedsFrame | Outcome::Child => {
             handlers::carry_out(thread, context, Place::Syscall);
             take_over_base(thread);
         }

@@ -70,9 +70,9 @@ const LOAD_RDX: [u8; 3] = [0x48, 0x8d, 0x15];
 const LOAD_LENGTH: u64 = 5;
 const RETURN_LENGTH: u64 = 7;
 
-/// Calls that need a frame of the host's anyway, or never come back, and those whose sites others know by their bytes:
-/// rt_sigreturn (debuggers, unwinders), clone, fork, vfork, execve, exit, exit_group, execveat, clone3.
-const LEFT_ALONE: [u32; 9] = [15, 56, 57, 58, 59, 60, 231, 322, 435];
+/// Calls that need a frame of the host's anyway, or seldom come back, and those whose sites others know by their bytes:
+/// rt_sigreturn (debuggers, unwinders), vfork, execve, exit, execveat, clone3.
+const LEFT_ALONE: [u32; 6] = [15, 58, 59, 60, 322, 435];
 
 /// Whether a site is worth a rewriting at all.
 pub(super) fn is_wanted(site: &Site) -> bool {

@@ -232,7 +232,7 @@ fn may_make(maker: &Arc<Task>) -> bool {
 }
 
 /// Calls that change nothing of what a thread has from its maker, nor who finds it, and are made often. All others take offers back.
-fn leaves_offers(number: u32) -> bool {
+pub(super) fn leaves_offers(number: u32) -> bool {
     matches!(
         number,
         linux::__NR_read

@@ -38,9 +38,11 @@ impl Channels {
         let Some(thread) = Arc::into_inner(thread) else { return };
         // What is still lent there is taken over first.
         thread.objects.end();
+        // Nobody has had it then.
+        let is_untouched = thread.undelivered.lock().take().is_some() && thread.state.lock().reply.is_none();
         let Some(memory) = thread.memory.and_then(Arc::into_inner) else { return };
         let Some(channel) = Arc::into_inner(thread.channel) else { return };
-        let is_as_new = channel.wipe(&memory);
+        let is_as_new = channel.wipe(&memory, is_untouched);
         let mut spare = self.spare.lock();
         if is_as_new && spare.len() < MOST {
             spare.push((channel, memory));

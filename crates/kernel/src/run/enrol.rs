@@ -1,9 +1,11 @@
 //! New threads and processes present themselves.
 //!
+//! A process that has memory of its own goes on before it presents itself: see `infancy`. Every other
 //! clone(2) goes like this: the guest kernel makes the task and orders a host clone from the caller's stub, with a
 //! one-time token; the host reports that clone, and it is let through; the child rings with the token and gets its own
 //! channel; the caller reports the result, and its call returns once the child has presented itself.
 
+use super::infancy::Infant;
 use super::places::Standing;
 use super::pool::PreparedStack;
 use super::spin::Pace;
@@ -18,10 +20,11 @@ use parking_lot::Mutex;
 use skerry_abi::raw::ptrace::PTRACE_EVENT_VFORK_DONE;
 use skerry_platform::beside::{self, Bound};
 use skerry_platform::channel::Channel;
-use skerry_platform::engine::{HostProcess, HostThread};
+use skerry_platform::engine::{living_children, HostProcess, HostThread};
 use skerry_platform::layout::{CLONE_PROCESS, CLONE_THREAD, CLONE_VFORK};
 use skerry_platform::listener::{went_without, GoesOn, Notification};
 use skerry_platform::memory::GuestMemory;
+use skerry_platform::HostError;
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
@@ -35,16 +38,20 @@ pub(crate) struct Enrolment {
     pub made: AtomicBool,
     /// The caller says how it went in any case, not only if it failed.
     pub reports: AtomicBool,
-    child: Option<Arc<Task>>,
+    /// The caller has said that it has failed.
+    has_failed: AtomicBool,
+    pub(super) child: Option<Arc<Task>>,
     /// The caller waits until its vfork(2) child executes a program or ends.
     vfork: bool,
-    parent: Option<Arc<GuestThread>>,
+    pub(super) parent: Option<Arc<GuestThread>>,
     pub(super) door: Arc<Door>,
     space: Option<Arc<AddressSpace>>,
-    slot: u64,
+    pub(super) slot: u64,
     stack: Option<PreparedStack>,
+    /// Of a process with memory of its own: what it has from its maker, and the channel that lies ready for it.
+    pub(super) infant: Option<Infant>,
     /// The caller and its child are kept on one CPU until they have told of each other.
-    pub bound: Mutex<Option<Bound>>,
+    pub bound: Mutex<Option<Arc<Bound>>>,
     progress: Mutex<Progress>,
 }
 
@@ -64,6 +71,7 @@ impl Enrolment {
             flags: 0,
             made: AtomicBool::new(true),
             reports: AtomicBool::new(false),
+            has_failed: AtomicBool::new(false),
             child: None,
             vfork: false,
             parent: None,
@@ -71,6 +79,7 @@ impl Enrolment {
             space: None,
             slot: 0,
             stack: Some(stack),
+            infant: None,
             bound: Mutex::default(),
             progress: Mutex::default(),
         });
@@ -82,12 +91,14 @@ impl Enrolment {
     pub(super) fn prepare(engine: &Engine, thread: &Arc<GuestThread>, plan: &ClonePlan) -> Result<(Arc<Enrolment>, u64)> {
         let shares_memory = plan.host_flags != CLONE_PROCESS;
         let slot = if shares_memory { thread.space.reserve_slot().ok_or(Errno::EAGAIN)? } else { thread.slot };
-        let token = Engine::token();
+        let token = engine.token();
+        let infant = if shares_memory { None } else { Some(Infant::new(engine, thread, plan, token)?) };
         let enrolment = Arc::new(Enrolment {
             token,
             flags: plan.host_flags,
             made: AtomicBool::new(false),
             reports: AtomicBool::new(true),
+            has_failed: AtomicBool::new(false),
             child: Some(plan.child.clone()),
             vfork: plan.vfork,
             parent: Some(thread.clone()),
@@ -95,10 +106,14 @@ impl Enrolment {
             space: shares_memory.then(|| thread.space.clone()),
             slot,
             stack: None,
+            infant,
             bound: Mutex::default(),
             progress: Mutex::default(),
         });
         engine.enrolments.lock().insert(token, enrolment.clone());
+        if enrolment.infant.is_some() {
+            engine.infants.one_more();
+        }
         Ok((enrolment, slot))
     }
 }
@@ -108,12 +123,28 @@ impl Enrolment {
         self.flags != CLONE_THREAD
     }
 
+    /// Its maker, and whoever asks, has been told that the process is there.
+    fn is_said_to_be_there(&self) -> bool {
+        self.infant.is_some() && !self.has_failed.load(Ordering::Acquire)
+    }
+
+    /// It was there, and is dead without having asked for anything.
+    pub(super) fn was_killed(&self) {
+        if let Some(child) = &self.child {
+            task::kill_group(child.process(), task::ExitStatus::Signaled(skerry_abi::signal::Signal::SIGKILL, false));
+            task::thread_gone(child);
+        }
+    }
+
     fn is_made_by(&self, pid: i32) -> bool {
         self.parent.as_ref().is_some_and(|parent| parent.process.pid == pid)
     }
 
     /// The host has made nothing for it, and will not: it was never asked for.
-    fn undo(&self) {
+    fn undo(&self, engine: &Engine) {
+        if self.infant.is_some() {
+            engine.infants.one_less();
+        }
         if let Some(space) = &self.space {
             space.free_slot(self.slot);
         }
@@ -132,7 +163,7 @@ impl Engine {
             if !enrolment.is_made_by(maker.pid) {
                 return true;
             }
-            if let Some(bound) = enrolment.bound.lock().as_mut() {
+            if let Some(bound) = &*enrolment.bound.lock() {
                 bound.forget_thread();
             }
             let may_come = enrolment.makes_process() && enrolment.made.swap(true, Ordering::AcqRel);
@@ -144,7 +175,7 @@ impl Engine {
             may_come
         });
         for enrolment in unmade {
-            enrolment.undo();
+            enrolment.undo(self);
         }
         self.reaper.doubt(doubtful, Some(maker));
     }
@@ -154,7 +185,12 @@ impl Engine {
         if self.enrolments.lock().remove(&enrolment.token).is_none() {
             return false;
         }
-        enrolment.undo();
+        if enrolment.is_said_to_be_there() {
+            self.infants.one_less();
+            enrolment.was_killed();
+        } else {
+            enrolment.undo(self);
+        }
         if std::mem::take(&mut enrolment.progress.lock().parent_waits) {
             self.tell_parent_of_failure(enrolment);
         }
@@ -185,7 +221,7 @@ impl Engine {
     /// A thread presents its token and gets its channel.
     pub(super) fn enrol(self: &Arc<Self>, holder: &Holder, notification: &Notification) {
         let token = [notification.arguments[2], notification.arguments[3]];
-        let enrolment = self.enrolments.lock().remove(&token);
+        let enrolment = self.enrolments.lock().remove(&token).filter(|enrolment| enrolment.infant.is_none());
         let Some(enrolment) = enrolment.filter(|enrolment| Arc::ptr_eq(&enrolment.door, holder.door)) else {
             // Or it has been taken in, and asks once more.
             let thread = self.thread(notification.tid).filter(|thread| Arc::ptr_eq(&thread.listener, holder.door));
@@ -198,7 +234,8 @@ impl Engine {
         };
         let bound = enrolment.bound.lock().take();
         let goes_on = if bound.is_some() { GoesOn::Here } else { GoesOn::Anywhere };
-        let is_taken_in = self.take_in(&enrolment, notification, goes_on);
+        let is_taken_in = self.take_in(&enrolment, notification.tid);
+        let is_taken_in = is_taken_in.and_then(|thread| self.deliver(&thread, notification.id, goes_on));
         if let Some(bound) = bound {
             beside::let_run(notification.tid, &bound.usual());
         }
@@ -226,22 +263,21 @@ impl Engine {
         }
     }
 
-    fn take_in(
-        self: &Arc<Self>,
-        enrolment: &Arc<Enrolment>,
-        notification: &Notification,
-        goes_on: GoesOn,
-    ) -> Result<(), skerry_platform::HostError> {
+    /// The host thread `tid` is the one that is expected.
+    pub(super) fn take_in(self: &Arc<Self>, enrolment: &Arc<Enrolment>, tid: i32) -> Result<Arc<GuestThread>, HostError> {
         let is_thread = enrolment.flags == CLONE_THREAD;
-        let (channel, memory) = if is_thread { Channel::create()? } else { self.channels.get()? };
-        let memory = Arc::new(memory);
+        let gone = || HostError { what: "taking a process in", source: std::io::ErrorKind::NotFound.into() };
+        let (channel, memory) = match &enrolment.infant {
+            Some(infant) => infant.take_channel().ok_or_else(gone)?,
+            None => {
+                let (channel, memory) = if is_thread { Channel::create()? } else { self.channels.get()? };
+                (Arc::new(channel), Arc::new(memory))
+            }
+        };
         let parent = enrolment.parent.as_ref();
         let (host, process) = match parent {
-            Some(parent) if is_thread => (HostThread::new(parent.host.pid, notification.tid), parent.process.clone()),
-            _ => (
-                HostThread::new(notification.tid, notification.tid),
-                Arc::new(HostProcess::new(notification.tid, Some(self.reaper.epoll()))?),
-            ),
+            Some(parent) if is_thread => (HostThread::new(parent.host.pid, tid), parent.process.clone()),
+            _ => (HostThread::new(tid, tid), Arc::new(HostProcess::new(tid, Some(self.reaper.epoll()))?)),
         };
         let host = Arc::new(host);
         let space = match &enrolment.space {
@@ -250,15 +286,14 @@ impl Engine {
                 space.clone()
             }
             None => {
-                let brk = parent.map(|parent| *parent.space.brk.lock()).unwrap_or_default();
+                let brk = enrolment.infant.as_ref().map(|infant| infant.brk).unwrap_or_default();
                 let space = AddressSpace::new(enrolment.slot, host.clone(), brk);
-                if let Some(parent) = parent {
-                    parent.space.copy_to(&space);
+                if let Some(infant) = &enrolment.infant {
+                    infant.space.copy_to(&space);
                 }
                 space
             }
         };
-        let channel = Arc::new(channel);
         let maker = parent.and_then(|parent| parent.state.lock().task.as_ref().map(Arc::downgrade));
         let thread = Arc::new(GuestThread {
             host: host.clone(),
@@ -283,23 +318,26 @@ impl Engine {
             last_name: Default::default(),
             after_waking: AfterWaking::default(),
             children: Default::default(),
+            bound: Default::default(),
             must_ring: Default::default(),
             retired: AtomicBool::new(false),
             state: Mutex::new(ThreadState {
                 task: enrolment.child.clone(),
                 maker: maker.filter(|_| is_thread).unwrap_or_default(),
-                first_run: parent.filter(|_| !is_thread).map(|parent| FirstRun::new(&parent.children)),
+                first_run: parent
+                    .filter(|_| !is_thread && enrolment.infant.is_none())
+                    .map(|parent| FirstRun::new(&parent.children)),
                 ..ThreadState::default()
             }),
         });
-        // Whatever it was given before it was made, and so the child has too, counts by now.
         channel.set_token(enrolment.token);
-        channel.set_descriptors(parent.map_or(0, |parent| parent.process.descriptors_end()));
-        self.threads.write().insert(notification.tid, thread.clone());
+        self.threads.write().insert(tid, thread.clone());
         if let Some(child) = &enrolment.child {
             *child.host.write() = Some(host);
             child.set_address_space(space);
-            child.move_to_channel(&channel);
+            if enrolment.infant.is_none() {
+                child.move_to_channel(&channel);
+            }
             if !is_thread {
                 child.set_memory(Arc::new(GuestMemory::of(process.clone())));
                 *child.process().host.write() = Some(process.clone());
@@ -309,18 +347,17 @@ impl Engine {
                     task::kill_host(child.process());
                 }
             }
-            if enrolment.flags == CLONE_PROCESS {
-                child.tell_heap_end(thread.space.brk.lock().current);
+            if enrolment.infant.is_none() {
+                thread.begin(child);
             }
-            thread.begin(child);
         } else {
             self.reaper.watch(process, enrolment.door.clone(), None);
         }
-        self.deliver(&thread, notification.id, goes_on)
+        Ok(thread)
     }
 
     /// Gives a thread that presents itself its channel's memory. One that goes on without it asks once more.
-    fn deliver(&self, thread: &GuestThread, ring: u64, goes_on: GoesOn) -> Result<(), skerry_platform::HostError> {
+    pub(super) fn deliver(&self, thread: &GuestThread, ring: u64, goes_on: GoesOn) -> Result<(), HostError> {
         let listener = &thread.listener.listener;
         let Some(memory) = thread.undelivered.lock().clone() else {
             listener.answer(ring, Errno::EPERM.as_return_value());
@@ -335,6 +372,21 @@ impl Engine {
         }
     }
 
+    /// The caller says that the host has not made the process that it was let make.
+    pub(super) fn fork_failed(&self, enrolment: Arc<Enrolment>) {
+        enrolment.has_failed.store(true, Ordering::Release);
+        enrolment.bound.lock().take();
+        self.find_infants();
+        // Its maker is not in that call any more: who does not come now never does.
+        if living_children().is_some_and(|children| self.strangers(children).is_empty()) {
+            if self.give_up(&enrolment) {
+                self.reaper.closed(enrolment.door.clone());
+            }
+        } else {
+            self.reaper.doubt(vec![enrolment], None);
+        }
+    }
+
     /// The caller's stub reports how its host clone(2) went.
     pub(super) fn clone_done(
         self: &Arc<Self>,
@@ -345,14 +397,16 @@ impl Engine {
     ) {
         let made = enrolment.made.swap(true, Ordering::AcqRel);
         if status < 0 || !made {
-            enrolment.bound.lock().take();
             if made && enrolment.makes_process() {
                 // It says so.
-                self.reaper.doubt(vec![enrolment], None);
+                self.fork_failed(enrolment);
             } else if self.enrolments.lock().remove(&enrolment.token).is_some() {
-                enrolment.undo();
+                enrolment.undo(self);
             }
             return self.finish(thread, &mut context, Some(Err(Errno::EAGAIN)));
+        }
+        if enrolment.infant.is_some() {
+            return self.parent_returns(thread, &mut context, &enrolment);
         }
         let enrolled = {
             let mut progress = enrolment.progress.lock();

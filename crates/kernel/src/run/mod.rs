@@ -3,7 +3,7 @@
 //! [`Engine`] holds what is about the host: the zygote and its pool, every guest thread with its channel, the listeners.
 //! Parts: `worker` (threads that receive and serve), `spin` (serving without rings), `wake` (where woken calls go on), `places` (and those that did not wait), `serve` (one
 //! call, from request to reply), `enrol` (new threads and processes present themselves), `pool` (processes that wait for a
-//! program), `births` (threads that are made and end without being told), `reaper` (deaths), `space` (what is known of an address space), `patch` (code that is patched while it runs), `hold` (and who waits meanwhile), `program` (ELF images and stacks), `exec` (giving a
+//! program), `births` (threads that are made and end without being told), `infancy` (processes that go on before they present themselves), `reaper` (deaths), `space` (what is known of an address space), `patch` (code that is patched while it runs), `hold` (and who waits meanwhile), `program` (ELF images and stacks), `exec` (giving a
 //! process its program), `loan` (what stubs answer about the file that was used last), `ahead` (and about the names that come
 //! next), `known` (and that it has asked about), `attributes` (and how long that can be believed), `streams` (and sockets that it was told of), `events` (and interest lists), `objects` (and eventfds and pipes), `pipes` (and pipes that two share), `files` (file operations from outside).
 //!
@@ -22,6 +22,7 @@ mod files;
 #[cfg(test)]
 mod fuzz_tests;
 mod hold;
+mod infancy;
 mod known;
 mod loan;
 mod must_ring;
@@ -45,6 +46,7 @@ mod worker;
 pub(crate) use births::{find_births, take_births_back};
 pub use exec::{execute, Beginning, Execution, MAXIMUM_STRING};
 pub use files::{Entry, OutsideFiles};
+pub(crate) use infancy::{await_infant, find_infant, find_infants};
 pub(crate) use loan::Watch;
 pub use space::AddressSpace;
 pub(crate) use space::PlainCode;
@@ -57,7 +59,7 @@ use crate::task::Task;
 use crate::time::queue::TimerQueue;
 use crate::Context;
 use parking_lot::{Mutex, RwLock};
-use skerry_platform::beside;
+use skerry_platform::beside::{self, Bound};
 use skerry_platform::channel::Channel;
 use skerry_platform::engine::{HostProcess, HostThread};
 use skerry_platform::layout::{Reply, BEGIN_ASKING, BEGIN_AT_ONCE};
@@ -98,7 +100,13 @@ pub struct Engine {
     /// Threads are parked (unless a test switched it off).
     parks: AtomicBool,
     births: births::Births,
+    infants: infancy::Infants,
+    /// Not given to anybody yet.
+    tokens: Mutex<Vec<[u64; 2]>>,
 }
+
+/// How many tokens the host is asked for at once.
+const TOKENS: usize = 16;
 
 /// For the host's thread ids, which nobody chooses: each call looks one up.
 #[derive(Default)]
@@ -148,6 +156,8 @@ pub(crate) struct GuestThread {
     last_name: Mutex<known::LastName>,
     after_waking: wake::AfterWaking,
     children: Arc<wake::Children>,
+    /// It is kept on one CPU as long as a child that it has made is to begin there.
+    bound: Mutex<std::sync::Weak<Bound>>,
     must_ring: must_ring::MustRing,
     /// Nothing that it still asks for is served.
     retired: AtomicBool,
@@ -188,6 +198,8 @@ struct ThreadState {
     sequence: u32,
     /// Its ring; a ring of the same request replaces it. `None` while its thread waits by spinning.
     ring: Option<u64>,
+    /// Where the certificate goes, if that ring is the host's clone(2).
+    certificate: Option<u64>,
     /// What is to be done once it has rung.
     when_rung: Option<Box<NativePlan>>,
     in_service: bool,
@@ -284,6 +296,8 @@ impl Engine {
             parked: AtomicUsize::new(0),
             parks: AtomicBool::new(true),
             births: births::Births::default(),
+            infants: infancy::Infants::default(),
+            tokens: Mutex::default(),
         });
         reaper::Reaper::run(&engine)?;
         pool::Pool::run(&engine)?;
@@ -303,6 +317,11 @@ impl Engine {
     /// No thread is parked from now on: as above.
     pub(crate) fn switch_parking_off(&self) {
         self.parks.store(false, Ordering::Relaxed);
+    }
+
+    /// Processes present themselves before they run from now on: as above.
+    pub(crate) fn switch_infancy_off(&self) {
+        self.infants.ask_at_once();
     }
 
     /// Loans do not end with time from now on: as above.
@@ -330,12 +349,18 @@ impl Engine {
     }
 
     /// A token that nobody can guess.
-    fn token() -> [u64; 2] {
-        let mut bytes = [0u8; 16];
-        // Cannot fail for 16 bytes once the host has booted; a zero token would only be refused as a duplicate.
+    fn token(&self) -> [u64; 2] {
+        let mut tokens = self.tokens.lock();
+        if let Some(token) = tokens.pop() {
+            return token;
+        }
+        let mut bytes = [0u8; 16 * TOKENS];
+        // Cannot fail for so few bytes once the host has booted; a zero token would only be refused as a duplicate.
         let _ = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty());
-        let value = u128::from_ne_bytes(bytes);
-        [value as u64, (value >> 64) as u64]
+        let word = |at: usize| std::array::from_fn(|byte| bytes[at + byte]);
+        tokens
+            .extend((0..TOKENS).map(|index| [u64::from_ne_bytes(word(index * 16)), u64::from_ne_bytes(word(index * 16 + 8))]));
+        tokens.pop().unwrap_or_default()
     }
 
     /// Where the vDSO lies in every application process.

@@ -149,7 +149,7 @@ impl Pool {
         }
         let orders: Vec<Order> = (0..missing)
             .map(|_| {
-                let (token, stack) = (Engine::token(), PreparedStack::random());
+                let (token, stack) = (engine.token(), PreparedStack::random());
                 state.announced_by.insert(token, stack);
                 Order { token, stack: (stack.start, stack.size) }
             })

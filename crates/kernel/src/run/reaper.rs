@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::event::{eventfd, EventfdFlags, Timespec};
 use skerry_abi::signal::Signal;
-use skerry_platform::engine::{living_children, HostProcess};
+use skerry_platform::engine::{dead_children, living_children, HostProcess};
 use skerry_platform::HostError;
 use std::collections::{HashMap, HashSet};
 use std::os::fd::OwnedFd;
@@ -24,6 +24,8 @@ use std::time::{Duration, Instant};
 const LATER: Duration = Duration::from_millis(20);
 /// How often the host is asked for its processes at the least.
 const SELDOM: Duration = Duration::from_secs(1);
+/// How often one is looked for that the host is just making.
+const SOON: Duration = Duration::from_millis(1);
 /// So many of the oldest ones are looked at when another one is left.
 const FEW: usize = 4;
 /// What the reaper's bell is called; no process has this pid.
@@ -54,6 +56,13 @@ struct Left {
     /// Doors that nobody can ring any more, and whose receivers may not have noticed.
     closing: Vec<Arc<Door>>,
     doubtful: Vec<Doubtful>,
+    /// Processes that have not presented themselves; those that were expected already when it was looked last; and whether somebody
+    /// waits for one.
+    expected: Vec<Arc<Enrolment>>,
+    overdue: Vec<Arc<Enrolment>>,
+    is_hurried: bool,
+    /// Dead children of ours that nobody knew when it was looked last.
+    dead: Vec<i32>,
     /// When the host is asked about those; and how long after that, as long as it does not help.
     ask_at: Option<Instant>,
     ask_again: Duration,
@@ -96,6 +105,9 @@ impl Left {
         self.processes.is_empty()
             && self.closing.is_empty()
             && self.doubtful.is_empty()
+            && self.expected.is_empty()
+            && self.overdue.is_empty()
+            && self.dead.is_empty()
             && self.young.is_empty()
             && self.adolescent.is_empty()
     }
@@ -176,7 +188,20 @@ impl Reaper {
         }
     }
 
-    fn closed(&self, door: Arc<Door>) {
+    /// The process will present itself, and is looked for if it does not before long.
+    pub fn expect(&self, enrolment: Arc<Enrolment>) {
+        let mut left = self.left.lock();
+        left.expected.push(enrolment);
+        self.look_later(&mut left);
+    }
+
+    /// Somebody waits for such a process.
+    pub fn hurry(&self) {
+        self.left.lock().is_hurried = true;
+        let _ = rustix::io::write(&self.bell, &1u64.to_ne_bytes());
+    }
+
+    pub fn closed(&self, door: Arc<Door>) {
         let mut left = self.left.lock();
         left.closing.push(door);
         self.look_later(&mut left);
@@ -185,12 +210,13 @@ impl Reaper {
 
 fn reap(engine: &Arc<Engine>) {
     let mut events = Vec::with_capacity(64);
-    let mut look_at = None;
+    let (mut look_at, mut is_hurried) = (None, false);
     loop {
         events.clear();
         let timeout = look_at.map(|at: Instant| {
+            let most = if is_hurried { SOON } else { LATER };
             let nanoseconds = at.saturating_duration_since(Instant::now()).as_nanos() as i64;
-            Timespec { tv_sec: 0, tv_nsec: nanoseconds.min(LATER.as_nanos() as i64) }
+            Timespec { tv_sec: 0, tv_nsec: nanoseconds.min(most.as_nanos() as i64) }
         });
         match epoll::wait(&*engine.reaper.epoll, rustix::buffer::spare_capacity(&mut events), timeout.as_ref()) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
@@ -206,17 +232,23 @@ fn reap(engine: &Arc<Engine>) {
                 }
             }
         }
+        if std::mem::take(&mut engine.reaper.left.lock().is_hurried) || is_hurried {
+            engine.find_infants();
+            is_hurried = engine.are_infants_wanted();
+        }
         let now = Instant::now();
         if look_at.is_some_and(|at| at <= now) {
             engine.bury_left(usize::MAX);
             // Receivers are told until they have noticed.
             engine.reaper.left.lock().closing.retain(|door| Workers::dismiss(door));
+            engine.bury_strangers();
             engine.settle_doubts(now);
             engine.reaper.watch_adolescents();
+            engine.look_for_infants();
             look_at = None;
         }
         let mut left = engine.reaper.left.lock();
-        left.is_known = !left.is_empty();
+        left.is_known = !left.is_empty() || is_hurried;
         if left.is_known {
             look_at.get_or_insert(now + LATER);
         }
@@ -267,6 +299,27 @@ impl Engine {
         self.reaper.look_later(&mut left);
     }
 
+    /// Those that have not presented themselves for a while are taken in as they are; or there is a doubt whether they are there.
+    fn look_for_infants(&self) {
+        let is_expected = |enrolment: &Arc<Enrolment>| self.is_expected(enrolment);
+        let mut overdue = {
+            let mut left = self.reaper.left.lock();
+            let expected = std::mem::take(&mut left.expected);
+            let overdue = std::mem::take(&mut left.overdue);
+            left.overdue = expected.into_iter().filter(is_expected).collect();
+            overdue
+        };
+        overdue.retain(is_expected);
+        if overdue.is_empty() {
+            return;
+        }
+        self.find_infants();
+        overdue.retain(is_expected);
+        let (doubtful, open) = overdue.into_iter().partition(|enrolment| self.is_overdue(enrolment));
+        self.reaper.doubt(doubtful, None);
+        self.reaper.left.lock().overdue.extend::<Vec<_>>(open);
+    }
+
     /// Gives up processes that were to be made and are not there. One that is there comes before long, or else counts as long
     /// as it is alive.
     fn settle_doubts(&self, now: Instant) {
@@ -286,13 +339,19 @@ impl Engine {
         }
         if let Some(children) = living_children() {
             let strangers = self.strangers(children);
+            let mut are_given_up = false;
             certain.retain_mut(|doubtful| {
                 let is_there = doubtful.is_among(&strangers);
                 if !is_there && self.give_up(&doubtful.enrolment) {
                     self.reaper.closed(doubtful.enrolment.door.clone());
                 }
+                are_given_up |= !is_there;
                 is_there
             });
+            if are_given_up {
+                // They may have been there, and the host has killed them.
+                self.reaper.left.lock().dead = self.strangers(dead_children().unwrap_or_default());
+            }
         }
         let mut left = self.reaper.left.lock();
         left.ask_again = if certain.is_empty() { LATER } else { (left.ask_again * 2).min(SELDOM) };
@@ -300,8 +359,17 @@ impl Engine {
         left.doubtful.extend(certain);
     }
 
+    /// Takes those off the host's table that are dead and that nobody has known for a while: they never presented themselves.
+    fn bury_strangers(&self) {
+        let seen = std::mem::take(&mut self.reaper.left.lock().dead);
+        if !seen.is_empty() {
+            let dead = self.strangers(dead_children().unwrap_or_default());
+            dead.iter().filter(|pid| seen.contains(pid)).for_each(|&pid| drop(HostProcess::new(pid, None)));
+        }
+    }
+
     /// Those of our children that are nobody's host process. One that changes hands just now may seem to be one.
-    fn strangers(&self, mut children: Vec<i32>) -> Vec<i32> {
+    pub(super) fn strangers(&self, mut children: Vec<i32>) -> Vec<i32> {
         let mut known: HashSet<i32> = self.threads.read().values().map(|thread| thread.host.pid).collect();
         known.extend(self.reaper.watched.lock().keys());
         known.extend(self.reaper.left.lock().processes.iter().map(|process| process.host.pid));

@@ -13,14 +13,14 @@ use crate::task::{self, Dying, Task};
 use crate::{marshal, syscall, Context, Errno, Result};
 use skerry_abi::raw::general as linux;
 use skerry_abi::signal::{Signal, SignalInfo, SignalSet, SignalStack};
-use skerry_platform::beside::{self, Bound};
+use skerry_platform::beside;
 use skerry_platform::channel::Channel;
 use skerry_platform::engine::{NativeCall, NativeKind};
 use skerry_platform::layout::{
     self, action, deferred, loan, objects, operation, request, streams, then, CloneOrder, Frame, Operation, Reply, Request,
-    CLONE_PROCESS, CLONE_THREAD,
+    CLONE_PROCESS, CLONE_VFORK,
 };
-use skerry_platform::listener::{went_without, Notification};
+use skerry_platform::listener::{went_without, GoesOn, Notification};
 use skerry_platform::processor::{current_cpu, nanoseconds_of_ticks};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::Ordering;
@@ -47,10 +47,11 @@ impl Engine {
         }
         match notification.arguments[1] {
             layout::DOORBELL_ENROL => self.enrol(holder, &notification),
+            layout::DOORBELL_FIRST => self.serve_first(holder, &notification),
             layout::DOORBELL_REQUEST => match self.thread(notification.tid) {
                 Some(thread) => {
                     self.places.leave(&thread.standing, notification.arguments[2]);
-                    self.serve_rung(holder, &thread, notification.id);
+                    self.serve_rung(holder, &thread, notification.id, None);
                     holder.count_wakes(&thread.after_waking);
                     self.spinner.after_ring(self, &thread, began, holder.is_alone());
                 }
@@ -60,21 +61,36 @@ impl Engine {
         }
     }
 
-    /// clone(2) itself: let through only when the guest kernel has just asked this very thread to make it.
-    fn serve_clone(&self, holder: &Holder, notification: &Notification) {
+    /// clone(2) itself: let through only when the guest kernel has just asked this very thread to make it, or does so now: the call
+    /// that makes a process may be the ring for what asks for it.
+    fn serve_clone(self: &Arc<Self>, holder: &Holder, notification: &Notification) {
         let listener = &holder.door.listener;
+        let [flags, _, _, certificate, ..] = notification.arguments;
         let thread = self.thread(notification.tid);
-        let ordered = thread.as_ref().and_then(|thread| thread.state.lock().clone.clone());
+        let ordered = thread.as_ref().and_then(|thread| {
+            let is_open = |enrolment: &Arc<Enrolment>| enrolment.flags == flags && !enrolment.made.load(Ordering::Acquire);
+            thread.state.lock().clone.clone().filter(is_open)
+        });
         match (thread, ordered) {
-            (Some(thread), Some(enrolment))
-                if enrolment.flags == notification.arguments[0] && !enrolment.made.swap(true, Ordering::AcqRel) =>
-            {
+            (Some(thread), None) if flags == CLONE_PROCESS => {
+                if self.fork_again(&thread, notification.id, certificate) {
+                    return;
+                }
+                self.serve_rung(holder, &thread, notification.id, Some(certificate));
+            }
+            (Some(thread), Some(enrolment)) if flags == CLONE_PROCESS => {
+                let task = thread.state.lock().task.clone();
+                if !task.is_some_and(|task| self.let_fork(holder.door, &task, &enrolment, notification.id, certificate)) {
+                    listener.answer(notification.id, Errno::EPERM.as_return_value());
+                }
+            }
+            (Some(thread), Some(enrolment)) if !enrolment.made.swap(true, Ordering::AcqRel) => {
                 if enrolment.makes_process() {
                     // It counts from here on, whatever becomes of its maker.
                     holder.door.add_user();
                     thread.space.has_made_process.store(true, Ordering::Release);
                     if thread.children.are_brief() {
-                        *enrolment.bound.lock() = Bound::thread(notification.tid);
+                        *enrolment.bound.lock() = thread.bind();
                     }
                 }
                 listener.let_go_on(notification.id);
@@ -85,14 +101,22 @@ impl Engine {
         }
     }
 
-    /// Serves what lies in the thread's channel; `ring` is where its maker waits.
-    fn serve_rung(self: &Arc<Self>, lead: &dyn Lead, thread: &Arc<GuestThread>, ring: u64) {
+    /// Serves what lies in the thread's channel; `ring` is where its maker waits: in the host's clone(2), if there is a place for
+    /// a certificate.
+    pub(super) fn serve_rung(
+        self: &Arc<Self>,
+        lead: &dyn Lead,
+        thread: &Arc<GuestThread>,
+        ring: u64,
+        certificate: Option<u64>,
+    ) {
         self.look_at_births();
         let (request, begun) = {
             let mut state = thread.state.lock();
             // With the lock held, nobody of ours writes there.
             let (request, is_request) = thread.channel.request();
             let begun = state.begin_rung(&thread.channel, request.sequence, is_request, ring);
+            state.certificate = certificate;
             (request, begun)
         };
         match begun {
@@ -100,9 +124,7 @@ impl Engine {
             Begin::Serve(None) if request.kind == request::IDLE => self.pool.add(thread.clone()),
             Begin::Serve(None) => self.answer(thread, Reply { action: action::EXIT_PROCESS, ..Reply::default() }),
             Begin::GoOn(task, plan) => self.go_on_rung(lead, thread, &task, *plan),
-            Begin::AnswerRing(value) => {
-                thread.listener.listener.answer(ring, value);
-            }
+            Begin::AnswerRing(value) => self.end_ring(thread, ring, certificate, value),
             Begin::Nothing => {}
         }
     }
@@ -146,6 +168,7 @@ impl Engine {
         let call = Call { number: request.number, arguments: request.arguments, ..Call::default() };
         if request.kind & !request::OFTEN_TRAPPED == request::SYSCALL {
             self.look_at_births_before(task, request.number);
+            self.find_infants_before(lead, request.number);
         }
         let mut context = Context::of_channel(task, lead, call, &thread.channel);
         let has_trapped_often = request.kind == request::SYSCALL | request::OFTEN_TRAPPED;
@@ -380,9 +403,9 @@ impl Engine {
             thread.channel.put_reply(state.sequence, &reply);
             state.in_service = false;
             state.reply = Some(reply);
-            state.ring.take()
+            state.ring.take().map(|ring| (ring, state.certificate.take()))
         };
-        if let Some(ring) = ring {
+        if let Some((ring, certificate)) = ring {
             let goes_on = !matches!(reply.action, action::PARK | action::EXIT_THREAD | action::EXIT_PROCESS);
             let listener = &thread.listener.listener;
             let here = current_cpu();
@@ -396,6 +419,9 @@ impl Engine {
                     GoesOn::Here
                 }
             };
+            if certificate.is_some() || thread.undelivered.lock().is_some() {
+                return self.end_ring(thread, ring, certificate, 0);
+            }
             match choice {
                 GoesOn::Here if goes_on => self.places.enter(&thread.standing, here),
                 GoesOn::Over(cpu) if goes_on && take_over(thread, cpu) => self.places.enter(&thread.standing, cpu),
@@ -412,6 +438,19 @@ impl Engine {
         }
     }
 
+    /// Ends a ring: with the channel, if its thread has none yet, or as what the host's clone(2) returns.
+    fn end_ring(&self, thread: &GuestThread, ring: u64, certificate: Option<u64>, value: i64) {
+        let lacks_channel = thread.undelivered.lock().is_some();
+        if lacks_channel {
+            if self.deliver(thread, ring, GoesOn::Here).is_err() {
+                thread.process.kill();
+            }
+            return;
+        }
+        let value = if certificate.is_some() { layout::FORK_ANSWERED } else { value };
+        thread.listener.listener.answer(ring, value);
+    }
+
     /// Has the application make host calls itself.
     pub(super) fn ask_native(self: &Arc<Self>, thread: &Arc<GuestThread>, context: &Context, plan: NativePlan) -> Result<()> {
         let injects = plan.calls.iter().any(|call| call.descriptor.is_some());
@@ -426,7 +465,8 @@ impl Engine {
             state.ring
         };
         // Whether the ring's answer has brought a descriptor is not to be seen where other threads may have others just then.
-        let keep_last = self.zygote.features().addfd_send && context.process().threads.lock().len() == 1;
+        let rings_alone = thread.undelivered.lock().is_none() && thread.state.lock().certificate.is_none();
+        let keep_last = rings_alone && self.zygote.features().addfd_send && context.process().threads.lock().len() == 1;
         let (mut operations, last) = self.inject_all(thread, ring, &plan.calls, keep_last)?;
         if let Some(value) = plan.value {
             operations.push(Operation { kind: operation::VALUE, arguments: [value, 0, 0, 0, 0, 0], ..Operation::default() });
@@ -612,15 +652,18 @@ impl Engine {
                 (CloneOrder { slot, token: enrolment.token, ..plan.order() }, Some(enrolment))
             }
         };
-        // Whoever makes a process waits until that has presented itself.
+        // Who has lent its memory waits until the child has presented itself.
         let is_traced = context.task.traced.load(Ordering::Acquire);
-        let then = plan.host_flags != CLONE_THREAD || is_traced || !signal::try_leave(context.task);
+        let then = plan.host_flags == CLONE_VFORK || plan.vfork || is_traced || !signal::try_leave(context.task);
         if plan.host_flags != CLONE_PROCESS {
             // From now on another one can move it.
             context.task.tell_heap_end(0);
         }
-        if let Some(enrolment) = &enrolment {
+        if let Some(enrolment) = enrolment.as_ref() {
             enrolment.reports.store(then, Ordering::Release);
+            if enrolment.infant.is_some() && self.fork_now(thread, context.task, enrolment, tid) {
+                return Ok(());
+            }
         }
         {
             let mut state = thread.state.lock();
@@ -630,6 +673,52 @@ impl Engine {
         thread.channel.put_clone(&order);
         self.answer(thread, Reply { action: action::CLONE, then: then.into(), ..Reply::default() });
         Ok(())
+    }
+
+    /// A host's signal has come between our letting the thread make a process and the host's doing so: it asks for the same again. As
+    /// nobody can be sure of that, it makes the call anew, and the process that was let through is looked for.
+    fn fork_again(&self, thread: &GuestThread, ring: u64, certificate: u64) -> bool {
+        let enrolment = {
+            let mut state = thread.state.lock();
+            let (request, is_request) = thread.channel.request();
+            // The answer to a request that was let through lies in its place.
+            if is_request || state.in_service || request.sequence != state.sequence {
+                return false;
+            }
+            let is_made = |enrolment: &mut Arc<Enrolment>| enrolment.infant.is_some() && enrolment.made.load(Ordering::Acquire);
+            let Some(enrolment) = state.clone.take_if(is_made) else { return false };
+            let reply = Reply { action: action::RESTART, ..Reply::default() };
+            thread.channel.put_reply(state.sequence, &reply);
+            state.reply = Some(reply);
+            enrolment
+        };
+        self.fork_failed(enrolment);
+        self.end_ring(thread, ring, Some(certificate), 0);
+        true
+    }
+
+    /// Lets the thread make the process, if it is in the host's clone(2) with its request. What the call returns is there for it.
+    fn fork_now(&self, thread: &Arc<GuestThread>, task: &Task, enrolment: &Arc<Enrolment>, child_tid: u64) -> bool {
+        let (ring, certificate) = {
+            let mut state = thread.state.lock();
+            let (Some(ring), Some(certificate)) = (state.ring, state.certificate) else { return false };
+            if state.is_held {
+                // It is to wait, behind its request, until it is let go.
+                return false;
+            }
+            let reply = Reply { action: action::RETURN, value: child_tid as i64, ..Reply::default() };
+            thread.channel.put_reply(state.sequence, &reply);
+            (state.ring, state.certificate, state.in_service) = (None, None, false);
+            state.reply = Some(reply);
+            state.continuation = None;
+            state.clone = Some(enrolment.clone());
+            (ring, certificate)
+        };
+        if !self.let_fork(&thread.listener, task, enrolment, ring, certificate) {
+            // It says so, as of an error of the host's.
+            thread.listener.listener.answer(ring, Errno::EFAULT.as_return_value());
+        }
+        true
     }
 }
 
@@ -757,6 +846,9 @@ impl ThreadState {
     fn begin(&mut self, sequence: u32, ring: Option<u64>) {
         if let Some(first_run) = self.first_run.take() {
             first_run.end();
+        }
+        if let Some(infant) = self.clone.as_ref().and_then(|enrolment| enrolment.infant.as_ref()) {
+            infant.maker_goes_on();
         }
         self.sequence = sequence;
         self.in_service = true;

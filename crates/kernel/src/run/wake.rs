@@ -89,7 +89,12 @@ pub(super) struct FirstRun {
 
 impl FirstRun {
     pub fn new(maker: &Arc<Children>) -> FirstRun {
-        FirstRun { began: ticks(), maker: maker.clone() }
+        FirstRun::since(ticks(), maker)
+    }
+
+    /// As the process itself says.
+    pub fn since(began: u64, maker: &Arc<Children>) -> FirstRun {
+        FirstRun { began, maker: maker.clone() }
     }
 
     /// Its first call is here.

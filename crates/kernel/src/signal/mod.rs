@@ -28,7 +28,7 @@ pub use deliver::{after_signal_return, frame_failed, prepare_return};
 pub(crate) use deliver::{complete_stop, is_dying, leave_for_call, try_leave};
 pub use mask::{look_again, set_blocked, set_temporary_mask};
 pub use pending::PendingSignals;
-pub(crate) use send::{begin_group_exit, hand_over_pending, interrupt, set_action, take_over_reset, tell_actions};
+pub(crate) use send::{begin_group_exit, hand_over_pending, interrupt, is_dropped, set_action, take_over_reset, tell_actions};
 pub use send::{
     force_signal, is_blocked_or_ignored, may_send, send_to_process, send_to_task, try_send_to_process, try_send_to_task,
 };

@@ -77,6 +77,7 @@ fn send(process: &Process, target: Option<&Task>, info: SignalInfo) -> Result<()
     }
     // Whom it has to find, or stop, is known from here on.
     run::take_births_back(process.kernel(), Some(process));
+    run::find_infant(process);
     let mut afterwards = Afterwards::default();
     let result = {
         let mut process_signals = process.signals.lock();
@@ -122,7 +123,7 @@ fn send(process: &Process, target: Option<&Task>, info: SignalInfo) -> Result<()
 }
 
 /// Ignored signals vanish when they are sent, unless they are blocked (the disposition may change meanwhile).
-fn is_dropped(process: &Process, target: Option<&Task>, signal: Signal) -> bool {
+pub(crate) fn is_dropped(process: &Process, target: Option<&Task>, signal: Signal) -> bool {
     let handler = process.actions.lock()[signal.number() as usize - 1].handler;
     if handler != SIG_IGN && !(handler == SIG_DFL && is_ignored_by_default(signal)) {
         return false;

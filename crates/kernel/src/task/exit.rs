@@ -65,6 +65,7 @@ pub(crate) fn kill_group(process: &Process, status: ExitStatus) {
 
 /// Ends the host process of a process that is marked as ending; threads may be in their own code.
 pub(crate) fn kill_host(process: &Process) {
+    run::find_infant(process);
     let host = process.host.read().clone();
     if let Some(host) = host {
         let threads = process.threads.lock().clone();
@@ -298,7 +299,9 @@ fn tell_parent_of_exit(kernel: &Kernel, process: &Arc<Process>, status: ExitStat
     let action = parent.actions.lock()[Signal::SIGCHLD.number() as usize - 1];
     let ignores = signal == Some(Signal::SIGCHLD) && action.handler == SIG_IGN;
     let reap = parent.is_init() || ignores || (signal == Some(Signal::SIGCHLD) && action.flags & SA_NOCLDWAIT != 0);
-    if let (Some(signal), false) = (signal, ignores) {
+    // Of most nothing is left; what it would say need not be found out.
+    let is_dropped = signal == Some(Signal::SIGCHLD) && signal::is_dropped(&parent, None, Signal::SIGCHLD);
+    if let (Some(signal), false) = (signal, ignores || is_dropped) {
         parent.send_signal(exit_info(process, signal, status));
     }
     if reap {

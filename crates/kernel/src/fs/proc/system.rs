@@ -135,6 +135,7 @@ pub(crate) fn memory_figures(kernel: &Kernel) -> MemoryFigures {
     let host = host_meminfo();
     let figure = |name: &str| host.iter().find(|(known, _)| known == name).map_or(0, |(_, kib)| kib * 1024);
     let files = kernel.memory_files.used.load(Ordering::Relaxed);
+    crate::run::find_infants(kernel);
     let pages: u64 = living_processes(kernel)
         .filter_map(|process| process.host.read().clone())
         .map(|host| {
@@ -229,6 +230,7 @@ fn meminfo(kernel: &Kernel) -> Vec<u8> {
 /// CPU time of all guest processes so far, in ticks of 10 ms: (user, system).
 fn busy_ticks(kernel: &Kernel) -> (u64, u64) {
     const TICK_NS: u64 = 10_000_000;
+    crate::run::find_infants(kernel);
     let mut sum = (0u64, 0u64);
     for process in kernel.pids.processes() {
         let host = process.host.read().clone().map_or((0, 0), |host| host.cpu_time_ns());

@@ -80,6 +80,7 @@ impl View {
     }
 
     pub fn host(&self) -> Option<Arc<HostProcess>> {
+        crate::run::await_infant(&self.process);
         self.process.host.read().clone()
     }
 

@@ -120,6 +120,7 @@ fn add(tree: &mut Tree) {
     tree.add_text("cpu.weight", "100").add_text("cpu.weight.nice", "0").add_text("cpu.idle", "0");
     tree.add_text("cpu.max.burst", "0");
     tree.add_file("cpu.stat", |kernel| {
+        crate::run::find_infants(kernel);
         let (mut user, mut system) = (0u64, 0u64);
         for process in kernel.pids.processes() {
             let own = process.host.read().clone().map_or((0, 0), |host| host.cpu_time_ns());
