@@ -30,7 +30,7 @@ pub(super) const FOLLOWS: u64 = 250_000;
 
 /// Where a thread goes on whose ring is answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum GoesOn {
+pub(super) enum Destination {
     /// On our CPU.
     Here,
     /// Where the host's scheduler likes.
@@ -87,15 +87,15 @@ impl Places {
     }
 
     /// Its ring is about to be answered on the CPU `here`, by who has received it, and it has not waited.
-    pub fn choose(&self, standing: &Standing, here: u32) -> GoesOn {
+    pub fn choose(&self, standing: &Standing, here: u32) -> Destination {
         let now = ticks();
         let Some(other) = self.at(u64::from(here) + 1).iter().filter_map(|slot| fresh(slot, now)).min() else {
             standing.shares_since.store(0, Ordering::Relaxed);
-            return GoesOn::Here;
+            return Destination::Here;
         };
         let rang_on = standing.rang_on.load(Ordering::Relaxed);
         if rang_on != 0 && rang_on != u64::from(here) + 1 {
-            return if self.at(rang_on).is_empty() { GoesOn::Anywhere } else { GoesOn::Back((rang_on - 1) as u32) };
+            return if self.at(rang_on).is_empty() { Destination::Anywhere } else { Destination::Back((rang_on - 1) as u32) };
         }
         let since = match standing.shares_since.load(Ordering::Relaxed) {
             0 => other,
@@ -103,10 +103,10 @@ impl Places {
         };
         if now.wrapping_sub(since) as i64 <= WORTH_A_CPU as i64 {
             standing.shares_since.store(since, Ordering::Relaxed);
-            return GoesOn::Here;
+            return Destination::Here;
         }
         standing.shares_since.store(now.wrapping_add(SETTLES), Ordering::Relaxed);
-        self.room_beside(here, now).map_or(GoesOn::Anywhere, GoesOn::Over)
+        self.room_beside(here, now).map_or(Destination::Anywhere, Destination::Over)
     }
 
     /// The next CPU behind `here` where nobody is, as far as we know.
@@ -162,12 +162,12 @@ mod tests {
         let (places, thread) = (places(), Standing::default());
         for _ in 0..100 {
             places.leave(&thread, 1);
-            assert_eq!(places.choose(&thread, 0), GoesOn::Here);
+            assert_eq!(places.choose(&thread, 0), Destination::Here);
             places.enter(&thread, 0);
         }
         // Nobody is there, wherever it rang.
         places.leave(&thread, 2);
-        assert_eq!(places.choose(&thread, 0), GoesOn::Here);
+        assert_eq!(places.choose(&thread, 0), Destination::Here);
     }
 
     #[test]
@@ -175,11 +175,11 @@ mod tests {
         let (places, one, other) = (places(), Standing::default(), Standing::default());
         places.enter(&one, 0);
         places.leave(&other, 2);
-        assert_eq!(places.choose(&other, 0), GoesOn::Back(1));
-        assert_eq!(places.choose(&other, 1), GoesOn::Here);
+        assert_eq!(places.choose(&other, 0), Destination::Back(1));
+        assert_eq!(places.choose(&other, 1), Destination::Here);
         // The one has rung and waits.
         places.leave(&one, 1);
-        assert_eq!(places.choose(&other, 0), GoesOn::Here);
+        assert_eq!(places.choose(&other, 0), Destination::Here);
     }
 
     #[test]
@@ -187,14 +187,14 @@ mod tests {
         let (places, one, other) = (places(), Standing::default(), Standing::default());
         places.enter(&one, 0);
         places.leave(&other, 1);
-        assert_eq!(places.choose(&other, 0), GoesOn::Here);
+        assert_eq!(places.choose(&other, 0), Destination::Here);
         let start = ticks();
         while ticks().wrapping_sub(start) < 2 * WORTH_A_CPU {}
-        assert_eq!(places.choose(&other, 0), GoesOn::Over(1));
-        assert_eq!(places.choose(&other, 0), GoesOn::Here);
+        assert_eq!(places.choose(&other, 0), Destination::Over(1));
+        assert_eq!(places.choose(&other, 0), Destination::Here);
         // Not even if it waits in between.
         Places::has_waited(&other);
-        assert_eq!(places.choose(&other, 0), GoesOn::Here);
+        assert_eq!(places.choose(&other, 0), Destination::Here);
     }
 
     #[test]
@@ -210,12 +210,12 @@ mod tests {
         };
         let places = places();
         places.enter(&third, 1);
-        assert_eq!(crowded(&places), GoesOn::Anywhere);
+        assert_eq!(crowded(&places), Destination::Anywhere);
         places.leave(&third, 2);
-        assert_eq!(crowded(&places), GoesOn::Over(1));
+        assert_eq!(crowded(&places), Destination::Over(1));
         // The one behind it that may be used, and from the beginning behind the last one.
-        assert_eq!(crowded(&Places::of([true, false, true].into_iter())), GoesOn::Over(2));
-        assert_eq!(crowded(&Places::of([true, false].into_iter())), GoesOn::Anywhere);
+        assert_eq!(crowded(&Places::of([true, false, true].into_iter())), Destination::Over(2));
+        assert_eq!(crowded(&Places::of([true, false].into_iter())), Destination::Anywhere);
         let places = Places::of([true, true, true].into_iter());
         places.enter(&third, 1);
         assert_eq!(places.room_beside(2, ticks()), Some(0));
@@ -229,7 +229,7 @@ mod tests {
         for _ in 0..100 {
             places.enter(&one, 0);
             places.leave(&other, 1);
-            assert_eq!(places.choose(&other, 0), GoesOn::Here);
+            assert_eq!(places.choose(&other, 0), Destination::Here);
             Places::has_waited(&other);
             places.leave(&one, 1);
         }
@@ -240,14 +240,14 @@ mod tests {
         let (places, thread) = (places(), Standing::default());
         for told in [0, 3, 1 << 40, u64::MAX] {
             places.leave(&thread, told);
-            assert_eq!(places.choose(&thread, 1), GoesOn::Here);
+            assert_eq!(places.choose(&thread, 1), Destination::Here);
             places.enter(&thread, 7);
         }
         // Nor where somebody is in its way.
         places.enter(&Standing::default(), 1);
         for told in [3, 1 << 40, u64::MAX] {
             places.leave(&thread, told);
-            assert_eq!(places.choose(&thread, 1), GoesOn::Anywhere);
+            assert_eq!(places.choose(&thread, 1), Destination::Anywhere);
             places.enter(&thread, 7);
         }
     }

@@ -1,7 +1,7 @@
 //! One ring: from what lies in the channel to the answer.
 
 use super::enrol::Enrolment;
-use super::places::{GoesOn, Places};
+use super::places::{Destination, Places};
 use super::spin::is_left_to_ring;
 use super::worker::{received_last, wakes_at_home, Holder};
 use super::{Engine, GuestThread, ThreadState};
@@ -414,25 +414,25 @@ impl Engine {
             } else {
                 Places::has_waited(&thread.standing);
                 if wakes_at_home() {
-                    GoesOn::Anywhere
+                    Destination::Anywhere
                 } else {
-                    GoesOn::Here
+                    Destination::Here
                 }
             };
             if certificate.is_some() || thread.undelivered.lock().is_some() {
                 return self.end_ring(thread, ring, certificate, 0);
             }
             match choice {
-                GoesOn::Here if goes_on => self.places.enter(&thread.standing, here),
-                GoesOn::Over(cpu) if goes_on && take_over(thread, cpu) => self.places.enter(&thread.standing, cpu),
-                GoesOn::Back(cpu) if goes_on => self.places.enter(&thread.standing, cpu),
+                Destination::Here if goes_on => self.places.enter(&thread.standing, here),
+                Destination::Over(cpu) if goes_on && take_over(thread, cpu) => self.places.enter(&thread.standing, cpu),
+                Destination::Back(cpu) if goes_on => self.places.enter(&thread.standing, cpu),
                 _ => {}
             }
             match choice {
-                GoesOn::Here => listener.answer(ring, 0),
+                Destination::Here => listener.answer(ring, 0),
                 _ => listener.answer_at_home(ring, 0),
             };
-            if let GoesOn::Back(cpu) = choice {
+            if let Destination::Back(cpu) = choice {
                 thread.listener.follow(cpu);
             }
         }
