@@ -9,7 +9,7 @@
 
 use super::enrol::Enrolment;
 use super::space::Brk;
-use super::wake::FirstRun;
+use super::wake::{FirstRun, WORTH_A_CPU};
 use super::worker::Holder;
 use super::{AddressSpace, Door, Engine, GuestThread};
 use crate::context::{ClonePlan, Lead};
@@ -27,8 +27,9 @@ use skerry_platform::layout::{
 };
 use skerry_platform::listener::Notification;
 use skerry_platform::memory::GuestMemory;
+use skerry_platform::processor::ticks;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -65,6 +66,8 @@ pub(super) struct Infant {
     descriptors: u32,
     /// Somebody has looked for it in vain.
     is_wanted: AtomicBool,
+    /// When the host was let make it, by the processor's clock.
+    let_at: AtomicU64,
     /// How often it was looked for.
     looks: AtomicU32,
     /// Its maker has asked for something since, so that the host has made it, or does not.
@@ -115,6 +118,7 @@ impl Infant {
             // Another thread may be given some before the host has copied them.
             descriptors: if is_alone { maker.process.descriptors_end() } else { ALL_DESCRIPTORS },
             is_wanted: AtomicBool::new(false),
+            let_at: AtomicU64::new(0),
             looks: AtomicU32::new(0),
             is_made: AtomicBool::new(false),
         })
@@ -128,6 +132,11 @@ impl Infant {
     /// Its maker has asked for something else.
     pub fn maker_goes_on(&self) {
         self.is_made.store(true, Ordering::Release);
+    }
+
+    /// The host has made it, and it has begun, slowly: there is much to be copied, and taken down again.
+    fn took_long(&self) -> bool {
+        ticks().saturating_sub(self.let_at.load(Ordering::Relaxed)) > 8 * WORTH_A_CPU
     }
 
     /// Lays down in its maker's memory what it begins with. False: that cannot be written.
@@ -168,6 +177,7 @@ impl Engine {
             *enrolment.bound.lock() = maker.bind();
         }
         self.reaper.expect(enrolment.clone());
+        infant.let_at.store(ticks(), Ordering::Relaxed);
         door.listener.let_go_on(ring);
         true
     }
@@ -242,7 +252,9 @@ impl Engine {
             return self.thread(tid).filter(is_it).map(|thread| (thread, None));
         };
         let bound = enrolment.bound.lock().take();
-        if let Some(bound) = bound.filter(|_| !ends) {
+        // One that ends at once is gone before it could go elsewhere, but not a large one.
+        let is_large = || enrolment.infant.as_ref().is_some_and(Infant::took_long);
+        if let Some(bound) = bound.filter(|_| !ends || is_large()) {
             beside::let_run(tid, &bound.usual());
         }
         let taken_in = self.take_infant_in(&enrolment, tid);
