@@ -397,7 +397,9 @@ impl Engine {
             };
             match choice {
                 GoesOn::Here if goes_on => self.places.enter(&thread.standing, here),
-                GoesOn::Over(cpu) if goes_on && take_over(thread, cpu) => self.places.enter(&thread.standing, cpu),
+                GoesOn::Over(cpu) if goes_on && self.spinner.has_idle_cpu() && take_over(thread, cpu) => {
+                    self.places.enter(&thread.standing, cpu)
+                }
                 GoesOn::Back(cpu) if goes_on => self.places.enter(&thread.standing, cpu),
                 _ => {}
             }
