@@ -18,12 +18,12 @@ CHANGES = 9
 ROWS = 37
 
 
-def build(name: str, directory: Path) -> Path:
+def build(name: str, directory: Path, *options: str) -> Path:
     if reason := harness.missing("gcc"):
         pytest.skip(reason)
     include = PROGRAMS.parents[1] / "conformance"
     source = PROGRAMS / f"{name}.c"
-    words = ["gcc", "-O1", "-Wall", "-Wextra", f"-I{include}", "-o", str(directory / name), str(source), "-pthread"]
+    words = ["gcc", "-O1", "-Wall", "-Wextra", f"-I{include}", "-o", str(directory / name), str(source), "-pthread", *options]
     subprocess.run(words, check=True)
     return directory / name
 

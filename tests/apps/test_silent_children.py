@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 import pytest
+from test_lending import build, place
 
 import harness
 
@@ -75,3 +76,13 @@ def test_a_trace_has_their_first_call(caller: harness.Caller) -> None:
         assert any(
             f"exit_group({status}," in line or f"exit_group({status:#x}," in line for line in done.stderr.splitlines()
         ), status
+
+
+@pytest.mark.parametrize("words", [[], ["sleeps"]], ids=["computes", "sleeps"])
+def test_one_that_hides_is_killed(caller: harness.Caller, tmp_path_factory: pytest.TempPathFactory, words: list[str]) -> None:
+    """It has overwritten what it is found by: see the stub's `layout.rs`."""
+    way = 0x7000_0010_0000 + 0x4_0000 - 0x900 + 0xC8
+    hides = build("hides", tmp_path_factory.mktemp("hides"), f"-DWAY={way:#x}UL")
+    with caller.workspace() as work:
+        done = caller.do([], [place(hides, work), *words], cwd=work, timeout=60)
+    assert done.returncode == 0, done

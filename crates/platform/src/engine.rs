@@ -350,6 +350,11 @@ pub fn dead_children() -> Option<Vec<i32>> {
     children(|state| state == "Z")
 }
 
+/// Those that wait for something.
+pub fn sleeping_children() -> Option<Vec<i32>> {
+    children(|state| state == "S")
+}
+
 fn children(is_wanted: impl Fn(&str) -> bool) -> Option<Vec<i32>> {
     let own = std::process::id().to_string();
     let entries = std::fs::read_dir("/proc").ok()?;

@@ -37,9 +37,11 @@ use std::time::Duration;
 const ALL_DESCRIPTORS: u32 = u32::MAX;
 /// Of a request that is the first one.
 const FIRST_SEQUENCE: u32 = 1;
-/// How often, and after which time, it is looked again for one that the host is just making.
-const ATTEMPTS: u32 = 60;
+/// How often, and after which time, it is looked again for one that the host is just making: 50 ms in all. Who cannot be found
+/// for so many ticks hides (see the reaper), or the host has no time for it: nobody waits for it any more.
+const ATTEMPTS: u32 = 16;
 const BETWEEN: Duration = Duration::from_micros(400);
+const YOUNG: u64 = 600_000_000;
 
 /// So often the reaper looks for one before it asks its maker to say that it is not in that call any more.
 const LOOKS: u32 = 10;
@@ -360,10 +362,24 @@ impl Engine {
                 std::thread::sleep(BETWEEN * attempt);
             }
             self.find_infants();
-            if self.infants.are_none() {
+            if !self.are_infants_young() {
                 return;
             }
         }
+    }
+
+    /// Whether there are any that the host has made, or makes, just now.
+    fn are_infants_young(&self) -> bool {
+        let now = ticks();
+        let is_young = |enrolment: &Arc<Enrolment>| {
+            enrolment.infant.as_ref().is_some_and(|infant| now.saturating_sub(infant.let_at.load(Ordering::Relaxed)) < YOUNG)
+        };
+        !self.infants.are_none() && self.enrolments.lock().values().any(is_young)
+    }
+
+    /// Only processes are expected that begin before they present themselves.
+    pub(super) fn are_only_infants_expected(&self) -> bool {
+        self.enrolments.lock().values().all(|enrolment| enrolment.infant.is_some())
     }
 
     /// Of those that were expected long ago. `true`: it may be that they do not come.

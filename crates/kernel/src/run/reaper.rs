@@ -12,7 +12,8 @@ use parking_lot::Mutex;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::event::{eventfd, EventfdFlags, Timespec};
 use skerry_abi::signal::Signal;
-use skerry_platform::engine::{dead_children, living_children, HostProcess};
+use skerry_platform::cpu_clock::process_cpu_time_ns;
+use skerry_platform::engine::{dead_children, living_children, sleeping_children, HostProcess};
 use skerry_platform::HostError;
 use std::collections::{HashMap, HashSet};
 use std::os::fd::OwnedFd;
@@ -24,6 +25,10 @@ use std::time::{Duration, Instant};
 const LATER: Duration = Duration::from_millis(20);
 /// How often the host is asked for its processes at the least.
 const SELDOM: Duration = Duration::from_secs(1);
+/// A child of ours that nobody knows, that has run and has not said that it has begun, is one that hides; it is seen so for this long.
+const HIDES: Duration = Duration::from_secs(2);
+/// CPU time, in nanoseconds: a process says so with its first instructions.
+const HAS_RUN: u64 = 5_000_000;
 /// How often one is looked for that the host is just making.
 const SOON: Duration = Duration::from_millis(1);
 /// So many of the oldest ones are looked at when another one is left.
@@ -61,6 +66,8 @@ struct Left {
     expected: Vec<Arc<Enrolment>>,
     overdue: Vec<Arc<Enrolment>>,
     is_hurried: bool,
+    /// Children of ours that may be hiding, and since when.
+    hiding: HashMap<i32, Instant>,
     /// Dead children of ours that nobody knew when it was looked last.
     dead: Vec<i32>,
     /// When the host is asked about those; and how long after that, as long as it does not help.
@@ -320,6 +327,27 @@ impl Engine {
         self.reaper.left.lock().overdue.extend::<Vec<_>>(open);
     }
 
+    /// A process could overwrite what it is found by before it presents itself, and be out of everybody's reach.
+    fn kill_who_hides(&self, strangers: &[i32], now: Instant) {
+        if strangers.is_empty() {
+            return self.reaper.left.lock().hiding.clear();
+        }
+        let sleeping = sleeping_children().unwrap_or_default();
+        let has_run = |pid: &&i32| sleeping.contains(pid) || process_cpu_time_ns(**pid).is_some_and(|time| time > HAS_RUN);
+        // Those from the zygote are expected before they are there.
+        let is_certain = self.are_only_infants_expected();
+        let suspects: Vec<i32> = strangers.iter().filter(|pid| is_certain && has_run(pid)).copied().collect();
+        let mut left = self.reaper.left.lock();
+        let before = std::mem::take(&mut left.hiding);
+        for pid in suspects {
+            let since = before.get(&pid).copied().unwrap_or(now);
+            if now.duration_since(since) >= HIDES {
+                skerry_platform::engine::kill(pid);
+            }
+            left.hiding.insert(pid, since);
+        }
+    }
+
     /// Gives up processes that were to be made and are not there. One that is there comes before long, or else counts as long
     /// as it is alive.
     fn settle_doubts(&self, now: Instant) {
@@ -348,6 +376,8 @@ impl Engine {
                 are_given_up |= !is_there;
                 is_there
             });
+            let doubted = if certain.is_empty() { &[][..] } else { &strangers[..] };
+            self.kill_who_hides(doubted, now);
             if are_given_up {
                 // They may have been there, and the host has killed them.
                 self.reaper.left.lock().dead = self.strangers(dead_children().unwrap_or_default());

@@ -424,7 +424,9 @@ impl Engine {
             }
             match choice {
                 Destination::Here if goes_on => self.places.enter(&thread.standing, here),
-                Destination::Over(cpu) if goes_on && take_over(thread, cpu) => self.places.enter(&thread.standing, cpu),
+                Destination::Over(cpu) if goes_on && self.spinner.has_idle_cpu() && take_over(thread, cpu) => {
+                    self.places.enter(&thread.standing, cpu)
+                }
                 Destination::Back(cpu) if goes_on => self.places.enter(&thread.standing, cpu),
                 _ => {}
             }

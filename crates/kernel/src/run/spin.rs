@@ -234,6 +234,13 @@ impl Spinner {
         running.is_some_and(|running| running + more <= self.cpus.count()) || self.heeds_no_load.load(Ordering::Relaxed)
     }
 
+    /// Whether the host has a CPU with nothing to do for a thread that waits in a ring, which the calling worker answers: neither of the two
+    /// is in the way of others, and both may be among those that want to run.
+    pub fn has_idle_cpu(&self) -> bool {
+        let running = self.demand.as_ref().and_then(Demand::running);
+        running.is_some_and(|running| running <= self.cpus.count() + 1)
+    }
+
     fn waited_us(&self) -> Option<u64> {
         self.demand.as_ref().and_then(Demand::waited_us)
     }
