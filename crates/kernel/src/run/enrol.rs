@@ -221,8 +221,16 @@ impl Engine {
     /// A thread presents its token and gets its channel.
     pub(super) fn enrol(self: &Arc<Self>, holder: &Holder, notification: &Notification) {
         let token = [notification.arguments[2], notification.arguments[3]];
-        let enrolment = self.enrolments.lock().remove(&token).filter(|enrolment| enrolment.infant.is_none());
-        let Some(enrolment) = enrolment.filter(|enrolment| Arc::ptr_eq(&enrolment.door, holder.door)) else {
+        let expected = {
+            let mut enrolments = self.enrolments.lock();
+            let is_it = |enrolment: &Arc<Enrolment>| enrolment.infant.is_none() && Arc::ptr_eq(&enrolment.door, holder.door);
+            if enrolments.get(&token).is_some_and(is_it) {
+                enrolments.remove(&token)
+            } else {
+                None
+            }
+        };
+        let Some(enrolment) = expected else {
             // Or it has been taken in, and asks once more.
             let thread = self.thread(notification.tid).filter(|thread| Arc::ptr_eq(&thread.listener, holder.door));
             match thread {
