@@ -347,8 +347,8 @@ def test_nothing_is_left_of_fifty_sandboxes() -> None:
         with skerry.Sandbox() as sandbox:
             assert sandbox.run(["cat"], input=b"x").stdout == b"x"
             sandbox.spawn(["sleep", "100"]).close()
-            sandbox.files.write("/tmp/f", b"y")
-            assert sandbox.files.read("/tmp/f") == b"y"
+            sandbox.files.write("/tmp/one-of-fifty", b"y")
+            assert sandbox.files.read("/tmp/one-of-fifty") == b"y"
             with pytest.raises(skerry.CommandNotFound):
                 sandbox.spawn(["nosuch"])
 
