@@ -61,10 +61,12 @@ def test_sandbox(
 
 
 @pytest.mark.sandbox
-def test_who_looks_for_names_asks_the_sentry_a_few_times(caller: harness.Caller) -> None:
+def test_who_looks_for_names_asks_the_sentry_a_few_times(caller: harness.Caller, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each of many processes asks for each of many names. /proc/stat's ctxt counts the calls that the sentry has served."""
     if reason := missing_notices():
         pytest.skip(reason)
+    # Else nothing is posted in the first 200 ms.
+    monkeypatch.setitem(harness.PLAIN_ENVIRONMENT, "SKERRY_TEST_WITHOUT", "expiry")
     script = """
 import os
 calls = lambda: int(next(line for line in open("/proc/stat") if line.startswith("ctxt")).split()[1])

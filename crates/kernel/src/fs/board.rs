@@ -31,6 +31,9 @@ use std::sync::{Arc, OnceLock};
 
 /// Directories of the host that are watched at most.
 const WATCHED_MAX: usize = 4096;
+/// In ticks of the processor's clock, from the start on: 200 ms. Who has watched directories waits at its end until the host has put that
+/// away, 15 ms; short programs gain nothing by it.
+const NOT_EARLIER: u64 = 500_000_000;
 /// Who is not told of a name, as it could not be, is asked about it so often before that is tried again.
 const NOT_BEFORE: u32 = 0xff;
 /// In ticks of the processor's clock: an edition that is over sooner (20 ms) was not worth while; and for how long nothing is posted
@@ -47,8 +50,8 @@ const SEARCHED_BY_ALL: u32 = 0o111;
 /// What the host's own processes change in directories that are watched.
 #[derive(Default)]
 pub struct Changes {
-    /// Somebody asks whether there are any before anybody is served.
-    are_asked_for: AtomicBool,
+    /// From when on somebody asks whether there are any before anybody is served, by the processor's clock; 0: never.
+    asked_from: AtomicU64,
     /// `None`: the host does not tell.
     group: OnceLock<Option<HostChanges>>,
     watched: AtomicUsize,
@@ -64,13 +67,18 @@ impl Changes {
 
     /// From now on changes in this directory are noticed. False: they are not.
     pub fn watch(&self, directory: impl AsFd) -> bool {
-        if !self.are_asked_for.load(Ordering::Relaxed) {
+        if !self.are_asked_for() {
             return false;
         }
         let Some(group) = self.group.get_or_init(HostChanges::new) else { return false };
         self.watched.load(Ordering::Relaxed) < WATCHED_MAX
             && group.watch(directory)
             && self.watched.fetch_add(1, Ordering::Relaxed) < WATCHED_MAX
+    }
+
+    fn are_asked_for(&self) -> bool {
+        let from = self.asked_from.load(Ordering::Relaxed);
+        from != 0 && ticks() >= from
     }
 
     fn have_come(&self, group: &HostChanges) -> bool {
@@ -125,13 +133,16 @@ pub enum Turned {
 impl Board {
     /// From now on names are told by this memory.
     pub fn attach(&self, memory: Memory, changes: Arc<Changes>) {
-        changes.are_asked_for.store(true, Ordering::Relaxed);
+        changes.asked_from.store(ticks() + NOT_EARLIER, Ordering::Relaxed);
         let _ = self.told_by.set((memory, changes));
     }
 
     /// From now on the processor's time ends nothing, and nothing waits for it: for tests.
     pub fn never_expire(&self) {
         self.life.store(FOR_GOOD, Ordering::Relaxed);
+        if let Some((_, changes)) = self.told_by.get() {
+            changes.asked_from.store(1, Ordering::Relaxed);
+        }
     }
 
     pub fn is_attached(&self) -> bool {
@@ -182,7 +193,10 @@ impl Board {
 
     /// A call has found out that of an absolute name: everybody may be told.
     pub fn note(&self, kernel: &Kernel, name: &[u8], turned: Turned) {
-        let Some((memory, _)) = self.told_by.get() else { return };
+        let Some((memory, changes)) = self.told_by.get() else { return };
+        if !changes.are_asked_for() {
+            return;
+        }
         let Some((place, tag)) = Memory::place_of(name).filter(|_| name.first() == Some(&b'/')) else { return };
         let Some(asked) = self.asked.get(place) else { return };
         let known = asked.load(Ordering::Relaxed);

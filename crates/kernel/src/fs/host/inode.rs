@@ -402,7 +402,7 @@ impl Inode for HostInode {
         let changes = self.tree.cache.changes();
         // Where the guest writes itself the host would tell of that, too.
         let may_pay = self.tree.access == Access::ReadOnly;
-        if may_pay && self.names_asked.fetch_add(1, Ordering::Relaxed) == WORTH_WATCHING {
+        if may_pay && self.names_asked.fetch_add(1, Ordering::Relaxed) % WORTH_WATCHING == WORTH_WATCHING - 1 {
             self.watch_names();
         }
         let is_watched = self.is_watched.load(Ordering::Acquire);
