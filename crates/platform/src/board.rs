@@ -3,49 +3,23 @@
 //! Only the sentry can write there: the memory is sealed once it has its own mapping.
 
 use crate::layout::board::{self, Board as Layout, Entry};
+use crate::shared::{Shared, Writers};
 use crate::HostError;
-use rustix::fs::{fcntl_add_seals, ftruncate, memfd_create, MemfdFlags, SealFlags};
-use rustix::mm::{mmap, munmap, MapFlags, ProtFlags};
 use std::os::fd::OwnedFd;
-use std::ptr::NonNull;
 use std::sync::atomic::{fence, Ordering};
 
 pub struct Board {
-    pages: NonNull<Layout>,
+    pages: Shared<Layout>,
     memory: OwnedFd,
-}
-
-// SAFETY: all in the mapping is atomic.
-unsafe impl Send for Board {}
-// SAFETY: as above.
-unsafe impl Sync for Board {}
-
-impl Drop for Board {
-    fn drop(&mut self) {
-        // SAFETY: unmaps exactly what `create` mapped; nothing that borrows from it is left.
-        let _ = unsafe { munmap(self.pages.as_ptr().cast(), board::SIZE as usize) };
-    }
 }
 
 impl Board {
     /// An empty one.
     pub fn create() -> Result<Board, HostError> {
-        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-        let memory = memfd_create(c"skerry-board", flags | MemfdFlags::NOEXEC_SEAL)
-            .or_else(|_| memfd_create(c"skerry-board", flags))
-            .map_err(|error| HostError::new("memfd_create for the board", error))?;
-        ftruncate(&memory, board::SIZE).map_err(|error| HostError::new("ftruncate of the board", error))?;
-        let protection = ProtFlags::READ | ProtFlags::WRITE;
-        // SAFETY: a new mapping, at an address that the host chooses.
-        let pages = unsafe { mmap(std::ptr::null_mut(), board::SIZE as usize, protection, MapFlags::SHARED, &memory, 0) }
-            .map_err(|error| HostError::new("mmap of the board", error))?;
-        let pages = NonNull::new(pages.cast()).ok_or(HostError::new("mmap of the board", std::io::Error::other("null")))?;
+        let (pages, memory) = Shared::create(c"skerry-board", board::SIZE, Writers::SentryAlone, "making the board's memory")?;
         let board = Board { pages, memory };
         // What is not posted is of none.
         board.begin_edition();
-        // From here on no mapping of it can be writable.
-        let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::FUTURE_WRITE | SealFlags::SEAL;
-        fcntl_add_seals(&board.memory, seals).map_err(|error| HostError::new("sealing the board", error))?;
         Ok(board)
     }
 
@@ -56,7 +30,7 @@ impl Board {
 
     fn layout(&self) -> &Layout {
         // SAFETY: mapped as long as `self` lives, page-aligned, of this size, and made of atomics.
-        unsafe { self.pages.as_ref() }
+        unsafe { &*self.pages.as_ptr() }
     }
 
     /// What is posted belongs to one; what belongs to another does not hold.
@@ -113,6 +87,7 @@ fn words_of(name: &[u8]) -> Option<[u64; board::NAME_WORDS]> {
 mod tests {
     use super::*;
     use rustix::io::Errno;
+    use rustix::mm::{mmap, MapFlags, ProtFlags};
 
     fn said(board: &Board, name: &[u8]) -> (u64, u64) {
         let entry = &board.layout().entries[Board::place_of(name).unwrap().0];

@@ -8,12 +8,10 @@ use crate::layout::{
     First, Frame, Identity, Interest, Line, Loan, Local, Object, Operation, Phase, Reply, Request, RequestDetail, Stream,
     CHANNEL_SIZE, LIMITS, MAXIMUM_OPERATIONS, SHELF_OFFSET,
 };
+use crate::shared::{Shared, Writers};
 use crate::HostError;
-use rustix::fs::{fcntl_add_seals, ftruncate, memfd_create, MemfdFlags, SealFlags};
-use rustix::mm::{mmap, munmap, MapFlags, ProtFlags};
 use std::mem::offset_of;
 use std::os::fd::OwnedFd;
-use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 /// The first request of a process without a channel, from its memory.
@@ -163,31 +161,13 @@ impl ReturnedObject {
 
 /// The sentry's mapping of one thread's channel.
 pub struct Channel {
-    pages: NonNull<ChannelLayout>,
+    pages: Shared<ChannelLayout>,
 }
-
-// SAFETY: the pages are plain memory shared with another process anyway; all access is by volatile copies.
-unsafe impl Send for Channel {}
-// SAFETY: as above.
-unsafe impl Sync for Channel {}
 
 impl Channel {
     /// A new channel, and the descriptor to be mapped by the application's stub.
     pub fn create() -> Result<(Channel, OwnedFd), HostError> {
-        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-        // Hosts with vm.memfd_noexec=2 want NOEXEC_SEAL; kernels before 6.3 do not know it.
-        let memory = memfd_create(c"skerry-channel", flags | MemfdFlags::NOEXEC_SEAL)
-            .or_else(|_| memfd_create(c"skerry-channel", flags))
-            .map_err(|error| HostError::new("memfd_create for a channel", error))?;
-        ftruncate(&memory, CHANNEL_SIZE).map_err(|error| HostError::new("ftruncate of a channel", error))?;
-        fcntl_add_seals(&memory, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)
-            .map_err(|error| HostError::new("sealing a channel", error))?;
-        // SAFETY: a fresh mapping at an address of the host's choice; its size cannot change any more (sealed).
-        let pages = unsafe {
-            mmap(std::ptr::null_mut(), CHANNEL_SIZE as usize, ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED, &memory, 0)
-        }
-        .map_err(|error| HostError::new("mmap of a channel", error))?;
-        let pages = NonNull::new(pages.cast()).ok_or_else(|| HostError::last("mmap of a channel"))?;
+        let (pages, memory) = Shared::create(c"skerry-channel", CHANNEL_SIZE, Writers::All, "making a channel's memory")?;
         Ok((Channel { pages }, memory))
     }
 
@@ -834,16 +814,10 @@ impl Channel {
     }
 }
 
-impl Drop for Channel {
-    fn drop(&mut self) {
-        // SAFETY: unmaps exactly what `create` mapped; no reference into it exists.
-        let _ = unsafe { munmap(self.pages.as_ptr().cast(), CHANNEL_SIZE as usize) };
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rustix::fs::ftruncate;
 
     #[test]
     fn a_loan_is_taken_back_once_and_under_its_number_only() {

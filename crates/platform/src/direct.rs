@@ -4,11 +4,9 @@
 //! whose position is lent to it, which it could have moved there by lseek(2).
 
 use crate::layout::{direct, position, DirectEntry, DIRECT_ENTRIES, DIRECT_POSITIONS, DIRECT_SIZE};
+use crate::shared::{Shared, Writers};
 use crate::HostError;
-use rustix::fs::{fcntl_add_seals, ftruncate, memfd_create, MemfdFlags, SealFlags};
-use rustix::mm::{mmap, munmap, MapFlags, ProtFlags};
 use std::os::fd::OwnedFd;
-use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// What a process may do with one of its descriptors.
@@ -32,30 +30,13 @@ pub struct Window {
 
 /// The sentry's mapping of one process's table.
 pub struct DirectPages {
-    pages: NonNull<DirectEntry>,
+    pages: Shared<DirectEntry>,
 }
-
-// SAFETY: the pages are plain memory shared with another process anyway; all access is atomic.
-unsafe impl Send for DirectPages {}
-// SAFETY: as above.
-unsafe impl Sync for DirectPages {}
 
 impl DirectPages {
     /// A new, empty table, and the descriptor to be mapped by the application's stub.
     pub fn create() -> Result<(DirectPages, OwnedFd), HostError> {
-        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-        let memory = memfd_create(c"skerry-direct", flags | MemfdFlags::NOEXEC_SEAL)
-            .or_else(|_| memfd_create(c"skerry-direct", flags))
-            .map_err(|error| HostError::new("memfd_create for a table", error))?;
-        ftruncate(&memory, DIRECT_SIZE).map_err(|error| HostError::new("ftruncate of a table", error))?;
-        fcntl_add_seals(&memory, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)
-            .map_err(|error| HostError::new("sealing a table", error))?;
-        // SAFETY: a fresh mapping at an address of the host's choice; its size cannot change any more (sealed).
-        let pages = unsafe {
-            mmap(std::ptr::null_mut(), DIRECT_SIZE as usize, ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED, &memory, 0)
-        }
-        .map_err(|error| HostError::new("mmap of a table", error))?;
-        let pages = NonNull::new(pages.cast()).ok_or_else(|| HostError::last("mmap of a table"))?;
+        let (pages, memory) = Shared::create(c"skerry-direct", DIRECT_SIZE, Writers::All, "making a table's memory")?;
         Ok((DirectPages { pages }, memory))
     }
 
@@ -135,16 +116,10 @@ impl DirectPages {
     }
 }
 
-impl Drop for DirectPages {
-    fn drop(&mut self) {
-        // SAFETY: unmaps exactly what `create` mapped; no reference into it exists.
-        let _ = unsafe { munmap(self.pages.as_ptr().cast(), DIRECT_SIZE as usize) };
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rustix::fs::ftruncate;
 
     #[test]
     fn entries_say_what_was_set_and_nothing_once_cleared() {

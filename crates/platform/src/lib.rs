@@ -13,6 +13,7 @@
 //! - [`pipe_ring`]: the memory of pipes that their users share. [`direct`]: the table of files that a process uses by itself.
 //! - [`virtual_machine`]: the same for a unikernel behind KVM.
 //! - [`board`]: what all processes are told of names. [`changes`]: what the host changes in directories.
+//! - `shared`: memory that others have mapped, too.
 //! - [`processor`]: the CPU that runs us, and how busy the host's are.
 //!
 //! Its neighbours: `skerry-stub` (the other side of channel and doorbell; `layout.rs` is compiled into both) below,
@@ -39,6 +40,7 @@ pub mod memory;
 pub mod own;
 pub mod pipe_ring;
 pub mod processor;
+mod shared;
 pub mod unikernel;
 pub mod virtual_machine;
 pub mod zygote;

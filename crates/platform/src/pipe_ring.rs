@@ -4,12 +4,10 @@
 //! ring whatever it says.
 
 use crate::layout::{pipes, PipeRing as Layout};
+use crate::shared::{Shared, Writers};
 use crate::HostError;
-use rustix::fs::{fcntl_add_seals, ftruncate, memfd_create, MemfdFlags, SealFlags};
-use rustix::mm::{mmap, munmap, MapFlags, ProtFlags};
 use rustix::thread::futex;
 use std::os::fd::OwnedFd;
-use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::Arc;
 
@@ -32,27 +30,10 @@ pub struct ReturnedPipe {
     pub bytes: Vec<u8>,
 }
 
-/// The sentry's mapping of one ring or two.
-struct Mapping {
-    pages: NonNull<u8>,
-    size: usize,
-}
-
-// SAFETY: the pages are plain memory shared with other processes anyway; all access is by raw, atomic or bounded copies.
-unsafe impl Send for Mapping {}
-// SAFETY: as above.
-unsafe impl Sync for Mapping {}
-
-impl Drop for Mapping {
-    fn drop(&mut self) {
-        // SAFETY: unmaps exactly what `create` mapped; no ring of it is left.
-        let _ = unsafe { munmap(self.pages.as_ptr().cast(), self.size) };
-    }
-}
-
 /// One ring: a pipe, or one direction of a connection.
 pub struct PipeRing {
-    mapping: Arc<Mapping>,
+    /// Of one ring or two.
+    mapping: Arc<Shared<u8>>,
     offset: usize,
     number: u16,
 }
@@ -62,28 +43,11 @@ impl PipeRing {
     /// be mapped by their stubs.
     pub fn create(number: u16, count: usize) -> Result<(Vec<PipeRing>, OwnedFd), HostError> {
         let count = count.clamp(1, pipes::RINGS);
-        let (mapping, memory) = Mapping::create((count - 1) * pipes::STRIDE + pipes::SIZE)?;
+        let size = ((count - 1) * pipes::STRIDE + pipes::SIZE) as u64;
+        let (mapping, memory) = Shared::create(c"skerry-pipe", size, Writers::All, "making a pipe's memory")?;
         let mapping = Arc::new(mapping);
         let ring = |index| PipeRing { mapping: mapping.clone(), offset: index * pipes::STRIDE, number };
         Ok(((0..count).map(ring).collect(), memory))
-    }
-}
-
-impl Mapping {
-    fn create(size: usize) -> Result<(Mapping, OwnedFd), HostError> {
-        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-        let memory = memfd_create(c"skerry-pipe", flags | MemfdFlags::NOEXEC_SEAL)
-            .or_else(|_| memfd_create(c"skerry-pipe", flags))
-            .map_err(|error| HostError::new("memfd_create for a pipe", error))?;
-        ftruncate(&memory, size as u64).map_err(|error| HostError::new("ftruncate of a pipe", error))?;
-        fcntl_add_seals(&memory, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)
-            .map_err(|error| HostError::new("sealing a pipe", error))?;
-        // SAFETY: a fresh mapping at an address of the host's choice; its size cannot change any more (sealed).
-        let pages =
-            unsafe { mmap(std::ptr::null_mut(), size, ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED, &memory, 0) }
-                .map_err(|error| HostError::new("mmap of a pipe", error))?;
-        let pages = NonNull::new(pages.cast()).ok_or_else(|| HostError::last("mmap of a pipe"))?;
-        Ok((Mapping { pages, size }, memory))
     }
 }
 
@@ -94,7 +58,7 @@ impl PipeRing {
 
     fn layout(&self) -> *mut Layout {
         // SAFETY: inside the mapping, as the sizes above say; no reference is made.
-        unsafe { self.mapping.pages.as_ptr().add(self.offset).cast() }
+        unsafe { self.mapping.as_ptr().add(self.offset).cast() }
     }
 
     fn word(&self) -> &AtomicU64 {
@@ -225,6 +189,7 @@ impl PipeRing {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rustix::fs::ftruncate;
 
     /// What goes one way lies apart from what goes the other.
     #[test]
