@@ -7,6 +7,8 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 
 /// fanotify_init(2)'s flags: FAN_CLOEXEC, FAN_NONBLOCK, FAN_CLASS_NOTIF, FAN_REPORT_DIR_FID.
 pub const INIT_FLAGS: u32 = libc::FAN_CLOEXEC | libc::FAN_NONBLOCK | libc::FAN_CLASS_NOTIF | libc::FAN_REPORT_DIR_FID;
+/// fanotify_mark(2)'s.
+pub const MARK_FLAGS: u32 = libc::FAN_MARK_ADD | libc::FAN_MARK_ONLYDIR;
 const EVENTS: u64 = libc::FAN_CREATE
     | libc::FAN_DELETE
     | libc::FAN_MOVED_FROM
@@ -31,10 +33,9 @@ impl HostChanges {
     /// From now on changes in the directory, and of it, are noticed. False: they are not.
     pub fn watch(&self, directory: impl AsFd) -> bool {
         let directory = directory.as_fd().as_raw_fd();
-        let flags = libc::FAN_MARK_ADD | libc::FAN_MARK_ONLYDIR;
         // SAFETY: the name is a string that lives.
         let result =
-            unsafe { libc::syscall(libc::SYS_fanotify_mark, self.0.as_raw_fd(), flags, EVENTS, directory, c".".as_ptr()) };
+            unsafe { libc::syscall(libc::SYS_fanotify_mark, self.0.as_raw_fd(), MARK_FLAGS, EVENTS, directory, c".".as_ptr()) };
         result == 0
     }
 

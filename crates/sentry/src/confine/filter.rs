@@ -3,6 +3,7 @@
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule, TargetArch,
 };
+use skerry_platform::changes;
 use std::collections::BTreeMap;
 
 /// Calls that are allowed with any arguments. What is missing is the point: no execve, no fork, no ptrace, no sockets of
@@ -171,9 +172,9 @@ pub fn install() -> Result<(), Box<dyn std::error::Error>> {
         names.iter().map(|name| SeccompRule::new(vec![condition(0, SeccompCmpOp::Eq, *name)?])).collect();
     rules.insert(libc::SYS_prctl, name_rules?);
     // To be told of changes in directories, and by nothing more than that.
-    let told = skerry_platform::changes::INIT_FLAGS.into();
+    let (told, marked) = (changes::INIT_FLAGS.into(), changes::MARK_FLAGS.into());
     rules.insert(libc::SYS_fanotify_init, vec![SeccompRule::new(vec![condition(0, SeccompCmpOp::Eq, told)?])?]);
-    rules.insert(libc::SYS_fanotify_mark, Vec::new());
+    rules.insert(libc::SYS_fanotify_mark, vec![SeccompRule::new(vec![condition(1, SeccompCmpOp::Eq, marked)?])?]);
     // Listener requests; terminals: size, attributes, readable bytes; never TIOCSTI, TIOCSCTTY and the like.
     let requests: &[u64] = &[
         0xc050_2100,
