@@ -65,18 +65,16 @@ impl Changes {
         self.count.load(Ordering::SeqCst)
     }
 
-    /// From now on changes in this directory are noticed. False: they are not.
+    /// From now on changes in this directory are noticed, where they are asked for. False: they are not.
     pub fn watch(&self, directory: impl AsFd) -> bool {
-        if !self.are_asked_for() {
-            return false;
-        }
         let Some(group) = self.group.get_or_init(HostChanges::new) else { return false };
         self.watched.load(Ordering::Relaxed) < WATCHED_MAX
             && group.watch(directory)
             && self.watched.fetch_add(1, Ordering::Relaxed) < WATCHED_MAX
     }
 
-    fn are_asked_for(&self) -> bool {
+    /// Somebody asks whether there are any before anybody is served.
+    pub fn are_asked_for(&self) -> bool {
         let from = self.asked_from.load(Ordering::Relaxed);
         from != 0 && ticks() >= from
     }

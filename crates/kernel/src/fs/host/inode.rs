@@ -400,17 +400,21 @@ impl Inode for HostInode {
 
     fn names(&self) -> Names {
         let changes = self.tree.cache.changes();
-        // Where the guest writes itself the host would tell of that, too.
-        let may_pay = self.tree.access == Access::ReadOnly;
-        if may_pay && self.names_asked.fetch_add(1, Ordering::Relaxed) % WORTH_WATCHING == WORTH_WATCHING - 1 {
-            self.watch_names();
-        }
-        let is_watched = self.is_watched.load(Ordering::Acquire);
-        let count = if is_watched { changes.count() } else { 0 };
-        if let Some((then, names)) = self.stood.lock().filter(|_| is_watched) {
-            if then == count {
-                return names;
+        // Before the look itself, so that a change meanwhile makes another count.
+        let count = self.is_watched.load(Ordering::Acquire).then(|| changes.count());
+        match (count, self.tree.access) {
+            (Some(count), _) => {
+                if let Some((_, names)) = self.stood.lock().filter(|(then, _)| *then == count) {
+                    return names;
+                }
             }
+            (None, Access::ReadOnly) => {
+                if self.names_asked.fetch_add(1, Ordering::Relaxed) % WORTH_WATCHING == WORTH_WATCHING - 1 {
+                    self.watch_names();
+                }
+            }
+            // Where the guest writes itself the host would tell of that, too.
+            (None, _) => {}
         }
         let Ok(descriptor) = self.descriptor() else { return Names::Changing };
         let names = match rustix::fs::fstat(&*descriptor) {
@@ -419,7 +423,7 @@ impl Inode for HostInode {
             }
             _ => Names::Changing,
         };
-        if is_watched && names != Names::Changing {
+        if let Some(count) = count.filter(|_| names != Names::Changing) {
             *self.stood.lock() = Some((count, names));
         }
         names
@@ -429,7 +433,9 @@ impl Inode for HostInode {
         if self.is_watched.load(Ordering::Acquire) {
             return Watched::Already;
         }
-        let may_be = self.kind == FileType::Directory && self.tree.access != Access::ReadWrite;
+        let may_be = self.kind == FileType::Directory
+            && self.tree.access != Access::ReadWrite
+            && self.tree.cache.changes().are_asked_for();
         // Also where equal stamps do not mean equal names nobody tells of all changes.
         if !may_be || self.names() == Names::Changing {
             return Watched::Never;
