@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -259,3 +259,36 @@ def eventually(condition, *, within: float = 10.0, every: float = 0.05):
         if value or time.monotonic() > end:
             return value
         time.sleep(every)
+
+
+def build(name: str, directory: Path, *options: str) -> Path:
+    """Compiles tests/apps/programs/NAME.c into the directory. Skips the test where there is no compiler."""
+    if reason := missing("gcc"):
+        pytest.skip(reason)
+    source = ROOT / "tests" / "apps" / "programs" / f"{name}.c"
+    words = ["gcc", "-O1", "-Wall", "-Wextra", f"-I{ROOT / 'tests' / 'conformance'}", "-o", str(directory / name), str(source)]
+    subprocess.run([*words, "-pthread", *options], check=True)
+    return directory / name
+
+
+def place(built: Path, work: Path) -> Path:
+    """Copies a program to where everybody may run it."""
+    program = work / built.name
+    program.write_bytes(built.read_bytes())
+    program.chmod(0o755)
+    return program
+
+
+def holds_natively(caller: Caller, lay: Callable[[Path], Path]) -> None:
+    """The program that `lay` puts into a workspace is right about Linux."""
+    with caller.workspace() as work:
+        result = caller.native([lay(work)], cwd=work)
+    assert result.returncode == 0, f"wrong about Linux:\n{result}"
+
+
+def holds_inside(caller: Caller, lay: Callable[[Path], Path], options: tuple[str, ...] = ()) -> None:
+    """The same holds in a sandbox; the option "." is the workspace."""
+    with caller.workspace() as work:
+        words = [option if option != "." else str(work) for option in options]
+        result = caller.do(words, [lay(work)], cwd=work)
+    assert result.returncode == 0, str(result)

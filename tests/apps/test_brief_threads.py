@@ -2,34 +2,23 @@
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 
 import pytest
 
 import harness
 
-PROGRAMS = Path(__file__).parent / "programs"
 MADE = 60
 
 
 @pytest.fixture(scope="session")
 def brief(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    if reason := harness.missing("gcc"):
-        pytest.skip(reason)
-    path = tmp_path_factory.mktemp("brief") / "brief"
-    include = PROGRAMS.parents[1] / "conformance"
-    words = ["gcc", "-O1", "-Wall", "-Wextra", f"-I{include}", "-o", str(path), str(PROGRAMS / "brief.c"), "-pthread"]
-    subprocess.run(words, check=True)
-    return path
+    return harness.build("brief", tmp_path_factory.mktemp("brief"))
 
 
 def run(caller: harness.Caller, brief: Path, options: list[str], word: str) -> harness.Completed:
     with caller.workspace() as work:
-        copy = work / "brief"
-        copy.write_bytes(brief.read_bytes())
-        copy.chmod(0o755)
-        done = caller.do(options, [copy, word], cwd=work)
+        done = caller.do(options, [harness.place(brief, work), word], cwd=work)
     assert done.returncode == 0, str(done)
     return done
 

@@ -16,17 +16,10 @@ import harness
 sys.path.insert(0, str(harness.ROOT / "src"))
 import skerry
 
-PROGRAM = Path(__file__).parent / "programs" / "crowds.c"
-
 
 @pytest.fixture(scope="session")
 def crowds(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    if reason := harness.missing("gcc"):
-        pytest.skip(reason)
-    path = tmp_path_factory.mktemp("crowds") / "crowds"
-    include = PROGRAM.parents[2] / "conformance"
-    subprocess.run(["gcc", "-O1", "-Wall", "-Wextra", f"-I{include}", "-o", str(path), str(PROGRAM), "-pthread"], check=True)
-    return path
+    return harness.build("crowds", tmp_path_factory.mktemp("crowds"))
 
 
 def threads_bound_below(pid: int) -> list[str]:

@@ -6,71 +6,59 @@ import contextlib
 import os
 import subprocess
 import threading
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import harness
 
-PROGRAMS = Path(__file__).parent / "programs"
 CHANGES = 9
 ROWS = 37
 
 
-def build(name: str, directory: Path, *options: str) -> Path:
-    if reason := harness.missing("gcc"):
-        pytest.skip(reason)
-    include = PROGRAMS.parents[1] / "conformance"
-    source = PROGRAMS / f"{name}.c"
-    words = ["gcc", "-O1", "-Wall", "-Wextra", f"-I{include}", "-o", str(directory / name), str(source), "-pthread", *options]
-    subprocess.run(words, check=True)
-    return directory / name
-
-
 @pytest.fixture(scope="session")
 def lent(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build("lent", tmp_path_factory.mktemp("lending"))
+    return harness.build("lent", tmp_path_factory.mktemp("lending"))
 
 
 @pytest.fixture(scope="session")
 def attributes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build("attributes", tmp_path_factory.mktemp("attributes"))
+    return harness.build("attributes", tmp_path_factory.mktemp("attributes"))
 
 
 @pytest.fixture(scope="session")
 def streams(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build("streams", tmp_path_factory.mktemp("streams"))
+    return harness.build("streams", tmp_path_factory.mktemp("streams"))
 
 
 @pytest.fixture(scope="session")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build("alone", tmp_path_factory.mktemp("alone"))
+    return harness.build("alone", tmp_path_factory.mktemp("alone"))
 
 
 @pytest.fixture(scope="session")
 def connected(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build("connected", tmp_path_factory.mktemp("connected"))
+    return harness.build("connected", tmp_path_factory.mktemp("connected"))
 
 
 @pytest.fixture(scope="session")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build("shared", tmp_path_factory.mktemp("shared"))
+    return harness.build("shared", tmp_path_factory.mktemp("shared"))
 
 
 @pytest.fixture(scope="session")
 def events(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build("events", tmp_path_factory.mktemp("events"))
+    return harness.build("events", tmp_path_factory.mktemp("events"))
 
 
 @pytest.fixture(scope="session")
 def windows(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build("windows", tmp_path_factory.mktemp("windows"))
+    return harness.build("windows", tmp_path_factory.mktemp("windows"))
 
 
 @pytest.fixture(scope="session")
 def positions(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build("positions", tmp_path_factory.mktemp("positions"))
+    return harness.build("positions", tmp_path_factory.mktemp("positions"))
 
 
 def fill(caller: harness.Caller, work: Path, lent: Path) -> Path:
@@ -87,33 +75,11 @@ def fill(caller: harness.Caller, work: Path, lent: Path) -> Path:
     for name, text in contents.items():
         (work / name).write_text(text)
         os.chown(work / name, *caller.owner)
-    return place(lent, work)
-
-
-def place(built: Path, work: Path) -> Path:
-    program = work / built.name
-    program.write_bytes(built.read_bytes())
-    program.chmod(0o755)
-    return program
-
-
-def holds_natively(caller: harness.Caller, lay: Callable[[Path], Path]) -> None:
-    """The program that `lay` puts into a workspace is right about Linux."""
-    with caller.workspace() as work:
-        result = caller.native([lay(work)], cwd=work)
-    assert result.returncode == 0, f"wrong about Linux:\n{result}"
-
-
-def holds_inside(caller: harness.Caller, lay: Callable[[Path], Path], options: tuple[str, ...] = ()) -> None:
-    """The same holds in a sandbox; the option "." is the workspace."""
-    with caller.workspace() as work:
-        words = [option if option != "." else str(work) for option in options]
-        result = caller.do(words, [lay(work)], cwd=work)
-    assert result.returncode == 0, str(result)
+    return harness.place(lent, work)
 
 
 def test_native(caller: harness.Caller, lent: Path) -> None:
-    holds_natively(caller, lambda work: fill(caller, work, lent))
+    harness.holds_natively(caller, lambda work: fill(caller, work, lent))
 
 
 @pytest.mark.sandbox
@@ -127,7 +93,7 @@ def test_sandbox(
 ) -> None:
     # What is lent does not expire here: nothing that others do may be missed because of that.
     monkeypatch.setitem(harness.PLAIN_ENVIRONMENT, "SKERRY_TEST_WITHOUT", without)
-    holds_inside(caller, lambda work: fill(caller, work, lent), options)
+    harness.holds_inside(caller, lambda work: fill(caller, work, lent), options)
 
 
 @pytest.mark.sandbox
@@ -274,7 +240,7 @@ def test_what_the_host_changes_is_seen_by_who_hears_of_it(caller: harness.Caller
 
 
 def test_attributes_native(caller: harness.Caller, attributes: Path) -> None:
-    holds_natively(caller, lambda work: place(attributes, work))
+    harness.holds_natively(caller, lambda work: harness.place(attributes, work))
 
 
 @pytest.mark.sandbox
@@ -288,7 +254,7 @@ def test_attributes(
 ) -> None:
     """What files and names show is lent while it holds still (ADR 46): whatever changes it, its thread included."""
     monkeypatch.setitem(harness.PLAIN_ENVIRONMENT, "SKERRY_TEST_WITHOUT", without)
-    holds_inside(caller, lambda work: place(attributes, work), options)
+    harness.holds_inside(caller, lambda work: harness.place(attributes, work), options)
 
 
 CALLS = """
@@ -328,7 +294,7 @@ def test_what_holds_still_is_asked_for_once(caller: harness.Caller, monkeypatch:
 
 
 def test_streams_native(caller: harness.Caller, streams: Path) -> None:
-    holds_natively(caller, lambda work: place(streams, work))
+    harness.holds_natively(caller, lambda work: harness.place(streams, work))
 
 
 @pytest.mark.sandbox
@@ -336,7 +302,7 @@ def test_streams_native(caller: harness.Caller, streams: Path) -> None:
 def test_streams(caller: harness.Caller, streams: Path, monkeypatch: pytest.MonkeyPatch, without: str) -> None:
     """What epoll_wait(2) has told of is read in the process (ADR 44): nobody can tell, whatever others do with the stream."""
     monkeypatch.setitem(harness.PLAIN_ENVIRONMENT, "SKERRY_TEST_WITHOUT", without)
-    holds_inside(caller, lambda work: place(streams, work))
+    harness.holds_inside(caller, lambda work: harness.place(streams, work))
 
 
 @pytest.mark.sandbox
@@ -445,7 +411,7 @@ def test_connections_that_take_turns_are_told_of_without_the_sentry(
 
 
 def test_alone_native(caller: harness.Caller, alone: Path) -> None:
-    holds_natively(caller, lambda work: place(alone, work))
+    harness.holds_natively(caller, lambda work: harness.place(alone, work))
 
 
 @pytest.mark.sandbox
@@ -453,7 +419,7 @@ def test_alone_native(caller: harness.Caller, alone: Path) -> None:
 def test_alone(caller: harness.Caller, alone: Path, monkeypatch: pytest.MonkeyPatch, without: str) -> None:
     """Eventfds and pipes that one thread uses are read and written in the process (ADR 45): nobody can tell, whatever others do."""
     monkeypatch.setitem(harness.PLAIN_ENVIRONMENT, "SKERRY_TEST_WITHOUT", without)
-    holds_inside(caller, lambda work: place(alone, work))
+    harness.holds_inside(caller, lambda work: harness.place(alone, work))
 
 
 @pytest.mark.sandbox
@@ -484,7 +450,7 @@ print(calls() - before)
 
 
 def test_shared_native(caller: harness.Caller, shared: Path) -> None:
-    holds_natively(caller, lambda work: place(shared, work))
+    harness.holds_natively(caller, lambda work: harness.place(shared, work))
 
 
 @pytest.mark.sandbox
@@ -498,11 +464,11 @@ def test_shared(
 ) -> None:
     """Pipes between two threads or processes lie in memory that these share (ADR 48): nobody can tell, whatever others do."""
     monkeypatch.setitem(harness.PLAIN_ENVIRONMENT, "SKERRY_TEST_WITHOUT", without)
-    holds_inside(caller, lambda work: place(shared, work), options)
+    harness.holds_inside(caller, lambda work: harness.place(shared, work), options)
 
 
 def test_connected_native(caller: harness.Caller, connected: Path) -> None:
-    holds_natively(caller, lambda work: place(connected, work))
+    harness.holds_natively(caller, lambda work: harness.place(connected, work))
 
 
 @pytest.mark.sandbox
@@ -516,7 +482,7 @@ def test_connected(
 ) -> None:
     """Connections between two threads or processes lie in memory that these share (ADR 52): nobody can tell."""
     monkeypatch.setitem(harness.PLAIN_ENVIRONMENT, "SKERRY_TEST_WITHOUT", without)
-    holds_inside(caller, lambda work: place(connected, work), options)
+    harness.holds_inside(caller, lambda work: harness.place(connected, work), options)
 
 
 SHARED = """
@@ -620,7 +586,7 @@ def test_who_shares_a_connection_does_not_ask_the_sentry(
 
 
 def test_events_native(caller: harness.Caller, events: Path) -> None:
-    holds_natively(caller, lambda work: place(events, work))
+    harness.holds_natively(caller, lambda work: harness.place(events, work))
 
 
 @pytest.mark.sandbox
@@ -628,7 +594,7 @@ def test_events_native(caller: harness.Caller, events: Path) -> None:
 def test_events(caller: harness.Caller, events: Path, monkeypatch: pytest.MonkeyPatch, without: str) -> None:
     """An event loop is told in its process of what that shares (ADR 53): nobody can tell, whatever others do."""
     monkeypatch.setitem(harness.PLAIN_ENVIRONMENT, "SKERRY_TEST_WITHOUT", without)
-    holds_inside(caller, lambda work: place(events, work))
+    harness.holds_inside(caller, lambda work: harness.place(events, work))
 
 
 CHANGED = """
@@ -678,7 +644,7 @@ with_windows = pytest.mark.parametrize(
 
 
 def test_windows_native(caller: harness.Caller, windows: Path) -> None:
-    holds_natively(caller, lambda work: place(windows, work))
+    harness.holds_natively(caller, lambda work: harness.place(windows, work))
 
 
 @pytest.mark.sandbox
@@ -688,7 +654,7 @@ def test_windows(
 ) -> None:
     """Files that are read often are mapped (ADR 61), and nobody can tell."""
     monkeypatch.setitem(harness.PLAIN_ENVIRONMENT, "SKERRY_TEST_WITHOUT", without)
-    holds_inside(caller, lambda work: place(windows, work), options)
+    harness.holds_inside(caller, lambda work: harness.place(windows, work), options)
 
 
 def held(caller: harness.Caller, work: Path, program: Path, mode: str) -> subprocess.Popen[str]:
@@ -723,7 +689,7 @@ def skip_unless_mapped(work: Path) -> None:
 
 @pytest.mark.sandbox
 def test_a_window_goes_with_its_descriptor(caller: harness.Caller, windows: Path) -> None:
-    with caller.workspace() as work, held(caller, work, place(windows, work), "hold") as process:
+    with caller.workspace() as work, held(caller, work, harness.place(windows, work), "hold") as process:
         watchdog = threading.Timer(60, process.kill)
         watchdog.start()
         try:
@@ -741,7 +707,7 @@ def test_a_window_goes_with_its_descriptor(caller: harness.Caller, windows: Path
 
 @pytest.mark.sandbox
 def test_what_the_host_cuts_off_is_missed_by_who_hears_of_it(caller: harness.Caller, windows: Path) -> None:
-    with caller.workspace() as work, held(caller, work, place(windows, work), "follow") as process:
+    with caller.workspace() as work, held(caller, work, harness.place(windows, work), "follow") as process:
         watchdog = threading.Timer(60, process.kill)
         watchdog.start()
         try:
@@ -760,7 +726,7 @@ def test_what_the_host_cuts_off_is_missed_by_who_hears_of_it(caller: harness.Cal
 
 
 def test_positions_native(caller: harness.Caller, positions: Path) -> None:
-    holds_natively(caller, lambda work: place(positions, work))
+    harness.holds_natively(caller, lambda work: harness.place(positions, work))
 
 
 @pytest.mark.sandbox
@@ -770,7 +736,7 @@ def test_positions(
 ) -> None:
     """Where a file stands is lent to who reads on in it (ADR 65), and nobody can tell."""
     monkeypatch.setitem(harness.PLAIN_ENVIRONMENT, "SKERRY_TEST_WITHOUT", without)
-    holds_inside(caller, lambda work: place(positions, work), options)
+    harness.holds_inside(caller, lambda work: harness.place(positions, work), options)
 
 
 @pytest.mark.sandbox
@@ -780,7 +746,7 @@ def test_who_scribbles_over_a_position_moves_its_file(
 ) -> None:
     with caller.workspace() as work:
         words = [option if option != "." else str(work) for option in options]
-        result = caller.do(words, [place(positions, work), "scribble", "700000088000"], cwd=work)
+        result = caller.do(words, [harness.place(positions, work), "scribble", "700000088000"], cwd=work)
     assert result.returncode == 0, str(result)
 
 
@@ -800,7 +766,7 @@ def test_who_reads_on_in_a_file_makes_no_calls(
 ) -> None:
     """40,000 reads, of a file whose end is believed for good."""
     monkeypatch.setitem(harness.PLAIN_ENVIRONMENT, "SKERRY_TEST_WITHOUT", "expiry")
-    with caller.workspace() as work, held(caller, work, place(positions, work), "hold") as process:
+    with caller.workspace() as work, held(caller, work, harness.place(positions, work), "hold") as process:
         watchdog = threading.Timer(60, process.kill)
         watchdog.start()
         try:

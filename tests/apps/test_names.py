@@ -9,7 +9,6 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from test_lending import build, holds_inside, holds_natively, place
 
 import harness
 
@@ -19,7 +18,7 @@ FANOTIFY_INIT, FLAGS = 300, 0x1 | 0x2 | 0x400
 
 @pytest.fixture(scope="session")
 def names(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build("names", tmp_path_factory.mktemp("names"))
+    return harness.build("names", tmp_path_factory.mktemp("names"))
 
 
 def lay(caller: harness.Caller, work: Path, names: Path) -> Path:
@@ -30,7 +29,7 @@ def lay(caller: harness.Caller, work: Path, names: Path) -> Path:
     (work / "way").symlink_to("a/b")
     for path in work.rglob("*"):
         os.chown(path, *caller.owner, follow_symlinks=False)
-    return place(names, work)
+    return harness.place(names, work)
 
 
 def missing_notices() -> str | None:
@@ -44,7 +43,7 @@ def missing_notices() -> str | None:
 
 
 def test_native(caller: harness.Caller, names: Path) -> None:
-    holds_natively(caller, lambda work: lay(caller, work, names))
+    harness.holds_natively(caller, lambda work: lay(caller, work, names))
 
 
 @pytest.mark.sandbox
@@ -57,7 +56,7 @@ def test_sandbox(
     caller: harness.Caller, names: Path, monkeypatch: pytest.MonkeyPatch, without: str, options: tuple[str, ...]
 ) -> None:
     monkeypatch.setitem(harness.PLAIN_ENVIRONMENT, "SKERRY_TEST_WITHOUT", without)
-    holds_inside(caller, lambda work: lay(caller, work, names), options)
+    harness.holds_inside(caller, lambda work: lay(caller, work, names), options)
 
 
 @pytest.mark.sandbox
