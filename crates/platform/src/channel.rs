@@ -6,7 +6,7 @@
 use crate::layout::{
     birth, events, line_state, loan, marshal, objects, request, shelf, streams, Certificate, ChannelLayout, CloneOrder, Events,
     First, Frame, Identity, Interest, Line, Loan, Local, Object, Operation, Phase, Reply, Request, RequestDetail, Stream,
-    CHANNEL_SIZE, LIMITS, MAXIMUM_OPERATIONS, SHELF_OFFSET,
+    CHANNEL_SIZE, HEAP_MOVED, LIMITS, MAXIMUM_OPERATIONS, SHELF_OFFSET,
 };
 use crate::shared::{Shared, Writers};
 use crate::HostError;
@@ -639,7 +639,7 @@ impl Channel {
     /// Whether the board holds for the thread.
     pub fn set_reads_board(&self, reads: bool) {
         // SAFETY: inside the mapping, aligned.
-        unsafe { AtomicU64::from_ptr(&raw mut (*self.local()).reads_board) }.store(reads.into(), Ordering::Release);
+        unsafe { AtomicU32::from_ptr(&raw mut (*self.local()).reads_board) }.store(reads.into(), Ordering::Release);
     }
 
     /// Whether the thread is traced: then its stub says before and behind each call where its registers are.
@@ -704,10 +704,26 @@ impl Channel {
         self.clear_child_tid_word().store(address, Ordering::Release);
     }
 
-    /// Where the heap ends, as long as only this thread can move that; 0: nothing is said.
-    pub fn set_heap_end(&self, end: u64) {
+    /// Where the heap begins and ends, as long as only this thread can move that, and does so by itself; 0: nothing is said.
+    pub fn set_heap(&self, start: u64, end: u64) {
+        let [start_word, end_word] = self.heap_words();
+        start_word.store(start, Ordering::Relaxed);
+        end_word.store(end, Ordering::Release);
+    }
+
+    /// Where the thread says that the heap ends, if it has moved that since it was told.
+    pub fn moved_heap_end(&self) -> Option<u64> {
+        let [_, end] = self.heap_words();
+        let end = end.load(Ordering::Acquire);
+        (end & HEAP_MOVED != 0).then_some(end & !HEAP_MOVED)
+    }
+
+    fn heap_words(&self) -> [&AtomicU64; 2] {
         // SAFETY: as above.
-        unsafe { AtomicU64::from_ptr(&raw mut (*self.local()).heap_end) }.store(end, Ordering::Release);
+        unsafe {
+            let local = self.local();
+            [AtomicU64::from_ptr(&raw mut (*local).heap_start), AtomicU64::from_ptr(&raw mut (*local).heap_end)]
+        }
     }
 
     /// The process's limits. Of several threads of ours only one may be here.
@@ -727,7 +743,7 @@ impl Channel {
     /// Whether the stub may make dispositions the default that are so already.
     pub fn set_may_reset(&self, may: bool) {
         // SAFETY: as above.
-        unsafe { AtomicU64::from_ptr(&raw mut (*self.local()).may_reset) }.store(may.into(), Ordering::Release);
+        unsafe { AtomicU32::from_ptr(&raw mut (*self.local()).may_reset) }.store(may.into(), Ordering::Release);
     }
 
     /// Takes over what it has done so: the signals, and the restorer.

@@ -12,6 +12,7 @@ use crate::deferred;
 use crate::direct;
 use crate::expected;
 use crate::handoff::ticks;
+use crate::heap;
 use crate::host::{self, number};
 use crate::layout::{birth, Birth, ChannelLayout, CloneOrder, Limits, Local, CHANNEL_OFFSET, SLOTS_BASE, SLOT_SIZE};
 use crate::local;
@@ -77,6 +78,7 @@ fn begin(thread: &mut ThreadBlock, context: &mut Context) -> bool {
     // What is lent or put off for a process of one thread ends with a request. Nobody is to see what its calls are.
     let may = thread.has_loan == 0
         && thread.deferred.is_empty()
+        && !heap::has_moved(thread)
         && thread.kicked == 0
         && thread.gs_taken == 0
         && thread.parking.is_unasked == 0

@@ -10,7 +10,7 @@ use crate::host::{self, number, HIGHEST};
 use crate::layout::board::{self, Board, Entry};
 use crate::loan::is_before;
 use crate::thread::ThreadBlock;
-use core::sync::atomic::{fence, AtomicU64, Ordering};
+use core::sync::atomic::{fence, AtomicU32, AtomicU64, Ordering};
 
 const ENOENT: i64 = -2;
 const EINVAL: i64 = -22;
@@ -60,7 +60,7 @@ fn opens(flags: u64) -> bool {
 #[inline(never)]
 fn look(thread: &ThreadBlock, path: u64, asks_for_link: bool) -> Option<i64> {
     // SAFETY: within the channel, aligned, and accessed atomically only.
-    let reads = unsafe { AtomicU64::from_ptr(&raw mut (*thread.channel()).local.reads_board) };
+    let reads = unsafe { AtomicU32::from_ptr(&raw mut (*thread.channel()).local.reads_board) };
     if path > HIGHEST || reads.load(Ordering::Relaxed) == 0 {
         return None;
     }

@@ -338,17 +338,22 @@ pub struct Local {
     pub robust_list: u64,
     /// What it has told set_tid_address(2), or clone(2).
     pub clear_child_tid: u64,
-    /// Not 0: the heap's end, which nobody but the thread can move.
+    /// Not 0: the heap's end, which nobody but the thread can move. Its stub does so by itself, and says by [`HEAP_MOVED`] that
+    /// it has; and where the heap begins.
     pub heap_end: u64,
+    pub heap_start: u64,
     /// Not 0: nobody but the thread has its dispositions.
-    pub may_reset: u64,
+    pub may_reset: u32,
+    /// Not 0: what the [`board`] says holds for the thread.
+    pub reads_board: u32,
     /// Signals whose disposition, which is the default, was made so once more, with SA_RESTORER and `reset_restorer`. The
     /// sentry takes it over before it matters.
     pub reset: u64,
     pub reset_restorer: u64,
-    /// Not 0: what the [`board`] says holds for the thread.
-    pub reads_board: u64,
 }
+
+/// In [`Local::heap_end`], beside the address.
+pub const HEAP_MOVED: u64 = 1 << 63;
 
 /// The limits of a thread's process (getrlimit(2)), for its stub to tell. Only the sentry writes here.
 #[repr(C)]

@@ -7,6 +7,7 @@
 //! both sees that a pending signal is blocked no longer: the sentry kicks the thread, or the thread asks before its call
 //! returns.
 
+use crate::heap;
 use crate::host::{self, number};
 use crate::layout::{Identity, Local, LIMITS};
 use crate::registers::Registers;
@@ -62,7 +63,7 @@ pub fn try_local(thread: &mut ThreadBlock, registers: &Registers) -> Option<i64>
             set_tid_address(thread, local, registers.rdi);
             field!(tid)
         }
-        number::BRK if registers.rdi == 0 && is_enabled() => heap_end(local),
+        number::BRK if is_enabled() => heap::brk(thread, registers.rdi),
         number::GETRLIMIT if is_enabled() => limit(thread, registers.rdi, registers.rsi),
         number::PRLIMIT64 if registers.rdi as u32 == 0 && registers.rdx == 0 && is_enabled() => {
             limit(thread, registers.rsi, registers.r10)
@@ -142,16 +143,18 @@ pub fn has_robust_list(thread: &ThreadBlock) -> bool {
     unsafe { AtomicU64::from_ptr(&raw mut (*thread.local()).robust_list) }.load(Ordering::Relaxed) != 0
 }
 
-/// brk(2) that only asks.
-fn heap_end(local: *mut Local) -> Option<i64> {
-    // SAFETY: within the channel, aligned, and accessed atomically only.
-    let end = unsafe { AtomicU64::from_ptr(&raw mut (*local).heap_end) }.load(Ordering::Acquire);
-    (end != 0).then_some(end as i64)
-}
-
 /// getrlimit(2).
 fn limit(thread: &ThreadBlock, resource: u64, address: u64) -> Option<i64> {
-    let index = resource as u32 as usize;
+    let limit = limit_of(thread, resource as u32 as usize)?;
+    if address == 0 {
+        return None;
+    }
+    let written = host::store(address, limit[0]) && host::store(address.wrapping_add(8), limit[1]);
+    Some(if written { 0 } else { EFAULT })
+}
+
+/// A limit of the process's, and its maximum, where they are known.
+pub fn limit_of(thread: &ThreadBlock, index: usize) -> Option<[u64; 2]> {
     // They change: a process that has no channel yet asks.
     if index >= LIMITS || thread.way == way::FIRST {
         return None;
@@ -164,11 +167,7 @@ fn limit(thread: &ThreadBlock, resource: u64, address: u64) -> Option<i64> {
     // SAFETY: within the channel.
     let limit = unsafe { core::ptr::read_volatile(&raw const (*limits).limits[index]) };
     core::sync::atomic::fence(Ordering::Acquire);
-    if before % 2 != 0 || version() != before || address == 0 {
-        return None;
-    }
-    let written = host::store(address, limit[0]) && host::store(address.wrapping_add(8), limit[1]);
-    Some(if written { 0 } else { EFAULT })
+    (before % 2 == 0 && version() == before).then_some(limit)
 }
 
 /// rt_sigaction(2) of a signal that nobody has ever said anything about: what only asks, and what makes its disposition the

@@ -29,6 +29,7 @@ mod events;
 mod expected;
 mod handlers;
 mod handoff;
+mod heap;
 mod host;
 mod infancy;
 #[allow(dead_code)]

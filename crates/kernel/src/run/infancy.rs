@@ -103,7 +103,7 @@ impl Infant {
         let child = &plan.child;
         child.move_to_channel(&channel);
         let brk = *maker.space.brk.lock();
-        child.tell_heap_end(brk.current);
+        child.tell_heap(Some(brk));
         let space = AddressSpace::default();
         maker.space.copy_to(&space);
         let is_alone = maker.state.lock().task.as_ref().is_some_and(|task| task.process().threads.lock().len() == 1);

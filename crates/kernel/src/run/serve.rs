@@ -636,7 +636,7 @@ impl Engine {
             Return::Gone => self.end(thread, context),
             _ => {
                 let (operations, value) = (operations.len() as u32, context.task.tid().into());
-                context.task.tell_heap_end(thread.space.brk.lock().current);
+                context.task.tell_heap(Some(*thread.space.brk.lock()));
                 let lent = (self.lend(thread, context, Errno::ENOENT.as_return_value(), laid_down.len()) == loan::LENT).into();
                 let reply = Reply { action: action::RUN, value, operations, entry, stack, results: lent, ..Reply::default() };
                 self.answer(thread, reply);
@@ -647,6 +647,8 @@ impl Engine {
 
     fn ask_clone(self: &Arc<Self>, thread: &Arc<GuestThread>, context: &Context, plan: &ClonePlan) -> Result<()> {
         let tid = plan.child.tid() as u64;
+        // What the child has, too.
+        thread.space.heap(context.task);
         let (order, enrolment) = match self.use_parked(thread, plan) {
             Some(order) => (order, None),
             None => {
@@ -659,7 +661,7 @@ impl Engine {
         let then = plan.host_flags == CLONE_VFORK || plan.vfork || is_traced || !signal::try_leave(context.task);
         if plan.host_flags != CLONE_PROCESS {
             // From now on another one can move it.
-            context.task.tell_heap_end(0);
+            context.task.tell_heap(None);
         }
         if let Some(enrolment) = enrolment.as_ref() {
             enrolment.reports.store(then, Ordering::Release);

@@ -5,9 +5,10 @@ use super::hold::Attempts;
 use super::pipes::Places;
 use crate::event::aio::AioContexts;
 use crate::image::Plain;
+use crate::task::Task;
 use parking_lot::Mutex;
 use skerry_platform::engine::HostThread;
-use skerry_platform::layout::MAXIMUM_SLOTS;
+use skerry_platform::layout::{MAXIMUM_SLOTS, STUB_BASE};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 
@@ -70,6 +71,15 @@ impl AddressSpace {
         let mut slots: Vec<Slot> = (0..slot).map(|_| Slot::Free).collect();
         slots.push(Slot::Used(thread));
         Arc::new(AddressSpace { slots: Mutex::new(slots), owner, brk: Mutex::new(brk), ..AddressSpace::default() })
+    }
+
+    /// The heap as it is now: `task`, whose space this is, may have moved its end by itself.
+    pub(crate) fn heap(&self, task: &Task) -> Brk {
+        let mut brk = self.brk.lock();
+        if let Some(end) = task.moved_heap_end().filter(|end| (brk.start..STUB_BASE).contains(end)) {
+            brk.current = end;
+        }
+        *brk
     }
 
     /// What a fork(2) child knows of its copy of this space.

@@ -8,7 +8,7 @@ use crate::fs::file::OpenFile;
 use crate::fs::host_file::HostFile;
 use crate::fs::mount::MountFlags;
 use crate::run::program::{Executable, Image, Segment};
-use crate::run::{AddressSpace, PlainCode};
+use crate::run::{AddressSpace, Brk, PlainCode};
 use crate::task::Task;
 use crate::{Context, Errno, Result};
 use skerry_abi::raw::general as linux;
@@ -157,23 +157,25 @@ pub fn mmap(
 /// brk(2): the new end, or the old one where the heap cannot be as asked.
 pub fn brk(context: &mut Context, wanted: u64) -> Result<u64> {
     let space = context.task.address_space().ok_or(Errno::ENOMEM)?;
-    let brk = *space.brk.lock();
+    let brk = space.heap(context.task);
     let limit = context.process().rlimit(linux::RLIMIT_DATA).current;
     let (old_end, new_end) = (page_up(brk.current), page_up(wanted));
     if wanted < brk.start || wanted >= STUB_BASE || wanted - brk.start > limit {
         return Ok(brk.current);
     }
     // Only its stub knows better where the heap ends, and only as long as nobody else can move that.
-    let tell = |task: &Task, space: &AddressSpace, end| task.tell_heap_end(if space.has_one_thread() { end } else { 0 });
-    space.brk.lock().current = wanted;
-    tell(context.task, &space, wanted);
+    let moves_to = move |task: &Task, space: &AddressSpace, end| {
+        let heap = Brk { current: end, ..brk };
+        *space.brk.lock() = heap;
+        task.tell_heap(space.has_one_thread().then_some(heap));
+    };
+    moves_to(context.task, &space, wanted);
     if new_end == old_end {
         return Ok(wanted);
     }
     let keep: Continuation = Box::new(move |context, result| {
         if result < 0 {
-            space.brk.lock().current = brk.current;
-            tell(context.task, &space, brk.current);
+            moves_to(context.task, &space, brk.current);
             return Ok(brk.current);
         }
         Ok(wanted)

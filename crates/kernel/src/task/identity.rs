@@ -9,6 +9,7 @@ use super::credentials::{
     SECBIT_NO_SETUID_FIXUP,
 };
 use super::{Credentials, Process, Task};
+use crate::run::Brk;
 use crate::{Errno, Result};
 use skerry_platform::channel::Channel;
 use skerry_platform::layout::Identity;
@@ -206,7 +207,7 @@ impl Task {
             let cleared =
                 cell.as_ref().map_or_else(|| self.clear_child_tid.load(Ordering::Relaxed), |old| old.clear_child_tid());
             channel.set_clear_child_tid(cleared);
-            channel.set_heap_end(0);
+            channel.set_heap(0, 0);
             *cell = Some(channel.clone());
         }
         self.tell_identity();
@@ -264,11 +265,17 @@ impl Task {
         }
     }
 
-    /// The stub may say where the heap ends, as long as nobody but the thread can move that; 0: it may not.
-    pub(crate) fn tell_heap_end(&self, end: u64) {
+    /// The stub may say where the heap ends, and move that, as long as nobody but the thread can; `None`: it may not.
+    pub(crate) fn tell_heap(&self, heap: Option<Brk>) {
         if let Some(channel) = &*self.channel.lock() {
-            channel.set_heap_end(end);
+            let heap = heap.unwrap_or_default();
+            channel.set_heap(heap.start, heap.current);
         }
+    }
+
+    /// Where the heap ends, if the stub has moved that since it was told.
+    pub(crate) fn moved_heap_end(&self) -> Option<u64> {
+        self.channel.lock().as_ref()?.moved_heap_end()
     }
 
     /// The stub is to know the process's limits. To be called after each change of them, as [`Task::tell_identity`].

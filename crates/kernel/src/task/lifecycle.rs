@@ -256,7 +256,7 @@ pub fn clone_task(context: &Context, request: &CloneRequest) -> Result<Arc<Task>
 pub(crate) fn adopt_thread(maker: &Arc<Task>, tid: i32) -> Option<Arc<Task>> {
     const FLAGS: u32 = linux::CLONE_VM | linux::CLONE_FS | linux::CLONE_FILES | linux::CLONE_SIGHAND | linux::CLONE_THREAD;
     let process = maker.process();
-    maker.tell_heap_end(0);
+    maker.tell_heap(None);
     let task =
         Task::new(tid, process.clone(), copy_task(maker, &CloneRequest { flags: FLAGS.into(), ..CloneRequest::default() }));
     {
