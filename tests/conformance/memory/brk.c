@@ -40,6 +40,35 @@ static void check_shared(long page)
     CHECK_EQ(setrlimit(RLIMIT_DATA, &unlimited), 0);
 }
 
+/* Where it has been moved to just now, a child and a thread find it, and move it on from there: the child its own. */
+static void check_inherited(long page)
+{
+    for (int round = 0; round < 4; round++) {
+        pthread_t thread;
+        void *seen;
+        char *end = (char *)syscall(SYS_brk, 0);
+        CHECK_EQ(syscall(SYS_brk, end + 3 * page + round), (long)(end + 3 * page + round));
+        end[3 * page - 1] = 'i';
+        pid_t pid = child_fork();
+        if (pid == 0) {
+            CHECK_EQ(syscall(SYS_brk, 0), (long)(end + 3 * page + round));
+            CHECK_EQ(end[3 * page - 1], 'i');
+            CHECK_EQ(syscall(SYS_brk, end + 9 * page), (long)(end + 9 * page));
+            end[9 * page - 1] = 'c';
+            CHECK_EQ(syscall(SYS_brk, end + page), (long)(end + page));
+            child_exit();
+        }
+        CHECK_CHILD(pid);
+        CHECK_EQ(syscall(SYS_brk, 0), (long)(end + 3 * page + round));
+        CHECK_EQ(end[3 * page - 1], 'i');
+        MUST(pthread_create(&thread, NULL, grow, (void *)page) == 0);
+        MUST(pthread_join(thread, &seen) == 0);
+        CHECK(seen == end + 4 * page + round);
+        CHECK_EQ(syscall(SYS_brk, 0), (long)(end + 4 * page + round));
+        CHECK_EQ(syscall(SYS_brk, end), (long)end);
+    }
+}
+
 int main(void)
 {
     char *start = sbrk(0);
@@ -76,5 +105,6 @@ int main(void)
         CHECK_EQ(munmap(wall, page), 0);
     }
     check_shared(page);
+    check_inherited(page);
     return check_result();
 }
