@@ -123,6 +123,8 @@ pub struct Returned {
     pub has_repeated: bool,
     /// It has asked about a name that was looked at ahead.
     pub was_shown: bool,
+    /// The directory whose files were opened ahead is closed.
+    pub has_left: bool,
 }
 
 /// An eventfd or a pipe as it is lent ([`Channel::lend_object`]).
@@ -341,7 +343,7 @@ impl Channel {
         self.shelve(loan::DATA, status);
         // SAFETY: inside the mapping, and aligned; no reference into it is made.
         unsafe {
-            std::ptr::write_volatile(self.shelf().add(shelf::OPENED).cast(), *opened);
+            std::ptr::write_volatile(self.opened(), *opened);
             std::ptr::write_volatile(&raw mut (*self.pages.as_ptr()).loan, loan);
         }
         self.lend_again(number, Returned { position: file.position, ..Returned::default() });
@@ -349,17 +351,32 @@ impl Channel {
 
     /// Lends once more what lies on the shelf, with what has become of it: the descriptor is the file `index`, and stands at
     /// `position`; whether it was read, and is closed.
-    pub fn lend_again(&self, number: u16, Returned { index, position, was_read, is_closed, .. }: Returned) {
-        let closed = if is_closed { loan::CLOSED } else { 0 } | if was_read { loan::READ } else { 0 };
+    pub fn lend_again(&self, number: u16, Returned { index, position, was_read, is_closed, has_left, .. }: Returned) {
+        let bit = |is_set: bool, bit: u64| if is_set { bit } else { 0 };
+        let closed = bit(is_closed, loan::CLOSED) | bit(was_read, loan::READ) | bit(has_left, loan::LEFT);
         let index = (index as u64) << loan::INDEX & loan::INDEX_MASK;
         let word = loan::VALID | closed | index | u64::from(number) << loan::NUMBER | u64::from(position) & loan::POSITION;
         self.loan_word().store(word, Ordering::Release);
+    }
+
+    /// Where the directory that was lent stood when the first file in it was opened, and whether it had been read.
+    pub fn left_at(&self) -> (u32, bool) {
+        // SAFETY: as below.
+        let opened = unsafe { std::ptr::read_volatile(self.opened()) };
+        (opened.left_at & !shelf::LEFT_READ, opened.left_at & shelf::LEFT_READ != 0)
+    }
+
+    fn opened(&self) -> *mut shelf::Opened {
+        // SAFETY: inside the mapping; no reference is made.
+        unsafe { self.shelf().add(shelf::OPENED).cast() }
     }
 
     /// What lies on the shelf is believed until then, but for names: these are gone.
     pub fn renew_loan(&self, until: u64) {
         // SAFETY: inside the mapping, and aligned; no reference into it is made.
         unsafe {
+            let how = &raw mut (*self.opened()).how;
+            std::ptr::write_volatile(how, std::ptr::read_volatile(how) & !shelf::SHOWS);
             let loan = &raw mut (*self.pages.as_ptr()).loan;
             std::ptr::write_volatile(&raw mut (*loan).until, until);
             std::ptr::write_volatile(&raw mut (*loan).names_count, 0);
@@ -420,6 +437,7 @@ impl Channel {
                         is_closed: word & loan::CLOSED != 0,
                         has_repeated: word & loan::REPEATED != 0,
                         was_shown: word & loan::SHOWN != 0,
+                        has_left: word & loan::LEFT != 0,
                     })
                 }
                 Err(now) => word = now,

@@ -81,7 +81,7 @@ pub mod board {
 
 /// Where the slots begin: most processes need one page table for the stub, the table, the board and their slots.
 pub const SLOTS_BASE: u64 = 0x7000_0010_0000;
-pub const SLOT_SIZE: u64 = 0x4_0000;
+pub const SLOT_SIZE: u64 = 0x8_0000;
 /// Threads that one address space can have.
 pub const MAXIMUM_SLOTS: u64 = 16384;
 /// Where the pipes and connections lie that a process shares ([`PipeRing`]), each place a stretch of [`pipes::PLACE`] bytes.
@@ -106,7 +106,7 @@ pub const CHANNEL_OFFSET: u64 = 0;
 pub const CHANNEL_SIZE: u64 = SHELF_OFFSET + shelf::SIZE as u64;
 /// Where in a channel its [`shelf`] begins: behind a [`ChannelLayout`].
 pub const SHELF_OFFSET: u64 = 0x7000;
-pub const STACK_OFFSET: u64 = 0x3_7000;
+pub const STACK_OFFSET: u64 = 0x7_7000;
 pub const BLOCK_SIZE: u64 = 0x900;
 pub const BLOCK_OFFSET: u64 = SLOT_SIZE - BLOCK_SIZE;
 /// Below the block: what a thread that is parked needs of a stack.
@@ -969,6 +969,8 @@ pub mod loan {
     pub const CLOSED: u64 = 1 << 62;
     /// Data has been read.
     pub const READ: u64 = 1 << 61;
+    /// The directory whose files were opened ahead has been closed ([`super::shelf::Opened`]).
+    pub const LEFT: u64 = 1 << 60;
     /// Something that is known of a name has been asked for.
     pub const REPEATED: u64 = 1 << 59;
     /// One of the names that were looked at ahead has been asked about.
@@ -1032,13 +1034,13 @@ pub mod loan {
 /// The channel's last part, where what is lent to a thread that uses many files lies (ADR 47): there is room for more, and
 /// what lies there stays when the thread makes a request. Where it is not used it takes up no memory.
 pub mod shelf {
-    pub const SIZE: usize = 0x2_f000;
+    pub const SIZE: usize = 0x6_f000;
     /// The beginning is as the area is, but for data. Then comes what was opened ahead, an [`Opened`] and the [`Ahead`] of each.
     pub const OPENED: usize = super::marshal::AREA;
     /// From here on data lies, and all that belongs to files that were opened ahead.
-    pub const DATA: usize = 0x2000;
+    pub const DATA: usize = 0x2800;
     /// How many can be opened ahead.
-    pub const MOST: usize = 24;
+    pub const MOST: usize = 60;
 
     /// What is said of all of them: how many there are, and how each is opened: by a name in `directory`, with `flags`.
     #[derive(Clone, Copy, Debug, Default)]
@@ -1047,8 +1049,22 @@ pub mod shelf {
         pub count: u32,
         pub directory: u32,
         pub flags: u32,
-        pub _padding: u32,
+        /// Of the following.
+        pub how: u32,
+        /// With [`BESIDE`]: the descriptor that they get.
+        pub descriptor: u32,
+        /// With [`BESIDE`], written by the stub when the first one is opened: where the directory stands, and [`LEFT_READ`].
+        pub left_at: u32,
     }
+
+    /// What was lent is the directory itself. It stays open when the first file is opened, which gets a descriptor of its own.
+    pub const BESIDE: u32 = 1;
+    /// The directory can be closed here.
+    pub const CLOSES: u32 = 2;
+    /// With [`BESIDE`]: what the directory is said to be is so still.
+    pub const SHOWS: u32 = 4;
+    /// In [`Opened::left_at`]: it was read.
+    pub const LEFT_READ: u32 = 1 << 31;
 
     /// One of them. Its `struct stat` lies at `status`, then its name, filled up to whole words, then its data.
     #[derive(Clone, Copy, Debug, Default)]

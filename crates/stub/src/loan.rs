@@ -12,11 +12,12 @@ use crate::copies;
 use crate::direct::{SEEK_CUR, SEEK_END, SEEK_SET};
 use crate::host::{self, number, HIGHEST, MOST};
 use crate::layout::loan::{
-    known, name_size, ACCESSED, ACCESSED_THEN, CLOSED, DIRECT, DIRECTORY, ENTRY, INDEX, INDEX_MASK, KNOWN, LENT, LONGEST_NAME,
-    MAY_BE_COPIED, MODE, NAME, ON_SHELF, OPENED, POSITION, READ, REPEATED, SHOWN, SHOWS_READING, STATUS, VALID, WRITTEN,
+    known, name_size, ACCESSED, ACCESSED_THEN, CLOSED, DIRECT, DIRECTORY, ENTRY, INDEX, INDEX_MASK, KNOWN, LEFT, LENT,
+    LONGEST_NAME, MAY_BE_COPIED, MODE, NAME, ON_SHELF, OPENED, POSITION, READ, REPEATED, SHOWN, SHOWS_READING, STATUS, VALID,
+    WRITTEN,
 };
 use crate::layout::marshal::AREA;
-use crate::layout::shelf::{self, Ahead, Opened};
+use crate::layout::shelf::{self, Ahead, Opened, BESIDE, CLOSES, LEFT_READ, SHOWS};
 use crate::layout::{Loan, SHELF_OFFSET};
 use crate::thread::ThreadBlock;
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -69,6 +70,7 @@ struct Lent {
     bytes: u64,
     status: u64,
     flags: u32,
+    was_read: bool,
 }
 
 impl Lent {
@@ -150,7 +152,7 @@ impl Lent {
         } else {
             // SAFETY: within the area, and aligned.
             let mut status = unsafe { (self.status as *const [u64; STATUS / 8]).read_volatile() };
-            if self.before & READ != 0 {
+            if self.was_read {
                 [status[ACCESSED], status[ACCESSED + 1]] = [status[ACCESSED_THEN], status[ACCESSED_THEN + 1]];
             }
             [status[ACCESSED_THEN], status[ACCESSED_THEN + 1]] = [0; 2];
@@ -197,20 +199,45 @@ fn answer(thread: &mut ThreadBlock, call_number: u64, arguments: &[u64; 6]) -> O
         _ => {}
     }
     let descriptor = if call_number == number::MMAP { fifth } else { first };
-    let Loan { until, descriptor: own, data, size, start, flags, status_flags, descriptor_flags, .. } = loan;
-    if u64::from(own) != descriptor & 0xffff_ffff {
-        return None;
-    }
+    let Loan { until, data, size, start, flags, status_flags, descriptor_flags, .. } = loan;
     let before = word.load(Ordering::Acquire);
-    if before & VALID == 0 || before & CLOSED != 0 {
+    if before & VALID == 0 {
         return None;
     }
     let status = (AREA - STATUS) as u64;
+    let index = (before & INDEX_MASK) >> INDEX;
+    let opened = opened(&loan, area);
+    let is_beside = is_beside(&opened);
+    let own = opened.filter(|_| is_beside && index != 0).map_or(loan.descriptor, |opened| opened.descriptor);
+    if u64::from(own) != descriptor & 0xffff_ffff {
+        let opened = opened.filter(|opened| u64::from(opened.directory) == descriptor & 0xffff_ffff && before & LEFT == 0)?;
+        if call_number == number::CLOSE && opened.how & CLOSES != 0 {
+            word.compare_exchange(before, before | LEFT, Ordering::AcqRel, Ordering::Relaxed).ok()?;
+            return Some(0);
+        }
+        let address = match call_number {
+            number::FSTAT => second,
+            number::NEWFSTATAT if fourth & 0xffff_ffff == AT_EMPTY_PATH && is_empty(second) => third,
+            _ => return None,
+        };
+        if !is_beside {
+            let empty = 0u8;
+            return show_name(&loan, word, area, descriptor & 0xffff_ffff, &raw const empty as u64, address);
+        }
+        if opened.how & SHOWS == 0 {
+            return None;
+        }
+        let was_read = opened.left_at & LEFT_READ != 0;
+        return Lent { word, before, until, data: 0, size: 0, bytes: 0, status: area + status, flags, was_read }.show(address);
+    }
+    if before & CLOSED != 0 {
+        return None;
+    }
     let end = if is_on_shelf { shelf::SIZE as u64 } else { status };
     let start = u64::from(start).min(end);
     let data = u64::from(data).min(end - start);
-    let mut lent = Lent { word, before, until, data, size, bytes: area + start, status: area + status, flags };
-    let index = (before & INDEX_MASK) >> INDEX;
+    let was_read = before & READ != 0;
+    let mut lent = Lent { word, before, until, data, size, bytes: area + start, status: area + status, flags, was_read };
     if index != 0 {
         let (ahead, _) = ahead(&loan, area, index)?;
         let start = ahead.start() as u64;
@@ -254,7 +281,7 @@ fn answer(thread: &mut ThreadBlock, call_number: u64, arguments: &[u64; 6]) -> O
             lent.still_stands()?;
             Some(ENOTTY)
         }
-        number::FCNTL => {
+        number::FCNTL if index == 0 || !is_beside => {
             let result = match second & 0xffff_ffff {
                 F_GETFL => status_flags,
                 F_GETFD => descriptor_flags,
@@ -284,32 +311,54 @@ pub fn is_before(until: u64) -> bool {
 /// still.
 fn open_known(loan: &Loan, word: &AtomicU64, area: u64, directory: u64, path: u64, flags: u64) -> Option<i64> {
     let before = word.load(Ordering::Acquire);
-    if before & VALID == 0 || before & CLOSED == 0 || path > HIGHEST || !is_before(loan.until) {
+    // Behind a directory that was closed, its number is the lowest one free.
+    if before & VALID == 0 || before & LEFT != 0 || path > HIGHEST || !is_before(loan.until) {
         return None;
     }
-    if before & INDEX_MASK == 0 {
+    if before & CLOSED != 0 && before & INDEX_MASK == 0 {
         if let Some(descriptor) = open_again(loan, word, area, directory, path, flags) {
             return Some(descriptor);
         }
     }
     let opened = opened(loan, area)?;
-    if u64::from(opened.directory) != directory || u64::from(opened.flags) != flags & 0xffff_ffff {
+    let is_beside = opened.how & BESIDE != 0;
+    let leaves = is_beside && before & INDEX_MASK == 0;
+    // The number that it gets is the lowest one free.
+    let is_free = (before & CLOSED == 0) == leaves;
+    if !is_free || u64::from(opened.directory) != directory || u64::from(opened.flags) != flags & 0xffff_ffff {
         return None;
     }
     let next = find_ahead(loan, area, path, ((before & INDEX_MASK) >> INDEX) + 1)?.0;
-    let open = before & !(CLOSED | POSITION | INDEX_MASK) | next << INDEX;
-    word.compare_exchange(before, open, Ordering::AcqRel, Ordering::Relaxed).ok()?;
-    Some(loan.descriptor.into())
+    let mut kept = before & !(CLOSED | POSITION | INDEX_MASK);
+    if leaves {
+        kept &= !READ;
+        let was_read = if before & READ != 0 { LEFT_READ } else { 0 };
+        // SAFETY: within the shelf, and aligned.
+        unsafe { (&raw mut (*opened_at(area)).left_at).write_volatile((before & POSITION) as u32 | was_read) };
+    }
+    word.compare_exchange(before, kept | next << INDEX, Ordering::AcqRel, Ordering::Relaxed).ok()?;
+    Some(if is_beside { opened.descriptor } else { loan.descriptor }.into())
 }
 
-/// What is said of files that were opened ahead, if there are any.
+/// What is said of files that were opened ahead.
 fn opened(loan: &Loan, shelf: u64) -> Option<Opened> {
-    if loan.flags & ON_SHELF == 0 {
-        return None;
-    }
     // SAFETY: within the shelf, and aligned.
-    let opened = unsafe { ((shelf + shelf::OPENED as u64) as *const Opened).read_volatile() };
-    (opened.count != 0).then_some(opened)
+    (loan.flags & ON_SHELF != 0).then(|| unsafe { opened_at(shelf).read_volatile() })
+}
+
+fn opened_at(shelf: u64) -> *mut Opened {
+    (shelf + shelf::OPENED as u64) as *mut Opened
+}
+
+/// What was lent is a directory, and stays open when files in it are.
+fn is_beside(opened: &Option<Opened>) -> bool {
+    opened.is_some_and(|opened| opened.how & BESIDE != 0)
+}
+
+/// The thread has closed the directory `descriptor`, which was lent.
+fn is_closed(opened: &Option<Opened>, before: u64, descriptor: u64) -> bool {
+    let Some(opened) = opened.filter(|opened| u64::from(opened.directory) == descriptor) else { return false };
+    before & LEFT != 0 || opened.how & BESIDE != 0 && before & INDEX_MASK == 0 && before & CLOSED != 0
 }
 
 /// One of them, from 1 on, and where its name is.
@@ -364,10 +413,15 @@ fn open_again(loan: &Loan, word: &AtomicU64, area: u64, directory: u64, path: u6
 
 /// lstat(2) of a name that was looked at, or opened, ahead; or is known not to be there.
 fn show_name(loan: &Loan, word: &AtomicU64, area: u64, directory: u64, path: u64, address: u64) -> Option<i64> {
-    if path > HIGHEST || address > HIGHEST || !is_before(loan.until) {
+    let opened = opened(loan, area);
+    if path > HIGHEST
+        || address > HIGHEST
+        || !is_before(loan.until)
+        || is_closed(&opened, word.load(Ordering::Acquire), directory)
+    {
         return None;
     }
-    if opened(loan, area).is_some_and(|opened| u64::from(opened.directory) == directory) {
+    if opened.is_some_and(|opened| u64::from(opened.directory) == directory) {
         if let Some((_, ahead)) = find_ahead(loan, area, path, 1) {
             if !host::copy(address, area + u64::from(ahead.status), STATUS as u64) {
                 return None;

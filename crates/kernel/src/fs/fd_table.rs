@@ -88,6 +88,19 @@ impl FdTable {
         Ok(replaced)
     }
 
+    /// The descriptor that the next file gets, with room for it; `None` at `limit` (RLIMIT_NOFILE).
+    pub fn lowest_free(&self, limit: u64) -> Option<i32> {
+        let mut entries = self.entries.write();
+        let index = entries.iter().position(Option::is_none).unwrap_or(entries.len());
+        if index as u64 >= limit.min(1 << 20) {
+            return None;
+        }
+        if index == entries.len() {
+            entries.push(None);
+        }
+        Some(index as i32)
+    }
+
     /// Puts `file` at `fd`, if nothing is there.
     pub fn install_where_free(&self, file: Arc<OpenFile>, fd: i32, close_on_exec: bool) -> bool {
         let Ok(index) = usize::try_from(fd) else { return false };

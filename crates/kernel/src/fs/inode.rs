@@ -47,6 +47,10 @@ impl FileType {
         })
     }
 
+    pub fn of_directory_entry(kind: u8) -> Option<FileType> {
+        FileType::from_mode(u32::from(kind) << 12)
+    }
+
     /// d_type of getdents(2).
     pub fn directory_entry_type(self) -> u8 {
         (self as u32 >> 12) as u8

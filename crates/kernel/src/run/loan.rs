@@ -22,11 +22,11 @@ use crate::fs::close::closed;
 use crate::fs::direct::is_watched;
 use crate::fs::fd_table::FdTable;
 use crate::fs::file::{AtRest, OpenFile, StatusFlags};
-use crate::fs::inode::{FileType, Metadata};
+use crate::fs::inode::{FileType, Metadata, Names};
 use crate::fs::path::inode_key;
 use crate::fs::text::counts_of;
 use crate::fs::walk::Walker;
-use crate::syscall::directory::{cursor_at, rest_of};
+use crate::syscall::directory::{cursor_at, names_of, rest_of};
 use crate::task::Process;
 use crate::Errno;
 use parking_lot::Mutex;
@@ -48,12 +48,14 @@ const LISTING: usize = 32 * 1024;
 const LIFE: u64 = 2_500_000;
 /// Of a file that does not fit into the channel only this much goes along: what is looked at first, or one block of stdio(3).
 pub(super) const HEAD: usize = 4096;
+/// And only this much, where files are read to their ends.
+const WHOLE: usize = 180 * 1024;
 /// Larger files are not copied where they are mapped.
 pub(super) const COPIED: usize = 8192;
 /// From so many loans of files that it has opened on, a thread has its shelf.
 const SHELF_FROM: u32 = 8;
-/// So many threads have one at most: each can take up 200 KiB.
-const SHELVES: usize = 256;
+/// So many threads have one at most: each can take up 450 KiB.
+const SHELVES: usize = 128;
 /// Of files that were opened ahead, so many are held at most, by all together, before no more are.
 const MOST_HELD: usize = 256;
 /// From [`Reading`] of this on data goes along.
@@ -124,6 +126,11 @@ struct Shelved {
     ahead: Vec<Option<AheadFile>>,
     passed: Vec<AheadFile>,
     renewals: u32,
+    /// The loan is of a directory until the first file in it comes, which gets this descriptor.
+    beside: Option<i32>,
+    /// The directory of these files, where the thread may close it, or has.
+    directory: Option<(i32, Weak<OpenFile>)>,
+    has_left: bool,
 }
 
 /// A `struct stat`.
@@ -159,6 +166,9 @@ pub(super) struct Shelf {
     /// Whether it reads on in files that are larger than [`HEAD`].
     whole: Whole,
     opens: Mutex<opens::Opens>,
+    /// Files were opened with their directory: one of them was asked for, or none.
+    entered: AtomicBool,
+    in_vain: AtomicBool,
 }
 
 /// A [`Reading`] that has to be shown first.
@@ -445,6 +455,9 @@ impl Loans {
                 thread.shelf.whole.0.note(reads_on);
                 loan.is_large = false;
             }
+            if !goes_on && loan.shelved.as_ref().is_some_and(|shelved| shelved.beside.is_some() && !shelved.ahead.is_empty()) {
+                thread.shelf.in_vain.store(true, Ordering::Relaxed);
+            }
             if goes_on {
                 list.push(loan);
                 // It was the last one, or another one has come to its place; and it must not come again itself.
@@ -487,7 +500,7 @@ impl Loan {
 
     /// What the stub has done is done here. Whether it has read, and closed.
     fn end(&mut self, thread: &GuestThread) -> (bool, bool) {
-        let Some(Returned { position, index, was_read, is_closed, has_repeated, was_shown }) =
+        let Some(Returned { position, index, was_read, is_closed, has_repeated, was_shown, has_left }) =
             thread.channel.take_loan_back(self.number)
         else {
             self.shelved = None;
@@ -500,8 +513,26 @@ impl Loan {
             thread.last_name.lock().was_told(has_repeated);
         }
         let (Some(files), Some(process)) = (self.files.upgrade(), self.process.upgrade()) else { return (was_read, true) };
+        if index != 0 {
+            self.leaves_directory(thread);
+        }
         self.becomes(index, &files, &process);
-        let Some(file) = self.file.upgrade() else { return (was_read, true) };
+        let is_there = self.takes_effect(position, was_read);
+        if is_closed {
+            close(&files, &process, self.fd, &self.file);
+        }
+        if let Some(shelved) = self.shelved.as_mut().filter(|shelved| has_left && !shelved.has_left) {
+            shelved.has_left = true;
+            if let Some((fd, directory)) = &shelved.directory {
+                close(&files, &process, *fd, directory);
+            }
+        }
+        (was_read, is_closed || !is_there)
+    }
+
+    /// The file stands at `position`, and `was_read`. False: it is gone.
+    fn takes_effect(&mut self, position: u32, was_read: bool) -> bool {
+        let Some(file) = self.file.upgrade() else { return false };
         if was_read {
             file.operations.was_read(&file, self.accessed);
         }
@@ -515,14 +546,17 @@ impl Loan {
             let _ = cursor.map(|cursor| file.position.lock().set(cursor));
             self.position = position;
         }
-        if is_closed && files.get(self.fd).is_ok_and(|present| Arc::ptr_eq(&present, &file)) {
-            if let Ok(removed) = files.remove(self.fd) {
-                // So that it is the last one, if it is.
-                drop(file);
-                closed(&process, removed);
-            }
-        }
-        (was_read, is_closed)
+        true
+    }
+
+    /// A file in the directory that was lent has come beside it: from now on the loan is of that.
+    fn leaves_directory(&mut self, thread: &GuestThread) {
+        let Some(fd) = self.shelved.as_mut().and_then(|shelved| shelved.beside.take()) else { return };
+        let (position, was_read) = thread.channel.left_at();
+        self.takes_effect(position, was_read);
+        thread.listing.note(was_read);
+        thread.shelf.entered.store(true, Ordering::Relaxed);
+        (self.fd, self.file, self.position, self.listing) = (fd, Weak::new(), 0, None);
     }
 
     /// The descriptor is the file `index` now, as the thread says; those before it are closed.
@@ -554,6 +588,15 @@ impl Loan {
     /// Whether nobody else has the file, whose position would be theirs too.
     fn is_own(&self, files: &FdTable) -> bool {
         self.fd < 0 || self.file.upgrade().is_some_and(|file| is_own(&file, files))
+    }
+}
+
+/// The thread has closed `fd`, if it is this file still.
+fn close(files: &FdTable, process: &Process, fd: i32, file: &Weak<OpenFile>) {
+    if files.get(fd).is_ok_and(|present| is(file, &present)) {
+        if let Ok(removed) = files.remove(fd) {
+            closed(process, removed);
+        }
     }
 }
 
@@ -591,7 +634,7 @@ impl Engine {
         let life = self.loans.life();
         let looked = ticks();
         let ahead = match &file {
-            Some(file) if self.loans.may_hold_more() => open_ahead(thread, context, file),
+            Some(file) if self.loans.may_hold_more() => open_ahead(thread, context, &files, file),
             _ => None,
         }
         .unwrap_or_default();
@@ -605,7 +648,7 @@ impl Engine {
         .unwrap_or_default();
         let linked = linked_to(context);
         let linked = linked.as_ref().map(|(descriptor, name, metadata)| (*descriptor, &name[..], metadata));
-        let next = ahead.next.as_ref().map(|(name, metadata)| (ahead.opened.directory as i32, &name[..], metadata));
+        let next = ahead.names.iter().map(|(directory, name, metadata)| (*directory, &name[..], metadata));
         // What is linked next is made sure not to be there.
         let absent = if names.count != 0 { absent_next(thread, context) } else { None };
         for (descriptor, name, metadata) in linked.into_iter().chain(next) {
@@ -622,6 +665,13 @@ impl Engine {
                 && opened_to_look(context).is_some_and(|flags| flags & linux::O_NOFOLLOW != 0)
             {
                 names.add(*descriptor, path, &file.status, room);
+            }
+        }
+        if let Some(Subject::File(fd)) = subject {
+            if let Some((descriptor, name, metadata)) = behind_directory(thread, context, &files, fd) {
+                if let Ok(status) = Status::try_from(metadata.stat().as_bytes()) {
+                    names.add(descriptor, &name, &status, room);
+                }
             }
         }
         let mut ends = Until::default();
@@ -641,7 +691,7 @@ impl Engine {
             names.set_opened(*directory, path, flags, room.saturating_sub(taken));
             thread.shelf.note_loan(&self.loans.shelves);
         }
-        let ToLend { mut lent, status, data, file, predicts, ends: of_file, lasting, accessed } =
+        let ToLend { mut lent, status, data, file, predicts, ends: of_file, lasting, accessed, .. } =
             file.unwrap_or_else(ToLend::nothing_but_names);
         let until = looked.wrapping_add(life);
         lent.until = until;
@@ -653,6 +703,10 @@ impl Engine {
         let read = [ends.read, of_file.read];
         // What a thread's own calls end, without us, is never lent again.
         let may_sleep = own == 0 && names.known.is_none();
+        let opens::Ahead { files: ahead, opened, directory, .. } =
+            if is_shelved && may_sleep { ahead } else { opens::Ahead::default() };
+        let is_beside = opened.how & shelf::BESIDE != 0;
+        let closes = opened.how & shelf::CLOSES != 0;
         let mut list = self.loans.list.lock();
         // A call that may change files has begun meanwhile, or has ended; or one that reads has; or what descriptors there are has
         // changed.
@@ -669,18 +723,21 @@ impl Engine {
             until,
             changes: watch.changes,
             table,
-            close_on_exec: lent.descriptor_flags != 0,
+            close_on_exec: if is_beside { opened.flags & linux::O_CLOEXEC != 0 } else { lent.descriptor_flags != 0 },
             index: 0,
             is_closed: false,
             was_read: false,
             status: lasting,
-            ahead: ahead.files,
+            ahead,
             passed: Vec::new(),
             renewals: 0,
+            beside: is_beside.then_some(opened.descriptor as i32),
+            directory: closes.then(|| (opened.directory as i32, directory)),
+            has_left: false,
         });
         match &data {
             Data::Here(bytes) if !is_shelved => thread.channel.lend(number, &lent, &status, start, bytes, &names),
-            data => thread.channel.lend_on_shelf(number, &lent, &status, data.len(), &names, &ahead.opened),
+            data => thread.channel.lend_on_shelf(number, &lent, &status, data.len(), &names, &opened),
         }
         list.push(Loan {
             thread: Arc::downgrade(thread),
@@ -741,8 +798,8 @@ impl Engine {
             thread.channel.renew_loan(until);
         }
         shelved.is_asleep = false;
-        let Shelved { index, was_read, is_closed, .. } = *shelved;
-        let returned = Returned { index, position: loan.position, was_read, is_closed, ..Returned::default() };
+        let Shelved { index, was_read, is_closed, has_left, .. } = *shelved;
+        let returned = Returned { index, position: loan.position, was_read, is_closed, has_left, ..Returned::default() };
         thread.channel.lend_again(loan.number, returned);
         list.push(loan);
         self.loans.count.store(list.len(), Ordering::SeqCst);
@@ -808,6 +865,8 @@ struct ToLend {
     lasting: Option<Status>,
     /// [`Loan::accessed`].
     accessed: TimeSpec,
+    /// Of a directory: how its names stood before they were listed, if that is to be known.
+    listed_at: Names,
 }
 
 impl ToLend {
@@ -816,7 +875,17 @@ impl ToLend {
             Lent { descriptor: loan::NONE, position: 0, size: 0, until: 0, flags: 0, status_flags: 0, descriptor_flags: 0 };
         let (status, data) = ([0; loan::STATUS], Data::Here(Vec::new()));
         let (ends, accessed) = (Until::default(), TimeSpec::default());
-        ToLend { lent, status, data, file: Weak::new(), predicts: false, ends, lasting: None, accessed }
+        ToLend {
+            lent,
+            status,
+            data,
+            file: Weak::new(),
+            predicts: false,
+            ends,
+            lasting: None,
+            accessed,
+            listed_at: Names::Changing,
+        }
     }
 }
 
@@ -847,22 +916,71 @@ fn absent_next(thread: &GuestThread, context: &Context) -> Option<(i32, Vec<u8>)
     is_absent.then(|| (*descriptor, [prefix, &next].concat()))
 }
 
-/// Opens what comes behind a file that was opened to be read.
-fn open_ahead(thread: &GuestThread, context: &Context, file: &ToLend) -> Option<opens::Ahead> {
-    let ToLend { lent, data, predicts, .. } = file;
+/// Of a directory that is asked about once all in it has come: what comes next.
+fn behind_directory(thread: &GuestThread, context: &Context, files: &FdTable, fd: i32) -> Option<(i32, Vec<u8>, Metadata)> {
+    if !matches!(context.call.number as u32, linux::__NR_fstat | linux::__NR_newfstatat) || !thread.shelf.is_in_use() {
+        return None;
+    }
+    let file = files.get(fd).ok()?;
+    let path = file.path.as_ref().filter(|path| path.inode().kind() == FileType::Directory)?;
+    thread.shelf.opens.lock().behind_all(context, path)
+}
+
+/// Opens what comes behind a file that was opened to be read, or in a directory.
+fn open_ahead(thread: &GuestThread, context: &Context, files: &FdTable, file: &ToLend) -> Option<opens::Ahead> {
+    let ToLend { lent, data, predicts, listed_at, .. } = file;
     let (seen, flags) = (context.seen.as_ref()?, opened_to_look(context)?);
-    let is_plain = lent.flags & (loan::DIRECTORY | loan::SHOWS_READING | loan::WRITTEN) == 0;
-    if !is_plain || !predicts || !thread.reading.is_usual() {
+    if !predicts || !thread.reading.is_usual() {
         return None;
     }
     let used = (shelf::DATA + data.len()).next_multiple_of(64);
-    let whole = thread.shelf.whole.0.is_usual();
-    thread.shelf.opens.lock().open_next(thread, context, seen, flags, used, whole)
+    let limits = opens::Limits { used, whole: thread.shelf.whole.0.is_usual() };
+    let mut opens = thread.shelf.opens.lock();
+    let took = |flag: &AtomicBool| flag.swap(false, Ordering::Relaxed);
+    opens.has_entered(took(&thread.shelf.entered), took(&thread.shelf.in_vain));
+    if lent.flags & loan::DIRECTORY != 0 {
+        let listing = match data {
+            Data::Here(entries) if lent.size == entries.len() as u64 => names_of(entries),
+            _ => return None,
+        };
+        let entered = opens::Entered { descriptor: lent.descriptor as i32, seen, listing, listed_at: *listed_at };
+        let mut ahead = opens.enter(thread, context, entered, limits)?;
+        ahead.opened.descriptor = files.lowest_free(context.process().rlimit(linux::RLIMIT_NOFILE).current)? as u32;
+        ahead.opened.how = shelf::BESIDE | shelf::CLOSES | shelf::SHOWS;
+        ahead.directory = file.file.clone();
+        return Some(ahead);
+    }
+    if lent.flags & (loan::SHOWS_READING | loan::WRITTEN) != 0 {
+        return None;
+    }
+    let mut ahead = opens.open_next(thread, context, seen, flags, limits)?;
+    let descriptor = ahead.opened.directory as i32;
+    let directory =
+        if ahead.is_all { files.get(descriptor).ok().filter(|file| may_be_left(context, files, file)) } else { None };
+    if let Some(directory) = directory {
+        // What it is may be asked, and it is closed, when all in it has come.
+        ahead.names.push((descriptor, Vec::new(), directory.metadata().ok()?));
+        ahead.opened.how = shelf::CLOSES;
+        ahead.directory = Arc::downgrade(&directory);
+    }
+    Some(ahead)
+}
+
+/// Whether nobody but its owner can tell when this directory is closed.
+fn may_be_left(context: &Context, files: &FdTable, file: &Arc<OpenFile>) -> bool {
+    let is_directory = file.path.as_ref().is_some_and(|path| path.inode().kind() == FileType::Directory);
+    is_directory && is_own(file, files) && file.is_plain() && is_left_alone(context, file)
+}
+
+/// Nobody has locked it, or watches it.
+fn is_left_alone(context: &Context, file: &OpenFile) -> bool {
+    let kernel = context.kernel();
+    let is_locked = file.path.as_ref().is_some_and(|path| kernel.locks.is_locked(path.inode()));
+    !is_locked && !is_watched(&kernel.watches, file)
 }
 
 /// `room`: for data in the area; `None`: it goes onto the shelf.
 fn file_to_lend(thread: &GuestThread, context: &Context, files: &FdTable, fd: i32, room: Option<usize>) -> Option<ToLend> {
-    let kernel = context.kernel();
     let file = files.get(fd).ok()?;
     let flags = file.flags();
     if !is_own(&file, files) || !file.is_plain() {
@@ -871,7 +989,7 @@ fn file_to_lend(thread: &GuestThread, context: &Context, files: &FdTable, fd: i3
     let path = file.path.as_ref()?;
     let opens = matches!(context.call.number as u32, linux::__NR_open | linux::__NR_openat);
     let is_direct = file.position.handed_over().is_some();
-    let mut ends = Until::default();
+    let (mut ends, mut listed_at) = (Until::default(), Names::Changing);
     let mut what_it_shows = || {
         let (metadata, flags, until) = attributes::alone(thread, context, files, &file)?;
         let position = if is_direct { 0 } else { position_of(&file)? };
@@ -891,12 +1009,15 @@ fn file_to_lend(thread: &GuestThread, context: &Context, files: &FdTable, fd: i3
         },
         FileType::Directory => {
             let room = if thread.listing.is_usual() { room.unwrap_or(LISTING) } else { 0 };
+            if opens && thread.shelf.opens.lock().enters() {
+                listed_at = path.inode().names().if_settled();
+            }
             // Who has come to its end is not going to read it.
             (of_directory(&file, room)?, file.position.lock().get() == 0)
         }
         _ => return None,
     };
-    if kernel.locks.is_locked(path.inode()) || is_watched(&kernel.watches, &file) {
+    if !is_left_alone(context, &file) {
         return None;
     }
     let Snapshot { metadata, data, size, position, flags: kind } = snapshot;
@@ -921,7 +1042,7 @@ fn file_to_lend(thread: &GuestThread, context: &Context, files: &FdTable, fd: i3
     } else if kind & loan::SHOWS_READING != 0 {
         status[loan::ACCESSED_THEN * 8..][..size_of::<TimeSpec>()].copy_from_slice(accessed.as_bytes());
     }
-    Some(ToLend { lent, status, data, file: Arc::downgrade(&file), predicts, ends, lasting, accessed })
+    Some(ToLend { lent, status, data, file: Arc::downgrade(&file), predicts, ends, lasting, accessed, listed_at })
 }
 
 fn position_of(file: &OpenFile) -> Option<u32> {
@@ -933,7 +1054,7 @@ fn of_regular(thread: &GuestThread, file: &OpenFile, reads: bool, room: Option<u
     let (rest, data) = match (room, file.operations.unchanging_descriptor()) {
         (None, Some(descriptor)) if reads => {
             let whole = thread.shelf.whole.0.is_usual();
-            let most = if whole { shelf::SIZE - shelf::DATA } else { loan::DATA };
+            let most = if whole { WHOLE } else { loan::DATA };
             let length = thread.channel.shelve_file(shelf::DATA, &descriptor, most)?;
             // Behind that, as reading moves the time of access.
             let rest = file.operations.at_rest(0)?;

@@ -48,8 +48,8 @@ pub use exec::{execute, Beginning, Execution, MAXIMUM_STRING};
 pub use files::{Entry, OutsideFiles};
 pub(crate) use infancy::{await_infant, find_infant, find_infants};
 pub(crate) use loan::Watch;
-pub use space::{AddressSpace, Brk};
 pub(crate) use space::PlainCode;
+pub use space::{AddressSpace, Brk};
 pub use spawn::{spawn, Spawn, SpawnError};
 
 use crate::context::{Continuation, NativePlan};

@@ -1,7 +1,7 @@
 //! getdents(2).
 
 use crate::fs::file::OpenFile;
-use crate::fs::inode::DirectoryEntry;
+use crate::fs::inode::{DirectoryEntry, FileType};
 use crate::syscall::UserAddress;
 use crate::{Context, Errno, Result};
 
@@ -79,6 +79,22 @@ pub(crate) fn rest_of(file: &OpenFile, limit: usize) -> Option<Vec<u8>> {
         fits
     });
     (read.is_ok() && fits).then_some(listing)
+}
+
+/// The names in such a listing but `.` and `..`, with what each is said to be.
+pub(crate) fn names_of(listing: &[u8]) -> Vec<(Vec<u8>, FileType)> {
+    let mut names = Vec::new();
+    let mut rest = listing;
+    while let [_, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, low, high, kind, ..] = *rest {
+        let length = usize::from(u16::from_le_bytes([low, high]));
+        let Some((entry, behind)) = rest.split_at_checked(length.max(HEADER_64)) else { break };
+        let name = entry[HEADER_64 - 1..].split(|byte| *byte == 0).next().unwrap_or_default();
+        if let (Some(kind), false) = (FileType::of_directory_entry(kind), name == b"." || name == b"..") {
+            names.push((name.to_vec(), kind));
+        }
+        rest = behind;
+    }
+    names
 }
 
 /// The cursor behind the entries of `listing` that end at `end`; `None` where none ends there.
