@@ -951,10 +951,10 @@ mod tests {
         assert_eq!(channel.shelve_file(shelf::DATA, &large, usize::MAX), Some(shelf::SIZE - shelf::DATA));
         let file = Lent { descriptor: 3, position: 7, size: 9, until: 0, flags: 0, status_flags: 0, descriptor_flags: 0 };
         channel.lend_on_shelf(5, &file, &[1; loan::STATUS], usize::MAX, &Names::default(), &shelf::Opened::default());
-        channel.loan_word().fetch_or(3 << loan::INDEX | loan::CLOSED, Ordering::Relaxed);
-        let returned = Returned { position: 7, index: 3, is_closed: true, ..Returned::default() };
+        channel.loan_word().fetch_or(3 << loan::INDEX | loan::CLOSED | loan::LEFT, Ordering::Relaxed);
+        let returned = Returned { position: 7, index: 3, is_closed: true, has_left: true, ..Returned::default() };
         assert_eq!(channel.take_loan_back(5), Some(returned));
-        channel.lend_again(6, Returned { index: 3, position: 7, is_closed: true, ..Returned::default() });
+        channel.lend_again(6, returned);
         assert_eq!(channel.take_loan_back(5), None);
         assert_eq!(channel.take_loan_back(6), Some(returned));
         assert!(!channel.wipe(&memory, false));

@@ -732,7 +732,7 @@ impl Engine {
             passed: Vec::new(),
             renewals: 0,
             beside: is_beside.then_some(opened.descriptor as i32),
-            directory: closes.then(|| (opened.directory as i32, directory)),
+            directory: closes.then_some((opened.directory as i32, directory)),
             has_left: false,
         });
         match &data {
