@@ -45,7 +45,8 @@
 
 use super::code::{Between, Identification, Load, Site, JUMP_LENGTH};
 use super::padding::Padding;
-use super::Run;
+use super::{Run, PAGE};
+use std::ops::Range;
 
 /// Bytes that replace others, at an offset of the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,6 +75,12 @@ const RETURN_LENGTH: u64 = 7;
 /// rt_sigreturn (debuggers, unwinders), vfork, execve, exit, execveat, clone3.
 const LEFT_ALONE: [u32; 6] = [15, 58, 59, 60, 322, 435];
 
+/// Of these, and of calls whose number is loaded elsewhere (_exit(2)'s), the trampolines lie close to them, if there is room: clone, exit_group and
+/// set_robust_list. A forked child makes them, which has nothing of its files in memory to begin with: the host maps sixteen pages at once.
+const FIRST: [u32; 3] = [56, 231, 273];
+const CLOSE: u64 = 2 * PAGE;
+const ANYWHERE: Range<u64> = 0..u64::MAX;
+
 /// Whether a site is worth a rewriting at all.
 pub(super) fn is_wanted(site: &Site) -> bool {
     site.load.is_none_or(|load| !LEFT_ALONE.contains(&load.number))
@@ -82,17 +89,36 @@ pub(super) fn is_wanted(site: &Site) -> bool {
 /// Rewrites as many sites as there is room for in `padding`, with patches that lie within `runs`.
 pub(super) fn rewrite(sites: &[Site], identifications: &[Identification], mut padding: Padding, runs: &[Run]) -> Vec<Patch> {
     let mut patches = Vec::new();
-    let Some(exit) = padding.take(ENTER.len() as u64, 0..u64::MAX) else { return patches };
+    let Some(exit) = padding.take(ENTER.len() as u64, ANYWHERE) else { return patches };
     patches.push(Patch { at: exit, bytes: ENTER.to_vec() });
+    let mut lead = |site: &Site, reach: Range<u64>, exit: u64, padding: &mut Padding| {
+        let mut group = Vec::new();
+        let is_led =
+            redirect(site, &reach, exit, padding, &mut group).is_some() && group.iter().all(|patch| patch.lies_in(runs));
+        if is_led {
+            patches.append(&mut group);
+        }
+        is_led
+    };
+    let mut exits = vec![exit];
     // The near jumps first: there are few places for each.
     let (long, short): (Vec<&Site>, Vec<&Site>) =
         sites.iter().filter(|site| is_wanted(site)).partition(|site| site.load.is_some());
-    for site in short.into_iter().chain(long) {
-        let mut group = Vec::new();
-        if redirect(site, exit, &mut padding, &mut group).is_some() && group.iter().all(|patch| patch.lies_in(runs)) {
-            patches.append(&mut group);
+    let (first, others): (Vec<&Site>, Vec<&Site>) =
+        long.into_iter().partition(|site| site.load.is_some_and(|load| FIRST.contains(&load.number)));
+    let mut left = Vec::new();
+    for site in short.into_iter().chain(first) {
+        let reach = site.at.saturating_sub(CLOSE)..site.at + CLOSE;
+        let close = exits.iter().copied().find(|exit| reach.contains(exit));
+        let close = close.or_else(|| padding.take(ENTER.len() as u64, reach.clone()).inspect(|exit| exits.push(*exit)));
+        if !close.is_some_and(|exit| lead(site, reach, exit, &mut padding)) {
+            left.push(site);
         }
     }
+    for site in left.into_iter().chain(others) {
+        lead(site, ANYWHERE, exit, &mut padding);
+    }
+    patches.extend(exits.drain(1..).map(|at| Patch { at, bytes: ENTER.to_vec() }));
     for one in identifications {
         let group = match one.load {
             Some(load) => lead_identification(one, load, &mut padding),
@@ -110,7 +136,7 @@ pub(super) fn rewrite(sites: &[Site], identifications: &[Identification], mut pa
 /// `None` where there is no room.
 fn lead_identification(one: &Identification, load: [u8; JUMP_LENGTH as usize], padding: &mut Padding) -> Option<[Patch; 2]> {
     let length = JUMP_LENGTH + RETURN_LENGTH + IDENTIFY.len() as u64;
-    let trampoline = padding.take(length, 0..u64::MAX)?;
+    let trampoline = padding.take(length, ANYWHERE)?;
     let mut bytes = load.to_vec();
     load_address(&mut bytes, LOAD_RDX, trampoline, one.end())?;
     bytes.extend(IDENTIFY);
@@ -121,7 +147,7 @@ fn lead_identification(one: &Identification, load: [u8; JUMP_LENGTH as usize], p
 /// As above.
 fn move_identification(one: &Identification, padding: &mut Padding) -> Option<[Patch; 2]> {
     let length = RETURN_LENGTH + IDENTIFY.len() as u64 + one.moved.len() as u64 + JUMP_LENGTH;
-    let trampoline = padding.take(length, 0..u64::MAX)?;
+    let trampoline = padding.take(length, ANYWHERE)?;
     let mut bytes = Vec::with_capacity(length as usize);
     load_address(&mut bytes, LOAD_RDX, trampoline, trampoline + RETURN_LENGTH + IDENTIFY.len() as u64)?;
     bytes.extend(IDENTIFY);
@@ -140,22 +166,24 @@ fn move_identification(one: &Identification, padding: &mut Padding) -> Option<[P
     Some([Patch { at: trampoline, bytes }, Patch { at: one.at, bytes: site }])
 }
 
-/// `None` where there is no room; what was taken for it by then stays dead.
-fn redirect(site: &Site, exit: u64, padding: &mut Padding, patches: &mut Vec<Patch>) -> Option<()> {
+/// `None` where there is no room.
+fn redirect(site: &Site, reach: &Range<u64>, exit: u64, padding: &mut Padding, patches: &mut Vec<Patch>) -> Option<()> {
     let behind = site.at + 2;
     match site.load {
         Some(load) => {
             let start = site.replaced().start;
-            let trampoline = trampoline(Some(load), site.at, exit, padding, patches)?;
+            let trampoline = trampoline(Some(load), site.at, reach, exit, padding, patches)?;
             let mut bytes = jump(start, trampoline)?;
             // What is left of a longer load is never run.
             bytes.resize(load.length as usize, 0x90);
             patches.push(Patch { at: start, bytes });
         }
         None => {
-            let reach = behind.saturating_sub(128)..behind + 128;
-            let near = padding.take(JUMP_LENGTH, reach)?;
-            let trampoline = trampoline(None, site.at, exit, padding, patches)?;
+            let near = padding.take(JUMP_LENGTH, behind.saturating_sub(128)..behind + 128)?;
+            let Some(trampoline) = trampoline(None, site.at, reach, exit, padding, patches) else {
+                padding.add(near, near + JUMP_LENGTH);
+                return None;
+            };
             patches.push(Patch { at: near, bytes: jump(near, trampoline)? });
             let distance = i8::try_from(near as i64 - behind as i64).ok()?;
             patches.push(Patch { at: site.at, bytes: vec![0xeb, distance as u8] });
@@ -164,22 +192,28 @@ fn redirect(site: &Site, exit: u64, padding: &mut Padding, patches: &mut Vec<Pat
     Some(())
 }
 
-/// Writes a trampoline for the call at `site`; returns where it begins.
-fn trampoline(load: Option<Load>, site: u64, exit: u64, padding: &mut Padding, patches: &mut Vec<Patch>) -> Option<u64> {
-    let anywhere = 0..u64::MAX;
+/// Writes a trampoline for the call at `site`, within `reach`; returns where it begins.
+fn trampoline(
+    load: Option<Load>,
+    site: u64,
+    reach: &Range<u64>,
+    exit: u64,
+    padding: &mut Padding,
+    patches: &mut Vec<Patch>,
+) -> Option<u64> {
     let behind = site + 2;
     let between = load.and_then(|load| load.between);
     let load = load.map_or(Vec::new(), |load| [&[0xb8], &load.number.to_le_bytes()[..]].concat());
     let start = |at: u64| Some([between.map_or(Some(Vec::new()), |one| moved(one, site, at))?, load.clone()].concat());
     let length = (load.len() + between.map_or(0, |between| between.length)) as u64;
-    if let Some(at) = padding.take(length + RETURN_LENGTH + ENTER.len() as u64, anywhere.clone()) {
+    if let Some(at) = padding.take(length + RETURN_LENGTH + ENTER.len() as u64, reach.clone()) {
         let mut bytes = start(at)?;
         load_return(&mut bytes, at, behind)?;
         bytes.extend(ENTER);
         patches.push(Patch { at, bytes });
         return Some(at);
     }
-    if let Some(at) = padding.take(length + RETURN_LENGTH + JUMP_LENGTH, anywhere.clone()) {
+    if let Some(at) = padding.take(length + RETURN_LENGTH + JUMP_LENGTH, reach.clone()) {
         let mut bytes = start(at)?;
         load_return(&mut bytes, at, behind)?;
         append_jump(&mut bytes, at, exit)?;
@@ -189,8 +223,8 @@ fn trampoline(load: Option<Load>, site: u64, exit: u64, padding: &mut Padding, p
     if load.is_empty() || between.is_some() {
         return None;
     }
-    let second = padding.take(RETURN_LENGTH + JUMP_LENGTH, anywhere.clone())?;
-    let Some(first) = padding.take(LOAD_LENGTH + JUMP_LENGTH, anywhere) else {
+    let second = padding.take(RETURN_LENGTH + JUMP_LENGTH, reach.clone())?;
+    let Some(first) = padding.take(LOAD_LENGTH + JUMP_LENGTH, reach.clone()) else {
         padding.add(second, second + RETURN_LENGTH + JUMP_LENGTH);
         return None;
     };

@@ -88,6 +88,22 @@ fn a_bare_site_jumps_near_and_then_far() {
 }
 
 #[test]
+fn what_a_forked_child_calls_leads_close_to_it() {
+    // A last part that is far away, and fits best; a piece that fits best, as far; and two close ones.
+    let room = || room(&[(0x100, 0x108), (0x200, 0x211), (0x9000, 0x9009), (0x9100, 0x9112)]);
+    let begins = |number: u32| {
+        let patches = rewrite::rewrite(&[loaded(0x8005, number, 5)], &[], room(), &[Run { start: 0, end: 0x10000 }]);
+        (
+            patches.iter().map(|patch| patch.at).filter(|at| *at != 0x8000).collect::<Vec<_>>(),
+            patches.last().unwrap().bytes.clone(),
+        )
+    };
+    assert_eq!(begins(231).0, [0x100, 0x9100, 0x9000]);
+    assert_eq!(begins(231).1, ENTER);
+    assert_eq!(begins(39).0, [0x100, 0x200]);
+}
+
+#[test]
 fn without_room_or_outside_of_the_pages_a_site_stays() {
     assert_eq!(rewrite::rewrite(&[loaded(0x105, 39, 5)], &[], room(&[]), &WHOLE), []);
     assert_eq!(rewrite::rewrite(&[loaded(0x105, 39, 5)], &[], room(&[(0x200, 0x208), (0x300, 0x30b)]), &WHOLE).len(), 1);
