@@ -7,7 +7,9 @@ fn main() {
     // Asked for when it runs: one baked in would name another checkout where a target folder was copied.
     let manifest = PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR"));
     let stub = manifest.join("../stub/src");
+    let script = manifest.join("../stub/stub.ld");
     println!("cargo:rerun-if-changed={}", stub.display());
+    println!("cargo:rerun-if-changed={}", script.display());
     println!("cargo:rerun-if-changed=build.rs");
     let output = PathBuf::from(std::env::var_os("OUT_DIR").expect("cargo sets OUT_DIR")).join("skerry-stub");
     if std::env::var("CARGO_CFG_TARGET_ARCH").as_deref() != Ok("x86_64") {
@@ -27,18 +29,9 @@ fn main() {
                 "skerry_stub",
             ])
             .args(["-C", "panic=abort", "-C", "opt-level=3", "-C", "relocation-model=pic", "-C", "code-model=small"])
-            .args([
-                "-C",
-                "link-arg=-no-pie",
-                "-C",
-                "link-arg=--image-base=0x700000000000",
-                "-C",
-                "link-arg=--no-rosegment",
-                "-C",
-                "relro-level=off",
-                "-C",
-                "strip=debuginfo",
-            ])
+            .args(["-C", "link-arg=-no-pie", "-C", "relro-level=off", "-C", "strip=debuginfo"])
+            .arg("-C")
+            .arg(format!("link-arg=-T{}", script.display()))
             .arg(stub.join("main.rs"))
             .arg("-o")
             .arg(&output)

@@ -45,6 +45,7 @@ pub fn are_offered() -> bool {
 }
 
 /// The child of a fork(2), which has none of its maker's threads.
+#[link_section = ".calls"]
 pub fn forked() {
     if are_offered() {
         PLACES.iter().for_each(|place| place.store(0, Ordering::Relaxed));

@@ -56,6 +56,7 @@ pub fn turn_off(thread: &ThreadBlock) {
 
 /// The child of a plain fork: it has copies of its parent's descriptors, all below `end`, and no table that says which they
 /// are.
+#[link_section = ".calls"]
 pub fn forked(thread: &ThreadBlock, end: u32) {
     // SAFETY: as above.
     unsafe { off_word(thread).write(0) };

@@ -46,7 +46,7 @@ pub struct Left {
 // Flags that the stub does not run under: trap, direction, alignment check.
 global_asm!(
     r#"
-    .text
+    .section .calls, "ax"
     .globl direct_entry
 direct_entry:
     mov gs:[0x110], rsp
@@ -156,6 +156,7 @@ pub fn address() -> u64 {
 }
 
 /// Serves the call whose registers the direct entry has saved.
+#[link_section = ".calls"]
 #[no_mangle]
 extern "C" fn direct_call(thread: &mut ThreadBlock) -> Left {
     let Some(on_descriptor) = serve::on_descriptor(thread) else { return direct_call_again(thread) };
@@ -171,6 +172,7 @@ extern "C" fn direct_call(thread: &mut ThreadBlock) -> Left {
 }
 
 /// The same, without a call of the host's behind it.
+#[link_section = ".calls"]
 #[no_mangle]
 extern "C" fn direct_call_again(thread: &mut ThreadBlock) -> Left {
     // They are used in place: what the call changes in them is what the way out loads.

@@ -210,6 +210,7 @@ pub fn signal_return(thread: &mut ThreadBlock, context: &mut Context) {
 }
 
 /// The next request, numbered and with the registers that every kind has. [`ring`] puts it into the channel.
+#[link_section = ".calls"]
 pub fn new_request(thread: &mut ThreadBlock, instruction_pointer: u64, stack_pointer: u64, kind: u32) -> &mut Request {
     thread.sequence = thread.sequence.wrapping_add(1);
     // Whatever a kick before this was about, the sentry looks at it on the way out of this request.
@@ -230,6 +231,7 @@ pub fn new_request(thread: &mut ThreadBlock, instruction_pointer: u64, stack_poi
 }
 
 /// Asks and waits for the answer. Ends the process when nobody answers any more.
+#[link_section = ".calls"]
 pub fn ring(thread: &mut ThreadBlock) {
     handoff::hand_over(thread);
 }
@@ -440,6 +442,7 @@ pub fn enrol(thread: &mut ThreadBlock) {
 }
 
 /// Presents the token by ringing so, and maps the channel that the sentry gives for it.
+#[link_section = ".calls"]
 pub fn take_channel(thread: &mut ThreadBlock, how: u64, first: u64, end: u64) {
     let address = thread.channel() as u64;
     loop {
@@ -559,6 +562,7 @@ fn enrol_child(thread: &mut ThreadBlock) {
 pub static DEATH_SIGNAL: AtomicBool = AtomicBool::new(true);
 
 /// Stores the thread's id where it was asked for. Whether the sentry is to be asked before the guest's code runs.
+#[link_section = ".calls"]
 pub fn asks_first(thread: &ThreadBlock) -> bool {
     if thread.set_child_tid != 0 {
         let tid = thread.child_tid as u32;

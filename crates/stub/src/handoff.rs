@@ -20,6 +20,7 @@ const EINTR: i64 = -4;
 
 /// Publishes the thread's request and returns when its answer lies in the channel. Ends the process when nobody answers
 /// any more.
+#[link_section = ".calls"]
 pub fn hand_over(thread: &mut ThreadBlock) {
     match thread.way {
         way::RING => {}

@@ -6,7 +6,7 @@ use core::arch::global_asm;
 // Offsets in the thread block (see `thread.rs`, which checks them).
 global_asm!(
     r#"
-    .text
+    .section .calls, "ax"
     .globl gadget_start
 gadget_start:
 

@@ -44,6 +44,7 @@ pub fn is_new(thread: &ThreadBlock) -> bool {
 
 /// Asks by the host's clone(2). As where the thread has rung, the reply lies in the channel; but for the child.
 #[inline(never)]
+#[link_section = ".calls"]
 pub fn fork(thread: &mut ThreadBlock) {
     thread.way = way::RING;
     thread.request.rings = true;
@@ -73,6 +74,7 @@ fn written(thread: &ThreadBlock) -> &Certificate {
 
 /// The host's clone(2) of a process, which the sentry has ordered, or orders now. 0 in the child.
 #[inline(never)]
+#[link_section = ".calls"]
 pub fn make(thread: &mut ThreadBlock) -> i64 {
     let certificate = thread.certificate.get() as u64;
     // SAFETY: the child has a copy of this stack and returns through it.
@@ -83,6 +85,7 @@ pub fn make(thread: &mut ThreadBlock) -> i64 {
     result
 }
 
+#[link_section = ".calls"]
 fn begin(thread: &mut ThreadBlock) {
     let order = &written(thread).order;
     let (token, set_child_tid, child_tid, cleared) = (order.token, order.set_child_tid, order.child_tid, order.clear_child_tid);
@@ -119,6 +122,7 @@ pub fn only_ends(thread: &ThreadBlock, call_number: u64) -> bool {
 }
 
 #[inline(never)]
+#[link_section = ".calls"]
 fn needs_nothing(thread: &ThreadBlock, call_number: u64) -> bool {
     if matches!(call_number, number::EXIT | number::EXIT_GROUP) {
         return true;
@@ -133,6 +137,7 @@ fn needs_nothing(thread: &ThreadBlock, call_number: u64) -> bool {
 }
 
 /// What else the child does before it goes on where its maker was; the stack pointer, if it is to be another one.
+#[link_section = ".calls"]
 pub fn go_on(thread: &ThreadBlock) -> Option<u64> {
     let Certificate { order, descriptors, .. } = written(thread);
     if order.tls != 0 {
@@ -145,6 +150,7 @@ pub fn go_on(thread: &ThreadBlock) -> Option<u64> {
 }
 
 /// The same for a call that has no frame.
+#[link_section = ".calls"]
 pub fn go_on_directly(thread: &mut ThreadBlock, registers: &mut Registers) {
     registers.rax = 0;
     if let Some(stack) = go_on(thread) {
@@ -157,6 +163,7 @@ pub fn go_on_directly(thread: &mut ThreadBlock, registers: &mut Registers) {
 }
 
 /// The last argument of the ring. A sequence other than the sentry's would be that of another request.
+#[link_section = ".calls"]
 fn end_of(thread: &ThreadBlock) -> u64 {
     let asked = &thread.request;
     let is_end = asked.kind == request::SYSCALL
@@ -173,6 +180,7 @@ fn end_of(thread: &ThreadBlock) -> u64 {
 
 /// Asks for the first time: the reply lies in the channel that comes with it.
 #[inline(never)]
+#[link_section = ".calls"]
 pub fn present(thread: &mut ThreadBlock) {
     let end = end_of(thread);
     if end == 0 {

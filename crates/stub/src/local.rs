@@ -109,6 +109,7 @@ fn change_mask(thread: &mut ThreadBlock, local: *mut Local, registers: &Register
 }
 
 /// set_robust_list(2): the sentry looks at it when the thread ends.
+#[link_section = ".calls"]
 fn set_robust_list(local: *mut Local, registers: &Registers) -> i64 {
     if registers.rsi != ROBUST_LIST_HEAD_SIZE {
         return EINVAL;
@@ -126,6 +127,7 @@ fn set_tid_address(thread: &mut ThreadBlock, local: *mut Local, address: u64) {
 }
 
 /// The thread is about to end: the sentry need not look for robust futexes where there are none.
+#[link_section = ".calls"]
 pub fn forget_empty_robust_list(thread: &ThreadBlock) {
     /// What has been taken or let go just now, in a `struct robust_list_head`.
     const PENDING: u64 = 16;
@@ -138,6 +140,7 @@ pub fn forget_empty_robust_list(thread: &ThreadBlock) {
 }
 
 /// Whether the sentry has to look for robust futexes when the thread ends.
+#[link_section = ".calls"]
 pub fn has_robust_list(thread: &ThreadBlock) -> bool {
     // SAFETY: within the channel, aligned, and accessed atomically only.
     unsafe { AtomicU64::from_ptr(&raw mut (*thread.local()).robust_list) }.load(Ordering::Relaxed) != 0

@@ -8,6 +8,9 @@
 //! [`deferred`] calls that go along with later ones, [`loan`] calls on the file that was used last, [`objects`] eventfds and pipes that nobody else uses, [`pipes`] pipes that two share, [`park`] threads that are kept for later, [`births`] those that begin and end here, [`infancy`] processes that go on before they present themselves, [`board`] names that are not there, [`handoff`] the last step to the
 //! sentry, [`context`] signal frames, [`bases`] thread pointers, [`expected`] mappings that were made before they are asked for, [`cpuid`] what the processor would say.
 //!
+//! What a process runs that forks, and that its child runs to its end, lies together, in the section `.calls`: the host maps what a child
+//! comes to, sixteen pages at a time, and takes it down again.
+//!
 //! What is written to lies in `.data`, zeros too: each mapping that a process has is copied by its forks.
 //!
 //! Nothing here is trusted once guest code has run in the process: see `layout.rs` for what the sentry may believe.

@@ -217,6 +217,7 @@ const fn shapes(number: usize) -> [Shape; 6] {
 
 /// Copies what the call's arguments point to into the channel, as far as it is small. Returns how much of the area that
 /// takes up.
+#[link_section = ".calls"]
 pub fn gather(thread: &ThreadBlock, number: u64, arguments: &[u64; 6]) -> u32 {
     let Some(shapes) = SHAPES.get(number as usize) else { return 0 };
     let mut area = Area::of(thread);

@@ -60,6 +60,7 @@ const FUTEX_CLOCK_REALTIME: u64 = 256;
 const BITSET_MATCH_ANY: u64 = 0xffff_ffff;
 
 /// Serves the call if it is one of these. `None`: it is the sentry's.
+#[link_section = ".calls"]
 pub fn try_native(thread: &mut ThreadBlock, registers: &mut Registers) -> Option<Outcome> {
     let call_number = registers.rax;
     let [a, b, c, d, e, f] = registers.arguments();

@@ -134,6 +134,7 @@ pub fn map(arguments: &[u64; 6]) {
 }
 
 /// In the child of a plain fork, which has none of its parent's.
+#[link_section = ".calls"]
 pub fn forked() {
     // Most have none; then a page of the stub's stays shared with the parent.
     if ANY.load(Ordering::Relaxed) {

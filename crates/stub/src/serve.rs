@@ -102,6 +102,7 @@ pub fn serve_shown(thread: &mut ThreadBlock, registers: &mut Registers) -> Outco
 }
 
 /// Serves what is not answered here: natively, or by a request of this kind.
+#[link_section = ".calls"]
 fn serve(thread: &mut ThreadBlock, registers: &mut Registers, kind: u32) -> Outcome {
     if registers.rax != number::MMAP {
         expected::forget(thread);
