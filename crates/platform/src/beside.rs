@@ -67,6 +67,13 @@ pub fn let_run(tid: i32, cpus: &CpuSet) {
     }
 }
 
+/// Lets the thread `tid` run on those of `cpus` that are not ours; if there are none, where it did.
+pub fn let_run_elsewhere(tid: i32, cpus: &CpuSet) {
+    let mut others = *cpus;
+    others.unset(current_cpu() as usize);
+    let_run(tid, &others);
+}
+
 /// Has the calling thread and the thread `tid` stay on this CPU during `work`, in which they wait for each other.
 pub fn together<T>(tid: i32, work: impl FnOnce() -> T) -> T {
     let _ours = Bound::to_cpu(None, current_cpu());
@@ -131,6 +138,17 @@ mod tests {
             let_run(tid, &before.1);
         }
         assert!(of(tid) == before.1);
+        if before.1.count() > 1 && before.1.is_set(current_cpu() as usize) {
+            let here = loop {
+                let here = current_cpu();
+                let_run_elsewhere(tid, &before.1);
+                if current_cpu() == here {
+                    break here;
+                }
+            };
+            let elsewhere = of(tid);
+            assert!(!elsewhere.is_set(here as usize) && elsewhere.count() == before.1.count() - 1);
+        }
         drop(asked.0);
         other.join().unwrap();
     }

@@ -9,7 +9,7 @@
 
 use super::enrol::Enrolment;
 use super::space::Brk;
-use super::wake::{FirstRun, WORTH_A_CPU};
+use super::wake::FirstRun;
 use super::worker::Holder;
 use super::{AddressSpace, Door, Engine, GuestThread};
 use crate::context::{ClonePlan, Lead};
@@ -136,11 +136,6 @@ impl Infant {
         self.is_made.store(true, Ordering::Release);
     }
 
-    /// The host has made it, and it has begun, slowly: there is much to be copied, and taken down again.
-    fn took_long(&self) -> bool {
-        ticks().saturating_sub(self.let_at.load(Ordering::Relaxed)) > 8 * WORTH_A_CPU
-    }
-
     /// Lays down in its maker's memory what it begins with. False: that cannot be written.
     fn certify(&self, memory: &GuestMemory, at: u64, reports: bool) -> bool {
         let ready = self.ready.lock();
@@ -254,10 +249,13 @@ impl Engine {
             return self.thread(tid).filter(is_it).map(|thread| (thread, None));
         };
         let bound = enrolment.bound.lock().take();
-        // One that ends at once is gone before it could go elsewhere, but not a large one.
-        let is_large = || enrolment.infant.as_ref().is_some_and(Infant::took_long);
-        if let Some(bound) = bound.filter(|_| !ends || is_large()) {
-            beside::let_run(tid, &bound.usual());
+        if let Some(bound) = bound {
+            if ends {
+                // The host takes its memory down, which its maker need not wait for.
+                beside::let_run_elsewhere(tid, &bound.usual());
+            } else {
+                beside::let_run(tid, &bound.usual());
+            }
         }
         let taken_in = self.take_infant_in(&enrolment, tid);
         if taken_in.is_none() {
