@@ -66,3 +66,31 @@ impl HostError {
         HostError { what, source: source.into() }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// (address, size) of a section (elf(5)).
+    fn section(wanted: &str) -> Option<(u64, u64)> {
+        let word = |at: usize, size: usize| STUB[at..at + size].iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte));
+        let (headers, size) = (word(0x28, 8) as usize, word(0x3a, 2) as usize);
+        let header = |index: u64| headers + index as usize * size;
+        let names = word(header(word(0x3e, 2)) + 0x18, 8) as usize;
+        let is_wanted = |at: &usize| {
+            let name = &STUB[names + word(*at, 4) as usize..];
+            name.starts_with(wanted.as_bytes()) && name[wanted.len()] == 0
+        };
+        let found = (0..word(0x3c, 2)).map(header).find(is_wanted)?;
+        Some((word(found + 0x10, 8), word(found + 0x20, 8)))
+    }
+
+    #[test]
+    fn what_a_forked_child_runs_of_the_stub_is_mapped_at_once() {
+        const WINDOW: u64 = 16 * 4096;
+        let ((constants, _), (calls, size)) = (section(".rodata").unwrap(), section(".calls").unwrap());
+        assert_eq!(constants % WINDOW, 0);
+        assert!(constants < calls && calls + size <= constants + WINDOW / 2, "{:x}", calls + size);
+        assert!(size > 8 << 10, "it is not there: {size}");
+    }
+}

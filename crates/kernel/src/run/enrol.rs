@@ -136,6 +136,12 @@ impl Enrolment {
         }
     }
 
+    /// What it has used is told once it is dead.
+    pub(super) fn maker_waits_for_its_death(&self) -> bool {
+        let maker = self.parent.as_ref().and_then(|parent| parent.state.lock().task.clone());
+        maker.is_some_and(|maker| maker.process().will_ask_for_usage())
+    }
+
     fn is_made_by(&self, pid: i32) -> bool {
         self.parent.as_ref().is_some_and(|parent| parent.process.pid == pid)
     }

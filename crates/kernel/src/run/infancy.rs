@@ -250,11 +250,11 @@ impl Engine {
         };
         let bound = enrolment.bound.lock().take();
         if let Some(bound) = bound {
-            if ends {
+            if !ends {
+                beside::let_run(tid, &bound.usual());
+            } else if !enrolment.maker_waits_for_its_death() {
                 // The host takes its memory down, which its maker need not wait for.
                 beside::let_run_elsewhere(tid, &bound.usual());
-            } else {
-                beside::let_run(tid, &bound.usual());
             }
         }
         let taken_in = self.take_infant_in(&enrolment, tid);

@@ -8,7 +8,7 @@ use crate::Kernel;
 use parking_lot::{Mutex, RwLock};
 use skerry_abi::signal::{SigAction, SignalInfo, SignalSet, CLD_DUMPED, CLD_EXITED, CLD_KILLED};
 use skerry_abi::structs::RLimit;
-use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
 
 /// A session: what setsid(2) makes.
@@ -166,6 +166,8 @@ pub struct Process {
     pub start_time_ns: u64,
     /// What it has used; see `usage`.
     pub(super) account: Mutex<super::usage::Account>,
+    /// Of its next children: how many are probably asked for what they have used as soon as they have ended.
+    pub(super) asks_for_usage: AtomicU32,
     pub child_subreaper: AtomicBool,
     pub dumpable: AtomicBool,
     pub oom_score_adj: AtomicI32,
@@ -226,6 +228,7 @@ impl Process {
             program: RwLock::new(parts.program),
             start_time_ns,
             account: Mutex::default(),
+            asks_for_usage: AtomicU32::new(0),
             child_subreaper: AtomicBool::new(false),
             dumpable: AtomicBool::new(parts.dumpable),
             oom_score_adj: AtomicI32::new(parts.oom_score_adj),

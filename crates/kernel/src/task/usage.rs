@@ -7,10 +7,14 @@ use super::Process;
 use parking_lot::Mutex;
 use skerry_abi::structs::{RUsage, TimeVal};
 use skerry_platform::engine::{HostProcess, HostUsage};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 
 /// How long somebody who asks waits for a host process that is about to be dead.
 const PATIENCE_MS: u32 = 1000;
+
+/// Who has asked for what a child has used is thought to do so for so many more.
+const NEXT_CHILDREN: u32 = 16;
 
 /// A host process that runs no guest code any more, and will soon be dead.
 pub(crate) struct Dying {
@@ -153,7 +157,19 @@ impl Process {
 
     /// The usage of the children that were waited for, and of theirs.
     pub(crate) fn children_usage(&self) -> HostUsage {
+        self.asks_for_usage();
         self.account.lock().children.total()
+    }
+
+    /// It is about to ask what a child of its has used.
+    pub(super) fn asks_for_usage(&self) {
+        self.asks_for_usage.store(NEXT_CHILDREN, Ordering::Relaxed);
+    }
+
+    /// Whether it will ask so of a child that ends now, as far as that can be told from before.
+    pub(crate) fn will_ask_for_usage(&self) -> bool {
+        let one_less = |left: u32| left.checked_sub(1);
+        self.asks_for_usage.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less).is_ok()
     }
 
     /// A child has been waited for: what it and its children used counts here from now on (times(2)).

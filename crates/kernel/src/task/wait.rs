@@ -50,6 +50,9 @@ pub struct Waited {
 impl Waited {
     /// What the child and its children have used. May wait for a moment: until the host process is dead as well.
     pub fn usage(&self) -> RUsage {
+        if let Some(parent) = self.child.parent() {
+            parent.asks_for_usage();
+        }
         to_rusage(self.child.usage().plus(self.child.children_usage()))
     }
 }
