@@ -109,8 +109,11 @@ fn wait_calls_write_what_they_found() {
     assert_eq!((info[0], info[2], info[4], info[6]), (17, 1, child.tid(), 3));
     assert_eq!(process::waitid(&mut context, 1, 0, NULL, 4, NULL), Err(Errno::EINVAL));
     assert_eq!(process::waitid(&mut context, 0, 0, NULL, 1, NULL), Err(Errno::EINVAL));
+    assert!(!context.process().will_ask_for_usage());
     assert_eq!(process::wait4(&mut context, 0, into(&mut status), 0, into(&mut usage)), Ok(child.tid()));
     assert_eq!(status, 3 << 8);
+    // As it has asked, its next children are expected to be asked about.
+    assert_eq!((0..100).filter(|_| context.process().will_ask_for_usage()).count(), 16);
     assert_eq!(process::wait4(&mut context, -1, NULL, 0, NULL), Err(Errno::ECHILD));
 }
 
