@@ -61,6 +61,11 @@ def positions(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return harness.build("positions", tmp_path_factory.mktemp("positions"))
 
 
+@pytest.fixture(scope="session")
+def unmapped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return harness.build("unmapped", tmp_path_factory.mktemp("unmapped"))
+
+
 def fill(caller: harness.Caller, work: Path, lent: Path) -> Path:
     """The files that the program is to find."""
     digits = "0123456789"
@@ -778,3 +783,34 @@ def test_who_reads_on_in_a_file_makes_no_calls(
         finally:
             watchdog.cancel()
             process.kill()
+
+
+def test_unmapped_native(caller: harness.Caller, unmapped: Path) -> None:
+    harness.holds_natively(caller, lambda work: harness.place(unmapped, work))
+
+
+@pytest.mark.sandbox
+@pytest.mark.parametrize(
+    ("without", "options"),
+    [("expiry", ()), ("expiry,load,pace", ()), ("lending", ()), ("expiry", ("--rw", "."))],
+    ids=["default", "spinning", "without", "rw"],
+)
+def test_unmapped(
+    caller: harness.Caller, unmapped: Path, monkeypatch: pytest.MonkeyPatch, without: str, options: tuple[str, ...]
+) -> None:
+    """Memory that small files were mapped in is kept for the next ones (ADR 70), and nobody finds it."""
+    monkeypatch.setitem(harness.PLAIN_ENVIRONMENT, "SKERRY_TEST_WITHOUT", without)
+    harness.holds_inside(caller, lambda work: harness.place(unmapped, work), options)
+
+
+@pytest.mark.sandbox
+def test_small_files_are_mapped_without_page_faults(
+    caller: harness.Caller, unmapped: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(harness.PLAIN_ENVIRONMENT, "SKERRY_TEST_WITHOUT", "expiry")
+    with caller.workspace() as work:
+        for name, length in (("short", 10), ("long", 3000)):
+            (work / name).write_text("x" * length)
+        result = caller.do([], [str(harness.place(unmapped, work)), "faults"], cwd=work)
+    assert result.returncode == 0, str(result)
+    assert int(result.stdout) < 100, str(result)

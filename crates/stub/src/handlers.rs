@@ -33,6 +33,10 @@ const EINTR: i64 = -4;
 const EFAULT: i64 = -14;
 const ETIMEDOUT: i64 = -110;
 const SIGTRAP: i32 = 5;
+const SIGSEGV: i32 = 11;
+/// si_code of SIGSEGV: nothing is mapped there; it may not be used so (sigaction(2)).
+const SEGV_MAPERR: i32 = 1;
+const SEGV_ACCERR: i32 = 2;
 
 /// SIGSYS: the filter trapped a call of the guest, or the direct entry wants a frame.
 pub extern "C" fn on_syscall(_signal: i32, info: &Info, context: &mut Context) {
@@ -144,7 +148,11 @@ pub extern "C" fn on_fault(signal: i32, info: &Info, context: &mut Context) {
         return;
     }
     let thread = thread::current();
-    let told = if is_step { watching::stepped(thread, context) } else { Some(info.code) };
+    let told = match info.code {
+        _ if is_step => watching::stepped(thread, context),
+        SEGV_ACCERR if signal == SIGSEGV && copies::is_kept(info.address) => Some(SEGV_MAPERR),
+        code => Some(code),
+    };
     if let Some(code) = told {
         let filled = new_request(thread, context.rip, context.rsp, request::FAULT);
         filled.detail.fault_signal = signal;

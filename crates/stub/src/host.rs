@@ -355,6 +355,8 @@ pub mod number {
     pub const GETSID: u64 = 124;
     pub const GETTID: u64 = 186;
     pub const CHDIR: u64 = 80;
+    pub const MKDIR: u64 = 83;
+    pub const LINK: u64 = 86;
     pub const UNLINK: u64 = 87;
     pub const READLINK: u64 = 89;
     pub const READLINKAT: u64 = 267;

@@ -80,10 +80,16 @@ pub fn try_native(thread: &mut ThreadBlock, registers: &mut Registers) -> Option
                 if flags & MAP_FIXED != 0 {
                     copies::forget(a, b);
                 }
+                if a != 0 {
+                    copies::let_go(a, b);
+                }
                 // A hint into the reserved range is only a hint.
                 let hint = if touches_stub(a, b) { 0 } else { a };
                 // Unknown protection bits are passed over, as by Linux.
-                let mapped: i64 = call!(number::MMAP, hint, b, c & PROTECTION, flags, -1i64, f);
+                let mut mapped: i64 = call!(number::MMAP, hint, b, c & PROTECTION, flags, -1i64, f);
+                if mapped == ENOMEM && copies::let_all_go() {
+                    mapped = call!(number::MMAP, hint, b, c & PROTECTION, flags, -1i64, f);
+                }
                 if mapped > 0 && touches_stub(mapped as u64, b) {
                     // The rest of the address space is full: the reserved range is not for the guest.
                     call!(number::MUNMAP, mapped, b);
@@ -97,8 +103,7 @@ pub fn try_native(thread: &mut ThreadBlock, registers: &mut Registers) -> Option
             if touches_stub(a, b) {
                 EINVAL
             } else {
-                copies::forget(a, b);
-                call!(number::MUNMAP, a, b)
+                copies::munmap(a, b)
             }
         }
         number::MPROTECT => {
@@ -106,6 +111,7 @@ pub fn try_native(thread: &mut ThreadBlock, registers: &mut Registers) -> Option
             if touches_stub(a, b) || c & !(PROTECTION | PROT_SEM) != 0 {
                 EINVAL
             } else {
+                copies::let_go(a, b);
                 call!(number::MPROTECT, a, b, c & PROTECTION)
             }
         }
@@ -113,6 +119,10 @@ pub fn try_native(thread: &mut ThreadBlock, registers: &mut Registers) -> Option
             if touches_stub(a, b) {
                 EINVAL
             } else {
+                copies::let_go(a, b);
+                if c > 8 {
+                    copies::set_apart(a, b);
+                }
                 match c {
                     // DONTNEED, FREE.
                     4 | 8 => copies::reset(a, b, c),
@@ -130,6 +140,8 @@ pub fn try_native(thread: &mut ThreadBlock, registers: &mut Registers) -> Option
             if touches_stub(a, b) || d & 2 != 0 && touches_stub(e, c) || d & !3 != 0 {
                 EINVAL
             } else {
+                // Behind a mapping that grows there may be room, too.
+                copies::let_all_go();
                 if d & 2 != 0 {
                     copies::forget(e, c);
                 }

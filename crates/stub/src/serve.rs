@@ -3,6 +3,7 @@
 
 use crate::births;
 use crate::board;
+use crate::copies;
 use crate::deferred;
 use crate::direct::{self, OnDescriptor};
 use crate::events;
@@ -147,6 +148,7 @@ fn serve(thread: &mut ThreadBlock, registers: &mut Registers, kind: u32) -> Outc
         }
     }
     deferred::before(call_number, &arguments);
+    copies::before(call_number, &arguments);
     match call_number {
         number::EXIT | number::EXIT_GROUP => local::forget_empty_robust_list(thread),
         // As in `local.rs`, where that is not to be answered here.
