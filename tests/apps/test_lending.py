@@ -262,6 +262,29 @@ def test_attributes(
     harness.holds_inside(caller, lambda work: harness.place(attributes, work), options)
 
 
+@pytest.mark.sandbox
+def test_a_directory_is_filled_without_asking_what_is_not_there(caller: harness.Caller, monkeypatch: pytest.MonkeyPatch) -> None:
+    """/proc/stat's ctxt counts the calls that the sentry has served."""
+    monkeypatch.setitem(harness.PLAIN_ENVIRONMENT, "SKERRY_TEST_WITHOUT", "expiry")
+    script = """
+import os
+calls = lambda: int(next(line for line in open("/proc/stat") if line.startswith("ctxt")).split()[1])
+os.mkdir("fresh")
+before = calls()
+for number in range(100):
+    assert not os.path.lexists(f"fresh/f{number * 7}")
+    fd = os.open(f"fresh/f{number * 7}", os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+    os.write(fd, b"some")
+    os.close(fd)
+print(calls() - before)
+"""
+    with caller.workspace() as work:
+        result = caller.do([], ["/usr/bin/python3", "-c", script], cwd=work)
+    assert result.returncode == 0, str(result)
+    # Two for each file; a bit may be another name's, too.
+    assert int(result.stdout) < 230, str(result)
+
+
 CALLS = """
 import os
 calls = lambda: int(next(line for line in open("/proc/stat") if line.startswith("ctxt")).split()[1])

@@ -48,8 +48,18 @@ pub struct Names {
     pub count: u32,
     /// Where the latter is, behind the others.
     pub opened: Option<usize>,
-    /// The same of what is known of a name.
+    /// The same of what is known of a name, and of a directory's names.
     pub known: Option<usize>,
+    pub filled: Option<usize>,
+}
+
+/// Names of a directory: those that `bits` ([`loan::filled`]) have no place for are not there.
+#[derive(Clone, Copy, Debug)]
+pub struct Filled<'a> {
+    pub directory: i32,
+    /// What stands before them.
+    pub prefix: &'a [u8],
+    pub bits: &'a [u64],
 }
 
 /// What a call has said of a name, and says again ([`loan::KNOWN`]).
@@ -95,6 +105,19 @@ impl Names {
         self.records.extend_from_slice(&(u64::from(*kind) | u64::from(error as u32) << 32).to_ne_bytes());
         self.records.extend_from_slice(status);
         self.records.extend_from_slice(name);
+        self.records.resize(self.records.len().next_multiple_of(8), 0);
+    }
+
+    /// Says which names of a directory are there, where there is room for it; once.
+    pub fn set_filled(&mut self, Filled { directory, prefix, bits }: &Filled, room: usize) {
+        let size = 8 + loan::filled::WORDS * 8 + prefix.len().next_multiple_of(8);
+        if prefix.len() > loan::LONGEST_NAME || bits.len() != loan::filled::WORDS || self.records.len() + size > room {
+            return;
+        }
+        self.filled = Some(self.records.len());
+        self.records.extend_from_slice(&(prefix.len() as u64 | u64::from(*directory as u32) << 32).to_ne_bytes());
+        bits.iter().for_each(|word| self.records.extend_from_slice(&word.to_ne_bytes()));
+        self.records.extend_from_slice(prefix);
         self.records.resize(self.records.len().next_multiple_of(8), 0);
     }
 
@@ -298,6 +321,7 @@ impl Channel {
             names_count: names.count,
             opened: names.opened.map_or(0, |at| (end + at) as u16),
             known: names.known.map_or(0, |at| (end + at) as u16),
+            filled: names.filled.map_or(0, |at| (end + at) as u16),
         };
         // SAFETY: inside the mapping, `length` bytes from `start` on, the names from `end` on, and the status behind them at the area's end; no
         // reference into it is made.
@@ -338,6 +362,7 @@ impl Channel {
             names_count: names.count,
             opened: names.opened.map_or(0, |at| (end + at) as u16),
             known: names.known.map_or(0, |at| (end + at) as u16),
+            filled: names.filled.map_or(0, |at| (end + at) as u16),
         };
         self.shelve(end, &names.records);
         self.shelve(loan::DATA, status);

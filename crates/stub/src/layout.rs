@@ -717,8 +717,9 @@ pub struct Loan {
     pub names_count: u32,
     /// Where in the area it says how it was opened ([`loan::OPENED`]); 0: nowhere.
     pub opened: u16,
-    /// The same of what is known of a name ([`loan::KNOWN`]).
+    /// The same of what is known of a name ([`loan::KNOWN`]), and of a directory's names ([`loan::filled`]).
     pub known: u16,
+    pub filled: u16,
 }
 
 /// What lies ready in streams that epoll_wait(2) has told of, lent to who reads it (ADR 44).
@@ -1008,6 +1009,20 @@ pub mod loan {
         pub const STATUS: u32 = 16;
         /// Beside them: reading changes what is shown.
         pub const SHOWS_READING: u32 = 32;
+    }
+    /// Which names of a directory are not there: the length of what stands before them, and the directory's descriptor above it; a bit for
+    /// each name's hash, set where such a name is there; then what stands before them, filled up to whole words.
+    pub mod filled {
+        /// Of bits.
+        pub const WORDS: usize = 64;
+
+        /// Which of them a name has.
+        pub fn bit(name: &[u8]) -> usize {
+            let hash = name
+                .iter()
+                .fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3));
+            (hash ^ hash >> 29) as usize % (WORDS * 64)
+        }
     }
     /// In the flags: it is a directory.
     pub const DIRECTORY: u32 = 1;

@@ -12,7 +12,7 @@ use crate::copies;
 use crate::direct::{SEEK_CUR, SEEK_END, SEEK_SET};
 use crate::host::{self, number, HIGHEST, MOST};
 use crate::layout::loan::{
-    known, name_size, ACCESSED, ACCESSED_THEN, CLOSED, DIRECT, DIRECTORY, ENTRY, INDEX, INDEX_MASK, KNOWN, LEFT, LENT,
+    filled, known, name_size, ACCESSED, ACCESSED_THEN, CLOSED, DIRECT, DIRECTORY, ENTRY, INDEX, INDEX_MASK, KNOWN, LEFT, LENT,
     LONGEST_NAME, MAY_BE_COPIED, MODE, NAME, ON_SHELF, OPENED, POSITION, READ, REPEATED, SHOWN, SHOWS_READING, STATUS, VALID,
     WRITTEN,
 };
@@ -429,11 +429,12 @@ fn show_name(loan: &Loan, word: &AtomicU64, area: u64, directory: u64, path: u64
             return (word.load(Ordering::Acquire) & VALID != 0).then_some(0);
         }
     }
-    let status = find_name(loan, area, directory, path)?;
-    let result = if is_absent(status) { ENOENT } else { 0 };
-    if result == 0 && !host::copy(address, status, STATUS as u64) {
-        return None;
-    }
+    let result = match find_name(loan, area, directory, path) {
+        Some(status) if is_absent(status) => ENOENT,
+        Some(status) if host::copy(address, status, STATUS as u64) => 0,
+        None if is_not_filled(loan, area, directory, path) => ENOENT,
+        _ => return None,
+    };
     let before = word.load(Ordering::Acquire);
     if before & VALID == 0 {
         return None;
@@ -476,6 +477,32 @@ fn find_name(loan: &Loan, area: u64, directory: u64, path: u64) -> Option<u64> {
         record = next;
     }
     None
+}
+
+/// Whether it is a name in a directory all names of which are known, and none of these.
+fn is_not_filled(loan: &Loan, area: u64, directory: u64, path: u64) -> bool {
+    const NAMED: u64 = (8 + filled::WORDS * 8) as u64;
+    let record = u64::from(loan.filled);
+    let end = (AREA - STATUS) as u64;
+    if record == 0 || record % 8 != 0 || record + NAMED > end {
+        return false;
+    }
+    let mut name = [0u8; LONGEST_NAME + 1];
+    let length = host::copy_string(&raw mut name as u64, path, name.len() as u64).saturating_sub(1) as usize;
+    // SAFETY: within the area, and aligned.
+    let head = unsafe { ((area + record) as *const u64).read_volatile() };
+    let prefix = (head & 0xffff_ffff) as usize;
+    if head >> 32 != directory || prefix >= length || record + NAMED + prefix as u64 > end {
+        return false;
+    }
+    let (before, last) = name[..length].split_at(prefix);
+    if !is_called(before, area + record + NAMED) || last.contains(&b'/') || matches!(last, b"." | b"..") {
+        return false;
+    }
+    let bit = filled::bit(last);
+    // SAFETY: as above.
+    let word = unsafe { ((area + record + 8) as *const u64).add(bit / 64).read_volatile() };
+    word & 1 << (bit % 64) == 0
 }
 
 /// Of a `struct stat` within the area.

@@ -1437,6 +1437,119 @@ static void walked(void)
     MUST(unlink("link7") == 0);
 }
 
+static long made(const char *name)
+{
+    int fd = open(name, O_WRONLY | O_CREAT | O_EXCL, 0644);
+    if (fd < 0) return -errno;
+    CHECK_EQ(write(fd, "made", 4), 4);
+    CHECK_EQ(size_of(fd), 4);
+    return close(fd);
+}
+
+static long there(const char *name)
+{
+    struct stat status;
+    return lstat(name, &status) == 0 ? 0 : -errno;
+}
+
+/* Each file of `directory` is looked for, made and written before the next one is. */
+static void fill_row(const char *directory, int first, int count)
+{
+    char name[64];
+    for (int number = first; number < first + count; number++) {
+        snprintf(name, sizeof name, "%sf%d", directory, number);
+        CHECK_EQ(there(name), -ENOENT);
+        CHECK_EQ(made(name), 0);
+    }
+}
+
+static void *goes_into_it(void *unused)
+{
+    await(1);
+    CHECK_EQ(chdir("moved"), 0);
+    atomic_store(word, 2);
+    return unused;
+}
+
+/* Which names are not there is known of a directory that is filled: until others put them there, or it is another one. */
+static void filled(void)
+{
+    char name[300];
+    MUST(mkdir("filled", 0755) == 0 && mkdir("moved", 0755) == 0);
+    fill_row("filled/", 0, 40);
+    for (int number = 0; number < 40; number++) {
+        snprintf(name, sizeof name, "filled/f%d", number);
+        CHECK_EQ(there(name), 0);
+    }
+    fill_row("filled/", 40, 3);
+    CHECK_EQ(there("filled/."), 0);
+    CHECK_EQ(there("filled/.."), 0);
+    CHECK_EQ(there("filled/"), 0);
+    CHECK_EQ(there("filled"), 0);
+    CHECK_EQ(there("filled/../small"), 0);
+    CHECK_EQ(there("filled/f1/x"), -ENOTDIR);
+    CHECK_EQ(there("filled/x/y"), -ENOENT);
+    fill_row("filled/", 43, 3);
+    memset(name, 'n', sizeof name);
+    memcpy(name, "filled/", 7);
+    name[7 + 256] = 0;
+    CHECK_EQ(there(name), -ENAMETOOLONG);
+    name[7 + 255] = 0;
+    CHECK_EQ(there(name), -ENOENT);
+    for (int kind = 0; kind < 9; kind++) {
+        atomic_store(word, 0);
+        snprintf(name, sizeof name, "filled/other%d", kind);
+        pid_t child = child_fork();
+        if (child == 0) {
+            await(1);
+            switch (kind) {
+            case 0: CHECK_EQ(made(name), 0); break;
+            case 1: CHECK_EQ(mkdir(name, 0755), 0); break;
+            case 2: CHECK_EQ(symlink("nowhere", name), 0); break;
+            case 3: CHECK_EQ(link("filled/f0", name), 0); break;
+            case 4: CHECK_EQ(rename("filled/f1", name), 0); break;
+            case 5: CHECK_EQ(mknod(name, S_IFIFO | 0600, 0), 0); break;
+            case 6: CHECK_EQ(made("moved/other6"), 0); CHECK_EQ(rename("moved/other6", name), 0); break;
+            case 7: CHECK_EQ(rename("filled", "away"), 0); CHECK_EQ(mkdir("filled", 0755), 0); CHECK_EQ(made(name), 0); break;
+            default: CHECK_EQ(made("moved/other8"), 0); CHECK_EQ(renameat2(AT_FDCWD, "moved", AT_FDCWD, "filled", RENAME_EXCHANGE), 0);
+            }
+            atomic_store(word, 2);
+            child_exit();
+        }
+        fill_row("filled/", 100 + 10 * kind, 5);
+        atomic_store(word, 1);
+        await(2);
+        CHECK_EQ(there(name), 0);
+        CHECK_CHILD(child);
+        /* And what the thread itself does. */
+        fill_row("filled/", 105 + 10 * kind, 2);
+        CHECK_EQ(there(name), 0);
+        CHECK_EQ(unlinkat(AT_FDCWD, name, kind == 1 ? AT_REMOVEDIR : 0), 0);
+        CHECK_EQ(there(name), -ENOENT);
+        CHECK_EQ(symlink("nowhere", name), 0);
+        CHECK_EQ(there(name), 0);
+        CHECK_EQ(unlink(name), 0);
+    }
+    /* Relative to where another thread goes. */
+    pthread_t thread;
+    atomic_store(word, 0);
+    MUST(mkdir("moved/there", 0755) == 0 && chdir("filled") == 0);
+    MUST(mkdir("there", 0755) == 0 && mkdir("moved", 0755) == 0 && mkdir("moved/there", 0755) == 0);
+    CHECK_EQ(made("moved/there/f7"), 0);
+    MUST(pthread_create(&thread, NULL, goes_into_it, NULL) == 0);
+    fill_row("there/", 0, 5);
+    int kept = open("there/kept", O_WRONLY | O_CREAT, 0644);
+    CHECK_EQ(write(kept, "x", 1), 1);
+    atomic_store(word, 1);
+    await(2);
+    CHECK_EQ(there("there/f7"), 0);
+    CHECK_EQ(write(kept, "x", 1), 1);
+    CHECK_EQ(there("there/f7"), 0);
+    CHECK_EQ(close(kept), 0);
+    pthread_join(thread, NULL);
+    CHECK_EQ(chdir("../.."), 0);
+}
+
 static void never_too_many(void)
 {
     int first = opened("small");
@@ -1486,6 +1599,7 @@ int main(int count, char **arguments)
     reading_shows("fresh", false);
     snprintf(in_memory, sizeof in_memory, "/dev/shm/lent-%d", getpid());
     reading_shows(in_memory, true);
+    filled();
     never_too_many();
     return check_result();
 }

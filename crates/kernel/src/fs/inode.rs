@@ -300,6 +300,10 @@ pub trait Inode: Send + Sync + Any {
     fn unmapped_content(&self) -> Option<usize> {
         None
     }
+    /// Of a directory in memory whose names are all there are: how many names have been put into it so far.
+    fn names_added(&self) -> Option<u64> {
+        None
+    }
     /// Directories: all names, where they are known and hold still.
     fn known_list(&self) -> Option<Arc<NameList>> {
         None

@@ -329,6 +329,7 @@ impl Engine {
             events: Default::default(),
             objects: Default::default(),
             ahead: Default::default(),
+            filled: Default::default(),
             last_name: Default::default(),
             after_waking: AfterWaking::default(),
             children: Default::default(),

@@ -94,8 +94,9 @@ struct Loan {
     writes: bool,
     /// The time of access that reading it shows.
     accessed: TimeSpec,
-    /// It tells of names that come next, of what is known of names.
+    /// It tells of names that come next, of what is known of names, of those that are not there.
     tells_names: bool,
+    tells_filled: bool,
     tells_known: bool,
     /// Reading these inodes changes what it shows.
     read: [Option<usize>; 2],
@@ -509,6 +510,9 @@ impl Loan {
         if self.tells_names {
             thread.ahead.lock().was_told(was_shown);
         }
+        if self.tells_filled {
+            thread.filled.lock().was_told(was_shown);
+        }
         if self.tells_known {
             thread.last_name.lock().was_told(has_repeated);
         }
@@ -679,6 +683,19 @@ impl Engine {
             names.set_known(&said, room - names.records.len());
             ends = its;
         }
+        let made = match subject {
+            Some(Subject::File(fd)) => files.get(fd).ok().filter(|file| file.created.load(Ordering::Relaxed)),
+            _ => None,
+        };
+        match (&made, &context.seen, context.call.number as u32) {
+            (Some(_), Some(seen), _) => thread.filled.lock().note(seen),
+            (Some(made), None, linux::__NR_write) => {
+                thread.filled.lock().tell(context, made, &mut names, room.saturating_sub(loan::OPENED));
+            }
+            _ => {}
+        }
+        // With it, another one would have the file, too.
+        drop(made);
         let room = room - names.records.len();
         if let (Some(Subject::File(fd)), false) = (subject, is_shelved) {
             file = file_to_lend(thread, context, &files, fd, Some(room));
@@ -751,6 +768,7 @@ impl Engine {
             writes: lent.flags & loan::WRITTEN != 0,
             accessed,
             tells_names: names.count != 0,
+            tells_filled: names.filled.is_some(),
             tells_known: names.known.is_some(),
             read,
             listing: match data {

@@ -19,6 +19,7 @@ mod enrol;
 mod events;
 mod exec;
 mod files;
+mod filled;
 #[cfg(test)]
 mod fuzz_tests;
 mod hold;
@@ -153,6 +154,7 @@ pub(crate) struct GuestThread {
     events: events::Lent,
     objects: objects::Lent,
     ahead: Mutex<ahead::Ahead>,
+    filled: Mutex<filled::Filled>,
     last_name: Mutex<known::LastName>,
     after_waking: wake::AfterWaking,
     children: Arc<wake::Children>,

@@ -409,6 +409,12 @@ impl Inode for OverlayInode {
         watch(upper).and(watch(lower))
     }
 
+    fn names_added(&self) -> Option<u64> {
+        let parts = self.parts.read();
+        let upper = parts.upper.as_ref().filter(|_| parts.lower.is_none() && self.overlay.upper_is_own)?;
+        upper.names_added()
+    }
+
     fn belief(&self) -> Belief {
         let parts = self.parts.read();
         match (&parts.upper, &parts.lower) {

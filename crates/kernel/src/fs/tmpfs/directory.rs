@@ -63,6 +63,11 @@ impl Directory {
         Some(std::mem::replace(old, inode))
     }
 
+    /// How many names have been put into it so far.
+    pub fn added(&self) -> u64 {
+        self.next_cursor
+    }
+
     pub fn is_empty(&self) -> bool {
         self.by_name.is_empty()
     }

@@ -384,6 +384,11 @@ impl Inode for TmpfsInode {
         Names::Own
     }
 
+    fn names_added(&self) -> Option<u64> {
+        let directory = self.directory().ok()?.read();
+        (!directory.removed).then(|| directory.added())
+    }
+
     fn identity(&self) -> Result<(Device, u64)> {
         Ok((self.file_system.device, self.number))
     }
