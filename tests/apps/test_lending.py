@@ -808,8 +808,15 @@ def test_who_reads_on_in_a_file_makes_no_calls(
             process.kill()
 
 
+def fill_to_map(caller: harness.Caller, work: Path, unmapped: Path) -> Path:
+    for name, length in (("short", 10), ("long", 3000), ("two", 5000)):
+        (work / name).write_text(name[0] * length)
+        os.chown(work / name, *caller.owner)
+    return harness.place(unmapped, work)
+
+
 def test_unmapped_native(caller: harness.Caller, unmapped: Path) -> None:
-    harness.holds_natively(caller, lambda work: harness.place(unmapped, work))
+    harness.holds_natively(caller, lambda work: fill_to_map(caller, work, unmapped))
 
 
 @pytest.mark.sandbox
@@ -823,7 +830,7 @@ def test_unmapped(
 ) -> None:
     """Memory that small files were mapped in is kept for the next ones (ADR 70), and nobody finds it."""
     monkeypatch.setitem(harness.PLAIN_ENVIRONMENT, "SKERRY_TEST_WITHOUT", without)
-    harness.holds_inside(caller, lambda work: harness.place(unmapped, work), options)
+    harness.holds_inside(caller, lambda work: fill_to_map(caller, work, unmapped), options)
 
 
 @pytest.mark.sandbox
@@ -832,8 +839,6 @@ def test_small_files_are_mapped_without_page_faults(
 ) -> None:
     monkeypatch.setitem(harness.PLAIN_ENVIRONMENT, "SKERRY_TEST_WITHOUT", "expiry")
     with caller.workspace() as work:
-        for name, length in (("short", 10), ("long", 3000)):
-            (work / name).write_text("x" * length)
-        result = caller.do([], [str(harness.place(unmapped, work)), "faults"], cwd=work)
+        result = caller.do([], [str(fill_to_map(caller, work, unmapped)), "faults"], cwd=work)
     assert result.returncode == 0, str(result)
     assert int(result.stdout) < 100, str(result)

@@ -2,7 +2,7 @@
 
 use super::OverlayInode;
 use super::ORIGIN;
-use crate::fs::file::{OpenFile, StatusFlags};
+use crate::fs::file::{FileOperations, OpenFile, StatusFlags};
 use crate::fs::inode::{FileType, Inode, Metadata, NewNode, NewNodeKind, SetAttributes};
 use crate::{Errno, Result};
 use std::sync::atomic::Ordering;
@@ -10,6 +10,12 @@ use std::sync::Arc;
 
 /// Bytes that are copied at once.
 const STEP: usize = 128 * 1024;
+
+/// What is copied: open, where it has to be read and can be.
+struct Lower {
+    inode: Arc<dyn Inode>,
+    open: Option<Arc<dyn FileOperations>>,
+}
 
 impl OverlayInode {
     /// The upper part, made where there is none.
@@ -58,11 +64,15 @@ impl OverlayInode {
     /// Makes the upper part at a place, or without a name.
     fn copy_up(&self, place: Option<(&Arc<dyn Inode>, &[u8])>, size: Option<u64>) -> Result<Arc<dyn Inode>> {
         let lower = self.parts.read().lower.clone().ok_or(Errno::ESTALE)?;
-        let metadata = lower.metadata()?;
+        // What is open tells what it is, and has it read.
+        let is_read = lower.kind() == FileType::Regular && size != Some(0);
+        let open = if is_read { lower.clone().open_data(StatusFlags::empty()).ok() } else { None };
+        let metadata = open.as_ref().map_or_else(|| lower.metadata(), |open| open.metadata())?;
+        let lower = &Lower { inode: lower, open };
         let kind = match metadata.kind {
             FileType::Regular => NewNodeKind::Regular,
             FileType::Directory => NewNodeKind::Directory,
-            FileType::Symlink => NewNodeKind::Symlink(lower.read_link()?),
+            FileType::Symlink => NewNodeKind::Symlink(lower.inode.read_link()?),
             FileType::Fifo => NewNodeKind::Fifo,
             FileType::Socket => NewNodeKind::Socket,
             FileType::CharacterDevice => NewNodeKind::CharacterDevice(metadata.represents),
@@ -73,22 +83,22 @@ impl OverlayInode {
             None if metadata.kind != FileType::Regular => return Err(Errno::ENOENT),
             None => {
                 let upper = self.overlay.upper_root.create_unnamed(node)?;
-                self.fill(&lower, &upper, &metadata, size)?;
+                self.fill(lower, &upper, &metadata, size)?;
                 upper
             }
             Some((directory, name)) if metadata.kind == FileType::Regular => {
                 // Whole before it has its name, where the upper tree can do that.
                 match directory.create_unnamed(node.clone()) {
                     Ok(upper) => {
-                        self.fill(&lower, &upper, &metadata, size)?;
+                        self.fill(lower, &upper, &metadata, size)?;
                         directory.link(name, &upper)?;
                         upper
                     }
-                    Err(Errno::EOPNOTSUPP) => self.create_and_fill(&lower, directory, name, node, &metadata, size)?,
+                    Err(Errno::EOPNOTSUPP) => self.create_and_fill(lower, directory, name, node, &metadata, size)?,
                     Err(errno) => return Err(errno),
                 }
             }
-            Some((directory, name)) => self.create_and_fill(&lower, directory, name, node, &metadata, size)?,
+            Some((directory, name)) => self.create_and_fill(lower, directory, name, node, &metadata, size)?,
         };
         let me = self.arc()?;
         self.overlay.remember_upper(&upper, &me);
@@ -110,7 +120,7 @@ impl OverlayInode {
 
     fn create_and_fill(
         &self,
-        lower: &Arc<dyn Inode>,
+        lower: &Lower,
         directory: &Arc<dyn Inode>,
         name: &[u8],
         node: NewNode,
@@ -131,16 +141,17 @@ impl OverlayInode {
     }
 
     /// Content, attributes, times.
-    fn fill(&self, lower: &Arc<dyn Inode>, upper: &Arc<dyn Inode>, metadata: &Metadata, size: Option<u64>) -> Result<()> {
+    fn fill(&self, lower: &Lower, upper: &Arc<dyn Inode>, metadata: &Metadata, size: Option<u64>) -> Result<()> {
         let length = size.map_or(metadata.size, |size| size.min(metadata.size));
         let mut names = None;
         if metadata.kind == FileType::Regular && length > 0 {
-            let from = OpenFile::new(lower.clone().open_data(StatusFlags::empty())?, StatusFlags::NOATIME, None);
+            let open = lower.open.clone().map_or_else(|| lower.inode.clone().open_data(StatusFlags::empty()), Ok)?;
+            let from = OpenFile::new(open, StatusFlags::NOATIME, None);
             copy_data(&from, upper, length, metadata.blocks.saturating_mul(512) < metadata.size)?;
             names = from.operations.list_xattr();
         }
-        for name in names.unwrap_or_else(|| lower.list_xattr())? {
-            if let Ok(value) = lower.get_xattr(&name) {
+        for name in names.unwrap_or_else(|| lower.inode.list_xattr())? {
+            if let Ok(value) = lower.inode.get_xattr(&name) {
                 match upper.set_xattr(&name, &value, 0) {
                     Ok(()) | Err(Errno::EOPNOTSUPP | Errno::EPERM) => {}
                     Err(errno) => return Err(errno),
