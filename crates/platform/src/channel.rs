@@ -406,6 +406,7 @@ impl Channel {
             std::ptr::write_volatile(&raw mut (*loan).until, until);
             std::ptr::write_volatile(&raw mut (*loan).names_count, 0);
             std::ptr::write_volatile(&raw mut (*loan).opened, 0);
+            std::ptr::write_volatile(&raw mut (*loan).filled, 0);
         }
     }
 

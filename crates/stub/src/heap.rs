@@ -31,10 +31,10 @@ pub fn brk(thread: &mut ThreadBlock, wanted: u64) -> Option<i64> {
     let (old_end, new_end) = (before.next_multiple_of(PAGE), wanted.next_multiple_of(PAGE));
     expected::forget(thread);
     let result = if new_end > old_end {
+        copies::let_go(old_end, new_end - old_end);
         call!(number::MMAP, old_end, new_end - old_end, PROTECTION, MAPPING, -1i64, 0)
     } else if new_end < old_end {
-        copies::forget(new_end, old_end - new_end);
-        call!(number::MUNMAP, new_end, old_end - new_end)
+        copies::munmap(new_end, old_end - new_end)
     } else {
         0
     };
