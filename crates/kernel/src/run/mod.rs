@@ -5,7 +5,7 @@
 //! call, from request to reply), `enrol` (new threads and processes present themselves), `pool` (processes that wait for a
 //! program), `births` (threads that are made and end without being told), `infancy` (processes that go on before they present themselves), `reaper` (deaths), `space` (what is known of an address space), `patch` (code that is patched while it runs), `hold` (and who waits meanwhile), `program` (ELF images and stacks), `exec` (giving a
 //! process its program), `loan` (what stubs answer about the file that was used last), `ahead` (and about the names that come
-//! next), `known` (and that it has asked about), `attributes` (and how long that can be believed), `streams` (and sockets that it was told of), `events` (and interest lists), `objects` (and eventfds and pipes), `pipes` (and pipes that two share), `files` (file operations from outside).
+//! next), `filled` (and about those that are not there), `known` (and that it has asked about), `attributes` (and how long that can be believed), `streams` (and sockets that it was told of), `events` (and interest lists), `objects` (and eventfds and pipes), `pipes` (and pipes that two share), `files` (file operations from outside).
 //!
 //! Exactly one thread receives on each listener; a call that has to wait leaves it to that, and whoever is about to block
 //! it in host work passes the receiving on first ([`crate::context::Lead`]). Lock order: `Engine::threads` > `GuestThread::state`; both are released before a handler runs.
