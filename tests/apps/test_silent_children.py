@@ -80,7 +80,7 @@ def test_a_trace_has_their_first_call(caller: harness.Caller) -> None:
 @pytest.mark.parametrize("words", [[], ["sleeps"]], ids=["computes", "sleeps"])
 def test_one_that_hides_is_killed(caller: harness.Caller, tmp_path_factory: pytest.TempPathFactory, words: list[str]) -> None:
     """It has overwritten what it is found by: see the stub's `layout.rs`."""
-    way = 0x7000_0010_0000 + 0x4_0000 - 0x900 + 0xC8
+    way = 0x7000_0010_0000 + 0x8_0000 - 0x900 + 0xC8
     hides = harness.build("hides", tmp_path_factory.mktemp("hides"), f"-DWAY={way:#x}UL")
     with caller.workspace() as work:
         done = caller.do([], [harness.place(hides, work), *words], cwd=work, timeout=60)
