@@ -263,7 +263,9 @@ def test_attributes(
 
 
 @pytest.mark.sandbox
-def test_a_directory_is_filled_without_asking_what_is_not_there(caller: harness.Caller, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_directory_is_filled_without_asking_what_is_not_there(
+    caller: harness.Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """/proc/stat's ctxt counts the calls that the sentry has served."""
     monkeypatch.setitem(harness.PLAIN_ENVIRONMENT, "SKERRY_TEST_WITHOUT", "expiry")
     script = """

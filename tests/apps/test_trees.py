@@ -4,8 +4,9 @@ import os
 import time
 from pathlib import Path
 
-import harness
 import pytest
+
+import harness
 
 DIRECTORIES, FILES = 12, 6
 
