@@ -1,4 +1,4 @@
-"""Trees that are gone through: a directory's files are opened with it (ADR 71)."""
+"""Trees that are gone through: a directory's files are opened with it (ADR 69)."""
 
 import os
 import time
