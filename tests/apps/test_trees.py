@@ -24,6 +24,11 @@ def fill(caller: harness.Caller, work: Path, trees: Path) -> Path:
         directory.mkdir(mode=0o755)
         for number in range(FILES):
             (directory / f"f{number}").write_text(str(number) * (100 + number))
+    nested = [work / "nested" / f"n{number}" / "sub" for number in range(10)]
+    for directory in nested:
+        directory.mkdir(mode=0o755, parents=True)
+        (directory / "f0").write_text("0" * 100)
+    directories.append(work / "nested")
     for path in [work / "mark", *(path for directory in directories for path in [directory, *directory.rglob("*")])]:
         os.chown(path, *caller.owner)
     return harness.place(trees, work)

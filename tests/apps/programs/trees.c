@@ -424,6 +424,30 @@ static void in_memory(const char *directory)
     close(top);
 }
 
+/* The descriptor by which all was found becomes another directory's. */
+static void renumbered(void)
+{
+    enum { CHANGED = 7 };
+    char names[64][16], inner[16][16];
+    struct stat status;
+    int top = open("nested", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    MUST(top >= 0);
+    int count = names_of(top, names, 4096);
+    MUST(count > CHANGED + 1);
+    for (int index = 0; index <= CHANGED; index++) {
+        MUST(fstatat(top, names[index], &status, AT_SYMLINK_NOFOLLOW) == 0);
+        int outer = openat(top, names[index], FLAGS);
+        MUST(outer >= 0 && fstat(outer, &status) == 0);
+        CHECK_EQ(names_of(outer, inner, 4096), 1);
+        walk(outer, inner[0], false);
+        if (index == CHANGED) MUST(dup2(outer, top) == top);
+        CHECK_EQ(fstat(outer, &status), 0);
+        CHECK_EQ(close(outer), 0);
+    }
+    CHECK_ERR(fstatat(top, names[CHANGED + 1], &status, AT_SYMLINK_NOFOLLOW), ENOENT);
+    close(top);
+}
+
 int main(int count, char **arguments)
 {
     struct stat status;
@@ -449,6 +473,7 @@ int main(int count, char **arguments)
         }
         close(top);
     }
+    renumbered();
     char directory[64];
     snprintf(directory, sizeof directory, "/dev/shm/trees-%d", getpid());
     MUST(mkdir(directory, 0755) == 0);

@@ -145,7 +145,11 @@ impl Opens {
             return None;
         }
         let parent = Path { mount: place.mount.clone(), dentry: parent };
-        self.open_first(thread, context, &parent, self.batch, limits)
+        let mut ahead = self.open_first(thread, context, &parent, self.batch, limits)?;
+        if ahead.is_all {
+            ahead.names.extend(self.behind(context, &parent, None));
+        }
+        Some(ahead)
     }
 
     /// Opens the first files of a directory that has just been opened, if it is going to be gone through as those before it.
@@ -168,7 +172,11 @@ impl Opens {
         (directory.order, directory.listed_at) = (listing, listed_at);
         self.remember(directory);
         let batch = if self.has_entered { self.batch } else { FIRST_ENTERED };
-        self.open_first(thread, context, place, batch, limits)
+        let mut ahead = self.open_first(thread, context, place, batch, limits)?;
+        if ahead.is_all {
+            ahead.names.extend(self.behind(context, place, Some((*above, prefix))));
+        }
+        Some(ahead)
     }
 
     /// What was opened ahead with a directory was of use, or was not.
@@ -194,7 +202,7 @@ impl Opens {
         }
     }
 
-    /// What comes in the first one of the directories, which is `place`; behind all of it, what comes behind that.
+    /// What comes in the first one of the directories, which is `place`.
     fn open_first(
         &mut self,
         thread: &GuestThread,
@@ -204,31 +212,34 @@ impl Opens {
         limits: Limits,
     ) -> Option<Ahead> {
         let how = How { batch: batch.max(1), flags: self.flags, asks: self.asks, limits };
-        let mut ahead = self.directories.first_mut()?.open(thread, context, place, how)?;
-        if ahead.is_all && self.asks {
-            ahead.names.extend(self.behind(context, place));
-        }
-        Some(ahead)
+        self.directories.first_mut()?.open(thread, context, place, how)
     }
 
     /// What comes behind a directory of which all has come.
     pub fn behind_all(&self, context: &Context, place: &Path) -> Option<(i32, Vec<u8>, Metadata)> {
         let own = self.directories.iter().find(|known| std::ptr::eq(known.dentry.as_ptr(), Arc::as_ptr(&place.dentry)))?;
-        if !self.asks || own.order.is_empty() || own.next < own.order.len() {
+        if own.order.is_empty() || own.next < own.order.len() {
             return None;
         }
-        self.behind(context, place)
+        self.behind(context, place, None)
     }
 
-    /// The name that comes behind the directory `place`, in the one above.
-    fn behind(&self, context: &Context, place: &Path) -> Option<(i32, Vec<u8>, Metadata)> {
-        let dentry = place.dentry.parent()?;
-        let above = self.directories.iter().find(|known| std::ptr::eq(known.dentry.as_ptr(), Arc::as_ptr(&dentry)))?;
+    /// The name that comes behind the directory `place`, in the one above, if such names are asked for. `by`: how that was named just now.
+    fn behind(&self, context: &Context, place: &Path, by: Option<(i32, &[u8])>) -> Option<(i32, Vec<u8>, Metadata)> {
+        let parent = Path { mount: place.mount.clone(), dentry: place.dentry.parent()? };
+        let is_it = |known: &&Directory| {
+            std::ptr::eq(known.dentry.as_ptr(), Arc::as_ptr(&parent.dentry))
+                && match by {
+                    Some((descriptor, prefix)) => known.descriptor == descriptor && known.prefix == prefix,
+                    None => known.is_at(context, &parent),
+                }
+        };
+        let above = self.directories.iter().find(is_it).filter(|_| self.asks)?;
         let (own, _) = above.order.get(above.next.checked_sub(1)?)?;
         let (name, _) = above.order.get(above.next).filter(|_| place.dentry.name() == own[..])?;
         let credentials = context.task.credentials();
         let walker = Walker::new(&context.kernel().mounts, context.task.fs().root, &credentials).of(context.task);
-        let (next, shown) = walker.step_shown(&Path { mount: place.mount.clone(), dentry }, name).ok()?;
+        let (next, shown) = walker.step_shown(&parent, name).ok()?;
         let metadata = if next.inode().is_at_rest() { shown.or_else(|| next.inode().metadata().ok()) } else { None };
         Some((above.descriptor, [&above.prefix[..], name].concat(), metadata?))
     }
@@ -273,6 +284,12 @@ impl Directory {
             next: 0,
             told: 0,
         }
+    }
+
+    /// Its descriptor is that of `place` still.
+    fn is_at(&self, context: &Context, place: &Path) -> bool {
+        let file = context.task.files().get(self.descriptor);
+        self.prefix.is_empty() && file.is_ok_and(|file| file.path.as_ref().is_some_and(|path| path.is_same(place)))
     }
 
     /// `name` has been opened; `confident`: what comes is as listed, if that can be.
