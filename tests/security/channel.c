@@ -26,7 +26,7 @@
 
 /* As the stub's layout says. */
 #define STUB_TEXT 0x700000001000ul
-#define STUB_END 0x700000020000ul
+#define STUB_END 0x700000040000ul
 #define CHANNEL 0x700000100000ul
 #define CHANNEL_SIZE 0x6000ul
 /* Of eventfds and pipes that are lent. */

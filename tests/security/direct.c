@@ -36,7 +36,7 @@ static unsigned char *gadget(void)
     static unsigned char *volatile found;
     signal(SIGSEGV, stop_looking);
     if (!sigsetjmp(behind_the_stub, 1))
-        for (unsigned char *at = (unsigned char *)0x700000001000; at < (unsigned char *)0x700000020000; at++)
+        for (unsigned char *at = (unsigned char *)0x700000001000; at < (unsigned char *)0x700000040000; at++)
             if (at[0] == 0x0f && at[1] == 0x05 && at[2] == 0xc3) found = at;
     signal(SIGSEGV, SIG_DFL);
     return found;
