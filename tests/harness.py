@@ -279,6 +279,14 @@ def place(built: Path, work: Path) -> Path:
     return program
 
 
+#: The ways in which what is lent to threads (ADR 26) is to hold. It does not expire here: nothing that others do may be missed because of that.
+with_lending = pytest.mark.parametrize(
+    ("without", "options"),
+    [("expiry", ()), ("expiry,load,pace", ()), ("lending", ()), ("expiry", ("--rw", "."))],
+    ids=["default", "spinning", "without", "rw"],
+)
+
+
 def holds_natively(caller: Caller, lay: Callable[[Path], Path]) -> None:
     """The program that `lay` puts into a workspace is right about Linux."""
     with caller.workspace() as work:

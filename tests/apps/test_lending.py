@@ -88,15 +88,10 @@ def test_native(caller: harness.Caller, lent: Path) -> None:
 
 
 @pytest.mark.sandbox
-@pytest.mark.parametrize(
-    ("without", "options"),
-    [("expiry", ()), ("expiry,load,pace", ()), ("lending", ()), ("expiry", ("--rw", "."))],
-    ids=["default", "spinning", "without", "rw"],
-)
+@harness.with_lending
 def test_sandbox(
     caller: harness.Caller, lent: Path, monkeypatch: pytest.MonkeyPatch, without: str, options: tuple[str, ...]
 ) -> None:
-    # What is lent does not expire here: nothing that others do may be missed because of that.
     monkeypatch.setitem(harness.PLAIN_ENVIRONMENT, "SKERRY_TEST_WITHOUT", without)
     harness.holds_inside(caller, lambda work: fill(caller, work, lent), options)
 
@@ -822,11 +817,7 @@ def test_unmapped_native(caller: harness.Caller, unmapped: Path) -> None:
 
 
 @pytest.mark.sandbox
-@pytest.mark.parametrize(
-    ("without", "options"),
-    [("expiry", ()), ("expiry,load,pace", ()), ("lending", ()), ("expiry", ("--rw", "."))],
-    ids=["default", "spinning", "without", "rw"],
-)
+@harness.with_lending
 def test_unmapped(
     caller: harness.Caller, unmapped: Path, monkeypatch: pytest.MonkeyPatch, without: str, options: tuple[str, ...]
 ) -> None:

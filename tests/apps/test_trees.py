@@ -39,15 +39,10 @@ def test_native(caller: harness.Caller, trees: Path) -> None:
 
 
 @pytest.mark.sandbox
-@pytest.mark.parametrize(
-    ("without", "options"),
-    [("expiry", ()), ("expiry,load,pace", ()), ("lending", ()), ("expiry", ("--rw", "."))],
-    ids=["default", "spinning", "without", "rw"],
-)
+@harness.with_lending
 def test_sandbox(
     caller: harness.Caller, trees: Path, monkeypatch: pytest.MonkeyPatch, without: str, options: tuple[str, ...]
 ) -> None:
-    # What is lent does not expire here: nothing that others do may be missed because of that.
     monkeypatch.setitem(harness.PLAIN_ENVIRONMENT, "SKERRY_TEST_WITHOUT", without)
     harness.holds_inside(caller, lambda work: fill(caller, work, trees), options)
 

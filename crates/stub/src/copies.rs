@@ -10,11 +10,10 @@
 //! call that could tell, or that is about such an address.
 
 use crate::call;
-use crate::host::{self, number};
+use crate::host::{self, number, PAGE};
 use crate::layout::{RESERVED_END, STUB_BASE};
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-const PAGE: u64 = 4096;
 /// How many pages can be remembered: without room for one more nothing is copied.
 const MOST: usize = 64;
 /// Set in [`PAGES`]: its mapping is as [`map`] has made it, but for its protection.

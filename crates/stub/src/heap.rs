@@ -4,13 +4,12 @@
 use crate::call;
 use crate::copies;
 use crate::expected;
-use crate::host::number;
+use crate::host::{number, PAGE};
 use crate::layout::{HEAP_MOVED, STUB_BASE};
 use crate::local;
 use crate::thread::ThreadBlock;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-const PAGE: u64 = 4096;
 const RLIMIT_DATA: usize = 2;
 /// READ, WRITE.
 const PROTECTION: u64 = 3;

@@ -293,6 +293,7 @@ pub fn behind_guarded(address: u64) -> Option<u64> {
         .map(|(_, end)| end as *const () as u64)
 }
 
+pub const PAGE: u64 = 4096;
 /// No call transfers more.
 pub const MOST: u64 = 0x7fff_f000;
 /// Guest addresses from here on may end, with what a call transfers, beyond the guest's half of them.

@@ -6,12 +6,11 @@
 //! and writes where it is, and finds EFAULT there itself. Results go this way only into memory that could be written when
 //! the call began, so that [`apply`] can fail only where the guest takes the memory away during its own call.
 
-use crate::host;
+use crate::host::{self, PAGE};
 use crate::layout::marshal::{size, AREA, BYTES, HEADER, LENGTH, LIMIT, WRITABLE};
 use crate::thread::ThreadBlock;
 
 const EFAULT: i64 = -14;
-const PAGE: u64 = 4096;
 /// Nothing is mapped below: null, and numbers that some calls take where others have addresses.
 const LOWEST: u64 = 0x1_0000;
 /// Pieces of a scattered transfer; with more, nothing of it is marshalled.

@@ -5,7 +5,7 @@
 //! bytes at its instruction pointer alone, since nothing else leads to that last jump.
 
 use crate::context::Context;
-use crate::host;
+use crate::host::{self, PAGE};
 
 /// `jmp *%gs:0x100`.
 const ENTER: [u8; 8] = [0x65, 0xff, 0x24, 0x25, 0x00, 0x01, 0x00, 0x00];
@@ -98,7 +98,6 @@ fn lea_length(mode: u8, scale: u8) -> u64 {
 
 /// The eight bytes from `at` on; zeros for those that lie on a page which cannot be read.
 fn fetch(at: u64) -> Option<[u8; 8]> {
-    const PAGE: u64 = 4096;
     let mut bytes = [0u8; 8];
     let to = &raw mut bytes as u64;
     if host::copy(to, at, 8) {

@@ -10,7 +10,7 @@
 //! changes the key first, and who copies looks at it once more behind that.
 
 use crate::call;
-use crate::host::{self, number, HIGHEST};
+use crate::host::{self, number, HIGHEST, PAGE};
 use crate::layout::position::changes;
 use crate::layout::windows::{BASE, FOR_GOOD, MOST, PLACES, SIZE};
 use crate::layout::{direct as right, DirectEntry};
@@ -22,7 +22,6 @@ const READS: u32 = 32;
 const MOST_READS: u32 = 1 << 20;
 /// A window that was used so often has paid for itself.
 const USES: u32 = 1024;
-const PAGE: u64 = 4096;
 /// Of the processor's clock, about.
 const MILLISECOND: u64 = 2_500_000;
 const DESCRIPTOR: u64 = 0xffff_ffff;

@@ -955,7 +955,7 @@ fn open_ahead(thread: &GuestThread, context: &Context, files: &FdTable, file: &T
     let limits = opens::Limits { used, whole: thread.shelf.whole.0.is_usual() };
     let mut opens = thread.shelf.opens.lock();
     let took = |flag: &AtomicBool| flag.swap(false, Ordering::Relaxed);
-    opens.has_entered(took(&thread.shelf.entered), took(&thread.shelf.in_vain));
+    opens.note_entered(took(&thread.shelf.entered), took(&thread.shelf.in_vain));
     if lent.flags & loan::DIRECTORY != 0 {
         let listing = match data {
             Data::Here(entries) if lent.size == entries.len() as u64 => names_of(entries),

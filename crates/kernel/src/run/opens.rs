@@ -4,6 +4,8 @@
 //! They are opened as if it had asked for them, with its rights, where nobody can tell when that was; the loan holds them
 //! ([`super::loan`]), and what the thread's descriptor is in the end is put into its table when the loan ends. Which come next is
 //! known as it is of names ([`super::ahead`]): once two have followed each other as in the directory's listing or the alphabet.
+//!
+//! Who goes through a tree gets the first files of a directory with the answer to its open(2), and what comes behind it (ADR 69).
 
 use super::loan::{lasting, AheadFile, Status};
 use super::{ahead, GuestThread};
@@ -180,7 +182,7 @@ impl Opens {
     }
 
     /// What was opened ahead with a directory was of use, or was not.
-    pub fn has_entered(&mut self, was_used: bool, was_in_vain: bool) {
+    pub fn note_entered(&mut self, was_used: bool, was_in_vain: bool) {
         if was_in_vain {
             (self.enters, self.has_entered) = (IN_VAIN, false);
         } else if was_used {
