@@ -83,5 +83,5 @@ def test_one_that_hides_is_killed(caller: harness.Caller, tmp_path_factory: pyte
     way = 0x7000_0010_0000 + 0x8_0000 - 0x900 + 0xC8
     hides = harness.build("hides", tmp_path_factory.mktemp("hides"), f"-DWAY={way:#x}UL")
     with caller.workspace() as work:
-        done = caller.do([], [harness.place(hides, work), *words], cwd=work, timeout=60)
+        done = caller.do([], [harness.place(hides, work), *words], cwd=work, timeout=240)
     assert done.returncode == 0, done
