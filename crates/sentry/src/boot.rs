@@ -20,6 +20,9 @@ use std::sync::Arc;
 /// Programs may set the bases of fs and gs (AT_HWCAP2).
 const HWCAP2_FSGSBASE: usize = 1 << 1;
 
+/// For so many descriptors there is room from the start on, 32 KiB of the host's memory: what file caches keep, and as many again.
+const DESCRIPTORS: u32 = 4096;
+
 /// A sandbox that is ready to run programs.
 pub struct Sandbox {
     pub kernel: Arc<Kernel>,
@@ -41,6 +44,7 @@ pub fn boot(
     host_pid: i32,
     events: Box<dyn Fn(Event) + Send + Sync>,
 ) -> Result<Sandbox, Failure> {
+    skerry_platform::own::make_room_for_descriptors(DESCRIPTORS);
     let internal = |error: &dyn std::fmt::Display| failure(FailureKind::Internal, error);
     if boot.network == Network::User {
         let message = "network: user cannot be had from the engine sentry: its card is a machine's";
