@@ -31,9 +31,11 @@ use std::sync::{Arc, OnceLock};
 
 /// Directories of the host that are watched at most.
 const WATCHED_MAX: usize = 4096;
-/// In ticks of the processor's clock, from the start on: 200 ms. Who has watched directories waits at its end until the host has put that
-/// away, 15 ms; short programs gain nothing by it.
-const NOT_EARLIER: u64 = 500_000_000;
+/// In nanoseconds: what it takes to look at a directory, to answer a request about a name, and how much of that there has to be before
+/// directories are watched. Who has watched some waits at its end until the host has put that away, which takes so long.
+const LOOK: u64 = 500;
+const REQUEST: u64 = 6_000;
+const ENDING: u64 = 15_000_000;
 /// Who is not told of a name, as it could not be, is asked about it so often before that is tried again.
 const NOT_BEFORE: u32 = 0xff;
 /// In ticks of the processor's clock: an edition that is over sooner (20 ms) was not worth while; and for how long nothing is posted
@@ -50,8 +52,10 @@ const SEARCHED_BY_ALL: u32 = 0o111;
 /// What the host's own processes change in directories that are watched.
 #[derive(Default)]
 pub struct Changes {
-    /// From when on somebody asks whether there are any before anybody is served, by the processor's clock; 0: never.
-    asked_from: AtomicU64,
+    /// Somebody asks whether there are any before anybody is served.
+    are_asked_for: AtomicBool,
+    /// In nanoseconds: what would have been saved by watching.
+    missed: AtomicU64,
     /// `None`: the host does not tell.
     group: OnceLock<Option<HostChanges>>,
     watched: AtomicUsize,
@@ -73,10 +77,15 @@ impl Changes {
             && self.watched.fetch_add(1, Ordering::Relaxed) < WATCHED_MAX
     }
 
-    /// Somebody asks whether there are any before anybody is served.
-    pub fn are_asked_for(&self) -> bool {
-        let from = self.asked_from.load(Ordering::Relaxed);
-        from != 0 && ticks() >= from
+    /// A directory that is not watched has been looked at.
+    pub fn note_look(&self) {
+        self.missed.fetch_add(LOOK, Ordering::Relaxed);
+    }
+
+    /// Whether directories are to be watched: somebody asks what has come of it before anybody is served, and it has been missed for long
+    /// enough to be worth its price.
+    pub fn are_worth_it(&self) -> bool {
+        self.are_asked_for.load(Ordering::Relaxed) && self.missed.load(Ordering::Relaxed) >= ENDING
     }
 
     fn have_come(&self, group: &HostChanges) -> bool {
@@ -131,7 +140,7 @@ pub enum Turned {
 impl Board {
     /// From now on names are told by this memory.
     pub fn attach(&self, memory: Memory, changes: Arc<Changes>) {
-        changes.asked_from.store(ticks() + NOT_EARLIER, Ordering::Relaxed);
+        changes.are_asked_for.store(true, Ordering::Relaxed);
         let _ = self.told_by.set((memory, changes));
     }
 
@@ -139,7 +148,7 @@ impl Board {
     pub fn never_expire(&self) {
         self.life.store(FOR_GOOD, Ordering::Relaxed);
         if let Some((_, changes)) = self.told_by.get() {
-            changes.asked_from.store(1, Ordering::Relaxed);
+            changes.missed.store(ENDING, Ordering::Relaxed);
         }
     }
 
@@ -192,7 +201,8 @@ impl Board {
     /// A call has found out that of an absolute name: everybody may be told.
     pub fn note(&self, kernel: &Kernel, name: &[u8], turned: Turned) {
         let Some((memory, changes)) = self.told_by.get() else { return };
-        if !changes.are_asked_for() {
+        if !changes.are_worth_it() {
+            changes.missed.fetch_add(REQUEST, Ordering::Relaxed);
             return;
         }
         let Some((place, tag)) = Memory::place_of(name).filter(|_| name.first() == Some(&b'/')) else { return };

@@ -409,6 +409,7 @@ impl Inode for HostInode {
                 }
             }
             (None, Access::ReadOnly) => {
+                changes.note_look();
                 if self.names_asked.fetch_add(1, Ordering::Relaxed) % WORTH_WATCHING == WORTH_WATCHING - 1 {
                     self.watch_names();
                 }
@@ -435,7 +436,7 @@ impl Inode for HostInode {
         }
         let may_be = self.kind == FileType::Directory
             && self.tree.access != Access::ReadWrite
-            && self.tree.cache.changes().are_asked_for();
+            && self.tree.cache.changes().are_worth_it();
         // Also where equal stamps do not mean equal names nobody tells of all changes.
         if !may_be || self.names() == Names::Changing {
             return Watched::Never;
