@@ -309,13 +309,13 @@ impl Engine {
     /// Those that have not presented themselves for a while are taken in as they are; or there is a doubt whether they are there.
     fn look_for_infants(&self) {
         let is_expected = |enrolment: &Arc<Enrolment>| self.is_expected(enrolment);
-        let mut overdue = {
+        let (expected, mut overdue) = {
             let mut left = self.reaper.left.lock();
-            let expected = std::mem::take(&mut left.expected);
-            let overdue = std::mem::take(&mut left.overdue);
-            left.overdue = expected.into_iter().filter(is_expected).collect();
-            overdue
+            (std::mem::take(&mut left.expected), std::mem::take(&mut left.overdue))
         };
+        // Outside of the lock: with those that have come since whole processes may go, which takes a while.
+        let waiting: Vec<_> = expected.into_iter().filter(is_expected).collect();
+        self.reaper.left.lock().overdue = waiting;
         overdue.retain(is_expected);
         if overdue.is_empty() {
             return;
