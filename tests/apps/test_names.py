@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 import harness
+
+sys.path.insert(0, str(harness.ROOT / "src"))
+import skerry
 
 # fanotify_init(2): FAN_CLOEXEC, FAN_NONBLOCK, FAN_REPORT_DIR_FID.
 FANOTIFY_INIT, FLAGS = 300, 0x1 | 0x2 | 0x400
@@ -88,6 +93,28 @@ for process in range(10):
     assert sum(wrong) == 0 and len(counts) == 10, str(result)
     # Without: 600 in each. Somebody may install something there meanwhile, and names may share a place.
     assert sorted(counts)[5] < 200, str(result)
+
+
+@pytest.mark.sandbox
+def test_directories_are_watched_where_that_is_worth_its_price(monkeypatch: pytest.MonkeyPatch) -> None:
+    """15 ms at the end, where a request for a name takes six thousandths of one (ADR 72)."""
+    if reason := missing_notices():
+        pytest.skip(reason)
+    monkeypatch.setenv("SKERRY_TEST_WITHOUT", "")
+    script = "import os, sys; [os.path.lexists(f'/usr/bin/not-there-{name}') for name in range(int(sys.argv[1]))]"
+
+    def watches(sandbox: skerry.Sandbox) -> bool:
+        shown = []
+        for descriptor in Path(f"/proc/{sandbox.info().sentry_pid}/fd").iterdir():
+            # Others come and go.
+            with contextlib.suppress(FileNotFoundError):
+                shown.append(os.readlink(descriptor))
+        return "anon_inode:[fanotify]" in shown
+
+    with skerry.Sandbox() as sandbox:
+        for count, is_watched in ((200, False), (20_000, True)):
+            assert sandbox.run(["/usr/bin/python3", "-c", script, str(count)]).returncode == 0
+            assert watches(sandbox) == is_watched, count
 
 
 @pytest.mark.sandbox

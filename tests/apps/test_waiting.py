@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import sys
 import time
 from pathlib import Path
@@ -109,6 +110,14 @@ def test_nobody_spins_for_rare_calls(calls: int, pause: float, bound: float) -> 
         assert used < bound
         process.kill()
         process.close()
+
+
+def test_there_is_room_for_descriptors_from_the_start_on() -> None:
+    """Where the host makes more of it for a process with threads, who has opened the file waits for a grace period (ADR 72)."""
+    with skerry.Sandbox() as sandbox:
+        lines = Path(f"/proc/{sandbox.info().sentry_pid}/status").read_text().splitlines()
+    size = next(int(line.split()[1]) for line in lines if line.startswith("FDSize:"))
+    assert size >= min(4096, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
 
 
 def test_a_waiting_sandbox_uses_no_time() -> None:
