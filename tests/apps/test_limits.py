@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import subprocess
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -179,3 +181,41 @@ def test_idle_memory_of_a_sandbox(ourselves: harness.Caller) -> None:
         process.terminate()
         process.wait(20)
         process.stdout.close()
+
+
+@pytest.fixture(scope="module")
+def tree() -> Iterator[Path]:
+    """More directories, each with a file that says its name, than a process may usually have descriptors."""
+    with tempfile.TemporaryDirectory(prefix="skerry-test-") as top:
+        Path(top).chmod(0o755)
+        for number in range(1200):
+            directory = Path(top, str(number))
+            directory.mkdir(mode=0o755)
+            (directory / str(number)).write_text(str(number))
+        yield Path(top)
+
+
+@pytest.mark.parametrize(("limit", "held"), [("1024:", 950), ("1024", 400), ("256", 40)], ids=["soft", "hard", "low"])
+def test_the_callers_limit_of_descriptors_is_not_the_programs(
+    caller: harness.Caller, tree: Path, limit: str, held: int
+) -> None:
+    """1,024 is what most hosts give; a program has what it is told that it has, up to what there may be at all."""
+    script = f"""
+import os
+held, count = [], 0
+for top, _, names in os.walk("."):
+    for name in names:
+        os.stat(os.path.join(top, name))
+        descriptor = os.open(os.path.join(top, name), os.O_RDONLY)
+        count += os.read(descriptor, 10) == name.encode()
+        held.append(descriptor) if len(held) < {held} else os.close(descriptor)
+print(count)
+"""
+    limited = ["prlimit", f"--nofile={limit}", *caller.command, "do", "--", "/usr/bin/python3", "-c", script]
+    done = harness.run(limited, cwd=tree, environment=caller.environment(None))
+    assert (done.returncode, done.stdout) == (0, "1200\n"), done
+
+
+def test_too_few_descriptors_are_an_error_that_says_so(caller: harness.Caller) -> None:
+    done = harness.run(["prlimit", "--nofile=64", *caller.command, "do", "--", "true"], environment=caller.environment(None))
+    assert done.returncode == 125 and "RLIMIT_NOFILE" in done.stderr and "Traceback" not in done.stderr, done

@@ -1,8 +1,9 @@
 //! The sentry's own process: descriptors it was given, and the namespaces it puts itself into before it has threads.
 
 use crate::HostError;
-use rustix::process::Pid;
+use rustix::process::{getrlimit, setrlimit, Pid, Resource, Rlimit};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::OnceLock;
 
 /// Takes over a descriptor that the caller left open for us.
 ///
@@ -32,12 +33,23 @@ pub fn keep_errors(socket: BorrowedFd, family: rustix::net::AddressFamily) -> Re
     }
 }
 
+/// How many descriptors this process may have. The first call lets it, and what it makes, have as many as its caller may grant
+/// (RLIMIT_NOFILE): the soft limit, 1024 on most hosts, is meant for programs that use select(2).
+pub fn descriptor_limit() -> usize {
+    static LIMIT: OnceLock<usize> = OnceLock::new();
+    *LIMIT.get_or_init(|| {
+        let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+        let raised = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).is_ok();
+        let limit = if raised { maximum } else { current };
+        limit.map_or(usize::MAX, |limit| limit as usize)
+    })
+}
+
 /// Has the host make room for `count` descriptors at once, as far as so many may be open: to be called while the process has one thread. When the
 /// table of a process with several threads becomes larger, who has opened the file waits until no CPU can be looking at the old one, which
 /// takes Linux some 15 ms each time that it doubles.
-pub fn make_room_for_descriptors(count: u32) {
-    let most = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
-    let last = u64::from(count).min(most).saturating_sub(1);
+pub fn make_room_for_descriptors(count: usize) {
+    let last = count.min(descriptor_limit()).saturating_sub(1);
     let any = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC);
     // The room stays when this is closed again. Without it all goes on, if later.
     let _ = any.and_then(|any| rustix::io::fcntl_dupfd_cloexec(&any, last as RawFd));

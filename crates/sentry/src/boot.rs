@@ -13,6 +13,7 @@ use skerry_kernel::Kernel;
 use skerry_platform::board::Board;
 use skerry_platform::filter::{DataCalls, Needs};
 use skerry_platform::listener::Features;
+use skerry_platform::own::{descriptor_limit, make_room_for_descriptors};
 use skerry_platform::zygote::Zygote;
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
@@ -21,7 +22,9 @@ use std::sync::Arc;
 const HWCAP2_FSGSBASE: usize = 1 << 1;
 
 /// For so many descriptors there is room from the start on, 32 KiB of the host's memory: what file caches keep, and as many again.
-const DESCRIPTORS: u32 = 4096;
+const DESCRIPTORS: usize = 4096;
+/// With fewer not even a shell starts.
+const FEWEST_DESCRIPTORS: usize = 128;
 
 /// A sandbox that is ready to run programs.
 pub struct Sandbox {
@@ -44,7 +47,15 @@ pub fn boot(
     host_pid: i32,
     events: Box<dyn Fn(Event) + Send + Sync>,
 ) -> Result<Sandbox, Failure> {
-    skerry_platform::own::make_room_for_descriptors(DESCRIPTORS);
+    let most = descriptor_limit();
+    if most < FEWEST_DESCRIPTORS {
+        let message = format!(
+            "a process may have {most} descriptors here (RLIMIT_NOFILE), and the guest kernel needs {FEWEST_DESCRIPTORS}: raise the hard \
+             limit, by `ulimit -Hn` or in /etc/security/limits.conf"
+        );
+        return Err(failure(FailureKind::Unsupported, message));
+    }
+    make_room_for_descriptors(DESCRIPTORS);
     let internal = |error: &dyn std::fmt::Display| failure(FailureKind::Internal, error);
     if boot.network == Network::User {
         let message = "network: user cannot be had from the engine sentry: its card is a machine's";

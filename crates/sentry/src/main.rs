@@ -24,6 +24,7 @@ fn main() -> ExitCode {
 
 fn run(control: i32) -> Result<ExitCode, Box<dyn std::error::Error>> {
     skerry_platform::own::return_large_memory();
+    skerry_platform::own::descriptor_limit();
     // What the caller may have left open besides is not for us, and less so for the programs that we run.
     skerry_platform::foreground::close_all_but([0, 1, 2, control]);
     let socket = skerry_platform::own::take_descriptor(control)?;

@@ -17,6 +17,7 @@ use crate::{Errno, Result};
 use rustix::fs::{Mode, OFlags, ResolveFlags, CWD};
 use skerry_control::{base64, Bytes, Mount, MountKind};
 use skerry_platform::host::own_descriptors;
+use skerry_platform::own::descriptor_limit;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::Arc;
@@ -32,7 +33,7 @@ pub struct Services {
     next_device: AtomicU32,
 }
 
-/// Host descriptors that host trees may keep between calls.
+/// Host descriptors that host trees may keep between calls, where the host grants us eight times as many in all.
 const DESCRIPTORS_KEPT: usize = 2048;
 
 impl Services {
@@ -44,7 +45,7 @@ impl Services {
         Ok(Arc::new(Services {
             memory_files,
             content: ContentShared::new(reopener.clone()),
-            descriptors: DescriptorCache::new(DESCRIPTORS_KEPT, reopener),
+            descriptors: DescriptorCache::new(DESCRIPTORS_KEPT.min(descriptor_limit() / 8), reopener),
             direct: Arc::default(),
             next_device: AtomicU32::new(0),
         }))

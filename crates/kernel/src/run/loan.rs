@@ -34,6 +34,7 @@ use skerry_abi::raw::general as linux;
 use skerry_abi::structs::TimeSpec;
 use skerry_platform::channel::{Lent, Returned};
 use skerry_platform::layout::{loan, request, shelf};
+use skerry_platform::own::descriptor_limit;
 use skerry_platform::processor::ticks;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
@@ -56,7 +57,8 @@ pub(super) const COPIED: usize = 8192;
 const SHELF_FROM: u32 = 8;
 /// So many threads have one at most: each can take up 450 KiB.
 const SHELVES: usize = 128;
-/// Of files that were opened ahead, so many are held at most, by all together, before no more are.
+/// Of files that were opened ahead, so many are held at most, by all together, before no more are; and an eighth of the descriptors that the
+/// host grants us.
 const MOST_HELD: usize = 256;
 /// From [`Reading`] of this on data goes along.
 const READS: u32 = 2;
@@ -342,7 +344,7 @@ impl Loans {
     /// Whether few enough files are held that were opened ahead.
     fn may_hold_more(&self) -> bool {
         let held = |loan: &Loan| loan.shelved.as_ref().map_or(0, |shelved| shelved.ahead.iter().flatten().count());
-        self.list.lock().iter().map(held).sum::<usize>() < MOST_HELD
+        self.list.lock().iter().map(held).sum::<usize>() < MOST_HELD.min(descriptor_limit() / 8)
     }
 
     /// From now on the processor's time ends none.

@@ -9,8 +9,8 @@ use std::collections::VecDeque;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::{Arc, OnceLock, Weak};
 
-/// Files that keep a descriptor to read, at most.
-const OPEN_MAX: usize = 128;
+/// Files that keep a descriptor to read: one for so many that keep any.
+const OPEN_SHARE: usize = 16;
 /// Bytes of names that directories keep, at most, and one of them.
 const LISTS_MAX: usize = 1024 * 1024;
 pub(super) const LIST_MAX: usize = 64 * 1024;
@@ -85,7 +85,7 @@ impl DescriptorCache {
 
     /// `inode` has begun to keep an open descriptor.
     pub(super) fn keeps_open(&self, inode: &Arc<HostInode>) {
-        let over = self.open.lock().add(inode, 1, OPEN_MAX);
+        let over = self.open.lock().add(inode, 1, self.limit / OPEN_SHARE);
         over.iter().for_each(|inode| inode.keep_nothing());
     }
 
