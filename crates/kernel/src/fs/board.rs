@@ -201,11 +201,11 @@ impl Board {
     /// A call has found out that of an absolute name: everybody may be told.
     pub fn note(&self, kernel: &Kernel, name: &[u8], turned: Turned) {
         let Some((memory, changes)) = self.told_by.get() else { return };
+        let Some((place, tag)) = Memory::place_of(name).filter(|_| name.first() == Some(&b'/')) else { return };
         if !changes.are_worth_it() {
             changes.missed.fetch_add(REQUEST, Ordering::Relaxed);
             return;
         }
-        let Some((place, tag)) = Memory::place_of(name).filter(|_| name.first() == Some(&b'/')) else { return };
         let Some(asked) = self.asked.get(place) else { return };
         let known = asked.load(Ordering::Relaxed);
         let tag = tag << 8;
