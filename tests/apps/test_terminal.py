@@ -309,7 +309,7 @@ def test_tmux_inside(place: Place, needs) -> None:
     needs("tmux", "script")
     script = (
         "cd /tmp; export TERM=xterm SHELL=/bin/sh; tmux -S ./inner-$$ -f /dev/null new-session -d -x 40 -y 10 'echo in the pane; sleep 5'; sleep 0.5; "
-        "tmux -S ./inner-$$ capture-pane -p | head -1; tmux -S ./inner-$$ kill-server; script -qec 'echo typescript; tty | cut -c1-9' /dev/null"
+        "tmux -S ./inner-$$ capture-pane -p | head -1; tmux -S ./inner-$$ kill-server; rm -f ./inner-$$; script -qec 'echo typescript; tty | cut -c1-9' /dev/null"
     )
     done = harness.run(place.words("sh", "-c", script), environment=place.caller.environment(None), cwd="/")
     assert done.stdout.replace("\r", "") == "in the pane\ntypescript\n/dev/pts/\n", done
